@@ -1,0 +1,180 @@
+"""From YAML to frozen objects.
+
+Hydra composes `conf/` into a `RunConfig`; `build` turns each of its nodes that has a `_target_` into the dataclass of
+that name, children first. Everything is checked on the way: the target must lie in `harness` (or in a module named in
+`allow_targets`), every key must be a field, every value of a plain type must have that type. `hydra.utils.instantiate`
+does none of this, gives lists where fields say tuple, and calls any function a YAML names.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from harness.errors import ConfigError
+
+OWN_PACKAGE = "harness"
+VOLATILE = ("force", "results_dir", "device")
+"""Keys that do not change what is measured; the device is recorded by its type instead."""
+PLAIN = (int, float, str, bool, NoneType)
+
+
+@dataclass
+class RunConfig:
+    """Top level of the configuration. A component's node is `Any`, because each has fields of its own."""
+
+    model: Any = MISSING
+    task: Any = MISSING
+    data: Any = MISSING
+    # Not in the defaults list: that is what lets `+quant=NAME` add it (and sweep over it, the baseline included).
+    quant: Any = field(default_factory=lambda: {"_target_": "harness.recipe.QuantRecipe"})
+    device: str = "auto"
+    force: bool = False
+    results_dir: str = "results"
+    allow_targets: list[str] = field(default_factory=list)
+
+
+def register() -> None:
+    """Make the schema known to Hydra as `base_run`."""
+    ConfigStore.instance().store(name="base_run", node=RunConfig)
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data, interpolations resolved.
+
+    Raises:
+        ConfigError: A top-level key is unknown (`+typo=1` gets past Hydra), or a mandatory value is missing.
+    """
+    legal = [item.name for item in dataclasses.fields(RunConfig)]
+    if unknown := [str(key) for key in config if key not in legal]:
+        raise ConfigError(
+            f"every key of the configuration must be one of {', '.join(legal)}; got {unknown[0]}"
+        )
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as reason:
+        raise ConfigError(
+            f"{reason.full_key} must be given, got nothing; add {reason.full_key}=VALUE"
+        ) from reason
+    return typing.cast(dict[str, Any], resolved)
+
+
+def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:
+    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile."""
+    canonical = {key: value for key, value in resolved.items() if key not in VOLATILE}
+    canonical["device_type"] = device_type
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build(node: Any, key: str, allow_targets: tuple[str, ...] = ()) -> Any:
+    """Turn plain data into frozen objects.
+
+    Args:
+        node: A value of the resolved configuration.
+        key: Where it stands, such as `quant.rules.linear`; errors name it.
+        allow_targets: Modules outside `harness` whose classes may be built.
+
+    Raises:
+        ConfigError: A target, key or value is not legal.
+    """
+    if isinstance(node, Mapping):
+        children = {
+            name: build(child, f"{key}.{name}", allow_targets)
+            for name, child in node.items()
+            if name != "_target_"
+        }
+        if "_target_" not in node:
+            return MappingProxyType(children)
+        return _construct(_find_class(node["_target_"], key, allow_targets), children, key)
+    if isinstance(node, list | tuple):
+        return tuple(build(child, f"{key}[{i}]", allow_targets) for i, child in enumerate(node))
+    return node
+
+
+def _find_class(target: object, key: str, allow_targets: tuple[str, ...]) -> type:
+    allowed = (OWN_PACKAGE, *allow_targets)
+    # Checked before anything is imported: importing a module runs it.
+    if not isinstance(target, str) or not any(target.startswith(f"{name}.") for name in allowed):
+        raise ConfigError(
+            f"{key}._target_ must be a class in {' or '.join(allowed)}, got {target!r}; "
+            "name its package in allow_targets if you trust it"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as reason:
+        raise ConfigError(
+            f"{key}._target_ must be a class that exists, got {target!r}: {reason}"
+        ) from reason
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(f"{key}._target_ must be a dataclass, got {target!r}")
+    return found
+
+
+def _construct(cls: type, children: Mapping[str, Any], key: str) -> Any:
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    if unknown := sorted(children.keys() - fields.keys()):
+        legal = ", ".join(fields) or "none"
+        raise ConfigError(
+            f"{key}.{unknown[0]} must be a key of {cls.__name__} ({legal}), got an unknown one"
+        )
+    hints = get_type_hints(cls)
+    values = {
+        name: _checked(value, hints[name], f"{key}.{name}") for name, value in children.items()
+    }
+    required = [
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in values]:
+        raise ConfigError(f"{key}.{missing[0]} must be given for {cls.__name__}, got nothing")
+    try:
+        return cls(**values)
+    except ValueError as reason:
+        raise ConfigError(f"{key}.{reason}") from reason
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:
+    """Return a value of a plain type as it is, or raise; other types are checked by being built."""
+    if not _is_plain(hint):
+        return value
+    adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as reason:
+        raise ConfigError(f"{key} must be {_spell(hint)}, got {value!r}") from reason
+
+
+def _is_plain(hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return all(_is_plain(part) for part in get_args(hint))
+    if origin is tuple:
+        return all(part is Ellipsis or _is_plain(part) for part in get_args(hint))
+    return origin is Literal or hint in PLAIN
+
+
+def _spell(hint: Any) -> str:
+    """Return a type as a user would write its values."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_spell(part) for part in get_args(hint))
+    if origin is tuple:
+        return f"a list of {_spell(get_args(hint)[0])}"
+    if origin is Literal:
+        return " or ".join(str(part) for part in get_args(hint))
+    return (
+        "null" if hint is NoneType else {int: "an integer", str: "a text"}.get(hint, hint.__name__)
+    )

@@ -1,0 +1,136 @@
+"""WikiText-2 and MMLU as the hub has them, in parquet.
+
+The files are read with pyarrow alone: `datasets` would copy them into a cache of its own and takes seconds to import.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from harness.data.source import Question, QuestionSet, Text, check_question
+from harness.errors import DataError
+from harness.hub import Found, Repository, locate
+
+WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
+"""The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubData:
+    """`Salesforce/wikitext` (wikitext-2-raw-v1, test) and `cais/mmlu` (all; dev and test)."""
+
+    path: str | None = None
+    """Folder with `Salesforce/wikitext` and `cais/mmlu` in it, to use instead of searching."""
+    wikitext_revision: str = "main"
+    mmlu_revision: str = "main"
+
+    def text(self) -> Text:
+        """Return the test split: all rows, empty ones too, joined by a blank line."""
+        return _wikitext(self)
+
+    def questions(self) -> QuestionSet:
+        """Return the test questions, with the dev questions as examples."""
+        return _mmlu(self)
+
+    def locate(self, name: str, patterns: tuple[str, ...], revision: str) -> Found:
+        """Return the folder of one data set, in which every pattern has a file.
+
+        Raises:
+            DataError: No place has the data set, or a file of it is missing there.
+        """
+        repository = Repository(name=name, kind="dataset", patterns=patterns, revision=revision)
+        path = None if self.path is None else f"{self.path}/{name}"
+        found = locate(repository, path, override="data.path", error=DataError)
+        if missing := [pattern for pattern in patterns if not any(found.folder.glob(pattern))]:
+            raise DataError(
+                f"data set {name} must hold {' and '.join(patterns)}, got no {' and no '.join(missing)} "
+                f"in {found.folder}; complete the folder, or remove it to search the other places"
+            )
+        return found
+
+
+@lru_cache(maxsize=4)
+def _wikitext(source: HubData) -> Text:
+    pattern = "wikitext-2-raw-v1/test-*.parquet"
+    found = source.locate("Salesforce/wikitext", (pattern,), source.wikitext_revision)
+    rows = []
+    for index, row in enumerate(_rows(found, pattern, ("text",))):
+        if not isinstance(row["text"], str):
+            raise DataError(
+                f"{found.folder}/{pattern}, row {index}: text must be a string, got {row['text']!r}; "
+                "mend or remove the row"
+            )
+        rows.append(row["text"])
+    joined = "\n\n".join(rows)
+    sha256 = hashlib.sha256(joined.encode()).hexdigest()
+    warnings = []
+    if sha256 != WIKITEXT_SHA256:
+        warnings.append(
+            f"the WikiText-2 test text has SHA-256 {sha256[:16]}, not {WIKITEXT_SHA256[:16]} as on the "
+            "hub: perplexity on it is not comparable with published figures"
+        )
+    return Text(
+        name="wikitext2-raw-v1/test",
+        text=joined,
+        sha256=sha256,
+        num_rows=len(rows),
+        revision=found.revision,
+        warnings=tuple(warnings),
+    )
+
+
+@lru_cache(maxsize=4)
+def _mmlu(source: HubData) -> QuestionSet:
+    patterns = ("all/test-*.parquet", "all/dev-*.parquet")
+    found = source.locate("cais/mmlu", patterns, source.mmlu_revision)
+    examples: dict[str, tuple[Question, ...]] = {}
+    for question in _questions(found, "dev"):
+        examples[question.subject] = (*examples.get(question.subject, ()), question)
+    questions = tuple(_questions(found, "test"))
+    if missing := sorted({q.subject for q in questions} - examples.keys()):
+        raise DataError(f"every subject must have dev questions, got none for {missing}")
+    fewest = min(len(solved) for solved in examples.values())
+    return QuestionSet(
+        name="mmlu/test",
+        questions=questions,
+        examples=examples,
+        default_shots=min(5, fewest),
+        max_shots=fewest,
+        revision=found.revision,
+    )
+
+
+def _questions(found: Found, split: str) -> Iterable[Question]:
+    pattern = f"all/{split}-*.parquet"
+    counts: Counter[str] = Counter()
+    for index, row in enumerate(
+        _rows(found, pattern, ("question", "subject", "choices", "answer"))
+    ):
+        check_question(f"{found.folder}/{pattern}", index, row)
+        subject = row["subject"]
+        yield Question(
+            id=f"{split}/{subject}/{counts[subject]}",
+            subject=subject,
+            question=row["question"],
+            choices=tuple(row["choices"]),
+            answer=row["answer"],
+        )
+        counts[subject] += 1
+
+
+def _rows(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for file in sorted(found.folder.glob(pattern)):
+        try:
+            rows += pq.read_table(file, columns=list(columns)).to_pylist()
+        except (OSError, ValueError, KeyError) as reason:
+            raise DataError(
+                f"{file} must be a parquet file with the columns {', '.join(columns)}, got: {reason}; "
+                "download it again"
+            ) from reason
+    return rows

@@ -1,0 +1,106 @@
+"""What a data source offers: one running text, and one set of four-choice questions.
+
+Both carry a hash of their content, so that two results are compared only when they saw the same data.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from harness.errors import DataError
+
+CHOICES = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """One text, exactly as it goes into the tokenizer."""
+
+    name: str
+    """Data set and split, such as `wikitext2-raw-v1/test`."""
+    text: str
+    sha256: str
+    """Hash of the UTF-8 bytes."""
+    num_rows: int
+    """Rows that were joined."""
+    revision: str | None = None
+    """Commit of the hub."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question with four choices."""
+
+    id: str
+    """Stable name, such as `test/anatomy/17`: the join key of paired comparisons."""
+    subject: str
+    """Such as `high_school_physics`."""
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice, 0..3."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionSet:
+    """Questions to answer, and solved ones of the same subjects to show before them."""
+
+    name: str
+    """Data set and split."""
+    questions: tuple[Question, ...]
+    examples: Mapping[str, tuple[Question, ...]]
+    """Solved questions of each subject, in order."""
+    default_shots: int
+    """Examples to show when the task does not say."""
+    max_shots: int
+    revision: str | None = None
+    """Commit of the hub."""
+
+    def shots(self, question: Question, count: int) -> tuple[Question, ...]:
+        """Return the first `count` examples for a question, never itself."""
+        others = [
+            example for example in self.examples[question.subject] if example.id != question.id
+        ]
+        return tuple(others[:count])
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Every subject, sorted."""
+        return tuple(sorted({question.subject for question in self.questions}))
+
+
+class DataSource(Protocol):
+    """Where text and questions come from."""
+
+    def text(self) -> Text:
+        """Return the text for perplexity."""
+
+    def questions(self) -> QuestionSet:
+        """Return the questions for MMLU."""
+
+
+def hash_questions(questions: Sequence[Question]) -> str:
+    """Return the SHA-256 of the content of some questions, in order."""
+    content = json.dumps([asdict(question) for question in questions], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check_question(where: str, index: int, row: Mapping[str, object]) -> None:
+    """Raise DataError unless a row is a question with four choices and an answer among them."""
+    reason = None
+    choices, answer = row.get("choices"), row.get("answer")
+    if not isinstance(row.get("question"), str) or not str(row["question"]).strip():
+        reason = f"question must be a text that is not empty, got {row.get('question')!r}"
+    elif not isinstance(row.get("subject"), str) or not row["subject"]:
+        reason = f"subject must be a text that is not empty, got {row.get('subject')!r}"
+    elif not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        reason = f"choices must be four texts, got {choices!r}"
+    elif len(choices) != len(CHOICES):
+        reason = f"choices must be four texts, got {len(choices)}"
+    elif not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(CHOICES):
+        reason = f"answer must be an index 0..3, got {answer!r}"
+    if reason:
+        raise DataError(f"{where}, row {index}: {reason}; mend or remove the row")

@@ -1,0 +1,30 @@
+"""Which device a run uses."""
+
+import torch
+
+from harness.errors import ConfigError
+
+
+def choose(name: str) -> torch.device:
+    """Return the device of a name: `auto` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: The name means nothing, or the device is not there; nothing else is taken instead.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as reason:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from reason
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    count = torch.cuda.device_count()
+    index = device.index or 0
+    if index >= count:
+        raise ConfigError(
+            f"device must be one that is there, got {name!r} with {count} CUDA devices; use device=cpu"
+        )
+    return torch.device("cuda", index)

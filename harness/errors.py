@@ -1,0 +1,37 @@
+"""Errors that a user must act on.
+
+Every message has the same shape: *what* must be *constraint*, got *value*; *what to do*. A plain `ValueError`
+marks a bad argument at the function that uses it; the classes here mark a run that cannot go on.
+"""
+
+
+class HarnessError(Exception):
+    """Base of every error whose message is meant for the user, without a traceback."""
+
+
+class ConfigError(HarnessError):
+    """A key or value of the configuration is unknown, missing or out of range."""
+
+
+class DataError(HarnessError):
+    """A data set is missing, malformed, or does not fit the task."""
+
+
+class ModelError(HarnessError):
+    """A model is missing, damaged, or does not fit the task."""
+
+
+class UnsupportedRecipe(HarnessError):  # noqa: N818 - named for what it says of the recipe
+    """A recipe cannot run here: this model, format or device has no exact path for it."""
+
+
+class AuditError(HarnessError):
+    """After quantization a weight is not what the recipe promised."""
+
+
+class InvalidResult(HarnessError):  # noqa: N818 - the run finished, its numbers are void
+    """A measurement produced numbers that mean nothing, such as a NaN score."""
+
+
+class ResultError(HarnessError):
+    """A result file cannot be written, or what was read is not a whole record."""

@@ -1,0 +1,115 @@
+"""Find the files of a hub repository: data set or model.
+
+Four places are tried, in this order, and nothing is ever put in a missing one's stead:
+
+1. an explicit folder,
+2. `$HARNESS_DATA/<owner>/<name>`, the layout of the hub,
+3. the local hub cache,
+4. the hub itself.
+
+A revision is resolved to a commit once; the commit is what the record keeps.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from harness.errors import HarnessError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repository:
+    """Some files of a repository on the hub."""
+
+    name: str
+    """`owner/name`."""
+    kind: Literal["dataset", "model"]
+    patterns: tuple[str, ...]
+    """Globs of the files that are needed; the first one must match something."""
+    revision: str = "main"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A folder that holds a repository's files."""
+
+    folder: Path
+    revision: str | None
+    """Commit of the hub; None for a folder the user gave."""
+
+
+def locate(
+    repository: Repository,
+    path: str | None,
+    *,
+    override: str,
+    error: Callable[[str], HarnessError],
+) -> Found:
+    """Return the folder of a repository, from the first of the four places that has it.
+
+    Args:
+        repository: What to look for.
+        path: An explicit folder, or None.
+        override: The command-line override that names a folder, for the message.
+        error: Makes the error to raise.
+
+    Raises:
+        HarnessError: No place has it. The message lists what was tried and three ways to fix it.
+    """
+    if path is not None:
+        folder = Path(path).expanduser()
+        if _has(folder, repository):
+            return Found(folder=folder, revision=None)
+        raise error(
+            f"{override} must be a folder that holds {repository.patterns[0]}, got {str(folder)!r}; "
+            "correct the path, or leave it out to search the other places"
+        )
+    tried = []
+    if root := os.environ.get("HARNESS_DATA"):
+        folder = Path(root).expanduser() / repository.name
+        if _has(folder, repository):
+            return Found(folder=folder.resolve(), revision=None)
+        tried.append(f"$HARNESS_DATA: {folder} has no {repository.patterns[0]}")
+    else:
+        tried.append("$HARNESS_DATA: not set")
+    for offline, place in ((True, "local hub cache"), (False, "hub")):
+        try:
+            folder = Path(_download(repository, offline=offline))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as reason:
+            tried.append(f"{place}: {_first_line(reason)}")
+            continue
+        if _has(folder, repository):
+            return Found(folder=folder, revision=folder.name)
+        tried.append(f"{place}: the repository has no {repository.patterns[0]}")
+    raise error(
+        f"{repository.kind} {repository.name!r} (revision {repository.revision}) must be found in one of "
+        "four places, got none:\n  " + "\n  ".join(tried) + "\nDo one of three things: pass "
+        f"{override}=FOLDER; set HARNESS_DATA to a folder that has {repository.name}/; "
+        "or connect to the hub once, so that its cache is filled."
+    )
+
+
+def _download(repository: Repository, *, offline: bool) -> str:
+    return str(
+        snapshot_download(
+            repository.name,
+            repo_type=repository.kind,
+            revision=repository.revision,
+            allow_patterns=list(repository.patterns),
+            local_files_only=offline,
+        )
+    )
+
+
+def _has(folder: Path, repository: Repository) -> bool:
+    return folder.is_dir() and any(folder.glob(repository.patterns[0]))
+
+
+def _first_line(reason: BaseException) -> str:
+    text = str(reason).strip() or type(reason).__name__
+    return text.splitlines()[0][:200]

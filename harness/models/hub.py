@@ -1,0 +1,107 @@
+"""Models of the hub, and local folders in its layout."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from harness.errors import ModelError
+from harness.hub import Found, Repository, locate
+from harness.models.checkpoint import check_weights, folder_fingerprint, load_folder
+from harness.models.source import Dtype, LoadedModel
+
+FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubModel:
+    """A causal language model of the hub, pinned to a commit when it is loaded."""
+
+    repo: str
+    """`owner/name`."""
+    revision: str = "main"
+    """Branch, tag or commit; the record keeps the commit."""
+    path: str | None = None
+    """A folder to use instead of searching."""
+    dtype: Dtype = "bfloat16"
+    trust_remote_code: bool = False
+    """Run Python code that the repository ships."""
+
+    @property
+    def name(self) -> str:
+        """`owner/name`."""
+        return self.repo
+
+    def fingerprint(self) -> str:
+        """Return the hub commit, or the hash of the files where there is none."""
+        found = self._locate()
+        return found.revision or folder_fingerprint(found.folder)
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Load the model; see `harness.hub.locate` for where from."""
+        found = self._locate()
+        module, tokenizer = load_folder(
+            found.folder,
+            dtype=self.dtype,
+            device=device,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return LoadedModel(
+            module=module,
+            tokenizer=tokenizer,
+            name=self.name,
+            dtype=getattr(torch, self.dtype),
+            device=device,
+            fingerprint=self.fingerprint(),
+            revision=found.revision,
+        )
+
+    def _locate(self) -> Found:
+        patterns = (*FILES, "*.py") if self.trust_remote_code else FILES
+        return _locate_model(self.repo, self.revision, self.path, patterns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalModel:
+    """A folder that `save_pretrained` wrote."""
+
+    path: str
+    name: str = "local"
+    dtype: Dtype = "bfloat16"
+    trust_remote_code: bool = False
+
+    def fingerprint(self) -> str:
+        """Return the hash of the files."""
+        return folder_fingerprint(self._folder())
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Load the folder."""
+        module, tokenizer = load_folder(
+            self._folder(),
+            dtype=self.dtype,
+            device=device,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return LoadedModel(
+            module=module,
+            tokenizer=tokenizer,
+            name=self.name,
+            dtype=getattr(torch, self.dtype),
+            device=device,
+            fingerprint=self.fingerprint(),
+        )
+
+    def _folder(self) -> Path:
+        folder = Path(self.path).expanduser().resolve()
+        if not folder.is_dir():
+            raise ModelError(f"model.path must be a folder, got {str(folder)!r}; correct the path")
+        return folder
+
+
+@lru_cache(maxsize=16)
+def _locate_model(repo: str, revision: str, path: str | None, patterns: tuple[str, ...]) -> Found:
+    repository = Repository(name=repo, kind="model", patterns=patterns, revision=revision)
+    found = locate(repository, path, override="model.path", error=ModelError)
+    check_weights(found.folder)
+    return found

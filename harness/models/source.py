@@ -1,0 +1,96 @@
+"""What a model source is, and what it loads."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Dtype = Literal["bfloat16", "float32", "float16"]
+
+
+class Swap(NamedTuple):
+    """A float parameter and what stands in its place."""
+
+    owner: nn.Module
+    attribute: str
+    original: nn.Parameter
+    installed: nn.Parameter
+
+
+@dataclass(kw_only=True, slots=True)
+class LoadedModel:
+    """A model in memory: the one mutable object that travels along a run."""
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    dtype: torch.dtype
+    device: torch.device
+    fingerprint: str
+    """Hash of the weights and the tokenizer, or the hub commit."""
+    revision: str | None = None
+    """Commit of the hub."""
+    origin: str = "float checkpoint"
+    """What the float weights are, such as a dequantized 4-bit file."""
+    swaps: list[Swap] = field(default_factory=list)
+    """Parameters that a recipe has swapped out, in order."""
+    was_tied: bool = False
+    """`untie` was called."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence the model was made for [token]."""
+        return int(self.module.config.get_text_config().max_position_embeddings)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def swap(self, owner: nn.Module, attribute: str, weight: torch.Tensor) -> None:
+        """Put `weight` in the place of a float parameter, which `restore` brings back.
+
+        A parameter shared by two modules is replaced in `owner` alone.
+        """
+        original: nn.Parameter = getattr(owner, attribute)
+        installed = nn.Parameter(weight.to(original.dtype), requires_grad=False)
+        setattr(owner, attribute, installed)
+        self.swaps.append(Swap(owner, attribute, original, installed))
+
+    def displaced(self) -> int:
+        """Count the swapped-in parameters that are no longer in place."""
+        return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
+
+    def untie(self) -> None:
+        """Keep transformers from tying the head to the embedding again: `tie_weights` reads the config."""
+        self.was_tied = True
+        self.module.config.tie_word_embeddings = False
+
+    def restore(self) -> None:
+        """Bring back every float parameter, the very objects that were swapped out."""
+        while self.swaps:
+            swap = self.swaps.pop()
+            setattr(swap.owner, swap.attribute, swap.original)
+        if self.was_tied:
+            self.module.config.tie_word_embeddings = True
+            self.was_tied = False
+
+
+class ModelSource(Protocol):
+    """Where a model comes from. Frozen and hashable: the whole source is the key of the model cache."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model in records and file names."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Type of the float weights."""
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes whenever the weights or the tokenizer do."""
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Load weights and tokenizer, in evaluation mode."""

@@ -1,0 +1,111 @@
+"""What a run was made with: enough to repeat it, and to see why two runs differ."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from harness.results.record import Provenance
+
+PACKAGES = (
+    "quant-harness",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "numpy",
+    "scipy",
+    "lm-eval",
+    "hydra-core",
+)
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "bf16",
+    "i8mm",
+)
+"""Instruction sets that decide which matrix kernels run."""
+
+
+def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
+    """Return the provenance of a run that starts now."""
+    commit, dirty = _git()
+    cuda = device.type == "cuda"
+    return Provenance(
+        git_commit=commit,
+        git_dirty=dirty,
+        packages=_packages(),
+        python=platform.python_version(),
+        os=platform.platform(),
+        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in _cpuinfo("flags").split()),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(device) if cuda else None,
+        cuda=torch.version.cuda if cuda else None,
+        torch_flags={
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": str(torch.backends.cudnn.allow_tf32),
+            "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
+        },
+        seeds=dict(seeds),
+    )
+
+
+def command_line() -> str:
+    """Return the command of this process as a user would type it."""
+    return " ".join(["python -m harness", *sys.argv[1:]])
+
+
+@cache
+def _packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _git() -> tuple[str | None, bool | None]:
+    """Return commit and dirtiness of the checkout that holds this file, or None outside of one.
+
+    What the checkout ignores (results, reports) does not make it dirty, nor do new files under `results/`.
+    """
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None, None
+    try:
+        commit = _run_git(folder, "rev-parse", "HEAD")
+        status = _run_git(folder, "status", "--porcelain", "--", ".", ":!results", ":!reports")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(status)
+
+
+def _run_git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return finished.stdout.strip()
+
+
+@cache
+def _cpuinfo(field: str) -> str:
+    """Return a field of the first processor in /proc/cpuinfo, or nothing where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == field), "")

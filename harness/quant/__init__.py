@@ -1,0 +1,1 @@
+"""How element formats cover a tensor: granularity, scales, codes, exact size."""

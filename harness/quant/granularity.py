@@ -1,0 +1,113 @@
+"""Granularity: how many elements share one scale.
+
+One rule serves every granularity. A block is given for the trailing axes; -1 means the whole axis:
+
+    weight [N, K], block (-1, -1)  ->  scale [1, 1]            per tensor
+    weight [N, K], block ( 1, -1)  ->  scale [N, 1]            per row (output channel)
+    weight [N, K], block ( 1, 64)  ->  scale [N, ceil(K/64)]   per group of 64
+    weight [N, K], block (128,128) ->  scale [ceil(N/128), ceil(K/128)]
+    stack [E, N, K], block (1, -1) ->  scale [E, N, 1]         axes before the block have one scale each
+
+When a block does not divide its axis the last block is short (`tail: short`). It is computed on a copy padded with
+zeros, which cannot change a block's largest magnitude, so the result is exact; `tail: error` refuses instead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Granularity:
+    """The block of elements that shares one scale; see the module docstring."""
+
+    block: tuple[int, ...]
+    """Block size of each trailing axis; -1 is the whole axis."""
+    tail: Literal["short", "error"] = "short"
+    """What to do when a block does not divide its axis."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty blocks and sizes that mean nothing."""
+        if not self.block or any(size != -1 and size < 1 for size in self.block):
+            raise ValueError(
+                f"block must hold sizes >= 1, or -1 for a whole axis, got {self.block}"
+            )
+
+    @property
+    def name(self) -> str:
+        """`tensor`, `row`, `g64`, or the block itself as `128x128`."""
+        leading, last = self.block[:-1], self.block[-1]
+        if all(size == -1 for size in self.block):
+            return "tensor"
+        if all(size == 1 for size in leading):
+            return "row" if last == -1 else f"g{last}"
+        return "x".join("all" if size == -1 else str(size) for size in self.block)
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the block size of every axis of `shape`, with -1 and leading axes filled in.
+
+        Raises:
+            ValueError: `shape` has fewer axes than the block, or a tail is refused.
+        """
+        missing = len(shape) - len(self.block)
+        if missing < 0:
+            raise ValueError(
+                f"a tensor with block {self.block} must have at least {len(self.block)} axes, "
+                f"got shape {tuple(shape)}"
+            )
+        sizes = (1,) * missing + tuple(
+            max(axis, 1) if size == -1 else size
+            for axis, size in zip(shape[missing:], self.block, strict=True)
+        )
+        if self.tail == "error" and self._ragged(shape, sizes):
+            raise ValueError(
+                f"block must divide the tensor: shape={tuple(shape)}, block={self.block}; "
+                "choose another group size or allow tail=short"
+            )
+        return sizes
+
+    def has_tail(self, shape: Sequence[int]) -> bool:
+        """Say whether some block of `shape` is short."""
+        return self._ragged(shape, self.sizes(shape))
+
+    @staticmethod
+    def _ragged(shape: Sequence[int], sizes: Sequence[int]) -> bool:
+        return any(axis % size for axis, size in zip(shape, sizes, strict=True))
+
+    def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the scales of a tensor of `shape`."""
+        pairs = zip(shape, self.sizes(shape), strict=True)
+        return tuple(-(-axis // size) for axis, size in pairs)
+
+    def blocked(self, x: Tensor) -> Tensor:
+        """View `x` `[A, B, ..]` as `[A/a, a, B/b, b, ..]`, zero-padded where a block is short."""
+        sizes = self.sizes(x.shape)
+        padding = [-axis % size for axis, size in zip(x.shape, sizes, strict=True)]
+        if any(padding):
+            # F.pad counts axes from the last one and wants (before, after) for each.
+            x = F.pad(x, [amount for pad in reversed(padding) for amount in (0, pad)])
+        pairs = zip(x.shape, sizes, strict=True)
+        return x.reshape([part for axis, size in pairs for part in (axis // size, size)])
+
+    def unblocked(self, blocks: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `blocked`: return a contiguous tensor of `shape`, padding cut off."""
+        counts, sizes = blocks.shape[0::2], blocks.shape[1::2]
+        x = blocks.reshape([count * size for count, size in zip(counts, sizes, strict=True)])
+        return x[tuple(slice(axis) for axis in shape)].contiguous()
+
+    def aligned(self, scale: Tensor) -> Tensor:
+        """View scales `[a, b, ..]` as `[a, 1, b, 1, ..]`, ready to multiply `blocked(x)`."""
+        return scale.reshape([part for count in scale.shape for part in (count, 1)])
+
+    def absmax(self, x: Tensor) -> Tensor:
+        """Return the largest magnitude of every block, float32, shape `scale_shape(x.shape)`.
+
+        NaN in a block makes its result NaN.
+        """
+        blocks = self.blocked(x.float())
+        inner_axes = tuple(range(1, blocks.dim(), 2))
+        # |amax| and |amin| instead of abs().amax(): no temporary of the tensor's size.
+        return blocks.amax(inner_axes).abs().maximum(blocks.amin(inner_axes).abs())

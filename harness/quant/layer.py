@@ -1,0 +1,28 @@
+"""What is wanted of a layer, and what was made of it."""
+
+from dataclasses import dataclass
+
+from harness.quant.tensor import QuantizedTensor, TensorFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRule:
+    """Store the weights of matching layers in a format."""
+
+    match: str
+    """Glob over module paths, such as `*` or `model.layers.*.mlp.*`."""
+    weight: TensorFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedLayer:
+    """A quantized weight on its way to a backend, which decides what runs in its place."""
+
+    name: str
+    """Path of the target in the model."""
+    rule: str
+    """Name of the rule that chose the format."""
+    format: TensorFormat
+    weight: QuantizedTensor
+    rel_error: float
+    """`|W - W'| / |W|` (Frobenius norms); 0 for a zero weight."""

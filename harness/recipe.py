@@ -1,0 +1,235 @@
+"""A recipe: which weights are stored in which format, and what computes with them.
+
+`quantize` takes one target at a time: find its rule, quantize, let the backend put it in place, audit. Nothing is left
+out silently. A rule or a skip pattern that matches nothing is an error, an audit compares what is in place with what
+was promised, and the report lists every matrix that stayed in float, with the reason.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from torch import Tensor
+
+from harness.backends.base import Backend
+from harness.backends.fake import FakeBackend
+from harness.errors import AuditError, ConfigError, UnsupportedRecipe
+from harness.models.source import LoadedModel
+from harness.models.targets import Target, find_targets, find_unreachable
+from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.results.record import LayerReport, QuantReport, SkippedWeight
+
+NO_RULES: Mapping[str, LayerRule] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantRecipe:
+    """How a model is quantized. Without rules it is the float baseline."""
+
+    name: str = "none"
+    rules: Mapping[str, LayerRule] = field(default_factory=lambda: NO_RULES)
+    """Named rules; the first whose glob matches a target decides."""
+    skip: tuple[str, ...] = ("lm_head", "embed_tokens")
+    """Globs of targets that stay in float; `lm_head` and `embed_tokens` mean the model's own, by any name."""
+    group_size: int | None = None
+    """Group size for the formats, which interpolate it: `quant.group_size=64`."""
+    backend: Backend = field(default_factory=FakeBackend)
+
+    def __post_init__(self) -> None:
+        """Refuse a group size that formats cannot use."""
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size must be >= 1, got {self.group_size}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantized:
+    """What a recipe did to a model."""
+
+    report: QuantReport
+    warnings: tuple[str, ...]
+
+
+def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
+    """Quantize a model in place; `loaded.restore` undoes it.
+
+    Raises:
+        ConfigError: A rule or a skip pattern matches nothing.
+        UnsupportedRecipe: The backend or a format cannot do this model on this device.
+        AuditError: A weight is not what the recipe promised, or was not finite to begin with.
+    """
+    formats = [rule.weight for rule in recipe.rules.values()]
+    if reason := recipe.backend.supports(formats, loaded.device):
+        raise UnsupportedRecipe(f"recipe {recipe.name} cannot run on {loaded.device}: {reason}")
+    targets = find_targets(loaded.module)
+    chosen, skipped = _choose(recipe, targets)
+    untied = _untie(loaded, targets, {target.name for target, _ in chosen})
+    total = loaded.num_parameters + sum(target.weight.numel() for target in untied)
+    layers = []
+    packed_bits = 0
+    for target, rule in chosen:
+        layer = _quantize_target(loaded, recipe, target, rule)
+        layers.append(_layer_report(layer))
+        packed_bits += layer.weight.total_bits
+    num_quantized = sum(math.prod(layer.shape) for layer in layers)
+    float_bits = loaded.dtype.itemsize * 8
+    report = QuantReport(
+        name=recipe.name,
+        formats={name: rule.weight.name for name, rule in recipe.rules.items()},
+        kind=recipe.backend.kind if layers else "none",
+        num_quantized=num_quantized,
+        coverage=num_quantized / total,
+        bits_per_weight=packed_bits / num_quantized if layers else float(float_bits),
+        model_bytes=((total - num_quantized) * float_bits + packed_bits + 7) // 8,
+        skipped=(*skipped, *_unreachable(loaded)),
+        layers=tuple(layers),
+    )
+    return Quantized(report=report, warnings=(*_untied_warnings(untied), *_tail_warnings(layers)))
+
+
+def audit_after(loaded: LoadedModel) -> None:
+    """Raise AuditError if something took a quantized weight out again while the model was measured."""
+    if lost := loaded.displaced():
+        raise AuditError(
+            f"every quantized weight must stay in place while it is measured, got {lost} of them replaced; "
+            "the library that ran the model ties or reloads weights"
+        )
+
+
+def _choose(
+    recipe: QuantRecipe, targets: Sequence[Target]
+) -> tuple[list[tuple[Target, str]], list[SkippedWeight]]:
+    """Return the targets to quantize, each with its rule's name, and the others with a reason."""
+    chosen: list[tuple[Target, str]] = []
+    skipped: list[SkippedWeight] = []
+    used: set[str] = set()
+    for target in targets:
+        pattern = next((pattern for pattern in recipe.skip if target.matches(pattern)), None)
+        rule = next((name for name, r in recipe.rules.items() if target.matches(r.match)), None)
+        if pattern is not None:
+            used.add(pattern)
+            skipped.append(_skip(target, f"quant.skip has {pattern}"))
+        elif rule is not None:
+            used.add(rule)
+            chosen.append((target, rule))
+        else:
+            skipped.append(_skip(target, "no rule matches"))
+    _refuse_unused(recipe, targets, used)
+    return chosen, skipped
+
+
+def _refuse_unused(recipe: QuantRecipe, targets: Sequence[Target], used: set[str]) -> None:
+    """Raise ConfigError for a rule or skip pattern of a quantizing recipe that matched nothing."""
+    if not recipe.rules:
+        return
+    names = [target.name for target in targets]
+    shown = ", ".join([*names[:8], *(["..."] if len(names) > 8 else []), *names[-2:]])
+    for pattern in recipe.skip:
+        if pattern not in used:
+            raise ConfigError(
+                f"quant.skip must match some weight of the model, got {pattern!r}, which matches none of: {shown}"
+            )
+    for name, rule in recipe.rules.items():
+        if name not in used:
+            raise ConfigError(
+                f"quant.rules.{name}.match must match some weight that no earlier rule and no quant.skip "
+                f"takes, got {rule.match!r}; the weights are: {shown}"
+            )
+
+
+def _skip(target: Target, reason: str) -> SkippedWeight:
+    if target.tied_to is not None:
+        reason += f"; tied to {target.tied_to}"
+    return SkippedWeight(name=target.name, shape=tuple(target.weight.shape), reason=reason)
+
+
+def _unreachable(loaded: LoadedModel) -> list[SkippedWeight]:
+    return [
+        SkippedWeight(
+            name=name,
+            shape=tuple(parameter.shape),
+            reason="not the weight of a linear layer, an embedding or an expert stack",
+        )
+        for name, parameter in find_unreachable(loaded.module).items()
+    ]
+
+
+def _untie(loaded: LoadedModel, targets: Sequence[Target], chosen: set[str]) -> list[Target]:
+    """Give tied weights of their own to targets of which one side is quantized; return those."""
+    untied = [
+        target
+        for target in targets
+        if target.tied_to is not None and chosen & {target.name, target.tied_to}
+    ]
+    if untied:
+        loaded.untie()
+    return untied
+
+
+def _untied_warnings(untied: Sequence[Target]) -> list[str]:
+    return [
+        f"{target.name} was tied to {target.tied_to}; it has a weight of its own now, which adds "
+        f"{target.weight.numel()} parameters"
+        for target in untied
+    ]
+
+
+def _quantize_target(
+    loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str
+) -> QuantizedLayer:
+    weight = target.weight.detach()
+    if not weight.isfinite().all():
+        raise AuditError(
+            f"every weight must be finite, got NaN or infinity in {target.name}; "
+            "the checkpoint is damaged"
+        )
+    fmt = recipe.rules[rule].weight
+    try:
+        quantized = fmt.quantize(weight)
+    except ValueError as reason:
+        raise UnsupportedRecipe(
+            f"{reason} (layer {target.name}); or add the layer to quant.skip"
+        ) from reason
+    layer = QuantizedLayer(
+        name=target.name,
+        rule=rule,
+        format=fmt,
+        weight=quantized,
+        rel_error=_relative_error(weight, quantized.dequantize()),
+    )
+    recipe.backend.apply(loaded, target, layer)
+    if fault := recipe.backend.audit(target, layer):
+        raise AuditError(f"layer {target.name} must be in format {fmt.name}, got: {fault}")
+    return layer
+
+
+def _relative_error(exact: Tensor, rounded: Tensor) -> float:
+    norm = exact.double().norm().item()
+    error = (exact.double() - rounded.double()).norm().item()
+    return error / norm if norm else error
+
+
+def _layer_report(layer: QuantizedLayer) -> LayerReport:
+    shape = layer.weight.codes.shape
+    return LayerReport(
+        name=layer.name,
+        rule=layer.rule,
+        format=layer.format.name,
+        shape=tuple(shape),
+        bits_per_weight=layer.weight.total_bits / shape.numel(),
+        rel_error=layer.rel_error,
+        short_tail=layer.format.granularity.has_tail(shape),
+    )
+
+
+def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:
+    """Say, for each format and row length, which layers end their rows with a short group."""
+    short: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for layer in layers:
+        if layer.short_tail:
+            short[layer.format, layer.shape[-1]].append(layer.name)
+    return [
+        f"{fmt}: rows of {length} end with a short group in {len(names)} layers: {', '.join(names)}"
+        for (fmt, length), names in short.items()
+    ]

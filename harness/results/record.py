@@ -1,0 +1,203 @@
+"""The record of a run: one JSON file that says what ran, what came out, and what it was made with.
+
+The schema is closed (an unknown field is an error) and strict about numbers: no NaN, no infinity; a value that could
+not be had is null and a note says why. `docs/record.schema.json` is generated from these classes, and a test keeps it
+current.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class Unit(StrEnum):
+    """The closed list of units."""
+
+    ONE = "1"
+    NAT_PER_TOKEN = "nat/token"  # noqa: S105 - a unit, not a secret
+    BIT_PER_BYTE = "bit/byte"
+    COUNT = "count"
+
+
+class Status(StrEnum):
+    """How far a run came."""
+
+    RUNNING = "running"
+    OK = "ok"
+    ERROR = "error"
+    INVALID = "invalid"
+    CANCELLED = "cancelled"
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Metric(_Closed):
+    """One number, with what is needed to read it."""
+
+    name: str
+    value: float | None
+    """Finite, or null with a note."""
+    unit: Unit
+    n: int
+    """Items behind the number: questions, tokens, windows."""
+    n_of: str
+    """What `n` counts, such as `question`."""
+    ci95: tuple[float, float] | None = None
+    """95 % confidence interval."""
+    higher_is_better: bool | None
+    """None for a count that is neither."""
+    note: str | None = None
+    """Why a value or an interval is missing, or how to read it."""
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if self.value is None and not self.note:
+            raise ValueError(f"metric {self.name} must have a value or a note that says why not")
+        return self
+
+
+class ModelInfo(_Closed):
+    """The model that was measured."""
+
+    name: str
+    dtype: str
+    device: str
+    fingerprint: str
+    """Hash of the weights, or commit of the hub."""
+    revision: str | None
+    """Commit of the hub, if it came from there."""
+    origin: str
+    """What the float weights are, such as a dequantized 4-bit file."""
+    num_parameters: int
+    float_bytes: int
+    """Size of all parameters at the model's type, shared ones counted once [byte]."""
+
+
+class SkippedWeight(_Closed):
+    """A matrix that stayed in float."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+class LayerReport(_Closed):
+    """One quantized weight."""
+
+    name: str
+    rule: str
+    format: str
+    shape: tuple[int, ...]
+    bits_per_weight: float
+    """Codes and scales, over the number of weights [bit]."""
+    rel_error: float
+    """Relative Frobenius error of the weight."""
+    short_tail: bool
+    """The last block of a row is shorter than the others."""
+
+
+class QuantReport(_Closed):
+    """What became of the weights."""
+
+    name: str
+    """Name of the recipe."""
+    formats: dict[str, str]
+    """Rule name -> format name."""
+    kind: Literal["none", "fake-quant"]
+    """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type."""
+    num_quantized: int
+    """Parameters that were quantized."""
+    coverage: float
+    """Share of all parameters that were quantized, in [0, 1]."""
+    bits_per_weight: float
+    """Mean over the quantized parameters, scales included; the float type's bits if there are none [bit]."""
+    model_bytes: int
+    """Size of the model if the codes were stored packed, float parameters included [byte]."""
+    skipped: tuple[SkippedWeight, ...]
+    layers: tuple[LayerReport, ...]
+
+
+class TaskInfo(_Closed):
+    """What was measured."""
+
+    name: str
+    version: int
+    """A change that moves numbers raises it; tables never mix versions."""
+    protocol: str
+    """Everything that defines the number, in one line."""
+    data: dict[str, Any]
+    """Name, hashes and size of the data."""
+
+
+class Provenance(_Closed):
+    """What a run was made with."""
+
+    git_commit: str | None
+    git_dirty: bool | None
+    packages: dict[str, str]
+    python: str
+    os: str
+    cpu: str
+    cpu_flags: tuple[str, ...]
+    """Instruction sets that decide speed and numerics, such as avx512_bf16."""
+    threads: int
+    gpu: str | None
+    cuda: str | None
+    torch_flags: dict[str, str]
+    seeds: dict[str, int]
+
+
+class SampleScore(_Closed):
+    """One item: a question or a window. Written to the samples file, not to the record."""
+
+    id: str
+    cluster: str
+    """Items of one cluster are not independent: subject, document."""
+    scores: dict[str, float]
+    answer: str | None = None
+    token_nll: tuple[float, ...] | None = None
+    """-ln p of each scored token, in order [nat]."""
+
+
+class RunRecord(_Closed):
+    """One run. The order of the fields is part of the format."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    """Configuration hash and start time; also the end of the file name."""
+    config_hash: str
+    """SHA-256 of the canonical configuration; with model and data it is the run's identity."""
+    status: Status
+    created: datetime
+    """Start, UTC."""
+    duration_s: float | None = None
+    command: str
+    config: dict[str, Any]
+    """The resolved configuration."""
+    model: ModelInfo | None = None
+    quant: QuantReport | None = None
+    task: TaskInfo | None = None
+    metrics: tuple[Metric, ...] = ()
+    samples_file: str | None = None
+    """Name of the parquet file beside the record."""
+    samples_sha256: str | None = None
+    provenance: Provenance
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    """The chain of exceptions of a run that did not end well."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.status is Status.OK and not (self.model and self.quant and self.task):
+            raise ValueError("a record with status ok must have model, quant and task")
+        return self
+
+    def metric(self, name: str) -> Metric | None:
+        """Return the metric of a name, or None."""
+        return next((metric for metric in self.metrics if metric.name == name), None)

@@ -1,0 +1,190 @@
+"""One run, start to finish: the only module that knows every stage."""
+
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import config, devices, provenance
+from harness.errors import HarnessError, InvalidResult
+from harness.models import cache
+from harness.models.source import LoadedModel, ModelSource
+from harness.recipe import QuantRecipe, audit_after, quantize
+from harness.results.record import Metric, ModelInfo, RunRecord, Status
+from harness.results.store import ResultStore, Stored
+from harness.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """What to run, as objects."""
+
+    model: ModelSource
+    recipe: QuantRecipe
+    task: Task
+    device: torch.device
+    store: ResultStore
+    force: bool
+    resolved: Mapping[str, Any]
+    """The configuration it was built from."""
+
+    @classmethod
+    def build(cls, resolved: Mapping[str, Any]) -> "RunSpec":
+        """Build every component of a resolved configuration; nothing is loaded yet.
+
+        Raises:
+            ConfigError: A key or value is not legal.
+        """
+        allowed = tuple(resolved["allow_targets"])
+        return cls(
+            model=config.build(resolved["model"], "model", allowed),
+            recipe=config.build(resolved["quant"], "quant", allowed),
+            task=config.build(resolved["task"], "task", allowed),
+            device=devices.choose(resolved["device"]),
+            store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
+            force=resolved["force"],
+            resolved=resolved,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run ended, for the one line that is printed."""
+
+    label: str
+    status: Status
+    skipped: bool
+    """The run was on file already."""
+    path: Path
+    headline: Metric | None
+
+
+def run(spec: RunSpec) -> Outcome:
+    """Run a specification, unless an identical run is on file, and file its record.
+
+    Raises:
+        HarnessError: Some stage failed; the record on file says so too.
+    """
+    identity = config.config_hash(spec.resolved, spec.device.type)
+    with spec.store.claim(identity):
+        known = spec.store.find(identity)
+        if not spec.force and (done := _on_file(spec, known)):
+            return _outcome(spec, done, skipped=True)
+        spec.store.close_abandoned(known)
+        return _outcome(spec, _measure_and_file(spec, identity), skipped=False)
+
+
+def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
+    """Open a record, measure, and close the record whatever happens."""
+    created, started = datetime.now(UTC), time.perf_counter()
+    record = RunRecord(
+        run_id=f"{identity[:12]}-{created:%Y%m%dT%H%M%S%f}",
+        config_hash=identity,
+        status=Status.RUNNING,
+        created=created,
+        command=provenance.command_line(),
+        config=dict(spec.resolved),
+        provenance=provenance.collect(spec.task.seeds, spec.device),
+    )
+    path = spec.store.path(
+        record, task=spec.task.name, model=spec.model.name, recipe=spec.recipe.name
+    )
+    spec.store.write(path, record)
+    try:
+        update = _measure(spec, path)
+    except BaseException as reason:
+        failed = {"status": _status_of(reason), "error": _chain(reason)}
+        failed["duration_s"] = time.perf_counter() - started
+        spec.store.write(path, record.model_copy(update=failed))
+        raise
+    update["duration_s"] = time.perf_counter() - started
+    # Validated again, so that no field of a record on file is unchecked.
+    record = RunRecord.model_validate(record.model_copy(update=update).model_dump())
+    spec.store.write(path, record)
+    return Stored(path=path, record=record)
+
+
+def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
+    """Load, quantize, measure; return the fields of the record that this fills."""
+    loaded = cache.load(spec.model, spec.device)
+    try:
+        info = _describe(loaded)
+        quantized = quantize(loaded, spec.recipe)
+        log.info("%s: measuring %s", spec.recipe.name, spec.task.name)
+        result = spec.task.run(loaded)
+        audit_after(loaded)
+    finally:
+        loaded.restore()
+    samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
+    return {
+        "status": Status.OK,
+        "model": info,
+        "quant": quantized.report,
+        "task": result.info,
+        "metrics": result.metrics,
+        "samples_file": samples_file,
+        "samples_sha256": samples_sha256,
+        "warnings": (*quantized.warnings, *result.warnings),
+    }
+
+
+def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
+    """Return the latest whole run of the same configuration on the same weights and data, if any."""
+    done = [item for item in known if item.record.status is Status.OK]
+    if not done:
+        return None
+    fingerprint, facts = spec.model.fingerprint(), spec.task.data_facts()
+    for item in reversed(done):
+        record = item.record
+        if record.model is None or record.task is None:
+            continue
+        same_data = all(record.task.data.get(key) == value for key, value in facts.items())
+        same_task = record.task.version == spec.task.version
+        if record.model.fingerprint == fingerprint and same_data and same_task:
+            return item
+    return None
+
+
+def _describe(loaded: LoadedModel) -> ModelInfo:
+    parameters = list(loaded.module.parameters())
+    return ModelInfo(
+        name=loaded.name,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=loaded.device.type,
+        fingerprint=loaded.fingerprint,
+        revision=loaded.revision,
+        origin=loaded.origin,
+        num_parameters=loaded.num_parameters,
+        float_bytes=sum(p.numel() * p.element_size() for p in parameters),
+    )
+
+
+def _status_of(reason: BaseException) -> Status:
+    if isinstance(reason, KeyboardInterrupt):
+        return Status.CANCELLED
+    return Status.INVALID if isinstance(reason, InvalidResult) else Status.ERROR
+
+
+def _chain(reason: BaseException) -> str:
+    """Return what went wrong: the message of an error that explains itself, else the traceback."""
+    if isinstance(reason, HarnessError):
+        return f"{type(reason).__name__}: {reason}"
+    return "".join(traceback.format_exception(reason))
+
+
+def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
+    return Outcome(
+        label=f"{spec.recipe.name} {spec.task.name}",
+        status=stored.record.status,
+        skipped=skipped,
+        path=stored.path,
+        headline=stored.record.metric(spec.task.headline),
+    )

@@ -1,0 +1,50 @@
+"""Intervals, by name, over scipy. Nothing here is hand-written statistics, and nothing knows of torch."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+MIN_CLUSTERS = 10
+"""Fewer independent units than this carry no interval: it would promise more than it knows."""
+
+
+class Interval(NamedTuple):
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def wilson(correct: int, total: int) -> Interval:
+    """Return Wilson's interval of a proportion (Wilson 1927), by `scipy.stats.binomtest`."""
+    found = stats.binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Return Student's t interval of a mean over independent units, or None for fewer than 10."""
+    if len(values) < MIN_CLUSTERS:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    error = float(stats.sem(array))
+    if error == 0.0:
+        return Interval(float(array.mean()), float(array.mean()))
+    low, high = stats.t.interval(CONFIDENCE, len(array) - 1, loc=array.mean(), scale=error)
+    return Interval(float(low), float(high))
+
+
+def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:
+    """Return the normal interval of an unweighted mean of group means, groups taken as fixed.
+
+    The standard error is `sqrt(sum se_i^2) / k`; a group of one item has none, and then there is no interval.
+    """
+    if any(len(group) < 2 for group in groups):
+        return None
+    errors = [float(stats.sem(np.asarray(group, dtype=np.float64))) for group in groups]
+    center = float(np.mean([np.mean(group) for group in groups]))
+    spread = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * math.hypot(*errors) / len(groups)
+    return Interval(center - spread, center + spread)

@@ -1,0 +1,60 @@
+"""What a task is, and what it gives back."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.models.source import LoadedModel
+from harness.results.record import Metric, SampleScore, TaskInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskResult:
+    """Numbers, the items behind them, and what defines them."""
+
+    info: TaskInfo
+    metrics: tuple[Metric, ...]
+    samples: tuple[SampleScore, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """A measurement. Frozen: the fields are the whole configuration."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task in records and paths."""
+
+    @property
+    def version(self) -> int:
+        """Raised by every change that moves a number."""
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that one line has room for."""
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seeds that the task draws with, by name."""
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return what identifies the data, without a model: the part of a run's identity that is not configuration."""
+
+    def run(self, loaded: LoadedModel) -> TaskResult:
+        """Measure.
+
+        Raises:
+            InvalidResult: A score is not finite.
+            DataError: The data does not fit the model or the task.
+        """
+
+
+def hash_token_ids(sequences: Iterable[Sequence[int]]) -> str:
+    """Return the SHA-256 over token sequences: each its length and its ids, as little-endian int32."""
+    digest = hashlib.sha256()
+    for ids in sequences:
+        digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())
+    return digest.hexdigest()

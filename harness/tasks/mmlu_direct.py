@@ -1,0 +1,87 @@
+"""The direct rule: the answer is the likeliest of " A" .. " D" as the next token.
+
+This is how lm-evaluation-harness 0.4.13 scores MMLU. Log-probabilities are float32 over the whole vocabulary, which
+is what keeps answers from tying: `ties` counts the questions where the best answer was not alone. The first of tied
+answers is the prediction, as in lm-eval; `accuracy_split_ties` gives each of them its share instead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.data.source import CHOICES
+from harness.errors import InvalidResult
+from harness.models.source import LoadedModel
+from harness.results.record import Metric, SampleScore, Unit
+from harness.tasks.accuracy import accuracy_metrics
+from harness.tasks.mmlu_prompt import EncodedQuestion, answer_ids
+from harness.tasks.prefix import Batch, next_log_probs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Direct:
+    """The likeliest letter; see `AnswerRule`."""
+
+    @property
+    def task_name(self) -> str:
+        """`mmlu`."""
+        return "mmlu"
+
+    @property
+    def protocol(self) -> str:
+        """What is scored."""
+        return "answer=log-prob-of-letter-fp32"
+
+    def score(
+        self, loaded: LoadedModel, batch: Batch, items: Sequence[EncodedQuestion]
+    ) -> list[SampleScore]:
+        """Take the letters' log-probabilities after each prompt."""
+        answers = list(answer_ids(loaded, items[0].text))
+        scores_BC = next_log_probs(loaded, batch)[:, answers].tolist()
+        return [_score(item, scores_C) for item, scores_C in zip(items, scores_BC, strict=True)]
+
+    def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
+        """Return accuracies and ties."""
+        return [*accuracy_metrics(samples), *_tie_metrics(samples)]
+
+
+def _score(item: EncodedQuestion, log_probs: list[float]) -> SampleScore:
+    question = item.question
+    if not all(math.isfinite(value) for value in log_probs):
+        raise InvalidResult(
+            f"every answer must have a finite log-probability, got {log_probs} for {question.id}; "
+            "the recipe destroys this model, or the weights are damaged"
+        )
+    best = max(log_probs)
+    tied = [index for index, value in enumerate(log_probs) if value == best]
+    scores = {f"log_prob_{letter}": value for letter, value in zip(CHOICES, log_probs, strict=True)}
+    return SampleScore(
+        id=question.id,
+        cluster=question.subject,
+        answer=CHOICES[tied[0]],
+        scores=scores
+        | {
+            "correct": float(tied[0] == question.answer),
+            "credit": (question.answer in tied) / len(tied),
+            "num_tied": float(len(tied)),
+        },
+    )
+
+
+def _tie_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
+    n = len(samples)
+    ties = sum(sample.scores["num_tied"] > 1 for sample in samples)
+    return [
+        Metric(
+            name="ties", value=ties, unit=Unit.COUNT, n=n, n_of="question", higher_is_better=None
+        ),
+        Metric(
+            name="accuracy_split_ties",
+            value=math.fsum(sample.scores["credit"] for sample in samples) / n,
+            unit=Unit.ONE,
+            n=n,
+            n_of="question",
+            higher_is_better=True,
+            note="no interval: see accuracy, which differs only by the ties",
+        ),
+    ]

@@ -1,0 +1,138 @@
+r"""The generate rule: decode greedily and read the answer off the text.
+
+Prompts are those of the direct mode. At most five tokens are decoded; a row stops at the end-of-sequence token or at
+the first line break after any other character, as in lm-eval's `mmlu_generative`. Two rules read the text:
+
+- `accuracy`: the text must begin with a lone letter A to D, perhaps in brackets or asterisks
+  (`^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])`). What does not is "unparsed": counted as wrong, and reported as `parse_rate`.
+- `accuracy_first_char`: the first character that is not white space, in upper case. Published studies use it; it takes
+  "Answer: B" for A and "Because" for B, so it is here for comparison only.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.data.source import CHOICES
+from harness.errors import InvalidResult
+from harness.models.source import LoadedModel
+from harness.results.record import Metric, SampleScore
+from harness.tasks.accuracy import accuracy_metrics, proportion
+from harness.tasks.mmlu_prompt import EncodedQuestion
+from harness.tasks.prefix import Batch, next_log_probs
+
+MAX_NEW_TOKENS = 5
+STRICT = re.compile(r"^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generate:
+    """The letter that greedy decoding writes; see `AnswerRule`."""
+
+    @property
+    def task_name(self) -> str:
+        """`mmlu_generate`."""
+        return "mmlu_generate"
+
+    @property
+    def protocol(self) -> str:
+        """How the text is made and read."""
+        return f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
+
+    def score(
+        self, loaded: LoadedModel, batch: Batch, items: Sequence[EncodedQuestion]
+    ) -> list[SampleScore]:
+        """Complete each prompt and parse the text."""
+        texts = complete(loaded, batch)
+        return [_score(item, text) for item, text in zip(items, texts, strict=True)]
+
+    def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
+        """Return accuracies by both rules, and how many texts could be read."""
+        return [
+            *accuracy_metrics(samples),
+            proportion("parse_rate", [sample.scores["parsed"] for sample in samples]),
+            proportion(
+                "accuracy_first_char", [sample.scores["correct_first_char"] for sample in samples]
+            ),
+        ]
+
+
+def complete(loaded: LoadedModel, batch: Batch) -> list[str]:
+    """Return the greedy continuation of each row, up to `MAX_NEW_TOKENS` tokens.
+
+    Raises:
+        InvalidResult: A log-probability is NaN.
+    """
+    eos = _eos_ids(loaded)
+    produced: list[list[int]] = [[] for _ in batch.indices]
+    tokens_B = _argmax(next_log_probs(loaded, batch))
+    mask_BT = _attention_mask(batch)
+    for step in range(MAX_NEW_TOKENS):
+        for row, token in zip(produced, tokens_B.tolist(), strict=True):
+            row.append(token)
+        texts = [_until_stop(loaded, row, eos) for row in produced]
+        if step == MAX_NEW_TOKENS - 1 or all(stopped for _, stopped in texts):
+            break
+        mask_BT = F.pad(mask_BT, (0, 1), value=1)
+        logits = loaded.module(
+            tokens_B[:, None],
+            attention_mask=mask_BT,
+            position_ids=(batch.prefix_length + batch.lengths + step)[:, None],
+            past_key_values=batch.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        tokens_B = _argmax(logits)
+    return [text for text, _ in texts]
+
+
+def _attention_mask(batch: Batch) -> Tensor:
+    """Return 1 for every cached position that is not padding, `[B, prefix + S]`."""
+    columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    mask = (columns < batch.lengths[:, None]).long()
+    return F.pad(mask, (batch.prefix_length, 0), value=1)
+
+
+def _argmax(scores_BV: Tensor) -> Tensor:
+    if scores_BV.isnan().any():
+        raise InvalidResult(
+            "every log-probability must be finite, got NaN while decoding; "
+            "the recipe destroys this model, or the weights are damaged"
+        )
+    return scores_BV.argmax(dim=-1)
+
+
+def _eos_ids(loaded: LoadedModel) -> frozenset[int]:
+    configured = getattr(loaded.module.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
+
+
+def _until_stop(loaded: LoadedModel, row: list[int], eos: frozenset[int]) -> tuple[str, bool]:
+    """Return the text of a row up to where it stops, and whether it has stopped."""
+    end = next((i for i, token in enumerate(row) if token in eos), None)
+    text: str = loaded.tokenizer.decode(row[:end])
+    lead = len(text) - len(text.lstrip())
+    line_break = text.find("\n", lead)
+    if line_break != -1:
+        return text[:line_break], True
+    return text, end is not None
+
+
+def _score(item: EncodedQuestion, text: str) -> SampleScore:
+    right = CHOICES[item.question.answer]
+    found = STRICT.match(text)
+    letter = found[1] if found else None
+    return SampleScore(
+        id=item.question.id,
+        cluster=item.question.subject,
+        answer=text,
+        scores={
+            "correct": float(letter == right),
+            "parsed": float(letter is not None),
+            "correct_first_char": float(text.strip()[:1].upper() == right),
+        },
+    )
