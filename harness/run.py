@@ -159,6 +159,7 @@ def _describe(loaded: LoadedModel) -> ModelInfo:
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=loaded.device.type,
+        attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,

@@ -68,6 +68,8 @@ class ModelInfo(_Closed):
     name: str
     dtype: str
     device: str
+    attention: str
+    """Attention implementation of transformers."""
     fingerprint: str
     """Hash of the weights, or commit of the hub."""
     revision: str | None
