@@ -66,6 +66,17 @@ class Outcome:
     path: Path
     headline: Metric | None
 
+    def sentence(self) -> str:
+        """Return one line: recipe, task, headline with interval and n, and where the record lies."""
+        value = "no value"
+        if (metric := self.headline) is not None and metric.value is not None:
+            value = f"{metric.name} {metric.value:.4f}"
+            if metric.ci95 is not None:
+                value += f" [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
+            value += f", n = {metric.n} {metric.n_of}s"
+        how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
+        return f"{self.label}: {value}; {how}: {self.path}"
+
 
 def run(spec: RunSpec) -> Outcome:
     """Run a specification, unless an identical run is on file, and file its record.

@@ -1,0 +1,31 @@
+"""What became of the jobs of one command, for the end of its output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobResult:
+    """What one job of a sweep, or a single run, has to say."""
+
+    overrides: str
+    """What the job was asked for, as typed."""
+    ok: bool
+    text: str
+    """Its headline, or its error."""
+
+
+def print_summary(results: Sequence[JobResult]) -> None:
+    """Print a row a job on standard error."""
+    failed = sum(not result.ok for result in results)
+    title = f"{len(results)} jobs, {failed} failed" if failed else f"{len(results)} jobs, none failed"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "job", "result"):
+        table.add_column(column, overflow="fold")
+    for result in results:
+        table.add_row("ok" if result.ok else "FAILED", Text(result.overrides), Text(result.text))
+    Console(stderr=True).print(table)
