@@ -62,7 +62,8 @@ def _run(cfg: DictConfig) -> str:
 
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C."""
-    global _results  # noqa: PLW0603 - Hydra offers no way to hand the jobs' results back
+    # Hydra offers no way to hand the jobs' results back.
+    global _results
     _results = []
     sys.argv[1:] = [_add_plus(argument) for argument in sys.argv[1:]]
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
@@ -92,7 +93,9 @@ def _add_plus(argument: str) -> str:
 def explain(reason: BaseException) -> str:
     """Return Hydra's message, and for an unknown key the legal ones beside it."""
     # Hydra advises to append an unknown key with a plus, which is refused here all the same.
-    text = "\n".join(line for line in str(reason).strip().splitlines() if not line.startswith("To append"))
+    text = "\n".join(
+        line for line in str(reason).strip().splitlines() if not line.startswith("To append")
+    )
     cause: BaseException | None = reason
     while cause is not None:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)

@@ -205,8 +205,8 @@ def _quantize_target(
 
 
 def _relative_error(exact: Tensor, rounded: Tensor) -> float:
-    norm = exact.double().norm().item()
-    error = (exact.double() - rounded.double()).norm().item()
+    norm = float(exact.double().norm())
+    error = float((exact.double() - rounded.double()).norm())
     return error / norm if norm else error
 
 

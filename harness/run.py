@@ -112,8 +112,11 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
     try:
         update = _measure(spec, path)
     except BaseException as reason:
-        failed = {"status": _status_of(reason), "error": _chain(reason)}
-        failed["duration_s"] = time.perf_counter() - started
+        failed = {
+            "status": _status_of(reason),
+            "error": _chain(reason),
+            "duration_s": time.perf_counter() - started,
+        }
         spec.store.write(path, record.model_copy(update=failed))
         raise
     update["duration_s"] = time.perf_counter() - started

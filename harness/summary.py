@@ -22,7 +22,9 @@ class JobResult:
 def print_summary(results: Sequence[JobResult]) -> None:
     """Print a row a job on standard error."""
     failed = sum(not result.ok for result in results)
-    title = f"{len(results)} jobs, {failed} failed" if failed else f"{len(results)} jobs, none failed"
+    title = (
+        f"{len(results)} jobs, {failed} failed" if failed else f"{len(results)} jobs, none failed"
+    )
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")

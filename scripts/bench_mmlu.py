@@ -33,13 +33,10 @@ def lm_eval_task(subject: str, questions: list[Question], folder: Path) -> dict[
     """Return lm-eval's own task of a subject, reading its rows from local files."""
     import lm_eval
 
-    class Loader(yaml.SafeLoader):
-        pass
-
     root = Path(lm_eval.__file__).parent / "tasks/mmlu/default"
     task: dict[str, Any] = {}
     for name in ("_default_template_yaml", f"mmlu_{subject}.yaml"):
-        task |= yaml.load((root / name).read_text(encoding="utf-8"), Loader)
+        task |= yaml.safe_load((root / name).read_text(encoding="utf-8"))
     files = {}
     examples = HubData().questions().examples[subject]
     for split, rows in (("test", questions), ("dev", examples)):

@@ -25,7 +25,7 @@ class FakeBackend:
         """`fake-quant`."""
         return "fake-quant"
 
-    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:
+    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:  # noqa: ARG002
         """Every format runs everywhere."""
         return None
 

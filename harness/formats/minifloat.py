@@ -33,7 +33,8 @@ class E4M3FN:
     def values(self) -> Tensor:
         """Return the 253 finite values, ascending."""
         decoded = self.decode(torch.arange(256, dtype=torch.uint8))
-        return decoded[decoded.isfinite()].unique()
+        finite: Tensor = torch.unique(decoded[decoded.isfinite()])
+        return finite
 
     def round(self, x: Tensor) -> Tensor:
         """Round to nearest even, saturate at 448; NaN stays NaN."""

@@ -47,7 +47,7 @@ def load_folder(
         raise ModelError(
             f"the model folder must be one that transformers loads, got {folder}: {reason}"
         ) from reason
-    if not getattr(tokenizer, "is_fast", False):
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             "the tokenizer must be a fast one (tokenizer.json), because word and byte figures need "
             f"its offsets, got {type(tokenizer).__name__} in {folder}"
@@ -62,13 +62,16 @@ def load_folder(
 
 def prepare(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """Put a model into inference mode on a device."""
-    return module.to(device).eval().requires_grad_(False)  # type: ignore[arg-type,return-value]
+    module.to(device)  # type: ignore[arg-type]
+    module.train(mode=False)
+    module.requires_grad_(False)
+    return module
 
 
 def quiet_unless_terminal() -> None:
     """Keep the progress bars of transformers out of log files."""
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def check_weights(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from gguf import GGUFReader
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
@@ -108,7 +109,8 @@ def _convert(file: Path, target: Path) -> None:
         raise ModelError(
             f"model.path must be a GGUF file that transformers can dequantize, got {file}: {reason}"
         ) from reason
-    module.to(torch.bfloat16).save_pretrained(target)
+    nn.Module.to(module, torch.bfloat16)
+    module.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 

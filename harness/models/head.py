@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.targets import output_layer
 
 
 @contextmanager
@@ -24,20 +25,21 @@ def float32_logits(module: PreTrainedModel) -> Iterator[None]:
     Raises:
         ModelError: The model has no linear output layer to compute in float32.
     """
-    head = module.get_output_embeddings()
+    head = output_layer(module)
     if not isinstance(head, nn.Linear):
         raise ModelError(
             f"the output layer of the model must be a linear one, got {type(head).__name__}; "
             "scores of this architecture are not defined here"
         )
     weight = head.weight.detach().float()
-    bias = None if head.bias is None else head.bias.detach().float()
+    bias: Tensor | None = head.bias
+    bias = None if bias is None else bias.detach().float()
 
     def forward(hidden: Tensor) -> Tensor:
         return F.linear(hidden.float(), weight, bias)
 
     # An attribute of the instance hides the method of the class until it is deleted.
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward  # type: ignore[method-assign, assignment]
     try:
         with torch.inference_mode():
             yield

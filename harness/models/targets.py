@@ -38,6 +38,12 @@ class Target:
         return fnmatchcase(self.name, pattern) or self.alias == pattern
 
 
+def output_layer(module: PreTrainedModel) -> nn.Module:
+    """Return the layer that makes logits, `lm_head` in most architectures."""
+    head: nn.Module = module.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
 def find_targets(module: PreTrainedModel) -> list[Target]:
     """Return every target, in the model's own order.
 
@@ -46,7 +52,7 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
     """
     aliases = {
         id(module.get_input_embeddings()): "embed_tokens",
-        id(module.get_output_embeddings()): "lm_head",
+        id(output_layer(module)): "lm_head",
     }
     targets: list[Target] = []
     seen: dict[int, str] = {}

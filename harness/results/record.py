@@ -11,13 +11,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-SCHEMA_VERSION = 1
-
 
 class Unit(StrEnum):
     """The closed list of units."""
 
     ONE = "1"
+    FRACTION = "fraction"
+    """In [0, 1]; reports show it as a percentage, and differences in percentage points."""
     NAT_PER_TOKEN = "nat/token"  # noqa: S105 - a unit, not a secret
     BIT_PER_BYTE = "bit/byte"
     COUNT = "count"
@@ -170,7 +170,7 @@ class SampleScore(_Closed):
 class RunRecord(_Closed):
     """One run. The order of the fields is part of the format."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     run_id: str
     """Configuration hash and start time; also the end of the file name."""
     config_hash: str

@@ -31,7 +31,7 @@ from harness.results.record import RunRecord, SampleScore, Status
 log = logging.getLogger(__name__)
 
 SAMPLES_SUFFIX = ".samples.parquet"
-TOKEN_NLL_LEAF = "token_nll.list.element"
+TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

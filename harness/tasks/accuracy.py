@@ -23,7 +23,7 @@ def accuracy_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
         Metric(
             name="accuracy_macro",
             value=math.fsum(means) / len(means),
-            unit=Unit.ONE,
+            unit=Unit.FRACTION,
             n=len(samples),
             n_of="question",
             ci95=interval,
@@ -43,7 +43,7 @@ def proportion(name: str, outcomes: Sequence[float]) -> Metric:
     return Metric(
         name=name,
         value=hits / len(outcomes),
-        unit=Unit.ONE,
+        unit=Unit.FRACTION,
         n=len(outcomes),
         n_of="question",
         ci95=stats.wilson(hits, len(outcomes)),

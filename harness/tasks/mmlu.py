@@ -18,7 +18,7 @@ from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.mmlu_prompt import EncodedQuestion, encode, select
-from harness.tasks.prefix import Batch, prefilled_batches
+from harness.tasks.prefix import Batch, prefilled_batches, shares_prefix
 
 
 class AnswerRule(Protocol):
@@ -143,7 +143,7 @@ class MMLU:
             info=self._info(encoded),
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
-            warnings=self._warnings(encoded),
+            warnings=(*self._warnings(encoded), *_sharing_warnings(loaded)),
         )
 
     def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
@@ -170,3 +170,11 @@ class MMLU:
             f"{subject}: fewer than {asked} examples before a question, the data set has no more"
             for subject in sorted(short)
         )
+
+
+def _sharing_warnings(loaded: LoadedModel) -> tuple[str, ...]:
+    if shares_prefix(loaded):
+        return ()
+    return (
+        "this model keeps states that prompts cannot share: every prompt was run whole, which is slower",
+    )

@@ -78,7 +78,7 @@ def _tie_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
         Metric(
             name="accuracy_split_ties",
             value=math.fsum(sample.scores["credit"] for sample in samples) / n,
-            unit=Unit.ONE,
+            unit=Unit.FRACTION,
             n=n,
             n_of="question",
             higher_is_better=True,

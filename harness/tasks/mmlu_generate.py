@@ -74,8 +74,7 @@ def complete(loaded: LoadedModel, batch: Batch) -> list[str]:
     for step in range(MAX_NEW_TOKENS):
         for row, token in zip(produced, tokens_B.tolist(), strict=True):
             row.append(token)
-        texts = [_until_stop(loaded, row, eos) for row in produced]
-        if step == MAX_NEW_TOKENS - 1 or all(stopped for _, stopped in texts):
+        if step == MAX_NEW_TOKENS - 1 or all(_until_stop(loaded, row, eos)[1] for row in produced):
             break
         mask_BT = F.pad(mask_BT, (0, 1), value=1)
         logits = loaded.module(
@@ -86,7 +85,7 @@ def complete(loaded: LoadedModel, batch: Batch) -> list[str]:
             use_cache=True,
         ).logits[:, -1]
         tokens_B = _argmax(logits)
-    return [text for text, _ in texts]
+    return [_until_stop(loaded, row, eos)[0] for row in produced]
 
 
 def _attention_mask(batch: Batch) -> Tensor:
@@ -114,7 +113,7 @@ def _eos_ids(loaded: LoadedModel) -> frozenset[int]:
 def _until_stop(loaded: LoadedModel, row: list[int], eos: frozenset[int]) -> tuple[str, bool]:
     """Return the text of a row up to where it stops, and whether it has stopped."""
     end = next((i for i, token in enumerate(row) if token in eos), None)
-    text: str = loaded.tokenizer.decode(row[:end])
+    text = str(loaded.tokenizer.decode(row[:end]))
     lead = len(text) - len(text.lstrip())
     line_break = text.find("\n", lead)
     if line_break != -1:

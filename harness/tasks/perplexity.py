@@ -175,7 +175,7 @@ def token_nll(loaded: LoadedModel, ids: torch.Tensor) -> np.ndarray[Any, np.dtyp
     """
     ids = ids.to(loaded.device)
     logits_LV = loaded.module(ids[None], use_cache=False).logits[0]
-    pairs = zip(logits_LV[:-1].split(CHUNK), ids[1:].split(CHUNK), strict=True)
+    pairs = zip(torch.split(logits_LV[:-1], CHUNK), torch.split(ids[1:], CHUNK), strict=True)
     nll = torch.cat([F.cross_entropy(logits, y, reduction="none") for logits, y in pairs])
     found: np.ndarray[Any, np.dtype[np.float32]] = nll.cpu().numpy()
     return found

@@ -6,7 +6,8 @@ whole prompts. What is left is sorted by length and cut into batches of at most 
 
 Rows of a batch are padded on the right. Attention is causal, so nothing that is scored ever sees the padding; only
 decoding on needs a mask. Models with sliding-window layers count positions in the cache, padding included: their
-batches hold rows of one length only.
+batches hold rows of one length only. Models that keep recurrent states instead of keys and values get no shared
+prefix; `shares_prefix` says which, and the record says so.
 """
 
 import copy
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from harness.models.source import LoadedModel
 
@@ -37,7 +39,8 @@ class Batch:
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Return the length of the longest common prefix that leaves every sequence at least one token."""
-    first, last = min(sequences), max(sequences)  # in lexicographic order these differ earliest
+    # Of all sequences in lexicographic order, the first and the last differ earliest.
+    first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
     shared = 0
     for a, b in zip(first, last, strict=False):
         if a != b:
@@ -53,22 +56,33 @@ def prefilled_batches(
 
     Call under `torch.inference_mode`. The caches of the batches share no memory that a forward pass writes to.
     """
-    shared = common_prefix(sequences)
+    shareable = shares_prefix(loaded)
+    shared = common_prefix(sequences) if shareable else 0
     prefix = DynamicCache(config=loaded.module.config)
     if shared:
         ids = torch.tensor([sequences[0][:shared]], device=loaded.device)
         loaded.module(ids, past_key_values=prefix, use_cache=True, logits_to_keep=1)
     rests = [sequence[shared:] for sequence in sequences]
-    same_length = any(prefix.is_sliding)
+    same_length = not shareable or any(prefix.is_sliding)
     for indices in _fill(rests, batch_tokens, same_length=same_length):
         rows = [torch.tensor(rests[index]) for index in indices]
         yield Batch(
             indices=indices,
             ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(loaded.device),
             lengths=torch.tensor([len(row) for row in rows], device=loaded.device),
-            cache=_repeated(prefix, len(indices)),
+            cache=_repeated(prefix, len(indices))
+            if shared
+            else DynamicCache(config=loaded.module.config),
             prefix_length=shared,
         )
+
+
+def shares_prefix(loaded: LoadedModel) -> bool:
+    """Say whether every layer caches keys and values by position; recurrent states cannot be shared so."""
+    return all(
+        isinstance(layer, DynamicLayer)
+        for layer in DynamicCache(config=loaded.module.config).layers
+    )
 
 
 def _fill(
@@ -93,9 +107,11 @@ def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
     cache = copy.copy(prefix)
     cache.layers = [copy.copy(layer) for layer in prefix.layers]
     for layer in cache.layers:
-        if layer.get_seq_length():
-            layer.keys = layer.keys.expand(rows, -1, -1, -1)
-            layer.values = layer.values.expand(rows, -1, -1, -1)
+        assert isinstance(layer, DynamicLayer)  # noqa: S101 - shares_prefix has seen to it
+        assert layer.keys is not None  # noqa: S101 - the prefix has been run
+        assert layer.values is not None  # noqa: S101
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
     return cache
 
 
@@ -105,8 +121,8 @@ def next_log_probs(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
     Call inside `float32_logits`.
     """
     last = batch.lengths - 1
-    positions, row_position = last.unique(return_inverse=True)
-    logits_BPV = loaded.module(
+    positions, row_position = torch.unique(last, return_inverse=True)
+    logits_BPV: Tensor = loaded.module(
         batch.ids, past_key_values=batch.cache, use_cache=True, logits_to_keep=positions
     ).logits
     rows = torch.arange(len(last), device=last.device)

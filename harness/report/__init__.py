@@ -1,0 +1,1 @@
+"""Records in, tables out. No torch: a report can be written anywhere."""

@@ -1,0 +1,72 @@
+"""`python -m harness.report`: read records, write a report."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.errors import HarnessError, ResultError
+from harness.report import sections
+from harness.report.markdown import render
+from harness.report.study import Group, comparable
+from harness.results.store import ResultStore, Stored, write_atomic
+
+INTRODUCTION = """\
+Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity. A
+difference is taken only between runs of one protocol, on the same items, and carries no test yet: read it as a
+description of these items, not as a claim about the recipes. pp are percentage points; % is a share, or a relative
+change where the column says so."""
+
+
+def main() -> None:
+    """Write the report that the command line asks for; exit with 1 and one line if that cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report", description="Turn the records of a folder into a report."
+    )
+    parser.add_argument("results", nargs="?", default="results", help="folder with records")
+    parser.add_argument("--out", default="reports", help="folder for the report")
+    parser.add_argument("--name", help="name of the report; the folder's own if left out")
+    arguments = parser.parse_args()
+    try:
+        path = write(Path(arguments.results), Path(arguments.out), arguments.name)
+    except HarnessError as reason:
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(1)
+    sys.stdout.write(f"report: {path}\n")
+
+
+def write(results: Path, out: Path, name: str | None) -> Path:
+    """Write the report of a folder of records and return its path.
+
+    Raises:
+        ResultError: There is no record with a result, or the report cannot be written.
+    """
+    stored, problems = ResultStore(root=results).load()
+    groups = comparable(stored)
+    if not groups:
+        raise ResultError(
+            f"the folder must hold records with a result as <task>/<model>/*.json, got none in {results}; "
+            "run `python -m harness` first, or name another folder"
+        )
+    title = name or results.resolve().name
+    path = out / f"{title}.md"
+    text = render(f"Report: {title}", INTRODUCTION, collect(groups, problems, stored))
+    write_atomic(path, text.encode())
+    return path
+
+
+def collect(
+    groups: list[Group], problems: list[str], stored: list[Stored]
+) -> list[sections.Section]:
+    """Return every section that has something to say."""
+    found: list[sections.Section | None] = [sections.ranking(group) for group in groups]
+    found += [sections.formats_by_granularity(group) for group in groups]
+    found += [sections.group_size_trend(group) for group in groups]
+    found += sections.direct_against_generate(groups)
+    found += sections.sizes(groups)
+    found += [sections.not_ok(stored, problems), sections.warnings(groups)]
+    found.append(sections.records(groups))
+    return [section for section in found if section is not None]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""How numbers are written. Fractions appear as % and their differences as pp, never one for the other."""
+
+from harness.results.record import Metric, Unit
+
+MISSING = "-"
+
+
+def number(metric: Metric | None) -> str:
+    """Return a metric's value; a fraction as a percentage."""
+    if metric is None or metric.value is None:
+        return MISSING
+    return _value(metric.value, metric.unit)
+
+
+def interval(metric: Metric) -> str:
+    """Return a metric's 95 % interval."""
+    if metric.ci95 is None:
+        return MISSING
+    low, high = (_value(bound, metric.unit) for bound in metric.ci95)
+    return f"{low} .. {high}"
+
+
+def count(metric: Metric) -> str:
+    """Return n and what it counts."""
+    return f"{metric.n:,} {metric.n_of}s"
+
+
+def difference(value: float, reference: float, unit: Unit) -> str:
+    """Return `value - reference` with its sign, in pp for fractions."""
+    if unit is Unit.FRACTION:
+        return f"{100 * (value - reference):+.2f} pp"
+    return f"{value - reference:+.4f}"
+
+
+def relative(value: float, reference: float) -> str:
+    """Return the relative difference, in percent of the reference."""
+    return f"{100 * (value / reference - 1):+.3f} %"
+
+
+def share(fraction: float) -> str:
+    """Return a fraction as a percentage."""
+    return f"{100 * fraction:.2f} %"
+
+
+def megabytes(size: int) -> str:
+    """Return a size in units of 10^6 bytes."""
+    return f"{size / 1e6:,.2f} MB"
+
+
+def _value(value: float, unit: Unit) -> str:
+    return f"{100 * value:.2f} %" if unit is Unit.FRACTION else f"{value:.4f}"
+
+
+def count_of(metric: Metric | None) -> str:
+    """Return a metric that is a count."""
+    return MISSING if metric is None or metric.value is None else f"{metric.value:.0f}"

@@ -1,0 +1,27 @@
+"""Sections to Markdown. Names and messages come from outside, so every cell and line is escaped."""
+
+import html
+import re
+from collections.abc import Sequence
+
+from harness.report.sections import Section
+
+SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
+
+
+def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
+    """Return a document: a title, an introduction, and the sections in order."""
+    parts = [f"# {escape(title)}", introduction]
+    for section in sections:
+        parts.append(f"## {escape(section.title)}")
+        # Two spaces at the end of a line keep the break.
+        parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
+        if section.table is not None:
+            cells = section.table.map(escape).rename(columns=escape)
+            parts.append(cells.to_markdown(index=False, disable_numparse=True))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))

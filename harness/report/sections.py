@@ -1,0 +1,275 @@
+"""The tables of a report: each a question, and the rows that answer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.report import figures
+from harness.report.study import Group, Row
+from harness.results.record import Status, Unit
+from harness.results.store import Stored
+
+GRANULARITIES = ("tensor", "row", "g512", "g256", "g128", "g64", "g32", "g16")
+ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A heading, what to know before reading on, and a table."""
+
+    title: str
+    text: str
+    table: pd.DataFrame | None = None
+    """Cells are finished text."""
+
+
+def ranking(group: Group) -> Section:
+    """Every recipe with its value, n, interval, and difference from the baseline of the same group."""
+    baseline, unit = group.baseline, group.headline.unit
+    fraction = unit is Unit.FRACTION
+    rows = []
+    for row in group.rows:
+        cells = {
+            "recipe": row.label,
+            row.headline.name.replace("_", " "): figures.number(row.headline),
+            "95 % interval": figures.interval(row.headline),
+            "n": figures.count(row.headline),
+        }
+        if baseline is None:
+            cells["difference from baseline"] = "no baseline"
+        elif row is baseline:
+            cells["difference from baseline"] = "0 (baseline)"
+        else:
+            cells["difference from baseline"] = figures.difference(row.value, baseline.value, unit)
+        if not fraction:
+            cells["relative"] = (
+                figures.MISSING if baseline is None else figures.relative(row.value, baseline.value)
+            )
+        cells["bits/weight"] = f"{row.quant.bits_per_weight:.3f}"
+        cells["path"] = row.quant.kind
+        rows.append(cells)
+    better = "higher" if group.headline.higher_is_better else "lower"
+    return Section(
+        title=_title(group),
+        text=(
+            f"Protocol: {group.task.protocol}\nModel: {_model(group)}\nSorted by value, {better} is "
+            "better. The intervals are those of each row by itself; whether two rows differ, they do not say."
+        ),
+        table=pd.DataFrame(rows),
+    )
+
+
+def formats_by_granularity(group: Group) -> Section | None:
+    """INT8 beside FP8 at each granularity, if both were measured at one at least."""
+    unit = group.headline.unit
+    rows, pairs = [], 0
+    for granularity in GRANULARITIES:
+        found = {name: group.find(element, granularity) for element, name in ELEMENTS.items()}
+        if not any(found.values()):
+            continue
+        int8, fp8 = found["INT8"], found["FP8 E4M3"]
+        cells = {"granularity": granularity}
+        cells |= {name: _headline(row) for name, row in found.items()}
+        cells["INT8 - FP8"] = figures.MISSING
+        if int8 and fp8:
+            pairs += 1
+            cells["INT8 - FP8"] = figures.difference(int8.value, fp8.value, unit)
+        rows.append(cells)
+    if not pairs:
+        return None
+    return Section(
+        title=f"INT8 against FP8 by granularity: {_title(group)}",
+        text="Same model, data and protocol in every cell.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def group_size_trend(group: Group) -> Section | None:
+    """Quality and bits per weight as groups shrink, for each element format."""
+    rows = []
+    for granularity in GRANULARITIES:
+        cells = {"one scale for": _spell(granularity)}
+        for element, name in ELEMENTS.items():
+            row = group.find(element, granularity)
+            cells[f"{name} bits/weight"] = (
+                f"{row.quant.bits_per_weight:.3f}" if row else figures.MISSING
+            )
+            cells[name] = _headline(row)
+        if any(group.find(element, granularity) for element in ELEMENTS):
+            rows.append(cells)
+    if len(rows) < 2:
+        return None
+    return Section(
+        title=f"Group-size trend: {_title(group)}",
+        text="Coarsest first. A scale costs 32 bits.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def direct_against_generate(groups: Sequence[Group]) -> list[Section]:
+    """Both ways of asking MMLU, where they were asked the same questions of the same model."""
+    return [
+        _both_ways(direct, generate)
+        for direct in groups
+        for generate in groups
+        if (direct.task.name, generate.task.name) == ("mmlu", "mmlu_generate")
+        and _questions(direct) == _questions(generate)
+    ]
+
+
+def _questions(group: Group) -> tuple[object, ...]:
+    data, model = group.task.data, group.model
+    hashes = data["questions_sha256"], data["examples_sha256"], data["num_shots"]
+    return (*hashes, model.fingerprint, model.dtype, model.device)
+
+
+def _both_ways(direct: Group, generate: Group) -> Section:
+    others = {row.label: row for row in generate.rows}
+    rows = []
+    for row in direct.rows:
+        other = others.get(row.label)
+        if other is None:
+            continue
+        rows.append(
+            {
+                "recipe": row.label,
+                "direct": figures.number(row.headline),
+                "generate": figures.number(other.headline),
+                "generate - direct": figures.difference(other.value, row.value, row.headline.unit),
+                "parse rate": figures.number(other.metric("parse_rate")),
+                "generate, first character": figures.number(other.metric("accuracy_first_char")),
+                "ties, direct": figures.count_of(row.metric("ties")),
+            }
+        )
+    return Section(
+        title=f"MMLU, direct against generate: {direct.model.name}",
+        text=(
+            f"The same {direct.headline.n:,} questions. Direct takes the likeliest letter; generate reads the "
+            "decoded text, strictly (what cannot be read counts as wrong) or by its first character."
+        ),
+        table=pd.DataFrame(rows),
+    )
+
+
+def sizes(groups: Sequence[Group]) -> list[Section]:
+    """Bits, bytes and coverage of each recipe on each model."""
+    sections = []
+    for model in dict.fromkeys((g.model.name, g.model.dtype, g.model.fingerprint) for g in groups):
+        rows: dict[str, Row] = {}
+        for group in groups:
+            if (group.model.name, group.model.dtype, group.model.fingerprint) == model:
+                rows |= {row.label: row for row in group.rows}
+        ordered = sorted(rows.values(), key=lambda row: row.quant.model_bytes)
+        sections.append(_size_section(ordered))
+    return sections
+
+
+def _size_section(rows: Sequence[Row]) -> Section:
+    model = rows[0].model
+    table = [
+        {
+            "recipe": row.label,
+            "format": ", ".join(row.quant.formats.values()) or model.dtype,
+            "bits/weight": f"{row.quant.bits_per_weight:.3f}",
+            "model, if stored packed": figures.megabytes(row.quant.model_bytes),
+            "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
+            "coverage": figures.share(row.quant.coverage),
+            "matrices quantized": str(len(row.quant.layers)),
+            "left in float": "; ".join(f"{s.name}: {s.reason}" for s in row.quant.skipped[:3])
+            + (f"; and {len(row.quant.skipped) - 3} more" if len(row.quant.skipped) > 3 else ""),
+        }
+        for row in rows
+    ]
+    return Section(
+        title=f"Size and coverage: {model.name}, {model.dtype}",
+        text=(
+            f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
+            "bits/weight is the mean over quantized weights, scales included; coverage is the share of all "
+            "parameters that is quantized. Fake-quantized models use the float model's memory while they run."
+        ),
+        table=pd.DataFrame(table),
+    )
+
+
+def not_ok(stored: Sequence[Stored], problems: Sequence[str]) -> Section | None:
+    """Runs that did not end well and were not repeated with success, and files that are no records."""
+    done = {item.record.config_hash for item in stored if item.record.status is Status.OK}
+    rows = [
+        {
+            "file": item.path.name,
+            "status": item.record.status.value,
+            "reason": (item.record.error or "still running, or killed").splitlines()[-1],
+        }
+        for item in stored
+        if item.record.status is not Status.OK and item.record.config_hash not in done
+    ]
+    rows += [{"file": "-", "status": "unreadable", "reason": problem} for problem in problems]
+    if not rows:
+        return None
+    return Section(title="Runs without a result", text="", table=pd.DataFrame(rows))
+
+
+def warnings(groups: Sequence[Group]) -> Section | None:
+    """What the runs warned of, each warning once, with the number of runs that gave it."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        for row in group.rows:
+            for text in row.stored.record.warnings:
+                counts[text] = counts.get(text, 0) + 1
+    if not counts:
+        return None
+    rows = [
+        {"runs": str(n), "warning": text if len(text) <= 200 else f"{text[:200]} ..."}
+        for text, n in counts.items()
+    ]
+    return Section(
+        title="Warnings",
+        text="The results stand, but read these. The whole text is in the records.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def records(groups: Sequence[Group]) -> Section:
+    """Where every number comes from."""
+    rows = [
+        {
+            "task": group.task.name,
+            "recipe": row.label,
+            "record": row.stored.path.name,
+            "commit": _commit(row),
+            "seconds": f"{row.stored.record.duration_s or 0:.0f}",
+        }
+        for group in groups
+        for row in group.rows
+    ]
+    return Section(title="Records", text="", table=pd.DataFrame(rows))
+
+
+def _commit(row: Row) -> str:
+    provenance = row.stored.record.provenance
+    if provenance.git_commit is None:
+        return figures.MISSING
+    return provenance.git_commit[:10] + ("+changes" if provenance.git_dirty else "")
+
+
+def _title(group: Group) -> str:
+    return f"{group.task.name} of {group.model.name} ({group.task.data['name']})"
+
+
+def _model(group: Group) -> str:
+    model = group.model
+    text = f"{model.name}, {model.dtype} on {model.device}, {model.origin}"
+    if model.origin.startswith("dequantized"):
+        text += " - this baseline is a dequantized low-bit file, not the original float model"
+    return text
+
+
+def _headline(row: Row | None) -> str:
+    return figures.number(row.headline) if row else figures.MISSING
+
+
+def _spell(granularity: str) -> str:
+    if granularity in ("tensor", "row"):
+        return f"a whole {granularity}"
+    return f"{granularity.removeprefix('g')} weights"
