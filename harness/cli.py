@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -65,7 +66,7 @@ def main() -> None:
     # Hydra offers no way to hand the jobs' results back.
     global _results
     _results = []
-    sys.argv[1:] = [_add_plus(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = rewrite(sys.argv[1:])
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -85,9 +86,32 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _add_plus(argument: str) -> str:
-    """Turn `quant=X` into `+quant=X`, the only spelling Hydra takes for a group outside the defaults list."""
-    return f"+{argument}" if argument.startswith("quant=") else argument
+def rewrite(arguments: list[str]) -> list[str]:
+    """Return the arguments in the one spelling that Hydra takes.
+
+    - `quant=X` becomes `+quant=X`: the group stands outside the defaults list.
+    - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
+      and would look for the key in the default task. A choice of one value is left for the jobs.
+    """
+    sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
+    return [_rewrite_one(argument, sweep=sweep) for argument in arguments]
+
+
+def _rewrite_one(argument: str, *, sweep: bool) -> str:
+    if argument.startswith("quant="):
+        return f"+{argument}"
+    key, equals, value = argument.partition("=")
+    of_group = key.split(".")[0] in ("model", "task", "quant", "data") and "." in key
+    if sweep and equals and of_group and not _is_sweep(argument):
+        return f"{key}=choice({value})"
+    return argument
+
+
+def _is_sweep(argument: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:  # Hydra will say what is wrong with it
+        return True
 
 
 def explain(reason: BaseException) -> str:

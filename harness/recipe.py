@@ -114,7 +114,7 @@ def _choose(
             used.add(rule)
             chosen.append((target, rule))
         else:
-            skipped.append(_skip(target, "no rule matches"))
+            skipped.append(_skip(target, "no rule matches" if recipe.rules else "float baseline"))
     _refuse_unused(recipe, targets, used)
     return chosen, skipped
 

@@ -1,0 +1,39 @@
+# make demo: measure the embedded model with four recipes and write a report. make test: everything CI runs.
+# Both set up .venv first; nothing but Python 3.11 and make need be there.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+# float32, because many CPUs multiply bfloat16 matrices far slower; small limits, because this is a demonstration.
+DEMO := data=embedded model.dtype=float32 results_dir=results/demo +quant=none,int8_tensor,int8_row,fp8_row
+
+.PHONY: setup demo test slow lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV), a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	$(RUN) -m harness --multirun $(DEMO) task=perplexity task.window=1024
+	$(RUN) -m harness --multirun $(DEMO) task=mmlu task.limit=50
+	$(RUN) -m harness.report results/demo
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+test: lint
+	$(RUN) -m pytest
+
+# The real model against lm-eval and a plain loop; needs HARNESS_DATA. About ten minutes on two cores.
+slow: setup
+	$(RUN) -m pytest -m slow
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,15 @@
+"""`python -m harness.results.schema`: print the JSON Schema of a record, which `docs/record.schema.json` holds."""
+
+import json
+import sys
+
+from harness.results.record import RunRecord
+
+
+def schema_text() -> str:
+    """Return the JSON Schema of `RunRecord` as it is written to files."""
+    return json.dumps(RunRecord.model_json_schema(mode="serialization"), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())
