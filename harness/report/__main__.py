@@ -63,6 +63,7 @@ def collect(
     found += [sections.group_size_trend(group) for group in groups]
     found += sections.direct_against_generate(groups)
     found += sections.sizes(groups)
+    found += [sections.subjects(group) for group in groups]
     found += [sections.not_ok(stored, problems), sections.warnings(groups)]
     found.append(sections.records(groups))
     return [section for section in found if section is not None]

@@ -152,6 +152,25 @@ def _both_ways(direct: Group, generate: Group) -> Section:
     )
 
 
+def subjects(group: Group) -> Section | None:
+    """Accuracy of each subject under each recipe, for tasks that have subjects."""
+    prefix = f"{group.headline.name}/"
+    names = [m.name for m in group.rows[0].stored.record.metrics if m.name.startswith(prefix)]
+    if len(names) < 2:
+        return None
+    rows = []
+    for name in names:
+        first = group.rows[0].metric(name)
+        cells = {"subject": name.removeprefix(prefix), "n": str(first.n) if first else "-"}
+        cells |= {row.label: figures.number(row.metric(name)) for row in group.rows}
+        rows.append(cells)
+    return Section(
+        title=f"By subject: {_title(group)}",
+        text="With so few questions a subject, most differences here are noise; the records have the intervals.",
+        table=pd.DataFrame(rows),
+    )
+
+
 def sizes(groups: Sequence[Group]) -> list[Section]:
     """Bits, bytes and coverage of each recipe on each model."""
     sections = []

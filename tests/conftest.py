@@ -1,0 +1,71 @@
+"""Fixtures: a tiny model, data that is always there, and a command line in a child process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.data.embedded import EmbeddedData
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def _tiny() -> LoadedModel:
+    return TinyModel().load(CPU)
+
+
+@pytest.fixture
+def tiny(_tiny: LoadedModel) -> Iterator[LoadedModel]:
+    """The tiny model with its float weights; whatever a test swaps in is taken out again."""
+    yield _tiny
+    _tiny.restore()
+
+
+@pytest.fixture
+def embedded() -> EmbeddedData:
+    return EmbeddedData()
+
+
+@pytest.fixture
+def hub_root() -> Path:
+    """The folder with the real WikiText-2 and MMLU, or a skip."""
+    root = os.environ.get("HARNESS_DATA")
+    if not root or not Path(root, "cais/mmlu").is_dir():
+        pytest.skip("needs HARNESS_DATA with Salesforce/wikitext and cais/mmlu")
+    return Path(root)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a child: no network, no color, quiet tokenizers."""
+    offline = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    return os.environ | offline | changes
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run `python -m harness ARGUMENTS` in a fresh folder, on the tiny model and embedded data."""
+
+    def call(
+        *arguments: str, module: str = "harness", timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment(),
+            timeout=timeout,
+            check=False,
+        )
+
+    return call

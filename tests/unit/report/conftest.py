@@ -1,0 +1,133 @@
+"""Records made by hand, and a folder to file them in."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.results.record import (
+    Metric,
+    ModelInfo,
+    Provenance,
+    QuantReport,
+    RunRecord,
+    Status,
+    TaskInfo,
+    Unit,
+)
+from harness.results.store import ResultStore
+
+MakeRecord = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    """A whole record of a recipe; keyword arguments change what a test is about."""
+    made = 0
+
+    def make(
+        recipe: str = "none",
+        value: float = 0.5,
+        task: str = "mmlu",
+        fmt: str | None = None,
+        bits: float = 8.0,
+        data: str = "data-1",
+        model: str = "m",
+        fingerprint: str = "f",
+        config_hash: str | None = None,
+        seed: int = 42,
+        warnings: tuple[str, ...] = (),
+        status: Status = Status.OK,
+        extra: tuple[Metric, ...] = (),
+    ) -> RunRecord:
+        nonlocal made
+        made += 1
+        fraction = task != "perplexity"
+        headline = Metric(
+            name="accuracy" if fraction else "perplexity",
+            value=value,
+            unit=Unit.FRACTION if fraction else Unit.ONE,
+            n=1000,
+            n_of="question" if fraction else "token",
+            ci95=(value * 0.9, value * 1.1),
+            higher_is_better=fraction,
+        )
+        quantized = recipe != "none"
+        options: dict[str, Any] = {"model": {"dtype": "float32"}, "task": {"seed": seed}}
+        return RunRecord(
+            run_id=f"run-{made}",
+            config_hash=config_hash or f"{made:06d}-hash",
+            status=status,
+            created=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=made),
+            duration_s=1.0,
+            command="python -m harness",
+            config=options,
+            model=ModelInfo(
+                name=model,
+                dtype="float32",
+                device="cpu",
+                attention="sdpa",
+                fingerprint=fingerprint,
+                revision=None,
+                origin="float checkpoint",
+                num_parameters=1000,
+                float_bytes=4000,
+            ),
+            quant=QuantReport(
+                name=recipe,
+                formats={"linear": fmt or recipe} if quantized else {},
+                kind="fake-quant" if quantized else "none",
+                num_quantized=800 if quantized else 0,
+                coverage=0.8 if quantized else 0.0,
+                bits_per_weight=bits if quantized else 32.0,
+                model_bytes=1600 if quantized else 4000,
+                skipped=(),
+                layers=(),
+            ),
+            task=TaskInfo(
+                name=task,
+                version=1,
+                protocol="p",
+                data={
+                    "name": "questions",
+                    "questions_sha256": data,
+                    "examples_sha256": "e",
+                    "num_shots": 5,
+                },
+            ),
+            metrics=(headline, *extra),
+            provenance=Provenance(
+                git_commit="0123456789abcdef",
+                git_dirty=False,
+                packages={},
+                python="3.11",
+                os="os",
+                cpu="cpu",
+                cpu_flags=(),
+                threads=1,
+                gpu=None,
+                cuda=None,
+                torch_flags={},
+                seeds={},
+            ),
+            warnings=warnings,
+            error=None if status is Status.OK else "DataError: gone",
+        )
+
+    return make
+
+
+@pytest.fixture
+def file_records(tmp_path: Path) -> Callable[..., Path]:
+    """Write records to a results folder and return it."""
+
+    def write(*records: RunRecord) -> Path:
+        store = ResultStore(root=tmp_path / "results")
+        for record in records:
+            path = store.path(record, task="t", model="m", recipe="r")
+            store.write(path, record)
+        return store.root
+
+    return write

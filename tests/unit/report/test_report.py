@@ -1,0 +1,169 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from harness.errors import ResultError
+from harness.report.__main__ import write
+from harness.report.markdown import escape
+from harness.results.record import Metric, RunRecord, Status, Unit
+
+
+def text_of(root: Path, tmp_path: Path) -> str:
+    return write(root, tmp_path / "reports", "study").read_text(encoding="utf-8")
+
+
+def cells(text: str, heading: str) -> list[list[str]]:
+    """The rows of the table under a heading, without header and rule."""
+    body = text.split(f"## {heading}", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in body.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def test_differences_of_accuracy_are_points_and_of_perplexity_plain_and_percent(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("none", 0.50),
+        make_record("int8_row", 0.49),
+        make_record("none", 10.0, task="perplexity"),
+        make_record("int8_row", 10.1, task="perplexity"),
+    )
+    text = text_of(root, tmp_path)
+    accuracy = cells(text, "mmlu of m")
+    assert accuracy[1][:5] == [
+        r"int8\_row",
+        "49.00 %",
+        "44.10 % .. 53.90 %",
+        "1,000 questions",
+        "-1.00 pp",
+    ]
+    perplexity = cells(text, "perplexity of m")
+    assert perplexity[1][4:6] == ["+0.1000", "+1.000 %"]
+
+
+def test_without_a_baseline_no_difference_is_shown(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = text_of(file_records(make_record("int8_row", 0.49)), tmp_path)
+    assert cells(text, "mmlu of m")[0][4] == "no baseline"
+
+
+def test_int8_and_fp8_are_compared_at_each_granularity(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("int8_row", 0.52),
+        make_record("fp8_row", 0.49, fmt="fp8_e4m3fn_row"),
+        make_record("int8_g64", 0.5, bits=8.5),
+        make_record("int8_g128", 0.5, bits=8.25),
+    )
+    text = text_of(root, tmp_path)
+    rows = cells(text, "INT8 against FP8 by granularity")
+    assert ["row", "52.00 %", "49.00 %", "+3.00 pp"] in rows
+    assert ["g64", "50.00 %", "-", "-"] in rows
+    trend = cells(text, "Group-size trend")
+    assert [row[:2] for row in trend] == [
+        ["a whole row", "8.000"],
+        ["128 weights", "8.250"],
+        ["64 weights", "8.500"],
+    ]
+
+
+def test_direct_and_generate_are_joined_only_on_the_same_questions(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    parse = Metric(
+        name="parse_rate",
+        value=0.9,
+        unit=Unit.FRACTION,
+        n=1000,
+        n_of="question",
+        higher_is_better=True,
+    )
+    same = file_records(
+        make_record("none", 0.5),
+        make_record("none", 0.45, task="mmlu_generate", extra=(parse,)),
+    )
+    row = cells(text_of(same, tmp_path), "MMLU, direct against generate")[0]
+    assert row[1:5] == ["50.00 %", "45.00 %", "-5.00 pp", "90.00 %"]
+    other = file_records(make_record("none", 0.5, task="mmlu_generate", data="data-2"))
+    for file in other.rglob("*.json"):
+        if "run-2" in file.name:
+            file.unlink()
+    assert "direct against generate" not in text_of(other, tmp_path)
+
+
+def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("none"),
+        make_record("int8_row", status=Status.ERROR),
+        make_record("fp8_row", status=Status.ERROR, config_hash="again"),
+        make_record("fp8_row", config_hash="again"),
+    )
+    (root / "t/m/half.json").write_text('{"schema_version": 1', encoding="utf-8")
+    rows = cells(text_of(root, tmp_path), "Runs without a result")
+    assert [row[1] for row in rows] == ["error", "unreadable"]
+    assert "half.json" in rows[1][2]
+
+
+def test_nothing_is_emphasized_or_called_best(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(make_record("none", 0.5), make_record("int8_row", 0.9))
+    text = text_of(root, tmp_path)
+    kinds = {
+        t.type for block in MarkdownIt().enable("table").parse(text) for t in block.children or []
+    }
+    assert not kinds & {"strong_open", "em_open"}
+    assert not re.search(r"\bbest\b|medal|winner|significant", text.lower())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a|b", "<img src=x onerror=alert(1)>", "x\ny", "`c`", "[x](javascript:1)", "**b**", "![i](u)"],
+)
+def test_names_from_outside_stay_text(
+    name: str,
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    text = text_of(file_records(make_record(name, warnings=(name,))), tmp_path)
+    blocks = MarkdownIt().enable("table").parse(text)
+    kinds = {t.type for block in blocks for t in [block, *(block.children or [])]}
+    forbidden = {"html_inline", "html_block", "link_open", "image", "strong_open", "code_inline"}
+    assert not kinds & forbidden
+    shown = [t.content for block in blocks for t in block.children or [] if t.type == "text"]
+    assert "".join(name.split()) in re.sub(r"\s", "", "".join(shown))
+
+
+def test_escape_leaves_plain_words_alone() -> None:
+    assert escape("perplexity of m, 8.25 bits") == "perplexity of m, 8.25 bits"
+
+
+def test_a_folder_without_results_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="must hold records"):
+        write(tmp_path / "none", tmp_path, None)
+
+
+def test_command_names_the_report_and_needs_no_torch(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(make_record("none"))
+    code = (
+        "import sys; from harness.report.__main__ import main; "
+        f"sys.argv = ['report', {str(root)!r}, '--out', {str(tmp_path)!r}]; main(); "
+        "assert 'torch' not in sys.modules"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == f"report: {tmp_path / 'results.md'}"

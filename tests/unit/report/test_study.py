@@ -1,0 +1,76 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.report.study import Group, comparable
+from harness.results.record import RunRecord, Status
+from harness.results.store import ResultStore
+
+
+def groups_of(root: Path) -> list[Group]:
+    return comparable(ResultStore(root=root).load()[0])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": "data-2"},
+        {"fingerprint": "g"},
+        {"model": "n", "fingerprint": "g"},
+        {"task": "perplexity"},
+        {"seed": 43},
+    ],
+)
+def test_runs_that_differ_in_more_than_the_recipe_are_never_in_one_group(
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    other: dict[str, object],
+) -> None:
+    root = file_records(make_record("none"), make_record("int8_row", **other))
+    groups = groups_of(root)
+    assert len(groups) == 2
+    assert sorted(group.baseline is None for group in groups) == [False, True]
+
+
+def test_rows_are_sorted_best_first_in_the_direction_of_the_metric(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    accuracy = [make_record("none", 0.5), make_record("a_row", 0.6), make_record("b_row", 0.4)]
+    ppl = [make_record(r, v, task="perplexity") for r, v in (("none", 9.0), ("a_row", 8.0))]
+    first, second = groups_of(file_records(*accuracy, *ppl))
+    assert [row.value for row in first.rows] == [0.6, 0.5, 0.4]
+    assert [row.value for row in second.rows] == [8.0, 9.0]
+
+
+def test_of_repeated_runs_only_the_latest_counts(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    old, new = make_record("none", 0.1, config_hash="h"), make_record("none", 0.2, config_hash="h")
+    (group,) = groups_of(file_records(new, old))
+    assert [row.value for row in group.rows] == [0.2]
+
+
+def test_runs_that_did_not_end_well_are_left_out(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    bad = [s for s in Status if s is not Status.OK]
+    assert groups_of(file_records(*(make_record("none", status=status) for status in bad))) == []
+
+
+def test_recipes_of_one_name_are_told_apart(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    root = file_records(make_record("int8_row", 0.5), make_record("int8_row", 0.6))
+    (group,) = groups_of(root)
+    labels = [row.label for row in group.rows]
+    assert sorted(labels) == ["int8_row (000001)", "int8_row (000002)"]
+
+
+def test_format_names_split_into_element_and_granularity(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    (group,) = groups_of(file_records(make_record("fp8_g64", fmt="fp8_e4m3fn_g64")))
+    row = group.find("fp8_e4m3fn", "g64")
+    assert row is not None
+    assert group.find("int8", "g64") is None
