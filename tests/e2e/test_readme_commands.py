@@ -1,0 +1,78 @@
+"""Every command of README and docs runs: with the tiny model and a short text, in this process."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from harness import cli
+from harness.data import embedded
+from harness.report import __main__ as report
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/record.md",
+    "results/README.md",
+]
+COMMAND = re.compile(r"^    (python -m harness[^\n#]*)", re.MULTILINE)
+
+
+def commands() -> list[str]:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    demo = re.search(r"^DEMO := (.*)$", makefile, re.MULTILINE)
+    assert demo
+    lines = re.findall(r"^\t\$\(RUN\) (-m harness --multirun .*)$", makefile, re.MULTILINE)
+    found = [command.strip() for text in texts for command in COMMAND.findall(text)]
+    return found + [f"python {line.replace('$(DEMO)', demo[1])}" for line in lines]
+
+
+@pytest.fixture
+def short_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two subjects instead of 57, so that whole tasks take a second."""
+    samples = embedded._samples()[:10]
+    monkeypatch.setattr(embedded, "_samples", lambda: samples)
+    embedded._text.cache_clear()
+    embedded._questions.cache_clear()
+    yield
+    embedded._text.cache_clear()
+    embedded._questions.cache_clear()
+    GlobalHydra.instance().clear()
+
+
+def test_the_documents_have_the_commands_they_promise() -> None:
+    found = commands()
+    assert "python -m harness +quant=int8_row task=mmlu" in found
+    assert len(found) >= 9
+
+
+@pytest.mark.usefixtures("short_data")
+@pytest.mark.parametrize("command", [c for c in commands() if "harness.report" not in c])
+def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        w
+        for w in shlex.split(command)[3:]
+        if not w.startswith(("model", "results_dir=", "task.limit="))
+    ]
+    words += ["model=tiny", f"results_dir={tmp_path}"] + (
+        ["data=embedded"] if "--help" not in words else []
+    )
+    if "+experiment=granularity" in words:  # it draws 1,000 questions, more than there are here
+        words.append("task=perplexity")
+    monkeypatch.setattr(sys, "argv", ["harness", *words])
+    if "--help" in words:
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        assert leave.value.code == 0
+        return
+    cli.main()
+    wanted = 13 if "+experiment=granularity" in words else 1
+    assert len(list(tmp_path.glob("*/tiny/*.json"))) >= wanted
+    assert report.write(tmp_path, tmp_path / "reports", "all").is_file()
