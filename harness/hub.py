@@ -30,7 +30,9 @@ class Repository:
     """`owner/name`."""
     kind: Literal["dataset", "model"]
     patterns: tuple[str, ...]
-    """Globs of the files that are needed; the first one must match something."""
+    """Globs of the files that are wanted."""
+    missing: Callable[[Path], str | None]
+    """What a folder lacks to be whole, or None: an interrupted download must not be taken for the repository."""
     revision: str = "main"
 
 
@@ -63,18 +65,19 @@ def locate(
     """
     if path is not None:
         folder = Path(path).expanduser()
-        if _has(folder, repository):
-            return Found(folder=folder, revision=None)
-        raise error(
-            f"{override} must be a folder that holds {repository.patterns[0]}, got {str(folder)!r}; "
-            "correct the path, or leave it out to search the other places"
-        )
+        if lack := _lack(folder, repository):
+            raise error(
+                f"{override} must lead to a whole {repository.kind} {repository.name}, but {folder} {lack}; "
+                "correct the path, or leave it out to search the other places"
+            )
+        return Found(folder=folder, revision=None)
     tried = []
     if root := os.environ.get("HARNESS_DATA"):
         folder = Path(root).expanduser() / repository.name
-        if _has(folder, repository):
+        lack = _lack(folder, repository)
+        if lack is None:
             return Found(folder=folder.resolve(), revision=None)
-        tried.append(f"$HARNESS_DATA: {folder} has no {repository.patterns[0]}")
+        tried.append(f"$HARNESS_DATA: {folder} {lack}")
     else:
         tried.append("$HARNESS_DATA: not set")
     for offline, place in ((True, "local hub cache"), (False, "hub")):
@@ -83,9 +86,10 @@ def locate(
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as reason:
             tried.append(f"{place}: {_first_line(reason)}")
             continue
-        if _has(folder, repository):
+        lack = _lack(folder, repository)
+        if lack is None:
             return Found(folder=folder, revision=folder.name)
-        tried.append(f"{place}: the repository has no {repository.patterns[0]}")
+        tried.append(f"{place}: {folder} {lack}")
     raise error(
         f"{repository.kind} {repository.name!r} (revision {repository.revision}) must be found in one of "
         "four places, got none:\n  " + "\n  ".join(tried) + "\nDo one of three things: pass "
@@ -106,8 +110,8 @@ def _download(repository: Repository, *, offline: bool) -> str:
     )
 
 
-def _has(folder: Path, repository: Repository) -> bool:
-    return folder.is_dir() and any(folder.glob(repository.patterns[0]))
+def _lack(folder: Path, repository: Repository) -> str | None:
+    return repository.missing(folder) if folder.is_dir() else "is not a folder"
 
 
 def _first_line(reason: BaseException) -> str:

@@ -85,7 +85,12 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         skipped=(*skipped, *_unreachable(loaded)),
         layers=tuple(layers),
     )
-    return Quantized(report=report, warnings=(*_untied_warnings(untied), *_tail_warnings(layers)))
+    warnings = (
+        *_untied_warnings(untied),
+        *_unreachable_warnings(loaded, report),
+        *_tail_warnings(layers),
+    )
+    return Quantized(report=report, warnings=warnings)
 
 
 def audit_after(loaded: LoadedModel) -> None:
@@ -149,9 +154,21 @@ def _unreachable(loaded: LoadedModel) -> list[SkippedWeight]:
         SkippedWeight(
             name=name,
             shape=tuple(parameter.shape),
-            reason="not the weight of a linear layer, an embedding or an expert stack",
+            reason="not the weight of a linear layer, the token embedding or an expert stack",
         )
         for name, parameter in find_unreachable(loaded.module).items()
+    ]
+
+
+def _unreachable_warnings(loaded: LoadedModel, report: QuantReport) -> list[str]:
+    """Say how much of the model no recipe can quantize."""
+    unreachable = find_unreachable(loaded.module)
+    if not unreachable or not report.layers:
+        return []
+    share = sum(parameter.numel() for parameter in unreachable.values()) / loaded.num_parameters
+    return [
+        f"{len(unreachable)} matrices with {share:.1%} of the parameters are of kinds that no recipe "
+        "quantizes; quant.skipped lists them"
     ]
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -41,17 +42,18 @@ class HubData:
         """Return the folder of one data set, in which every pattern has a file.
 
         Raises:
-            DataError: No place has the data set, or a file of it is missing there.
+            DataError: No place has the whole data set.
         """
-        repository = Repository(name=name, kind="dataset", patterns=patterns, revision=revision)
+
+        def missing(folder: Path) -> str | None:
+            absent = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+            return f"has no {' and no '.join(absent)}" if absent else None
+
+        repository = Repository(
+            name=name, kind="dataset", patterns=patterns, missing=missing, revision=revision
+        )
         path = None if self.path is None else f"{self.path}/{name}"
-        found = locate(repository, path, override="data.path", error=DataError)
-        if missing := [pattern for pattern in patterns if not any(found.folder.glob(pattern))]:
-            raise DataError(
-                f"data set {name} must hold {' and '.join(patterns)}, got no {' and no '.join(missing)} "
-                f"in {found.folder}; complete the folder, or remove it to search the other places"
-            )
-        return found
+        return locate(repository, path, override="data.path", error=DataError)
 
 
 @lru_cache(maxsize=4)
@@ -92,6 +94,8 @@ def _mmlu(source: HubData) -> QuestionSet:
     for question in _questions(found, "dev"):
         examples[question.subject] = (*examples.get(question.subject, ()), question)
     questions = tuple(_questions(found, "test"))
+    if not questions:
+        raise DataError(f"data set cais/mmlu must have test questions, got none in {found.folder}")
     if missing := sorted({q.subject for q in questions} - examples.keys()):
         raise DataError(f"every subject must have dev questions, got none for {missing}")
     fewest = min(len(solved) for solved in examples.values())

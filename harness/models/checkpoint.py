@@ -1,16 +1,19 @@
 """Load a folder in the Hugging Face layout: safetensors, config, tokenizer.
 
 Pickled weights are never read. The type of the weights is always passed, because the default of transformers
-changed between versions, and checked afterwards.
+changed between versions. A tensor that the files lack is an error: transformers would make up a random one.
 """
 
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +24,11 @@ from transformers.utils import logging
 
 from harness.errors import ModelError
 from harness.models.source import Dtype
+
+FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+"""The files of a model: weights, config, tokenizer, chat template, code."""
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+"""What transformers raises for a damaged or foreign folder."""
 
 
 def load_folder(
@@ -36,17 +44,20 @@ def load_folder(
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        module = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation="sdpa",
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError) as reason:
+    except UNLOADABLE as reason:
         raise ModelError(
             f"the model folder must be one that transformers loads, got {folder}: {reason}"
         ) from reason
+    module, loading = found
+    check_complete(loading, folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             "the tokenizer must be a fast one (tokenizer.json), because word and byte figures need "
@@ -58,6 +69,16 @@ def load_folder(
             "quantization is what the recipe does"
         )
     return prepare(module, device), tokenizer
+
+
+def check_complete(loading: Mapping[str, Any], source: Path) -> None:
+    """Raise ModelError if transformers found no values for some weights of a model."""
+    if missing := sorted(loading["missing_keys"]):
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ModelError(
+            f"every weight of the model must be in its files, but {source} lacks {len(missing)}: {shown}; "
+            "download or convert it again"
+        )
 
 
 def prepare(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -74,34 +95,40 @@ def quiet_unless_terminal() -> None:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def check_weights(folder: Path) -> None:
-    """Raise ModelError unless the folder has a config and every safetensors file that its index names."""
+def missing_files(folder: Path) -> str | None:
+    """Return what a folder lacks to be a model: config, weights as safetensors, every file of their index; or None."""
     if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"a model folder must hold config.json, got {folder} without one; "
-            "pass the folder that save_pretrained wrote"
-        )
+        return "has no config.json"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
-            raise ModelError(
-                f"a model folder must hold every file of its index, got {folder} without {missing}; "
-                "download them again"
-            )
-    elif not any(folder.glob("*.safetensors")):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return f"has a damaged {index.name}"
+        absent = sorted(shard for shard in shards if not (folder / shard).is_file())
+        return (
+            f"has an index that names {', '.join(absent)}, but not these files" if absent else None
+        )
+    if not any(folder.glob("*.safetensors")):
+        return "has no *.safetensors (pickled weights are never loaded)"
+    return None
+
+
+def check_weights(folder: Path) -> None:
+    """Raise ModelError unless the folder is a whole model."""
+    if lack := missing_files(folder):
         raise ModelError(
-            f"a model folder must hold *.safetensors (pickled weights are never loaded), got {folder} "
-            "without one; convert it with save_pretrained"
+            f"a model folder must be one that save_pretrained wrote, but {folder} {lack}; "
+            "download or save it again"
         )
 
 
 @lru_cache(maxsize=16)
 def folder_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over the weights, config and tokenizer files of a folder."""
+    """Return the SHA-256 over the weights, config, tokenizer and code files of a folder."""
     check_weights(folder)
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
         digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

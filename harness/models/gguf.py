@@ -15,15 +15,21 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
 from gguf import GGUFReader
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
-from harness.models.checkpoint import load_folder, quiet_unless_terminal, sha256_file
+from harness.models.checkpoint import (
+    UNLOADABLE,
+    check_complete,
+    load_folder,
+    quiet_unless_terminal,
+    sha256_file,
+)
 from harness.models.source import Dtype, LoadedModel
 
 log = logging.getLogger(__name__)
@@ -98,18 +104,23 @@ def converted(file: Path, sha256: str) -> Path:
 def _convert(file: Path, target: Path) -> None:
     quiet_unless_terminal()
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        if GGUFReader(file).get_field("general.architecture") is None:
+            raise ValueError("it does not name an architecture")
+        found: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, KeyError) as reason:
+    except UNLOADABLE as reason:
         raise ModelError(
             f"model.path must be a GGUF file that transformers can dequantize, got {file}: {reason}"
         ) from reason
-    nn.Module.to(module, torch.bfloat16)
+    module, loading = found
+    check_complete(loading, file)
+    module.to(torch.bfloat16)
     module.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

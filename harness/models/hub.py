@@ -8,10 +8,8 @@ import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
-from harness.models.checkpoint import check_weights, folder_fingerprint, load_folder
+from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
 from harness.models.source import Dtype, LoadedModel
-
-FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +56,7 @@ class HubModel:
         )
 
     def _locate(self) -> Found:
-        patterns = (*FILES, "*.py") if self.trust_remote_code else FILES
+        patterns = tuple(p for p in FILES if p != "*.py" or self.trust_remote_code)
         return _locate_model(self.repo, self.revision, self.path, patterns)
 
 
@@ -101,7 +99,7 @@ class LocalModel:
 
 @lru_cache(maxsize=16)
 def _locate_model(repo: str, revision: str, path: str | None, patterns: tuple[str, ...]) -> Found:
-    repository = Repository(name=repo, kind="model", patterns=patterns, revision=revision)
-    found = locate(repository, path, override="model.path", error=ModelError)
-    check_weights(found.folder)
-    return found
+    repository = Repository(
+        name=repo, kind="model", patterns=patterns, missing=missing_files, revision=revision
+    )
+    return locate(repository, path, override="model.path", error=ModelError)

@@ -1,6 +1,6 @@
 """Which weights of a model can be quantized.
 
-A target is a weight matrix `[N, K]` of a linear layer or an embedding, or a stack of them `[E, N, K]`: transformers 5
+A target is a weight matrix `[N, K]` of a linear layer or of the token embedding, or a stack of them `[E, N, K]`: transformers 5
 keeps the experts of a mixture as three-dimensional parameters, which no search for `nn.Linear` finds. What is a matrix
 but not a target is reported too, so that no weight is left out unseen.
 """
@@ -50,15 +50,16 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
     Raises:
         UnsupportedRecipe: The model keeps expert stacks with the contraction axis in the middle.
     """
+    embedding = module.get_input_embeddings()
     aliases = {
-        id(module.get_input_embeddings()): "embed_tokens",
+        id(embedding): "embed_tokens",
         id(output_layer(module)): "lm_head",
     }
     targets: list[Target] = []
     seen: dict[int, str] = {}
     for path, owner in module.named_modules():
         for attribute, parameter in owner.named_parameters(recurse=False):
-            if not _is_target(owner, attribute, parameter):
+            if not _is_target(owner, attribute, parameter, is_input=owner is embedding):
                 continue
             name = f"{path}.{attribute}" if parameter.dim() == 3 else path
             if getattr(owner, "is_transposed", False):
@@ -79,10 +80,12 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
     return targets
 
 
-def _is_target(owner: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
+def _is_target(
+    owner: nn.Module, attribute: str, parameter: nn.Parameter, *, is_input: bool
+) -> bool:
     if not parameter.is_floating_point():
         return False
-    if isinstance(owner, nn.Linear | nn.Embedding):
+    if isinstance(owner, nn.Linear) or is_input:
         return attribute == "weight"
     return parameter.dim() == 3 and not isinstance(owner, nn.Conv1d)
 

@@ -1,0 +1,125 @@
+"""Every task in conf/ runs on the tiny model with embedded data, and gives whole, finite, repeatable results."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import build
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
+from harness.results.record import Unit
+from harness.tasks.base import Task, TaskResult
+
+CONF = Path(__file__).parents[2] / "conf" / "task"
+NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
+SMALL = {"window": 64, "limit_windows": 12, "limit": 6, "shots": 1}
+"""Limits that make a task quick, by the name of the key."""
+
+Compose = Callable[..., dict[str, Any]]
+each_task = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def results() -> Callable[[Task], TaskResult]:
+    """Run a task on a model of its own, once for all tests of this module."""
+    loaded = TinyModel().load(torch.device("cpu"))
+    return lru_cache(lambda task: task.run(loaded))
+
+
+def small(composed: Compose, name: str) -> Task:
+    """Build a task with small limits."""
+    keys = composed(f"task={name}")["task"].keys() & SMALL.keys()
+    return build(
+        composed(f"task={name}", *(f"task.{key}={SMALL[key]}" for key in keys))["task"], "task"
+    )
+
+
+def test_there_are_tasks() -> None:
+    assert {"perplexity", "mmlu", "mmlu_generate"} <= set(NAMES)
+
+
+@each_task
+def test_task_builds_as_its_file_stands(composed: Compose, name: str) -> None:
+    task = build(composed(f"task={name}")["task"], "task")
+    assert name.startswith(task.name)
+    assert task.version >= 1
+
+
+@each_task
+def test_metrics_are_finite_named_and_explained(
+    composed: Compose, results: Callable[[Task], TaskResult], name: str
+) -> None:
+    task = small(composed, name)
+    metrics = results(task).metrics
+    names = [metric.name for metric in metrics]
+    assert len(set(names)) == len(names)
+    assert task.headline in names
+    for metric in metrics:
+        assert metric.value is not None
+        assert math.isfinite(metric.value)
+        assert metric.unit in Unit
+        assert metric.n >= 1
+        assert metric.unit is not Unit.FRACTION or 0 <= metric.value <= 1
+        if metric.ci95 is None:
+            assert metric.note or metric.unit is Unit.COUNT
+        else:
+            low, high = metric.ci95
+            assert low <= metric.value <= high
+
+
+@each_task
+def test_samples_have_unique_ids_and_finite_scores(
+    composed: Compose, results: Callable[[Task], TaskResult], name: str
+) -> None:
+    samples = results(small(composed, name)).samples
+    assert len(samples) in (SMALL["limit"], SMALL["limit_windows"])
+    assert len({sample.id for sample in samples}) == len(samples)
+    for sample in samples:
+        assert sample.scores
+        assert all(math.isfinite(value) for value in sample.scores.values())
+
+
+@each_task
+def test_same_run_gives_the_same_result_twice(
+    composed: Compose, results: Callable[[Task], TaskResult], tiny: LoadedModel, name: str
+) -> None:
+    task = small(composed, name)
+    first, second = results(task), task.run(tiny)
+    assert first.metrics == second.metrics
+    assert first.samples == second.samples
+    assert first.info == second.info
+
+
+@each_task
+def test_running_leaves_the_weights_and_the_random_state_alone(
+    composed: Compose, tiny: LoadedModel, name: str
+) -> None:
+    before = {key: tensor.clone() for key, tensor in tiny.module.state_dict().items()}
+    state = torch.random.get_rng_state()
+    small(composed, name).run(tiny)
+    assert all(torch.equal(before[key], t) for key, t in tiny.module.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@each_task
+def test_facts_of_the_data_need_no_model_and_are_part_of_the_result(
+    composed: Compose, results: Callable[[Task], TaskResult], name: str
+) -> None:
+    task = small(composed, name)
+    facts = task.data_facts()
+    assert facts["name"]
+    assert any(key.endswith("sha256") for key in facts)
+    assert facts.items() <= results(task).info.data.items()
+
+
+@each_task
+def test_protocol_says_what_was_limited(
+    composed: Compose, results: Callable[[Task], TaskResult], name: str
+) -> None:
+    protocol = results(small(composed, name)).info.protocol
+    assert "6-by-seed-42" in protocol or "windows=first-12" in protocol

@@ -1,0 +1,107 @@
+"""Rules of the source tree that no linter knows."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.results.record import RunRecord
+from harness.results.store import read
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "harness").rglob("*.py"))
+CONF_FILES = sorted((ROOT / "conf").rglob("*.yaml"))
+RESULTS = sorted((ROOT / "results").rglob("*.json"))
+MOST_LINES = 400
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def checked_in(files: list[Path]) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "results"], capture_output=True, text=True, check=False
+    )
+    known = {ROOT / line for line in listed.stdout.splitlines()}
+    return [file for file in files if file in known]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SOURCES) > 30
+    assert len(CONF_FILES) > 20
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_source_file_keeps_to_its_budget_and_prints_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    prints = [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    assert prints == []
+
+
+@pytest.mark.parametrize("word", ["util", "helper", "manager", "misc", "common"])
+def test_no_file_is_named_after_nothing(word: str) -> None:
+    named = [path for path in ROOT.rglob("*.py") if word in path.stem and ".venv" not in path.parts]
+    assert named == []
+
+
+def test_records_statistics_and_reports_import_without_torch() -> None:
+    parts = ("results", "report", "stats", "errors")
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in SOURCES
+        if path.relative_to(ROOT / "harness").parts[0].removesuffix(".py") in parts
+        and path.stem not in ("__init__", "__main__")
+    ]
+    assert {"harness.results.store", "harness.results.record", "harness.stats"} <= set(modules)
+    heavy = ("torch", "transformers", "hydra")
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_and_mistakes_import_no_torch() -> None:
+    code = (
+        "import sys, harness.cli\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_schema_in_the_documentation_is_that_of_the_code() -> None:
+    documented = json.loads((ROOT / "docs" / "record.schema.json").read_text(encoding="utf-8"))
+    assert documented == RunRecord.model_json_schema(mode="serialization")
+
+
+@pytest.mark.parametrize("path", CONF_FILES, ids=ids)
+def test_conf_file_is_yaml_with_a_comment_first(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    assert text.startswith("# ")
+    assert any(comment and not comment.startswith("@package") for comment in comments)
+
+
+def test_checked_in_results_are_whole_records_without_nan() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in a checked-in result")
+
+    for path in checked_in(RESULTS):
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        record = read(path)
+        if record.samples_file is not None:
+            assert path.with_name(record.samples_file).is_file(), path

@@ -1,0 +1,210 @@
+"""WikiText-2 and MMLU: malformed files are refused by row, the real ones are the known ones."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness.data import hub
+from harness.data.hub import HubData
+from harness.errors import DataError
+
+SCHEMA = pa.schema(
+    [
+        ("question", pa.string()),
+        ("subject", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.int64()),
+    ]
+)
+Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """Data sets are read once a process; tests write new ones."""
+    readers = (hub._wikitext, hub._mmlu)
+    for reader in readers:
+        reader.cache_clear()
+    yield
+    for reader in readers:
+        reader.cache_clear()
+
+
+def row(**changes: object) -> Row:
+    good = {
+        "question": "Which?",
+        "subject": "anatomy",
+        "choices": ["1", "2", "3", "4"],
+        "answer": 2,
+    }
+    return good | changes
+
+
+def write_mmlu(root: Path, test: list[Row], dev: list[Row]) -> HubData:
+    folder = root / "cais" / "mmlu" / "all"
+    folder.mkdir(parents=True)
+    for split, rows in (("test", test), ("dev", dev)):
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return HubData(path=str(root))
+
+
+def write_wikitext(root: Path, rows: list[str | None]) -> HubData:
+    folder = root / "Salesforce" / "wikitext" / "wikitext-2-raw-v1"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": rows}), folder / "test-00000-of-00001.parquet")
+    return HubData(path=str(root))
+
+
+def test_questions_and_examples_are_read(tmp_path: Path) -> None:
+    test = [row(), row(subject="virology", answer=0), row(question=" Why? ")]
+    dev = [row(subject=s, question=f"{s} {i}") for i in range(5) for s in ("anatomy", "virology")]
+    data = write_mmlu(tmp_path, test, dev).questions()
+    assert [q.id for q in data.questions] == ["test/anatomy/0", "test/virology/0", "test/anatomy/1"]
+    assert [q.answer for q in data.questions] == [2, 0, 2]
+    assert [q.question for q in data.questions] == ["Which?", "Which?", " Why? "]
+    shots = data.shots(data.questions[0], 5)
+    assert [shot.question for shot in shots] == [f"anatomy {i}" for i in range(5)]
+    assert data.subjects == ("anatomy", "virology")
+    assert data.default_shots == data.max_shots == 5
+    assert data.revision is None
+
+
+def test_fewer_examples_in_one_subject_bound_the_shots(tmp_path: Path) -> None:
+    dev = [row(), row(), row(subject="virology")]
+    data = write_mmlu(tmp_path, [row(), row(subject="virology")], dev).questions()
+    assert data.default_shots == data.max_shots == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"choices": ["1", "2", "3", "4", "5"]}, "choices must be four texts, got 5"),
+        ({"choices": ["1", "2", "3"]}, "choices must be four texts, got 3"),
+        ({"choices": ["1", "2", "3", None]}, "choices must be four texts"),
+        ({"choices": None}, "choices must be four texts, got None"),
+        ({"answer": 7}, r"answer must be an index 0\.\.3, got 7"),
+        ({"answer": -1}, r"answer must be an index 0\.\.3, got -1"),
+        ({"answer": 4}, r"answer must be an index 0\.\.3, got 4"),
+        ({"answer": None}, r"answer must be an index 0\.\.3, got None"),
+        ({"question": None}, "question must be a text that is not empty, got None"),
+        ({"question": "  "}, "question must be a text that is not empty"),
+        ({"subject": ""}, "subject must be a text that is not empty"),
+        ({"subject": None}, "subject must be a text that is not empty"),
+    ],
+)
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_malformed_row_is_named_with_its_reason(
+    tmp_path: Path, split: str, bad: Row, reason: str
+) -> None:
+    rows = {"test": [row()] * 3, "dev": [row()] * 3}
+    rows[split] = [*rows[split], row(**bad)]
+    source = write_mmlu(tmp_path, **rows)
+    with pytest.raises(DataError, match=rf"all/{split}-\*\.parquet, row 3: {reason}"):
+        source.questions()
+
+
+def test_subject_without_examples_is_named(tmp_path: Path) -> None:
+    source = write_mmlu(tmp_path, [row(), row(subject="virology")], [row()])
+    with pytest.raises(DataError, match=r"got none for \['virology'\]"):
+        source.questions()
+
+
+def test_missing_split_is_named(tmp_path: Path) -> None:
+    source = write_mmlu(tmp_path, [row()], [row()])
+    next((tmp_path / "cais/mmlu/all").glob("dev-*")).unlink()
+    with pytest.raises(DataError, match=r"has no all/dev-\*\.parquet"):
+        source.questions()
+
+
+def test_folder_without_every_split_is_passed_over_for_the_next_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mmlu(tmp_path / "whole", [row(question="whole")], [row()])
+    write_mmlu(tmp_path / "half", [row(question="half")], [row()])
+    next((tmp_path / "half/cais/mmlu/all").glob("dev-*")).unlink()
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "half"))
+    whole = str(tmp_path / "whole/cais/mmlu")
+    monkeypatch.setattr("harness.hub._download", lambda repository, offline: whole)
+    assert [q.question for q in HubData().questions().questions] == ["whole"]
+
+
+def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    source = write_mmlu(tmp_path, [row()], [row()])
+    file = next((tmp_path / "cais/mmlu/all").glob("dev-*"))
+    file.write_bytes(b"not parquet")
+    with pytest.raises(DataError, match=f"{file} must be a parquet file with the columns"):
+        source.questions()
+
+
+def test_missing_column_is_named(tmp_path: Path) -> None:
+    source = write_mmlu(tmp_path, [row()], [row()])
+    file = next((tmp_path / "cais/mmlu/all").glob("test-*"))
+    pq.write_table(pq.read_table(file).drop_columns(["answer"]), file)
+    with pytest.raises(DataError, match="must be a parquet file with the columns"):
+        source.questions()
+
+
+@pytest.mark.parametrize("rows", [{"test": [], "dev": [row()]}, {"test": [row()], "dev": []}])
+def test_empty_split_is_a_data_error(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+    with pytest.raises(DataError):
+        write_mmlu(tmp_path, **rows).questions()
+
+
+def test_text_joins_every_row_with_a_blank_line(tmp_path: Path) -> None:
+    rows = ["", " = Title = \n", "", " Body\n"]
+    text = write_wikitext(tmp_path, rows).text()
+    assert text.text == "\n\n = Title = \n\n\n\n\n Body\n"
+    assert text.sha256 == hashlib.sha256(text.text.encode()).hexdigest()
+    assert text.num_rows == 4
+
+
+def test_row_that_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1: text must be a string, got None"):
+        write_wikitext(tmp_path, ["a", None]).text()
+
+
+def test_other_text_than_the_hub_s_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = write_wikitext(tmp_path, ["a"]).text().warnings
+    assert "not 696cca6b65a171b0" in warning
+    assert "not comparable with published figures" in warning
+
+
+def test_real_wikitext_has_4358_rows_and_no_warning(hub_root: Path) -> None:
+    text = HubData(path=str(hub_root)).text()
+    assert text.num_rows == 4358
+    assert text.warnings == ()
+    assert text.text.startswith("\n\n = Robert Boulter = \n\n\n\n\n Robert Boulter is an English")
+    assert len(text.text.split()) == 241211
+
+
+def test_real_wikitext_with_crlf_is_warned_of(hub_root: Path, tmp_path: Path) -> None:
+    file = next((hub_root / "Salesforce/wikitext/wikitext-2-raw-v1").glob("test-*.parquet"))
+    rows = [text.replace("\n", "\r\n") for text in pq.read_table(file)["text"].to_pylist()]
+    text = write_wikitext(tmp_path, rows).text()
+    assert text.num_rows == 4358
+    assert len(text.warnings) == 1
+
+
+def test_real_mmlu_has_14042_questions_of_57_subjects(hub_root: Path) -> None:
+    data = HubData(path=str(hub_root)).questions()
+    assert len(data.questions) == 14042
+    assert len(data.subjects) == 57
+    assert {len(solved) for solved in data.examples.values()} == {5}
+    assert data.default_shots == 5
+    assert len({question.id for question in data.questions}) == 14042
+    anatomy = next(q for q in data.questions if q.subject == "anatomy")
+    assert anatomy.id == "test/anatomy/0"
+    assert "lesion" in anatomy.question
+
+
+def test_environment_variable_finds_the_real_data(
+    hub_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(hub_root))
+    assert HubData().text().num_rows == 4358

@@ -1,0 +1,194 @@
+"""GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
+
+import hashlib
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+
+from harness.errors import ModelError
+from harness.models import gguf as gguf_models
+from harness.models.gguf import GgufModel, cache_folder, converted, describe
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HARNESS_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/quant-harness"),
+        ({"HARNESS_CACHE": "", "XDG_CACHE_HOME": "/b"}, "/b/quant-harness"),
+        ({"HARNESS_CACHE": "~/mine"}, "/home/me/mine"),
+        ({}, "/home/me/.cache/quant-harness"),
+    ],
+)
+def test_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    for name in ("HARNESS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(expected)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("HARNESS_CACHE", str(folder))
+    return folder
+
+
+def test_file_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def convert(file: Path, target: Path) -> None:
+        calls.append(file)
+        (target / "config.json").write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(gguf_models, "_convert", convert)
+    first = converted(Path("m.gguf"), "a" * 64)
+    assert (first / "config.json").is_file()
+    assert converted(Path("m.gguf"), "a" * 64) == first
+    assert len(calls) == 1
+    assert converted(Path("m.gguf"), "b" * 64) != first
+    assert len(calls) == 2
+    assert not list(cache.glob("converting-*"))
+
+
+def test_conversion_that_fails_leaves_nothing_and_is_repeated(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path, target: Path) -> None:
+        (target / "config.json").write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf_models, "_convert", fail)
+    with pytest.raises(KeyboardInterrupt):
+        converted(Path("m.gguf"), "a" * 64)
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(gguf_models, "_convert", lambda file, target: None)
+    assert converted(Path("m.gguf"), "a" * 64).is_dir()
+
+
+def write_gguf(file: Path) -> None:
+    """Write a file with two float32 tensors and one of 8-bit blocks, and no model in it."""
+    writer = gguf.GGUFWriter(file, "llama")
+    blocks = gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("a", np.ones((2, 3), np.float32))
+    writer.add_tensor("b", np.ones(4, np.float32))
+    writer.add_tensor("c", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_origin_lists_the_types_of_the_tensors(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    assert describe(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
+
+
+def test_fingerprint_is_the_hash_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"content")
+    assert GgufModel(path=str(file)).fingerprint() == hashlib.sha256(b"content").hexdigest()
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    for call in (GgufModel.fingerprint, lambda model: model.load(CPU)):
+        with pytest.raises(ModelError, match=r"model\.path must be a GGUF file, got '.*nowhere'"):
+            call(GgufModel(path=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("content", [b"", b"not a GGUF file", b"GGUF" + bytes(100)])
+def test_file_that_is_no_gguf_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="GGUF file"):
+        GgufModel(path=str(file)).load(CPU)
+
+
+LAYER = {
+    "attn_norm": (16,),
+    "ffn_norm": (16,),
+    "attn_q": (16, 16),
+    "attn_k": (8, 16),
+    "attn_v": (8, 16),
+    "attn_output": (16, 16),
+    "ffn_gate": (24, 16),
+    "ffn_up": (24, 16),
+    "ffn_down": (16, 24),
+}
+ALPHABET = sorted(ByteLevel.alphabet())
+WHOLE = {
+    "token_embd.weight": (258, 16),
+    "output_norm.weight": (16,),
+    "output.weight": (258, 16),
+    **{f"blk.0.{name}.weight": shape for name, shape in LAYER.items()},
+}
+
+
+def write_model(file: Path, without: str | None = None) -> dict[str, np.ndarray]:
+    """Write a Llama of one layer with a byte tokenizer, perhaps without one tensor; return the tensors."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(16)
+    writer.add_feed_forward_length(24)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(258)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*ALPHABET, "ab", "<end>"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(257)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in WHOLE.items()}
+    tensors.pop(without, None)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+@pytest.mark.usefixtures("cache")
+def test_model_has_the_weights_of_the_file_in_bfloat16(tmp_path: Path) -> None:
+    written = write_model(tmp_path / "m.gguf")
+    loaded = GgufModel(path=str(tmp_path / "m.gguf"), dtype="float32").load(CPU)
+    layer = loaded.module.model.layers[0]
+    found = {
+        "token_embd.weight": loaded.module.model.embed_tokens.weight,
+        "output.weight": loaded.module.lm_head.weight,
+        "blk.0.attn_v.weight": layer.self_attn.v_proj.weight,
+        "blk.0.ffn_down.weight": layer.mlp.down_proj.weight,
+        "blk.0.ffn_norm.weight": layer.post_attention_layernorm.weight,
+    }
+    for name, weight in found.items():
+        assert weight.dtype is torch.float32
+        assert torch.equal(weight, torch.from_numpy(written[name]).bfloat16().float()), name
+    assert loaded.origin == "dequantized GGUF (12 x F32)"
+    assert loaded.tokenizer("abé")["input_ids"] == [256, *map(ALPHABET.index, "Ã©")]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("name", ["blk.0.ffn_up.weight", "token_embd.weight"])
+def test_missing_tensor_is_a_model_error_and_never_a_random_weight(
+    tmp_path: Path, name: str
+) -> None:
+    write_model(tmp_path / "m.gguf", without=name)
+    with pytest.raises(ModelError):
+        GgufModel(path=str(tmp_path / "m.gguf")).load(CPU)

@@ -1,0 +1,134 @@
+"""Swapping weights in and bringing the float ones back."""
+
+import pytest
+import torch
+
+from harness.backends.fake import FakeBackend
+from harness.formats.integer import Integer
+from harness.models import cache
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
+from harness.quant.block_scaled import BlockScaled
+from harness.quant.granularity import Granularity
+from harness.quant.layer import LayerRule
+from harness.recipe import QuantRecipe, audit_after, quantize
+
+CPU = torch.device("cpu")
+IDS = torch.arange(40)[None]
+
+
+def quantized_head() -> QuantRecipe:
+    """Return a recipe that stores the head, which is tied to the embedding, in two bits."""
+    fmt = BlockScaled(element=Integer(bits=2), granularity=Granularity(block=(1, -1)))
+    rules = {"linear": LayerRule(match="*", weight=fmt)}
+    return QuantRecipe(name="head", rules=rules, skip=("embed_tokens",), backend=FakeBackend())
+
+
+def test_swap_replaces_one_owner_and_restore_brings_the_object_back(tiny: LoadedModel) -> None:
+    head, embedding = tiny.module.lm_head, tiny.module.model.embed_tokens
+    original = head.weight
+    tiny.swap(head, "weight", torch.zeros_like(original))
+    assert head.weight.eq(0).all()
+    assert embedding.weight is original
+    assert not head.weight.requires_grad
+    tiny.restore()
+    assert head.weight is original
+    assert not tiny.swaps
+
+
+def test_swap_casts_to_the_type_of_the_model() -> None:
+    loaded = TinyModel(dtype="bfloat16").load(CPU)
+    owner = loaded.module.model.layers[0].mlp.up_proj
+    loaded.swap(owner, "weight", torch.full(owner.weight.shape, 1.001))
+    assert owner.weight.dtype is torch.bfloat16
+    assert owner.weight.eq(1).all()
+
+
+def test_restore_after_two_swaps_of_one_weight_brings_the_first_back(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    original = owner.weight
+    tiny.swap(owner, "weight", torch.zeros_like(original))
+    tiny.swap(owner, "weight", torch.ones_like(original))
+    tiny.restore()
+    assert owner.weight is original
+
+
+def test_displaced_counts_what_is_no_longer_in_place(tiny: LoadedModel) -> None:
+    first, second = (layer.mlp.up_proj for layer in tiny.module.model.layers)
+    for owner in (first, second):
+        tiny.swap(owner, "weight", torch.zeros_like(owner.weight))
+    assert tiny.displaced() == 0
+    first.weight = torch.nn.Parameter(first.weight.clone(), requires_grad=False)
+    assert tiny.displaced() == 1
+
+
+def test_tying_weights_again_does_not_undo_a_quantized_head(tiny: LoadedModel) -> None:
+    head, embedding = tiny.module.lm_head, tiny.module.model.embed_tokens
+    original = head.weight
+    quantize(tiny, quantized_head())
+    installed = head.weight
+    tiny.module.tie_weights()
+    assert head.weight is installed
+    assert embedding.weight is original
+    assert head.weight.unique().numel() > 3
+    audit_after(tiny)
+
+
+def test_restore_brings_back_the_tie(tiny: LoadedModel) -> None:
+    head, embedding = tiny.module.lm_head, tiny.module.model.embed_tokens
+    before = [*tiny.module.parameters()]
+    quantize(tiny, quantized_head())
+    assert head.weight is not embedding.weight
+    tiny.restore()
+    after = [*tiny.module.parameters()]
+    assert all(a is b for a, b in zip(before, after, strict=True))
+    assert head.weight is embedding.weight
+    assert tiny.module.config.tie_word_embeddings is True
+
+
+def test_untied_model_stays_untied_when_restored() -> None:
+    loaded = TinyModel().load(CPU)
+    loaded.module.config.tie_word_embeddings = False
+    loaded.module.lm_head.weight = torch.nn.Parameter(loaded.module.lm_head.weight.clone())
+    quantize(loaded, quantized_head())
+    loaded.restore()
+    assert loaded.module.config.tie_word_embeddings is False
+
+
+def test_number_of_parameters_counts_shared_ones_once(tiny: LoadedModel) -> None:
+    vocab, hidden, inner, head = 261, 48, 80, 12
+    attention = 2 * hidden * 4 * head + 2 * hidden * 2 * head
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    assert tiny.num_parameters == vocab * hidden + 2 * layer + hidden
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_held", {})
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_cache_gives_the_same_object_for_the_same_source() -> None:
+    assert cache.load(TinyModel(), CPU) is cache.load(TinyModel(), CPU)
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("other", [TinyModel(seed=1), TinyModel(dtype="bfloat16")])
+def test_cache_holds_one_model_and_another_source_replaces_it(other: TinyModel) -> None:
+    first = cache.load(TinyModel(), CPU)
+    second = cache.load(other, CPU)
+    assert second is not first
+    assert second.dtype is getattr(torch, other.dtype)
+    assert list(cache._held.values()) == [second]
+    assert cache.load(TinyModel(), CPU) is not first
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_cache_hands_a_model_out_with_its_float_weights() -> None:
+    loaded = cache.load(TinyModel(), CPU)
+    with torch.inference_mode():
+        before = loaded.module(IDS).logits
+        quantize(loaded, quantized_head())
+        assert not torch.equal(loaded.module(IDS).logits, before)
+        again = cache.load(TinyModel(), CPU)
+        assert torch.equal(again.module(IDS).logits, before)

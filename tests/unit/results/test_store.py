@@ -1,0 +1,366 @@
+"""The store: whole files or none, whatever happens while they are written."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from harness.errors import ResultError
+from harness.results.record import RunRecord, SampleScore, Status
+from harness.results.store import ResultStore, Stored, read, read_samples, safe_name, write_atomic
+
+MakeRecord = Callable[..., RunRecord]
+HOSTILE = [
+    "../../x",
+    "a/b",
+    "",
+    ".hidden",
+    "..",
+    "n" * 300,
+    "🦙 модель",
+    "a\\b",
+    "c:\0d\n",
+    "~",
+    "-rf",
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(root=tmp_path / "results")
+
+
+def filed(store: ResultStore, record: RunRecord) -> Path:
+    path = store.path(record, task="perplexity", model="tiny", recipe="int8_row")
+    store.write(path, record)
+    return path
+
+
+def refuse(*_args: object, **_kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# Records
+
+
+def test_record_read_is_the_record_written(store: ResultStore, make_record: MakeRecord) -> None:
+    record = make_record()
+    path = filed(store, record)
+    assert path == store.root / "perplexity" / "tiny" / f"int8_row--{record.run_id}.json"
+    assert read(path) == record
+    assert store.load() == ([Stored(path=path, record=record)], [])
+    assert json.loads(path.read_text())["metrics"][0]["value"] == 7.0625
+
+
+def test_truncated_file_is_never_a_record(store: ResultStore, make_record: MakeRecord) -> None:
+    record = make_record()
+    path = filed(store, record)
+    content = path.read_bytes()
+    lengths = {*range(0, len(content), 7), *range(len(content) - 5, len(content))}
+    for length in sorted(lengths):
+        path.write_bytes(content[:length])
+        if content[length:].strip() == b"":  # only white space is missing
+            assert read(path) == record
+            continue
+        with pytest.raises(ResultError, match=r"must be a whole record.*delete the file") as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b"\xff\xfe\x00", b"\0" * 4096])
+def test_file_that_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ResultError, match="must be a whole record"):
+        read(path)
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="must be readable"):
+        read(tmp_path / "missing.json")
+    with pytest.raises(ResultError, match="must be readable"):
+        read(tmp_path)
+
+
+def test_load_names_the_broken_files_and_returns_the_others(
+    store: ResultStore, make_record: MakeRecord
+) -> None:
+    good = filed(store, make_record())
+    broken = good.with_name("int8_row--torn.json")
+    broken.write_bytes(good.read_bytes()[:100])
+    foreign = good.with_name("notes.json")
+    foreign.write_text('{"hello": 1}')
+    stored, problems = store.load()
+    assert [item.path for item in stored] == [good]
+    assert len(problems) == 2
+    assert any(str(broken) in problem for problem in problems)
+    assert any(str(foreign) in problem for problem in problems)
+
+
+def test_load_reads_no_folder_but_its_own(store: ResultStore, make_record: MakeRecord) -> None:
+    good = filed(store, make_record())
+    study = ResultStore(root=store.root / "study")
+    filed(study, make_record(command="of the study"))
+    for stray in (store.root / "top.json", store.root / "perplexity" / "side.json"):
+        stray.write_text("{}")
+    stored, problems = store.load()
+    assert [item.path for item in stored] == [good]
+    assert problems == []
+    assert [item.record.command for item in study.load()[0]] == ["of the study"]
+
+
+def test_load_of_a_folder_that_is_not_there_is_empty(store: ResultStore) -> None:
+    assert store.load() == ([], [])
+    assert store.find("0" * 64) == []
+
+
+def test_load_is_sorted_by_time(store: ResultStore, make_record: MakeRecord) -> None:
+    first = make_record()
+    later = [
+        make_record(run_id=f"0123456789ab-{name}", created=first.created + timedelta(seconds=s))
+        for name, s in (("z", 1), ("a", 2), ("m", 3))
+    ]
+    for record in (later[2], later[0], first, later[1]):
+        filed(store, record)
+    assert [item.record for item in store.load()[0]] == [first, *later]
+
+
+def test_find_compares_the_whole_hash(
+    store: ResultStore, make_record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = make_record()
+    filed(store, mine)
+    same_start = mine.config_hash[:-1] + "f"
+    filed(store, make_record(config_hash=same_start, run_id="0123456789ab-other"))
+    torn = store.root / "perplexity" / "tiny" / "int8_row--0123456789ab-torn.json"
+    torn.write_text("{")
+    with caplog.at_level(logging.WARNING):
+        found = store.find(mine.config_hash)
+    assert [item.record for item in found] == [mine]
+    assert str(torn) in caplog.text
+    assert store.find("f" * 64) == []
+
+
+def test_close_abandoned_marks_running_records_and_no_others(
+    store: ResultStore, make_record: MakeRecord
+) -> None:
+    for number, status in enumerate(Status):
+        filed(store, make_record(status=status, run_id=f"0123456789ab-{number}", error="as it was"))
+    before = {item.record.run_id: item.record for item in store.load()[0]}
+    store.close_abandoned(store.load()[0])
+    for item in store.load()[0]:
+        old = before[item.record.run_id]
+        if old.status is Status.RUNNING:
+            assert item.record.status is Status.ERROR
+            assert "without closing the record" in str(item.record.error)
+        else:
+            assert item.record == old
+
+
+# Writing
+
+
+def test_bytes_on_disk_are_those_given(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomic(path, b"first")
+    write_atomic(path, b"second\n")
+    assert path.read_bytes() == b"second\n"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o044 == 0o044, "others can read results"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(os, "fsync"), (Path, "replace"), (Path, "chmod"), (tempfile, "mkstemp")]
+)
+def test_full_disk_leaves_the_old_file_and_no_scratch_file(
+    owner: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse)
+        with pytest.raises(ResultError, match=r"No space left on device.*results_dir=FOLDER"):
+            write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_first_write_to_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(ResultError):
+            write_atomic(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_system_that_cannot_sync_a_folder_raises_no_bare_oserror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112 - a link, not a path
+            refuse()
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", only_files)
+        with contextlib.suppress(ResultError):
+            write_atomic(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "file"])
+
+
+def test_new_content_is_on_disk_before_it_takes_the_place_of_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    events: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append("sync")
+        real_fsync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        assert self.read_bytes() == b"new"
+        assert target.read_bytes() == b"old"
+        assert self.parent == target.parent, "a rename is atomic only within a folder"
+        events.append("replace")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_atomic(path, b"new")
+    assert events[:2] == ["sync", "replace"]
+
+
+def test_nan_in_a_free_field_is_refused_not_written_as_null(
+    store: ResultStore, make_record: MakeRecord
+) -> None:
+    # Where a field takes anything, NaN must not turn into null, which means "not given" there.
+    with pytest.raises((ResultError, ValueError)):
+        filed(store, make_record(config={"seed": math.nan}))
+    assert list(store.root.rglob("*.json")) == []
+
+
+def test_root_under_a_regular_file_is_refused(tmp_path: Path, make_record: MakeRecord) -> None:
+    blocker = tmp_path / "blocker"
+    blocker.write_text("")
+    for root in (blocker, blocker / "results"):
+        store = ResultStore(root=root)
+        with pytest.raises(ResultError, match=r"results_dir must be a folder.*results_dir=FOLDER"):
+            filed(store, make_record())
+        with (
+            pytest.raises(ResultError, match=r"results_dir must be a folder.*results_dir=FOLDER"),
+            store.claim("0" * 64),
+        ):
+            pass
+        assert store.load() == ([], [])
+
+
+# Samples
+
+
+def samples() -> list[SampleScore]:
+    nll = tuple(float(x) for x in np.random.default_rng(0).exponential(3, 63).astype(np.float32))
+    return [
+        SampleScore(id="w/0", cluster="0", scores={"nll": math.fsum(nll)}, token_nll=nll),
+        SampleScore(id="w/1", cluster="1", scores={"nll": 0.1}, token_nll=nll[:5]),
+    ]
+
+
+def test_samples_read_are_the_samples_written(store: ResultStore, make_record: MakeRecord) -> None:
+    path = filed(store, make_record())
+    name, sha256 = store.write_samples(path, samples())
+    assert name == f"{path.stem}.samples.parquet"
+    assert hashlib.sha256(path.with_name(name).read_bytes()).hexdigest() == sha256
+    record = make_record(samples_file=name, samples_sha256=sha256)
+    frame = read_samples(Stored(path=path, record=record))
+    assert list(frame.columns) == ["id", "cluster", "nll", "token_nll"]
+    assert frame["id"].tolist() == ["w/0", "w/1"]
+    assert frame["nll"].tolist() == [sample.scores["nll"] for sample in samples()]
+    for row, sample in zip(frame["token_nll"], samples(), strict=True):
+        assert row.dtype == np.float32
+        assert tuple(row.tolist()) == sample.token_nll, "float32, to the bit"
+
+
+def test_answers_and_letter_scores_become_columns(
+    store: ResultStore, make_record: MakeRecord
+) -> None:
+    path = filed(store, make_record())
+    asked = [
+        SampleScore(id=f"q/{i}", cluster="virology", scores={"A": -i, "B": -0.5}, answer=letter)
+        for i, letter in enumerate("BA")
+    ]
+    name, sha256 = store.write_samples(path, asked)
+    record = make_record(samples_file=name, samples_sha256=sha256)
+    frame = read_samples(Stored(path=path, record=record))
+    assert frame.to_dict("records") == [
+        {"id": "q/0", "cluster": "virology", "answer": "B", "A": 0.0, "B": -0.5},
+        {"id": "q/1", "cluster": "virology", "answer": "A", "A": -1.0, "B": -0.5},
+    ]
+
+
+def test_samples_of_another_run_are_refused(store: ResultStore, make_record: MakeRecord) -> None:
+    path = filed(store, make_record())
+    name, sha256 = store.write_samples(path, samples())
+    stored = Stored(path=path, record=make_record(samples_file=name, samples_sha256=sha256))
+    store.write_samples(path, samples()[:1])
+    with pytest.raises(ResultError, match="SHA-256"):
+        read_samples(stored)
+    path.with_name(name).unlink()
+    with pytest.raises(ResultError, match="repeat the run"):
+        read_samples(stored)
+    with pytest.raises(ResultError, match="must have a samples file"):
+        read_samples(Stored(path=path, record=make_record()))
+
+
+# Names
+
+
+@given(st.text(max_size=200))
+@example("n" * 300)
+@example("..")
+@example("." * 90 + "a")
+@example("é" * 90)
+def test_safe_name_fits_every_path(name: str) -> None:
+    safe = safe_name(name)
+    assert safe
+    assert len(safe) <= 80
+    assert not safe.startswith(".")
+    assert set(safe) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert safe_name(safe) == safe
+
+
+@given(st.from_regex(r"[a-z][A-Za-z0-9._-]{0,79}", fullmatch=True))
+def test_safe_name_leaves_plain_names_alone(name: str) -> None:
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_path_stays_inside_the_root_and_can_be_written(
+    name: str, store: ResultStore, make_record: MakeRecord
+) -> None:
+    record = make_record()
+    path = store.path(record, task=name, model=name, recipe=name)
+    assert path.resolve().relative_to(store.root.resolve()).parts[:-1] == path.parts[-3:-1]
+    assert len(path.name.encode()) <= 255
+    store.write(path, record)
+    assert [item.path for item in store.load()[0]] == [path]
+    assert [item.path for item in store.find(record.config_hash)] == [path]

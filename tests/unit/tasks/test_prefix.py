@@ -1,0 +1,254 @@
+"""Sharing the beginning of prompts changes nothing: against whole prompts, run one at a time, without a cache."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from harness.data.embedded import EmbeddedData
+from harness.models.checkpoint import prepare
+from harness.models.head import float32_logits
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel, byte_tokenizer
+from harness.tasks.mmlu import MMLU
+from harness.tasks.mmlu_direct import Direct
+from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate, complete
+from harness.tasks.mmlu_prompt import answer_ids, encode
+from harness.tasks.prefix import (
+    _fill,
+    common_prefix,
+    next_log_probs,
+    prefilled_batches,
+    shares_prefix,
+)
+
+CPU = torch.device("cpu")
+SUBJECTS = ("anatomy", "virology")
+SIZES = {
+    "vocab_size": 261,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def mistral(window: int) -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=16, sliding_window=window))
+
+
+def gemma2(window: int) -> PreTrainedModel:
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16, sliding_window=window))
+
+
+def qwen2(window: int) -> PreTrainedModel:
+    layers = {"use_sliding_window": True, "max_window_layers": 1}
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, sliding_window=window, **layers))
+
+
+def lfm2(window: int) -> PreTrainedModel:
+    layers = {"layer_types": ["conv", "full_attention"]}
+    return Lfm2ForCausalLM(Lfm2Config(**SIZES, **layers))
+
+
+def wrapped(make: Callable[[int], PreTrainedModel], window: int) -> LoadedModel:
+    """Return a random model of another architecture with the tiny model's tokenizer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = prepare(make(window).float(), CPU)
+    return LoadedModel(
+        module=module,
+        tokenizer=byte_tokenizer(),
+        name=make.__name__,
+        dtype=torch.float32,
+        device=CPU,
+        fingerprint="",
+    )
+
+
+MODELS = {
+    "llama": lambda: TinyModel().load(CPU),
+    "mistral-32": lambda: wrapped(mistral, 32),
+    "mistral-400": lambda: wrapped(mistral, 400),
+    "gemma2-32": lambda: wrapped(gemma2, 32),
+    "qwen2-32": lambda: wrapped(qwen2, 32),
+    "lfm2": lambda: wrapped(lfm2, 0),
+}
+each_model = pytest.mark.parametrize("name", MODELS)
+batch_sizes = pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
+
+
+def task(answer: Direct | Generate, batch_tokens: int, shots: int = 1) -> MMLU:
+    return MMLU(
+        data=EmbeddedData(),
+        answer=answer,
+        shots=shots,
+        subjects=SUBJECTS,
+        limit=6,
+        batch_tokens=batch_tokens,
+    )
+
+
+def prompts(loaded: LoadedModel, shots: int = 1) -> dict[str, tuple[int, ...]]:
+    asked = task(Direct(), 1, shots)
+    items = encode(loaded, asked.questions(), asked.data.questions(), shots)
+    return {item.question.id: item.ids for item in items}
+
+
+@torch.no_grad()
+def plain_log_probs(loaded: LoadedModel, ids: tuple[int, ...]) -> torch.Tensor:
+    """Return ln p of the next token from one forward pass over the whole prompt."""
+    return loaded.module(torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+
+
+def plain_greedy(loaded: LoadedModel, ids: tuple[int, ...]) -> str:
+    """Return the greedy continuation, the whole sequence computed anew for every token."""
+    produced: list[int] = []
+    for _ in range(MAX_NEW_TOKENS):
+        produced.append(int(plain_log_probs(loaded, (*ids, *produced)).argmax()))
+    for length in range(1, MAX_NEW_TOKENS + 1):
+        if produced[length - 1] == loaded.tokenizer.eos_token_id:
+            return loaded.tokenizer.decode(produced[: length - 1])
+        text = loaded.tokenizer.decode(produced[:length])
+        if "\n" in text.lstrip():
+            return text[: text.index("\n", len(text) - len(text.lstrip()))]
+    return loaded.tokenizer.decode(produced)
+
+
+@each_model
+@batch_sizes
+def test_direct_scores_equal_those_of_whole_prompts(name: str, batch_tokens: int) -> None:
+    loaded = MODELS[name]()
+    letters = list(answer_ids(loaded, "Answer:"))
+    result = task(Direct(), batch_tokens).run(loaded)
+    whole = prompts(loaded)
+    assert len(result.samples) == 6
+    for sample in result.samples:
+        expected = plain_log_probs(loaded, whole[sample.id])[letters].tolist()
+        found = [sample.scores[f"log_prob_{letter}"] for letter in "ABCD"]
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+@each_model
+@batch_sizes
+def test_decoded_text_equals_that_of_whole_prompts(name: str, batch_tokens: int) -> None:
+    loaded = MODELS[name]()
+    whole = prompts(loaded)
+    result = task(Generate(), batch_tokens).run(loaded)
+    assert {s.id: s.answer for s in result.samples} == {
+        key: plain_greedy(loaded, ids) for key, ids in whole.items()
+    }
+
+
+@each_model
+def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> None:
+    loaded = MODELS[name]()
+    whole = prompts(loaded, shots=0)
+    result = task(Generate(), 4096, shots=0).run(loaded)
+    assert {s.id: s.answer for s in result.samples} == {
+        key: plain_greedy(loaded, ids) for key, ids in whole.items()
+    }
+
+
+@each_model
+def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
+    loaded = MODELS[name]()
+    sequences = [tuple(range(start, start + 40 + start)) for start in (1, 2, 9)]
+    with float32_logits(loaded.module):
+        for batch in prefilled_batches(loaded, sequences, 4096):
+            assert batch.prefix_length == 0
+            found = next_log_probs(loaded, batch)
+            for row, index in enumerate(batch.indices):
+                expected = plain_log_probs(loaded, sequences[index])
+                torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_batches_share_no_memory_that_is_written_to() -> None:
+    loaded = MODELS["llama"]()
+    sequences = [(*range(50), 60 + i, *range(i)) for i in range(6)]
+    with float32_logits(loaded.module):
+        batches = list(prefilled_batches(loaded, sequences, 1))
+        texts = {batch.indices[0]: complete(loaded, batch) for batch in batches}
+        again = {b.indices[0]: complete(loaded, b) for b in prefilled_batches(loaded, sequences, 1)}
+    assert texts == again
+    assert len(batches) == 6
+    for index, (text,) in texts.items():
+        assert text == plain_greedy(loaded, sequences[index])
+
+
+def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
+    loaded = MODELS["llama"]()
+    with float32_logits(loaded.module):
+        (batch,) = prefilled_batches(loaded, [(5, 6, 7)], 4096)
+        assert batch.prefix_length == 2
+        assert batch.ids.tolist() == [[7]]
+        found = next_log_probs(loaded, batch)
+    torch.testing.assert_close(found[0], plain_log_probs(loaded, (5, 6, 7)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("llama", True), ("gemma2-32", True), ("lfm2", False)]
+)
+def test_only_keys_and_values_can_be_shared(name: str, expected: bool) -> None:
+    loaded = MODELS[name]()
+    assert shares_prefix(loaded) is expected
+    warned = any("cannot share" in text for text in task(Direct(), 4096).run(loaded).warnings)
+    assert warned is not expected
+
+
+sequences_of_few_tokens = st.lists(
+    st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sequences=sequences_of_few_tokens)
+def test_common_prefix_is_the_longest_that_leaves_every_sequence_a_token(
+    sequences: list[list[int]],
+) -> None:
+    length = common_prefix(sequences)
+    shortest = min(map(len, sequences))
+    legal = [n for n in range(shortest) if len({tuple(s[:n]) for s in sequences}) == 1]
+    assert length == max(legal)
+
+
+def test_common_prefix_takes_lists_and_tuples_alike() -> None:
+    assert common_prefix([[1, 2, 3], (1, 2, 4), [1, 2]]) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=30),
+    batch_tokens=st.integers(1, 60),
+    same_length=st.booleans(),
+)
+def test_batches_hold_every_prompt_once_within_the_limit(
+    lengths: list[int], batch_tokens: int, same_length: bool
+) -> None:
+    rests = [[0] * length for length in lengths]
+    batches = list(_fill(rests, batch_tokens, same_length=same_length))
+    assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
+    for batch in batches:
+        widths = [lengths[index] for index in batch]
+        assert len(batch) == 1 or len(batch) * max(widths) <= batch_tokens
+        assert not same_length or len(set(widths)) == 1

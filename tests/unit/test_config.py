@@ -1,0 +1,451 @@
+"""From YAML to objects: what is built, what is refused, and what makes two runs the same."""
+
+import copy
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from harness import config
+from harness.cli import CONF
+from harness.errors import ConfigError
+from harness.formats.integer import Integer
+from harness.models.tiny import TinyModel
+from harness.quant.granularity import Granularity
+from harness.run import RunSpec
+from harness.tasks.mmlu import MMLU
+
+TINY = {"_target_": "harness.models.tiny.TinyModel"}
+BLOCK = {"_target_": "harness.quant.granularity.Granularity", "block": [1, -1]}
+PLUG_IN = """
+from dataclasses import dataclass
+from typing import Literal
+
+import builtins
+builtins.sentinel_was_imported = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    share: float
+    count: int = 1
+    exact: bool = False
+    label: str = "a"
+    kind: Literal["x", "y"] | None = None
+    sizes: tuple[int, ...] = ()
+    child: object = None
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError(f"count must be >= 0, got {self.count}")
+
+
+def function():
+    raise AssertionError("called")
+
+
+class NotADataclass:
+    pass
+"""
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "hydra"
+}
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module outside `harness` that leaves a mark when it is imported."""
+    (tmp_path / "outsider.py").write_text(PLUG_IN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "outsider", raising=False)
+    monkeypatch.delattr("builtins.sentinel_was_imported", raising=False)
+    importlib.invalidate_caches()
+    return "outsider"
+
+
+def part(module: str, **fields: object) -> Any:
+    node = {"_target_": f"{module}.Part", "share": 0.5} | fields
+    return config.build(node, "quant.part", (module,))
+
+
+def resolved(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return config.resolve(compose("config", overrides=list(overrides)))
+
+
+def hashed(*overrides: str) -> str:
+    return config.config_hash(resolved(*overrides), "cpu")
+
+
+# What is built
+
+
+def test_nested_nodes_become_frozen_objects() -> None:
+    built = config.build(
+        {"a": TINY | {"seed": 3}, "b": [{"c": 1}, BLOCK], "d": None}, "quant", allow_targets=()
+    )
+    assert built["a"] == TinyModel(seed=3)
+    assert built["b"][0]["c"] == 1
+    assert built["b"][1] == Granularity(block=(1, -1))
+    assert built["d"] is None
+    assert isinstance(built["b"], tuple)
+    with pytest.raises(FrozenInstanceError):
+        built["a"].seed = 4
+    with pytest.raises(TypeError):
+        built["a2"] = 1
+
+
+def test_lists_become_tuples_at_every_depth(plug_in: str) -> None:
+    assert config.build([[1, [2]], []], "key") == ((1, (2,)), ())
+    built = part(plug_in, sizes=[1, 2])
+    assert built.sizes == (1, 2)
+    assert isinstance(hash(built), int), "objects are keys of the model cache"
+
+
+def test_values_of_the_right_type_pass(plug_in: str) -> None:
+    built = part(plug_in, share=1, count=0, exact=True, label="", kind="y", sizes=())
+    assert (built.share, built.count, built.exact, built.label, built.kind) == (1, 0, True, "", "y")
+    assert part(plug_in, kind=None).kind is None
+
+
+# What is refused
+
+
+def test_target_outside_of_harness_is_refused_before_it_is_imported(plug_in: str) -> None:
+    node = {"_target_": f"{plug_in}.Part", "share": 0.5}
+    with pytest.raises(ConfigError, match=r"quant\._target_ must be a class in harness.*outsider"):
+        config.build(node, "quant", ())
+    assert plug_in not in sys.modules
+    import builtins
+
+    assert not hasattr(builtins, "sentinel_was_imported")
+    assert config.build(node, "quant", (plug_in,)).share == 0.5
+    assert hasattr(builtins, "sentinel_was_imported"), "the mark works"
+
+
+def test_target_deep_inside_a_configuration_is_refused_too(plug_in: str) -> None:
+    node = {"rules": [{"weight": {"_target_": f"{plug_in}.Part"}}]}
+    with pytest.raises(ConfigError, match=r"^quant\.rules\[0\]\.weight\._target_"):
+        config.build(node, "quant", ("other",))
+    assert plug_in not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "harness_evil.Part",
+        "harness",
+        "harnessx.models.tiny.TinyModel",
+        "subprocess.Popen",
+        "",
+        None,
+        7,
+        ["harness.models.tiny.TinyModel"],
+    ],
+)
+def test_target_that_is_not_ours_is_refused(target: object) -> None:
+    with pytest.raises(ConfigError, match=r"model\._target_ must be a class in harness"):
+        config.build({"_target_": target}, "model")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "harness.models.tiny.Missing",
+        "harness.nowhere.TinyModel",
+        "harness.models.tiny.byte_tokenizer",
+        "harness.models.tiny.HIDDEN_SIZE",
+        "harness.provenance.subprocess",
+        "harness.errors.ConfigError",
+        "harness.models.tiny.",
+        "harness.",
+        "harness..",
+    ],
+)
+def test_target_in_harness_that_is_no_dataclass_is_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\._target_ must be a (class|dataclass)"):
+        config.build({"_target_": target}, "model")
+
+
+def test_allowed_module_still_gives_only_dataclasses(plug_in: str) -> None:
+    for name in ("function", "NotADataclass", "absent"):
+        with pytest.raises(ConfigError, match="_target_ must be a"):
+            config.build({"_target_": f"{plug_in}.{name}"}, "model", (plug_in,))
+    with pytest.raises(ConfigError, match="_target_ must be a"):
+        config.build({"_target_": "os.system", "command": "true"}, "model", ("os",))
+
+
+def test_unknown_key_is_answered_with_the_legal_ones(plug_in: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        part(plug_in, cuont=3)
+    message = str(caught.value)
+    assert message.startswith("quant.part.cuont must be a key of Part")
+    assert "(share, count, exact, label, kind, sizes, child)" in message
+
+
+def test_required_key_that_is_missing_is_named(plug_in: str) -> None:
+    node = {"_target_": f"{plug_in}.Part", "count": 3}
+    with pytest.raises(ConfigError, match=r"^quant\.part\.share must be given for Part"):
+        config.build(node, "quant.part", (plug_in,))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("count", "3", "an integer"),
+        ("count", True, "an integer"),
+        ("count", 3.0, "an integer"),
+        ("count", None, "an integer"),
+        ("share", "0.5", "float"),
+        ("share", True, "float"),
+        ("share", float("nan"), "float"),
+        ("share", float("inf"), "float"),
+        ("exact", 1, "bool"),
+        ("exact", "true", "bool"),
+        ("label", 3, "a text"),
+        ("label", None, "a text"),
+        ("kind", "z", "x or y or null"),
+        ("kind", True, "x or y or null"),
+        ("sizes", [1, "2"], "a list of an integer"),
+        ("sizes", [1, True], "a list of an integer"),
+        ("sizes", 3, "a list of an integer"),
+        ("sizes", {"a": 1}, "a list of an integer"),
+    ],
+)
+def test_value_of_the_wrong_type_is_refused(
+    field: str, value: object, expected: str, plug_in: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        part(plug_in, **{field: value})
+    assert str(caught.value).startswith(f"quant.part.{field} must be {expected}, got ")
+
+
+def test_check_of_the_class_surfaces_with_the_whole_key(plug_in: str) -> None:
+    with pytest.raises(ConfigError, match=r"^quant\.part\.count must be >= 0, got -1$"):
+        part(plug_in, count=-1)
+    with pytest.raises(ConfigError, match=r"^quant\.part\.child\.bits must be 2\.\.8, got 9$"):
+        part(plug_in, child={"_target_": "harness.formats.integer.Integer", "bits": 9})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["task=mmlu", "task.answer=generate"], "task.answer"),
+        (["task=mmlu", "task.data=3"], "task.data"),
+        (["+quant=int8_row", "quant.backend=fake"], "quant.backend"),
+        (["+quant=int8_row", "+quant.rules.mlp.match=foo"], "quant.rules.mlp"),
+        (["+quant=int8_row", "quant.rules.linear.weight=int4"], "quant.rules.linear.weight"),
+        (["+quant=int8_row", "quant.rules=all"], "quant.rules"),
+    ],
+)
+def test_plain_value_where_a_component_belongs_is_refused_by_its_key(
+    overrides: list[str], key: str, tmp_path: Path
+) -> None:
+    plain = resolved("model=tiny", "data=embedded", f"results_dir={tmp_path}", *overrides)
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)}\\b"):
+        RunSpec.build(plain)
+
+
+@pytest.mark.parametrize("name", ["model", "task", "quant"])
+def test_top_level_component_must_be_one(name: str, tmp_path: Path) -> None:
+    plain = resolved("model=tiny", "data=embedded", f"results_dir={tmp_path}")
+    for value in ("tiny", None, {"seed": 1}, BLOCK):
+        with pytest.raises(ConfigError, match=f"^{name}\\b"):
+            RunSpec.build(plain | {name: value})
+
+
+def test_interpolation_reaches_both_the_recipe_and_its_format(tmp_path: Path) -> None:
+    spec = RunSpec.build(
+        resolved("+quant=int8_group", "quant.group_size=16", f"results_dir={tmp_path}")
+    )
+    assert spec.recipe.name == "int8_g16"
+    weight: Any = spec.recipe.rules["linear"].weight
+    assert weight.granularity == Granularity(block=(1, 16), tail="short")
+    assert weight.element == Integer(bits=8)
+
+
+def test_resolve_names_unknown_and_missing_keys() -> None:
+    with pytest.raises(ConfigError, match=r"one of model, task, .*; got typo$"):
+        resolved("+typo=1")
+    with pytest.raises(ConfigError, match=r"^model\.path must be given.*add model\.path=VALUE"):
+        resolved("model=local")
+    assert resolved("model=local", "model.path=/x")["model"]["path"] == "/x"
+
+
+@pytest.mark.parametrize("override", ["force=maybe", "allow_targets=3", "results_dir=null"])
+def test_top_level_value_of_the_wrong_type_is_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        resolved(override)
+
+
+# Identity
+
+
+def reversed_keys(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: reversed_keys(node[key]) for key in reversed(list(node))}
+    return node
+
+
+def test_hash_does_not_depend_on_the_order_of_keys() -> None:
+    plain = resolved("+quant=int8_row")
+    assert list(reversed_keys(plain)) != list(plain)
+    assert config.config_hash(reversed_keys(plain), "cpu") == config.config_hash(plain, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("force", True), ("results_dir", "elsewhere"), ("device", "cpu")]
+)
+def test_hash_ignores_what_does_not_change_the_measurement(key: str, value: object) -> None:
+    plain = resolved()
+    assert plain[key] != value
+    assert config.config_hash(plain | {key: value}, "cpu") == config.config_hash(plain, "cpu")
+
+
+def test_hash_tells_device_types_apart() -> None:
+    assert config.config_hash(resolved(), "cpu") != config.config_hash(resolved(), "cuda")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model=tiny",
+        "model.dtype=float32",
+        "task=mmlu",
+        "task.window=2047",
+        "task.limit_windows=1",
+        "data=embedded",
+        "data.mmlu_revision=abc",
+        "+quant=int8_row",
+        "allow_targets=[my_package]",
+    ],
+)
+def test_hash_changes_with_every_other_value(override: str) -> None:
+    assert hashed(override) != hashed()
+
+
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(node, dict):
+        return [leaf for key, child in node.items() for leaf in leaves(child, (*path, key))]
+    if isinstance(node, list) and node:
+        return [leaf for i, child in enumerate(node) for leaf in leaves(child, (*path, i))]
+    return [path]
+
+
+def test_hash_changes_with_every_leaf_of_a_recipe() -> None:
+    plain = resolved("+quant=int8_group", "task=mmlu")
+    paths = [path for path in leaves(plain) if path[0] not in config.VOLATILE]
+    assert len(paths) > 20
+    seen = {config.config_hash(plain, "cpu")}
+    for path in paths:
+        other = copy.deepcopy(plain)
+        owner: Any = other
+        for step in path[:-1]:
+            owner = owner[step]
+        owner[path[-1]] = "something else"
+        seen.add(config.config_hash(other, "cpu"))
+    assert len(seen) == len(paths) + 1
+
+
+def test_two_spellings_of_one_recipe_are_one_run() -> None:
+    assert hashed("+quant=int8_g64") == hashed("+quant=int8_group", "quant.group_size=64")
+    assert hashed("+quant=int8_g64") != hashed("+quant=int8_g128")
+
+
+def test_baseline_is_one_run_with_and_without_its_name() -> None:
+    assert hashed("+quant=none") == hashed()
+
+
+# conf/
+
+
+def test_conf_has_the_groups_of_the_documentation() -> None:
+    assert {"model", "data", "task", "quant", "format", "experiment"} <= GROUPS.keys()
+    assert all(GROUPS.values())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_every_target_in_conf_is_a_class_that_exists(file: Path) -> None:
+    targets = re.findall(r"_target_: *([\w.]+)", file.read_text())
+    for target in targets:
+        module, _, name = target.rpartition(".")
+        assert target.startswith("harness."), target
+        assert isinstance(getattr(importlib.import_module(module), name), type), target
+
+
+OPTIONS = [
+    *[("model", name) for name in GROUPS["model"]],
+    *[("data", name) for name in GROUPS["data"]],
+    *[("task", name) for name in GROUPS["task"]],
+    *[("+quant", name) for name in GROUPS["quant"]],
+]
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_option_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
+    extra = ["model.path=/x"] if name in {"local", "gguf"} else []
+    spec = RunSpec.build(resolved(f"{group}={name}", f"results_dir={tmp_path}", *extra))
+    assert spec.model.name
+    assert spec.task.name
+    if group == "+quant" and not name.endswith("_group"):
+        assert spec.recipe.name == name, "a file is named as the recipe in its records"
+    if group == "task":
+        assert spec.task.name == name.removesuffix("_1k")
+    assert hash(spec.model) == hash(copy.deepcopy(spec.model)), "the key of the model cache"
+
+
+@pytest.mark.parametrize("name", GROUPS["format"])
+def test_every_format_composes_into_a_recipe(name: str, tmp_path: Path) -> None:
+    swap = f"format@quant.rules.linear.weight={name}"
+    spec = RunSpec.build(resolved("+quant=int8_row", swap, f"results_dir={tmp_path}"))
+    weight: Any = spec.recipe.rules["linear"].weight
+    own = yaml.safe_load((CONF / "format" / f"{name}.yaml").read_text())
+    assert weight == config.build(own, "format")
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_every_experiment_sweeps_over_options_that_exist(name: str, tmp_path: Path) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        whole = compose("config", overrides=[f"+experiment={name}"], return_hydra_config=True)
+        params = OmegaConf.to_container(whole.hydra.sweeper.params)
+    assert whole.hydra.mode.name == "MULTIRUN"
+    assert isinstance(params, dict)
+    assert params
+    for group, choices in params.items():
+        for choice in str(choices).split(","):
+            override = f"{group!s}={choice}"
+            spec = RunSpec.build(
+                resolved(f"+experiment={name}", override, f"results_dir={tmp_path}")
+            )
+            assert isinstance(spec, RunSpec), override
+
+
+def test_granularity_study_has_thirteen_recipes_and_three_tasks() -> None:
+    file = CONF / "experiment" / "granularity.yaml"
+    params = yaml.safe_load(file.read_text())["hydra"]["sweeper"]["params"]
+    assert len(set(params["+quant"].split(","))) == 13
+    assert params["task"].split(",") == ["perplexity", "mmlu_1k", "mmlu_generate_1k"]
+    named = {f"{fmt}_{size}" for fmt in ("int8", "fp8") for size in ("tensor", "row")}
+    grouped = {f"{fmt}_g{n}" for fmt in ("int8", "fp8") for n in (64, 128, 256, 512)}
+    assert set(params["+quant"].split(",")) == {"none"} | named | grouped
+
+
+def test_task_of_the_study_asks_a_thousand_questions() -> None:
+    for name in ("mmlu_1k", "mmlu_generate_1k"):
+        task = config.build(resolved(f"task={name}")["task"], "task")
+        assert isinstance(task, MMLU)
+        assert (task.limit, task.seed, task.shots) == (1000, 42, None)

@@ -1,0 +1,54 @@
+"""The choice of the device: what was asked for, or an error."""
+
+import pytest
+import torch
+
+from harness import devices
+from harness.errors import ConfigError
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0)
+    assert devices.choose("auto") == torch.device("cpu")
+
+
+def test_auto_is_the_first_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2)
+    assert devices.choose("auto") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_cpu_is_one_device_whatever_its_index(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2)
+    assert devices.choose(name) == torch.device("cpu")
+
+
+def test_cuda_has_an_index_in_either_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2)
+    assert devices.choose("cuda") == torch.device("cuda", 0)
+    assert devices.choose("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_gpu_that_is_not_there_is_refused(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, count)
+    with pytest.raises(ConfigError, match=f"got '{name}' with {count} CUDA devices.*device=cpu"):
+        devices.choose(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "CUDA", "Auto", "3", "cuda:", "cuda:-1", "cuda:x", "mps", "meta", "xpu"]
+)
+def test_name_that_is_no_device_of_ours_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, 1)
+    with pytest.raises(ConfigError, match=r"device must be auto, cpu, cuda or cuda:N, got"):
+        devices.choose(name)

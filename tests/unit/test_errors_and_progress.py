@@ -1,0 +1,51 @@
+"""Errors are for users; a bar is for terminals."""
+
+import inspect
+import sys
+
+import pytest
+
+from harness import errors
+from harness.errors import HarnessError
+from harness.progress import bar
+
+CLASSES = [item for item in vars(errors).values() if inspect.isclass(item)]
+
+
+def test_every_error_is_a_harness_error_with_a_docstring() -> None:
+    assert len(CLASSES) >= 8
+    for error in CLASSES:
+        assert issubclass(error, HarnessError)
+        assert error.__doc__
+
+
+def test_no_error_passes_for_a_bad_argument() -> None:
+    # A ValueError of a component is rewritten with its key; one of these must not be.
+    assert not any(issubclass(error, ValueError | KeyError | OSError) for error in CLASSES)
+
+
+def test_bar_prints_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("perplexity", 3) as progress:
+        for _ in range(3):
+            progress.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bar_counts_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with bar("perplexity", 7) as progress:
+        progress.advance(5)
+        progress.advance()
+    printed = capsys.readouterr()
+    assert printed.out == "", "standard output is for results"
+    assert "perplexity" in printed.err
+    assert "6/7" in printed.err
+
+
+def test_bar_lets_an_error_through(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), bar("perplexity", 3):
+        raise KeyError("of the run")

@@ -1,0 +1,469 @@
+"""A run: measured once, filed whatever happens, and without a trace in the model."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from harness import config, provenance
+from harness.cli import CONF
+from harness.data.embedded import EmbeddedData
+from harness.data.source import QuestionSet, Text
+from harness.errors import (
+    AuditError,
+    DataError,
+    HarnessError,
+    InvalidResult,
+    ModelError,
+    ResultError,
+)
+from harness.models import cache
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
+from harness.results.record import RunRecord, Status
+from harness.results.store import ResultStore, Stored, read, read_samples
+from harness.run import RunSpec, run
+from harness.tasks.base import Task, TaskResult
+
+MakeSpec = Callable[..., RunSpec]
+PERPLEXITY = ("task=perplexity", "task.window=64", "task.limit_windows=12")
+MMLU = ("task=mmlu", "task.limit=4")
+INT8 = "+quant=int8_row"
+
+
+@pytest.fixture(autouse=True)
+def _no_model_held() -> Iterator[None]:
+    cache._held.clear()
+    yield
+    cache._held.clear()
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> MakeSpec:
+    """Return a function that builds what a command line asks for, on the tiny model."""
+
+    def make(*overrides: str, results: str = "results") -> RunSpec:
+        common = ["model=tiny", "data=embedded", "device=cpu", f"results_dir={tmp_path / results}"]
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            composed = compose("config", overrides=[*common, *overrides])
+        return RunSpec.build(config.resolve(composed))
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped:
+    """A task with something done before it, and facts of its own about the data."""
+
+    task: Task
+    before: Callable[[LoadedModel], None] = lambda _loaded: None
+    facts: Mapping[str, Any] | None = None
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def headline(self) -> str:
+        return self.task.headline
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        return self.task.seeds
+
+    def data_facts(self) -> dict[str, Any]:
+        return {**self.task.data_facts(), **(self.facts or {})}
+
+    def run(self, loaded: LoadedModel) -> TaskResult:
+        self.before(loaded)
+        return self.task.run(loaded)
+
+
+def raising(reason: BaseException) -> Callable[[LoadedModel], None]:
+    def before(_loaded: LoadedModel) -> None:
+        raise reason
+
+    return before
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return every parameter by its path, shared ones once for each."""
+    return dict(module.named_parameters(remove_duplicate=False))
+
+
+def records(spec: RunSpec) -> list[Stored]:
+    stored, problems = spec.store.load()
+    assert problems == []
+    return stored
+
+
+def metrics(path: Path) -> dict[str, Any]:
+    return {metric.name: metric.model_dump() for metric in read(path).metrics}
+
+
+# What is filed
+
+
+@pytest.mark.parametrize("overrides", [PERPLEXITY, MMLU], ids=["perplexity", "mmlu"])
+def test_run_files_a_whole_record_and_its_samples(
+    overrides: tuple[str, ...], make_spec: MakeSpec, tiny: LoadedModel
+) -> None:
+    spec = make_spec(INT8, *overrides)
+    outcome = run(spec)
+    [stored] = records(spec)
+    record = stored.record
+    assert outcome.path == stored.path
+    assert outcome.path.parent == spec.store.root / spec.task.name / "tiny"
+    assert outcome.path.name == f"int8_row--{record.run_id}.json"
+    assert record.status is Status.OK
+    assert record.error is None
+    assert record.config_hash == config.config_hash(spec.resolved, "cpu")
+    assert record.config == spec.resolved
+    assert record.duration_s is not None
+    assert record.duration_s > 0
+    assert record.model is not None
+    assert record.model.num_parameters == tiny.num_parameters
+    assert record.model.float_bytes == 4 * tiny.num_parameters
+    assert record.model.fingerprint == "tiny-v1-seed0"
+    assert record.quant is not None
+    assert (record.quant.name, record.quant.kind) == ("int8_row", "fake-quant")
+    assert record.task is not None
+    assert record.task.data.items() >= spec.task.data_facts().items()
+    assert outcome.headline == record.metric(spec.task.headline)
+    assert outcome.headline is not None
+    frame = read_samples(stored)
+    assert len(frame) == (12 if spec.task.name == "perplexity" else 4)
+    assert frame["id"].is_unique
+
+
+def test_sentence_says_what_ran_what_came_out_and_where_it_lies(make_spec: MakeSpec) -> None:
+    outcome = run(make_spec(INT8, *PERPLEXITY))
+    sentence = outcome.sentence()
+    metric = metrics(outcome.path)["perplexity"]
+    low, high = metric["ci95"]
+    assert sentence.startswith("int8_row perplexity: perplexity ")
+    assert f"{metric['value']:.4f} [{low:.4f}, {high:.4f}], n = {12 * 63} tokens" in sentence
+    assert sentence.endswith(f"; done: {outcome.path}")
+    assert "\n" not in sentence
+
+
+def test_record_says_running_while_the_task_runs(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    seen: list[RunRecord] = []
+
+    def look(_loaded: LoadedModel) -> None:
+        seen.extend(stored.record for stored in records(spec))
+
+    run(replace(spec, task=Wrapped(task=spec.task, before=look)))
+    [during] = seen
+    [after] = records(spec)
+    assert during.status is Status.RUNNING
+    assert during.metrics == ()
+    assert after.record.status is Status.OK
+    assert after.record.run_id == during.run_id
+    assert after.record.created == during.created
+
+
+# What is on file is not measured again
+
+
+def test_second_run_is_skipped(make_spec: MakeSpec) -> None:
+    spec = make_spec(INT8, *PERPLEXITY)
+    first = run(spec)
+    content = first.path.read_bytes()
+    second = run(spec)
+    assert (first.skipped, second.skipped) == (False, True)
+    assert second.path == first.path
+    assert second.headline == first.headline
+    assert "already on file, skipped (force=true repeats it)" in second.sentence()
+    assert first.path.read_bytes() == content
+    assert len(records(spec)) == 1
+
+
+def test_skipping_loads_no_model(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    monkeypatch.setattr(cache, "load", lambda *_: pytest.fail("the model was loaded"))
+    assert run(spec).skipped
+
+
+def test_force_measures_again_beside_the_old_record(make_spec: MakeSpec) -> None:
+    first = run(make_spec(*PERPLEXITY))
+    second = run(make_spec("force=true", *PERPLEXITY))
+    assert not second.skipped
+    assert second.path != first.path
+    assert first.path.is_file()
+    assert metrics(second.path) == metrics(first.path)
+    third = run(make_spec(*PERPLEXITY))
+    assert third.skipped
+    assert third.path == second.path, "the latest of several"
+
+
+def test_other_configuration_is_not_skipped(make_spec: MakeSpec) -> None:
+    specs = [
+        make_spec(*PERPLEXITY),
+        make_spec(INT8, *PERPLEXITY),
+        make_spec(*PERPLEXITY[:2], "task.limit_windows=11"),
+        make_spec(*MMLU),
+    ]
+    assert [run(spec).skipped for spec in specs] == [False] * 4
+    assert len(records(specs[0])) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedData:
+    """The embedded data after an update that changed its words."""
+
+    def text(self) -> Text:
+        text = EmbeddedData().text()
+        return replace(text, text=f"!{text.text[1:]}", sha256="1" * 64)
+
+    def questions(self) -> QuestionSet:
+        data = EmbeddedData().questions()
+        asked = tuple(replace(q, question=f"{q.question}!") for q in data.questions)
+        return replace(data, questions=asked)
+
+
+@pytest.mark.parametrize("overrides", [PERPLEXITY, MMLU], ids=["perplexity", "mmlu"])
+def test_changed_data_is_measured_again(overrides: tuple[str, ...], make_spec: MakeSpec) -> None:
+    spec = make_spec(*overrides)
+    assert not run(spec).skipped
+    task: Any = spec.task
+    changed = replace(spec, task=replace(task, data=ChangedData()))
+    assert not run(changed).skipped
+    assert run(changed).skipped
+    assert run(spec).skipped
+
+
+def test_changed_weights_are_measured_again(make_spec: MakeSpec) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Updated(TinyModel):
+        def fingerprint(self) -> str:
+            return "updated"
+
+    spec = make_spec(*PERPLEXITY)
+    assert not run(spec).skipped
+    assert not run(replace(spec, model=Updated())).skipped
+    assert run(replace(spec, model=Updated())).skipped
+
+
+def test_newer_version_of_the_task_is_measured_again(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    assert run(replace(spec, task=Wrapped(task=spec.task))).skipped
+    assert not run(replace(spec, task=Wrapped(task=spec.task, version=2))).skipped
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [DataError("no text"), InvalidResult("NaN"), KeyboardInterrupt()],
+    ids=lambda r: repr(r),
+)
+def test_run_that_did_not_end_well_is_measured_again(
+    reason: BaseException, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    with pytest.raises(type(reason)):
+        run(replace(spec, task=Wrapped(task=spec.task, before=raising(reason))))
+    outcome = run(spec)
+    assert not outcome.skipped
+    assert outcome.status is Status.OK
+
+
+def test_record_of_a_process_that_died_is_closed_by_the_next_run(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    first = run(spec)
+    running = read(first.path).model_copy(update={"status": Status.RUNNING, "metrics": ()})
+    spec.store.write(first.path, running)
+    second = run(spec)
+    assert not second.skipped
+    assert read(first.path).status is Status.ERROR
+    assert "without closing the record" in str(read(first.path).error)
+    assert read(second.path).status is Status.OK
+
+
+def test_torn_record_does_not_count(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    first = run(spec)
+    content = first.path.read_bytes()
+    first.path.write_bytes(content[: len(content) // 2])
+    second = run(spec)
+    assert not second.skipped
+    assert read(second.path).status is Status.OK
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        (DataError("the text is empty; give another"), Status.ERROR),
+        (RuntimeError("CUDA out of memory"), Status.ERROR),
+        (InvalidResult("every log-probability must be finite"), Status.INVALID),
+        (KeyboardInterrupt(), Status.CANCELLED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failed_task_is_recorded_raised_and_leaves_the_float_weights(
+    reason: BaseException, status: Status, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(INT8, *PERPLEXITY)
+    loaded = cache.load(spec.model, spec.device)
+    before = parameters_of(loaded.module)
+    quantized: list[int] = []
+
+    def fail(model: LoadedModel) -> None:
+        now = parameters_of(model.module)
+        quantized.append(sum(now[name] is not before[name] for name in before))
+        raise reason
+
+    with pytest.raises(type(reason)) as caught:
+        run(replace(spec, task=Wrapped(task=spec.task, before=fail)))
+    assert caught.value is reason
+    assert quantized == [14], "seven matrices in each of two layers"
+    after = parameters_of(loaded.module)
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in before)
+    [stored] = records(spec)
+    assert stored.record.status is status
+    assert str(reason) in str(stored.record.error)
+    assert type(reason).__name__ in str(stored.record.error)
+    assert ("Traceback" in str(stored.record.error)) is not isinstance(reason, HarnessError)
+    assert stored.record.duration_s is not None
+    assert stored.record.metrics == ()
+    assert stored.record.samples_file is None
+
+
+def test_model_that_cannot_be_loaded_is_recorded(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> LoadedModel:
+        raise ModelError("weights are damaged; fetch them again")
+
+    spec = make_spec(*PERPLEXITY)
+    monkeypatch.setattr(TinyModel, "load", refuse)
+    with pytest.raises(ModelError):
+        run(spec)
+    [stored] = records(spec)
+    assert stored.record.status is Status.ERROR
+    assert stored.record.error == "ModelError: weights are damaged; fetch them again"
+
+
+def test_recipe_that_matches_nothing_is_recorded(make_spec: MakeSpec) -> None:
+    spec = make_spec(INT8, "quant.rules.linear.match=nowhere.*", *PERPLEXITY)
+    with pytest.raises(HarnessError, match="nowhere"):
+        run(spec)
+    [stored] = records(spec)
+    assert stored.record.status is Status.ERROR
+    assert "nowhere" in str(stored.record.error)
+
+
+def test_weight_taken_out_while_it_is_measured_fails_the_run(make_spec: MakeSpec) -> None:
+    def take_out(loaded: LoadedModel) -> None:
+        swap = loaded.swaps[0]
+        setattr(swap.owner, swap.attribute, swap.original)
+
+    spec = make_spec(INT8, *PERPLEXITY)
+    with pytest.raises(AuditError, match="got 1 of them replaced"):
+        run(replace(spec, task=Wrapped(task=spec.task, before=take_out)))
+    [stored] = records(spec)
+    assert stored.record.status is Status.ERROR
+
+
+def test_disk_that_fills_up_before_the_samples_is_recorded(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> tuple[str, str]:
+        raise ResultError("disk full")
+
+    spec = make_spec(*PERPLEXITY)
+    monkeypatch.setattr(ResultStore, "write_samples", refuse)
+    with pytest.raises(ResultError, match="disk full"):
+        run(spec)
+    [stored] = records(spec)
+    assert stored.record.status is Status.ERROR
+
+
+def test_full_disk_is_noticed_before_the_model_is_loaded(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    spec = make_spec(*PERPLEXITY)
+    monkeypatch.setattr(cache, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ResultError, match="No space left"):
+        run(spec)
+
+
+def test_result_that_cannot_be_filed_does_not_leave_the_record_running(make_spec: MakeSpec) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Malformed(Wrapped):
+        def run(self, loaded: LoadedModel) -> TaskResult:
+            result = super().run(loaded)
+            info = result.info.model_copy(update={"version": "not a number"})
+            return replace(result, info=info)
+
+    spec = make_spec(*PERPLEXITY)
+    with pytest.raises(Exception, match="version"):
+        run(replace(spec, task=Malformed(task=spec.task)))
+    [stored] = records(spec)
+    assert stored.record.status is Status.ERROR
+    assert "version" in str(stored.record.error)
+
+
+# What is left behind in the model
+
+
+def test_quantized_weights_do_not_leak_into_the_next_baseline(make_spec: MakeSpec) -> None:
+    fresh = run(make_spec("+quant=none", *PERPLEXITY, results="fresh"))
+    cache._held.clear()
+    quantized = run(make_spec(INT8, *PERPLEXITY))
+    held = cache.load(TinyModel(), make_spec().device)
+    again = run(make_spec("+quant=none", *PERPLEXITY))
+    assert cache.load(TinyModel(), make_spec().device) is held, "one load serves a sweep"
+    assert metrics(quantized.path) != metrics(fresh.path)
+    assert metrics(again.path) == metrics(fresh.path)
+    hashes = [read(outcome.path).samples_sha256 for outcome in (fresh, again, quantized)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_order_of_the_recipes_does_not_matter(make_spec: MakeSpec) -> None:
+    recipes = ["int8_row", "fp8_tensor", "int8_tensor"]
+    one_way = {r: metrics(run(make_spec(f"+quant={r}", *PERPLEXITY)).path) for r in recipes}
+    other_way = {
+        r: metrics(run(make_spec(f"+quant={r}", *PERPLEXITY, results="other")).path)
+        for r in reversed(recipes)
+    }
+    assert one_way == other_way
+    values = [found["perplexity"]["value"] for found in one_way.values()]
+    assert len(set(values)) == len(recipes)
+
+
+def test_float_weights_are_the_same_objects_after_a_good_run(make_spec: MakeSpec) -> None:
+    spec = make_spec(INT8, *MMLU)
+    loaded = cache.load(spec.model, spec.device)
+    before = parameters_of(loaded.module)
+    tied = loaded.module.config.tie_word_embeddings
+    run(spec)
+    after = parameters_of(loaded.module)
+    assert all(after[name] is before[name] for name in before)
+    assert loaded.module.config.tie_word_embeddings is tied
+
+
+def test_runs_are_named_after_hash_and_start(make_spec: MakeSpec) -> None:
+    record = read(run(make_spec(*PERPLEXITY)).path)
+    assert record.run_id.startswith(f"{record.config_hash[:12]}-{record.created:%Y%m%dT%H%M%S}")
+    assert record.created.utcoffset() is not None
+    assert record.command == provenance.command_line()
+    assert json.loads(record.model_dump_json())["created"].endswith("Z")
