@@ -196,6 +196,11 @@ def _quantize_target(
     loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str
 ) -> QuantizedLayer:
     weight = target.weight.detach()
+    if target.transposed:
+        raise UnsupportedRecipe(
+            f"expert weights must be stored as [experts, out, in], got {target.name} {tuple(weight.shape)} "
+            "stored as [experts, in, out]; add it to quant.skip"
+        )
     if not weight.isfinite().all():
         raise AuditError(
             f"every weight must be finite, got NaN or infinity in {target.name}; "

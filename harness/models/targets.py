@@ -11,8 +11,6 @@ from fnmatch import fnmatchcase
 from torch import nn
 from transformers import PreTrainedModel
 
-from harness.errors import UnsupportedRecipe
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
@@ -26,6 +24,8 @@ class Target:
     """`lm_head` or `embed_tokens`, whatever the architecture calls its own."""
     tied_to: str | None = None
     """The target that shares this weight, and comes before it."""
+    transposed: bool = False
+    """The stack is stored as `[E, K, N]`: its rows are not output channels."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -45,11 +45,7 @@ def output_layer(module: PreTrainedModel) -> nn.Module:
 
 
 def find_targets(module: PreTrainedModel) -> list[Target]:
-    """Return every target, in the model's own order.
-
-    Raises:
-        UnsupportedRecipe: The model keeps expert stacks with the contraction axis in the middle.
-    """
+    """Return every target, in the model's own order."""
     embedding = module.get_input_embeddings()
     aliases = {
         id(embedding): "embed_tokens",
@@ -62,11 +58,6 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
             if not _is_target(owner, attribute, parameter, is_input=owner is embedding):
                 continue
             name = f"{path}.{attribute}" if parameter.dim() == 3 else path
-            if getattr(owner, "is_transposed", False):
-                raise UnsupportedRecipe(
-                    f"expert weights must be stored as [experts, out, in], got {name} "
-                    f"{tuple(parameter.shape)} stored as [experts, in, out]; use another model"
-                )
             targets.append(
                 Target(
                     name=name,
@@ -74,6 +65,7 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
                     attribute=attribute,
                     alias=aliases.get(id(owner)),
                     tied_to=seen.get(id(parameter)),
+                    transposed=bool(getattr(owner, "is_transposed", False)),
                 )
             )
             seen.setdefault(id(parameter), name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from harness.backends.fake import FakeBackend
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
@@ -238,6 +239,19 @@ def test_audit_after_finds_a_replaced_weight(tiny: LoadedModel) -> None:
     owner.weight = torch.nn.Parameter(owner.weight.clone(), requires_grad=False)
     with pytest.raises(AuditError, match="got 1 of them replaced"):
         audit_after(tiny)
+
+
+def test_stacks_with_rows_that_are_no_output_channels_are_refused(tiny: LoadedModel) -> None:
+    experts = nn.Module()
+    experts.is_transposed = True  # type: ignore[assignment]
+    experts.down_proj = nn.Parameter(torch.zeros(2, 4, 8))
+    tiny.module.model.experts = experts
+    try:
+        with pytest.raises(UnsupportedRecipe, match=r"model\.experts\.down_proj \(2, 4, 8\)"):
+            quantize(tiny, recipe())
+        assert quantize(tiny, QuantRecipe()).report.layers == ()
+    finally:
+        del tiny.module.model.experts
 
 
 def test_refused_tail_names_the_layer(tiny: LoadedModel) -> None:

@@ -18,7 +18,6 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from harness.errors import UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import find_targets, find_unreachable
 
@@ -100,11 +99,12 @@ def test_expert_stacks_are_found(
     assert set(find_unreachable(module)) == {"model.layers.0.mlp.gate.weight"}
 
 
-def test_transposed_expert_stacks_are_refused() -> None:
+def test_transposed_expert_stacks_are_known_as_such() -> None:
     experts = {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8}
     module = GptOssForCausalLM(GptOssConfig(**SIZES, **experts))
-    with pytest.raises(UnsupportedRecipe, match=r"experts\.gate_up_proj \(3, 16, 48\)"):
-        find_targets(module)
+    transposed = {target.name for target in find_targets(module) if target.transposed}
+    layer = "model.layers.0.mlp.experts"
+    assert transposed == {f"{layer}.gate_up_proj", f"{layer}.down_proj"}
 
 
 def test_gpt2_matrices_that_are_no_linear_layers_are_listed_as_unreachable() -> None:
