@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+MULTIRUN = ("-m", "--multirun")
+ADDED_GROUPS = ("quant=", "experiment=")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -71,7 +73,8 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         run_job()
-    except (HydraException, OmegaConfBaseException) as reason:
+    except (HydraException, OmegaConfBaseException, ValueError) as reason:
+        # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
         sys.stderr.write(f"{explain(reason)}\n")
         sys.exit(EXIT_FAILED)
     except OSError as reason:
@@ -89,22 +92,26 @@ def main() -> None:
 def rewrite(arguments: list[str]) -> list[str]:
     """Return the arguments in the one spelling that Hydra takes.
 
-    - `quant=X` becomes `+quant=X`: the group stands outside the defaults list.
+    - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
+    - `-m` moves to the front: behind a first override Hydra would not find it.
     - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
-      and would look for the key in the default task. A choice of one value is left for the jobs.
+      and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
+      cannot be chosen; they are forced (`++`), and an unknown key among them is refused when the job is built.
     """
-    sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
-    return [_rewrite_one(argument, sweep=sweep) for argument in arguments]
+    added = [f"+{a}" if a.startswith(ADDED_GROUPS) else a for a in arguments]
+    sweep = any(a in MULTIRUN or a.startswith("+experiment=") for a in added)
+    flags = [a for a in added if a in MULTIRUN]
+    rest = [a for a in added if a not in MULTIRUN]
+    return [*flags, *(_for_jobs(a) if sweep else a for a in rest)]
 
 
-def _rewrite_one(argument: str, *, sweep: bool) -> str:
-    if argument.startswith("quant="):
-        return f"+{argument}"
+def _for_jobs(argument: str) -> str:
+    """Return an override of a swept run so that it is applied to the jobs only."""
     key, equals, value = argument.partition("=")
     of_group = key.split(".")[0] in ("model", "task", "quant", "data") and "." in key
-    if sweep and equals and of_group and not _is_sweep(argument):
-        return f"{key}=choice({value})"
-    return argument
+    if not equals or not of_group or _is_sweep(argument):
+        return argument
+    return f"++{argument}" if value in ("", "null") else f"{key}=choice({value})"
 
 
 def _is_sweep(argument: str) -> bool:
@@ -115,22 +122,29 @@ def _is_sweep(argument: str) -> bool:
 
 
 def explain(reason: BaseException) -> str:
-    """Return Hydra's message, and for an unknown key the legal ones beside it."""
-    # Hydra advises to append an unknown key with a plus, which is refused here all the same.
-    text = "\n".join(
-        line for line in str(reason).strip().splitlines() if not line.startswith("To append")
-    )
+    """Return Hydra's message, with what it keeps to itself: the cause, and for an unknown key the legal ones."""
+    lines = str(reason).strip().splitlines()
     cause: BaseException | None = reason
     while cause is not None:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
         if isinstance(parent, DictConfig) and key is not None and key not in parent:
-            prefix = f"{parent._get_full_key(None)}."  # noqa: SLF001 - no public way to a node's path
-            legal = [str(name) for name in parent if name != "_target_"]
-            close = get_close_matches(str(key), legal, n=1)
-            hint = f" (did you mean {prefix.lstrip('.')}{close[0]}?)" if close else ""
-            return f"{text}\nLegal keys of {prefix.rstrip('.') or 'the configuration'}: {', '.join(legal) or 'none'}{hint}"
+            # Hydra advises to append an unknown key with a plus, which is refused here all the same.
+            kept = [line for line in lines if not line.startswith("To append")]
+            return "\n".join([*kept, _legal_keys(parent, str(key))])
+        if cause is not reason and isinstance(cause, OmegaConfBaseException):
+            lines += [line for line in str(cause).splitlines() if line not in lines]
         cause = cause.__cause__
-    return text
+    return "\n".join(lines)
+
+
+def _legal_keys(parent: DictConfig, key: str) -> str:
+    path = str(parent._get_full_key(None))  # noqa: SLF001 - no public way to a node's path
+    target = str(parent.get("_target_", "")).rpartition(".")[2]
+    place = f"{path} ({target})" if path and target else path or "the configuration"
+    legal = [str(name) for name in parent if name != "_target_"]
+    close = get_close_matches(key, legal, n=1)
+    hint = f" (did you mean {path + '.' if path else ''}{close[0]}?)" if close else ""
+    return f"Legal keys of {place}: {', '.join(legal) or 'none'}{hint}"
 
 
 config.register()

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -28,6 +28,8 @@ VOLATILE = ("force", "results_dir", "device")
 """Keys that do not change what is measured; the device is recorded by its type instead."""
 PLAIN = (int, float, str, bool, NoneType)
 
+Component = TypeVar("Component")
+
 
 @dataclass
 class RunConfig:
@@ -37,7 +39,9 @@ class RunConfig:
     task: Any = MISSING
     data: Any = MISSING
     # Not in the defaults list: that is what lets `+quant=NAME` add it (and sweep over it, the baseline included).
-    quant: Any = field(default_factory=lambda: {"_target_": "harness.recipe.QuantRecipe"})
+    quant: Any = field(
+        default_factory=lambda: {"_target_": "harness.recipe.QuantRecipe", "name": "none"}
+    )
     device: str = "auto"
     force: bool = False
     results_dir: str = "results"
@@ -147,14 +151,37 @@ def _construct(cls: type, children: Mapping[str, Any], key: str) -> Any:
 
 
 def _checked(value: Any, hint: Any, key: str) -> Any:
-    """Return a value of a plain type as it is, or raise; other types are checked by being built."""
-    if not _is_plain(hint):
-        return value
-    adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as reason:
-        raise ConfigError(f"{key} must be {_spell(hint)}, got {value!r}") from reason
+    """Return a value if it is of the type that a field declares.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if _is_plain(hint):
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as reason:
+            raise ConfigError(f"{key} must be {_spell(hint)}, got {value!r}") from reason
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} must be a mapping from names to values, got {value!r}")
+        part = get_args(hint)[1]
+        return MappingProxyType({n: _checked(v, part, f"{key}.{n}") for n, v in value.items()})
+    return check_component(value, hint, key)
+
+
+def check_component(value: Any, kind: type[Component], key: str) -> Component:
+    """Return a component if it is of a kind: a dataclass, or a protocol whose members it has.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not dataclasses.is_dataclass(value) or not isinstance(value, kind):
+        shown = dict(value) if isinstance(value, Mapping) else value
+        raise ConfigError(
+            f"{key} must be a {kind.__name__} (a node with _target_, such as those in conf/), got {shown!r}"
+        )
+    return value
 
 
 def _is_plain(hint: Any) -> bool:

@@ -1,6 +1,7 @@
 """What a run was made with: enough to repeat it, and to see why two runs differ."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -62,8 +63,8 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
 
 
 def command_line() -> str:
-    """Return the command of this process as a user would type it."""
-    return " ".join(["python -m harness", *sys.argv[1:]])
+    """Return the command of this process as it was typed."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 @cache

@@ -44,10 +44,14 @@ class RunSpec:
             ConfigError: A key or value is not legal.
         """
         allowed = tuple(resolved["allow_targets"])
+
+        def part(key: str, kind: type[config.Component]) -> config.Component:
+            return config.check_component(config.build(resolved[key], key, allowed), kind, key)
+
         return cls(
-            model=config.build(resolved["model"], "model", allowed),
-            recipe=config.build(resolved["quant"], "quant", allowed),
-            task=config.build(resolved["task"], "task", allowed),
+            model=part("model", ModelSource),
+            recipe=part("quant", QuantRecipe),
+            task=part("task", Task),
             device=devices.choose(resolved["device"]),
             store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
             force=resolved["force"],
@@ -60,7 +64,6 @@ class Outcome:
     """How a run ended, for the one line that is printed."""
 
     label: str
-    status: Status
     skipped: bool
     """The run was on file already."""
     path: Path
@@ -111,6 +114,10 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
     spec.store.write(path, record)
     try:
         update = _measure(spec, path)
+        update["duration_s"] = time.perf_counter() - started
+        # Validated again, so that no field of a record on file is unchecked.
+        whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
+        spec.store.write(path, whole)
     except BaseException as reason:
         failed = {
             "status": _status_of(reason),
@@ -119,11 +126,7 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         }
         spec.store.write(path, record.model_copy(update=failed))
         raise
-    update["duration_s"] = time.perf_counter() - started
-    # Validated again, so that no field of a record on file is unchecked.
-    record = RunRecord.model_validate(record.model_copy(update=update).model_dump())
-    spec.store.write(path, record)
-    return Stored(path=path, record=record)
+    return Stored(path=path, record=whole)
 
 
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
@@ -198,7 +201,6 @@ def _chain(reason: BaseException) -> str:
 def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
     return Outcome(
         label=f"{spec.recipe.name} {spec.task.name}",
-        status=stored.record.status,
         skipped=skipped,
         path=stored.path,
         headline=stored.record.metric(spec.task.headline),

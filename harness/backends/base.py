@@ -1,7 +1,7 @@
 """What a backend is: it takes quantized layers and puts something that computes with them into the model."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from harness.quant.layer import QuantizedLayer
 from harness.quant.tensor import TensorFormat
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Makes a model compute with quantized weights, or says why it cannot."""
 

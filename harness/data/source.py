@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from harness.errors import DataError
 
@@ -72,6 +72,7 @@ class QuestionSet:
         return tuple(sorted({question.subject for question in self.questions}))
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """Where text and questions come from."""
 

@@ -4,11 +4,12 @@ An element format is a finite set of numbers and the rule that maps a real numbe
 numbers cover a tensor (scales, blocks) is the business of `harness.quant`.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
+@runtime_checkable
 class NumberFormat(Protocol):
     """A finite set of numbers with round-to-nearest, ties to even.
 

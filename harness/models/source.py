@@ -1,7 +1,7 @@
 """What a model source is, and what it loads."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -78,6 +78,7 @@ class LoadedModel:
             self.was_tied = False
 
 
+@runtime_checkable
 class ModelSource(Protocol):
     """Where a model comes from. Frozen and hashable: the whole source is the key of the model cache."""
 

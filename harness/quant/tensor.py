@@ -6,7 +6,7 @@ claimed: bits of all codes plus bits of all scales, short blocks included.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,7 @@ class QuantizedTensor:
         return granularity.unblocked(blocks, self.codes.shape)
 
 
+@runtime_checkable
 class TensorFormat(Protocol):
     """A way to store a tensor. `quantize(x)` equals `encode(x, fit_scale(x))`."""
 

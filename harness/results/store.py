@@ -212,15 +212,20 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         scratch.chmod(0o644)  # mkstemp makes files that only their owner reads
         scratch.replace(path)
+        _sync_folder(path.parent)
     except OSError as reason:
         raise _unwritable(path, reason) from reason
     finally:
         scratch.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power failure, not only a crash of the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _unwritable(path: Path, reason: OSError) -> ResultError:

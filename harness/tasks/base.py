@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class TaskResult:
     warnings: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Task(Protocol):
     """A measurement. Frozen: the fields are the whole configuration."""
 

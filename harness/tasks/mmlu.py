@@ -8,7 +8,7 @@ prompts; how an answer is taken from the model is the part that can be swapped: 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness.data.source import DataSource, Question, hash_questions
 from harness.errors import ConfigError
@@ -21,6 +21,7 @@ from harness.tasks.mmlu_prompt import EncodedQuestion, encode, select
 from harness.tasks.prefix import Batch, prefilled_batches, shares_prefix
 
 
+@runtime_checkable
 class AnswerRule(Protocol):
     """How an answer is taken from a model."""
 

@@ -54,7 +54,6 @@ def test_everything_else_is_left_alone_in_a_single_run(argument: str) -> None:
     "argument",
     [
         "task.limit=8",
-        "task.limit=null",
         "task.subjects=[anatomy,virology]",
         "quant.skip=[lm_head]",
         "model.path=/a/b-c_d.e",
@@ -62,8 +61,6 @@ def test_everything_else_is_left_alone_in_a_single_run(argument: str) -> None:
         'model.path="x=y"',
         "model.path=a\\,b",
         "task.answer={_target_:harness.tasks.mmlu_direct.Direct}",
-        "data.path=null",
-        "model.path=",
     ],
 )
 def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: str) -> None:
@@ -76,6 +73,16 @@ def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: s
     [only] = got.sweep_string_iterator()
     again = parser.parse_override(f"{got.key_or_group}={only}")
     assert again.value() == wanted.value()
+
+
+@pytest.mark.parametrize("argument", ["task.limit=null", "data.path=null", "model.path="])
+def test_in_a_sweep_nothing_is_forced_because_it_cannot_be_chosen(argument: str) -> None:
+    assert cli.rewrite(["-m", argument]) == ["-m", f"++{argument}"]
+    assert OverridesParser.create().parse_override(f"++{argument}").is_force_add()
+
+
+def test_multirun_flag_is_found_anywhere() -> None:
+    assert cli.rewrite(["model=tiny", "-m", "quant=none"]) == ["-m", "model=tiny", "+quant=none"]
 
 
 @pytest.mark.parametrize(
@@ -132,12 +139,12 @@ def test_unknown_key_is_answered_with_legal_keys_and_a_suggestion(
 
 def test_unknown_key_that_resembles_nothing_gets_no_suggestion() -> None:
     text = refused("task.qqqqqq=3")
-    assert "Legal keys of task: data, window, limit_windows" in text
+    assert "Legal keys of task (Perplexity): data, window, limit_windows" in text
     assert "did you mean" not in text
 
 
 def test_component_without_keys_says_so() -> None:
-    assert "Legal keys of data: none" in refused("data=embedded", "data.path=/x")
+    assert "Legal keys of data (EmbeddedData): none" in refused("data=embedded", "data.path=/x")
 
 
 @pytest.mark.parametrize("override", ["+quant=int8_rwo", "task=mmul", "model=tinny"])

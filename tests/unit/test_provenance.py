@@ -136,8 +136,10 @@ def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/x/harness/__main__.py", "-m", "+quant=none,int8_row"])
-    assert provenance.command_line() == "python -m harness -m +quant=none,int8_row"
+    typed = ["/x/bin/python3", "-m", "harness", "-m", "quant=none,int8_row", "task.subjects=[a, b]"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    expected = "python -m harness -m quant=none,int8_row 'task.subjects=[a, b]'"
+    assert provenance.command_line() == expected
 
 
 def test_nothing_of_the_environment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,7 +275,7 @@ def test_run_that_did_not_end_well_is_measured_again(
         run(replace(spec, task=Wrapped(task=spec.task, before=raising(reason))))
     outcome = run(spec)
     assert not outcome.skipped
-    assert outcome.status is Status.OK
+    assert read(outcome.path).status is Status.OK
 
 
 def test_record_of_a_process_that_died_is_closed_by_the_next_run(make_spec: MakeSpec) -> None:
