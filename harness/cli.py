@@ -9,6 +9,7 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import config
 from harness.errors import HarnessError
 from harness.summary import JobResult, print_summary
+
+if TYPE_CHECKING:
+    from harness.run import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +45,10 @@ def run_job(cfg: DictConfig) -> None:
 
     Hydra would print only the first error of a sweep, at its end, and take `sys.exit(0)` for success.
     """
-    overrides = " ".join(HydraConfig.get().overrides.task) or "defaults"
     try:
-        text, ok = _run(cfg), True
-        sys.stdout.write(f"{text}\n")
+        outcome = _run(cfg)
+        text, ok = outcome.summary(), True
+        sys.stdout.write(f"{outcome.label}: {text}: {outcome.path}\n")
         sys.stdout.flush()
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
         if _results is None:
@@ -53,14 +57,15 @@ def run_job(cfg: DictConfig) -> None:
         # An error that explains itself needs no traceback.
         log.error("%s", text, exc_info=not isinstance(reason, HarnessError))
     if _results is not None:
+        overrides = tuple(HydraConfig.get().overrides.task)
         _results.append(JobResult(overrides=overrides, ok=ok, text=text))
 
 
-def _run(cfg: DictConfig) -> str:
+def _run(cfg: DictConfig) -> "Outcome":
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.run import RunSpec, run  # noqa: PLC0415
 
-    return run(RunSpec.build(config.resolve(cfg))).sentence()
+    return run(RunSpec.build(config.resolve(cfg)))
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ class Outcome:
     path: Path
     headline: Metric | None
 
-    def sentence(self) -> str:
-        """Return one line: recipe, task, headline with interval and n, and where the record lies."""
+    def summary(self) -> str:
+        """Return the headline with interval and n, and whether it was measured now."""
         value = "no value"
         if (metric := self.headline) is not None and metric.value is not None:
             value = f"{metric.name} {metric.value:.4f}"
@@ -78,7 +78,7 @@ class Outcome:
                 value += f" [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
             value += f", n = {metric.n} {metric.n_of}s"
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return f"{self.label}: {value}; {how}: {self.path}"
+        return f"{value}; {how}"
 
 
 def run(spec: RunSpec) -> Outcome:

@@ -12,22 +12,22 @@ from rich.text import Text
 class JobResult:
     """What one job of a sweep, or a single run, has to say."""
 
-    overrides: str
-    """What the job was asked for, as typed."""
+    overrides: tuple[str, ...]
+    """What the job was asked for."""
     ok: bool
     text: str
     """Its headline, or its error."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
-    """Print a row a job on standard error."""
+    """Print a row a job on standard error, naming it by the overrides that not all jobs share."""
+    shared = set(results[0].overrides).intersection(*(result.overrides for result in results))
     failed = sum(not result.ok for result in results)
-    title = (
-        f"{len(results)} jobs, {failed} failed" if failed else f"{len(results)} jobs, none failed"
-    )
+    title = f"{len(results)} jobs, {failed or 'none'} failed"
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")
     for result in results:
-        table.add_row("ok" if result.ok else "FAILED", Text(result.overrides), Text(result.text))
+        name = " ".join(word for word in result.overrides if word not in shared)
+        table.add_row("ok" if result.ok else "FAILED", Text(name), Text(result.text))
     Console(stderr=True).print(table)

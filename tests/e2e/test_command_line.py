@@ -128,7 +128,6 @@ def test_sweep_over_group_sizes_gives_a_record_each(
         (["task=mmlu", "task.limt=3"], "task.limt", ["shots", "limit", "subjects", "task.limit?"]),
         (["quant=int8_rwo"], "int8_rwo", ["int8_row", "fp8_group", "none"]),
         (["+experiment=nope"], "experiment/nope", ["granularity"]),
-        (["experiment=granularity"], "experiment", ["+experiment"]),
         (["task=mmul"], "task/mmul", ["mmlu", "perplexity", "mmlu_generate"]),
         (["force=maybe"], "maybe", ["ool"]),
         (["+typo=1"], "typo", ["model", "task", "quant", "results_dir"]),

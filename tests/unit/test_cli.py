@@ -187,7 +187,7 @@ def test_key_is_found_in_the_cause_of_an_error() -> None:
 
 
 def job(number: int, *, ok: bool, text: str = "fine") -> JobResult:
-    return JobResult(overrides=f"+quant=recipe{number}", ok=ok, text=text)
+    return JobResult(overrides=("model=tiny", f"+quant=recipe{number}"), ok=ok, text=text)
 
 
 def test_summary_has_a_row_a_job_and_names_the_failed_ones(
@@ -203,6 +203,7 @@ def test_summary_has_a_row_a_job_and_names_the_failed_ones(
     rows = [line for line in printed.err.splitlines() if "recipe" in line]
     assert ["FAILED" in row for row in rows] == [False, True, False]
     assert "ConfigError: no [/red]" in rows[1], "markup in a message is text"
+    assert "model=tiny" not in printed.err, "what all jobs share names none of them"
 
 
 def test_summary_says_when_none_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,15 +144,16 @@ def test_run_files_a_whole_record_and_its_samples(
     assert frame["id"].is_unique
 
 
-def test_sentence_says_what_ran_what_came_out_and_where_it_lies(make_spec: MakeSpec) -> None:
+def test_outcome_says_what_ran_and_what_came_out(make_spec: MakeSpec) -> None:
     outcome = run(make_spec(INT8, *PERPLEXITY))
-    sentence = outcome.sentence()
+    summary = outcome.summary()
     metric = metrics(outcome.path)["perplexity"]
     low, high = metric["ci95"]
-    assert sentence.startswith("int8_row perplexity: perplexity ")
-    assert f"{metric['value']:.4f} [{low:.4f}, {high:.4f}], n = {12 * 63} tokens" in sentence
-    assert sentence.endswith(f"; done: {outcome.path}")
-    assert "\n" not in sentence
+    assert outcome.label == "int8_row perplexity"
+    expected = (
+        f"perplexity {metric['value']:.4f} [{low:.4f}, {high:.4f}], n = {12 * 63} tokens; done"
+    )
+    assert summary == expected
 
 
 def test_record_says_running_while_the_task_runs(make_spec: MakeSpec) -> None:
@@ -183,7 +184,7 @@ def test_second_run_is_skipped(make_spec: MakeSpec) -> None:
     assert (first.skipped, second.skipped) == (False, True)
     assert second.path == first.path
     assert second.headline == first.headline
-    assert "already on file, skipped (force=true repeats it)" in second.sentence()
+    assert "already on file, skipped (force=true repeats it)" in second.summary()
     assert first.path.read_bytes() == content
     assert len(records(spec)) == 1
 
