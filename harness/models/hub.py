@@ -38,22 +38,7 @@ class HubModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the model; see `harness.hub.locate` for where from."""
-        found = self._locate()
-        module, tokenizer = load_folder(
-            found.folder,
-            dtype=self.dtype,
-            device=device,
-            trust_remote_code=self.trust_remote_code,
-        )
-        return LoadedModel(
-            module=module,
-            tokenizer=tokenizer,
-            name=self.name,
-            dtype=getattr(torch, self.dtype),
-            device=device,
-            fingerprint=self.fingerprint(),
-            revision=found.revision,
-        )
+        return _load(self, self._locate(), device)
 
     def _locate(self) -> Found:
         patterns = tuple(p for p in FILES if p != "*.py" or self.trust_remote_code)
@@ -75,26 +60,31 @@ class LocalModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the folder."""
-        module, tokenizer = load_folder(
-            self._folder(),
-            dtype=self.dtype,
-            device=device,
-            trust_remote_code=self.trust_remote_code,
-        )
-        return LoadedModel(
-            module=module,
-            tokenizer=tokenizer,
-            name=self.name,
-            dtype=getattr(torch, self.dtype),
-            device=device,
-            fingerprint=self.fingerprint(),
-        )
+        return _load(self, Found(folder=self._folder(), revision=None), device)
 
     def _folder(self) -> Path:
         folder = Path(self.path).expanduser().resolve()
         if not folder.is_dir():
             raise ModelError(f"model.path must be a folder, got {str(folder)!r}; correct the path")
         return folder
+
+
+def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
+    module, tokenizer = load_folder(
+        found.folder,
+        dtype=source.dtype,
+        device=device,
+        trust_remote_code=source.trust_remote_code,
+    )
+    return LoadedModel(
+        module=module,
+        tokenizer=tokenizer,
+        name=source.name,
+        dtype=getattr(torch, source.dtype),
+        device=device,
+        fingerprint=source.fingerprint(),
+        revision=found.revision,
+    )
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,15 @@
+"""The figures of the README are those of the report it names."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_figure_of_the_result_table_is_in_the_report() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    report = (ROOT / "reports/granularity-smollm2.md").read_text(encoding="utf-8")
+    table = readme.split("## What it found", 1)[1].split("\n## ", 1)[0]
+    figures = re.findall(r"\b\d+\.\d{3,4}\b", table)
+    assert len(figures) >= 20
+    assert [figure for figure in figures if figure not in report] == []
