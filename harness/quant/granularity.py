@@ -52,30 +52,28 @@ class Granularity:
         Raises:
             ValueError: `shape` has fewer axes than the block, or a tail is refused.
         """
-        missing = len(shape) - len(self.block)
-        if missing < 0:
-            raise ValueError(
-                f"a tensor with block {self.block} must have at least {len(self.block)} axes, "
-                f"got shape {tuple(shape)}"
-            )
-        sizes = (1,) * missing + tuple(
-            max(axis, 1) if size == -1 else size
-            for axis, size in zip(shape[missing:], self.block, strict=True)
-        )
-        if self.tail == "error" and self._ragged(shape, sizes):
+        if self.tail == "error" and self.has_tail(shape):
             raise ValueError(
                 f"block must divide the tensor: shape={tuple(shape)}, block={self.block}; "
                 "choose another group size or allow tail=short"
             )
-        return sizes
+        leading = (1,) * (len(shape) - len(self.block))
+        # A block longer than its axis is cut to it: padding a row to the block could be enormous.
+        cut = (axis if size == -1 else min(axis, size) for axis, size in self._pairs(shape))
+        return leading + tuple(max(size, 1) for size in cut)
 
     def has_tail(self, shape: Sequence[int]) -> bool:
-        """Say whether some block of `shape` is short."""
-        return self._ragged(shape, self.sizes(shape))
+        """Say whether some block of `shape` is shorter than asked for."""
+        return any(size != -1 and axis % size != 0 for axis, size in self._pairs(shape))
 
-    @staticmethod
-    def _ragged(shape: Sequence[int], sizes: Sequence[int]) -> bool:
-        return any(axis % size for axis, size in zip(shape, sizes, strict=True))
+    def _pairs(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Return length and block size of each axis that the block names."""
+        if len(shape) < len(self.block):
+            raise ValueError(
+                f"a tensor with block {self.block} must have at least {len(self.block)} axes, "
+                f"got shape {tuple(shape)}"
+            )
+        return list(zip(shape[-len(self.block) :], self.block, strict=True))
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the scales of a tensor of `shape`."""

@@ -161,3 +161,12 @@ def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
 )
 def test_has_tail(block: tuple[int, ...], shape: tuple[int, ...], short: bool) -> None:
     assert Granularity(block=block).has_tail(shape) is short
+
+
+def test_block_longer_than_its_axis_is_cut_to_it_and_pads_nothing() -> None:
+    granularity = Granularity(block=(1, 10**9))
+    assert granularity.sizes((3, 5)) == (1, 5)
+    assert granularity.blocked(torch.ones(3, 5)).numel() == 15
+    assert granularity.has_tail((3, 5))
+    with pytest.raises(ValueError, match="must divide"):
+        Granularity(block=(1, 10**9), tail="error").sizes((3, 5))
