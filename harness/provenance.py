@@ -49,7 +49,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         python=platform.python_version(),
         os=platform.platform(),
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
-        cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in _cpuinfo("flags").split()),
+        cpu_flags=cpu_flags(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(device) if cuda else None,
         cuda=torch.version.cuda if cuda else None,
@@ -60,6 +60,12 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         },
         seeds=dict(seeds),
     )
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Return which of `CPU_FLAGS` this processor has; nothing where that cannot be known."""
+    known = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return tuple(flag for flag in CPU_FLAGS if flag in known)
 
 
 def command_line() -> str:

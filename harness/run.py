@@ -134,6 +134,8 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     loaded = cache.load(spec.model, spec.device)
     try:
         info = _describe(loaded)
+        if advice := devices.slow_type(loaded.device, loaded.dtype, provenance.cpu_flags()):
+            log.warning("%s", advice)
         quantized = quantize(loaded, spec.recipe)
         log.info("%s: measuring %s", spec.recipe.name, spec.task.name)
         result = spec.task.run(loaded)

@@ -44,7 +44,9 @@ def ranking(group: Group) -> Section:
             cells["difference from baseline"] = figures.difference(row.value, baseline.value, unit)
         if not fraction:
             cells["relative"] = (
-                figures.MISSING if baseline is None else figures.relative(row.value, baseline.value)
+                figures.relative(row.value, baseline.value)
+                if baseline and row is not baseline
+                else figures.MISSING
             )
         cells["bits/weight"] = f"{row.quant.bits_per_weight:.3f}"
         cells["path"] = row.quant.kind
@@ -195,8 +197,7 @@ def _size_section(rows: Sequence[Row]) -> Section:
             "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
             "coverage": figures.share(row.quant.coverage),
             "matrices quantized": str(len(row.quant.layers)),
-            "left in float": "; ".join(f"{s.name}: {s.reason}" for s in row.quant.skipped[:3])
-            + (f"; and {len(row.quant.skipped) - 3} more" if len(row.quant.skipped) > 3 else ""),
+            "left in float": _left(row),
         }
         for row in rows
     ]
@@ -209,6 +210,15 @@ def _size_section(rows: Sequence[Row]) -> Section:
         ),
         table=pd.DataFrame(table),
     )
+
+
+def _left(row: Row) -> str:
+    """Return the first few matrices that stayed in float, with the reasons."""
+    if row.is_baseline:
+        return "everything"
+    shown = [f"{skipped.name}: {skipped.reason}" for skipped in row.quant.skipped[:3]]
+    more = len(row.quant.skipped) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "nothing"
 
 
 def not_ok(stored: Sequence[Stored], problems: Sequence[str]) -> Section | None:
