@@ -11,6 +11,7 @@ from harness.results.record import Status, Unit
 from harness.results.store import Stored
 
 GRANULARITIES = ("tensor", "row", "g512", "g256", "g128", "g64", "g32", "g16")
+MMLU_TASKS = ("mmlu", "mmlu_generate")
 ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
 
 
@@ -52,11 +53,13 @@ def ranking(group: Group) -> Section:
         cells["path"] = row.quant.kind
         rows.append(cells)
     better = "higher" if group.headline.higher_is_better else "lower"
+    chance = " Guessing among four choices gives 25 %." if group.task.name in MMLU_TASKS else ""
     return Section(
         title=_title(group),
         text=(
             f"Protocol: {group.task.protocol}\nModel: {_model(group)}\nSorted by value, {better} is "
             "better. The intervals are those of each row by itself; whether two rows differ, they do not say."
+            f"{chance}"
         ),
         table=pd.DataFrame(rows),
     )
@@ -115,7 +118,7 @@ def direct_against_generate(groups: Sequence[Group]) -> list[Section]:
         _both_ways(direct, generate)
         for direct in groups
         for generate in groups
-        if (direct.task.name, generate.task.name) == ("mmlu", "mmlu_generate")
+        if (direct.task.name, generate.task.name) == MMLU_TASKS
         and _questions(direct) == _questions(generate)
     ]
 
