@@ -10,7 +10,8 @@ from harness.report.study import Group, Row
 from harness.results.record import Status, Unit
 from harness.results.store import Stored
 
-GRANULARITIES = ("tensor", "row", "g512", "g256", "g128", "g64", "g32", "g16")
+GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")
+GRANULARITIES = ("tensor", "row", *GROUPS)
 MMLU_TASKS = ("mmlu", "mmlu_generate")
 ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
 
@@ -103,7 +104,7 @@ def group_size_trend(group: Group) -> Section | None:
             cells[name] = _headline(row)
         if any(group.find(element, granularity) for element in ELEMENTS):
             rows.append(cells)
-    if len(rows) < 2:
+    if len(rows) < 2 or not any(row.granularity in GROUPS for row in group.rows):
         return None
     return Section(
         title=f"Group-size trend: {_title(group)}",
