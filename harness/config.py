@@ -162,6 +162,11 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
             return adapter.validate_python(value)
         except ValidationError as reason:
             raise ConfigError(f"{key} must be {_spell(hint)}, got {value!r}") from reason
+    if get_origin(hint) in (Union, UnionType):
+        # A component that may be left out.
+        if value is None:
+            return None
+        hint = next(part for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is Mapping:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} must be a mapping from names to values, got {value!r}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.backends.base import Backend
 from harness.backends.fake import FakeBackend
@@ -19,6 +19,7 @@ from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets, find_unreachable
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.quantize import quantize as quantize_tensor
 from harness.results.record import LayerReport, QuantReport, SkippedWeight
 
 NO_RULES: Mapping[str, LayerRule] = MappingProxyType({})
@@ -77,6 +78,9 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     report = QuantReport(
         name=recipe.name,
         formats={name: rule.weight.name for name, rule in recipe.rules.items()},
+        input_formats={
+            name: rule.input.name for name, rule in recipe.rules.items() if rule.input is not None
+        },
         kind=recipe.backend.kind if layers else "none",
         num_quantized=num_quantized,
         coverage=num_quantized / total,
@@ -206,9 +210,14 @@ def _quantize_target(
             f"every weight must be finite, got NaN or infinity in {target.name}; "
             "the checkpoint is damaged"
         )
-    fmt = recipe.rules[rule].weight
+    fmt, input_format = recipe.rules[rule].weight, recipe.rules[rule].input
+    if input_format is not None and not isinstance(target.owner, nn.Linear):
+        raise UnsupportedRecipe(
+            f"inputs are rounded for linear layers, got rule {rule} with an input format for {target.name}; "
+            "add it to quant.skip, or give it a rule without input"
+        )
     try:
-        quantized = fmt.quantize(weight)
+        quantized = quantize_tensor(weight, fmt)
     except ValueError as reason:
         raise UnsupportedRecipe(
             f"{reason} (layer {target.name}); or add the layer to quant.skip"
@@ -219,6 +228,7 @@ def _quantize_target(
         format=fmt,
         weight=quantized,
         rel_error=_relative_error(weight, quantized.dequantize()),
+        input=input_format,
     )
     recipe.backend.apply(loaded, target, layer)
     if fault := recipe.backend.audit(target, layer):

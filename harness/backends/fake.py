@@ -6,6 +6,7 @@ nothing about them may be concluded from it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.layer import QuantizedLayer
+from harness.quant.linear import quantize_activation
 from harness.quant.tensor import TensorFormat
 
 
@@ -30,8 +32,10 @@ class FakeBackend:
         return None
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Swap the weight for its dequantized codes, cast once to the model's type."""
+        """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
         loaded.swap(target.owner, target.attribute, layer.weight.dequantize())
+        if layer.input is not None:
+            loaded.before(target.owner, partial(quantize_activation, fmt=layer.input))
 
     def audit(self, target: Target, layer: QuantizedLayer) -> str | None:
         """Compare the weight in place with the codes, bit for bit."""

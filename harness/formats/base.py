@@ -1,20 +1,31 @@
-"""The contract of an element format.
+"""The contract of an element format, and the four ways to round.
 
-An element format is a finite set of numbers and the rule that maps a real number to one of them. How such
-numbers cover a tensor (scales, blocks) is the business of `harness.quant`.
+An element format is a finite set of numbers and the rule that maps a real number to one of them. How such numbers cover a
+tensor (scales, blocks) is the business of `harness.quant`.
+
+Every grid here is uniform in places, so every rounding is one of integers: divide by the local step, round, multiply.
+With U uniform in [0, 1) and the magnitude `m = |v|`:
+
+    nearest_even    nearest integer, halves to the even one (IEEE 754, OCP)
+    half_away       nearest integer, halves away from zero  (HiFloat, microxcaling's "nearest")
+    floor           floor(m) with the sign of v: toward zero (microxcaling's "floor")
+    stochastic      floor(m + U) with the sign of v         (microxcaling's "dither"); its mean is v
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+
+Rounding = Literal["nearest_even", "half_away", "floor", "stochastic"]
 
 
 @runtime_checkable
 class NumberFormat(Protocol):
-    """A finite set of numbers with round-to-nearest, ties to even.
+    """A finite set of numbers, and the rule that rounds to it.
 
-    `round` is idempotent, monotone and saturating; it works in float32, keeps the shape, and passes NaN on.
-    `decode(encode(x))` equals `round(x)` for every `x` that is not NaN.
+    `round` is monotone and idempotent (in expectation, if stochastic), works in float32, keeps shape and the sign of
+    zero, and passes NaN on. Values beyond `max` saturate, unless the format says that they overflow.
     """
 
     @property
@@ -30,13 +41,66 @@ class NumberFormat(Protocol):
         """The largest finite magnitude."""
 
     def values(self) -> Tensor:
-        """Every finite value, ascending, without a second zero, float32."""
+        """Every finite value, ascending, without a second zero, float32.
 
-    def round(self, x: Tensor) -> Tensor:
-        """Return the nearest value of the format for each element, float32, same shape."""
+        Raises:
+            ValueError: The format has more than 256 codes.
+        """
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the code of the nearest value for each element, uint8, same shape."""
+    def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the value of the format that each element rounds to, float32, same shape.
+
+        Raises:
+            ValueError: Rounding is stochastic and there is no generator.
+        """
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Return the code of each value, which must be of the format (`round` makes it so); same shape.
+
+        uint8, or a wider integer for formats of 16 and 32 bits. NaN has a code only where the format has a NaN;
+        elsewhere its code is that of zero, and the scale must carry it.
+        """
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the value of each code, float32, same shape."""
+
+
+@runtime_checkable
+class FloatingFormat(NumberFormat, Protocol):
+    """A format of binary floating point: what the shared exponents of OCP MX refer to."""
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Explicit fraction bits of a normal number."""
+
+    @property
+    def exponent_max(self) -> int:
+        """Exponent of the largest finite value."""
+
+
+def round_to_integer(
+    x: Tensor, rounding: Rounding, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return `x` rounded to integers, float32, sign of zero kept; see the module docstring.
+
+    Raises:
+        ValueError: `rounding` is stochastic and there is no generator.
+    """
+    if rounding == "nearest_even":
+        return x.round()
+    if rounding == "floor":
+        return x.trunc()
+    # The float32 below 1/2: m + 1/2 would round up to an integer for the m just below a half, m + this never does.
+    offset: float | Tensor = 0.5 - 2**-25
+    if rounding == "stochastic":
+        if generator is None:
+            raise ValueError(
+                "stochastic rounding must be given a torch.Generator, got None; pass generator=..."
+            )
+        offset = torch.rand(x.shape, generator=generator, device=x.device)
+    return x.abs().add_(offset).floor_().copysign_(x)
+
+
+def rounding_suffix(rounding: Rounding, usual: Rounding = "nearest_even") -> str:
+    """Return what a name says of a rounding that is not the usual one of its format."""
+    return "" if rounding == usual else f"_{rounding}"

@@ -1,8 +1,11 @@
-"""Symmetric integers of 2 to 8 bits.
+"""Integers and fixed-point numbers of 2 to 8 bits.
 
-The grid is `-qmax .. qmax` with `qmax = 2^(bits-1) - 1`: the most negative two's-complement code is left out
-("restricted range"), so that a weight and its negation always have the same error. Codes are two's complement
-in one byte.
+    signed, narrow (default)   -(2^(b-1) - 1) .. 2^(b-1) - 1     a weight and its negation have the same error
+    signed, full                -2^(b-1)      .. 2^(b-1) - 1     what torchao and compressed-tensors use
+    unsigned                     0            .. 2^b - 1         with a zero point
+
+With `fraction_bits` the grid is divided by `2^fraction_bits`: OCP MXINT8 has 6 (a range of +-127/64), the elements of
+HiF4 have 2 (0 .. 1.75 by 0.25). Codes are two's complement in one byte.
 """
 
 from dataclasses import dataclass
@@ -10,40 +13,89 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.formats.base import Rounding, round_to_integer, rounding_suffix
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Integer:
-    """The integers `-(2^(bits-1) - 1) .. 2^(bits-1) - 1`; see `NumberFormat`."""
+    """Integers of some width; see the module docstring and `NumberFormat`."""
 
     bits: int
+    narrow: bool = True
+    """Leave out the most negative code."""
+    signed: bool = True
+    fraction_bits: int = 0
+    rounding: Rounding = "nearest_even"
 
     def __post_init__(self) -> None:
         """Refuse widths whose codes do not fit one byte."""
         if not 2 <= self.bits <= 8:
             raise ValueError(f"bits must be 2..8, got {self.bits}")
+        if not 0 <= self.fraction_bits < self.bits:
+            raise ValueError(
+                f"fraction_bits must be 0..{self.bits - 1} for {self.bits} bits, got {self.fraction_bits}"
+            )
 
     @property
     def name(self) -> str:
-        """`int8`, `int4`, ..."""
-        return f"int{self.bits}"
+        """`int8`, `uint4`, `int4q2` with 2 fraction bits, `int8_full` with -128."""
+        name = f"{'' if self.signed else 'u'}int{self.bits}"
+        name += f"q{self.fraction_bits}" if self.fraction_bits else ""
+        name += "_full" if self.signed and not self.narrow else ""
+        return name + rounding_suffix(self.rounding)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbors: `2^-fraction_bits`."""
+        return float(2**-self.fraction_bits)
+
+    @property
+    def highest(self) -> int:
+        """The largest integer, before the division by `2^fraction_bits`."""
+        return int(2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1)
+
+    @property
+    def lowest(self) -> int:
+        """The most negative integer, before the division by `2^fraction_bits`."""
+        if not self.signed:
+            return 0
+        return -self.highest if self.narrow else -self.highest - 1
 
     @property
     def max(self) -> float:
-        """`2^(bits-1) - 1`."""
-        return float(2 ** (self.bits - 1) - 1)
+        """The largest positive value."""
+        return self.highest * self.step
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Fraction bits below the leading one of `max`."""
+        return self.bits - 2
+
+    @property
+    def exponent_max(self) -> int:
+        """Exponent of the leading one of `max`; OCP counts MXINT8 as 0."""
+        return self.bits - 2 - self.fraction_bits
 
     def values(self) -> Tensor:
-        """Return all `2^bits - 1` integers, ascending."""
-        return torch.arange(-self.max, self.max + 1, dtype=torch.float32)
+        """Return every value, ascending."""
+        return torch.arange(self.lowest, self.highest + 1, dtype=torch.float32) * self.step
 
-    def round(self, x: Tensor) -> Tensor:
-        """Round half to even, saturate; NaN stays NaN."""
-        return x.float().round().clamp_(-self.max, self.max)
+    def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Round to the grid, saturate; NaN stays NaN."""
+        x = x.float()
+        if self.fraction_bits:
+            x = x * (1 / self.step)
+        rounded = round_to_integer(x, self.rounding, generator)
+        rounded.clamp_(self.lowest, self.highest)
+        return rounded.mul_(self.step) if self.fraction_bits else rounded
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, values: Tensor) -> Tensor:
         """Return two's-complement codes; NaN, which an integer cannot hold, becomes 0."""
-        return self.round(x).nan_to_num_(nan=0.0).to(torch.int8).view(torch.uint8)
+        integers = (values * (1 / self.step)).nan_to_num_(nan=0.0)
+        if not self.signed:
+            return integers.to(torch.uint8)
+        return integers.to(torch.int8).view(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the integers as float32."""
-        return codes.view(torch.int8).float()
+        """Return the values, float32."""
+        return (codes.view(torch.int8) if self.signed else codes).float() * self.step

@@ -1,10 +1,12 @@
 """What a model source is, and what it loads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Dtype = Literal["bfloat16", "float32", "float16"]
@@ -36,6 +38,8 @@ class LoadedModel:
     """What the float weights are, such as a dequantized 4-bit file."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters that a recipe has swapped out, in order."""
+    hooks: list[RemovableHandle] = field(default_factory=list)
+    """What a recipe has put in front of layers."""
     was_tied: bool = False
     """`untie` was called."""
 
@@ -59,6 +63,14 @@ class LoadedModel:
         setattr(owner, attribute, installed)
         self.swaps.append(Swap(owner, attribute, original, installed))
 
+    def before(self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Let `change` make what goes into a layer, until `restore`."""
+
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (change(args[0]), *args[1:])
+
+        self.hooks.append(owner.register_forward_pre_hook(hook))
+
     def displaced(self) -> int:
         """Count the swapped-in parameters that are no longer in place."""
         return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
@@ -69,10 +81,12 @@ class LoadedModel:
         self.module.config.tie_word_embeddings = False
 
     def restore(self) -> None:
-        """Bring back every float parameter, the very objects that were swapped out."""
+        """Bring back every float parameter, the very objects that were swapped out, and take off every hook."""
         while self.swaps:
             swap = self.swaps.pop()
             setattr(swap.owner, swap.attribute, swap.original)
+        while self.hooks:
+            self.hooks.pop().remove()
         if self.was_tied:
             self.module.config.tie_word_embeddings = True
             self.was_tied = False

@@ -1,59 +1,56 @@
-"""Element format x granularity x absmax scale: INT8 and FP8, per tensor, row or group.
+"""Element format x granularity x scale: INT, FP8, MX, NVFP4, NF4 and their like.
 
-For each block, in float32 whatever the input dtype:
+    x ~ q * s      s: a scale for each block, float32 maths whatever the input dtype      q: a value of the element format
 
-    s = amax / element.max,  at least the smallest normal float32 (2^-126)
-    q = round(x / s)         true division, nearest even, saturating
-    x ~ q * s
-
-A block of zeros therefore gives codes 0 and comes back as zeros. A NaN or infinity in a block makes its scale NaN
-or infinite, and the whole block comes back as NaN: damage is never hidden by a code.
+What varies is which range of a block is covered (`range`), how that becomes a scale and what the scale is stored in
+(`scale`), and how numbers are rounded (a property of the element).
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.formats.base import NumberFormat
 from harness.quant.granularity import Granularity
-from harness.quant.tensor import QuantizedTensor, ScalePlane
-
-SCALE_BITS = 32
-SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
+from harness.quant.range import AbsMax, Range, RangeRule
+from harness.quant.scale import FloatScale, ScaleRule
+from harness.quant.tensor import Scales
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockScaled:
-    """One float32 scale a block, fitted to the block's largest magnitude; see `TensorFormat`."""
+    """Scales fitted to blocks, zero point 0; see the module docstring and `TensorFormat`."""
 
     element: NumberFormat
     granularity: Granularity
+    scale: ScaleRule = field(default_factory=FloatScale)
+    range: RangeRule = field(default_factory=AbsMax)
 
     @property
     def name(self) -> str:
-        """Element and granularity, such as `int8_row` or `fp8_e4m3fn_g64`."""
-        return f"{self.element.name}_{self.granularity.name}"
+        """Element and granularity, such as `int8_row`, `mxfp4_e2m1_g32` or `int4_g64_mse`."""
+        name = f"{self.scale.prefix}{self.element.name}_{self.granularity.name}"
+        return name + self.scale.suffix + self.range.suffix
 
-    def fit_scale(self, x: Tensor) -> ScalePlane:
-        """Return scales that map the largest magnitude of each block to `element.max`."""
-        scale = (self.granularity.absmax(x) / self.element.max).clamp_(min=SMALLEST_NORMAL)
-        return ScalePlane(values=scale, granularity=self.granularity, bits=SCALE_BITS)
+    def fit(self, x: Tensor) -> Scales:
+        """Return the scales of the ranges that `range` finds in `x`."""
+        return self.scales_of(self.measure(x))
 
-    def encode(self, x: Tensor, scale: ScalePlane) -> QuantizedTensor:
-        """Round `x / scale` to codes; values beyond the range of given scales saturate."""
-        granularity = scale.granularity
-        scaled = granularity.blocked(x.float()) / granularity.aligned(scale.values)
-        codes = granularity.unblocked(self.element.encode(scaled), x.shape)
-        return QuantizedTensor(codes=codes, element=self.element, scale=scale)
+    def measure(self, x: Tensor) -> Range:
+        """Return the range of every block, the part of `fit` that can be gathered over several tensors."""
 
-    def quantize(self, x: Tensor) -> QuantizedTensor:
-        """Return codes and scales of `x` `[.., N, K]`."""
-        return self.encode(x, self.fit_scale(x))
+        def rounded(candidate: Range) -> Tensor:
+            scales = self.scales_of(candidate)
+            return scales.apply(self.to_grid(x.float(), scales))
 
-    def bits_per_element(self, shape: Sequence[int]) -> float:
-        """Return bits of codes and scales over the number of elements [bits/element]."""
-        n_scales = math.prod(self.granularity.scale_shape(shape))
-        return self.element.bits + SCALE_BITS * n_scales / math.prod(shape)
+        return self.range.measure(x, self.granularity, rounded)
+
+    def scales_of(self, measured: Range) -> Scales:
+        """Return the scales that cover given ranges."""
+        return self.scale.fit(measured, self.element, self.granularity)
+
+    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+        """Round `x / s` to the element format."""
+        blocks = self.scale.divide(self.granularity.blocked(x), scales)
+        return self.granularity.unblocked(self.element.round(blocks, generator), x.shape)

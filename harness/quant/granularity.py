@@ -1,21 +1,26 @@
 """Granularity: how many elements share one scale.
 
-One rule serves every granularity. A block is given for the trailing axes; -1 means the whole axis:
+One rule serves every granularity. A block is given for the last two axes; -1 means the whole axis:
 
     weight [N, K], block (-1, -1)  ->  scale [1, 1]            per tensor
     weight [N, K], block ( 1, -1)  ->  scale [N, 1]            per row (output channel)
     weight [N, K], block ( 1, 64)  ->  scale [N, ceil(K/64)]   per group of 64
+    weight [N, K], block (-1, 1)   ->  scale [1, K]            per column (input channel)
     weight [N, K], block (128,128) ->  scale [ceil(N/128), ceil(K/128)]
     stack [E, N, K], block (1, -1) ->  scale [E, N, 1]         axes before the block have one scale each
 
-When a block does not divide its axis the last block is short (`tail: short`). It is computed on a copy padded with
-zeros, which cannot change a block's largest magnitude, so the result is exact; `tail: error` refuses instead.
+A vector has no axis for the first size of a pair: it is one row. With `flat` the tensor is one long row whatever its
+shape, as bitsandbytes has it, so that only the very last block can be short.
+
+When a block does not divide its axis the last block is short (`tail: short`): its scale comes from what is there, and
+zeros fill it up while it is rounded. `tail: error` refuses instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,40 +29,46 @@ from torch.nn import functional as F
 class Granularity:
     """The block of elements that shares one scale; see the module docstring."""
 
-    block: tuple[int, ...]
-    """Block size of each trailing axis; -1 is the whole axis."""
+    block: tuple[int, int]
+    """Block size of the last two axes; -1 is the whole axis."""
     tail: Literal["short", "error"] = "short"
     """What to do when a block does not divide its axis."""
+    flat: bool = False
+    """Blocks run on from row to row."""
 
     def __post_init__(self) -> None:
         """Refuse empty blocks and sizes that mean nothing."""
-        if not self.block or any(size != -1 and size < 1 for size in self.block):
+        if any(size != -1 and size < 1 for size in self.block):
             raise ValueError(
                 f"block must hold sizes >= 1, or -1 for a whole axis, got {self.block}"
             )
+        if self.flat and self.block[0] != 1:
+            raise ValueError(f"block must be (1, size) where flat, got {self.block}")
 
     @property
     def name(self) -> str:
-        """`tensor`, `row`, `g64`, or the block itself as `128x128`."""
-        leading, last = self.block[:-1], self.block[-1]
-        if all(size == -1 for size in self.block):
-            return "tensor"
-        if all(size == 1 for size in leading):
-            return "row" if last == -1 else f"g{last}"
+        """`tensor`, `row`, `column`, `g64`, flat `b64`, or the block itself as `128x128`."""
+        named = {(-1, -1): "tensor", (1, -1): "row", (-1, 1): "column"}
+        if self.flat:
+            return f"b{self.block[1]}"
+        if self.block in named:
+            return named[self.block]
+        if self.block[0] == 1:
+            return f"g{self.block[1]}"
         return "x".join("all" if size == -1 else str(size) for size in self.block)
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the block size of every axis of `shape`, with -1 and leading axes filled in.
 
         Raises:
-            ValueError: `shape` has fewer axes than the block, or a tail is refused.
+            ValueError: A tail is refused.
         """
         if self.tail == "error" and self.has_tail(shape):
             raise ValueError(
                 f"block must divide the tensor: shape={tuple(shape)}, block={self.block}; "
                 "choose another group size or allow tail=short"
             )
-        leading = (1,) * (len(shape) - len(self.block))
+        leading = (1,) * (len(shape) - 2)
         # A block longer than its axis is cut to it: padding a row to the block could be enormous.
         cut = (axis if size == -1 else min(axis, size) for axis, size in self._pairs(shape))
         return leading + tuple(max(size, 1) for size in cut)
@@ -67,13 +78,8 @@ class Granularity:
         return any(size != -1 and axis % size != 0 for axis, size in self._pairs(shape))
 
     def _pairs(self, shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Return length and block size of each axis that the block names."""
-        if len(shape) < len(self.block):
-            raise ValueError(
-                f"a tensor with block {self.block} must have at least {len(self.block)} axes, "
-                f"got shape {tuple(shape)}"
-            )
-        return list(zip(shape[-len(self.block) :], self.block, strict=True))
+        """Return length and block size of each axis that the block names and the tensor has."""
+        return list(zip(shape[-2:], self.block[-len(shape[-2:]) :], strict=True))
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the scales of a tensor of `shape`."""
@@ -100,12 +106,17 @@ class Granularity:
         """View scales `[a, b, ..]` as `[a, 1, b, 1, ..]`, ready to multiply `blocked(x)`."""
         return scale.reshape([part for count in scale.shape for part in (count, 1)])
 
-    def absmax(self, x: Tensor) -> Tensor:
-        """Return the largest magnitude of every block, float32, shape `scale_shape(x.shape)`.
+    def reduce(self, x: Tensor, function: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
+        """Return `function(blocks, inner axes)` of every block, shape `scale_shape(x.shape)`; short blocks unpadded."""
+        for axis, (length, size) in enumerate(zip(x.shape, self.sizes(x.shape), strict=True)):
+            if tail := length % size:
+                parts = torch.split(x, [length - tail, tail], axis)
+                return torch.cat([self.reduce(part, function) for part in parts], axis)
+        blocks = self.blocked(x)
+        return function(blocks, tuple(range(1, blocks.dim(), 2)))
 
-        NaN in a block makes its result NaN.
-        """
-        blocks = self.blocked(x.float())
-        inner_axes = tuple(range(1, blocks.dim(), 2))
-        # |amax| and |amin| instead of abs().amax(): no temporary of the tensor's size.
-        return blocks.amax(inner_axes).abs().maximum(blocks.amin(inner_axes).abs())
+    def expand(self, scale: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the scale of each element of a tensor of `shape`: `scale` repeated over its blocks."""
+        counts_and_sizes = zip(scale.shape, self.sizes(shape), strict=True)
+        blocks = self.aligned(scale).expand([n for pair in counts_and_sizes for n in pair])
+        return self.unblocked(blocks, shape)

@@ -7,11 +7,13 @@ from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRule:
-    """Store the weights of matching layers in a format."""
+    """Store the weights of matching layers in a format, and round what goes into them to another."""
 
     match: str
     """Glob over module paths, such as `*` or `model.layers.*.mlp.*`."""
     weight: TensorFormat
+    input: TensorFormat | None = None
+    """Format of the layer's input, with scales of its own for each call; None leaves it in float."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,3 +28,5 @@ class QuantizedLayer:
     weight: QuantizedTensor
     rel_error: float
     """`|W - W'| / |W|` (Frobenius norms); 0 for a zero weight."""
+    input: TensorFormat | None = None
+    """Format of the layer's input."""

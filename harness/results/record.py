@@ -112,7 +112,9 @@ class QuantReport(_Closed):
     name: str
     """Name of the recipe."""
     formats: dict[str, str]
-    """Rule name -> format name."""
+    """Rule name -> format name of the weights."""
+    input_formats: dict[str, str] = {}
+    """Rule name -> format name of the layers' inputs, for the rules that round them."""
     kind: Literal["none", "fake-quant"]
     """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type."""
     num_quantized: int

@@ -1,0 +1,60 @@
+"""Codes of formats of at most 8 bits, by table.
+
+A format gives the value of each code. Decoding is a look-up. Encoding is one too: every value of an 8-bit float has at
+most 8 significant bits, so the upper half of its float32 pattern (its bfloat16 pattern) names it exactly, and a table
+of 65536 bytes gives the code. That serves tapered and biased formats alike, with no arithmetic on fields.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodeTable:
+    """Both directions of a code, for values that bfloat16 holds exactly."""
+
+    by_code: Tensor
+    """float32 `[n]`: the value of each code; NaN where a code has none."""
+    by_pattern: Tensor
+    """uint8 `[65536]`: the code of each bfloat16 pattern that is a value of the format."""
+
+    @classmethod
+    def of(cls, by_code: Tensor) -> "CodeTable":
+        """Build the inverse of a table in which no value has two codes."""
+        patterns = _upper_half(by_code)
+        by_pattern = torch.zeros(2**16, dtype=torch.uint8)
+        codes = torch.arange(len(by_code), dtype=torch.int32).to(torch.uint8)
+        nan = by_code.isnan()
+        # A format without a negative zero has its code of zero there; others write over it.
+        zero = codes[by_code == 0]
+        by_pattern[0x8000] = zero[0] if len(zero) else 0
+        by_pattern[patterns[~nan]] = codes[~nan]
+        if nan.any():
+            # Of several NaNs the one of all ones, with the sign of the float32; else the only one there is.
+            positive = codes[nan & (torch.arange(len(by_code)) < len(by_code) // 2)]
+            by_pattern[0xFF81:] = codes[nan][-1]
+            by_pattern[0x7F81:0x8000] = positive[-1] if len(positive) else codes[nan][-1]
+        return cls(by_code, by_pattern)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Return the codes of values of the format, uint8, same shape."""
+        index = _upper_half(values).flatten()
+        table = self.by_pattern.to(values.device)
+        return table.index_select(0, index).view(values.shape)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the value of each code, float32, same shape."""
+        table = self.by_code.to(codes.device)
+        return table.index_select(0, codes.flatten().int()).view(codes.shape)
+
+    def finite(self) -> Tensor:
+        """Return the finite values, ascending, each once."""
+        values: Tensor = torch.unique(self.by_code[self.by_code.isfinite()])
+        return values
+
+
+def _upper_half(values: Tensor) -> Tensor:
+    """Return the bfloat16 pattern of each float32, as an index, int32."""
+    return (values.contiguous().view(torch.int32) >> 16) & 0xFFFF

@@ -1,0 +1,86 @@
+"""Floating point without sign, zero or subnormals: formats for scales.
+
+    value = 2^(e - bias) * (1 + m / 2^M)        the pattern of all ones is NaN
+
+E8M0 (OCP MX 1.0, section 5.4.1): 2^-127 .. 2^127. E6M2 (HiF4, arXiv 2602.11287): 2^-48 .. 1.5 * 2^15.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from harness.formats.base import Rounding, round_to_integer, rounding_suffix
+from harness.formats.code_table import CodeTable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PositiveFloat:
+    """Positive powers of two with a fraction; see the module docstring and `NumberFormat`."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    rounding: Rounding = "nearest_even"
+
+    def __post_init__(self) -> None:
+        """Refuse formats that do not fit one byte or float32."""
+        if self.exponent_bits < 1 or self.mantissa_bits < 0 or self.bits > 8:
+            raise ValueError(
+                f"exponent_bits + mantissa_bits must be at most 8, got {self.exponent_bits} + {self.mantissa_bits}"
+            )
+        if not (self.bias <= 127 and 2**self.exponent_bits - 1 - self.bias <= 128):
+            raise ValueError(f"bias must keep every value in float32, got {self.bias}")
+
+    @property
+    def name(self) -> str:
+        """`e8m0`, `e6m2`."""
+        return f"e{self.exponent_bits}m{self.mantissa_bits}{rounding_suffix(self.rounding)}"
+
+    @property
+    def bits(self) -> int:
+        """Exponent and mantissa."""
+        return self.exponent_bits + self.mantissa_bits
+
+    @property
+    def max(self) -> float:
+        """The value of the last code but one."""
+        return float(self.values()[-1])
+
+    @property
+    def min(self) -> float:
+        """The value of code 0, the smallest: there is no zero."""
+        return float(2.0**-self.bias)
+
+    def values(self) -> Tensor:
+        """Return every finite value, ascending."""
+        return _table(self).finite()
+
+    def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Round in the binade of `x`, and clamp to the smallest and largest value; NaN stays NaN."""
+        x = x.float().clamp(self.min, self.max)
+        fraction, exponent = torch.frexp(x)
+        step = exponent - 1 - self.mantissa_bits
+        integer = torch.ldexp(fraction, self.mantissa_bits + torch.ones_like(exponent))
+        return torch.ldexp(round_to_integer(integer, self.rounding, generator), step).clamp_(
+            max=self.max
+        )
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Return exponent and mantissa fields, uint8."""
+        return _table(self).encode(values)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the value of each code."""
+        return _table(self).decode(codes)
+
+
+@lru_cache
+def _table(fmt: PositiveFloat) -> CodeTable:
+    codes = torch.arange(2**fmt.bits)
+    exponent = (codes >> fmt.mantissa_bits) - fmt.bias
+    fraction = (codes & (2**fmt.mantissa_bits - 1)) / 2**fmt.mantissa_bits
+    values = torch.ldexp((1 + fraction).double(), exponent)
+    values[-1] = float("nan")
+    return CodeTable.of(values.float())

@@ -1,0 +1,35 @@
+"""Formats that need no scale: numbers are cast as they are. bf16, fp16, HiF8, and fp32, the identity."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.formats.base import NumberFormat
+from harness.quant.granularity import Granularity
+from harness.quant.tensor import Scales
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unscaled:
+    """Each number by itself; see `TensorFormat`."""
+
+    element: NumberFormat
+
+    @property
+    def name(self) -> str:
+        """The element's."""
+        return self.element.name
+
+    @property
+    def granularity(self) -> Granularity:
+        """Every element is its own block."""
+        return Granularity(block=(1, 1))
+
+    def fit(self, x: Tensor) -> Scales:  # noqa: ARG002
+        """Return no scales."""
+        return Scales()
+
+    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        """Round each number."""
+        return self.element.round(x, generator)
