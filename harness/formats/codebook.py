@@ -161,7 +161,7 @@ def _bins(levels: Tensor, midpoints: Tensor) -> _Bins | None:
         below, midpoint = torch.zeros(size, dtype=torch.int32), torch.full((size,), torch.inf)
         bins = _Bins(low, size / span, below, midpoint)
         found = bins.index(midpoints)
-        if len(found.unique()) == len(found):
+        if len(set(found.tolist())) == len(found):
             midpoint[found.long()] = midpoints
             below += torch.bucketize(torch.arange(size), found.long())
             return bins

@@ -102,7 +102,7 @@ def _value(code: int) -> float:
     if magnitude == INFINITY_CODE:
         return sign * float("inf")
     if magnitude < 0x08:  # dot 0000: powers of two, or zero
-        return sign * 2.0 ** (magnitude - 23) if magnitude else 0.0
+        return float(sign * 2.0 ** (magnitude - 23)) if magnitude else 0.0
     # The first one among the bits after the sign ends the dot; 11, 10, 01, 001, 0001 announce 4, 3, 2, 1, 0 bits.
     if magnitude >= 0x20:
         exponent_bits, mantissa_bits = 1 + (magnitude >> 5), 4 - (magnitude >> 5)
@@ -112,12 +112,13 @@ def _value(code: int) -> float:
         field_bits = exponent_bits + mantissa_bits
     fields = magnitude & (2**field_bits - 1)
     fraction = (fields & (2**mantissa_bits - 1)) / 2**mantissa_bits
-    return sign * 2.0 ** _exponent(fields >> mantissa_bits, exponent_bits) * (1 + fraction)
+    return float(sign * 2.0 ** _exponent(fields >> mantissa_bits, exponent_bits) * (1 + fraction))
 
 
 def _exponent(field: int, bits: int) -> int:
     """Return a sign-magnitude exponent whose leading one is not stored."""
     if bits == 0:
         return 0
-    magnitude = int(2 ** (bits - 1)) | (field & (2 ** (bits - 1) - 1))
-    return -magnitude if field >> (bits - 1) else magnitude
+    leading = 1 << (bits - 1)
+    magnitude = leading | (field & (leading - 1))
+    return -magnitude if field & leading else magnitude

@@ -5,7 +5,7 @@
     unsigned                     0            .. 2^b - 1         with a zero point
 
 With `fraction_bits` the grid is divided by `2^fraction_bits`: OCP MXINT8 has 6 (a range of +-127/64), the elements of
-HiF4 have 2 (0 .. 1.75 by 0.25). Codes are two's complement in one byte.
+HiF4 have 2 (0 .. 1.75 by 0.25). Codes are two's complement of the format's own width, in the low bits of a byte.
 """
 
 from dataclasses import dataclass
@@ -94,8 +94,12 @@ class Integer:
         integers = (values * (1 / self.step)).nan_to_num_(nan=0.0)
         if not self.signed:
             return integers.to(torch.uint8)
-        return integers.to(torch.int8).view(torch.uint8)
+        return integers.to(torch.int8).view(torch.uint8).bitwise_and_(2**self.bits - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the values, float32."""
-        return (codes.view(torch.int8) if self.signed else codes).float() * self.step
+        if self.signed:
+            # Shifted to the top of the byte and back, the sign fills the bits above.
+            unused = 8 - self.bits
+            codes = (codes << unused).view(torch.int8) >> unused
+        return codes.float() * self.step

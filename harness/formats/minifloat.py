@@ -50,9 +50,7 @@ class Minifloat:
                 f"specials=ieee must have 2 exponent bits and 1 mantissa bit at least, got {self.name}"
             )
         if self.specials == "none" and self.overflow == "special":
-            raise ValueError(
-                "overflow must be saturate for a format without specials, got special"
-            )
+            raise ValueError("overflow must be saturate for a format without specials, got special")
 
     @property
     def name(self) -> str:
@@ -82,7 +80,7 @@ class Minifloat:
         top = 2**self.exponent_bits - 1
         # Without a mantissa the one pattern that NaN takes is the whole highest binade.
         lost = self.specials == "ieee" or (self.specials == "nan" and self.mantissa_bits == 0)
-        return top - lost - self.bias
+        return int(top - lost - self.bias)
 
     @property
     def max(self) -> float:

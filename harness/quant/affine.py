@@ -76,9 +76,13 @@ class Affine:
         if self.scale.of_zeros is not None:
             scale.masked_fill_(scale == 0, self.scale.of_zeros)
         plane = ScalePlane(values=scale, granularity=self.granularity, bits=FLOAT32_BITS)
-        return Scales(planes=(plane,), zero_point=replace(plane, values=zero, bits=self.element.bits))
+        return Scales(
+            planes=(plane,), zero_point=replace(plane, values=zero, bits=self.element.bits)
+        )
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Round to integers, add the zero point, clamp."""
         if scales.zero_point is None:
             raise ValueError("scales must have a zero point, got none")
@@ -90,7 +94,9 @@ class Affine:
             grid = round_to_integer(units.add_(zero), rounding, generator)
         else:
             grid = round_to_integer(units, rounding, generator).add_(zero)
-        return granularity.unblocked(grid.clamp_(self.element.lowest, self.element.highest), x.shape)
+        return granularity.unblocked(
+            grid.clamp_(self.element.lowest, self.element.highest), x.shape
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +133,9 @@ class FloatZero:
         zero = replace(plane, values=low + scale * self._middle)
         return Scales(planes=(plane,), zero_point=middle, offset=zero)
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Round the distance from the lower end, in units of the scale."""
         if scales.offset is None:
             raise ValueError("scales must have an offset, got none")

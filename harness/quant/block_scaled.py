@@ -50,7 +50,9 @@ class BlockScaled:
         """Return the scales that cover given ranges."""
         return self.scale.fit(measured, self.element, self.granularity)
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Round `x / s` to the element format."""
         blocks = self.scale.divide(self.granularity.blocked(x), scales)
         return self.granularity.unblocked(self.element.round(blocks, generator), x.shape)

@@ -39,8 +39,9 @@ def fixed_point(bits: int, rounding: Rounding = "half_away") -> Integer:
 
 def group_maxima(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest magnitudes of 4, 8 and 64 elements, float32."""
-    fours, eights, groups = GROUPS
-    m4 = fours.reduce(x, lambda blocks, axes: torch.maximum(blocks.amax(axes), -blocks.amin(axes)))
+    m4 = GROUPS[0].reduce(
+        x, lambda blocks, axes: torch.maximum(blocks.amax(axes), -blocks.amin(axes))
+    )
     m4 = m4.float()
     m8 = Granularity(block=(1, 2)).reduce(m4, lambda blocks, axes: blocks.amax(axes))
     m64 = Granularity(block=(1, 8)).reduce(m8, lambda blocks, axes: blocks.amax(axes))
@@ -96,7 +97,9 @@ class HiF:
         factor4 = 1.0 + (m4 * inner >= 2)
         return planes(factor4, factor8, scale)
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Multiply by the bf16 reciprocal of sf and round."""
         factor4, factor8, scale = (plane.values for plane in scales.planes)
         reciprocal = (1.0 / scale).bfloat16().float()

@@ -65,7 +65,9 @@ class HiFv12:
         scale = power_of_two(k).masked_fill_(maxima[-1].isnan(), torch.nan)
         return planes(power_of_two(l3), power_of_two(l2), scale)
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Divide by the product of the three scales, which is exact, and round."""
         unit, fours = scales.combined().values, GROUPS[0]
         units = fours.blocked(x) / fours.aligned(unit)

@@ -134,16 +134,16 @@ def _steps(shape: torch.Size, granularities: list[Granularity]) -> tuple[int, in
 
 def _cut(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) -> Scales:
     """Return the scales of one window of a tensor `[layers, rows, columns]`."""
-    layer, *slices = window
+    layer, rows, columns = window
 
     def cut(plane: ScalePlane) -> ScalePlane:
         counts = plane.granularity.scale_shape(shape[1:])
         sizes = plane.granularity.sizes(shape[1:])
-        own = [
-            slice(s.start // size, -(-s.stop // size)) if count > 1 else slice(None)
-            for s, count, size in zip(slices, counts, sizes, strict=True)
-        ]
-        return replace(plane, values=plane.values.reshape(-1, *counts)[(layer, *own)])
+        values = plane.values.reshape(-1, *counts)[layer]
+        own = (
+            _shrunk(part, *pair) for part, *pair in zip((rows, columns), sizes, counts, strict=True)
+        )
+        return replace(plane, values=values[tuple(own)])
 
     return replace(
         scales,
@@ -152,3 +152,8 @@ def _cut(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) ->
         offset=scales.offset and cut(scales.offset),
         unrounded=scales.unrounded and cut(scales.unrounded),
     )
+
+
+def _shrunk(part: slice, size: int, count: int) -> slice:
+    """Return which of `count` blocks of a size a slice of elements covers; one that serves the axis serves every slice."""
+    return slice(part.start // size, -(-part.stop // size)) if count > 1 else slice(None)

@@ -63,8 +63,13 @@ class Scales:
         inner, *outer = self.planes
         values = inner.values
         for plane in reversed(outer):
-            pairs = zip(plane.granularity.block, inner.granularity.block, strict=True)
-            ratio = Granularity(block=tuple(o if o == -1 else o // i for o, i in pairs))
+            (rows, columns), block = plane.granularity.block, inner.granularity.block
+            ratio = Granularity(
+                block=(
+                    rows if rows == -1 else rows // block[0],
+                    columns if columns == -1 else columns // block[1],
+                )
+            )
             values = ratio.expand(plane.values, values.shape) * values
         return replace(inner, values=values)
 
@@ -158,5 +163,7 @@ class TensorFormat(Protocol):
     def fit(self, x: Tensor) -> Scales:
         """Choose the scales for `x`, float32 or narrower."""
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return the value of the element format for each number under given scales, float32; beyond the range they saturate."""

@@ -30,6 +30,8 @@ class Unscaled:
         """Return no scales."""
         return Scales()
 
-    def to_grid(self, x: Tensor, scales: Scales, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+    def to_grid(
+        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
+    ) -> Tensor:  # noqa: ARG002
         """Round each number."""
         return self.element.round(x, generator)

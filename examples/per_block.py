@@ -1,0 +1,58 @@
+"""Per-block INT8 in a small network: what do W8A8 and W8A16 do to its output?
+
+Every linear layer is replaced in place by one that can run in float, record the range of its inputs, and compute with
+rounded weights and inputs. Blocks are groups of 64 along a row, or 128 x 128 tiles. Run it with
+
+    python examples/per_block.py
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from harness.formats.integer import Integer
+from harness.quant.block_scaled import BlockScaled
+from harness.quant.granularity import Granularity
+from harness.quant.linear import replace_linears, set_mode
+
+WIDTH, TOKENS = 512, 256
+
+
+def int8(rows: int, columns: int) -> BlockScaled:
+    """Return INT8 with one scale for each block."""
+    return BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(rows, columns)))
+
+
+WEIGHTS = {"groups of 64": int8(1, 64), "128 x 128 tiles": int8(128, 128)}
+INPUTS = {
+    "W8A16": None,
+    "W8A8, dynamic": int8(1, 64),  # a scale for each token and group
+    "W8A8, static": int8(-1, 64),  # a scale for each group, the same for all tokens
+}
+
+
+def main() -> None:
+    """Print the mean squared error of the output for every combination."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(WIDTH, WIDTH) for _ in range(3)]
+    model = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2]).eval()
+    calibration, x = torch.randn(2, TOKENS, WIDTH)
+    with torch.no_grad():
+        exact = model(x)
+        print(f"power of the output: {exact.square().mean():.3e}")
+        for blocks, weight in WEIGHTS.items():
+            for name, inputs in INPUTS.items():
+                changed = copy.deepcopy(model)
+                replace_linears(changed, weight, inputs, static_input="static" in name)
+                set_mode(changed, "calibrate")
+                changed(calibration)
+                set_mode(changed, "float")
+                before = (changed(x) - exact).square().mean()
+                set_mode(changed, "fake_quant")
+                after = (changed(x) - exact).square().mean()
+                print(f"{blocks:>15}  {name:<13}  MSE {before:.1e} before, {after:.3e} after")
+
+
+if __name__ == "__main__":
+    main()

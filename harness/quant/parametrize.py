@@ -1,0 +1,172 @@
+"""Any named parameter of any module in any format: stored as packed codes, dequantized on access.
+
+    replace_parameter(module, "weight", fmt)        module.weight now returns the dequantized tensor
+
+This is what `bitsandbytes.nn.parametrize.replace_parameter_4bit` does for NF4 and FP4, here for every format: vectors,
+matrices and stacks of experts, several parameters of one module with different formats. The attribute has the shape and
+type of the float parameter and no gradient. During the module's own `forward` it is dequantized once, however often
+it is read.
+
+In a state dict the parameter is `name` (packed codes, uint8) and `name.scale_0`, `name.zero_point`, ...; torch's own
+parametrization keys do not appear. Loading needs a module whose parameter is stored in the same format.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from harness.quant.packing import pack, unpack
+from harness.quant.quantize import quantize
+from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat
+
+
+def replace_parameter(module: nn.Module, name: str, fmt: TensorFormat) -> QuantizedTensor:
+    """Quantize a parameter of a module in place and return what is stored.
+
+    Args:
+        module: Owner of the parameter.
+        name: Attribute, without dots.
+        fmt: Any format of up to 8 bits.
+
+    Raises:
+        AttributeError: The module has no such attribute.
+        TypeError: The attribute is not a floating-point parameter.
+        ValueError: The format has wider codes, or cannot take the shape.
+    """
+    parameter = _parameter(module, name)
+    if not parameter.is_floating_point():
+        raise TypeError(
+            f"{type(module).__name__}.{name} must be a floating-point parameter, got {parameter.dtype}"
+        )
+    quantized = quantize(parameter, fmt)
+    _install(module, name, quantized, parameter.dtype)
+    return quantized
+
+
+def replace_parameter_prequantized(
+    module: nn.Module, name: str, quantized: QuantizedTensor, dtype: torch.dtype
+) -> None:
+    """Put a tensor that is quantized already in the place of a parameter.
+
+    Raises:
+        AttributeError: The module has no such attribute.
+        TypeError: The attribute is not a parameter.
+        ValueError: The shapes differ, or codes are wider than 8 bits.
+    """
+    parameter = _parameter(module, name)
+    if parameter.shape != quantized.shape:
+        raise ValueError(
+            f"{type(module).__name__}.{name} must be replaced by a tensor of its shape "
+            f"{tuple(parameter.shape)}, got {tuple(quantized.shape)}"
+        )
+    _install(module, name, quantized, dtype)
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    if not hasattr(module, name):
+        known = ", ".join(n for n, _ in module.named_parameters(recurse=False)) or "none"
+        raise AttributeError(
+            f"{type(module).__name__} must have the parameter {name!r}, got only: {known}"
+        )
+    parameter = getattr(module, name)
+    if not isinstance(parameter, nn.Parameter):
+        raise TypeError(
+            f"{type(module).__name__}.{name} must be an nn.Parameter, got {type(parameter).__name__}"
+        )
+    return parameter
+
+
+def _install(module: nn.Module, name: str, quantized: QuantizedTensor, dtype: torch.dtype) -> None:
+    if quantized.element.bits > 8:
+        raise ValueError(
+            f"codes must have at most 8 bits to be stored packed, got {quantized.element.name}"
+        )
+    packed = nn.Parameter(pack(quantized.codes, quantized.element.bits), requires_grad=False)
+    delattr(module, name)
+    module.register_parameter(name, packed)
+    dequantize = Dequantize(quantized, dtype)
+    # Unsafe: torch would call it to compare types before and after, and uint8 becomes float.
+    parametrize.register_parametrization(module, name, dequantize, unsafe=True)
+    module.register_forward_pre_hook(dequantize.begin)
+    module.register_forward_hook(dequantize.end, always_call=True)
+    _rename_keys(module, name)
+
+
+class Dequantize(nn.Module):
+    """The parametrization: packed codes in, float tensor out."""
+
+    def __init__(self, quantized: QuantizedTensor, dtype: torch.dtype) -> None:
+        """Keep everything but the codes, which torch keeps as the original parameter."""
+        super().__init__()
+        self.shape, self.dtype = quantized.shape, dtype
+        self.frame = replace(quantized, codes=torch.empty(0), scales=Scales())
+        self.scales = replace(quantized.scales, unrounded=None)
+        for key, plane in _named_planes(self.scales).items():
+            self.register_buffer(key, plane.values)
+        self._depth = 0
+        self._cached: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, packed: Tensor) -> Tensor:
+        """Return the dequantized tensor, without gradient."""
+        if self._cached is not None:
+            return self._cached
+        codes = unpack(packed, self.frame.element.bits, self.shape.numel()).view(self.shape)
+        # The buffers are the truth: they move with the module and come from state dicts.
+        planes = {
+            key: replace(plane, values=getattr(self, key))
+            for key, plane in _named_planes(self.scales).items()
+        }
+        scales = replace(
+            self.scales,
+            planes=tuple(plane for key, plane in planes.items() if key.startswith("scale_")),
+            zero_point=planes.get("zero_point"),
+            offset=planes.get("offset"),
+        )
+        tensor = replace(self.frame, codes=codes, scales=scales).dequantize().to(self.dtype)
+        if self._depth:
+            self._cached = tensor
+        return tensor
+
+    def begin(self, *_: object) -> None:
+        """Start to keep the tensor: the module's forward begins."""
+        self._depth += 1
+
+    def end(self, *_: object) -> None:
+        """Let go of it."""
+        self._depth -= 1
+        if not self._depth:
+            self._cached = None
+
+
+def _named_planes(scales: Scales) -> dict[str, ScalePlane]:
+    named = {f"scale_{level}": plane for level, plane in enumerate(scales.planes)}
+    if scales.zero_point is not None:
+        named["zero_point"] = scales.zero_point
+    if scales.offset is not None:
+        named["offset"] = scales.offset
+    return named
+
+
+def _rename_keys(module: nn.Module, name: str) -> None:
+    """Let state dicts say `weight` and `weight.scale_0` for torch's `parametrizations.weight.original` and `.0.scale_0`."""
+    inner = f"parametrizations.{name}."
+
+    def after_saving(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+        start = prefix + inner
+        for key in [key for key in state if key.startswith(start)]:
+            rest = key.removeprefix(start)
+            outer = name if rest == "original" else f"{name}.{rest.removeprefix('0.')}"
+            state[prefix + outer] = state.pop(key)
+
+    def before_loading(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+        start = prefix + name
+        for key in [key for key in state if key == start or key.startswith(f"{start}.")]:
+            rest = key.removeprefix(start).removeprefix(".")
+            state[f"{prefix}{inner}{f'0.{rest}' if rest else 'original'}"] = state.pop(key)
+
+    module.register_state_dict_post_hook(after_saving)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-untyped-call]
