@@ -14,6 +14,7 @@ The rounding to bf16 before E6M2 is part of it. A group of zeros has sf = 2^-48;
 infinity gives 344064, the largest value there is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,10 @@ from harness.quant.tensor import ScalePlane, Scales
 E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
 GROUPS = (Granularity(block=(1, 4)), Granularity(block=(1, 8)), Granularity(block=(1, 64)))
 """Of l3, l2 and sf."""
+PIECE = 2**18
+"""Elements that are looked at together."""
+Levels = tuple[Tensor, Tensor, Tensor]
+"""One number for every 4, 8 and 64 elements."""
 INVERSE_OF_7 = 0.142578125
 """bf16(1/7)."""
 
@@ -37,7 +42,20 @@ def fixed_point(bits: int, rounding: Rounding = "half_away") -> Integer:
     return Integer(bits=bits, fraction_bits=bits - 2, rounding=rounding)
 
 
-def group_maxima(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def by_rows(x: Tensor, levels: Callable[[Tensor], Levels]) -> Levels:
+    """Return the levels of a tensor, worked out piece by piece: those of 4 elements are large themselves."""
+    if not x.numel():
+        return levels(x)
+    rows = x.reshape(-1, x.shape[-1])
+    step = max(1, PIECE // x.shape[-1])
+    parts = [levels(part) for part in torch.split(rows, step)]
+    four, eight, group = (
+        torch.cat(level).view(*x.shape[:-1], -1) for level in zip(*parts, strict=True)
+    )
+    return four, eight, group
+
+
+def group_maxima(x: Tensor) -> Levels:
     """Return the largest magnitudes of 4, 8 and 64 elements, float32."""
     m4 = GROUPS[0].reduce(
         x, lambda blocks, axes: torch.maximum(blocks.amax(axes), -blocks.amin(axes))
@@ -88,6 +106,9 @@ class HiF:
 
     def fit(self, x: Tensor) -> Scales:
         """Return sf and both factors of each group."""
+        return planes(*by_rows(x, self._levels))
+
+    def _levels(self, x: Tensor) -> Levels:
         m4, m8, m64 = group_maxima(x)
         scale = E6M2.round((m64 * INVERSE_OF_7).bfloat16().float())
         reciprocal = (1.0 / scale).bfloat16().float()
@@ -95,7 +116,7 @@ class HiF:
         factor8 = 1.0 + (m8 * rec8 >= 4)
         inner = over(rec8, 2, m4) / over(factor8, 2, m4)
         factor4 = 1.0 + (m4 * inner >= 2)
-        return planes(factor4, factor8, scale)
+        return factor4, factor8, scale
 
     def to_grid(
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None

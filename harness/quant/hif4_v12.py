@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.formats.base import round_to_integer
 from harness.formats.integer import Integer
 from harness.quant.granularity import Granularity
-from harness.quant.hif4 import GROUPS, fixed_point, group_maxima, over, planes
+from harness.quant.hif4 import GROUPS, Levels, by_rows, fixed_point, group_maxima, over, planes
 from harness.quant.scale import power_of_two
 from harness.quant.tensor import Scales
 
@@ -56,6 +56,9 @@ class HiFv12:
 
     def fit(self, x: Tensor) -> Scales:
         """Return the three powers of two of each group; NaN in a group makes its scale NaN."""
+        return planes(*by_rows(x, self._levels))
+
+    def _levels(self, x: Tensor) -> Levels:
         maxima = group_maxima(x)
         # Infinity has no exponent; any number above the range has the same scale.
         e4, e8, e64 = (torch.frexp(m.clamp(max=LARGEST) + SMALLEST).exponent - 1 for m in maxima)
@@ -63,7 +66,7 @@ class HiFv12:
         l2 = (e8 - over(k, 8, e8) - 1).clamp_(0, 1)
         l3 = (e4 - over(over(k, 8, e8) + l2, 2, e4)).clamp_(0, 1)
         scale = power_of_two(k).masked_fill_(maxima[-1].isnan(), torch.nan)
-        return planes(power_of_two(l3), power_of_two(l2), scale)
+        return power_of_two(l3), power_of_two(l2), scale
 
     def to_grid(
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
