@@ -222,12 +222,18 @@ def _quantize_target(
         raise UnsupportedRecipe(
             f"{reason} (layer {target.name}); or add the layer to quant.skip"
         ) from reason
+    rounded = quantized.dequantize()
+    if lost := int((~rounded.isfinite()).sum()):
+        raise AuditError(
+            f"{fmt.name} must hold every weight as a finite number, got {lost} of {rounded.numel()} NaN or infinite "
+            f"in {target.name}; choose a format with a wider range"
+        )
     layer = QuantizedLayer(
         name=target.name,
         rule=rule,
         format=fmt,
         weight=quantized,
-        rel_error=_relative_error(weight, quantized.dequantize()),
+        rel_error=_relative_error(weight, rounded),
         input=input_format,
     )
     recipe.backend.apply(loaded, target, layer)

@@ -17,6 +17,7 @@ reproduced: exponents are exact. Nor is their flush of integers below 4 - 2^(1-M
     fake_quantize(x, q.format(), axis=q.q_dim)
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -196,15 +197,13 @@ class Descriptor:
         rule = carry if self.do_carry else "floor"
         if self.k_bits == E8M0.bits and not self.k_outer_bits:
             return PowerOfTwoScale(rule=rule)
-        lowest, highest = self.k_range
-        limit = torch.inf
-        if self.exp_bits == 0:
-            # Half a step beyond the largest number there is.
-            limit = (2**self.man_bits - 0.5) * 2.0**highest
+        lowest, highest = max(self.k_range[0], -127), min(self.k_range[1], 127)
+        # Half a step beyond the largest integer there is.
+        limit = math.inf if self.exp_bits else (2**self.man_bits - 0.5) * 2.0**highest
         return SharedExponent(
             rule=rule,
-            lowest=max(lowest, -127),
-            highest=min(highest, 127),
+            lowest=lowest,
+            highest=highest,
             bits=min(self.k_bits + self.k_outer_bits, E8M0.bits),
             outer=self.blk_outer_size,
             distance_bits=self.k_bits if self.blk_outer_size > 1 else 0,

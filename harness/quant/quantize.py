@@ -15,7 +15,9 @@ from harness.quant.granularity import Granularity
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
 
 PIECE = 2**18
-"""Elements of a piece: 1 MiB of float32."""
+"""Elements of a piece on a CPU: 1 MiB of float32."""
+PIECE_ON_GPU = 2**26
+"""A GPU wants few and large kernels."""
 
 
 def quantize(
@@ -107,7 +109,9 @@ def _pieces(x: Tensor, out: Tensor, scales: Scales) -> Iterator[tuple[Tensor, Te
     rows, columns = (x.shape[-2] if x.dim() > 1 else 1), x.shape[-1]
     shape = (-1, rows, columns) if x.numel() else (0, rows, columns)
     x, out = x.reshape(shape), out.view(shape)
-    row_step, column_step = _steps(x.shape, [plane.granularity for plane in scales.all_planes()])
+    granularities = [plane.granularity for plane in scales.all_planes()]
+    piece = PIECE if x.device.type == "cpu" else PIECE_ON_GPU
+    row_step, column_step = _steps(x.shape, granularities, piece)
     for layer in range(len(x)):
         for row in range(0, rows, row_step):
             for column in range(0, columns, column_step):
@@ -116,8 +120,8 @@ def _pieces(x: Tensor, out: Tensor, scales: Scales) -> Iterator[tuple[Tensor, Te
                 yield x[window], out[window], own
 
 
-def _steps(shape: torch.Size, granularities: list[Granularity]) -> tuple[int, int]:
-    """Return how many rows and columns a piece has: whole blocks of every level, about PIECE elements."""
+def _steps(shape: torch.Size, granularities: list[Granularity], piece: int) -> tuple[int, int]:
+    """Return how many rows and columns a piece has: whole blocks of every level, about `piece` elements."""
     _, rows, columns = shape
     least = [1, 1]
     for granularity in granularities:
@@ -126,9 +130,9 @@ def _steps(shape: torch.Size, granularities: list[Granularity]) -> tuple[int, in
             if granularity.block[axis] != -1:
                 least[axis] = max(least[axis], size)
     column_step = max(columns, 1)
-    if least[0] * columns > PIECE:
-        column_step = max(PIECE // least[0] // least[1], 1) * least[1]
-    row_step = max(PIECE // column_step // least[0], 1) * least[0]
+    if least[0] * columns > piece:
+        column_step = max(piece // least[0] // least[1], 1) * least[1]
+    row_step = max(piece // column_step // least[0], 1) * least[0]
     return row_step, column_step
 
 

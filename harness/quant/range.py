@@ -22,7 +22,8 @@ class Range(NamedTuple):
     @property
     def absmax(self) -> Tensor:
         """The largest magnitude of every block."""
-        return torch.maximum(-self.low, self.high)
+        # Not -low: that of a block of zeros would be a negative zero.
+        return torch.maximum(self.low.abs(), self.high)
 
     def scaled(self, ratio: float | Tensor) -> "Range":
         """Return both ends times a ratio."""

@@ -31,7 +31,10 @@ class Unscaled:
         return Scales()
 
     def to_grid(
-        self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
-    ) -> Tensor:  # noqa: ARG002
+        self,
+        x: Tensor,
+        scales: Scales,  # noqa: ARG002
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Round each number."""
         return self.element.round(x, generator)

@@ -7,13 +7,16 @@ from pathlib import Path
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
 from harness.report.markdown import render
-from harness.report.study import Group, comparable
+from harness.report.matmul import matmul_errors
+from harness.report.quality import quality_against_bits
+from harness.report.study import Group, comparable, finished
 from harness.results.store import ResultStore, Stored, write_atomic
 
 INTRODUCTION = """\
-Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity. A
-difference is taken only between runs of one protocol, on the same items, and carries no test yet: read it as a
-description of these items, not as a claim about the recipes. pp are percentage points; % is a share, or a relative
+Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over draws for
+matrix products. A
+difference is taken only between runs of one protocol, on the same items. Where it has an interval, that is of the paired
+differences; where it has none, read it as a description of these items, not as a claim about the recipes. pp are percentage points; % is a share, or a relative
 change where the column says so."""
 
 
@@ -42,30 +45,36 @@ def write(results: Path, out: Path, name: str | None) -> Path:
     """
     stored, problems = ResultStore(root=results).load()
     groups = comparable(stored)
-    if not groups:
+    if not finished(stored):
         raise ResultError(
             f"the folder must hold records with a result as <task>/<model>/*.json, got none in {results}; "
             "run `python -m harness` first, or name another folder"
         )
     title = name or results.resolve().name
     path = out / f"{title}.md"
-    text = render(f"Report: {title}", INTRODUCTION, collect(groups, problems, stored))
+    found = collect(groups, problems, stored, path)
+    text = render(f"Report: {title}", INTRODUCTION, found)
     write_atomic(path, text.encode())
     return path
 
 
 def collect(
-    groups: list[Group], problems: list[str], stored: list[Stored]
+    groups: list[Group], problems: list[str], stored: list[Stored], path: Path
 ) -> list[sections.Section]:
-    """Return every section that has something to say."""
+    """Return every section that has something to say; pictures are written beside `path`."""
     found: list[sections.Section | None] = [sections.ranking(group) for group in groups]
+    for number, group in enumerate(groups, start=1):
+        picture = path.with_name(f"{path.stem}-quality-{number}.png")
+        found.append(quality_against_bits(group, picture))
     found += [sections.formats_by_granularity(group) for group in groups]
     found += [sections.group_size_trend(group) for group in groups]
     found += sections.direct_against_generate(groups)
     found += sections.sizes(groups)
     found += [sections.subjects(group) for group in groups]
+    found += matmul_errors(stored)
     found += [sections.not_ok(stored, problems), sections.warnings(groups)]
-    found.append(sections.records(groups))
+    if groups:
+        found.append(sections.records(groups))
     return [section for section in found if section is not None]
 
 

@@ -16,6 +16,8 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
         parts.append(f"## {escape(section.title)}")
         # Two spaces at the end of a line keep the break.
         parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
+        if section.picture is not None:
+            parts.append(f"![{escape(section.title)}]({section.picture})")
         if section.table is not None:
             cells = section.table.map(escape).rename(columns=escape)
             parts.append(cells.to_markdown(index=False, disable_numparse=True))

@@ -24,6 +24,8 @@ class Section:
     text: str
     table: pd.DataFrame | None = None
     """Cells are finished text."""
+    picture: str | None = None
+    """File name of a picture beside the report."""
 
 
 def ranking(group: Group) -> Section:

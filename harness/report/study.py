@@ -87,12 +87,18 @@ class Group:
         )
 
 
-def comparable(stored: Sequence[Stored]) -> list[Group]:
-    """Group the runs that ended well; of repeated runs only the latest counts."""
+def finished(stored: Sequence[Stored]) -> list[Stored]:
+    """Return the runs that ended well; of repeated ones only the latest counts."""
     latest = {item.record.config_hash: item for item in stored if item.record.status is Status.OK}
+    return list(latest.values())
+
+
+def comparable(stored: Sequence[Stored]) -> list[Group]:
+    """Group the runs of models that ended well."""
     groups: dict[str, list[Stored]] = defaultdict(list)
-    for item in latest.values():
-        groups[_key(item.record)].append(item)
+    for item in finished(stored):
+        if item.record.model is not None:
+            groups[_key(item.record)].append(item)
     found = [_group(items) for items in groups.values()]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
 

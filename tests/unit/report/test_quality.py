@@ -1,0 +1,128 @@
+"""Quality against bits: paired differences, verdicts, the frontier, and the picture."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from harness.report.__main__ import write
+from harness.report.quality import quality_against_bits
+from harness.report.study import Group, comparable
+from harness.results.record import RunRecord, SampleScore
+from harness.results.store import ResultStore
+
+MakeRecord = Callable[..., RunRecord]
+TOKENS = (100, 50, *[100] * 10)
+"""Windows of unequal length, so that means over tokens and over windows differ."""
+BASE = np.random.default_rng(0).normal(3.0, 0.4, len(TOKENS))
+NOISE = np.random.default_rng(1).normal(0.0, 0.002, len(TOKENS))
+
+
+@pytest.fixture
+def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
+    """File a baseline and recipes, given as name -> (bits, NLL above the baseline in each window)."""
+
+    def file(recipes: dict[str, tuple[float, Sequence[float]]], windows: int = len(TOKENS)) -> Path:
+        store = ResultStore(root=tmp_path / "results")
+        for name, (bits, extra) in {"none": (32.0, np.zeros(len(TOKENS))), **recipes}.items():
+            nll = [float(v) for v in (BASE + extra)[:windows]]
+            record = make_record(name, math.exp(3), "perplexity", bits=bits)
+            assert record.task is not None
+            data = {**record.task.data, "num_windows": windows}
+            task = record.task.model_copy(update={"data": data})
+            path = store.path(record, task="perplexity", model="m", recipe=name)
+            samples = [
+                SampleScore(id=str(i), cluster=str(i), scores={"nll": v * n, "num_tokens": n})
+                for i, (v, n) in enumerate(zip(nll, TOKENS, strict=False))
+            ]
+            file, digest = store.write_samples(path, samples)
+            update = {"task": task, "samples_file": file, "samples_sha256": digest}
+            store.write(path, record.model_copy(update=update))
+        return store.root
+
+    return file
+
+
+def only_group(root: Path) -> Group:
+    stored, problems = ResultStore(root=root).load()
+    assert not problems
+    (group,) = comparable(stored)
+    return group
+
+
+RECIPES = {
+    "big": (8.25, NOISE),
+    "six": (6.25, NOISE + 0.02),
+    "bad_six": (6.25, NOISE + 0.05),
+    "four": (4.25, NOISE + 0.3),
+    "good": (8.5, NOISE - 0.01),
+}
+
+
+def table_of(root: Path, tmp_path: Path) -> dict[str, dict[str, str]]:
+    section = quality_against_bits(only_group(root), tmp_path / "p.png")
+    assert section is not None
+    assert section.table is not None
+    return section.table.set_index("recipe").to_dict("index")
+
+
+def test_difference_is_that_of_token_means(study: Callable[..., Path], tmp_path: Path) -> None:
+    table = table_of(study(RECIPES), tmp_path)
+    expected = float(np.average(NOISE + 0.3, weights=TOKENS))
+    assert float(table["four"]["difference [nat/token]"]) == pytest.approx(expected, abs=6e-6)
+
+
+def test_interval_is_paired(study: Callable[..., Path], tmp_path: Path) -> None:
+    low, high = table_of(study(RECIPES), tmp_path)["six"]["95 % interval"].split(" .. ")
+    expected = scipy_stats.ttest_1samp(NOISE + 0.02, 0).confidence_interval(0.95)
+    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=6e-6)
+    # Unpaired, the windows' own spread of 0.4 would drown it.
+    assert float(high) - float(low) < 0.01
+
+
+def test_verdict_is_that_of_the_interval(study: Callable[..., Path], tmp_path: Path) -> None:
+    table = table_of(study(RECIPES), tmp_path)
+    found = {name: row["differs from baseline"] for name, row in table.items()}
+    unclear = "cannot tell"
+    assert found == {
+        "four": "worse",
+        "six": "worse",
+        "bad_six": "worse",
+        "big": unclear,
+        "good": "better",
+    }
+
+
+def test_frontier_has_what_nothing_smaller_beats(
+    study: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = table_of(study(RECIPES), tmp_path)
+    assert list(table) == ["four", "six", "bad_six", "big", "good"]
+    frontier = [name for name, row in table.items() if row["on the frontier"] == "yes"]
+    assert frontier == ["four", "six", "big", "good"]
+
+
+def test_few_windows_carry_no_interval_and_no_verdict(
+    study: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = table_of(study(RECIPES, windows=5), tmp_path)
+    assert {row["differs from baseline"] for row in table.values()} == {"cannot tell"}
+    assert all("fewer than 10 windows" in row["95 % interval"] for row in table.values())
+
+
+def test_too_few_formats_make_no_section(study: Callable[..., Path], tmp_path: Path) -> None:
+    three = dict(list(RECIPES.items())[:3])
+    picture = tmp_path / "p.png"
+    assert quality_against_bits(only_group(study(three)), picture) is None
+    assert not picture.exists()
+
+
+def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(study(RECIPES), tmp_path / "reports", "formats")
+    picture = path.with_name("formats-quality-1.png")
+    assert f"({picture.name})" in path.read_text(encoding="utf-8")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
