@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from harness import config, devices, provenance
-from harness.errors import HarnessError, InvalidResult
+from harness.errors import ConfigError, HarnessError, InvalidResult
 from harness.models import cache
 from harness.models.source import LoadedModel, ModelSource
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
-from harness.tasks.base import Task
+from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -29,29 +29,40 @@ class RunSpec:
 
     model: ModelSource
     recipe: QuantRecipe
-    task: Task
+    task: Task | ModelFreeTask
     device: torch.device
     store: ResultStore
     force: bool
     resolved: Mapping[str, Any]
-    """The configuration it was built from."""
+    """The configuration it was built from; null where the task has no use for a part."""
 
     @classmethod
     def build(cls, resolved: Mapping[str, Any]) -> "RunSpec":
         """Build every component of a resolved configuration; nothing is loaded yet.
 
         Raises:
-            ConfigError: A key or value is not legal.
+            ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.
         """
         allowed = tuple(resolved["allow_targets"])
 
         def part(key: str, kind: type[config.Component]) -> config.Component:
             return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
+        model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+        task: Task | ModelFreeTask = config.build(resolved["task"], "task", allowed)
+        if not isinstance(task, ModelFreeTask):
+            task = config.check_component(task, Task, "task")
+        elif recipe.rules:
+            raise ConfigError(
+                f"quant must be none for {task.name}, which needs no model, got {recipe.name}; "
+                "leave quant out"
+            )
+        else:  # whatever model is configured, this is the same run
+            resolved = {**resolved, "model": None, "data": None}
         return cls(
-            model=part("model", ModelSource),
-            recipe=part("quant", QuantRecipe),
-            task=part("task", Task),
+            model=model,
+            recipe=recipe,
+            task=task,
             device=devices.choose(resolved["device"]),
             store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
             force=resolved["force"],
@@ -108,9 +119,8 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         config=dict(spec.resolved),
         provenance=provenance.collect(spec.task.seeds, spec.device),
     )
-    path = spec.store.path(
-        record, task=spec.task.name, model=spec.model.name, recipe=spec.recipe.name
-    )
+    model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
+    path = spec.store.path(record, task=spec.task.name, model=model, recipe=spec.recipe.name)
     spec.store.write(path, record)
     try:
         update = _measure(spec, path)
@@ -131,6 +141,9 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
 
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     """Load, quantize, measure; return the fields of the record that this fills."""
+    if isinstance(spec.task, ModelFreeTask):
+        result = spec.task.run_on(spec.device)
+        return _result_fields(spec, path, result) | {"warnings": result.warnings}
     loaded = cache.load(spec.model, spec.device)
     try:
         info = _describe(loaded)
@@ -142,16 +155,21 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         audit_after(loaded)
     finally:
         loaded.restore()
+    return _result_fields(spec, path, result) | {
+        "model": info,
+        "quant": quantized.report,
+        "warnings": (*quantized.warnings, *result.warnings),
+    }
+
+
+def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
     samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
     return {
         "status": Status.OK,
-        "model": info,
-        "quant": quantized.report,
         "task": result.info,
         "metrics": result.metrics,
         "samples_file": samples_file,
         "samples_sha256": samples_sha256,
-        "warnings": (*quantized.warnings, *result.warnings),
     }
 
 
@@ -160,14 +178,16 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     done = [item for item in known if item.record.status is Status.OK]
     if not done:
         return None
-    fingerprint, facts = spec.model.fingerprint(), spec.task.data_facts()
+    alone = isinstance(spec.task, ModelFreeTask)
+    fingerprint, facts = None if alone else spec.model.fingerprint(), spec.task.data_facts()
     for item in reversed(done):
         record = item.record
-        if record.model is None or record.task is None:
+        if record.task is None:
             continue
+        measured = record.model and record.model.fingerprint
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == spec.task.version
-        if record.model.fingerprint == fingerprint and same_data and same_task:
+        if measured == fingerprint and same_data and same_task:
             return item
     return None
 

@@ -13,11 +13,10 @@ from harness.report.study import Group, comparable, finished
 from harness.results.store import ResultStore, Stored, write_atomic
 
 INTRODUCTION = """\
-Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over draws for
-matrix products. A
-difference is taken only between runs of one protocol, on the same items. Where it has an interval, that is of the paired
-differences; where it has none, read it as a description of these items, not as a claim about the recipes. pp are percentage points; % is a share, or a relative
-change where the column says so."""
+Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over
+draws for matrix products. A difference is taken only between runs of one protocol, on the same items. Where it has an
+interval, that is of the paired differences; where it has none, read it as a description of these items, not as a claim
+about the recipes. pp are percentage points; % is a share, or a relative change where the column says so."""
 
 
 def main() -> None:

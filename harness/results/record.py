@@ -20,6 +20,7 @@ class Unit(StrEnum):
     """In [0, 1]; reports show it as a percentage, and differences in percentage points."""
     NAT_PER_TOKEN = "nat/token"  # noqa: S105 - a unit, not a secret
     BIT_PER_BYTE = "bit/byte"
+    DB = "dB"
     COUNT = "count"
 
 
@@ -139,6 +140,8 @@ class TaskInfo(_Closed):
     """Everything that defines the number, in one line."""
     data: dict[str, Any]
     """Name, hashes and size of the data."""
+    needs_model: bool = True
+    """False if it measures without a model; then the record has neither `model` nor `quant`."""
 
 
 class Provenance(_Closed):
@@ -200,8 +203,13 @@ class RunRecord(_Closed):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.status is Status.OK and not (self.model and self.quant and self.task):
-            raise ValueError("a record with status ok must have model, quant and task")
+        if self.status is not Status.OK:
+            return self
+        alone = self.task is not None and not self.task.needs_model
+        if not self.task or not (alone or (self.model and self.quant)):
+            raise ValueError(
+                "a record with status ok must have model, quant and task (the last alone if it needs no model)"
+            )
         return self
 
     def metric(self, name: str) -> Metric | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -21,9 +22,8 @@ class TaskResult:
     warnings: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Task(Protocol):
-    """A measurement. Frozen: the fields are the whole configuration."""
+class Measurement(Protocol):
+    """What every task says of itself. Frozen: the fields are the whole configuration."""
 
     @property
     def name(self) -> str:
@@ -44,12 +44,29 @@ class Task(Protocol):
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the data, without a model: the part of a run's identity that is not configuration."""
 
+
+@runtime_checkable
+class Task(Measurement, Protocol):
+    """A measurement of a model."""
+
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Measure.
 
         Raises:
             InvalidResult: A score is not finite.
             DataError: The data does not fit the model or the task.
+        """
+
+
+@runtime_checkable
+class ModelFreeTask(Measurement, Protocol):
+    """A measurement without a model: none is loaded for it, and no recipe applies to it."""
+
+    def run_on(self, device: torch.device) -> TaskResult:
+        """Measure; `TaskInfo.needs_model` is False.
+
+        Raises:
+            InvalidResult: A score is not finite.
         """
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,48 @@ from harness.config import build
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.results.record import Unit
-from harness.tasks.base import Task, TaskResult
+from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-SMALL = {"window": 64, "limit_windows": 12, "limit": 6, "shots": 1}
+SMALL = {
+    "window": 64,
+    "limit_windows": 12,
+    "limit": 6,
+    "shots": 1,
+    "shapes": "[[3,32],[2,48]]",
+    "draws": 2,
+}
 """Limits that make a task quick, by the name of the key."""
 
+NUM_SAMPLES = (6, 12, 2 * 3 * 2)
+"""Questions, windows, or shapes x kinds of inputs x draws."""
+
+AnyTask = Task | ModelFreeTask
 Compose = Callable[..., dict[str, Any]]
 each_task = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
-def results() -> Callable[[Task], TaskResult]:
+def results() -> Callable[[AnyTask], TaskResult]:
     """Run a task on a model of its own, once for all tests of this module."""
     loaded = TinyModel().load(torch.device("cpu"))
-    return lru_cache(lambda task: task.run(loaded))
+    known: dict[str, TaskResult] = {}
+
+    def result(task: AnyTask) -> TaskResult:
+        if repr(task) not in known:
+            known[repr(task)] = measured(task, loaded)
+        return known[repr(task)]
+
+    return result
 
 
-def small(composed: Compose, name: str) -> Task:
+def measured(task: AnyTask, loaded: LoadedModel) -> TaskResult:
+    """Run a task, on the model if it wants one."""
+    return task.run_on(loaded.device) if isinstance(task, ModelFreeTask) else task.run(loaded)
+
+
+def small(composed: Compose, name: str) -> AnyTask:
     """Build a task with small limits."""
     keys = composed(f"task={name}")["task"].keys() & SMALL.keys()
     return build(
@@ -40,7 +62,7 @@ def small(composed: Compose, name: str) -> Task:
 
 
 def test_there_are_tasks() -> None:
-    assert {"perplexity", "mmlu", "mmlu_generate"} <= set(NAMES)
+    assert {"perplexity", "mmlu", "mmlu_generate", "matmul"} <= set(NAMES)
 
 
 @each_task
@@ -52,7 +74,7 @@ def test_task_builds_as_its_file_stands(composed: Compose, name: str) -> None:
 
 @each_task
 def test_metrics_are_finite_named_and_explained(
-    composed: Compose, results: Callable[[Task], TaskResult], name: str
+    composed: Compose, results: Callable[[AnyTask], TaskResult], name: str
 ) -> None:
     task = small(composed, name)
     metrics = results(task).metrics
@@ -74,10 +96,10 @@ def test_metrics_are_finite_named_and_explained(
 
 @each_task
 def test_samples_have_unique_ids_and_finite_scores(
-    composed: Compose, results: Callable[[Task], TaskResult], name: str
+    composed: Compose, results: Callable[[AnyTask], TaskResult], name: str
 ) -> None:
     samples = results(small(composed, name)).samples
-    assert len(samples) in (SMALL["limit"], SMALL["limit_windows"])
+    assert len(samples) in NUM_SAMPLES
     assert len({sample.id for sample in samples}) == len(samples)
     for sample in samples:
         assert sample.scores
@@ -86,10 +108,10 @@ def test_samples_have_unique_ids_and_finite_scores(
 
 @each_task
 def test_same_run_gives_the_same_result_twice(
-    composed: Compose, results: Callable[[Task], TaskResult], tiny: LoadedModel, name: str
+    composed: Compose, results: Callable[[AnyTask], TaskResult], tiny: LoadedModel, name: str
 ) -> None:
     task = small(composed, name)
-    first, second = results(task), task.run(tiny)
+    first, second = results(task), measured(task, tiny)
     assert first.metrics == second.metrics
     assert first.samples == second.samples
     assert first.info == second.info
@@ -101,14 +123,14 @@ def test_running_leaves_the_weights_and_the_random_state_alone(
 ) -> None:
     before = {key: tensor.clone() for key, tensor in tiny.module.state_dict().items()}
     state = torch.random.get_rng_state()
-    small(composed, name).run(tiny)
+    measured(small(composed, name), tiny)
     assert all(torch.equal(before[key], t) for key, t in tiny.module.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @each_task
 def test_facts_of_the_data_need_no_model_and_are_part_of_the_result(
-    composed: Compose, results: Callable[[Task], TaskResult], name: str
+    composed: Compose, results: Callable[[AnyTask], TaskResult], name: str
 ) -> None:
     task = small(composed, name)
     facts = task.data_facts()
@@ -119,7 +141,8 @@ def test_facts_of_the_data_need_no_model_and_are_part_of_the_result(
 
 @each_task
 def test_protocol_says_what_was_limited(
-    composed: Compose, results: Callable[[Task], TaskResult], name: str
+    composed: Compose, results: Callable[[AnyTask], TaskResult], name: str
 ) -> None:
     protocol = results(small(composed, name)).info.protocol
-    assert "6-by-seed-42" in protocol or "windows=first-12" in protocol
+    limits = ("6-by-seed-42", "windows=first-12", "draws=2-by-seed-42")
+    assert any(limit in protocol for limit in limits)
