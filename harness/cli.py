@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 MULTIRUN = ("-m", "--multirun")
 ADDED_GROUPS = ("quant=", "experiment=")
 EXIT_FAILED = 1
@@ -39,7 +36,7 @@ _results: list[JobResult] | None = None
 """Jobs of this command so far; None in a worker process of a launcher, which Hydra must tell of failures itself."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def run_job(cfg: DictConfig) -> None:
     """Build and run one composed configuration; report an error instead of raising it.
 

@@ -13,6 +13,7 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from harness.errors import ConfigError
 
 OWN_PACKAGE = "harness"
+PACKAGE = Path(__file__).parent
+# In a wheel conf/ lies in the package, in a source tree beside it.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 VOLATILE = ("force", "results_dir", "device")
 """Keys that do not change what is measured; the device is recorded by its type instead."""
 PLAIN = (int, float, str, bool, NoneType)

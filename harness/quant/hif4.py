@@ -44,7 +44,7 @@ def fixed_point(bits: int, rounding: Rounding = "half_away") -> Integer:
 
 def by_rows(x: Tensor, levels: Callable[[Tensor], Levels]) -> Levels:
     """Return the levels of a tensor, worked out piece by piece: those of 4 elements are large themselves."""
-    if not x.numel():
+    if x.is_meta or not x.numel():
         return levels(x)
     rows = x.reshape(-1, x.shape[-1])
     step = max(1, PIECE // x.shape[-1])

@@ -7,21 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import save_file
 
 from harness import cli
 from harness.data import embedded
 from harness.report import __main__ as report
+from harness.tensor import __main__ as tensor
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/formats.md",
     "docs/record.md",
     "results/README.md",
 ]
 COMMAND = re.compile(r"^    (python -m harness[^\n#]*)", re.MULTILINE)
+TENSOR = "python -m harness.tensor"
 
 
 def commands() -> list[str]:
@@ -54,7 +59,7 @@ def test_the_documents_have_the_commands_they_promise() -> None:
 
 
 @pytest.mark.usefixtures("short_data")
-@pytest.mark.parametrize("command", [c for c in commands() if "harness.report" not in c])
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m harness ")])
 def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = ("model", "results_dir=", "task.limit")
     words = [w for w in shlex.split(command)[3:] if not w.startswith(dropped)]
@@ -64,6 +69,8 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     if "+experiment=granularity" in words:  # it draws 1,000 questions, more than there are here
         words.append("task=perplexity")
+    if "+experiment=formats" in words:  # and 40 windows
+        words.append("task.limit_windows=1")
     monkeypatch.setattr(sys, "argv", ["harness", *words])
     if "--help" in words:
         with pytest.raises(SystemExit) as leave:
@@ -71,6 +78,28 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert leave.value.code == 0
         return
     cli.main()
-    wanted = 13 if "+experiment=granularity" in words else 1
-    assert len(list(tmp_path.glob("*/tiny/*.json"))) >= wanted
+    wanted = {"+experiment=granularity": 13, "+experiment=formats": 20}
+    least = max(wanted.get(word, 1) for word in words)
+    assert len(list(tmp_path.glob("*/*/*.json"))) >= least
     assert report.write(tmp_path, tmp_path / "reports", "all").is_file()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(TENSOR)])
+def test_tensor_command_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = {"a.q_proj.weight": torch.randn(8, 64), "b": torch.randn(64)}
+    save_file(weights, tmp_path / "model.safetensors")
+    monkeypatch.setattr(sys, "argv", ["harness.tensor", *shlex.split(command)[3:]])
+    tensor.main()
+    assert capsys.readouterr().out
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert code
+    exec(compile(code[1], "README.md", "exec"), {})  # noqa: S102 - our own text

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import cli
+from harness import cli, config
 from harness.summary import JobResult, print_summary
 
 
@@ -18,7 +18,7 @@ def refused(*overrides: str) -> str:
     """Compose something that Hydra refuses; return what the user is told."""
     with (
         pytest.raises((HydraException, OmegaConfBaseException)) as caught,
-        initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)),
+        initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)),
     ):
         compose("config", overrides=list(overrides))
     return cli.explain(caught.value)
@@ -104,8 +104,8 @@ def test_in_a_sweep_everything_else_is_left_alone(argument: str) -> None:
 
 def test_conf_lies_beside_the_package_or_in_it() -> None:
     package = Path(cli.__file__).parent
-    assert cli.CONF in (package / "conf", package.parent / "conf")
-    assert (cli.CONF / "config.yaml").is_file()
+    assert config.CONF in (package / "conf", package.parent / "conf")
+    assert (config.CONF / "config.yaml").is_file()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_unknown_option_is_answered_with_the_options(override: str) -> None:
     group, _, option = override.lstrip("+").partition("=")
     text = refused(override)
     assert f"{group}/{option}" in text
-    for file in (cli.CONF / group).glob("*.yaml"):
+    for file in (config.CONF / group).glob("*.yaml"):
         assert file.stem in text
 
 

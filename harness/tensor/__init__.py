@@ -1,0 +1,1 @@
+"""Tensor files and number formats on the command line: `python -m harness.tensor`."""

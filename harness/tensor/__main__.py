@@ -1,0 +1,72 @@
+"""`python -m harness.tensor`: what formats do to the tensors of a file, and which formats there are."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.tensor.commands import draw, list_formats, tabulate_errors
+
+
+def main() -> None:
+    """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except HarnessError as reason:
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(1)
+    except (
+        BrokenPipeError
+    ):  # whoever read the table has seen enough; Python would fail again when it closes the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the three commands."""
+    whole = argparse.ArgumentParser(
+        prog="python -m harness.tensor",
+        description="Put the tensors of a safetensors file into low-precision formats; list the formats.",
+    )
+    commands = whole.add_subparsers(required=True, metavar="error | formats | plot")
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument(
+        "--format",
+        required=True,
+        metavar="NAMES",
+        help="names of conf/format or QType descriptors, with commas between them; all of conf/format: all",
+    )
+    chosen.add_argument("--tensor", default="*", metavar="GLOB", help="only tensors of such names")
+
+    command = commands.add_parser(
+        "error", parents=[chosen], help="a row of errors for each tensor and format"
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a safetensors file")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the dequantized tensors, float32, as TENSOR/FORMAT",
+    )
+    command.set_defaults(run=tabulate_errors)
+
+    command = commands.add_parser("formats", help="every format of conf/format")
+    command.set_defaults(run=list_formats)
+
+    command = commands.add_parser(
+        "plot",
+        parents=[chosen],
+        help="grids.png, the values of the elements; with FILE error.png, error against bits",
+    )
+    command.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a safetensors file")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the PNG files go"
+    )
+    command.set_defaults(run=draw)
+    return whole
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The formats of `conf/format`, by the names of their files.
+
+A name that is no file is read as a QType descriptor (`harness.quant.descriptor`), so that a format without a file can be
+tried too.
+"""
+
+from difflib import get_close_matches
+
+import yaml
+
+from harness.config import CONF, build, check_component
+from harness.errors import ConfigError
+from harness.quant.descriptor import QTypeFormat
+from harness.quant.tensor import TensorFormat
+
+FOLDER = CONF / "format"
+ALL = "all"
+
+
+def names() -> list[str]:
+    """Return the name of every format on file."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> TensorFormat:
+    """Return the format of a file.
+
+    Raises:
+        ConfigError: The file does not describe a format.
+    """
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    key = f"conf/format/{name}"
+    return check_component(build(yaml.safe_load(text), key), TensorFormat, key)
+
+
+def description(name: str) -> str:
+    """Return the comment at the top of a format's file, on one line."""
+    lines = []
+    for line in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+def find(text: str) -> dict[str, TensorFormat]:
+    """Return formats by name, in the order of `text`: names and descriptors with commas between them, or `all`.
+
+    Raises:
+        ConfigError: A name is neither, or would be a descriptor only for its capital letters: `mxfp4` is the format of
+            the standard, while descriptors, which know an `MXFP4` too, have rules of their own.
+    """
+    known = names()
+    wanted: list[str] = []
+    for word in text.split(","):
+        wanted += known if word.strip() == ALL else [word.strip()]
+    return {name: load(name) if name in known else _described(name, known) for name in wanted}
+
+
+def _described(text: str, known: list[str]) -> TensorFormat:
+    if text.lower() in known:
+        raise ConfigError(
+            f"--format must be {text.lower()} for the format of that name, got {text!r}"
+        )
+    try:
+        return QTypeFormat(text=text)
+    except ValueError as reason:
+        close = get_close_matches(text.lower(), known, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(
+            f"--format must name files of conf/format or QType descriptors, got {text!r}{hint}\n"
+            f"as a descriptor: {reason}\nnames: {ALL}, {', '.join(known)}"
+        ) from reason

@@ -1,0 +1,108 @@
+"""How far a tensor in low precision is from the tensor it stands for.
+
+    MSE             sum (x - q)^2 / n
+    relative error  |x - q| / |x|                   Frobenius norms
+    SQNR [dB]       10 log10(|x|^2 / |x - q|^2)     = -20 log10(relative error)
+
+Differences, squares and sums are float64, of `x` as it is stored and `q` as float32. What is kept are the sums, so that
+the errors of several tensors pool into that of all their elements. A tensor with a NaN or an infinity, before or after,
+has no score: its problem is told instead.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+PIECE = 2**18
+"""Elements that are compared at once: 2 MiB of float64."""
+SUMS = ("n", "bits", "signal", "noise", "not_finite", "overflowed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Error:
+    """The sums over the elements of one tensor or of several; see the module docstring."""
+
+    n: int = 0
+    """Elements."""
+    bits: int = 0
+    """Storage of codes and scales [bit]."""
+    signal: float = 0.0
+    """Sum of squares of the tensor."""
+    noise: float = 0.0
+    """Sum of squares of the differences."""
+    max_abs: float = 0.0
+    """The largest magnitude of a difference."""
+    not_finite: int = 0
+    """Elements that are NaN or infinite."""
+    overflowed: int = 0
+    """Finite elements that the format turns into NaN or infinity."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no score, if there is none."""
+        if self.n == 0:
+            return "no elements"
+        if self.not_finite:
+            return f"no score: {self.not_finite} of {self.n} are NaN or Inf in the file"
+        if self.overflowed:
+            return f"no score: {self.overflowed} of {self.n} overflow to NaN or Inf"
+        if self.max_abs > 0 and (self.noise == 0 or self.signal == 0):
+            return "no score: a sum of squares is 0 in float64"
+        return None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every element came back as it was."""
+        return self.problem is None and self.max_abs == 0
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error."""
+        return self.noise / self.n
+
+    @property
+    def relative(self) -> float:
+        """Norm of the differences over the norm of the tensor."""
+        return 0.0 if self.exact else math.sqrt(self.noise / self.signal)
+
+    @property
+    def sqnr(self) -> float:
+        """Signal-to-quantization-noise ratio [dB]; infinite if exact."""
+        return math.inf if self.exact else 10 * math.log10(self.signal / self.noise)
+
+    @property
+    def bits_per_element(self) -> float:
+        """Storage, scales included [bit]; NaN without elements."""
+        return self.bits / self.n if self.n else math.nan
+
+
+def compare(x: Tensor, q: Tensor, bits: int) -> Error:
+    """Return the error of `q` in the place of `x`, tensors of one shape, where `q` takes `bits` of storage."""
+    pieces = zip(torch.split(x.flatten(), PIECE), torch.split(q.flatten(), PIECE), strict=True)
+    found = pool(_compare(part.double(), other.double()) for part, other in pieces)
+    return replace(found, bits=bits)
+
+
+def _compare(x: Tensor, q: Tensor) -> Error:
+    if x.numel() == 0:
+        return Error()
+    finite = x.isfinite()
+    difference = q - x
+    return Error(
+        n=x.numel(),
+        signal=float(x.square().sum()),
+        noise=float(difference.square().sum()),
+        max_abs=float(difference.abs().max()),
+        not_finite=int((~finite).sum()),
+        overflowed=int((finite & ~q.isfinite()).sum()),
+    )
+
+
+def pool(errors: Iterable[Error]) -> Error:
+    """Return the error of all elements together."""
+    parts = list(errors)
+    sums = (sum(getattr(part, name) for part in parts) for name in SUMS)
+    return Error(**dict(zip(SUMS, sums, strict=True)), max_abs=max(part.max_abs for part in parts))

@@ -1,0 +1,50 @@
+"""Every tensor of a file in every format: one tensor in memory at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from harness.errors import ConfigError
+from harness.progress import bar
+from harness.quant.quantize import quantize
+from harness.quant.tensor import TensorFormat
+from harness.tensor.error import Error, compare
+from harness.tensor.files import TensorFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A tensor in a format."""
+
+    tensor: str
+    format: str
+    error: Error
+    values: Tensor
+    """What the format makes of the tensor, float32."""
+
+
+def measure(
+    file: TensorFile, names: Sequence[str], formats: Mapping[str, TensorFormat]
+) -> Iterator[Measured]:
+    """Yield every named tensor in every format, tensor by tensor.
+
+    Raises:
+        ConfigError: A format cannot take a tensor.
+    """
+    with bar("quantizing", len(names) * len(formats)) as progress:
+        for name in names:
+            stored = file.read(name)
+            x = stored.float()  # what every format computes in
+            for format_name, fmt in formats.items():
+                try:
+                    quantized = quantize(x, fmt)
+                except ValueError as reason:
+                    raise ConfigError(
+                        f"{format_name} must be able to take every tensor, got {name} "
+                        f"{list(stored.shape)}: {reason}; choose others with --tensor"
+                    ) from reason
+                values = quantized.dequantize()
+                error = compare(stored, values, quantized.total_bits)
+                yield Measured(tensor=name, format=format_name, error=error, values=values)
+                progress.advance()

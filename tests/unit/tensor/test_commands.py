@@ -1,0 +1,163 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.quant.quantize import fake_quantize, quantize
+from harness.tensor import catalog
+
+from .conftest import Run, normal
+
+
+def test_table_has_the_errors_that_numpy_finds(
+    run: Run, file: Path, tensors: dict[str, Tensor]
+) -> None:
+    names = ["mxfp4", "nvfp4", "hif8", "int4_asym_group"]
+    done = run("error", file, "--format", ",".join(names), "--tensor", "layers.*")
+    assert done.code == 0
+    rows = done.rows()
+    assert [(row["tensor"], row["format"]) for row in rows[:8]] == [
+        (tensor, name) for tensor in ("layers.0.weight", "layers.1.weight") for name in names
+    ]
+    assert [(row["tensor"], row["format"]) for row in rows[8:]] == [("all 2", n) for n in names]
+    for row in rows[:8]:
+        x, fmt = tensors[row["tensor"]], catalog.load(row["format"])
+        wide = x.double().numpy()
+        difference = wide - fake_quantize(x.float(), fmt).double().numpy()
+        relative = np.linalg.norm(difference) / np.linalg.norm(wide)
+        # Tables have four digits, decibels two places.
+        assert float(row["MSE"]) == pytest.approx(np.mean(difference**2), rel=1e-3)
+        assert float(row["relative error [%]"]) == pytest.approx(100 * relative, rel=1e-3)
+        assert float(row["SQNR [dB]"]) == pytest.approx(-20 * math.log10(relative), abs=0.0051)
+        assert float(row["max. abs. error"]) == pytest.approx(np.abs(difference).max(), rel=1e-3)
+        bits = quantize(x.float(), fmt).bits_per_element
+        assert float(row["bits/element"]) == pytest.approx(bits, abs=5.1e-5)
+        assert row["shape"] == "x".join(map(str, x.shape))
+        assert "note" not in row
+
+
+def test_last_rows_are_the_error_of_all_tensors_as_one(run: Run, tmp_path: Path) -> None:
+    x, y = normal(4, 64), 10 * normal(2, 64, seed=1)
+    save_file({"a": x, "b": y}, tmp_path / "a")
+    save_file({"both": torch.cat([x, y])}, tmp_path / "b")
+    separate = run("error", tmp_path / "a", "--format", "mxfp4").rows()[-1]
+    together = run("error", tmp_path / "b", "--format", "mxfp4").rows()[0]
+    assert separate.pop("tensor") == "all 2"
+    assert together.pop("tensor") == "both"
+    assert separate.pop("shape") == ""
+    together.pop("shape")
+    assert separate == together
+
+
+def test_all_formats_take_all_tensors_and_what_is_no_float_is_named(run: Run, file: Path) -> None:
+    done = run("error", file, "--format", "all")
+    assert done.code == 0
+    assert done.err == "left out, not floating point: steps (I64)\n"
+    rows = done.rows()
+    assert len(rows) == 7 * len(catalog.names())
+    assert {row["format"] for row in rows} == set(catalog.names())
+    assert {row["SQNR [dB]"] for row in rows if row["tensor"] == "zeros"} == {"exact"}
+    exact = {row["tensor"] for row in rows if row["format"] == "fp32" and row["MSE"] == "0"}
+    assert exact == {"layers.0.weight", "layers.1.weight", "stack", "scalar", "zeros"}
+    assert not any("nan" in cell or "inf" in cell for row in rows for cell in row.values())
+
+
+def test_output_file_has_the_dequantized_tensors(
+    run: Run, file: Path, tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    done = run("error", file, "--format", "nvfp4,fp4_b64_dq,e4m3k8b32c", "--out", out)
+    assert done.code == 0
+    assert str(out) in done.out
+    written = load_file(out)
+    formats = catalog.find("nvfp4,fp4_b64_dq,e4m3k8b32c")
+    floats = {name: x for name, x in tensors.items() if x.is_floating_point()}
+    assert written.keys() == {f"{name}/{fmt}" for name in floats for fmt in formats}
+    for name, x in floats.items():
+        for key, fmt in formats.items():
+            value = written[f"{name}/{key}"]
+            assert value.dtype is torch.float32
+            assert torch.equal(value, fake_quantize(x.float(), fmt)), (name, key)
+
+
+def test_output_replaces_an_older_file_and_leaves_no_other(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_text("old")
+    assert run("error", file, "--format", "mxfp4", "--tensor", "norm", "--out", out).code == 0
+    assert list(load_file(out)) == ["norm/mxfp4"]
+    assert sorted(tmp_path.iterdir()) == [out, file]
+
+
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
+def test_the_input_is_never_overwritten(run: Run, file: Path, tmp_path: Path, link: str) -> None:
+    before = file.read_bytes()
+    out = file if link == "same" else tmp_path / "link"
+    if link == "symbolic":
+        out.symlink_to(file)
+    elif link == "hard":
+        out.hardlink_to(file)
+    done = run("error", file, "--format", "mxfp4", "--out", out)
+    assert (done.code, done.out) == (1, "")
+    assert "--out must not be the file that is read" in done.err
+    assert file.read_bytes() == before
+
+
+def test_numbers_that_are_not_finite_have_a_note_in_the_place_of_a_score(
+    run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    nan, huge, empty = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 1e6]), torch.empty(0, 3)
+    save_file({"nan": nan, "huge": huge, "empty": empty, "good": torch.ones(2)}, path)
+    done = run("error", path, "--format", "fp16,int8_row")
+    assert done.code == 0
+    rows = {(row["tensor"], row["format"]): row for row in done.rows()}
+    for fmt in ("fp16", "int8_row"):
+        assert "1 of 2 are NaN or Inf in the file" in rows["nan", fmt]["note"]
+        assert rows["empty", fmt]["note"] == "no elements"
+        assert rows["empty", fmt]["bits/element"] == "-"
+        assert "1 of 6 are NaN" in rows["all 4", fmt]["note"]
+    assert "1 of 2 overflow" in rows["huge", "fp16"]["note"]
+    assert rows["huge", "int8_row"]["note"] == ""
+    for row in rows.values():
+        scores = [row[name] for name in ("MSE", "relative error [%]", "SQNR [dB]")]
+        assert (scores == ["-"] * 3) == bool(row["note"])
+    assert rows["nan", "fp16"]["bits/element"] == "16.0000"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.safetensors", "--format", "mxfp4"], "which is not a file"),
+        (["text.safetensors", "--format", "mxfp4"], "must be a safetensors file"),
+        (["integers.safetensors", "--format", "mxfp4"], "--tensor must match a floating-point"),
+        (["some.safetensors", "--format", "mxfp4", "--tensor", "x"], "--tensor must match"),
+        (["some.safetensors", "--format", "mxfp5"], "did you mean mxfp"),
+        (["some.safetensors", "--format", "fp32", "--out", "no/where"], "a folder that exists"),
+        (["some.safetensors", "--format", "fp32", "--out", "."], "must be a file"),
+    ],
+)
+@pytest.mark.usefixtures("file")
+def test_mistakes_are_explained_and_exit_with_1(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.safetensors").write_text("no tensors here")
+    save_file({"a": torch.arange(3)}, "integers.safetensors")
+    before = sorted(tmp_path.iterdir())
+    done = run("error", *words)
+    assert (done.code, done.out) == (1, "")
+    assert said in done.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [[], ["error"], ["error", "x"], ["plot", "--format", "mxfp4"]])
+def test_a_command_that_lacks_something_exits_with_the_usage(run: Run, words: list[str]) -> None:
+    done = run(*words)
+    assert done.code == 2
+    assert "usage: python -m harness.tensor" in done.err
