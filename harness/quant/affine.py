@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.formats.base import round_to_integer
 from harness.formats.integer import Integer
 from harness.quant.granularity import Granularity
-from harness.quant.range import AbsMax, Range, RangeRule
+from harness.quant.range import AbsMax, Range, RangeRule, choose
 from harness.quant.scale import FLOAT32_BITS, FloatScale
 from harness.quant.tensor import ScalePlane, Scales
 
@@ -56,12 +56,7 @@ class Affine:
 
     def measure(self, x: Tensor) -> Range:
         """Return the range of every block."""
-
-        def rounded(candidate: Range) -> Tensor:
-            scales = self.scales_of(candidate)
-            return scales.apply(self.to_grid(x.float(), scales))
-
-        return self.range.measure(x, self.granularity, rounded)
+        return choose(self, x)
 
     def scales_of(self, measured: Range) -> Scales:
         """Return scales and zero points that cover given ranges."""

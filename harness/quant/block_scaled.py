@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.formats.base import NumberFormat
 from harness.quant.granularity import Granularity
-from harness.quant.range import AbsMax, Range, RangeRule
+from harness.quant.range import AbsMax, Range, RangeRule, choose
 from harness.quant.scale import FloatScale, ScaleRule
 from harness.quant.tensor import Scales
 
@@ -39,12 +39,7 @@ class BlockScaled:
 
     def measure(self, x: Tensor) -> Range:
         """Return the range of every block, the part of `fit` that can be gathered over several tensors."""
-
-        def rounded(candidate: Range) -> Tensor:
-            scales = self.scales_of(candidate)
-            return scales.apply(self.to_grid(x.float(), scales))
-
-        return self.range.measure(x, self.granularity, rounded)
+        return choose(self, x)
 
     def scales_of(self, measured: Range) -> Scales:
         """Return the scales that cover given ranges."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.quant.granularity import Granularity
+from harness.quant.tensor import Scales
 
 
 class Range(NamedTuple):
@@ -53,6 +54,35 @@ def _ends(x: Tensor, granularity: Granularity) -> Range:
     low = granularity.reduce(x, lambda blocks, axes: blocks.amin(axes))
     high = granularity.reduce(x, lambda blocks, axes: blocks.amax(axes))
     return Range(low.float().clamp_(max=0), high.float().clamp_(min=0))
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """A tensor format whose scales follow from ranges."""
+
+    @property
+    def range(self) -> RangeRule:
+        """What ranges are chosen by."""
+
+    @property
+    def granularity(self) -> Granularity:
+        """Which elements share a range."""
+
+    def scales_of(self, measured: Range) -> Scales:
+        """Return the scales that cover given ranges."""
+
+    def to_grid(self, x: Tensor, scales: Scales) -> Tensor:
+        """Round `x` under given scales."""
+
+
+def choose(fmt: Ranged, x: Tensor) -> Range:
+    """Return the range of every block, chosen by the rule of the format."""
+
+    def rounded(candidate: Range) -> Tensor:
+        scales = fmt.scales_of(candidate)
+        return scales.apply(fmt.to_grid(x.float(), scales))
+
+    return fmt.range.measure(x, fmt.granularity, rounded)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
