@@ -51,7 +51,8 @@ class CodeTable:
 
     def finite(self) -> Tensor:
         """Return the finite values, ascending, each once."""
-        values: Tensor = torch.unique(self.by_code[self.by_code.isfinite()])
+        # Adding zero makes one of the two zeros, the positive one.
+        values: Tensor = torch.unique(self.by_code[self.by_code.isfinite()] + 0.0)
         return values
 
 

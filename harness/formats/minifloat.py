@@ -1,4 +1,4 @@
-"""Small binary floating-point formats: 1 sign, E exponent and M mantissa bits, at most 8 in all.
+"""Small binary floating-point formats: 1 sign, E exponent and M mantissa bits, at most 16 in all.
 
     value = (-1)^s * 2^(max(e, 1) - bias) * ([e > 0] + m / 2^M)        e, m the fields; bias = 2^(E-1) - 1
 
@@ -23,6 +23,7 @@ EXPONENT_FIELD = 0x7F800000
 LARGEST_EXPONENT_FIELD = 0x7F000000
 """Of a finite float32; infinity divided by a finite step stays infinity."""
 FLOAT32_BIAS = 127
+BYTE = 8
 FLOAT32_MANTISSA_BITS = 23
 
 
@@ -39,10 +40,10 @@ class Minifloat:
     rounding: Rounding = "nearest_even"
 
     def __post_init__(self) -> None:
-        """Refuse formats that do not fit one byte, and specials that are not there."""
-        if not (1 <= self.exponent_bits <= 7 and 0 <= self.mantissa_bits <= 6 and self.bits <= 8):
+        """Refuse formats that are too wide, and specials that are not there."""
+        if not (1 <= self.exponent_bits <= 7 and self.mantissa_bits >= 0 and self.bits <= 16):
             raise ValueError(
-                "exponent_bits must be 1..7 and 1 + exponent_bits + mantissa_bits at most 8, got "
+                "exponent_bits must be 1..7 and 1 + exponent_bits + mantissa_bits at most 16, got "
                 f"exponent_bits={self.exponent_bits}, mantissa_bits={self.mantissa_bits}"
             )
         if self.specials == "ieee" and (self.exponent_bits < 2 or self.mantissa_bits < 1):
@@ -90,6 +91,8 @@ class Minifloat:
 
     def values(self) -> Tensor:
         """Return every finite value, ascending."""
+        if self.bits > BYTE:
+            raise ValueError(f"values are listed for at most 8 bits, got {self.name}")
         return _table(self).finite()
 
     def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -108,16 +111,33 @@ class Minifloat:
         return rounded.clamp_(-self.max, self.max)
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return the bit patterns sign, exponent, mantissa."""
-        return _table(self).encode(values)
+        """Return the bit patterns sign, exponent, mantissa; int16 for more than 8 bits."""
+        return _table(self).encode(values) if self.bits <= BYTE else self._encode_wide(values)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the value of each bit pattern."""
-        return _table(self).decode(codes)
+        if self.bits <= BYTE:
+            return _table(self).decode(codes)
+        values = _values_by_code(self).to(codes.device)
+        return values.index_select(0, codes.flatten().int() & 0xFFFF).view(codes.shape)
+
+    def _encode_wide(self, values: Tensor) -> Tensor:
+        # Scaled so that the exponent field of a float32 is that of the format, subnormal numbers included.
+        magnitude = values.abs() * 2.0 ** (self.bias - FLOAT32_BIAS)
+        codes = magnitude.view(torch.int32) >> (FLOAT32_MANTISSA_BITS - self.mantissa_bits)
+        top = 2 ** (self.bits - 1) - 1
+        codes.masked_fill_(values.isinf(), top >> self.mantissa_bits << self.mantissa_bits)
+        codes.masked_fill_(values.isnan(), 0 if self.specials == "none" else top)
+        return (codes | (values.signbit().int() << (self.bits - 1))).to(torch.int16)
 
 
 @lru_cache
 def _table(fmt: Minifloat) -> CodeTable:
+    return CodeTable.of(_values_by_code(fmt))
+
+
+@lru_cache
+def _values_by_code(fmt: Minifloat) -> Tensor:
     codes = torch.arange(2**fmt.bits)
     sign = 1 - 2.0 * (codes >> (fmt.bits - 1))
     exponent = (codes >> fmt.mantissa_bits) & (2**fmt.exponent_bits - 1)
@@ -130,4 +150,4 @@ def _table(fmt: Minifloat) -> CodeTable:
         highest = exponent == 2**fmt.exponent_bits - 1
         magnitude[highest & (fraction == 0)] = float("inf")
         magnitude[highest & (fraction > 0)] = float("nan")
-    return CodeTable.of((sign * magnitude).float())
+    return (sign * magnitude).float()

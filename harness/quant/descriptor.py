@@ -97,8 +97,9 @@ class Descriptor:
             return
         if self.exp_bits == 1:
             raise ValueError(f"E must not be 1; write e0m{self.man_bits + 1}, which is the same")
-        if self.man_bits < 1 or 1 + self.exp_bits + self.man_bits > 8:
-            raise ValueError("M must be >= 1 and 1 + E + M at most 8")
+        widest = 16 if self.exp_bits else 8
+        if self.exp_bits > 7 or self.man_bits < 1 or 1 + self.exp_bits + self.man_bits > widest:
+            raise ValueError("E must be 0..7, M >= 1 and 1 + E + M at most 16, of integers 8")
         if not (1 <= self.k_bits <= 8 and 0 <= self.k_outer_bits <= 8):
             raise ValueError("k and K must be 1..8")
         lowest, highest = self.k_range

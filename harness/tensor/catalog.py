@@ -58,16 +58,15 @@ def find(text: str) -> dict[str, TensorFormat]:
 
 
 def _described(text: str, known: list[str]) -> TensorFormat:
-    if text.lower() in known:
-        raise ConfigError(
-            f"--format must be {text.lower()} for the format of that name, got {text!r}"
-        )
-    try:
-        return QTypeFormat(text=text)
-    except ValueError as reason:
-        close = get_close_matches(text.lower(), known, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ConfigError(
-            f"--format must name files of conf/format or QType descriptors, got {text!r}{hint}\n"
-            f"as a descriptor: {reason}\nnames: {ALL}, {', '.join(known)}"
-        ) from reason
+    problem = ""
+    if text.lower() not in known:
+        try:
+            return QTypeFormat(text=text)
+        except ValueError as reason:
+            problem = f"\nas a descriptor: {reason}"
+    close = get_close_matches(text.lower(), known, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ConfigError(
+        f"--format must name files of conf/format or QType descriptors, got {text!r}{hint}{problem}\n"
+        f"names: {ALL}, {', '.join(known)}"
+    )
