@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from harness.labels import write_labels
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -14,16 +16,13 @@ if TYPE_CHECKING:
 SMALLEST_SHOWN = 1e-4
 """Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
 
-LABEL_WIDTH, LABEL_HEIGHT = 62, 8
-"""Room that a label takes [point]."""
-
 
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for cost in costs:
-        color = "tab:blue" if cost.on_frontier else "tab:gray"
+        color = _color(cost)
         axes.plot(cost.bits, cost.nll, "o", color=color, markersize=5, zorder=3)
         if cost.interval is not None:
             low, high = cost.interval
@@ -31,41 +30,36 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     frontier = [cost for cost in costs if cost.on_frontier]
     line = [cost.bits for cost in frontier], [cost.nll for cost in frontier]
     axes.plot(*line, color="tab:blue", linewidth=0.8, alpha=0.5, label="frontier")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.margins(x=0.12)
-    smallest = min(abs(cost.nll) for cost in costs)
-    axes.set_yscale("symlog", linthresh=max(smallest / 2, SMALLEST_SHOWN))
+    axes.margins(x=0.12, y=0.08)
+    _scale(axes, costs)
     axes.set_xlabel("bits per quantized weight, scales included")
     axes.set_ylabel("log-loss above the baseline [nat/token], 95 % interval")
     axes.set_title(f"Quality against bits: {title}")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right", frameon=False)
-    _label(axes, costs)
+    figure.draw_without_rendering()  # the layout decides where points lie
+    figure.set_layout_engine("none")
+    write_labels(
+        axes,
+        [(cost.bits, cost.nll) for cost in costs],
+        [cost.row.label for cost in costs],
+        [_color(cost) for cost in costs],
+        size=7.5,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": ""})
 
 
-def _label(axes: "Axes", costs: Sequence["Cost"]) -> None:
-    """Write names beside the points; where they would overlap, one below the other."""
-    figure = axes.get_figure(root=True)
-    if figure is None:
+def _color(cost: "Cost") -> str:
+    return "tab:blue" if cost.on_frontier else "dimgray"
+
+
+def _scale(axes: "Axes", costs: Sequence["Cost"]) -> None:
+    """Take logarithms where every interval is above zero, else a scale that is linear around it."""
+    lows = [cost.nll if cost.interval is None else cost.interval.low for cost in costs]
+    if min(lows) > 0:
+        axes.set_yscale("log")
         return
-    figure.draw_without_rendering()  # the layout decides where points lie
-    points_per_pixel = 72 / figure.dpi
-    taken: list[tuple[float, float]] = []
-    for cost in sorted(costs, key=lambda cost: -cost.nll):
-        x, anchor = axes.transData.transform((cost.bits, cost.nll)) * points_per_pixel
-        y = anchor
-        while any(
-            abs(x - other[0]) < LABEL_WIDTH and abs(y - other[1]) < LABEL_HEIGHT for other in taken
-        ):
-            y -= 1
-        taken.append((x, y))
-        label = axes.annotate(
-            cost.row.label,
-            (cost.bits, cost.nll),
-            xytext=(5, y - anchor - 2.5),
-            textcoords="offset points",
-            fontsize=7,
-        )
-        label.set_in_layout(False)
+    smallest = min(abs(cost.nll) for cost in costs)
+    axes.set_yscale("symlog", linthresh=max(smallest / 2, SMALLEST_SHOWN))
+    axes.axhline(0, color="black", linewidth=0.8)

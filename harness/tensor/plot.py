@@ -15,9 +15,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
+from harness.labels import write_labels
 from harness.quant.tensor import TensorFormat
 from harness.tensor.error import Error
-from harness.tensor.labels import write_labels
 
 DPI = 150
 # Okabe and Ito's colors, which the color-blind tell apart too.

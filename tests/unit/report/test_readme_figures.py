@@ -8,8 +8,9 @@ ROOT = Path(__file__).parents[3]
 
 def test_every_figure_of_the_result_table_is_in_the_report() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    report = (ROOT / "reports/granularity-smollm2.md").read_text(encoding="utf-8")
+    names = ("granularity-smollm2", "formats-smollm2")
+    report = "".join((ROOT / f"reports/{name}.md").read_text(encoding="utf-8") for name in names)
     table = readme.split("## What it found", 1)[1].split("\n## ", 1)[0]
-    figures = re.findall(r"\b\d+\.\d{3,4}\b", table)
-    assert len(figures) >= 20
+    figures = re.findall(r"[+-]?\b\d+\.\d{3,5}\b", table)
+    assert len(figures) >= 60
     assert [figure for figure in figures if figure not in report] == []

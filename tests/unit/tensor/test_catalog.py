@@ -80,6 +80,11 @@ def test_an_unknown_name_is_answered_with_close_ones_and_all(name: str, close: s
     assert set(STEMS) <= set(last.removeprefix("names: ").split(", "))
 
 
+def test_capital_letters_do_not_turn_a_format_into_a_descriptor_of_other_rules() -> None:
+    with pytest.raises(ConfigError, match="did you mean mxfp4"):
+        catalog.find("MXFP4")
+
+
 @pytest.mark.parametrize("text", ["", ",", "mxfp4,", "no_such_format_at_all"])
 def test_nonsense_is_refused_without_a_guess(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--format must name") as caught:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from harness.tensor import catalog
 from harness.tensor.error import Error
-from harness.tensor.labels import write_labels
+from harness.labels import write_labels
 from harness.tensor.plot import FAMILIES, draw_errors, draw_grids, family
 
 from .conftest import Run
