@@ -1,77 +1,170 @@
 """Every recipe in conf/ composes, builds and does to the tiny model what its file says."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from harness.config import build
 from harness.errors import ConfigError
 from harness.models.source import LoadedModel
-from harness.models.targets import find_targets
-from harness.recipe import QuantRecipe, audit_after, quantize
+from harness.models.targets import Target, find_targets
+from harness.quant.quantize import fake_quantize, quantize
+from harness.recipe import QuantRecipe, audit_after
+from harness.recipe import quantize as quantize_model
 
 CONF = Path(__file__).parents[2] / "conf" / "quant"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
+"""Recipes; what they share lies in folders beside them."""
 QUANTIZING = [name for name in NAMES if name != "none"]
-GROUPED = [name for name in NAMES if name.rsplit("_", 1)[-1][1:].isdigit()]
+SIZED = [name for name in NAMES if re.search(r"_g\d+$", name)]
+GROUPED = [name for name in NAMES if "\ngroup_size:" in (CONF / f"{name}.yaml").read_text("utf-8")]
+WITH_INPUTS = [
+    name for name in NAMES if "rules.linear.input" in (CONF / f"{name}.yaml").read_text("utf-8")
+]
 
 Compose = Callable[..., dict[str, Any]]
+each_quantizing = pytest.mark.parametrize("name", QUANTIZING)
+
+
+BUILT: dict[tuple[str, ...], QuantRecipe] = {}
+"""Recipes are immutable, and composing one takes longer than using it."""
 
 
 def recipe(composed: Compose, *overrides: str) -> QuantRecipe:
-    return build(composed(*overrides)["quant"], "quant")
+    if overrides not in BUILT:
+        BUILT[overrides] = build(composed(*overrides)["quant"], "quant")
+    return BUILT[overrides]
+
+
+def linears(loaded: LoadedModel) -> list[Target]:
+    """Return the targets that every recipe takes: all but the head and the embedding."""
+    return [
+        target
+        for target in find_targets(loaded.module)
+        if isinstance(target.owner, nn.Linear) and not target.alias and "lm_head" not in target.name
+    ]
 
 
 def test_there_are_recipes() -> None:
-    assert {"none", "int8_row", "fp8_tensor", "int8_group"} <= set(NAMES)
-    assert len(GROUPED) >= 8
+    assert {"none", "int8_row", "fp8_tensor", "int8_group", "mxfp4", "hif4"} <= set(NAMES)
+    assert len(SIZED) >= 8
+    assert {"int8_group", "mxfp8", "nf4_b64"} <= set(GROUPED)
+    assert {"w8a8", "w4a4_mxfp4"} <= set(WITH_INPUTS)
 
 
-@pytest.mark.parametrize("name", QUANTIZING)
+@each_quantizing
 def test_weights_in_place_are_those_of_the_format(
     composed: Compose, tiny: LoadedModel, name: str
 ) -> None:
     chosen = recipe(composed, f"+quant={name}")
     before = {t.name: t.weight.detach().clone() for t in find_targets(tiny.module)}
-    report = quantize(tiny, chosen).report
+    report = quantize_model(tiny, chosen).report
     fmt = chosen.rules["linear"].weight
+    changed = 0
     for target in find_targets(tiny.module):
         weight = before[target.name]
-        expected = weight if target.alias else fmt.quantize(weight).dequantize()
+        kept = target.alias or "embed" in target.name or "lm_head" in target.name
+        expected = weight if kept else quantize(weight, fmt).dequantize()
         assert torch.equal(target.weight, expected), target.name
+        changed += not torch.equal(target.weight, weight)
+    assert changed == len(report.layers)
     assert report.num_quantized == 36864
     assert {layer.format for layer in report.layers} == {fmt.name}
     audit_after(tiny)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_name_says_what_the_format_is(composed: Compose, name: str) -> None:
+@each_quantizing
+def test_every_weight_is_brought_back(composed: Compose, tiny: LoadedModel, name: str) -> None:
+    before = {
+        key: (value, value.clone()) for key, value in tiny.module.state_dict(keep_vars=True).items()
+    }
+    report = quantize_model(tiny, recipe(composed, f"+quant={name}")).report
+    hooks = sum(len(module._forward_pre_hooks) for module in tiny.module.modules())
+    assert hooks == (len(report.layers) if name in WITH_INPUTS else 0)
+    assert bool(report.input_formats) is (name in WITH_INPUTS)
+    tiny.restore()
+    after = tiny.module.state_dict(keep_vars=True)
+    for key, (parameter, value) in before.items():
+        assert after[key] is parameter
+        assert torch.equal(parameter, value)
+    assert all(not module._forward_pre_hooks for module in tiny.module.modules())
+
+
+@pytest.mark.parametrize("name", WITH_INPUTS)
+def test_inputs_are_rounded_at_every_linear_layer_until_restored(
+    composed: Compose, tiny: LoadedModel, name: str
+) -> None:
     chosen = recipe(composed, f"+quant={name}")
-    element, _, granularity = name.partition("_")
+    fmt = chosen.rules["linear"].input
+    assert fmt is not None
+    report = quantize_model(tiny, chosen).report
+    assert report.input_formats == {"linear": fmt.name}
+    layers = [target.owner for target in linears(tiny)]
+    assert len(layers) == len(report.layers)
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers:
+        assert len(layer._forward_pre_hooks) == 1
+        # Two sequences of five tokens: they are one matrix to the format.
+        x = torch.randn(2, 5, layer.in_features, generator=generator)
+        rounded = fake_quantize(x.view(10, -1), fmt).view(x.shape)
+        expected = nn.functional.linear(rounded, layer.weight, layer.bias)
+        assert torch.equal(layer(x), expected)
+        assert not torch.equal(expected, nn.functional.linear(x, layer.weight, layer.bias))
+    tiny.restore()
+    assert all(not layer._forward_pre_hooks for layer in layers)
+    x = torch.randn(3, layers[0].in_features, generator=generator)
+    assert torch.equal(layers[0](x), nn.functional.linear(x, layers[0].weight, layers[0].bias))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_says_what_the_formats_are(composed: Compose, name: str) -> None:
+    chosen = recipe(composed, f"+quant={name}")
     if name == "none":
         assert chosen == QuantRecipe()
         return
-    expected = "g128" if granularity == "group" else granularity
-    assert chosen.name == f"{element}_{expected}"
-    weight = chosen.rules["linear"].weight
-    assert weight.granularity.name == expected
-    assert weight.element.name.startswith(element)
+    size = chosen.group_size
+    rule = chosen.rules["linear"]
+    assert chosen.name in {
+        name,
+        name.replace("group", f"g{size}"),
+        f"{name}_g{size}",
+        rule.weight.name,
+    }
     assert chosen.skip == ("lm_head", "embed_tokens")
+    if rule.input is not None:
+        widths = re.match(r"w(\d+)a(\d+)", name)
+        assert widths is not None
+        assert [int(w) for w in widths.groups()] == [
+            rule.weight.element.bits,
+            rule.input.element.bits,
+        ]
+        words = name.split("_")[1:]
+        assert all(word in fmt.name for word in words for fmt in (rule.weight, rule.input))
+        return
+    shown = rule.weight.name.replace("128x128", "block")
+    # Each word of the name, such as int4, g64, asym or mse, is one of the format's name or begins it.
+    assert all(
+        word in shown.split("_") or shown.startswith(word) for word in chosen.name.split("_")
+    )
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", SIZED)
 def test_group_size_of_the_name_is_that_of_the_format(composed: Compose, name: str) -> None:
     size = int(name.rsplit("_g", 1)[-1])
-    assert recipe(composed, f"+quant={name}").rules["linear"].weight.granularity.block == (1, size)
+    chosen = recipe(composed, f"+quant={name}")
+    assert chosen.rules["linear"].weight.granularity.block == (1, size)
+    assert chosen.group_size == size
 
 
-@pytest.mark.parametrize("name", ["int8_group", "fp8_group", "int8_g64"])
+@pytest.mark.parametrize("name", sorted({*GROUPED} - {*SIZED}))
 def test_group_size_can_be_set(composed: Compose, name: str) -> None:
     chosen = recipe(composed, f"+quant={name}", "quant.group_size=16")
-    assert chosen.name.endswith("_g16")
+    assert re.search(r"_[gb]16(_|$)", chosen.name)
     assert chosen.rules["linear"].weight.granularity.block == (1, 16)
 
 
@@ -85,9 +178,15 @@ def test_group_size_without_meaning_is_a_configuration_error(composed: Compose, 
         recipe(composed, "+quant=int8_group", f"quant.group_size={size}")
 
 
-@pytest.mark.parametrize("name", QUANTIZING)
-def test_recipe_is_deterministic(composed: Compose, tiny: LoadedModel, name: str) -> None:
+@each_quantizing
+def test_recipe_is_deterministic_and_its_bits_are_counted(
+    composed: Compose, tiny: LoadedModel, name: str
+) -> None:
     chosen = recipe(composed, f"+quant={name}")
-    first = quantize(tiny, chosen)
+    first = quantize_model(tiny, chosen)
     tiny.restore()
-    assert quantize(tiny, chosen) == first
+    assert quantize_model(tiny, chosen) == first
+    fmt = chosen.rules["linear"].weight
+    bits = sum(quantize(target.weight, fmt).total_bits for target in linears(tiny))
+    assert first.report.bits_per_weight == bits / first.report.num_quantized
+    assert first.report.bits_per_weight >= fmt.element.bits

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -11,13 +12,16 @@ from torch import nn
 from harness.backends.fake import FakeBackend
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
-from harness.formats.minifloat import E4M3FN
+from harness.formats.minifloat import Minifloat
+from harness.models.head import float32_logits
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.quantize import quantize as quantize_tensor
+from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe, audit_after, quantize
 
 CPU = torch.device("cpu")
@@ -70,14 +74,15 @@ def test_report_of_a_layer(tiny: LoadedModel) -> None:
 
 
 def test_weights_in_place_are_the_dequantized_ones(tiny: LoadedModel) -> None:
-    for element in (Integer(bits=8), E4M3FN()):
+    fp8 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
+    for element in (Integer(bits=8), fp8):
         form = BlockScaled(element=element, granularity=Granularity(block=(1, 32)))
         before = {t.name: t.weight.detach().clone() for t in find_targets(tiny.module)}
         quantize(tiny, recipe(rules={"linear": LayerRule(match="*", weight=form)}))
         for target in find_targets(tiny.module):
             kept = target.alias is not None
             expected = before[target.name]
-            expected = expected if kept else form.quantize(expected).dequantize()
+            expected = expected if kept else quantize_tensor(expected, form).dequantize()
             assert torch.equal(target.weight, expected), target.name
         tiny.restore()
 
@@ -152,7 +157,7 @@ def test_without_skip_head_and_embedding_are_quantized_apart(tiny: LoadedModel) 
     head, embedding = tiny.module.lm_head.weight, tiny.module.model.embed_tokens.weight
     assert head is not embedding
     for parameter in (head, embedding):
-        assert torch.equal(parameter, fmt().quantize(weight).dequantize())
+        assert torch.equal(parameter, quantize_tensor(weight, fmt()).dequantize())
     quantized = 2 * LAYER + 2 * EMBEDDING
     assert done.report.num_quantized == quantized
     assert done.report.coverage == quantized / (TOTAL + EMBEDDING)
@@ -295,3 +300,126 @@ def test_error_halves_with_every_bit(tiny: LoadedModel) -> None:
     ratios = [a / b for a, b in itertools.pairwise(errors)]
     # The step is amax / (2^(bits-1) - 1), so the ratio is a little above two.
     assert all(1.8 < ratio < 2.4 for ratio in ratios)
+
+
+def with_inputs(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:
+    """Return INT8 a row for weights and some bits a token for inputs."""
+    rules = {"linear": LayerRule(match=match, weight=fmt(), input=fmt(bits=bits))}
+    return recipe(**{"rules": rules} | changes)
+
+
+def by_hand(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round every row with a scale of its own."""
+    most = 2 ** (bits - 1) - 1
+    scale = x.abs().amax(-1, keepdim=True) / most
+    return (x / scale).round() * scale
+
+
+def hooked(loaded: LoadedModel) -> list[str]:
+    return [name for name, module in loaded.module.named_modules() if module._forward_pre_hooks]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_logits_are_those_of_a_model_rounded_by_hand(tiny: LoadedModel, bits: int) -> None:
+    plain = TinyModel().load(CPU).module
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            module.weight.data = by_hand(module.weight.data, 8)
+            module.register_forward_pre_hook(lambda _, args: (by_hand(args[0], bits),))
+    quantize(tiny, with_inputs(bits=bits))
+    with torch.inference_mode():
+        assert torch.equal(logits(tiny), plain(IDS).logits)
+
+
+def test_fewer_bits_of_the_inputs_err_more(tiny: LoadedModel) -> None:
+    exact, errors = logits(tiny), []
+    for chosen in (recipe(), with_inputs(), with_inputs(bits=6), with_inputs(bits=4)):
+        quantize(tiny, chosen)
+        errors.append(float((logits(tiny) - exact).square().mean()))
+        tiny.restore()
+    assert errors[0] > 0
+    assert errors == sorted(set(errors))
+
+
+def test_report_names_the_inputs_and_counts_weights_alone(tiny: LoadedModel) -> None:
+    without = quantize(tiny, recipe()).report
+    tiny.restore()
+    report = quantize(tiny, with_inputs(bits=4)).report
+    assert report.input_formats == {"linear": "int4_row"}
+    assert without.input_formats == {}
+    assert report.model_copy(update={"input_formats": {}}) == without
+
+
+def test_only_layers_of_a_rule_with_an_input_round_theirs(tiny: LoadedModel) -> None:
+    rules = {
+        "down": LayerRule(match="*.down_proj", weight=fmt(), input=fmt(bits=4)),
+        "rest": LayerRule(match="*", weight=fmt(bits=4)),
+    }
+    report = quantize(tiny, recipe(rules=rules)).report
+    assert report.input_formats == {"down": "int4_row"}
+    assert hooked(tiny) == [f"model.layers.{i}.mlp.down_proj" for i in range(2)]
+
+
+def test_restore_ends_the_rounding_of_inputs(tiny: LoadedModel) -> None:
+    before = logits(tiny)
+    quantize(tiny, with_inputs())
+    assert len(hooked(tiny)) == 14
+    tiny.restore()
+    assert hooked(tiny) == []
+    assert torch.equal(logits(tiny), before)
+
+
+def test_input_of_a_quantized_head_is_rounded_where_scores_are_taken(tiny: LoadedModel) -> None:
+    rules = {"head": LayerRule(match="lm_head", weight=fmt(), input=fmt(bits=4))}
+    exact = tiny.module.lm_head.weight.detach().clone()
+    quantize(tiny, recipe(rules=rules, skip=("embed_tokens",)))
+    with float32_logits(tiny.module):
+        hidden = tiny.module.model(IDS).last_hidden_state
+        expected = nn.functional.linear(by_hand(hidden, 4), by_hand(exact, 8))
+        assert torch.equal(tiny.module(IDS).logits, expected)
+
+
+def test_inputs_of_an_embedding_are_refused(tiny: LoadedModel) -> None:
+    before = dict(tiny.module.named_parameters())
+    with pytest.raises(
+        UnsupportedRecipe, match=r"rule linear .* for model\.embed_tokens; add it to"
+    ):
+        quantize(tiny, with_inputs(skip=("lm_head",)))
+    tiny.restore()
+    assert hooked(tiny) == []
+    assert all(p is before[name] for name, p in tiny.module.named_parameters())
+
+
+def test_inputs_of_a_stack_of_experts_are_refused(tiny: LoadedModel) -> None:
+    experts = nn.Module()
+    experts.down_proj = nn.Parameter(torch.ones(2, 4, 8))
+    tiny.module.model.experts = experts
+    try:
+        with pytest.raises(UnsupportedRecipe, match=r"for model\.experts\.down_proj"):
+            quantize(tiny, with_inputs())
+        tiny.restore()
+        rules = {
+            "experts": LayerRule(match="*.experts.*", weight=fmt()),
+            "rest": LayerRule(match="*", weight=fmt(), input=fmt()),
+        }
+        assert quantize(tiny, recipe(rules=rules)).report.input_formats == {"rest": "int8_row"}
+    finally:
+        tiny.restore()
+        del tiny.module.model.experts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsOnly(FakeBackend):
+    """Knows eight bits and nothing else."""
+
+    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:
+        """Refuse other widths."""
+        other = [each.name for each in formats if each.element.bits != 8]
+        return f"no kernel for {other[0]}" if other else None
+
+
+def test_backend_is_asked_about_inputs_too(tiny: LoadedModel) -> None:
+    quantize(tiny, with_inputs(backend=WeightsOnly()))
+    tiny.restore()
+    with pytest.raises(UnsupportedRecipe, match="no kernel for int4_row"):
+        quantize(tiny, with_inputs(bits=4, backend=WeightsOnly()))

@@ -1,4 +1,4 @@
-"""Fake quantization: rounded values in the float weight's place."""
+"""Fake quantization: rounded values in the float weight's place, rounded inputs on their way in."""
 
 import pytest
 import torch
@@ -11,17 +11,26 @@ from harness.models.tiny import TinyModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import QuantizedLayer
+from harness.quant.quantize import quantize
+from harness.quant.tensor import TensorFormat
 
 CPU = torch.device("cpu")
 FORMAT = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, -1)))
 
 
-def pair(loaded: LoadedModel) -> tuple[Target, QuantizedLayer]:
+def pair(
+    loaded: LoadedModel, input_format: TensorFormat | None = None
+) -> tuple[Target, QuantizedLayer]:
     """Return a target of the model and its weight in four bits."""
     target = find_targets(loaded.module)[1]
-    weight = FORMAT.quantize(target.weight.detach())
+    weight = quantize(target.weight.detach(), FORMAT)
     layer = QuantizedLayer(
-        name=target.name, rule="linear", format=FORMAT, weight=weight, rel_error=0.1
+        name=target.name,
+        rule="linear",
+        format=FORMAT,
+        weight=weight,
+        rel_error=0.1,
+        input=input_format,
     )
     return target, layer
 
@@ -57,3 +66,46 @@ def test_audit_finds_a_weight_of_another_shape(tiny: LoadedModel) -> None:
 def test_every_format_is_supported_everywhere() -> None:
     assert FakeBackend().supports([FORMAT], CPU) is None
     assert FakeBackend().kind == "fake-quant"
+
+
+def by_hand(x: torch.Tensor) -> torch.Tensor:
+    """Round each token to INT8 with a scale of its own."""
+    scale = x.float().abs().amax(-1, keepdim=True) / 127
+    return ((x / scale).round() * scale).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(2, 5, 48), (7, 48), (48,)], ids=str)
+def test_input_of_the_layer_is_rounded_token_by_token(dtype: str, shape: tuple[int, ...]) -> None:
+    loaded = TinyModel(dtype=dtype).load(CPU)
+    tokens = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
+    target, layer = pair(loaded, tokens)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(loaded.dtype)
+    before = x.clone()
+    FakeBackend().apply(loaded, target, layer)
+    weight = layer.weight.dequantize().to(loaded.dtype)
+    assert torch.equal(target.owner(x), torch.nn.functional.linear(by_hand(x), weight))
+    assert torch.equal(x, before)
+    assert FakeBackend().audit(target, layer) is None
+
+
+def test_scales_of_the_input_are_fitted_to_each_call(tiny: LoadedModel) -> None:
+    whole = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(-1, -1)))
+    target, layer = pair(tiny, whole)
+    FakeBackend().apply(tiny, target, layer)
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
+    # A power of two goes through the rounding if the scale goes with it.
+    assert torch.equal(target.owner(1024 * x), 1024 * target.owner(x))
+
+
+def test_other_layers_keep_their_input_and_restore_ends_it(tiny: LoadedModel) -> None:
+    two_bits = BlockScaled(element=Integer(bits=2), granularity=Granularity(block=(1, -1)))
+    target, layer = pair(tiny, two_bits)
+    others = [other.owner for other in find_targets(tiny.module)[2:]]
+    x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    exact = target.owner(x)
+    FakeBackend().apply(tiny, target, layer)
+    assert not torch.equal(target.owner(x), exact)
+    assert not any(owner._forward_pre_hooks for owner in others)
+    tiny.restore()
+    assert torch.equal(target.owner(x), exact)

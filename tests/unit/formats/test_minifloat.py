@@ -1,78 +1,151 @@
-"""FP8 E4M3FN against its specification and ml_dtypes."""
+"""Small floats against the tables of the OCP specifications."""
 
 import math
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
-from harness.formats.minifloat import E4M3FN
+from harness.formats.minifloat import Minifloat
 
-FP8 = E4M3FN()
-BF16 = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-"""Every bfloat16 value, NaNs and infinities included."""
+E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
+E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
+E3M2 = Minifloat(exponent_bits=3, mantissa_bits=2)
+E2M3 = Minifloat(exponent_bits=2, mantissa_bits=3)
+E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
+# name, bias, largest, smallest normal, smallest subnormal, how many finite values: OFP8 1.0 table 1, MX 1.0 section 5.3
+SPECIFIED = [
+    (E4M3, "fp8_e4m3fn", 7, 448.0, 2.0**-6, 2.0**-9, 253),
+    (E5M2, "fp8_e5m2", 15, 57344.0, 2.0**-14, 2.0**-16, 247),
+    (E3M2, "fp6_e3m2", 3, 28.0, 0.25, 0.0625, 63),
+    (E2M3, "fp6_e2m3", 1, 7.5, 1.0, 0.125, 63),
+    (E2M1, "fp4_e2m1", 1, 6.0, 1.0, 0.5, 15),
+]
+each_specified = pytest.mark.parametrize(
+    ("fmt", "name", "bias", "largest", "normal", "subnormal", "count"),
+    SPECIFIED,
+    ids=[row[1] for row in SPECIFIED],
+)
 
 
-def decode_by_the_specification(code: int) -> float:
-    """OFP8 1.0, table 1: sign, exponent with bias 7, three bits of mantissa."""
-    sign = -1.0 if code & 0x80 else 1.0
-    exponent, mantissa = (code >> 3) & 0xF, code & 0x7
-    if exponent == 0xF and mantissa == 0x7:
+@each_specified
+def test_constants_are_those_of_the_specification(
+    fmt: Minifloat,
+    name: str,
+    bias: int,
+    largest: float,
+    normal: float,
+    subnormal: float,
+    count: int,
+) -> None:
+    assert (fmt.name, fmt.bias, fmt.max) == (name, bias, largest)
+    assert 2.0**fmt.exponent_min == normal
+    positive = fmt.values()[fmt.values() > 0]
+    assert (positive[0], positive[-1]) == (subnormal, largest)
+    assert len(fmt.values()) == count
+    assert 2.0**fmt.exponent_max <= largest < 2.0 ** (fmt.exponent_max + 1)
+
+
+def test_e2m1_has_these_magnitudes_in_the_order_of_codes() -> None:
+    codes = torch.arange(16).to(torch.uint8)
+    magnitudes = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    assert E2M1.decode(codes).tolist() == magnitudes + [-m for m in magnitudes]
+
+
+def decoded(fmt: Minifloat, code: int) -> float:
+    """Decode by the definition: sign, exponent, mantissa."""
+    sign = -1.0 if code >> (fmt.bits - 1) else 1.0
+    exponent = (code >> fmt.mantissa_bits) & (2**fmt.exponent_bits - 1)
+    mantissa = code & (2**fmt.mantissa_bits - 1)
+    ones = exponent == 2**fmt.exponent_bits - 1
+    if fmt.specials == "nan" and ones and mantissa == 2**fmt.mantissa_bits - 1:
         return math.nan
+    if fmt.specials == "ieee" and ones:
+        return math.nan if mantissa else sign * math.inf
+    bias = 2 ** (fmt.exponent_bits - 1) - 1
     if exponent == 0:
-        return sign * mantissa * 2.0**-9
-    return sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+        return sign * mantissa * 2.0 ** (1 - bias - fmt.mantissa_bits)
+    return sign * (1 + mantissa / 2**fmt.mantissa_bits) * 2.0 ** (exponent - bias)
 
 
-def test_every_code_decodes_as_specified() -> None:
-    expected = np.array([decode_by_the_specification(code) for code in range(256)], np.float32)
-    decoded = FP8.decode(torch.arange(256, dtype=torch.uint8))
-    np.testing.assert_array_equal(decoded.numpy(), expected)
-
-
-def test_values_are_the_finite_ones_in_order_with_a_single_zero() -> None:
-    decoded = [decode_by_the_specification(code) for code in range(256)]
-    expected = sorted({value for value in decoded if not math.isnan(value)})
-    assert FP8.values().tolist() == expected
-    assert len(expected) == 253
-    assert FP8.max == expected[-1] == 448.0
-    assert FP8.bits == 8
-    assert FP8.name == "fp8_e4m3fn"
-
-
-def test_rounding_equals_ml_dtypes_on_every_bfloat16_value_in_range() -> None:
-    inside = BF16.float().abs() <= 448
-    x = BF16[inside].float()
-    expected = x.numpy().astype(ml_dtypes.float8_e4m3fn)
-    assert inside.sum() > 34000
-    np.testing.assert_array_equal(FP8.encode(BF16[inside]).numpy(), expected.view(np.uint8))
-    np.testing.assert_array_equal(FP8.round(x).numpy(), expected.astype(np.float32))
-
-
-def test_every_bfloat16_value_beyond_448_saturates() -> None:
-    outside = BF16[BF16.float().abs() > 448].float()
-    assert outside.isinf().sum() == 2
-    np.testing.assert_array_equal(FP8.round(outside).numpy(), 448 * np.sign(outside.numpy()))
-
-
-def test_every_nan_stays_nan() -> None:
-    nan = BF16[BF16.isnan()]
-    assert len(nan) == 254
-    assert FP8.round(nan).isnan().all()
-    assert set(FP8.encode(nan).tolist()) <= {0x7F, 0xFF}
+@pytest.mark.parametrize("exponent_bits", range(1, 8))
+@pytest.mark.parametrize("specials", ["none", "nan", "ieee"])
+def test_every_code_of_every_split_decodes_by_the_definition(
+    exponent_bits: int, specials: Any
+) -> None:
+    for mantissa_bits in range(min(7, 8 - exponent_bits)):
+        if specials == "ieee" and (exponent_bits < 2 or mantissa_bits < 1):
+            continue  # refused
+        if specials == "nan" and (exponent_bits, mantissa_bits) == (1, 0):
+            continue  # NaN would take the only number but zero
+        fmt = Minifloat(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, specials=specials)
+        expected = np.array([decoded(fmt, code) for code in range(2**fmt.bits)], np.float32)
+        found = fmt.decode(torch.arange(2**fmt.bits).to(torch.uint8)).numpy()
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+        assert fmt.max == expected[np.isfinite(expected)].max()
 
 
 @pytest.mark.parametrize(
-    ("x", "expected"),
+    ("fmt", "x", "expected"),
     [
-        (2.0**-10, 0.0),  # half the smallest subnormal: the even neighbor is zero
-        (1.5 * 2.0**-9, 2.0**-8),  # between the subnormals 1 and 2: 2 is even
-        (1.0625, 1.0),  # between 1 and 1.125
-        (1.1875, 1.25),  # between 1.125 and 1.25
-        (464.0, 448.0),  # between 448 and the 480 that does not exist
-        (-0.0, 0.0),
+        (E4M3, 2.0**-10, 0.0),  # half the smallest subnormal: the even neighbor is zero
+        (E4M3, 1.5 * 2.0**-9, 2.0**-8),  # between the subnormals 1 and 2: 2 is even
+        (E4M3, 1.0625, 1.0),
+        (E4M3, 1.1875, 1.25),
+        (E4M3, 464.0, 448.0),  # between 448 and the 480 that does not exist
+        (E5M2, 61440.0, 57344.0),
+        (E2M1, 0.25, 0.0),
+        (E2M1, 0.75, 1.0),
+        (E2M1, 2.5, 2.0),
+        (E2M1, 5.0, 4.0),
+        (E2M1, 7.0, 6.0),
+        (E3M2, 30.0, 28.0),
+        (E2M3, 7.25, 7.0),
+        (E4M3, -0.0, 0.0),
     ],
 )
-def test_ties_go_to_the_even_neighbor(x: float, expected: float) -> None:
-    assert FP8.round(torch.tensor([x, -x])).tolist() == [expected, -expected]
+def test_ties_go_to_the_even_neighbor(fmt: Minifloat, x: float, expected: float) -> None:
+    rounded = fmt.round(torch.tensor([x, -x]))
+    assert rounded.tolist() == [expected, -expected]
+    assert rounded.signbit().tolist() == torch.tensor([x, -x]).signbit().tolist()
+
+
+@pytest.mark.parametrize(
+    ("fmt", "inside", "beyond", "special"),
+    [(E4M3, 464.0, 465.0, math.nan), (E5M2, 61439.0, 61440.0, math.inf)],
+    ids=["e4m3", "e5m2"],
+)
+def test_overflow_begins_half_a_step_above_the_largest(
+    fmt: Minifloat, inside: float, beyond: float, special: float
+) -> None:
+    overflowing = Minifloat(
+        exponent_bits=fmt.exponent_bits,
+        mantissa_bits=fmt.mantissa_bits,
+        specials=fmt.specials,
+        overflow="special",
+    )
+    x = torch.tensor([inside, beyond, math.inf, -beyond, -math.inf])
+    expected = [fmt.max, special, special, -special, -special]
+    np.testing.assert_array_equal(overflowing.round(x).numpy(), np.float32(expected))
+    assert fmt.round(x).tolist() == [fmt.max] * 3 + [-fmt.max] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"exponent_bits": 0, "mantissa_bits": 3}, r"exponent_bits must be 1\.\.7"),
+        ({"exponent_bits": 5, "mantissa_bits": 11}, "at most 16, got exponent_bits=5"),
+        ({"exponent_bits": 8, "mantissa_bits": 0}, r"exponent_bits must be 1\.\.7"),
+        ({"exponent_bits": 2, "mantissa_bits": -1}, r"exponent_bits must be 1\.\.7"),
+        ({"exponent_bits": 4, "mantissa_bits": 0, "specials": "ieee"}, "1 mantissa bit at least"),
+        (
+            {"exponent_bits": 2, "mantissa_bits": 1, "overflow": "special"},
+            "overflow must be saturate",
+        ),
+    ],
+)
+def test_format_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Minifloat(**fields)

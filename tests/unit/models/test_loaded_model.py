@@ -53,6 +53,56 @@ def test_restore_after_two_swaps_of_one_weight_brings_the_first_back(tiny: Loade
     assert owner.weight is original
 
 
+def test_before_changes_what_goes_into_one_layer_until_restore(tiny: LoadedModel) -> None:
+    first, second = (layer.mlp.up_proj for layer in tiny.module.model.layers)
+    x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    exact, other = first(x), second(x)
+    tiny.before(first, lambda x: 2 * x)
+    assert torch.equal(first(x), 2 * exact)
+    assert torch.equal(second(x), other)
+    tiny.restore()
+    assert torch.equal(first(x), exact)
+    assert not tiny.hooks
+
+
+def test_changes_before_a_layer_come_in_the_order_they_were_made(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    expected = owner(2 * x + 1)
+    tiny.before(owner, lambda x: 2 * x)
+    tiny.before(owner, lambda x: x + 1)
+    assert torch.equal(owner(x), expected)
+
+
+def test_before_leaves_further_arguments_and_other_hooks_alone(tiny: LoadedModel) -> None:
+    owner, seen = tiny.module.model.norm, []
+    handle = owner.register_forward_hook(lambda *_: seen.append("kept"))
+    bilinear = torch.nn.Bilinear(2, 2, 1)
+    a, b = torch.ones(1, 2), 3 * torch.ones(1, 2)
+    expected = bilinear(5 * a, b)
+    tiny.before(bilinear, lambda x: 5 * x)
+    tiny.before(owner, lambda x: x)
+    assert torch.equal(bilinear(a, b), expected)
+    tiny.restore()
+    owner(torch.ones(1, 48))
+    handle.remove()
+    assert seen == ["kept"]
+
+
+def test_weight_swapped_and_input_changed_are_both_undone(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    original = owner.weight
+    with torch.inference_mode():
+        before = tiny.module(IDS).logits
+        tiny.swap(owner, "weight", 2 * original)
+        tiny.before(owner, lambda x: x / 2)
+        assert torch.equal(tiny.module(IDS).logits, before)
+        tiny.restore()
+        assert torch.equal(tiny.module(IDS).logits, before)
+    assert owner.weight is original
+    assert not owner._forward_pre_hooks
+
+
 def test_displaced_counts_what_is_no_longer_in_place(tiny: LoadedModel) -> None:
     first, second = (layer.mlp.up_proj for layer in tiny.module.model.layers)
     for owner in (first, second):

@@ -9,10 +9,9 @@ import torch
 
 from harness.quant.granularity import Granularity
 
-ROW, TENSOR = Granularity(block=(1, -1)), Granularity(block=(-1, -1))
-
+Shape = tuple[int, ...]
 # block, shape, shape of the scales by hand
-CASES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
+CASES: list[tuple[tuple[int, int], Shape, Shape]] = [
     ((-1, -1), (6, 10), (1, 1)),
     ((1, -1), (6, 10), (6, 1)),
     ((-1, 1), (6, 10), (1, 10)),
@@ -25,39 +24,32 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
     ((1, -1), (3, 6, 10), (3, 6, 1)),
     ((-1, -1), (3, 6, 10), (3, 1, 1)),
     ((1, 4), (3, 6, 10), (3, 6, 3)),
-    ((2, -1, 4), (3, 6, 10), (2, 1, 3)),
-    ((4,), (6, 10), (6, 3)),
-    ((-1,), (10,), (1,)),
+    ((2, 4), (3, 6, 10), (3, 3, 3)),
+    ((-1, 1), (3, 6, 10), (3, 1, 10)),
+    ((1, 4), (2, 3, 6, 10), (2, 3, 6, 3)),
+    ((1, 4), (10,), (3,)),
+    ((1, -1), (10,), (1,)),
+    ((-1, -1), (10,), (1,)),
+    ((-1, 1), (10,), (10,)),
+    ((1, 1), (6, 10), (6, 10)),
 ]
 each_case = pytest.mark.parametrize(("block", "shape", "scale_shape"), CASES)
 
 
-def block_of(
-    index: tuple[int, ...], shape: tuple[int, ...], block: tuple[int, ...]
-) -> tuple[int, ...]:
+def block_of(index: Shape, block: tuple[int, int]) -> Shape:
     """Return which block an element lies in, counted by hand."""
-    whole = (1,) * (len(shape) - len(block)) + block
-    return tuple(0 if size == -1 else i // size for i, size in zip(index, whole, strict=True))
-
-
-def naive_absmax(x: np.ndarray, block: tuple[int, ...], scale_shape: tuple[int, ...]) -> np.ndarray:
-    found = np.zeros(scale_shape, np.float32)
-    for index in itertools.product(*map(range, x.shape)):
-        where = block_of(index, x.shape, block)
-        found[where] = max(found[where], abs(x[index]))
-    return found
+    sizes = ((1,) * len(index) + block)[-len(index) :]
+    return tuple(0 if size == -1 else i // size for i, size in zip(index, sizes, strict=True))
 
 
 @each_case
-def test_scale_shape(
-    block: tuple[int, ...], shape: tuple[int, ...], scale_shape: tuple[int, ...]
-) -> None:
+def test_scale_shape(block: tuple[int, int], shape: Shape, scale_shape: Shape) -> None:
     assert Granularity(block=block).scale_shape(shape) == scale_shape
 
 
 @each_case
 def test_blocks_and_back_is_the_same_tensor(
-    block: tuple[int, ...], shape: tuple[int, ...], scale_shape: tuple[int, ...]
+    block: tuple[int, int], shape: Shape, scale_shape: Shape
 ) -> None:
     granularity = Granularity(block=block)
     x = torch.arange(1.0, math.prod(shape) + 1).reshape(shape)
@@ -70,73 +62,74 @@ def test_blocks_and_back_is_the_same_tensor(
 
 
 @each_case
-def test_aligned_scales_reach_the_elements_of_their_block(
-    block: tuple[int, ...], shape: tuple[int, ...], scale_shape: tuple[int, ...]
+def test_aligned_and_expanded_scales_reach_the_elements_of_their_block(
+    block: tuple[int, int], shape: Shape, scale_shape: Shape
 ) -> None:
     granularity = Granularity(block=block)
     scale = torch.arange(math.prod(scale_shape)).reshape(scale_shape)
     blocks = granularity.blocked(torch.zeros(shape, dtype=torch.int64))
     spread = granularity.unblocked(blocks + granularity.aligned(scale), shape)
     for index in itertools.product(*map(range, shape)):
-        assert spread[index] == scale[block_of(index, shape, block)]
+        assert spread[index] == scale[block_of(index, block)]
+    assert torch.equal(granularity.expand(scale, shape), spread)
 
 
 @each_case
-def test_absmax_equals_a_loop_over_elements(
-    block: tuple[int, ...], shape: tuple[int, ...], scale_shape: tuple[int, ...]
+def test_reduced_blocks_equal_a_loop_over_elements(
+    block: tuple[int, int], shape: Shape, scale_shape: Shape
 ) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = Granularity(block=block).absmax(x)
-    assert found.dtype is torch.float32
-    np.testing.assert_array_equal(found.numpy(), naive_absmax(x.numpy(), block, scale_shape))
+    # All negative: a zero that fills up a short block would be the largest.
+    x = -1 - torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    largest = np.full(scale_shape, -np.inf, np.float32)
+    count = np.zeros(scale_shape)
+    for index in itertools.product(*map(range, shape)):
+        where = block_of(index, block)
+        largest[where] = max(largest[where], float(x[index]))
+        count[where] += 1
+    granularity = Granularity(block=block)
+    found = granularity.reduce(x, lambda blocks, axes: blocks.amax(axes))
+    np.testing.assert_array_equal(found.numpy(), largest)
+    counted = granularity.reduce(torch.ones(shape), lambda blocks, axes: blocks.sum(axes))
+    np.testing.assert_array_equal(counted.numpy(), count)
 
 
-def test_absmax_of_only_negative_values_is_positive() -> None:
-    assert ROW.absmax(torch.tensor([[-3.0, -1.0]])).tolist() == [[3.0]]
-
-
-def test_absmax_of_bfloat16_is_float32() -> None:
-    assert TENSOR.absmax(torch.ones(2, 2, dtype=torch.bfloat16)).dtype is torch.float32
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 3, 5])
-def test_absmax_shows_what_is_not_finite_in_its_block_alone(bad: float, place: int) -> None:
-    x = torch.ones(2, 6)
-    x[0, place] = bad
-    found = ROW.absmax(x)
-    np.testing.assert_array_equal(found.numpy(), [[abs(bad)], [1.0]])
-
-
-def test_absmax_of_a_block_with_nan_and_infinity_is_nan() -> None:
-    assert TENSOR.absmax(torch.tensor([[math.inf, math.nan, -math.inf]])).isnan().all()
+@pytest.mark.parametrize("shape", [(0, 64), (3, 0), (0,), (2, 0, 5)], ids=str)
+@pytest.mark.parametrize("block", [(1, -1), (1, 32), (1, 1)])
+def test_empty_tensors_go_through(block: tuple[int, int], shape: Shape) -> None:
+    granularity = Granularity(block=block)
+    x = torch.ones(shape)
+    assert granularity.unblocked(granularity.blocked(x), shape).shape == shape
+    scale = torch.ones(granularity.scale_shape(shape))
+    assert granularity.expand(scale, shape).shape == shape
 
 
 @pytest.mark.parametrize(
-    ("block", "name"),
+    ("granularity", "name"),
     [
-        ((-1, -1), "tensor"),
-        ((-1,), "tensor"),
-        ((1, -1), "row"),
-        ((1, 64), "g64"),
-        ((1, 1, 32), "g32"),
-        ((128, 128), "128x128"),
-        ((-1, 64), "allx64"),
+        (Granularity(block=(-1, -1)), "tensor"),
+        (Granularity(block=(1, -1)), "row"),
+        (Granularity(block=(-1, 1)), "column"),
+        (Granularity(block=(1, 64)), "g64"),
+        (Granularity(block=(1, 64), flat=True), "b64"),
+        (Granularity(block=(128, 128)), "128x128"),
+        (Granularity(block=(-1, 64)), "allx64"),
     ],
+    ids=str,
 )
-def test_name(block: tuple[int, ...], name: str) -> None:
-    assert Granularity(block=block).name == name
+def test_name(granularity: Granularity, name: str) -> None:
+    assert granularity.name == name
 
 
-@pytest.mark.parametrize("block", [(), (0,), (1, -2), (0, -1)])
-def test_block_without_meaning_is_refused(block: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("block", [(0, 1), (1, -2), (0, -1)])
+def test_block_without_meaning_is_refused(block: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="block must hold sizes >= 1, or -1"):
         Granularity(block=block)
 
 
-def test_tensor_with_too_few_axes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 axes, got shape \(5,\)"):
-        ROW.sizes((5,))
+@pytest.mark.parametrize("block", [(-1, 64), (2, 64)])
+def test_flat_blocks_have_one_row(block: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"block must be \(1, size\) where flat"):
+        Granularity(block=block, flat=True)
 
 
 def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
@@ -144,7 +137,7 @@ def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
     with pytest.raises(
         ValueError, match=r"shape=\(5, 100\), block=\(1, 64\); choose another group size"
     ):
-        granularity.absmax(torch.zeros(5, 100))
+        granularity.blocked(torch.zeros(5, 100))
     assert granularity.scale_shape((5, 128)) == (5, 2)
 
 
@@ -154,12 +147,13 @@ def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
         ((1, 64), (5, 128), False),
         ((1, 64), (5, 100), True),
         ((1, 64), (5, 10), True),
+        ((1, 64), (10,), True),
         ((1, -1), (5, 100), False),
         ((128, 128), (130, 128), True),
         ((1, 64), (3, 5, 100), True),
     ],
 )
-def test_has_tail(block: tuple[int, ...], shape: tuple[int, ...], short: bool) -> None:
+def test_has_tail(block: tuple[int, int], shape: Shape, short: bool) -> None:
     assert Granularity(block=block).has_tail(shape) is short
 
 

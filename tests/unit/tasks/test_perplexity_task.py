@@ -13,7 +13,7 @@ from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
-from harness.formats.minifloat import E4M3FN
+from harness.formats.minifloat import Minifloat
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.block_scaled import BlockScaled
@@ -70,7 +70,7 @@ def loop(loaded: LoadedModel, text: str, window: int, shift: int = 1) -> float:
 RECIPES: list[tuple[NumberFormat, tuple[int, ...]]] = [
     (Integer(bits=8), (1, -1)),
     (Integer(bits=8), (-1, -1)),
-    (E4M3FN(), (1, -1)),
+    (Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"), (1, -1)),
     (Integer(bits=8), (1, 64)),
 ]
 
