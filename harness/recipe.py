@@ -60,7 +60,8 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         UnsupportedRecipe: The backend or a format cannot do this model on this device.
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
-    formats = [rule.weight for rule in recipe.rules.values()]
+    rules = recipe.rules.values()
+    formats = [rule.weight for rule in rules] + [rule.input for rule in rules if rule.input]
     if reason := recipe.backend.supports(formats, loaded.device):
         raise UnsupportedRecipe(f"recipe {recipe.name} cannot run on {loaded.device}: {reason}")
     targets = find_targets(loaded.module)

@@ -90,15 +90,19 @@ def round_to_integer(
         return x.round()
     if rounding == "floor":
         return x.trunc()
-    # The float32 below 1/2: m + 1/2 would round up to an integer for the m just below a half, m + this never does.
-    offset: float | Tensor = 0.5 - 2**-25
-    if rounding == "stochastic":
-        if generator is None:
-            raise ValueError(
-                "stochastic rounding must be given a torch.Generator, got None; pass generator=..."
-            )
-        offset = torch.rand(x.shape, generator=generator, device=x.device)
-    return x.abs().add_(offset).floor_().copysign_(x)
+    if rounding == "half_away":
+        # The float32 below 1/2: m + 1/2 would round up to an integer for the m just below a half, m + this never does.
+        return x.abs().add_(0.5 - 2**-25).floor_().copysign_(x)
+    if generator is None:
+        raise ValueError(
+            "stochastic rounding must be given a torch.Generator, got None; pass generator=..."
+        )
+    draws = torch.rand(x.shape, generator=generator, device=x.device)
+    magnitude = x.abs()
+    whole = magnitude.floor()
+    # floor(m + U) without the sum, which for U near 1 would round up to the next integer even from an integer.
+    up = draws >= 1 - (magnitude - whole)
+    return (whole + up).copysign_(x)
 
 
 def rounding_suffix(rounding: Rounding, usual: Rounding = "nearest_even") -> str:

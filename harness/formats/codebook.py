@@ -94,7 +94,7 @@ class Codebook:
         found = _search(self)
         x = x.nan_to_num(nan=-torch.inf)
         if found.bins is None:
-            return torch.bucketize(x, found.midpoints.to(x.device), out_int32=True)
+            return torch.bucketize(x.contiguous(), found.midpoints.to(x.device), out_int32=True)
         return found.bins.rank(x)
 
 

@@ -27,7 +27,6 @@ from harness.formats.minifloat import (
 )
 
 LARGEST = 2.0**15
-OVERFLOW = 1.25 * LARGEST
 SMALLEST_EXPONENT = -22
 NAN_CODE = 0x80
 INFINITY_CODE = 0x6F
@@ -76,7 +75,7 @@ class HiF8:
         rounded += 0.0
         if self.overflow == "saturate":
             return rounded.clamp_(-LARGEST, LARGEST)
-        return torch.where(x.abs() >= OVERFLOW, x.sign() * torch.inf, rounded)
+        return torch.where(rounded.abs() > LARGEST, x.sign() * torch.inf, rounded)
 
     def encode(self, values: Tensor) -> Tensor:
         """Return sign, dot, exponent and mantissa as one byte."""

@@ -69,12 +69,12 @@ class Integer:
     @property
     def mantissa_bits(self) -> int:
         """Fraction bits below the leading one of `max`."""
-        return self.bits - 2
+        return self.highest.bit_length() - 1
 
     @property
     def exponent_max(self) -> int:
         """Exponent of the leading one of `max`; OCP counts MXINT8 as 0."""
-        return self.bits - 2 - self.fraction_bits
+        return self.highest.bit_length() - 1 - self.fraction_bits
 
     def values(self) -> Tensor:
         """Return every value, ascending."""

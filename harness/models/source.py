@@ -66,10 +66,14 @@ class LoadedModel:
     def before(self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let `change` make what goes into a layer, until `restore`."""
 
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return (change(args[0]), *args[1:])
+        def hook(
+            _: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+        ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+            if args:
+                return (change(args[0]), *args[1:]), kwargs
+            return args, kwargs | {"input": change(kwargs["input"])}
 
-        self.hooks.append(owner.register_forward_pre_hook(hook))
+        self.hooks.append(owner.register_forward_pre_hook(hook, with_kwargs=True))
 
     def displaced(self) -> int:
         """Count the swapped-in parameters that are no longer in place."""

@@ -18,7 +18,7 @@ from harness.formats.base import round_to_integer
 from harness.formats.integer import Integer
 from harness.quant.granularity import Granularity
 from harness.quant.range import AbsMax, Range, RangeRule, choose
-from harness.quant.scale import FLOAT32_BITS, FloatScale
+from harness.quant.scale import FLOAT32_BITS, SMALLEST_NORMAL, FloatScale
 from harness.quant.tensor import ScalePlane, Scales
 
 
@@ -70,6 +70,8 @@ class Affine:
             zero = (low - start.round_()).clamp_(low, high)
         if self.scale.of_zeros is not None:
             scale.masked_fill_(scale == 0, self.scale.of_zeros)
+        # Infinity in a block makes all of it NaN; a code times an infinite scale would be so here and infinite there.
+        scale.masked_fill_(measured.absmax.isinf(), torch.nan)
         plane = ScalePlane(values=scale, granularity=self.granularity, bits=FLOAT32_BITS)
         return Scales(
             planes=(plane,), zero_point=replace(plane, values=zero, bits=self.element.bits)
@@ -122,7 +124,7 @@ class FloatZero:
         """Return scales and offsets of the smallest and largest value of each block."""
         low = self.granularity.reduce(x, lambda blocks, axes: blocks.amin(axes)).float()
         high = self.granularity.reduce(x, lambda blocks, axes: blocks.amax(axes)).float()
-        scale = ((high - low) / self.element.highest).clamp_(min=torch.finfo(x.dtype).eps)
+        scale = ((high - low) / self.element.highest).clamp_(min=SMALLEST_NORMAL)
         plane = ScalePlane(values=scale, granularity=self.granularity, bits=FLOAT32_BITS)
         middle = replace(plane, values=torch.full_like(scale, self._middle), bits=0)
         zero = replace(plane, values=low + scale * self._middle)

@@ -9,7 +9,7 @@ scales serve every token, so a static format must not have scales for single row
 formats; `replace_linears` puts the layer into a model in place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -21,12 +21,15 @@ from torch.nn import functional as F
 
 from harness.formats.integer import Integer
 from harness.quant.block_scaled import BlockScaled
+from harness.quant.exact_buffers import exact_buffers
 from harness.quant.granularity import Granularity
 from harness.quant.ops import fake_quantize_ste
 from harness.quant.quantize import fake_quantize, fit
 from harness.quant.range import Range
 from harness.quant.tensor import Scales, TensorFormat
 
+BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules of torch that hand the weights of their linear layers to fused kernels."""
 Mode = Literal["float", "calibrate", "fake_quant"]
 
 
@@ -136,7 +139,7 @@ class FakeQuantLinear(nn.Linear):
         for name in ("input_low", "input_high"):
             if (empty := getattr(layer, name)) is not None:
                 setattr(layer, name, torch.zeros(empty.shape, device=linear.weight.device))
-        return layer
+        return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute as the mode says."""
@@ -164,13 +167,24 @@ class FakeQuantLinear(nn.Linear):
         return None if self.weight_format is None else self._frozen(self.weight_format).scales
 
     def _frozen(self, fmt: TensorFormat) -> "_Frozen":
-        version = (self.weight.data_ptr(), self.weight._version)  # noqa: SLF001 - torch has no public counter
-        if self._kept is None or self._kept.version != version:
-            weight = self.weight.detach()
-            scales = fit(weight, fmt)
-            rounded = fake_quantize(weight, fmt, scales=scales)
-            self._kept = _Frozen(version, scales, rounded)
-        return self._kept
+        # Outside of inference mode, so that what is kept can take part in training later.
+        with torch.inference_mode(False), torch.no_grad():
+            if self.weight.is_inference():  # such tensors do not tell whether they were changed
+                return _freeze(self.weight, fmt, version=-1)
+            version = self.weight._version  # noqa: SLF001 - torch has no public counter
+            kept = self._kept
+            same = kept is not None and kept.parameter is self.weight and kept.version == version
+            # The old storage is held, so that no other can lie at its address.
+            if kept is None or not same or kept.storage.data_ptr() != self.weight.data_ptr():
+                self._kept = kept = _freeze(self.weight, fmt, version)
+            return kept
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move and cast the layer, but keep recorded ranges in float32."""
+        self._kept = None
+        with exact_buffers(self):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
@@ -179,7 +193,10 @@ class FakeQuantLinear(nn.Linear):
             return
         found = self.input_format.measure(x.reshape(-1, x.shape[-1]))
         known = self._range()
-        self.input_low, self.input_high = known.union(found) if known else found
+        if known is not None:
+            # In place, because a buffer made in inference mode could never be loaded or trained with.
+            for buffer, wider in zip(known, known.union(found), strict=True):
+                buffer.copy_(wider)
 
     def input_scales(self) -> Scales | None:
         """Return the static scales of the input, or None if they are dynamic.
@@ -222,9 +239,17 @@ class FakeQuantLinear(nn.Linear):
 class _Frozen(NamedTuple):
     """What was made of one version of a weight."""
 
-    version: tuple[int, int]
+    parameter: Tensor
+    storage: Tensor
+    version: int
     scales: Scales
     rounded: Tensor
+
+
+def _freeze(weight: Tensor, fmt: TensorFormat, version: int) -> _Frozen:
+    values = weight.detach()
+    scales = fit(values, fmt)
+    return _Frozen(weight, values, version, scales, fake_quantize(values, fmt, scales=scales))
 
 
 def _static_shape(fmt: TensorFormat | None, in_features: int) -> tuple[int, ...] | None:
@@ -253,7 +278,7 @@ def replace_linears(
     """
     found = {
         name: module
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Linear)
         and not isinstance(module, FakeQuantLinear)
         and not any(fnmatchcase(name, pattern) for pattern in skip)
@@ -266,10 +291,27 @@ def replace_linears(
         raise ValueError(
             "a model must have linear layers inside, got one itself; use FakeQuantLinear.from_module"
         )
+    _refuse_bypassed(model, found)
+    made: dict[nn.Module, FakeQuantLinear] = {}
     for name, module in found.items():
-        layer = FakeQuantLinear.from_module(module, weight, input, static_input=static_input)
-        model.set_submodule(name, layer)
+        if module not in made:
+            made[module] = FakeQuantLinear.from_module(
+                module, weight, input, static_input=static_input
+            )
+        model.set_submodule(name, made[module])
     return list(found)
+
+
+def _refuse_bypassed(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise ValueError for a layer whose parent reads its weight without calling it: nothing would be rounded."""
+    for name in names:
+        parents = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
+        for parent in (model, *map(model.get_submodule, parents)):
+            if isinstance(parent, BYPASSING):
+                raise ValueError(
+                    f"a layer must be called by its parent to round anything, got {name} in a {type(parent).__name__}, "
+                    "which reads its weight; add it to skip"
+                )
 
 
 def set_mode(model: nn.Module, mode: Mode) -> None:

@@ -55,8 +55,8 @@ class NVFP4Scale:
         if self.levels == 2:
             whole = MATRIX.reduce(absmax, lambda blocks, axes: blocks.amax(axes))
             whole = whole / (E4M3.max * element.max)
-            # A matrix of zeros would give 0 / 0.
-            whole.masked_fill_(whole == 0, 1.0)
+            # A matrix of zeros, or of next to nothing, has no finite reciprocal.
+            whole.masked_fill_((1.0 / whole).isinf(), 1.0)
             outer = (ScalePlane(values=whole, granularity=MATRIX, bits=FLOAT32_BITS),)
             scale /= MATRIX.expand(whole, absmax.shape)
         lowest = 0.0 if self.subnormal else 2.0**E4M3.exponent_min

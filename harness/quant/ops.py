@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from harness.formats.base import NumberFormat
 from harness.quant.quantize import fake_quantize, fit
-from harness.quant.tensor import Scales, TensorFormat
+from harness.quant.tensor import Scales, TensorFormat, along, back
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,12 +154,20 @@ def _check(a: Tensor, b: Tensor) -> None:
 
 
 def in_range(x: Tensor, fmt: TensorFormat, scales: Scales, axis: int = -1) -> Tensor:
-    """Say of each number whether it lies between the smallest and the largest that its block can hold."""
-    low, high = (
-        scales.apply(torch.full_like(x, end, dtype=torch.float32).movedim(axis, -1))
-        for end in (float(fmt.element.values()[0]), fmt.element.max)
-    )
-    return (x >= low.movedim(-1, axis)) & (x <= high.movedim(-1, axis))
+    """Say of each number whether it is rounded, not clipped: at most half a step beyond what its block can hold."""
+    flat = fmt.granularity.flat
+    seen = along(x, axis, flat=flat).float()
+    low, high = (scales.apply(torch.full_like(seen, end)) for end in _borders(fmt.element))
+    return back((seen >= low) & (seen <= high), x.shape, axis, flat=flat)
+
+
+def _borders(element: NumberFormat) -> tuple[float, float]:
+    """Return the numbers that round to the smallest and the largest value, half a step beyond them."""
+    if element.bits > 8:
+        return -element.max, element.max
+    values = element.values().double()
+    below, above = values[0] - values[1], values[-1] - values[-2]
+    return float(values[0] + below / 2), float(values[-1] + above / 2)
 
 
 class _StraightThrough(Function):
@@ -172,6 +181,7 @@ class _StraightThrough(Function):
         backward: Cast | None,
         mask_clipped: bool,
     ) -> Tensor:
+        mask_clipped = mask_clipped and ctx.needs_input_grad[0]
         if mask_clipped:
             scales = fit(x, fmt, axis=axis) if scales is None else scales
             ctx.save_for_backward(in_range(x, fmt, scales, axis))

@@ -11,13 +11,16 @@ In a state dict the parameter is `name` (packed codes, uint8) and `name.scale_0`
 parametrization keys do not appear. Loading needs a module whose parameter is stored in the same format.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from harness.quant.exact_buffers import exact_buffers
 from harness.quant.packing import pack, unpack
 from harness.quant.quantize import quantize
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat
@@ -90,8 +93,7 @@ def _install(module: nn.Module, name: str, quantized: QuantizedTensor, dtype: to
     dequantize = Dequantize(quantized, dtype)
     # Unsafe: torch would call it to compare types before and after, and uint8 becomes float.
     parametrize.register_parametrization(module, name, dequantize, unsafe=True)
-    module.register_forward_pre_hook(dequantize.begin)
-    module.register_forward_hook(dequantize.end, always_call=True)
+    _keep_during_forward(module)
     _rename_keys(module, name)
 
 
@@ -106,14 +108,15 @@ class Dequantize(nn.Module):
         self.scales = replace(quantized.scales, unrounded=None)
         for key, plane in _named_planes(self.scales).items():
             self.register_buffer(key, plane.values)
-        self._depth = 0
-        self._cached: Tensor | None = None
+        self.depth = 0
+        """How many calls of the module's forward are running."""
+        self.cached: Tensor | None = None
 
     @torch.no_grad()
     def forward(self, packed: Tensor) -> Tensor:
         """Return the dequantized tensor, without gradient."""
-        if self._cached is not None:
-            return self._cached
+        if self.cached is not None:
+            return self.cached
         codes = unpack(packed, self.frame.element.bits, self.shape.numel()).view(self.shape)
         # The buffers are the truth: they move with the module and come from state dicts.
         planes = {
@@ -127,19 +130,16 @@ class Dequantize(nn.Module):
             offset=planes.get("offset"),
         )
         tensor = replace(self.frame, codes=codes, scales=scales).dequantize().to(self.dtype)
-        if self._depth:
-            self._cached = tensor
+        if self.depth:
+            self.cached = tensor
         return tensor
 
-    def begin(self, *_: object) -> None:
-        """Start to keep the tensor: the module's forward begins."""
-        self._depth += 1
-
-    def end(self, *_: object) -> None:
-        """Let go of it."""
-        self._depth -= 1
-        if not self._depth:
-            self._cached = None
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move with the module; a cast of the module is one of the attribute, never of stored scales."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        with exact_buffers(self):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _named_planes(scales: Scales) -> dict[str, ScalePlane]:
@@ -149,6 +149,33 @@ def _named_planes(scales: Scales) -> dict[str, ScalePlane]:
     if scales.offset is not None:
         named["offset"] = scales.offset
     return named
+
+
+def _keep_during_forward(module: nn.Module) -> None:
+    """Let `forward` dequantize once.
+
+    torch made a class for this one module, so its forward can be wrapped; hooks would miss an interruption.
+    """
+    cls: Any = type(module)
+    inner = cls.forward
+    if getattr(inner, "keeps_parameters", False):
+        return
+
+    @wraps(inner)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = [part for part in self.parametrizations.modules() if isinstance(part, Dequantize)]
+        for part in own:
+            part.depth += 1
+        try:
+            return inner(self, *args, **kwargs)
+        finally:
+            for part in own:
+                part.depth -= 1
+                if not part.depth:
+                    part.cached = None
+
+    forward.keeps_parameters = True  # type: ignore[attr-defined]
+    cls.forward = forward
 
 
 def _rename_keys(module: nn.Module, name: str) -> None:

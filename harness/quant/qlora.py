@@ -43,7 +43,9 @@ class QLoRAScale:
 
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:  # noqa: ARG002
         """Return the statistics as they decode."""
+        # Infinity in a block makes all of it NaN: bitsandbytes gives infinity there and NaN beside it.
         absmax = measured.absmax
+        absmax = absmax.masked_fill(absmax.isinf(), torch.nan)
         exact = ScalePlane(values=absmax, granularity=granularity, bits=FLOAT32_BITS)
         if not self.double_quantization:
             return Scales(planes=(exact,))

@@ -19,6 +19,8 @@ from harness.quant.tensor import ScalePlane, Scales
 
 SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
 FLOAT32_BITS = 32
+E8M0_MAX = 127
+"""Largest exponent, and the negative of the smallest."""
 E8M0 = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
 
 
@@ -144,11 +146,11 @@ class PowerOfTwoScale:
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:
         """Return one power of two a block."""
         absmax = measured.absmax
-        exponent = self._exponent(absmax, element).clamp_(-127, 127)
-        exponent = exponent.masked_fill(absmax == 0, -127)
+        exponent = self._exponent(absmax, element).clamp_(-E8M0_MAX, E8M0_MAX)
+        exponent = exponent.masked_fill(absmax == 0, -E8M0_MAX)
         if self.flush_subnormal:
             # A scale so large that everything in the block rounds to zero.
-            exponent.masked_fill_(absmax < SMALLEST_NORMAL, 127)
+            exponent.masked_fill_(absmax < SMALLEST_NORMAL, E8M0_MAX)
         scale = power_of_two(exponent)
         wrong = absmax.isnan() if self.infinity == "saturate" else ~absmax.isfinite()
         scale.masked_fill_(wrong, torch.nan)
@@ -161,10 +163,14 @@ class PowerOfTwoScale:
             raise ValueError(
                 f"the element of a power-of-two scale must be an integer or a float, got {element.name}"
             )
-        if self.rule in ("rceil", "nearest"):
-            fraction, exponent = _frexp(absmax / element.max)
-            return exponent + (fraction > (1.0 if self.rule == "rceil" else SQRT2))
         fraction, exponent = _frexp(absmax)
+        if self.rule in ("rceil", "nearest"):
+            # The quotient of the fractions is never subnormal, so that it has all its bits.
+            largest = element.max / 2.0**element.exponent_max
+            fraction, carried = _frexp(fraction / largest)
+            rounded_up = fraction > (1.0 if self.rule == "rceil" else SQRT2)
+            exponent = exponent + carried + rounded_up - element.exponent_max
+            return exponent.masked_fill(absmax == torch.inf, E8M0_MAX)
         bump = {
             "floor": torch.inf,
             "ceil": 1.0,

@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from harness import config
-from harness.cli import CONF
+from harness.config import CONF
 from harness.errors import ConfigError
 from harness.formats.integer import Integer
 from harness.models.tiny import TinyModel

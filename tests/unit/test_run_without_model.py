@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from pydantic import ValidationError
 
 from harness import config
-from harness.cli import CONF
+from harness.config import CONF
 from harness.errors import ConfigError
 from harness.models import cache
 from harness.models.tiny import TinyModel

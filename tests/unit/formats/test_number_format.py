@@ -134,7 +134,10 @@ def expected(fmt: Any, x: torch.Tensor) -> Array:
     found = nearest(fmt, x)
     if isinstance(fmt, HiF8) and fmt.overflow == "infinity":
         infinite = np.copysign(np.inf, x.double().numpy())
-        return np.where(np.abs(x.numpy()) >= 40960, infinite, found)
+        # What would round to 3 * 2^14, the next number of the binade, overflows.
+        border = {"half_away": 40960, "nearest_even": np.nextafter(np.float32(40960), np.inf)}
+        least = border.get(fmt.rounding, 49152)
+        return np.where(np.abs(x.numpy()) >= least, infinite, found)
     if isinstance(fmt, Minifloat) and fmt.overflow == "special":
         special = math.inf if fmt.specials == "ieee" else math.nan
         return np.where(np.abs(found) > fmt.max, np.copysign(special, found), found)
