@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 
 from harness.backends.base import Backend
@@ -19,6 +20,7 @@ from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets, find_unreachable
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.quantize import fit as fit_scales
 from harness.quant.quantize import quantize as quantize_tensor
 from harness.results.record import LayerReport, QuantReport, SkippedWeight
 
@@ -94,6 +96,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         *_untied_warnings(untied),
         *_unreachable_warnings(loaded, report),
         *_tail_warnings(layers),
+        *_input_warnings(recipe),
     )
     return Quantized(report=report, warnings=warnings)
 
@@ -260,6 +263,19 @@ def _layer_report(layer: QuantizedLayer) -> LayerReport:
         rel_error=layer.rel_error,
         short_tail=layer.format.granularity.has_tail(shape),
     )
+
+
+def _input_warnings(recipe: QuantRecipe) -> list[str]:
+    """Say where rounding an input depends on what else is in the batch."""
+    tokens = torch.empty(2, 64, device="meta")
+    return [
+        f"inputs of rule {name} in {rule.input.name} share scales between tokens: results depend on how sequences are batched"
+        for name, rule in recipe.rules.items()
+        if rule.input is not None
+        and any(
+            plane.granularity.block[0] != 1 for plane in fit_scales(tokens, rule.input).all_planes()
+        )
+    ]
 
 
 def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:

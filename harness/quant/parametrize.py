@@ -7,8 +7,9 @@ matrices and stacks of experts, several parameters of one module with different 
 type of the float parameter and no gradient. During the module's own `forward` it is dequantized once, however often
 it is read.
 
-In a state dict the parameter is `name` (packed codes, uint8) and `name.scale_0`, `name.zero_point`, ...; torch's own
-parametrization keys do not appear. Loading needs a module whose parameter is stored in the same format.
+In a state dict the parameter is `name` (packed codes, uint8), `name.scale_0`, `name.zero_point`, ... and `name.format` (a text as
+bytes); torch's own parametrization keys do not appear. Loading needs a module whose parameter is stored in the same
+format, and says so. Scales are kept as float32 there, whatever they would take packed.
 """
 
 from collections.abc import Callable
@@ -112,6 +113,12 @@ class Dequantize(nn.Module):
         """How many calls of the module's forward are running."""
         self.cached: Tensor | None = None
 
+    def label(self) -> Tensor:
+        """Return what codes and scales mean, as the bytes of a text."""
+        planes = [plane.granularity.name for plane in self.scales.all_planes()]
+        text = f"{self.frame.element.name} of shape {tuple(self.shape)}, scales {', '.join(planes)}"
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
     @torch.no_grad()
     def forward(self, packed: Tensor) -> Tensor:
         """Return the dequantized tensor, without gradient."""
@@ -182,15 +189,29 @@ def _rename_keys(module: nn.Module, name: str) -> None:
     """Let state dicts say `weight` and `weight.scale_0` for torch's `parametrizations.weight.original` and `.0.scale_0`."""
     inner = f"parametrizations.{name}."
 
-    def after_saving(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    def after_saving(owner: Any, state: dict[str, Any], prefix: str, *_: object) -> None:
         start = prefix + inner
+        state[f"{prefix}{name}.format"] = owner.parametrizations[name][0].label()
         for key in [key for key in state if key.startswith(start)]:
             rest = key.removeprefix(start)
             outer = name if rest == "original" else f"{name}.{rest.removeprefix('0.')}"
             state[prefix + outer] = state.pop(key)
 
-    def before_loading(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    def before_loading(
+        owner: Any,
+        state: dict[str, Any],
+        prefix: str,
+        _metadata: object,
+        _strict: object,
+        _missing: object,
+        _unexpected: object,
+        errors: list[str],
+    ) -> None:
         start = prefix + name
+        own, found = owner.parametrizations[name][0].label(), state.pop(f"{start}.format", None)
+        if found is not None and not torch.equal(own, found.to(own.device)):
+            texts = [bytes(label.tolist()).decode() for label in (own, found)]
+            errors.append(f"{start} must be stored as {texts[0]}, got {texts[1]}")
         for key in [key for key in state if key == start or key.startswith(f"{start}.")]:
             rest = key.removeprefix(start).removeprefix(".")
             state[f"{prefix}{inner}{f'0.{rest}' if rest else 'original'}"] = state.pop(key)

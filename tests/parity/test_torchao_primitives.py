@@ -96,7 +96,9 @@ def test_integers_equal_torchao(
     # Where a block holds infinity and there is a zero point, our scale is NaN as the whole block is.
     own = granularity.expand(scales.planes[0].values, x.shape)
     same = finite if scales.zero_point is not None else None
-    assert_equal(own, granularity.expand(theirs["scale"].view_as(scales.planes[0].values), x.shape), same)
+    assert_equal(
+        own, granularity.expand(theirs["scale"].view_as(scales.planes[0].values), x.shape), same
+    )
     assert not values[~finite].isfinite().any()
     assert_equal(fmt.element.decode(found.codes), theirs["q"], where=finite)
     assert_equal(values, theirs["values"], where=finite)

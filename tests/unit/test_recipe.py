@@ -423,3 +423,17 @@ def test_backend_is_asked_about_inputs_too(tiny: LoadedModel) -> None:
     tiny.restore()
     with pytest.raises(UnsupportedRecipe, match="no kernel for int4_row"):
         quantize(tiny, with_inputs(bits=4, backend=WeightsOnly()))
+
+
+def test_inputs_whose_scale_spans_tokens_are_warned_of(tiny: LoadedModel) -> None:
+    whole = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(-1, -1)))
+    rule = LayerRule(match="*", weight=whole, input=whole)
+    found = quantize(tiny, QuantRecipe(name="whole", rules={"linear": rule}))
+    assert any("share scales between tokens" in text for text in found.warnings)
+    tiny.restore()
+    tokens = LayerRule(
+        match="*",
+        weight=whole,
+        input=BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1))),
+    )
+    assert not quantize(tiny, QuantRecipe(name="row", rules={"linear": tokens})).warnings

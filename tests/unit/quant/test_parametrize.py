@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from harness.config import build
 from harness.formats.integer import Integer
+from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
 from harness.quant import parametrize
 from harness.quant.affine import Affine
@@ -135,7 +136,7 @@ def test_state_dict_serves_a_fresh_module(name: str, tmp_path: Path) -> None:
     planes = {f"kernel.scale_{level}" for level in range(len(scales.planes))}
     planes |= {"kernel.zero_point"} if scales.zero_point is not None else set()
     planes |= {"kernel.offset"} if scales.offset is not None else set()
-    assert state.keys() == {"kernel", *planes}
+    assert state.keys() == {"kernel", "kernel.format", *planes}
     assert not torch.equal(second.kernel, first.kernel)
     second.load_state_dict(state)
     assert torch.equal(second.kernel, first.kernel)
@@ -187,6 +188,7 @@ def test_state_dict_of_a_model_has_plain_names_and_loads_into_another() -> None:
         *(f"{at}{name}" for name in ("up", "up.scale_0", "down", "down.scale_0")),
         *(f"{at}{name}" for name in ("down.zero_point", "scale", "scale.scale_0", "left")),
         *("layer.0.weight", "layer.0.bias"),
+        *(f"{at}{name}.format" for name in ("up", "down", "scale")),
     }
     kept = {key: tensor.clone() for key, tensor in state.items()}
     result = second.load_state_dict(kept)
@@ -384,7 +386,22 @@ def test_everything_stored_moves_with_the_module() -> None:
     layer = nn.Linear(40, 16)
     replace_parameter(layer, "weight", ASYMMETRIC)
     layer.to("meta")
-    assert {tensor.device.type for tensor in layer.state_dict().values()} == {"meta"}
+    state = layer.state_dict()
+    devices = {key: tensor.device.type for key, tensor in state.items()}
+    assert devices.pop("weight.format") == "cpu", "a text has no place on a device"
+    assert set(devices.values()) == {"meta"}
+
+
+def test_state_of_another_format_with_the_same_shapes_is_refused() -> None:
+    first, second = Holder(16, 128), Holder(16, 128)
+    replace_parameter(first, "kernel", INT4)
+    codes = BlockScaled(
+        element=Minifloat(exponent_bits=2, mantissa_bits=1), granularity=INT4.granularity
+    )
+    replace_parameter(second, "kernel", codes)
+    said = r"kernel must be stored as fp4_e2m1 of shape .*, got int4 of shape"
+    with pytest.raises(RuntimeError, match=said):
+        second.load_state_dict(first.state_dict())
 
 
 def test_pickling_is_refused_by_torch_and_state_dicts_are_the_way() -> None:
