@@ -29,7 +29,7 @@ from harness.quant.tensor import ScalePlane, Scales
 E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
 GROUPS = (Granularity(block=(1, 4)), Granularity(block=(1, 8)), Granularity(block=(1, 64)))
 """Of l3, l2 and sf."""
-PIECE = 2**18
+PIECE = 2**20
 """Elements that are looked at together."""
 Levels = tuple[Tensor, Tensor, Tensor]
 """One number for every 4, 8 and 64 elements."""

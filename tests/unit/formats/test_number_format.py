@@ -132,16 +132,10 @@ def nearest(fmt: Any, x: torch.Tensor) -> Array:
 def expected(fmt: Any, x: torch.Tensor) -> Array:
     """Return `nearest` with what the format says of overflow."""
     found = nearest(fmt, x)
-    if isinstance(fmt, HiF8) and fmt.overflow == "infinity":
-        infinite = np.copysign(np.inf, x.double().numpy())
-        # What would round to 3 * 2^14, the next number of the binade, overflows.
-        border = {"half_away": 40960, "nearest_even": np.nextafter(np.float32(40960), np.inf)}
-        least = border.get(fmt.rounding, 49152)
-        return np.where(np.abs(x.numpy()) >= least, infinite, found)
-    if isinstance(fmt, Minifloat) and fmt.overflow == "special":
-        special = math.inf if fmt.specials == "ieee" else math.nan
-        return np.where(np.abs(found) > fmt.max, np.copysign(special, found), found)
-    return found
+    if getattr(fmt, "overflow", "saturate") == "saturate":
+        return found
+    special = math.nan if getattr(fmt, "specials", "") == "nan" else math.inf
+    return np.where(np.abs(found) > fmt.max, np.copysign(special, found), found)
 
 
 def all_codes(fmt: Any) -> torch.Tensor:

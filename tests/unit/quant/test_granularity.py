@@ -56,6 +56,7 @@ def test_blocks_and_back_is_the_same_tensor(
     blocks = granularity.blocked(x)
     assert blocks.shape[0::2] == scale_shape
     assert blocks.shape[1::2] == granularity.sizes(shape)
+    assert blocks.sum() == x.sum()  # what fills up short blocks is zero
     back = granularity.unblocked(blocks, shape)
     assert torch.equal(back, x)
     assert back.is_contiguous()

@@ -53,12 +53,12 @@ def test_fake_quantized_is_quantized_and_dequantized(fmt: Any, shape: tuple[int,
 
 
 @each_format
-@pytest.mark.parametrize("shape", EMPTY, ids=str)
-def test_empty_tensors_stay_empty(fmt: Any, shape: tuple[int, ...]) -> None:
-    x = sample(*shape)
-    quantized = quantize(x, fmt)
-    assert fake_quantize(x, fmt).shape == quantized.dequantize().shape == shape
-    assert math.isnan(quantized.bits_per_element)
+def test_empty_tensors_stay_empty(fmt: Any) -> None:
+    for shape in EMPTY:
+        x = sample(*shape)
+        quantized = quantize(x, fmt)
+        assert fake_quantize(x, fmt).shape == quantized.dequantize().shape == shape
+        assert math.isnan(quantized.bits_per_element)
 
 
 @each_format
@@ -91,31 +91,26 @@ def test_blocks_run_along_the_axis(fmt: Any, shape: tuple[int, ...], axis: int) 
     same(quantized.dequantize() + 0.0, expected + 0.0)
 
 
-def strided(kind: str) -> torch.Tensor:
-    return {
-        "transposed": sample(130, 6).t(),
-        "every second": sample(12, 260)[::2, ::2],
-        "expanded": sample(1, 130).expand(6, 130),
-        "column expanded": sample(6, 1).expand(6, 130),
-        "moved": sample(130, 2, 6).movedim(0, -1),
-        "slice": sample(8, 200)[1:7, 35:165],
-    }[kind]
+STRIDED = {
+    "transposed": sample(130, 6).t(),
+    "every second": sample(12, 260)[::2, ::2],
+    "expanded": sample(1, 130).expand(6, 130),
+    "column expanded": sample(6, 1).expand(6, 130),
+    "moved": sample(130, 2, 6).movedim(0, -1),
+    "slice": sample(8, 200)[1:7, 35:165],
+}
 
 
 @each_format
-@pytest.mark.parametrize(
-    "kind", ["transposed", "every second", "expanded", "column expanded", "moved", "slice"]
-)
-def test_strides_do_not_matter_and_the_input_is_left_alone(fmt: Any, kind: str) -> None:
-    x = strided(kind)
-    before = x.clone()
-    dense = x.contiguous().clone()
-    same(fake_quantize(x, fmt), fake_quantize(dense, fmt))
-    codes = quantize(x, fmt)
-    assert torch.equal(codes.codes, quantize(dense, fmt).codes)
-    codes.dequantize()
-    fit(x, fmt)
-    assert torch.equal(x, before)
+def test_strides_do_not_matter_and_the_input_is_left_alone(fmt: Any) -> None:
+    for x in STRIDED.values():
+        before, dense = x.clone(), x.contiguous().clone()
+        same(fake_quantize(x, fmt), fake_quantize(dense, fmt))
+        codes = quantize(x, fmt)
+        assert torch.equal(codes.codes, quantize(dense, fmt).codes)
+        codes.dequantize()
+        fit(x, fmt)
+        assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("piece", [1, 100, 2**40])
@@ -124,7 +119,7 @@ def test_size_of_the_pieces_does_not_matter(
     fmt: Any, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = [(20,), (2, 66)]
-    large = [(300,), (3, 300), (130, 34), (2, 3, 70)]
+    large = [(300,), (3, 300), (66, 34), (2, 3, 70)]
     for shape in small if piece < 10 else large:
         x = sample(*shape)
         expected, along_rows = fake_quantize(x, fmt), fake_quantize(x, fmt, axis=0)
@@ -157,16 +152,16 @@ def test_tensors_can_be_cut_where_blocks_end(fmt: Any) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("shape", [(1,), (7,), (5, 100), (16, 256), (2, 6, 130)], ids=str)
-def test_predicted_bits_are_those_of_the_parts(fmt: Any, shape: tuple[int, ...]) -> None:
-    quantized = quantize(sample(*shape), fmt)
-    counted = quantized.codes.numel() * fmt.element.bits + sum(
-        plane.values.numel() * plane.bits + plane.overhead_bits
-        for plane in quantized.scales.all_planes()
-    )
-    assert quantized.total_bits == counted
-    assert quantized.bits_per_element == counted / math.prod(shape)
-    assert bits_per_element(fmt, shape) == pytest.approx(counted / math.prod(shape), rel=1e-12)
+def test_predicted_bits_are_those_of_the_parts(fmt: Any) -> None:
+    for shape in [(1,), (7,), (5, 100), (16, 256), (2, 6, 130)]:
+        quantized, n = quantize(sample(*shape), fmt), math.prod(shape)
+        counted = n * fmt.element.bits + sum(
+            plane.values.numel() * plane.bits + plane.overhead_bits
+            for plane in quantized.scales.all_planes()
+        )
+        assert quantized.total_bits == counted
+        assert quantized.bits_per_element == counted / n
+        assert bits_per_element(fmt, shape) == pytest.approx(counted / n, rel=1e-12)
 
 
 @each_format
