@@ -57,8 +57,8 @@ class NumberFormat(Protocol):
     def encode(self, values: Tensor) -> Tensor:
         """Return the code of each value, which must be of the format (`round` makes it so); same shape.
 
-        uint8, or a wider integer for formats of 16 and 32 bits. NaN has a code only where the format has a NaN;
-        elsewhere its code is that of zero, and the scale must carry it.
+        uint8, or a wider integer for formats of more than 8 bits. NaN has a code only where the format has a NaN;
+        elsewhere its code means nothing, and the scale must carry it.
         """
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ LEVELS: dict[str, tuple[float, ...]] = {
 """Levels of the named codebooks, in the order of their codes."""
 
 MOST_BINS = 2**16
+SMALLEST_SPAN = 1e-30
+"""Of levels that are found by bins: their number for each unit must be a float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +159,7 @@ def _bins(levels: Tensor, midpoints: Tensor) -> _Bins | None:
     """Return the coarsest bins, of 2^n times the number of levels, that part the midpoints."""
     low, span = float(levels[0]), float(levels[-1] - levels[0])
     size = len(levels)
-    while size <= MOST_BINS:
+    while size <= MOST_BINS and span > SMALLEST_SPAN:
         below, midpoint = torch.zeros(size, dtype=torch.int32), torch.full((size,), torch.inf)
         bins = _Bins(low, size / span, below, midpoint)
         found = bins.index(midpoints)

@@ -50,6 +50,8 @@ class Minifloat:
             raise ValueError(
                 f"specials=ieee must have 2 exponent bits and 1 mantissa bit at least, got {self.name}"
             )
+        if self.specials == "nan" and self.bits < 3:
+            raise ValueError(f"specials=nan must have 3 bits at least, got {self.name}")
         if self.specials == "none" and self.overflow == "special":
             raise ValueError("overflow must be saturate for a format without specials, got special")
 

@@ -63,9 +63,7 @@ class PositiveFloat:
         fraction, exponent = torch.frexp(x)
         step = exponent - 1 - self.mantissa_bits
         integer = torch.ldexp(fraction, self.mantissa_bits + torch.ones_like(exponent))
-        return torch.ldexp(round_to_integer(integer, self.rounding, generator), step).clamp_(
-            max=self.max
-        )
+        return torch.ldexp(round_to_integer(integer, self.rounding, generator), step)
 
     def encode(self, values: Tensor) -> Tensor:
         """Return exponent and mantissa fields, uint8."""

@@ -47,12 +47,14 @@ def by_rows(x: Tensor, levels: Callable[[Tensor], Levels]) -> Levels:
     if x.is_meta or not x.numel():
         return levels(x)
     rows = x.reshape(-1, x.shape[-1])
-    step = max(1, PIECE // x.shape[-1])
-    parts = [levels(part) for part in torch.split(rows, step)]
-    four, eight, group = (
-        torch.cat(level).view(*x.shape[:-1], -1) for level in zip(*parts, strict=True)
-    )
-    return four, eight, group
+    step = max(1, PIECE // rows.shape[1])
+    counts = (group.scale_shape(rows.shape) for group in GROUPS)
+    four, eight, group = (torch.empty(count, device=x.device) for count in counts)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        four[part], eight[part], group[part] = levels(rows[part])
+    leading = x.shape[:-1]
+    return four.view(*leading, -1), eight.view(*leading, -1), group.view(*leading, -1)
 
 
 def group_maxima(x: Tensor) -> Levels:

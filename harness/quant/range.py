@@ -167,7 +167,7 @@ class MseSearch:
     def measure(
         self, x: Tensor, granularity: Granularity, rounded: Callable[[Range], Tensor]
     ) -> Range:
-        """Try every ratio on every block. Holds two arrays of the size of `x`."""
+        """Try every ratio on every block. Holds several float32 arrays of the size of `x`."""
         full = _ends(x, granularity)
         least = torch.full_like(full.low, torch.inf)
         best = torch.full_like(full.low, self.ratios[0])

@@ -107,3 +107,8 @@ def test_beyond_the_table_lie_its_ends() -> None:
 def test_what_is_no_codebook_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Codebook(**fields)
+
+
+def test_levels_next_to_each_other_are_told_apart() -> None:
+    book = Codebook(name="close", levels=(0.0, 2.0**-149))
+    assert book.round(torch.tensor([0.0, 2.0**-149, 1.0])).tolist() == [0.0, 2.0**-149, 2.0**-149]

@@ -149,3 +149,8 @@ def test_overflow_begins_half_a_step_above_the_largest(
 def test_format_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Minifloat(**fields)
+
+
+def test_a_nan_must_leave_room_for_numbers() -> None:
+    with pytest.raises(ValueError, match="specials=nan must have 3 bits at least"):
+        Minifloat(exponent_bits=1, mantissa_bits=0, specials="nan")
