@@ -5,13 +5,14 @@ the ratio of perplexities. It is paired: both models scored the same windows, so
 differences, many times narrower than those of the perplexities by themselves.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from harness import stats
+from harness.errors import ResultError
 from harness.report import figures, plots
 from harness.report.sections import Section
 from harness.report.study import Group, Row
@@ -81,7 +82,11 @@ def quality_against_bits(group: Group, picture: Path) -> Section | None:
 def _cost(row: Row, baseline: Row) -> Cost:
     """Return the paired difference of a row from the baseline."""
     own, reference = (read_samples(found.stored).set_index("id") for found in (row, baseline))
-    pairs = own.join(reference["nll"].rename("nll_baseline"), how="inner")
+    if set(own.index) != set(reference.index):
+        raise ResultError(
+            f"{row.stored.path} must have the windows of the baseline to be paired with it, got others; repeat the run"
+        )
+    pairs = own.join(reference["nll"].rename("nll_baseline"))
     tokens = pairs["num_tokens"].to_numpy(np.float64)
     differences = pairs["nll"].to_numpy(np.float64) - pairs["nll_baseline"].to_numpy(np.float64)
     return Cost(
@@ -98,7 +103,7 @@ def _marked(costs: list[Cost]) -> list[Cost]:
     for cost in sorted(costs, key=lambda cost: (cost.bits, cost.nll)):
         better = cost.nll < least
         least = min(least, cost.nll)
-        marked.append(Cost(row=cost.row, nll=cost.nll, interval=cost.interval, on_frontier=better))
+        marked.append(replace(cost, on_frontier=better))
     return marked
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from harness.errors import ResultError
 from harness.report.__main__ import write
 from harness.report.quality import quality_against_bits
 from harness.report.study import Group, comparable
@@ -118,6 +119,20 @@ def test_too_few_formats_make_no_section(study: Callable[..., Path], tmp_path: P
     picture = tmp_path / "p.png"
     assert quality_against_bits(only_group(study(three)), picture) is None
     assert not picture.exists()
+
+
+def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_path: Path) -> None:
+    root = study(RECIPES)
+    stored, _ = ResultStore(root=root).load()
+    (baseline,) = (
+        item for item in stored if item.record.quant and item.record.quant.name == "none"
+    )
+    samples = [SampleScore(id="elsewhere", cluster="0", scores={"nll": 1.0, "num_tokens": 1})]
+    file, digest = ResultStore(root=root).write_samples(baseline.path, samples)
+    update = {"samples_file": file, "samples_sha256": digest}
+    ResultStore(root=root).write(baseline.path, baseline.record.model_copy(update=update))
+    with pytest.raises(ResultError, match="must have the windows of the baseline"):
+        quality_against_bits(only_group(root), tmp_path / "p.png")
 
 
 def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:
