@@ -195,8 +195,9 @@ class FakeQuantLinear(nn.Linear):
         known = self._range()
         if known is not None:
             # In place, because a buffer made in inference mode could never be loaded or trained with.
-            for buffer, wider in zip(known, known.union(found), strict=True):
-                buffer.copy_(wider)
+            wider = known.union(found)
+            known.low.copy_(wider.low)
+            known.high.copy_(wider.high)
 
     def input_scales(self) -> Scales | None:
         """Return the static scales of the input, or None if they are dynamic.

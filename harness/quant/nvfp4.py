@@ -53,7 +53,8 @@ class NVFP4Scale:
         scale = absmax / element.max
         outer: tuple[ScalePlane, ...] = ()
         if self.levels == 2:
-            whole = MATRIX.reduce(absmax, lambda blocks, axes: blocks.amax(axes))
+            # Not of clipped blocks: a candidate of a search for one block must not move the scale of all.
+            whole = MATRIX.reduce(measured.peak, lambda blocks, axes: blocks.amax(axes))
             whole = whole / (E4M3.max * element.max)
             # A matrix of zeros, or of next to nothing, has no finite reciprocal.
             whole.masked_fill_((1.0 / whole).isinf(), 1.0)

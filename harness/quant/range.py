@@ -19,6 +19,8 @@ class Range(NamedTuple):
 
     low: Tensor
     high: Tensor
+    unclipped: Tensor | None = None
+    """The largest magnitudes before anything was clipped, where something is: what a scale of a whole matrix rests on."""
 
     @property
     def absmax(self) -> Tensor:
@@ -27,8 +29,13 @@ class Range(NamedTuple):
         return torch.maximum(self.low.abs(), self.high)
 
     def scaled(self, ratio: float | Tensor) -> "Range":
-        """Return both ends times a ratio."""
-        return Range(self.low * ratio, self.high * ratio)
+        """Return both ends times a ratio, and what was there before."""
+        return Range(self.low * ratio, self.high * ratio, self.peak)
+
+    @property
+    def peak(self) -> Tensor:
+        """The largest magnitude of every block, clipped ones included."""
+        return self.absmax if self.unclipped is None else self.unclipped
 
     def union(self, other: "Range") -> "Range":
         """Return the smallest range that covers both."""
@@ -109,7 +116,8 @@ class AbsMax:
         rounded: Callable[[Range], Tensor],  # noqa: ARG002
     ) -> Range:
         """Return smallest and largest value, zero included."""
-        return _ends(x, granularity).scaled(self.ratio)
+        ends = _ends(x, granularity)
+        return ends if self.ratio == 1 else ends.scaled(self.ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +145,8 @@ class Percentile:
         """Return both ends of each block, cut to its percentile of magnitudes."""
         bound = granularity.reduce(x, self._rank).float()
         ends = _ends(x, granularity)
-        return Range(torch.maximum(ends.low, -bound), torch.minimum(ends.high, bound))
+        low, high = torch.maximum(ends.low, -bound), torch.minimum(ends.high, bound)
+        return Range(low, high, ends.peak)
 
     def _rank(self, blocks: Tensor, axes: tuple[int, ...]) -> Tensor:
         kept = [axis for axis in range(blocks.dim()) if axis not in axes]

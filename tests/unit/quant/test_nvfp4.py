@@ -1,6 +1,7 @@
 """NVFP4 against float32 arithmetic in numpy with ml_dtypes' casts."""
 
 import math
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +13,8 @@ from harness.formats.minifloat import Minifloat
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.quantize import bits_per_element, fake_quantize, fit, quantize
+from harness.quant.range import MseSearch
 
 Array = npt.NDArray[np.float32]
 F = np.float32
@@ -125,3 +127,15 @@ def test_two_levels_do_not_see_a_power_of_two() -> None:
 @pytest.mark.parametrize(("levels", "bits"), [(1, 4.5), (2, 4.5 + 32 / 4096)], ids=["one", "two"])
 def test_bits_count_both_levels(levels: int, bits: float) -> None:
     assert bits_per_element(nvfp4(NVFP4Scale(levels=levels)), (64, 64)) == bits
+
+
+def test_a_search_leaves_the_scale_of_the_matrix_and_is_never_worse() -> None:
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) ** 5
+    plain = nvfp4(NVFP4Scale())
+    searched = replace(plain, range=MseSearch())
+    assert torch.equal(fit(x, searched).planes[1].values, fit(x, plain).planes[1].values)
+    errors = [
+        (fake_quantize(x, fmt) - x).square().view(64, 16, 16).sum(-1) for fmt in (searched, plain)
+    ]
+    assert (errors[0] <= errors[1]).all()
+    assert (errors[0] < errors[1]).any()

@@ -54,7 +54,7 @@ def test_absmax_covers_every_number_and_zero(granularity: Granularity) -> None:
     x = sample()
     # Some blocks are all positive, some all negative.
     x[:, :40], x[:, 60:] = x[:, :40].abs() + 1, -x[:, 60:].abs() - 1
-    low, high = measure(AbsMax(), x, granularity)
+    low, high, _ = measure(AbsMax(), x, granularity)
     blocks = blocks_of(x, granularity)
     np.testing.assert_array_equal(low.flatten().numpy(), [min(b.min(), 0) for b in blocks])
     np.testing.assert_array_equal(high.flatten().numpy(), [max(b.max(), 0) for b in blocks])
