@@ -1,6 +1,4 @@
-"""Which device a run uses, and whether it is at home with the model's type."""
-
-from collections.abc import Collection
+"""Which device a run uses."""
 
 import torch
 
@@ -30,18 +28,3 @@ def choose(name: str) -> torch.device:
             f"device must be one that is there, got {name!r} with {count} CUDA devices; use device=cpu"
         )
     return torch.device("cuda", index)
-
-
-def slow_type(device: torch.device, dtype: torch.dtype, cpu_flags: Collection[str]) -> str | None:
-    """Return advice if a CPU without instructions for 16-bit matrices is to multiply them.
-
-    Measured on a Xeon with AVX-512 but without AVX512-BF16: a 2048 x 576 x 1536 product runs at 63 GFLOP/s in
-    bfloat16, 28 in float16 and 325 in float32.
-    """
-    native = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags)
-    if device.type != "cpu" or dtype is torch.float32 or not cpu_flags:
-        return None
-    if dtype is torch.bfloat16 and native:
-        return None
-    name = str(dtype).removeprefix("torch.")
-    return f"this processor multiplies {name} matrices slowly; model.dtype=float32 may be several times faster"

@@ -9,22 +9,43 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class Bar:
-    """A bar that counts finished items."""
+    """A bar that counts finished items and the tokens they took."""
 
     def __init__(self, progress: Progress, description: str, total: int) -> None:
         self._progress = progress
-        self._task = progress.add_task(description, total=total)
+        self._task = progress.add_task(description, total=total, tokens=0, score="")
 
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more items as done."""
-        self._progress.advance(self._task, amount)
+    def advance(self, items: int = 1, *, tokens: int = 0, score: str | None = None) -> None:
+        """Count more items as done, and show the score so far."""
+        fields = self._progress.tasks[self._task].fields
+        self._progress.update(
+            self._task,
+            advance=items,
+            tokens=fields["tokens"] + tokens,
+            score=fields["score"] if score is None else score,
+        )
+
+
+class _Rates(ProgressColumn):
+    """Items and tokens a second since the start."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.elapsed
+        if not seconds or not task.completed:
+            return Text("")
+        tokens = task.fields["tokens"]
+        shown = f"{task.completed / seconds:.2f}/s"
+        return Text(f"{shown}  {tokens / seconds:,.0f} token/s" if tokens else shown)
 
 
 @contextmanager
@@ -34,8 +55,10 @@ def bar(description: str, total: int) -> Iterator[Bar]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rates(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[score]}"),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

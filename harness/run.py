@@ -13,7 +13,7 @@ import torch
 
 from harness import config, devices, provenance
 from harness.errors import ConfigError, HarnessError, InvalidResult
-from harness.models import cache
+from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
@@ -146,12 +146,12 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     loaded = cache.load(spec.model, spec.device)
     try:
-        info = _describe(loaded)
-        if advice := devices.slow_type(loaded.device, loaded.dtype, provenance.cpu_flags()):
-            log.warning("%s", advice)
+        how = products.choose(loaded, provenance.cpu_flags())
+        info = _describe(loaded, how)
         quantized = quantize(loaded, spec.recipe)
         log.info("%s: measuring %s", spec.recipe.name, spec.task.name)
-        result = spec.task.run(loaded)
+        with products.multiplied(how):
+            result = spec.task.run(loaded)
         audit_after(loaded)
     finally:
         loaded.restore()
@@ -192,13 +192,14 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     return None
 
 
-def _describe(loaded: LoadedModel) -> ModelInfo:
+def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
     parameters = list(loaded.module.parameters())
     return ModelInfo(
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=loaded.device.type,
         attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
+        products=how,
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,

@@ -1,47 +1,109 @@
-"""Logits in float32, whatever the type of the model.
+"""A causal language model in two halves: the body makes hidden states, the head makes float32 logits of some of them.
 
 bf16 logits near 20 have steps of 0.125: one answer in ten then ties with another, and the loss of a window moves in
-steps of up to 0.8 %, more than INT8 costs. So while a score is taken, the last matrix product runs in float32 on the
-float32 copies of hidden state and head weight. The model's own code around it (soft caps, scaling) then works on
-float32 too, and its `.logits` are float32.
+steps of up to 0.8 %, more than INT8 costs. So logits are computed in float32, from the float32 copies of the hidden
+state and the head's weight. The vocabulary is large: the logits of a window of 2048 tokens are hundreds of megabytes,
+its hidden states a few. So the body runs once over whole sequences, and the head over those positions that are
+scored, a chunk at a time.
+
+What a model does to its logits afterwards (soft caps, scaling) is its own code: the head's half runs the model's
+`forward` with the body replaced by one that hands out the given hidden states.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from harness.errors import ModelError
+from harness.models.patch import patched
+from harness.models.source import LoadedModel
 from harness.models.targets import output_layer
+
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
+"""Size of the float32 logits that are held at once, by type of device [byte]."""
+
+
+class Scorer:
+    """The two halves of a loaded model; `scorer` makes one."""
+
+    def __init__(self, loaded: LoadedModel, head: nn.Linear) -> None:
+        self.loaded = loaded
+        self._head = head
+        self._output: type[Any] = BaseModelOutputWithPast
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def hidden(self, ids_BS: Tensor, **options: Any) -> Tensor:
+        """Return the last hidden states `[B, S, H]` of token sequences, in the model's type.
+
+        `options` are those of the model's `forward`, such as `position_ids`; nothing is cached unless they say so.
+        """
+        options.setdefault("use_cache", False)
+        output = self.loaded.module.base_model(ids_BS.to(self.loaded.device), **options)
+        self._output = type(output)
+        found: Tensor = output.last_hidden_state
+        return found
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the float32 logits `[..., V]` of hidden states `[..., H]`."""
+        rows_1NH = hidden.reshape(1, -1, hidden.shape[-1])
+        given = self._output(last_hidden_state=rows_1NH)
+        ids = torch.zeros(rows_1NH.shape[:2], dtype=torch.long, device=hidden.device)
+        module = self.loaded.module
+        with patched(module.base_model, "forward", lambda *_, **__: given):
+            logits_1NV: Tensor = module(ids, use_cache=False).logits
+        return logits_1NV.view(*hidden.shape[:-1], -1)
+
+    def nll(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+        """Return -ln p of each target given the hidden state before it, float32 `[N]` [nat].
+
+        The logits exist a chunk of positions at a time.
+        """
+        pairs = zip(self.chunks(hidden_NH), self.chunks(targets_N), strict=True)
+        parts = [F.cross_entropy(self.logits(h), y, reduction="none") for h, y in pairs]
+        return torch.cat(parts)
+
+    def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return rows in chunks of so many positions that their logits may be held."""
+        budget = CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cpu"])
+        # The head has a row for each token; its count stands where the config's may differ.
+        return torch.split(rows, max(1, budget // (4 * self._head.out_features)))
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Return the head's matrix product in float32."""
+        weight = self._head.weight
+        if id(weight) not in self._copies:
+            # Kept with the original, so that the id stays its own.
+            self._copies[id(weight)] = (weight, weight.detach().float())
+        bias = self._head.bias
+        floats = None if bias is None else bias.detach().float()
+        return F.linear(hidden.float(), self._copies[id(weight)][1], floats)
 
 
 @contextmanager
-def float32_logits(module: PreTrainedModel) -> Iterator[None]:
-    """Make `module(...).logits` float32, computed in float32 from the last hidden state on.
+def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
+    """Take a model into its halves for a while, without gradients.
 
     Raises:
-        ModelError: The model has no linear output layer to compute in float32.
+        ModelError: The model has no linear output layer to compute in float32, or no body apart from it.
     """
+    module = loaded.module
     head = output_layer(module)
     if not isinstance(head, nn.Linear):
         raise ModelError(
             f"the output layer of the model must be a linear one, got {type(head).__name__}; "
             "scores of this architecture are not defined here"
         )
-    weight = head.weight.detach().float()
-    bias: Tensor | None = head.bias
-    bias = None if bias is None else bias.detach().float()
-
-    def forward(hidden: Tensor) -> Tensor:
-        return F.linear(hidden.float(), weight, bias)
-
-    # An attribute of the instance hides the method of the class until it is deleted.
-    head.forward = forward  # type: ignore[method-assign, assignment]
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        del head.forward
+    body: nn.Module = module.base_model
+    if body is module:
+        raise ModelError(
+            f"the model must be a body with a language-model head, got {type(module).__name__}; "
+            "load it as a causal language model"
+        )
+    halves = Scorer(loaded, head)
+    with patched(head, "forward", halves.project), torch.inference_mode():
+        yield halves

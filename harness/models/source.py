@@ -1,8 +1,9 @@
 """What a model source is, and what it loads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Dtype = Literal["bfloat16", "float32", "float16"]
+Made = TypeVar("Made")
 
 
 class Swap(NamedTuple):
@@ -42,6 +44,20 @@ class LoadedModel:
     """What a recipe has put in front of layers."""
     was_tied: bool = False
     """`untie` was called."""
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+    """What `once` has made."""
+    is_float: bool = False
+    """Inside `in_float`: hooks let their inputs pass."""
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what `make` makes for a key; it is made once and kept as long as the model, that is for a sweep.
+
+        It may depend on the tokenizer and the float weights, never on a recipe.
+        """
+        if key not in self.kept:
+            self.kept[key] = make()
+        made: Made = self.kept[key]
+        return made
 
     @property
     def max_length(self) -> int:
@@ -69,11 +85,31 @@ class LoadedModel:
         def hook(
             _: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
         ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+            if self.is_float:
+                return args, kwargs
             if args:
                 return (change(args[0]), *args[1:]), kwargs
             return args, kwargs | {"input": change(kwargs["input"])}
 
         self.hooks.append(owner.register_forward_pre_hook(hook, with_kwargs=True))
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """Be the float model inside the block, and the quantized one again after it.
+
+        Both share every parameter that is not quantized; nothing is copied.
+        """
+        # What is in place now comes back, not what was put there: if something else took its place, the audit must see it.
+        in_place = [getattr(swap.owner, swap.attribute) for swap in self.swaps]
+        for swap in self.swaps:
+            setattr(swap.owner, swap.attribute, swap.original)
+        self.is_float = True
+        try:
+            yield
+        finally:
+            self.is_float = False
+            for swap, parameter in zip(self.swaps, in_place, strict=True):
+                setattr(swap.owner, swap.attribute, parameter)
 
     def displaced(self) -> int:
         """Count the swapped-in parameters that are no longer in place."""

@@ -73,6 +73,8 @@ class ModelInfo(_Closed):
     device: str
     attention: str
     """Attention implementation of transformers."""
+    products: Literal["native", "float32"] = "native"
+    """What multiplies the matrices of linear layers; `float32` stands in for a 16-bit type that the processor lacks."""
     fingerprint: str
     """Hash of the weights, or commit of the hub."""
     revision: str | None

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from harness.data.source import DataSource, Question, hash_questions
 from harness.errors import ConfigError
-from harness.models.head import float32_logits
+from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -131,7 +131,7 @@ class MMLU:
         for item in encoded:
             by_subject[item.question.subject].append(item)
         samples: dict[str, SampleScore] = {}
-        with float32_logits(loaded.module), bar(self.name, len(encoded)) as progress:
+        with scorer(loaded), bar(self.name, len(encoded)) as progress:
             for group in by_subject.values():
                 sequences = [item.ids for item in group]
                 for batch in prefilled_batches(loaded, sequences, self.batch_tokens):

@@ -14,38 +14,20 @@ window but its first token.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from harness import stats
 from harness.data.source import DataSource, Text
-from harness.errors import DataError, InvalidResult
-from harness.models.head import float32_logits
+from harness.errors import InvalidResult
+from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo, Unit
-from harness.tasks.base import TaskResult, hash_token_ids
-
-CHUNK = 64
-"""Positions whose log-probabilities are held at once: a second array of all logits would double the memory."""
-
-
-class Windows(NamedTuple):
-    """A tokenized text, cut up."""
-
-    ids: torch.Tensor
-    """int64 `[n, L]`."""
-    num_tokens: int
-    """Tokens of the whole text, the dropped tail included."""
-    ids_sha256: str
-    """Hash of all token ids."""
-    scored_bytes: int
-    """UTF-8 bytes of the scored text."""
-    scored_words: int
-    """Words of the scored text, separated by white space."""
+from harness.tasks.base import TaskResult
+from harness.tasks.windows import Windows, adds_bos, disjoint_windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +75,11 @@ class Perplexity:
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Score every window."""
         text = self.data.text()
-        windows = self._windows(text, loaded)
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
         samples = []
-        with float32_logits(loaded.module), bar("perplexity", len(windows.ids)) as progress:
+        with scorer(loaded) as halves, bar("perplexity", len(windows.ids)) as progress:
             for index, ids in enumerate(windows.ids):
-                nll = token_nll(loaded, ids)
+                nll = token_nll(halves, ids)
                 if not np.isfinite(nll).all():
                     raise InvalidResult(
                         f"every log-probability must be finite, got {nll[~np.isfinite(nll)][0]} in window "
@@ -111,7 +93,7 @@ class Perplexity:
                         token_nll=tuple(nll.tolist()),
                     )
                 )
-                progress.advance()
+                progress.advance(tokens=self.window)
         return TaskResult(
             info=self._info(text, windows, loaded),
             metrics=_metrics(samples, windows),
@@ -119,42 +101,14 @@ class Perplexity:
             warnings=text.warnings,
         )
 
-    def _windows(self, text: Text, loaded: LoadedModel) -> Windows:
-        if self.window > loaded.max_length:
-            raise DataError(
-                f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
-                f"got {self.window}"
-            )
-        encoded = loaded.tokenizer(text.text, return_offsets_mapping=True, verbose=False)
-        ids: list[int] = encoded["input_ids"]
-        available = len(ids) // self.window
-        count = available if self.limit_windows is None else self.limit_windows
-        if not 1 <= count <= available:
-            raise DataError(
-                f"the text {text.name} must hold {max(count, 1)} windows of {self.window} tokens, got "
-                f"{len(ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
-            )
-        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
-        starts = range(0, count * self.window, self.window)
-        # From the end of a window's first token to the end of its last: what its scored tokens spell.
-        pieces = [text.text[offsets[i][1] : offsets[i + self.window - 1][1]] for i in starts]
-        return Windows(
-            ids=torch.tensor(ids[: count * self.window]).view(count, -1),
-            num_tokens=len(ids),
-            ids_sha256=hash_token_ids([ids]),
-            scored_bytes=sum(len(piece.encode()) for piece in pieces),
-            scored_words=sum(len(piece.split()) for piece in pieces),
-        )
-
     def _info(self, text: Text, windows: Windows, loaded: LoadedModel) -> TaskInfo:
-        adds_bos = loaded.tokenizer("a")["input_ids"][0] == loaded.tokenizer.bos_token_id
         limit = "all" if self.limit_windows is None else f"first-{self.limit_windows}"
         return TaskInfo(
             name=self.name,
             version=self.version,
             protocol=(
                 rf"{text.name}|join=\n\n|L={self.window}|stride=L|windows={limit}"
-                f"|bos={'first-window' if adds_bos else 'none'}|loss=fp32|acc=fp64"
+                f"|bos={'first-window' if adds_bos(loaded) else 'none'}|loss=fp32|acc=fp64"
             ),
             data=self.data_facts()
             | {
@@ -168,15 +122,10 @@ class Perplexity:
         )
 
 
-def token_nll(loaded: LoadedModel, ids: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return -ln p of `ids[1:]`, each given what is before it, float32 `[L - 1]` [nat].
-
-    Call inside `float32_logits`.
-    """
-    ids = ids.to(loaded.device)
-    logits_LV = loaded.module(ids[None], use_cache=False).logits[0]
-    pairs = zip(torch.split(logits_LV[:-1], CHUNK), torch.split(ids[1:], CHUNK), strict=True)
-    nll = torch.cat([F.cross_entropy(logits, y, reduction="none") for logits, y in pairs])
+def token_nll(halves: Scorer, ids_L: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return -ln p of `ids_L[1:]`, each given what is before it, float32 `[L - 1]` [nat]."""
+    ids_L = ids_L.to(halves.loaded.device)
+    nll = halves.nll(halves.hidden(ids_L[None])[0, :-1], ids_L[1:])
     found: np.ndarray[Any, np.dtype[np.float32]] = nll.cpu().numpy()
     return found
 
