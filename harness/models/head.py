@@ -79,7 +79,7 @@ class Scorer:
         if id(weight) not in self._copies:
             # Kept with the original, so that the id stays its own.
             self._copies[id(weight)] = (weight, weight.detach().float())
-        bias = self._head.bias
+        bias: Tensor | None = self._head.bias
         floats = None if bias is None else bias.detach().float()
         return F.linear(hidden.float(), self._copies[id(weight)][1], floats)
 
@@ -98,8 +98,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             f"the output layer of the model must be a linear one, got {type(head).__name__}; "
             "scores of this architecture are not defined here"
         )
-    body: nn.Module = module.base_model
-    if body is module:
+    if not hasattr(module, module.base_model_prefix or "-"):
         raise ModelError(
             f"the model must be a body with a language-model head, got {type(module).__name__}; "
             "load it as a causal language model"

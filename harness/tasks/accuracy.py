@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from harness import stats
 from harness.results.record import Metric, SampleScore, Unit
@@ -49,3 +49,10 @@ def proportion(name: str, outcomes: Sequence[float]) -> Metric:
         ci95=stats.wilson(hits, len(outcomes)),
         higher_is_better=True,
     )
+
+
+def running_accuracy(samples: Collection[SampleScore]) -> str:
+    """Return the accuracy so far with its interval, for a progress bar."""
+    hits = round(math.fsum(sample.scores["correct"] for sample in samples))
+    interval = stats.wilson(hits, len(samples))
+    return f"accuracy {hits / len(samples):.1%} [{interval.low:.1%}, {interval.high:.1%}]"

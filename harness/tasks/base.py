@@ -11,6 +11,9 @@ import torch
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens that run together unless a task says otherwise, by type of device: enough to keep its cores busy."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:

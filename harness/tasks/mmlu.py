@@ -13,12 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 from harness.data.source import DataSource, Question, hash_questions
 from harness.errors import ConfigError
 from harness.models.head import scorer
+from harness.models.shareable import obstacle
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
-from harness.tasks.base import TaskResult, hash_token_ids
+from harness.tasks.accuracy import running_accuracy
+from harness.tasks.base import BATCH_TOKENS, TaskResult, hash_token_ids
 from harness.tasks.mmlu_prompt import EncodedQuestion, encode, select
-from harness.tasks.prefix import Batch, prefilled_batches, shares_prefix
+from harness.tasks.prefix import PromptBatch, batches
 
 
 @runtime_checkable
@@ -34,9 +36,9 @@ class AnswerRule(Protocol):
         """The rule in a few words, for the protocol line."""
 
     def score(
-        self, loaded: LoadedModel, batch: Batch, items: Sequence[EncodedQuestion]
+        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
-        """Answer the questions of a batch, in the order of its rows; called inside `float32_logits`."""
+        """Answer the questions of a batch, in the order of its rows."""
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
         """Sum up; `accuracy` comes first."""
@@ -56,8 +58,8 @@ class MMLU:
     """Subjects to ask; None is all."""
     seed: int = 42
     """Seed of the draw."""
-    batch_tokens: int = 4096
-    """Tokens a batch, padding included, the shared prefix not."""
+    batch_tokens: int | None = None
+    """Tokens a batch, without the shared prefix; None is the device's own number."""
 
     def __post_init__(self) -> None:
         """Refuse selections that cannot be meant."""
@@ -67,8 +69,8 @@ class MMLU:
             raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
         if self.subjects is not None and not self.subjects:
             raise ValueError("subjects must name at least one subject or be null, got []")
-        if self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be >= 1, got {self.batch_tokens}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be >= 1 or null, got {self.batch_tokens}")
 
     @property
     def name(self) -> str:
@@ -126,26 +128,39 @@ class MMLU:
 
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Ask every question; those of a subject run together, because their prompts begin alike."""
-        encoded = encode(loaded, self.questions(), self.data.questions(), self.num_shots())
+        encoded = self._encoded(loaded)
         by_subject: dict[str, list[EncodedQuestion]] = defaultdict(list)
         for item in encoded:
             by_subject[item.question.subject].append(item)
         samples: dict[str, SampleScore] = {}
-        with scorer(loaded), bar(self.name, len(encoded)) as progress:
+        budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
+        with scorer(loaded) as halves, bar(self.name, len(encoded)) as progress:
+            reason = obstacle(halves, max(len(item.ids) for item in encoded))
             for group in by_subject.values():
                 sequences = [item.ids for item in group]
-                for batch in prefilled_batches(loaded, sequences, self.batch_tokens):
+                for batch in batches(halves, sequences, budget, share=reason is None):
                     items = [group[index] for index in batch.indices]
                     for sample in self.answer.score(loaded, batch, items):
                         samples[sample.id] = sample
-                    progress.advance(len(items))
+                    progress.advance(
+                        len(items),
+                        tokens=batch.num_tokens,
+                        score=running_accuracy(samples.values()),
+                    )
         ordered = tuple(samples[item.question.id] for item in encoded)
         return TaskResult(
             info=self._info(encoded),
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
-            warnings=(*self._warnings(encoded), *_sharing_warnings(loaded)),
+            warnings=(*self._warnings(encoded), *_sharing_warnings(reason)),
         )
+
+    def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:
+        """Return the prompts as token ids, made once a sweep."""
+        facts = self.data_facts()
+        key = ("prompts", facts["questions_sha256"], facts["examples_sha256"], facts["num_shots"])
+        data = self.data.questions()
+        return loaded.once(key, lambda: encode(loaded, self.questions(), data, self.num_shots()))
 
     def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
         drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
@@ -173,9 +188,10 @@ class MMLU:
         )
 
 
-def _sharing_warnings(loaded: LoadedModel) -> tuple[str, ...]:
-    if shares_prefix(loaded):
+def _sharing_warnings(reason: str | None) -> tuple[str, ...]:
+    if reason is None:
         return ()
     return (
-        "this model keeps states that prompts cannot share: every prompt was run whole, which is slower",
+        f"prompts of this model cannot share their beginning, because {reason}; every prompt was run whole, "
+        "which is slower",
     )

@@ -15,7 +15,7 @@ from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import accuracy_metrics
 from harness.tasks.mmlu_prompt import EncodedQuestion, answer_ids
-from harness.tasks.prefix import Batch, next_log_probs
+from harness.tasks.prefix import PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +33,11 @@ class Direct:
         return "answer=log-prob-of-letter-fp32"
 
     def score(
-        self, loaded: LoadedModel, batch: Batch, items: Sequence[EncodedQuestion]
+        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
         """Take the letters' log-probabilities after each prompt."""
         answers = list(answer_ids(loaded, items[0].text))
-        scores_BC = next_log_probs(loaded, batch)[:, answers].tolist()
+        scores_BC = batch.first().log_softmax(dim=-1)[:, answers].tolist()
         return [_score(item, scores_C) for item, scores_C in zip(items, scores_BC, strict=True)]
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:

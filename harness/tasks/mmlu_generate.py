@@ -13,9 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness.data.source import CHOICES
 from harness.errors import InvalidResult
@@ -23,7 +21,7 @@ from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore
 from harness.tasks.accuracy import accuracy_metrics, proportion
 from harness.tasks.mmlu_prompt import EncodedQuestion
-from harness.tasks.prefix import Batch, next_log_probs
+from harness.tasks.prefix import PromptBatch
 
 MAX_NEW_TOKENS = 5
 STRICT = re.compile(r"^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])")
@@ -44,7 +42,7 @@ class Generate:
         return f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
 
     def score(
-        self, loaded: LoadedModel, batch: Batch, items: Sequence[EncodedQuestion]
+        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
         """Complete each prompt and parse the text."""
         texts = complete(loaded, batch)
@@ -61,7 +59,7 @@ class Generate:
         ]
 
 
-def complete(loaded: LoadedModel, batch: Batch) -> list[str]:
+def complete(loaded: LoadedModel, batch: PromptBatch) -> list[str]:
     """Return the greedy continuation of each row, up to `MAX_NEW_TOKENS` tokens.
 
     Raises:
@@ -69,39 +67,23 @@ def complete(loaded: LoadedModel, batch: Batch) -> list[str]:
     """
     eos = _eos_ids(loaded)
     produced: list[list[int]] = [[] for _ in batch.indices]
-    tokens_B = _argmax(next_log_probs(loaded, batch))
-    mask_BT = _attention_mask(batch)
+    tokens_B = _argmax(batch.first(decoding=True))
     for step in range(MAX_NEW_TOKENS):
         for row, token in zip(produced, tokens_B.tolist(), strict=True):
             row.append(token)
         if step == MAX_NEW_TOKENS - 1 or all(_until_stop(loaded, row, eos)[1] for row in produced):
             break
-        mask_BT = F.pad(mask_BT, (0, 1), value=1)
-        logits = loaded.module(
-            tokens_B[:, None],
-            attention_mask=mask_BT,
-            position_ids=(batch.prefix_length + batch.lengths + step)[:, None],
-            past_key_values=batch.cache,
-            use_cache=True,
-        ).logits[:, -1]
-        tokens_B = _argmax(logits)
+        tokens_B = _argmax(batch.then(tokens_B))
     return [_until_stop(loaded, row, eos)[0] for row in produced]
 
 
-def _attention_mask(batch: Batch) -> Tensor:
-    """Return 1 for every cached position that is not padding, `[B, prefix + S]`."""
-    columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    mask = (columns < batch.lengths[:, None]).long()
-    return F.pad(mask, (batch.prefix_length, 0), value=1)
-
-
-def _argmax(scores_BV: Tensor) -> Tensor:
-    if scores_BV.isnan().any():
+def _argmax(logits_BV: Tensor) -> Tensor:
+    if logits_BV.isnan().any():
         raise InvalidResult(
-            "every log-probability must be finite, got NaN while decoding; "
+            "every logit must be finite, got NaN while decoding; "
             "the recipe destroys this model, or the weights are damaged"
         )
-    return scores_BV.argmax(dim=-1)
+    return logits_BV.argmax(dim=-1)
 
 
 def _eos_ids(loaded: LoadedModel) -> frozenset[int]:

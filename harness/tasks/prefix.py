@@ -1,40 +1,97 @@
 """Run many prompts that begin alike: the shared beginning once, the rest in batches.
 
 The questions of an MMLU subject share their five examples, which are most of every prompt. The longest common prefix
-*of the token sequences* is run once, and its keys and values serve every batch, so tokens are exactly those of the
-whole prompts. What is left is sorted by length and cut into batches of at most `batch_tokens` tokens.
+*of the token sequences* is run once, so tokens are exactly those of the whole prompts. What is left is sorted by length and
+cut into batches of at most `batch_tokens` tokens; `harness.models.shared_prefix` runs them.
 
-Rows of a batch are padded on the right. Attention is causal, so nothing that is scored ever sees the padding; only
-decoding on needs a mask. Models with sliding-window layers count positions in the cache, padding included: their
-batches hold rows of one length only. Models that keep recurrent states instead of keys and values get no shared
-prefix; `shares_prefix` says which, and the record says so.
+Not every model can share: one that keeps recurrent states has nothing to share by position. `obstacle` says why, the record
+says so too, and then prompts run whole, in batches of equal length.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from harness.models.source import LoadedModel
+from harness.models.head import Scorer
+from harness.models.shared_prefix import PackedRows, run_prefix
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Some prompts after the shared prefix has been run."""
+class PromptBatch(Protocol):
+    """Some prompts that run together; `first` before any `then`."""
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Which of the sequences, in the order of the rows."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that `first` runs."""
+
+    def first(self, *, decoding: bool = False) -> Tensor:
+        """Return the float32 logits `[B, V]` of the token after each prompt; `decoding` prepares for `then`."""
+
+    def then(self, tokens_B: Tensor) -> Tensor:
+        """Append a token to each row, and return the logits of the one after it."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class SharedBatch:
+    """Rows after a prefix that has been run; see `PromptBatch`."""
+
+    halves: Scorer
     indices: tuple[int, ...]
-    """Which of the sequences, in the order of the rows."""
+    rows: tuple[Sequence[int], ...]
+    packed: PackedRows
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the rows, without the prefix."""
+        return sum(map(len, self.rows))
+
+    def first(self, *, decoding: bool = False) -> Tensor:
+        """Run the rows."""
+        hidden_BH = self.packed.prefill(self.halves, self.rows, keep=decoding)
+        return self.halves.logits(hidden_BH)
+
+    def then(self, tokens_B: Tensor) -> Tensor:
+        """Run one more token of each row."""
+        return self.halves.logits(self.packed.step(self.halves, tokens_B))
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class WholeBatch:
+    """Whole prompts of one length; see `PromptBatch`."""
+
+    halves: Scorer
+    indices: tuple[int, ...]
     ids: Tensor
-    """int64 `[B, S]`: what follows the prefix, padded on the right."""
-    lengths: Tensor
-    """int64 `[B]`: tokens of each row without padding."""
-    cache: DynamicCache
-    """Keys and values of the prefix for B rows."""
-    prefix_length: int
+    """int64 `[B, S]`."""
+    cache: DynamicCache | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompts."""
+        return self.ids.numel()
+
+    def first(self, *, decoding: bool = False) -> Tensor:
+        """Run the prompts."""
+        if decoding:
+            self.cache = DynamicCache(config=self.halves.loaded.module.config)
+        return self._last_logits(self.ids)
+
+    def then(self, tokens_B: Tensor) -> Tensor:
+        """Run one more token of each row."""
+        return self._last_logits(tokens_B[:, None])
+
+    def _last_logits(self, ids_BS: Tensor) -> Tensor:
+        hidden_BSH = self.halves.hidden(
+            ids_BS, past_key_values=self.cache, use_cache=self.cache is not None
+        )
+        return self.halves.logits(hidden_BSH[:, -1])
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
@@ -49,81 +106,41 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, sequences)) - 1)
 
 
-def prefilled_batches(
-    loaded: LoadedModel, sequences: Sequence[Sequence[int]], batch_tokens: int
-) -> Iterator[Batch]:
-    """Run the common prefix of some token sequences, and yield batches of what follows it.
+def batches(
+    halves: Scorer, sequences: Sequence[Sequence[int]], batch_tokens: int, *, share: bool
+) -> Iterator[PromptBatch]:
+    """Yield token sequences in batches of at most `batch_tokens` tokens, and of at least one row.
 
-    Call under `torch.inference_mode`. The caches of the batches share no memory that a forward pass writes to.
+    With `share` the common prefix is run first, if there is one.
     """
-    shareable = shares_prefix(loaded)
-    shared = common_prefix(sequences) if shareable else 0
-    prefix = DynamicCache(config=loaded.module.config)
-    if shared:
-        ids = torch.tensor([sequences[0][:shared]], device=loaded.device)
-        loaded.module(ids, past_key_values=prefix, use_cache=True, logits_to_keep=1)
+    shared = common_prefix(sequences) if share else 0
+    if not shared:
+        for indices in fill(sequences, batch_tokens, same_length=True):
+            rows = torch.tensor([sequences[index] for index in indices])
+            yield WholeBatch(halves=halves, indices=indices, ids=rows)
+        return
+    prefix = run_prefix(halves, sequences[0][:shared])
     rests = [sequence[shared:] for sequence in sequences]
-    same_length = not shareable or any(prefix.is_sliding)
-    for indices in _fill(rests, batch_tokens, same_length=same_length):
-        rows = [torch.tensor(rests[index]) for index in indices]
-        yield Batch(
-            indices=indices,
-            ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(loaded.device),
-            lengths=torch.tensor([len(row) for row in rows], device=loaded.device),
-            cache=_repeated(prefix, len(indices))
-            if shared
-            else DynamicCache(config=loaded.module.config),
-            prefix_length=shared,
-        )
+    for indices in fill(rests, batch_tokens, same_length=False):
+        chosen = tuple(rests[index] for index in indices)
+        packed = PackedRows.make(prefix, list(map(len, chosen)))
+        yield SharedBatch(halves=halves, indices=indices, rows=chosen, packed=packed)
 
 
-def shares_prefix(loaded: LoadedModel) -> bool:
-    """Say whether every layer caches keys and values by position; recurrent states cannot be shared so."""
-    return all(
-        isinstance(layer, DynamicLayer)
-        for layer in DynamicCache(config=loaded.module.config).layers
-    )
-
-
-def _fill(
-    rests: Sequence[Sequence[int]], batch_tokens: int, *, same_length: bool
+def fill(
+    sequences: Sequence[Sequence[int]], batch_tokens: int, *, same_length: bool
 ) -> Iterator[tuple[int, ...]]:
-    """Yield batches of indices, longest first, of at most `batch_tokens` tokens with padding."""
-    order = sorted(range(len(rests)), key=lambda index: -len(rests[index]))
+    """Yield batches of indices, longest first, of at most `batch_tokens` tokens."""
+    order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
     batch: list[int] = []
+    tokens = 0
     for index in order:
-        width = len(rests[batch[0]]) if batch else 0
-        full = (len(batch) + 1) * width > batch_tokens
-        if batch and (full or (same_length and len(rests[index]) != width)):
+        length = len(sequences[index])
+        other_length = same_length and batch and length != len(sequences[batch[0]])
+        if batch and (tokens + length > batch_tokens or other_length):
             yield tuple(batch)
-            batch = []
+            batch, tokens = [], 0
         batch.append(index)
+        tokens += length
     if batch:
         yield tuple(batch)
-
-
-def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
-    """Return a cache of `rows` rows that are views of the one prefix row: the first update copies them."""
-    cache = copy.copy(prefix)
-    cache.layers = [copy.copy(layer) for layer in prefix.layers]
-    for layer in cache.layers:
-        assert isinstance(layer, DynamicLayer)  # noqa: S101 - shares_prefix has seen to it
-        assert layer.keys is not None  # noqa: S101 - the prefix has been run
-        assert layer.values is not None  # noqa: S101
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
-    return cache
-
-
-def next_log_probs(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
-    """Return ln p of every token after each row of a batch, float32 `[B, V]`; the cache is filled.
-
-    Call inside `float32_logits`.
-    """
-    last = batch.lengths - 1
-    positions, row_position = torch.unique(last, return_inverse=True)
-    logits_BPV: Tensor = loaded.module(
-        batch.ids, past_key_values=batch.cache, use_cache=True, logits_to_keep=positions
-    ).logits
-    rows = torch.arange(len(last), device=last.device)
-    return logits_BPV[rows, row_position].log_softmax(dim=-1)

@@ -21,20 +21,15 @@ from transformers import (
 
 from harness.data.embedded import EmbeddedData
 from harness.models.checkpoint import prepare
-from harness.models.head import float32_logits
+from harness.models.head import scorer
+from harness.models.shareable import obstacle
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel, byte_tokenizer
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate, complete
 from harness.tasks.mmlu_prompt import answer_ids, encode
-from harness.tasks.prefix import (
-    _fill,
-    common_prefix,
-    next_log_probs,
-    prefilled_batches,
-    shares_prefix,
-)
+from harness.tasks.prefix import SharedBatch, WholeBatch, batches, common_prefix, fill
 
 CPU = torch.device("cpu")
 SUBJECTS = ("anatomy", "virology")
@@ -174,46 +169,113 @@ def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> No
 def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
     loaded = MODELS[name]()
     sequences = [tuple(range(start, start + 40 + start)) for start in (1, 2, 9)]
-    with float32_logits(loaded.module):
-        for batch in prefilled_batches(loaded, sequences, 4096):
-            assert batch.prefix_length == 0
-            found = next_log_probs(loaded, batch)
+    with scorer(loaded) as halves:
+        for batch in batches(halves, sequences, 4096, share=True):
+            assert isinstance(batch, WholeBatch)
+            found = batch.first().log_softmax(-1)
             for row, index in enumerate(batch.indices):
                 expected = plain_log_probs(loaded, sequences[index])
                 torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-4)
 
 
+@each_model
+def test_decoding_goes_on_beyond_the_window_of_a_layer(name: str) -> None:
+    loaded = MODELS[name]()
+    sequences = [(*range(25), 60 + i, *range(i)) for i in (1, 3, 6)]
+    produced: list[list[int]] = [[] for _ in sequences]
+    with scorer(loaded) as halves:
+        share = obstacle(halves, 60) is None
+        for batch in batches(halves, sequences, 4096, share=share):
+            logits = batch.first(decoding=True)
+            for _ in range(20):
+                for row, index in enumerate(batch.indices):
+                    whole = (*sequences[index], *produced[index])
+                    expected = plain_log_probs(loaded, whole)
+                    found = logits[row].log_softmax(-1)
+                    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+                    produced[index].append(int(expected.argmax()))
+                logits = batch.then(torch.tensor([produced[i][-1] for i in batch.indices]))
+
+
 def test_batches_share_no_memory_that_is_written_to() -> None:
     loaded = MODELS["llama"]()
     sequences = [(*range(50), 60 + i, *range(i)) for i in range(6)]
-    with float32_logits(loaded.module):
-        batches = list(prefilled_batches(loaded, sequences, 1))
-        texts = {batch.indices[0]: complete(loaded, batch) for batch in batches}
-        again = {b.indices[0]: complete(loaded, b) for b in prefilled_batches(loaded, sequences, 1)}
+    with scorer(loaded) as halves:
+        made = list(batches(halves, sequences, 1, share=True))
+        texts = {batch.indices[0]: complete(loaded, batch) for batch in made}
+        again = {
+            b.indices[0]: complete(loaded, b) for b in batches(halves, sequences, 1, share=True)
+        }
     assert texts == again
-    assert len(batches) == 6
+    assert len(made) == 6
     for index, (text,) in texts.items():
         assert text == plain_greedy(loaded, sequences[index])
 
 
 def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
     loaded = MODELS["llama"]()
-    with float32_logits(loaded.module):
-        (batch,) = prefilled_batches(loaded, [(5, 6, 7)], 4096)
-        assert batch.prefix_length == 2
-        assert batch.ids.tolist() == [[7]]
-        found = next_log_probs(loaded, batch)
+    with scorer(loaded) as halves:
+        (batch,) = batches(halves, [(5, 6, 7)], 4096, share=True)
+        assert isinstance(batch, SharedBatch)
+        assert batch.packed.prefix.length == 2
+        assert batch.rows == ((7,),)
+        found = batch.first().log_softmax(-1)
     torch.testing.assert_close(found[0], plain_log_probs(loaded, (5, 6, 7)))
 
 
+def test_attention_of_the_model_is_its_own_again() -> None:
+    loaded = MODELS["llama"]()
+    before = loaded.module.config._attn_implementation
+    task(Generate(), 4096).run(loaded)
+    assert loaded.module.config._attn_implementation == before == "sdpa"
+
+
+def test_recipes_do_not_decide_what_can_be_shared() -> None:
+    loaded = TinyModel().load(CPU)
+    weight = loaded.module.model.layers[0].mlp.up_proj
+    loaded.swap(weight, "weight", torch.full_like(weight.weight, torch.nan))
+    with scorer(loaded) as halves:
+        assert obstacle(halves, 100) is None
+    assert weight.weight.isnan().all()
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"), [("llama", True), ("gemma2-32", True), ("lfm2", False)]
+    ("name", "reason"), [("llama", None), ("gemma2-32", None), ("lfm2", "layers of the kind conv")]
 )
-def test_only_keys_and_values_can_be_shared(name: str, expected: bool) -> None:
+def test_only_keys_and_values_can_be_shared(name: str, reason: str | None) -> None:
     loaded = MODELS[name]()
-    assert shares_prefix(loaded) is expected
+    with scorer(loaded) as halves:
+        found = obstacle(halves, 100)
+    assert found is None if reason is None else found is not None and reason in found
     warned = any("cannot share" in text for text in task(Direct(), 4096).run(loaded).warnings)
-    assert warned is not expected
+    assert warned is (reason is not None)
+
+
+def test_positions_that_depend_on_the_whole_prompt_are_not_shared() -> None:
+    loaded = MODELS["llama"]()
+    config = loaded.module.config
+    config.rope_parameters = {**config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
+    with scorer(loaded) as halves:
+        assert obstacle(halves, config.max_position_embeddings) is None
+        found = obstacle(halves, config.max_position_embeddings + 1)
+    assert found == "its positions change with the length of the whole prompt"
+
+
+def test_attention_that_does_something_of_its_own_is_found_out() -> None:
+    loaded = MODELS["llama"]()
+    layer = loaded.module.model.layers[0].self_attn
+    forward = layer.forward
+
+    def odd(hidden_states: torch.Tensor, **options: torch.Tensor) -> object:
+        out, weights = forward(hidden_states=hidden_states, **options)
+        # What a token gets depends on how many ran with it.
+        return out * hidden_states.shape[1], weights
+
+    layer.forward = odd
+    with scorer(loaded) as halves:
+        found = obstacle(halves, 100)
+    assert found is not None
+    assert "other hidden states" in found
 
 
 sequences_of_few_tokens = st.lists(
@@ -246,9 +308,9 @@ def test_batches_hold_every_prompt_once_within_the_limit(
     lengths: list[int], batch_tokens: int, same_length: bool
 ) -> None:
     rests = [[0] * length for length in lengths]
-    batches = list(_fill(rests, batch_tokens, same_length=same_length))
-    assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
-    for batch in batches:
+    made = list(fill(rests, batch_tokens, same_length=same_length))
+    assert sorted(itertools.chain(*made)) == list(range(len(lengths)))
+    for batch in made:
         widths = [lengths[index] for index in batch]
-        assert len(batch) == 1 or len(batch) * max(widths) <= batch_tokens
+        assert len(batch) == 1 or sum(widths) <= batch_tokens
         assert not same_length or len(set(widths)) == 1
