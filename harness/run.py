@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness import config, devices, provenance
+from harness import config, devices, memory, provenance
 from harness.errors import ConfigError, HarnessError, InvalidResult
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
@@ -122,9 +122,11 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
     path = spec.store.path(record, task=spec.task.name, model=model, recipe=spec.recipe.name)
     spec.store.write(path, record)
+    counted_since = memory.reset(spec.device)
     try:
         update = _measure(spec, path)
         update["duration_s"] = time.perf_counter() - started
+        update["peak_memory"] = memory.peak(spec.device, counted_since)
         # Validated again, so that no field of a record on file is unchecked.
         whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
         spec.store.write(path, whole)

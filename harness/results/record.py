@@ -164,6 +164,17 @@ class Provenance(_Closed):
     seeds: dict[str, int]
 
 
+class PeakMemory(_Closed):
+    """The most memory that was in use at once."""
+
+    process_bytes: int | None
+    """Resident memory of the process; null where the system does not tell [byte]."""
+    since: Literal["run", "process"]
+    """Since the run began, or, where the system cannot count anew, since the process did."""
+    device_bytes: int | None
+    """Memory that torch had allocated on the GPU; null on a CPU [byte]."""
+
+
 class SampleScore(_Closed):
     """One item: a question or a window. Written to the samples file, not to the record."""
 
@@ -188,6 +199,7 @@ class RunRecord(_Closed):
     created: datetime
     """Start, UTC."""
     duration_s: float | None = None
+    peak_memory: PeakMemory | None = None
     command: str
     config: dict[str, Any]
     """The resolved configuration."""

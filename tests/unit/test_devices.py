@@ -52,22 +52,3 @@ def test_name_that_is_no_device_of_ours_is_refused(
     pretend(monkeypatch, 1)
     with pytest.raises(ConfigError, match=r"device must be auto, cpu, cuda or cuda:N, got"):
         devices.choose(name)
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "flags", "slow"),
-    [
-        ("cpu", torch.bfloat16, ("avx512f",), True),
-        ("cpu", torch.bfloat16, ("avx512f", "avx512_bf16"), False),
-        ("cpu", torch.bfloat16, ("bf16",), False),
-        ("cpu", torch.float16, ("avx512f", "avx512_bf16"), True),
-        ("cpu", torch.float32, ("avx512f",), False),
-        ("cpu", torch.bfloat16, (), False),
-        ("cuda", torch.bfloat16, ("avx512f",), False),
-    ],
-)
-def test_types_a_processor_has_no_instructions_for_are_advised_against(
-    device: str, dtype: torch.dtype, flags: tuple[str, ...], slow: bool
-) -> None:
-    advice = devices.slow_type(torch.device(device), dtype, flags)
-    assert (advice is not None) == slow

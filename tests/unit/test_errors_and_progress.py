@@ -1,7 +1,9 @@
 """Errors are for users; a bar is for terminals."""
 
 import inspect
+import re
 import sys
+import time
 
 import pytest
 
@@ -44,6 +46,23 @@ def test_bar_counts_on_a_terminal(
     assert printed.out == "", "standard output is for results"
     assert "perplexity" in printed.err
     assert "6/7" in printed.err
+
+
+def test_bar_shows_rates_and_the_score_so_far(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with bar("mmlu", 40) as progress:
+        progress.advance(10, tokens=1000, score="accuracy 30 %")
+        time.sleep(0.05)
+        progress.advance(10, tokens=3000)
+    shown = capsys.readouterr().err
+    rates = re.findall(r"([\d.]+)/s +([\d,]+) token/s", shown)
+    items, tokens = float(rates[-1][0]), float(rates[-1][1].replace(",", ""))
+    assert tokens / items == pytest.approx(4000 / 20, rel=0.05)
+    assert "accuracy 30 %" in shown
 
 
 def test_bar_lets_an_error_through(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from harness.backends.fake import FakeBackend
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.head import float32_logits
+from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
@@ -373,7 +373,7 @@ def test_input_of_a_quantized_head_is_rounded_where_scores_are_taken(tiny: Loade
     rules = {"head": LayerRule(match="lm_head", weight=fmt(), input=fmt(bits=4))}
     exact = tiny.module.lm_head.weight.detach().clone()
     quantize(tiny, recipe(rules=rules, skip=("embed_tokens",)))
-    with float32_logits(tiny.module):
+    with scorer(tiny):
         hidden = tiny.module.model(IDS).last_hidden_state
         expected = nn.functional.linear(by_hand(hidden, 4), by_hand(exact, 8))
         assert torch.equal(tiny.module(IDS).logits, expected)

@@ -50,6 +50,7 @@ def make_spec(tmp_path: Path) -> MakeSpec:
     """Return a function that builds what a command line asks for, on the tiny model."""
 
     def make(*overrides: str, results: str = "results") -> RunSpec:
+        config.register()
         common = ["model=tiny", "data=embedded", "device=cpu", f"results_dir={tmp_path / results}"]
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             composed = compose("config", overrides=[*common, *overrides])
@@ -129,6 +130,8 @@ def test_run_files_a_whole_record_and_its_samples(
     assert record.config == spec.resolved
     assert record.duration_s is not None
     assert record.duration_s > 0
+    assert record.peak_memory is not None
+    assert record.peak_memory.device_bytes is None
     assert record.model is not None
     assert record.model.num_parameters == tiny.num_parameters
     assert record.model.float_bytes == 4 * tiny.num_parameters

@@ -1,4 +1,4 @@
-"""Logits in float32 whatever the type of the model."""
+"""The two halves of a model against the whole: float32 logits, whatever the type of the model."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,10 @@ from transformers import (
 )
 
 from harness.errors import ModelError
-from harness.models.head import float32_logits
+from harness.models import head as head_module
+from harness.models.head import scorer
+from harness.models.source import LoadedModel
+from harness.models.tiny import byte_tokenizer
 
 CAP = 0.5
 IDS = torch.arange(1, 30)[None]
@@ -64,17 +67,33 @@ def float32_product(module: PreTrainedModel) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("make", [llama, with_bias])
+def loaded(module: PreTrainedModel) -> LoadedModel:
+    return LoadedModel(
+        module=module,
+        tokenizer=byte_tokenizer(),
+        name="random",
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        fingerprint="",
+    )
+
+
+each_make = pytest.mark.parametrize("make", [llama, with_bias])
+
+
+@each_make
 @torch.inference_mode()
 def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedModel]) -> None:
     module = make()
     expected = float32_product(module)
     plain = module(IDS).logits
-    with float32_logits(module):
-        found = module(IDS).logits
+    with scorer(loaded(module)) as halves:
+        found = halves.logits(halves.hidden(IDS))
+        whole = module(IDS).logits
     assert plain.dtype is torch.bfloat16
     assert found.dtype is torch.float32
     assert torch.equal(found, expected)
+    assert torch.equal(whole, expected)
     assert not torch.equal(found, plain.float())
 
 
@@ -82,50 +101,89 @@ def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedM
 def test_soft_cap_is_kept_and_computed_in_float32() -> None:
     module = capped()
     product = float32_product(module)
-    with float32_logits(module):
-        found = module(IDS).logits
+    with scorer(loaded(module)) as halves:
+        found = halves.logits(halves.hidden(IDS))
     assert product.abs().max() > 2 * CAP
-    assert found.dtype is torch.float32
     torch.testing.assert_close(found, CAP * torch.tanh(product / CAP), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [llama, with_bias, capped])
+@torch.inference_mode()
+def test_logits_of_some_positions_are_those_of_the_whole(
+    make: Callable[[], PreTrainedModel],
+) -> None:
+    module = make().float()
+    whole = module(IDS).logits[0]
+    with scorer(loaded(module)) as halves:
+        hidden = halves.hidden(IDS)[0]
+        assert halves.logits(hidden[3]).shape == whole[3].shape
+        torch.testing.assert_close(halves.logits(hidden[3]), whole[3])
+        torch.testing.assert_close(halves.logits(hidden[[20, 4]]), whole[[20, 4]])
+
+
+@pytest.mark.parametrize("positions", [1, 5, 64])
+def test_losses_in_chunks_are_those_of_all_logits_in_float64(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = capped()
+    monkeypatch.setitem(head_module.CHUNK_BYTES, "cpu", 4 * SIZES["vocab_size"] * positions)
+    with scorer(loaded(module)) as halves:
+        hidden = halves.hidden(IDS)[0, :-1]
+        found = halves.nll(hidden, IDS[0, 1:])
+        logits = halves.logits(hidden).double()
+        assert max(len(chunk) for chunk in halves.chunks(hidden)) == min(positions, len(hidden))
+    exact = logits.logsumexp(-1) - logits[torch.arange(len(hidden)), IDS[0, 1:]]
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
 
 
 @torch.inference_mode()
 def test_forward_is_the_model_s_own_again() -> None:
     module = llama()
     before = module(IDS).logits
-    with float32_logits(module):
-        pass
+    with scorer(loaded(module)) as halves:
+        halves.logits(halves.hidden(IDS))
+        assert "forward" not in vars(module.model)
     assert "forward" not in vars(module.lm_head)
     assert torch.equal(module(IDS).logits, before)
 
 
 def test_forward_is_restored_after_an_error() -> None:
     module = llama()
-    with pytest.raises(KeyError), float32_logits(module):
+    with pytest.raises(KeyError), scorer(loaded(module)):
         raise KeyError
     assert "forward" not in vars(module.lm_head)
 
 
 def test_no_gradient_is_recorded() -> None:
     module = llama()
-    with float32_logits(module):
+    with scorer(loaded(module)) as halves:
         assert torch.is_inference_mode_enabled()
-        assert not module(IDS).logits.requires_grad
+        assert not halves.logits(halves.hidden(IDS)).requires_grad
 
 
 @torch.inference_mode()
-def test_head_weight_that_was_swapped_is_the_one_used() -> None:
+def test_head_weight_that_is_in_place_is_the_one_used() -> None:
     module = llama()
-    module.lm_head.weight = torch.nn.Parameter(torch.zeros_like(module.lm_head.weight))
-    with float32_logits(module):
-        assert module(IDS).logits.eq(0).all()
+    model = loaded(module)
+    model.swap(module.lm_head, "weight", torch.zeros_like(module.lm_head.weight))
+    with scorer(model) as halves:
+        hidden = halves.hidden(IDS)
+        assert halves.logits(hidden).eq(0).all()
+        with model.in_float():
+            assert halves.logits(hidden).ne(0).any()
+        assert halves.logits(hidden).eq(0).all()
 
 
 def test_head_that_is_not_linear_is_refused() -> None:
     module = llama()
     module.lm_head = torch.nn.Identity()
-    with (
-        pytest.raises(ModelError, match="must be a linear one, got Identity"),
-        float32_logits(module),
-    ):
-        pass
+    with pytest.raises(ModelError, match="must be a linear one, got Identity"):
+        scorer(loaded(module)).__enter__()
+
+
+def test_model_without_a_body_of_its_own_is_refused() -> None:
+    module = llama()
+    module.base_model_prefix = "elsewhere"
+    with pytest.raises(ModelError, match="must be a body with a language-model head"):
+        scorer(loaded(module)).__enter__()

@@ -182,3 +182,49 @@ def test_cache_hands_a_model_out_with_its_float_weights() -> None:
         assert not torch.equal(loaded.module(IDS).logits, before)
         again = cache.load(TinyModel(), CPU)
         assert torch.equal(again.module(IDS).logits, before)
+
+
+def test_float_model_is_there_for_a_while(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    original = owner.weight
+    exact = tiny.module(IDS).logits
+    tiny.swap(owner, "weight", torch.zeros_like(original))
+    tiny.swap(owner, "weight", torch.ones_like(original))
+    tiny.before(owner, lambda x: 2 * x)
+    installed, rounded = owner.weight, tiny.module(IDS).logits
+    with tiny.in_float():
+        assert owner.weight is original
+        assert torch.equal(tiny.module(IDS).logits, exact)
+    assert owner.weight is installed
+    assert torch.equal(tiny.module(IDS).logits, rounded)
+    assert not torch.equal(rounded, exact)
+
+
+def test_quantized_model_is_back_after_an_error_in_the_float_one(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    tiny.swap(owner, "weight", torch.zeros_like(owner.weight))
+    with pytest.raises(KeyError), tiny.in_float():
+        raise KeyError
+    assert owner.weight.eq(0).all()
+    assert not tiny.is_float
+
+
+def test_what_took_the_place_of_a_weight_is_not_hidden_by_the_float_model() -> None:
+    loaded = TinyModel().load(CPU)
+    owner = loaded.module.model.layers[0].mlp.up_proj
+    loaded.swap(owner, "weight", torch.zeros_like(owner.weight))
+    owner.weight = torch.nn.Parameter(torch.ones_like(owner.weight))
+    with loaded.in_float():
+        pass
+    assert loaded.displaced() == 1
+
+
+def test_what_is_made_once_is_kept_with_its_key(tiny: LoadedModel) -> None:
+    calls: list[str] = []
+
+    def make() -> list[str]:
+        calls.append("made")
+        return list(calls)
+
+    assert tiny.once(("kept", 1), make) is tiny.once(("kept", 1), make)
+    assert tiny.once(("kept", 2), make) == ["made", "made"]
