@@ -6,8 +6,10 @@ from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
+from harness.report.divergence import answer_changes, divergences
 from harness.report.markdown import render
 from harness.report.matmul import matmul_errors
+from harness.report.noise import floor_of, noise_floor
 from harness.report.quality import quality_against_bits
 from harness.report.study import Group, comparable, finished
 from harness.results.store import ResultStore, Stored, write_atomic
@@ -61,10 +63,14 @@ def collect(
     groups: list[Group], problems: list[str], stored: list[Stored], path: Path
 ) -> list[sections.Section]:
     """Return every section that has something to say; pictures are written beside `path`."""
-    found: list[sections.Section | None] = [sections.ranking(group) for group in groups]
-    for number, group in enumerate(groups, start=1):
+    found: list[sections.Section | None] = []
+    floors = [floor_of(group, groups) for group in groups]
+    for group, floor in zip(groups, floors, strict=True):
+        own = (divergences(group, floor), answer_changes(group), noise_floor(group))
+        found += own if any(own) else (sections.ranking(group, floor and floor.line()),)
+    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
-        found.append(quality_against_bits(group, picture))
+        found.append(quality_against_bits(group, picture, floor))
     found += [sections.formats_by_granularity(group) for group in groups]
     found += [sections.group_size_trend(group) for group in groups]
     found += sections.direct_against_generate(groups)

@@ -14,6 +14,7 @@ import pandas as pd
 from harness import stats
 from harness.errors import ResultError
 from harness.report import figures, plots
+from harness.report.noise import Floor
 from harness.report.sections import Section
 from harness.report.study import Group, Row
 from harness.results.store import read_samples
@@ -39,7 +40,7 @@ class Cost:
         return self.row.quant.bits_per_weight
 
 
-def quality_against_bits(group: Group, picture: Path) -> Section | None:
+def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None) -> Section | None:
     """Write the picture and return the section; None without a baseline, or with too few formats to compare.
 
     Raises:
@@ -60,7 +61,7 @@ def quality_against_bits(group: Group, picture: Path) -> Section | None:
             "perplexity": figures.number(cost.row.headline),
             "difference [nat/token]": f"{cost.nll:+.5f}",
             "95 % interval": _spell(cost.interval),
-            "differs from baseline": _verdict(cost.interval),
+            "differs from baseline": _verdict(cost, floor),
             "on the frontier": "yes" if cost.on_frontier else "",
         }
         for cost in costs
@@ -73,6 +74,7 @@ def quality_against_bits(group: Group, picture: Path) -> Section | None:
             "0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in twenty misses. Smallest first. "
             "On the frontier is a format if no other here has as few bits and a smaller difference; that describes these "
             "windows, and no test of one format against another is in it."
+            + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),
         picture=picture.name,
@@ -113,7 +115,9 @@ def _spell(interval: stats.Interval | None) -> str:
     return f"{interval.low:+.5f} .. {interval.high:+.5f}"
 
 
-def _verdict(interval: stats.Interval | None) -> str:
-    if interval is None or interval.low <= 0 <= interval.high:
+def _verdict(cost: Cost, floor: Floor | None) -> str:
+    if cost.interval is None or cost.interval.low <= 0 <= cost.interval.high:
         return "cannot tell"
-    return "worse" if interval.low > 0 else "better"
+    if floor is not None and abs(cost.nll) <= floor.ln_ppl_ratio:
+        return "cannot tell (within the noise floor)"
+    return "worse" if cost.nll > 0 else "better"

@@ -28,8 +28,11 @@ class Section:
     """File name of a picture beside the report."""
 
 
-def ranking(group: Group) -> Section:
-    """Every recipe with its value, n, interval, and difference from the baseline of the same group."""
+def ranking(group: Group, noise: str | None = None) -> Section:
+    """Every recipe with its value, n, interval, and difference from the baseline of the same group.
+
+    `noise` says what differs without any quantization.
+    """
     baseline, unit = group.baseline, group.headline.unit
     fraction = unit is Unit.FRACTION
     rows = []
@@ -62,7 +65,7 @@ def ranking(group: Group) -> Section:
         text=(
             f"Protocol: {group.task.protocol}\nModel: {_model(group)}\nSorted by value, {better} is "
             "better. The intervals are those of each row by itself; whether two rows differ, they do not say."
-            f"{chance}"
+            f"{chance}" + (f"\n{noise}" if noise else "")
         ),
         table=pd.DataFrame(rows),
     )

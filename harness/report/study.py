@@ -114,7 +114,7 @@ def _key(record: RunRecord) -> str:
     }
     # Where data came from does not matter, what it was does.
     facts = {k: v for k, v in task.data.items() if k != "revision"}
-    machine = [model.fingerprint, model.dtype, model.device, model.attention]
+    machine = [model.fingerprint, model.dtype, model.device, model.attention, model.products]
     protocol = [task.name, task.version, task.protocol]
     return json.dumps([machine, protocol, options, facts], sort_keys=True)
 

@@ -1,0 +1,163 @@
+"""Divergence tables, changed answers, and the noise floor beside every difference."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.__main__ import write
+from harness.report.divergence import answer_changes, divergences
+from harness.report.noise import Floor, floor_of, noise_floor
+from harness.report.quality import Cost, _verdict
+from harness.report.study import Group, comparable
+from harness.results.record import Metric, RunRecord, Unit
+from harness.results.store import ResultStore
+from harness.stats import Interval
+
+MakeRecord = Callable[..., RunRecord]
+FileRecords = Callable[..., Path]
+
+
+def metric(name: str, value: float, unit: Unit = Unit.NAT_PER_TOKEN, **fields: Any) -> Metric:
+    note = fields.pop("note", "no interval here")
+    return Metric(
+        name=name,
+        value=value,
+        unit=unit,
+        n=900,
+        n_of="token",
+        higher_is_better=None,
+        note=note,
+        **fields,
+    )
+
+
+def floor_record(make_record: MakeRecord, **fields: Any) -> RunRecord:
+    record = make_record(task="noise_floor", **fields)
+    found = (
+        metric("batch/kl_mean", 1e-11, note="batch 2"),
+        metric("batch/ln_ppl_ratio", -2e-6, note="batch 2"),
+        metric("attention/kl_mean", 3e-11, note="attention eager"),
+        metric("attention/ln_ppl_ratio", 4e-6, note="attention eager"),
+        metric("dtype/kl_mean", 5e-3, note="dtype bfloat16"),
+        metric("dtype/ln_ppl_ratio", 6e-3, note="dtype bfloat16"),
+    )
+    return record.model_copy(update={"metrics": found})
+
+
+def divergence_record(
+    make_record: MakeRecord, recipe: str, kl: float, **answers: float
+) -> RunRecord:
+    record = make_record(recipe, task="divergence")
+    found = [
+        metric("kl_mean", kl, ci95=(kl * 0.9, kl * 1.1)),
+        metric("kl_p99", kl * 9),
+        metric("ln_ppl_ratio", kl / 2, ci95=(kl / 3, kl)),
+        metric("same_top", 0.9, Unit.FRACTION),
+        *(metric(name, value, Unit.ONE) for name, value in answers.items()),
+    ]
+    return record.model_copy(update={"metrics": tuple(found)})
+
+
+def groups_of(root: Path) -> list[Group]:
+    stored, problems = ResultStore(root=root).load()
+    assert not problems
+    return comparable(stored)
+
+
+def test_divergences_are_listed_from_the_smallest_with_their_intervals(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    root = file_records(
+        divergence_record(make_record, "int4", 0.25), divergence_record(make_record, "int8", 0.0125)
+    )
+    (group,) = groups_of(root)
+    section = divergences(group, None)
+    assert section is not None
+    assert section.table is not None
+    assert list(section.table["recipe"]) == ["int8", "int4"]
+    assert list(section.table["KL mean [nat/token]"]) == ["0.0125", "0.25"]
+    assert section.table["95 % interval"][1] == "0.225 .. 0.275"
+    assert section.table["same top token"][0] == "90.00 %"
+    assert section.table["max"][0] == "-"
+    assert answer_changes(group) is None
+
+
+@pytest.mark.parametrize(
+    ("to_wrong", "to_right", "p", "verdict"),
+    [(30, 5, 1e-4, "worse"), (5, 30, 1e-4, "better"), (12, 5, 0.14, "cannot tell")],
+)
+def test_changed_answers_have_a_verdict_of_their_test(
+    make_record: MakeRecord,
+    file_records: FileRecords,
+    to_wrong: int,
+    to_right: int,
+    p: float,
+    verdict: str,
+) -> None:
+    answers = {"flips_to_wrong": to_wrong, "flips_to_right": to_right, "flips": 0.1, "flips_p": p}
+    (group,) = groups_of(file_records(divergence_record(make_record, "int4", 0.2, **answers)))
+    section = answer_changes(group)
+    assert section is not None
+    assert section.table is not None
+    assert section.table["differs from baseline"][0] == verdict
+    assert section.table["right to wrong"][0] == str(to_wrong)
+
+
+def test_noise_floor_is_that_of_the_same_model_on_the_same_kind_of_device(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    root = file_records(
+        make_record("int8", task="perplexity"),
+        floor_record(make_record),
+        floor_record(make_record, fingerprint="another"),
+    )
+    groups = groups_of(root)
+    mine = next(group for group in groups if group.task.name == "perplexity")
+    floor = floor_of(mine, groups)
+    assert floor is not None
+    assert floor.row.model.fingerprint == mine.model.fingerprint
+    assert floor.ln_ppl_ratio == 4e-6, "the type is a change of arithmetic, not of order"
+    alone = [group for group in groups if group.task.name == "perplexity"]
+    assert floor_of(mine, alone) is None
+
+
+def test_report_prints_the_floor_beside_differences(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("none", 20.0, "perplexity"),
+        make_record("int8", 20.1, "perplexity"),
+        floor_record(make_record),
+    )
+    text = write(root, tmp_path, "r").read_text()
+    line = "Noise floor, the float model against itself on 900 tokens: batch: KL 1.0e-11"
+    _, _, ranking = text.partition("## perplexity of")
+    assert line in ranking.partition("##")[0]
+    _, _, table = text.partition("## Noise floor")
+    assert "6.00e-03" in table.partition("##")[0]
+
+
+def test_noise_floor_has_a_row_for_each_change(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    (group,) = groups_of(file_records(floor_record(make_record)))
+    section = noise_floor(group)
+    assert section is not None
+    assert section.table is not None
+    assert list(section.table["change"]) == ["batch 2", "attention eager", "dtype bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("nll", "expected"),
+    [(3e-6, "cannot tell (within the noise floor)"), (5e-6, "worse"), (-5e-6, "better")],
+)
+def test_difference_within_the_floor_has_no_verdict(
+    make_record: MakeRecord, file_records: FileRecords, nll: float, expected: str
+) -> None:
+    (group,) = groups_of(file_records(floor_record(make_record)))
+    (row,) = group.rows
+    cost = Cost(row=row, nll=nll, interval=Interval(nll * 0.9, nll * 1.1))
+    assert _verdict(cost, Floor(row)) == expected
+    assert _verdict(cost, None) in ("worse", "better")
