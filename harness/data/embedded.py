@@ -81,6 +81,7 @@ def _text() -> Text:
         text=joined,
         sha256=hashlib.sha256(joined.encode()).hexdigest(),
         num_rows=len(explanations),
+        documents=tuple(explanations),
     )
 
 

@@ -4,10 +4,12 @@ The files are read with pyarrow alone: `datasets` would copy them into a cache o
 """
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from harness.hub import Found, Repository, locate
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
 """The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
+
+TITLE = re.compile(r"\s*= (?!=).*(?<!=) =\s*")
+"""A heading of the first level. Two lines of formulas look like one, and begin an article as on the hub."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +81,8 @@ def _wikitext(source: HubData) -> Text:
             f"the WikiText-2 test text has SHA-256 {sha256[:16]}, not {WIKITEXT_SHA256[:16]} as on the "
             "hub: perplexity on it is not comparable with published figures"
         )
+    # The hub keeps a line that holds one space as an empty row.
+    file = "".join(row or " \n" for row in rows)
     return Text(
         name="wikitext2-raw-v1/test",
         text=joined,
@@ -83,7 +90,22 @@ def _wikitext(source: HubData) -> Text:
         num_rows=len(rows),
         revision=found.revision,
         warnings=tuple(warnings),
+        file=file,
+        documents=tuple(articles(file)),
     )
+
+
+def articles(file: str) -> Iterator[str]:
+    """Yield the articles of a WikiText file as `EleutherAI/wikitext_document_level` has them.
+
+    An article goes from its title to the next one; what is before the first title is left out if it is blank.
+    """
+    lines = file.split("\n")
+    starts = [index for index, line in enumerate(lines) if TITLE.fullmatch(line)]
+    for start, end in pairwise([0, *starts, len(lines)]):
+        article = "\n".join(lines[start:end])
+        if article.strip() or end == len(lines):
+            yield article
 
 
 @lru_cache(maxsize=4)

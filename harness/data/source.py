@@ -28,6 +28,10 @@ class Text:
     revision: str | None = None
     """Commit of the hub."""
     warnings: tuple[str, ...] = ()
+    file: str | None = None
+    """The file that the rows were cut from, if it is not `text`."""
+    documents: tuple[str, ...] = ()
+    """The articles that the file is made of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

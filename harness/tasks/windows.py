@@ -3,7 +3,7 @@
     ids    = tokenizer(text)                        one call: a BOS, if the tokenizer adds one, only in the first window
     window = ids[i*L : (i+1)*L],  i < floor(N / L)  the tail of N mod L tokens is dropped
 
-The first token of a window is not scored: nothing is before it.
+The first token of a window is not scored: nothing is before it. Other protocols begin to score later.
 """
 
 from typing import NamedTuple
@@ -31,17 +31,17 @@ class Windows(NamedTuple):
     """Words of the scored text, separated by white space."""
 
 
-def disjoint_windows(text: Text, loaded: LoadedModel, length: int, limit: int | None) -> Windows:
+def disjoint_windows(
+    text: Text, loaded: LoadedModel, length: int, limit: int | None, first: int = 1
+) -> Windows:
     """Return the first `limit` windows of `length` tokens, all if it is None.
+
+    `first` is the index in a window of its first scored token; what is counted as scored text begins there.
 
     Raises:
         DataError: A window is longer than the model was made for, or the text has too few tokens.
     """
-    if length > loaded.max_length:
-        raise DataError(
-            f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
-            f"got {length}"
-        )
+    check_length(length, loaded)
     key = ("token ids", text.sha256)
     ids, offsets, digest = loaded.once(key, lambda: _encode(text, loaded))
     available = len(ids) // length
@@ -52,8 +52,8 @@ def disjoint_windows(text: Text, loaded: LoadedModel, length: int, limit: int | 
             f"{len(ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
         )
     starts = range(0, count * length, length)
-    # From the end of a window's first token to the end of its last: what its scored tokens spell.
-    pieces = [text.text[offsets[i][1] : offsets[i + length - 1][1]] for i in starts]
+    # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
+    pieces = [text.text[offsets[i + first - 1][1] : offsets[i + length - 1][1]] for i in starts]
     return Windows(
         ids=torch.tensor(ids[: count * length]).view(count, -1),
         num_tokens=len(ids),
@@ -61,6 +61,19 @@ def disjoint_windows(text: Text, loaded: LoadedModel, length: int, limit: int | 
         scored_bytes=sum(len(piece.encode()) for piece in pieces),
         scored_words=sum(len(piece.split()) for piece in pieces),
     )
+
+
+def check_length(length: int, loaded: LoadedModel) -> None:
+    """Refuse sequences longer than the model was made for.
+
+    Raises:
+        DataError: They are.
+    """
+    if length > loaded.max_length:
+        raise DataError(
+            f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
+            f"got {length}"
+        )
 
 
 def adds_bos(loaded: LoadedModel) -> bool:

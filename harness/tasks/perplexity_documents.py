@@ -1,0 +1,149 @@
+r"""lm-eval's protocol: every token of every document, after the task `wikitext` (version 2.0) of lm-eval 0.4.13.
+
+    tokens = tokenizer(detokenized page)             without special tokens
+    window = M tokens that follow the prefix token or, in later windows, the last token of the one before
+    LL     = sum of ln p                             the last window of a page is filled up to M tokens from its left
+    word_perplexity = exp(-LL / words), byte_perplexity = exp(-LL / bytes), bits_per_byte = -LL / (bytes * ln 2)
+
+The prefix is the BOS token, or the EOS token where there is none. Words (`re.split(r"\s+", page)`, so white space at
+either end counts one) and bytes are those of the page before the detokenizer. lm-eval gives the same with
+`softmax_dtype="float32"`, `add_bos_token=False` and `max_length=M`. By default it sums in the model's type, which in bf16
+moves the figure by up to 1.5 %, scores a BOS after the BOS, and takes as M whatever the model was made for.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from harness.data.source import Text
+from harness.errors import DataError
+from harness.models.source import LoadedModel
+from harness.results.record import Metric
+from harness.tasks.base import hash_token_ids
+from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.windows import check_length
+
+MARKS = ":;.!?,"
+BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))
+DETOKENIZER: tuple[tuple[str, str], ...] = (
+    ("s '", "s'"),
+    # Meant to be a space before a digit, but the slashes of another language are taken as text. It stays as it is there.
+    ("/' [0-9]/", "/'[0-9]/"),
+    *((rf" @{re.escape(mark)}@ ", mark) for mark in "-,."),
+    *((rf" {re.escape(mark)} ", f"{mark} ") for mark in MARKS),
+    *(
+        (
+            rf"{re.escape(left)}\s*([^{re.escape(right)}]*?)\s*{re.escape(right)}",
+            rf"{left}\1{right}",
+        )
+        for left, right in BRACKETS
+    ),
+    ("= = = =", "===="),
+    ("= = =", "==="),
+    ("= =", "=="),
+    (" ° ", "°"),
+    (" \n", "\n"),
+    ("\n ", "\n"),
+    (" N ", " 1 "),
+    (" 's", "'s"),
+)
+"""Pattern and replacement, in order: what WikiText's tokenizer did is undone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Documents:
+    """Whole documents in rolling windows, every token scored; see `Segmentation`."""
+
+    @property
+    def task_name(self) -> str:
+        """`perplexity_documents`."""
+        return "perplexity_documents"
+
+    @property
+    def headline(self) -> str:
+        """Perplexity per word, lm-eval's first."""
+        return "word_perplexity"
+
+    @property
+    def item(self) -> Literal["document"]:
+        """A document."""
+        return "document"
+
+    @property
+    def least_window(self) -> int:
+        """One token after another."""
+        return 1
+
+    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+        """Cut each document into rolling windows."""
+        check_length(window, loaded)
+        pages = text.documents[:limit]
+        if not pages or len(pages) < (limit or 0):
+            raise DataError(
+                f"the text {text.name} must come in {limit or 'its'} documents, got {len(pages)}; "
+                "lower task.limit_documents or choose other data"
+            )
+        key = ("document tokens", text.sha256, limit)
+        encoded = loaded.once(key, lambda: [_encode(page, loaded) for page in pages])
+        kind, prefix = _prefix(loaded)
+        count = "all" if limit is None else f"first-{limit}"
+        return Segments(
+            segments=tuple(
+                Segment(torch.tensor(ids), first, index)
+                for index, tokens in enumerate(encoded)
+                for ids, first in rolling(tokens, prefix, window)
+            ),
+            num_items=len(pages),
+            scored_bytes=sum(len(page.encode()) for page in pages),
+            scored_words=sum(len(re.split(r"\s+", page)) for page in pages),
+            protocol=(
+                f"lm-eval-wikitext-2.0|max_length={window}|context=1|documents={count}|prefix={kind}"
+            ),
+            facts={
+                "num_tokens": sum(map(len, encoded)),
+                "token_ids_sha256": hash_token_ids(encoded),
+            },
+        )
+
+    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:  # noqa: ARG002 - the protocol's
+        """Return nothing: lm-eval has no more."""
+        return ()
+
+
+def detokenize(page: str) -> str:
+    """Return a page of WikiText as text was before it was tokenized, or nearly."""
+    for pattern, replacement in DETOKENIZER:
+        page = re.sub(pattern, replacement, page)
+    return page
+
+
+def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[Sequence[int], int]]:
+    """Yield sequences of up to `length` + 1 ids and the index of their first scored one; each token is scored once."""
+    ids = [prefix, *tokens]
+    done = 1
+    while done < len(ids):
+        end = min(done + length, len(ids))
+        start = max(0, end - 1 - length)
+        yield ids[start:end], done - start
+        done = end
+
+
+def _encode(page: str, loaded: LoadedModel) -> list[int]:
+    encoded = loaded.tokenizer(detokenize(page), add_special_tokens=False, verbose=False)
+    ids: list[int] = encoded["input_ids"]
+    return ids
+
+
+def _prefix(loaded: LoadedModel) -> tuple[str, int]:
+    """Return what stands before a document: its kind and its id."""
+    tokenizer = loaded.tokenizer
+    for kind, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
+        if token is not None:
+            return kind, token
+    raise DataError(
+        f"the tokenizer of {loaded.name} must have a BOS or an EOS token to put before a document, got none; "
+        "use task=perplexity"
+    )

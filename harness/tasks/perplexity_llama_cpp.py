@@ -1,0 +1,101 @@
+"""llama.cpp's protocol: the second half of each of its windows (`llama-perplexity`, tools/perplexity/perplexity.cpp).
+
+    window = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 unless told; N must be at least 2C
+    window[0] = BOS                                   if the vocabulary adds one; the token it replaces is lost
+    scored    = window[C/2 + 1 : C]                   C - 1 - C/2 tokens: 255 of 512, each with 257 to 511 before it
+    PPL       = exp(mean of -ln p)
+
+The text is the file wiki.test.raw as it is, not the rows joined. llama.cpp prints `+/-` beside the figure, one standard
+error with every token taken as independent, PPL * sqrt(variance / (n - 1)); it is too small, and given here only for
+comparison. Tokenization is that of the loaded model: it is llama.cpp's own where both agree on the vocabulary.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from harness.data.source import Text
+from harness.errors import DataError
+from harness.models.source import LoadedModel
+from harness.results.record import Metric, Unit
+from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.windows import adds_bos, disjoint_windows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HalfWindows:
+    """Disjoint windows, the second half of each scored; see `Segmentation`."""
+
+    @property
+    def task_name(self) -> str:
+        """`perplexity_llama_cpp`."""
+        return "perplexity_llama_cpp"
+
+    @property
+    def headline(self) -> str:
+        """Perplexity per token."""
+        return "perplexity"
+
+    @property
+    def item(self) -> Literal["window"]:
+        """A window."""
+        return "window"
+
+    @property
+    def least_window(self) -> int:
+        """Two tokens of context and one that is scored."""
+        return 3
+
+    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+        """Cut the file into windows, the tail dropped."""
+        content = text.text if text.file is None else text.file
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        first = window // 2 + 1
+        file = replace(text, text=content, sha256=digest)
+        found = disjoint_windows(file, loaded, window, limit, first)
+        if found.num_tokens < 2 * window:
+            raise DataError(
+                f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp demands, got "
+                f"{found.num_tokens} tokens; lower task.window"
+            )
+        bos = adds_bos(loaded)
+        if bos:
+            found.ids[:, 0] = loaded.tokenizer.bos_token_id
+        count = "all" if limit is None else f"first-{limit}"
+        return Segments(
+            segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
+            num_items=len(found.ids),
+            scored_bytes=found.scored_bytes,
+            scored_words=found.scored_words,
+            protocol=(
+                f"llama.cpp|file|n_ctx={window}|scored=second-half|windows={count}"
+                f"|bos={'every-window' if bos else 'none'}"
+            ),
+            facts={
+                "file_sha256": digest,
+                "num_tokens": found.num_tokens,
+                "token_ids_sha256": found.ids_sha256,
+            },
+        )
+
+    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:
+        """Return what llama.cpp prints behind `+/-`."""
+        nll = np.concatenate(items).astype(np.float64)
+        if len(nll) < 2:
+            return ()
+        error = math.exp(nll.mean()) * math.sqrt(nll.var() / (len(nll) - 1))
+        return (
+            Metric(
+                name="perplexity/llama_cpp_error",
+                value=error,
+                unit=Unit.ONE,
+                n=len(nll),
+                n_of="token",
+                higher_is_better=None,
+                note="one standard error as llama.cpp prints it, tokens taken as independent: too small",
+            ),
+        )

@@ -1,0 +1,78 @@
+r"""The protocol of the GPTQ and AWQ papers: disjoint windows of the rows joined by a blank line.
+
+    nll = sum of -ln p(x_t | x_1 .. x_{t-1})     for t = 2..L of every window: its first token is not scored
+    PPL = exp(nll / (n * (L - 1)))
+
+Frantar et al., "GPTQ" (2022), and their published code take the loss in the model's own type, which rounds each window's
+bf16 loss by up to 0.8 %; here it is float32.
+
+The context of a window's first w tokens does not depend on L, so the same pass has the figures of shorter windows in it:
+those of the first w tokens of every window. They are over a share w / L of the text, and not what a run with windows of
+w gives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.data.source import Text
+from harness.models.source import LoadedModel
+from harness.results.record import Metric
+from harness.tasks.perplexity_metrics import mean_over, perplexity_figure
+from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.windows import adds_bos, disjoint_windows
+
+USUAL_WINDOWS = (512, 1024, 2048, 4096)
+"""Windows that published figures use [token]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DisjointWindows:
+    """Disjoint windows, all tokens but the first of each scored; see `Segmentation`."""
+
+    @property
+    def task_name(self) -> str:
+        """`perplexity`."""
+        return "perplexity"
+
+    @property
+    def headline(self) -> str:
+        """Perplexity per token."""
+        return "perplexity"
+
+    @property
+    def item(self) -> Literal["window"]:
+        """A window."""
+        return "window"
+
+    @property
+    def least_window(self) -> int:
+        """One token and the one before it."""
+        return 2
+
+    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+        """Cut the text into windows, the tail dropped."""
+        found = disjoint_windows(text, loaded, window, limit)
+        count = "all" if limit is None else f"first-{limit}"
+        bos = "first-window" if adds_bos(loaded) else "none"
+        return Segments(
+            segments=tuple(Segment(ids, 1, index) for index, ids in enumerate(found.ids)),
+            num_items=len(found.ids),
+            scored_bytes=found.scored_bytes,
+            scored_words=found.scored_words,
+            protocol=rf"join=\n\n|L={window}|stride=L|windows={count}|bos={bos}",
+            facts={"num_tokens": found.num_tokens, "token_ids_sha256": found.ids_sha256},
+        )
+
+    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:
+        """Return the perplexity of the first tokens of every window."""
+        window = len(items[0]) + 1
+        return tuple(
+            perplexity_figure(
+                mean_over([nll[: size - 1] for nll in items], self.item),
+                name=f"perplexity/first_{size}",
+                note=f"of the first {size} tokens of every window of {window}, not of the text in windows of {size}",
+            )
+            for size in USUAL_WINDOWS
+            if size < window
+        )
