@@ -4,10 +4,7 @@ Nothing of `harness` but the file of the model is used on the other side: weight
 numpy, and the loop scores one token at a time in float64.
 """
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,17 +121,3 @@ def test_perplexity_equals_a_plain_loop(name: str, folder: Path, ids: torch.Tens
     ours = config.build(resolved["task"], "task").run(loaded).metrics[0].value
     loaded.restore()
     assert ours == pytest.approx(plain_perplexity(plain_model(folder, name), ids), rel=1e-4)
-
-
-def test_mmlu_equals_lm_eval_on_100_questions_and_is_not_slower(hub_root: Path) -> None:
-    finished = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/bench_mmlu.py"), "--dtype", "float32"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(finished.stdout)
-    assert found["questions"] == 100
-    assert found["same_predictions"] == 100
-    assert found["largest_log_prob_difference"] < 1e-3
-    assert found["speedup"] > 1
