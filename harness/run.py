@@ -146,6 +146,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     if isinstance(spec.task, ModelFreeTask):
         result = spec.task.run_on(spec.device)
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
+    spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     loaded = cache.load(spec.model, spec.device)
     try:
         how = products.choose(loaded, provenance.cpu_flags())

@@ -23,6 +23,8 @@ SMALL = {
     "shots": 1,
     "shapes": "[[3,32],[2,48]]",
     "draws": 2,
+    "tasks": "[choices,pages]",
+    "include_path": Path(__file__).parent / "lm_eval_tasks",
 }
 """Limits that make a task quick, by the name of the key."""
 
@@ -62,7 +64,9 @@ def small(composed: Compose, name: str) -> AnyTask:
 
 
 def test_there_are_tasks() -> None:
-    assert {"perplexity", "mmlu", "mmlu_generate", "matmul"} <= set(NAMES)
+    assert {"perplexity", "mmlu", "mmlu_generate", "matmul", "divergence", "noise_floor"} <= set(
+        NAMES
+    )
 
 
 @each_task
@@ -144,5 +148,5 @@ def test_protocol_says_what_was_limited(
     composed: Compose, results: Callable[[AnyTask], TaskResult], name: str
 ) -> None:
     protocol = results(small(composed, name)).info.protocol
-    limits = ("6-by-seed-42", "windows=first-12", "draws=2-by-seed-42")
+    limits = ("6-by-seed-42", "windows=first-12", "draws=2-by-seed-42", "documents=first-6")
     assert any(limit in protocol for limit in limits)
