@@ -1,0 +1,279 @@
+"""Noise floor: the float model against itself under changes that should not matter (an A/A comparison).
+
+- `batch`: two windows at a time instead of one. Matrix products of another shape sum in another order.
+- `attention`: the plain ("eager") attention kernel instead of the fused one, or the other way round.
+- `dtype`: the same weights in float32, which is what the arithmetic of a 16-bit model costs. A float32 model is rounded to
+  bfloat16 instead, weights and arithmetic: what it costs to run the same model in 16 bits.
+
+Each is measured as `divergence` measures a recipe, with the model as it is in the baseline's place. A difference between
+recipes that is not above these figures says nothing about the recipes. A variant that cannot run on a model is left out
+with a warning that says why.
+
+The float model is never written to: kernels are changed back, and parameters of another type are put in the place of the
+model's own, which come back, the very objects. Peak memory is that of `divergence` and, during `dtype`, a second copy of
+the parameters in the other type; the plain kernel holds all scores of a layer, heads x window^2, a few times over.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.source import DataSource
+from harness.errors import ConfigError, ModelError
+from harness.models.head import Scorer, scorer
+from harness.models.source import LoadedModel
+from harness.results.record import Metric, SampleScore, TaskInfo
+from harness.tasks.base import TaskResult
+from harness.tasks.divergence import (
+    Become,
+    Side,
+    attention_kernel,
+    baseline,
+    check_sizes,
+    run_windows,
+    side,
+    side_by_side,
+    text_facts,
+    window_facts,
+    window_protocol,
+    window_scores,
+)
+from harness.tasks.divergence_statistics import TokenPairs, divergence_metrics
+from harness.tasks.windows import Windows, disjoint_windows
+
+SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
+"""The statistics that are given for each variant."""
+BATCH = 2
+CANNOT_RUN = (ImportError, RuntimeError, ValueError)
+"""What torch and transformers raise for a kernel or type that a model or machine does not have."""
+
+
+class Variant(NamedTuple):
+    """A change that should not matter."""
+
+    name: str
+    change: str
+    """What is different, in a word."""
+    side: Callable[[Scorer], Side]
+    """The model with the change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseFloor:
+    """Distance of the float model to itself; see the module docstring."""
+
+    data: DataSource
+    window: int = 2048
+    """Tokens a window."""
+    limit_windows: int | None = None
+    """Compare on the first so many windows; None is all."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that score nothing."""
+        check_sizes(self.window, self.limit_windows)
+
+    @property
+    def name(self) -> str:
+        """`noise_floor`."""
+        return "noise_floor"
+
+    @property
+    def version(self) -> int:
+        """First version."""
+        return 1
+
+    @property
+    def headline(self) -> str:
+        """Mean KL divergence that the type of the arithmetic makes; batches often make none."""
+        return "dtype/kl_mean"
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """None: nothing is drawn."""
+        return {}
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return what identifies the text."""
+        return text_facts(self.data.text())
+
+    def run(self, loaded: LoadedModel) -> TaskResult:
+        """Compare every variant with the model as it is.
+
+        Raises:
+            ConfigError: The model is quantized.
+            ModelError: No variant can run.
+        """
+        if changed := len(loaded.swaps) + len(loaded.hooks):
+            raise ConfigError(
+                f"quant must be none for {self.name}, which compares the float model with itself, got a recipe "
+                f"that changed {changed} weights or inputs; leave quant out"
+            )
+        text = self.data.text()
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
+        variants = tuple(_variants(loaded, windows))
+        found, warnings = _measure(loaded, windows, variants)
+        changes = "|".join(f"{variant.name}={variant.change}" for variant in variants)
+        return TaskResult(
+            info=TaskInfo(
+                name=self.name,
+                version=self.version,
+                protocol=f"{window_protocol(text, self.window, self.limit_windows, loaded)}|{changes}",
+                data=window_facts(text, windows),
+            ),
+            metrics=tuple(
+                m for v in variants if v.name in found for m in _metrics(v, found[v.name])
+            ),
+            samples=_samples(text.name, found),
+            warnings=(*text.warnings, *warnings),
+        )
+
+
+def _measure(
+    loaded: LoadedModel, windows: Windows, variants: tuple[Variant, ...]
+) -> tuple[dict[str, TokenPairs], list[str]]:
+    """Return the statistics of each variant that can run, and why the others cannot."""
+    found: dict[str, TokenPairs] = {}
+    warnings = []
+    for variant in variants:
+        # A scorer each: it holds a float32 copy of the head it was used with.
+        with scorer(loaded) as halves:
+            title = f"noise floor, {variant.name}"
+            base = baseline(halves, windows)
+            try:
+                changed = variant.side(halves)
+                found[variant.name] = side_by_side(halves, windows, changed, base, title)
+            except CANNOT_RUN as reason:
+                warnings.append(
+                    f"{variant.name}={variant.change} was not measured, because this model or machine cannot "
+                    f"run it: {type(reason).__name__}: {reason}"
+                )
+    if not found:
+        raise ModelError(
+            f"some variant must run to know the noise floor, got none: {'; '.join(warnings)}"
+        )
+    return found, warnings
+
+
+def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
+    def paired(halves: Scorer) -> Side:
+        return side(halves, run_in_pairs(halves, windows.ids))
+
+    kernel = "sdpa" if attention_kernel(loaded) == "eager" else "eager"
+
+    def other_kernel(halves: Scorer) -> Side:
+        become = partial(attention, loaded, kernel)
+        return side(halves, run_windows(halves, windows.ids, become))
+
+    dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
+
+    def other_dtype(halves: Scorer) -> Side:
+        become = cast(loaded, dtype)
+        return side(halves, run_windows(halves, windows.ids, become), become)
+
+    yield Variant("batch", str(BATCH), paired)
+    yield Variant("attention", kernel, other_kernel)
+    yield Variant("dtype", str(dtype).removeprefix("torch."), other_dtype)
+
+
+def run_in_pairs(halves: Scorer, ids_NL: Tensor) -> Iterator[Tensor]:
+    """Yield the hidden states `[L, H]` of each window, run beside the next one; the last of an odd number beside the first."""
+    count = len(ids_NL)
+    for start in range(0, count, BATCH):
+        states_BLH = halves.hidden(ids_NL[[start, (start + 1) % count]])
+        yield from states_BLH[: count - start]
+
+
+@contextmanager
+def attention(loaded: LoadedModel, kernel: str) -> Iterator[None]:
+    """Let the model run with another attention kernel inside the block.
+
+    Raises:
+        ValueError: The model cannot run with it.
+        ImportError: It needs a library that is not installed.
+    """
+    module, config = loaded.module, loaded.module.config
+    parts = {key: getattr(config, key) for key in config.sub_configs}
+    before = {
+        name: part._attn_implementation  # noqa: SLF001 - no public name for it
+        for name, part in {"": config, **parts}.items()
+        if part is not None
+    }
+    try:
+        module.set_attn_implementation(kernel)
+        if attention_kernel(loaded) != kernel:  # transformers only logs that it changed nothing
+            raise ValueError(
+                f"{type(module).__name__} has one attention kernel, {attention_kernel(loaded)}"
+            )
+        yield
+    finally:
+        module.set_attn_implementation(before)
+
+
+def cast(loaded: LoadedModel, dtype: torch.dtype) -> Become:
+    """Return what lets the model have its parameters in another type inside a block.
+
+    Those that the model keeps in a type of their own, and buffers such as rotary frequencies, stay as they are.
+    """
+    places = [
+        (owner, name, parameter)
+        for owner in loaded.module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if parameter.dtype is loaded.dtype
+    ]
+    # By identity, so that tied parameters stay tied.
+    others = {
+        id(parameter): nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+        for _, _, parameter in places
+    }
+
+    @contextmanager
+    def become() -> Iterator[None]:
+        for owner, name, parameter in places:
+            setattr(owner, name, others[id(parameter)])
+        try:
+            yield
+        finally:
+            for owner, name, parameter in places:
+                setattr(owner, name, parameter)
+
+    return become
+
+
+def _metrics(variant: Variant, pairs: TokenPairs) -> list[Metric]:
+    by_name = {metric.name: metric for metric in divergence_metrics(pairs)}
+    change = f"{variant.name} {variant.change}"
+    return [
+        by_name[name].model_copy(
+            update={
+                "name": f"{variant.name}/{name}",
+                "note": "; ".join(filter(None, (change, by_name[name].note))),
+            }
+        )
+        for name in SHOWN
+    ]
+
+
+def _samples(text_name: str, found: dict[str, TokenPairs]) -> tuple[SampleScore, ...]:
+    """Return one item a window: the baseline's NLL, and the sums of every variant."""
+    scores = {name: window_scores(pairs) for name, pairs in found.items()}
+    nll_NT = next(iter(found.values())).nll_baseline
+    return tuple(
+        SampleScore(
+            id=f"{text_name}/window/{index}",
+            cluster=str(index),
+            scores={"num_tokens": len(nll_T), "nll_baseline": float(nll_T.sum())}
+            | {
+                f"{name}/{score}": value
+                for name, rows in scores.items()
+                for score, value in rows[index].items()
+                if score != "nll_baseline"
+            },
+            token_nll=tuple(nll_T.tolist()),
+        )
+        for index, nll_T in enumerate(nll_NT)
+    )
