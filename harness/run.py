@@ -84,12 +84,17 @@ class Outcome:
         """Return the headline with interval and n, and whether it was measured now."""
         value = "no value"
         if (metric := self.headline) is not None and metric.value is not None:
-            value = f"{metric.name} {metric.value:.4f}"
+            value = f"{metric.name} {_spell(metric.value)}"
             if metric.ci95 is not None:
-                value += f" [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
+                value += f" [{', '.join(map(_spell, metric.ci95))}]"
             value += f", n = {metric.n} {metric.n_of}s"
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
         return f"{value}; {how}"
+
+
+def _spell(value: float) -> str:
+    """Return a value with four decimals, or three digits if it is small."""
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -229,5 +234,5 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         label=f"{spec.recipe.name} {spec.task.name}",
         skipped=skipped,
         path=stored.path,
-        headline=stored.record.metric(spec.task.headline),
+        headline=next(iter(stored.record.metrics), None),
     )

@@ -25,6 +25,12 @@ def wilson(correct: int, total: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
+def mcnemar(one_way: int, other_way: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947) of flips each way, by `scipy.stats.binomtest`."""
+    flips = one_way + other_way
+    return float(stats.binomtest(one_way, flips).pvalue) if flips else 1.0
+
+
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return Student's t interval of a mean over independent units, or None for fewer than 10."""
     if len(values) < MIN_CLUSTERS:

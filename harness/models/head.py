@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from harness.errors import ModelError
 from harness.models.patch import patched
@@ -34,7 +33,7 @@ class Scorer:
     def __init__(self, loaded: LoadedModel, head: nn.Linear) -> None:
         self.loaded = loaded
         self._head = head
-        self._output: type[Any] = BaseModelOutputWithPast
+        self._output: type[Any] | None = None
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
 
     def hidden(self, ids_BS: Tensor, **options: Any) -> Tensor:
@@ -50,6 +49,9 @@ class Scorer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the float32 logits `[..., V]` of hidden states `[..., H]`."""
+        if self._output is None:  # what a body hands to its head is the model's own choice
+            self.hidden(torch.zeros(1, 1, dtype=torch.long))
+        assert self._output is not None  # noqa: S101 - hidden has set it
         rows_1NH = hidden.reshape(1, -1, hidden.shape[-1])
         given = self._output(last_hidden_state=rows_1NH)
         ids = torch.zeros(rows_1NH.shape[:2], dtype=torch.long, device=hidden.device)

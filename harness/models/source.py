@@ -101,7 +101,9 @@ class LoadedModel:
         """
         # What is in place now comes back, not what was put there: if something else took its place, the audit must see it.
         in_place = [getattr(swap.owner, swap.attribute) for swap in self.swaps]
-        for swap in reversed(self.swaps):  # of a weight that was swapped twice the first is the float one
+        for swap in reversed(
+            self.swaps
+        ):  # of a weight that was swapped twice the first is the float one
             setattr(swap.owner, swap.attribute, swap.original)
         self.is_float = True
         try:

@@ -21,6 +21,7 @@ class TaskResult:
 
     info: TaskInfo
     metrics: tuple[Metric, ...]
+    """The first is the headline: what one line has room for."""
     samples: tuple[SampleScore, ...]
     warnings: tuple[str, ...] = ()
 
@@ -35,10 +36,6 @@ class Measurement(Protocol):
     @property
     def version(self) -> int:
         """Raised by every change that moves a number."""
-
-    @property
-    def headline(self) -> str:
-        """Name of the metric that one line has room for."""
 
     @property
     def seeds(self) -> Mapping[str, int]:

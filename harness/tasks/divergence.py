@@ -86,11 +86,6 @@ class Divergence:
         return 1
 
     @property
-    def headline(self) -> str:
-        """Mean KL divergence a token."""
-        return "kl_mean"
-
-    @property
     def seeds(self) -> dict[str, int]:
         """The seed of the draw of questions, if there are any."""
         return {"task.questions.seed": self.questions.seed} if self.questions else {}

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
 from harness import stats
 from harness.data.source import CHOICES
@@ -105,7 +104,7 @@ def _mcnemar(to_wrong: int, to_right: int, n: int) -> Metric:
     flips = to_wrong + to_right
     return Metric(
         name="flips_p",
-        value=float(binomtest(to_wrong, flips).pvalue) if flips else 1.0,
+        value=stats.mcnemar(to_wrong, to_right),
         unit=Unit.ONE,
         n=n,
         n_of="question",

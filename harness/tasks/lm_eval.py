@@ -102,11 +102,6 @@ class LMEval:
         return 1
 
     @property
-    def headline(self) -> str:
-        """Accuracy on the first task. Which metrics a task has is not known before it is loaded."""
-        return f"{self.tasks[0]}/acc"
-
-    @property
     def seeds(self) -> dict[str, int]:
         """The seed of all that is drawn."""
         return {"task.seed": self.seed}

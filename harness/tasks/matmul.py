@@ -83,11 +83,6 @@ class MatmulError:
         return 1
 
     @property
-    def headline(self) -> str:
-        """Relative error of the first format in the first case, both operands rounded."""
-        return f"rel_error/both/{self.cases()[0].name}/{next(iter(self.formats))}"
-
-    @property
     def seeds(self) -> dict[str, int]:
         """The seed of all draws."""
         return {"task.seed": self.seed}

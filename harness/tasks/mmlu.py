@@ -83,11 +83,6 @@ class MMLU:
         return 1
 
     @property
-    def headline(self) -> str:
-        """Accuracy over all questions."""
-        return "accuracy"
-
-    @property
     def seeds(self) -> dict[str, int]:
         """The seed of the draw."""
         return {"task.seed": self.seed}

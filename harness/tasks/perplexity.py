@@ -79,11 +79,6 @@ class Perplexity:
         return 1
 
     @property
-    def headline(self) -> str:
-        """The protocol's first figure."""
-        return self.segmentation.headline
-
-    @property
     def seeds(self) -> dict[str, int]:
         """None: nothing is drawn."""
         return {}
@@ -101,7 +96,7 @@ class Perplexity:
         budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
         items = self._score(loaded, cut, budget)
         metrics = text_figures(mean_over(items, self.segmentation.item), cut)
-        metrics.sort(key=lambda metric: metric.name != self.headline)
+        metrics.sort(key=lambda metric: metric.name != self.segmentation.headline)
         return TaskResult(
             info=self._info(text, cut, budget),
             metrics=(*metrics, *self.segmentation.further(items)),

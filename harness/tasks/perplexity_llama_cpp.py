@@ -22,6 +22,7 @@ from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, Unit
+from harness.tasks.perplexity_metrics import TOO_LARGE, exp
 from harness.tasks.segments import Nll, Segment, Segments
 from harness.tasks.windows import adds_bos, disjoint_windows
 
@@ -87,15 +88,16 @@ class HalfWindows:
         nll = np.concatenate(items).astype(np.float64)
         if len(nll) < 2:
             return ()
-        error = math.exp(nll.mean()) * math.sqrt(nll.var() / (len(nll) - 1))
+        error = exp(float(nll.mean())) * math.sqrt(nll.var() / (len(nll) - 1))
+        how = "one standard error as llama.cpp prints it, tokens taken as independent: too small"
         return (
             Metric(
                 name="perplexity/llama_cpp_error",
-                value=error,
+                value=error if math.isfinite(error) else None,
                 unit=Unit.ONE,
                 n=len(nll),
                 n_of="token",
                 higher_is_better=None,
-                note="one standard error as llama.cpp prints it, tokens taken as independent: too small",
+                note=how if math.isfinite(error) else TOO_LARGE,
             ),
         )

@@ -13,12 +13,16 @@ For items of equal length these are the items' means. How many tokens a word or 
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from harness import stats
 from harness.results.record import Metric, Unit
 from harness.tasks.segments import Nll, Segments
+
+LARGEST = math.log(sys.float_info.max)
+TOO_LARGE = "no value: too large for a float; the recipe destroys this model"
 
 
 class Mean(NamedTuple):
@@ -50,24 +54,36 @@ def total(nll: Nll) -> float:
     return float(nll.sum(dtype="float64"))
 
 
+def exp(nll: float) -> float:
+    """Return the exponential, infinite where it is too large for a float."""
+    return math.exp(nll) if nll < LARGEST else math.inf
+
+
 def figure(
     mean: Mean, finish: Callable[[float], float], note: str | None = None, **fields: Any
 ) -> Metric:
     """Return the metric that `finish` makes of a mean and of the ends of its interval; `fields` are its other fields."""
-    found = mean.interval
-    few = f"no interval from fewer than {stats.MIN_CLUSTERS} {mean.item}s"
+    value, found = finish(mean.value), mean.interval
+    ends = found and (finish(found.low), finish(found.high))
+    missing = None
+    if math.isinf(value):
+        missing = TOO_LARGE
+    elif ends is None:
+        missing = f"no interval from fewer than {stats.MIN_CLUSTERS} {mean.item}s"
+    elif math.isinf(ends[1]):
+        missing = "no interval: its end is too large for a float"
     return Metric(
-        value=finish(mean.value),
-        ci95=found and (finish(found.low), finish(found.high)),
+        value=None if math.isinf(value) else value,
+        ci95=None if missing else ends,
         higher_is_better=False,
-        note="; ".join(filter(None, (note, None if found else few))) or None,
+        note="; ".join(filter(None, (note, missing))) or None,
         **fields,
     )
 
 
 def perplexity_figure(mean: Mean, name: str = "perplexity", note: str | None = None) -> Metric:
     """Return the perplexity a token."""
-    return figure(mean, math.exp, note, name=name, unit=Unit.ONE, n=mean.num_tokens, n_of="token")
+    return figure(mean, exp, note, name=name, unit=Unit.ONE, n=mean.num_tokens, n_of="token")
 
 
 def text_figures(mean: Mean, cut: Segments) -> list[Metric]:
@@ -81,14 +97,16 @@ def text_figures(mean: Mean, cut: Segments) -> list[Metric]:
     return [
         perplexity_figure(mean),
         figure(mean, float, name="nll", **token),
-        figure(mean, lambda nll: math.exp(nll * per_word), name="word_perplexity", **word),
-        figure(mean, lambda nll: math.exp(nll * per_byte), name="byte_perplexity", **byte),
+        figure(mean, lambda nll: exp(nll * per_word), name="word_perplexity", **word),
+        figure(mean, lambda nll: exp(nll * per_byte), name="byte_perplexity", **byte),
         figure(mean, lambda nll: nll * per_byte / math.log(2), name="bits_per_byte", **bits),
     ]
 
 
 def running_perplexity(sums: Sequence[float], counts: Sequence[int]) -> str:
     """Return the perplexity so far with half the width of its interval, for a progress bar."""
-    metric = perplexity_figure(mean_nll(sums, counts, "segment"))
-    spread = "" if metric.ci95 is None else f" ± {(metric.ci95[1] - metric.ci95[0]) / 2:.2g}"
-    return f"perplexity {metric.value:.2f}{spread}"
+    mean = mean_nll(sums, counts, "segment")
+    shown = f"perplexity {exp(mean.value):.2f}"
+    if mean.interval is None:
+        return shown
+    return f"{shown} ± {(exp(mean.interval.high) - exp(mean.interval.low)) / 2:.2g}"

@@ -73,10 +73,6 @@ class Wrapped:
         return self.task.name
 
     @property
-    def headline(self) -> str:
-        return self.task.headline
-
-    @property
     def seeds(self) -> Mapping[str, int]:
         return self.task.seeds
 
@@ -140,7 +136,7 @@ def test_run_files_a_whole_record_and_its_samples(
     assert (record.quant.name, record.quant.kind) == ("int8_row", "fake-quant")
     assert record.task is not None
     assert record.task.data.items() >= spec.task.data_facts().items()
-    assert outcome.headline == record.metric(spec.task.headline)
+    assert outcome.headline == record.metrics[0]
     assert outcome.headline is not None
     frame = read_samples(stored)
     assert len(frame) == (12 if spec.task.name == "perplexity" else 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from harness.stats import macro_interval, mean_interval, wilson
+from harness.stats import macro_interval, mcnemar, mean_interval, wilson
 
 Z = 1.959963984540054
 """The normal quantile of 0.975."""
@@ -65,3 +65,16 @@ def test_macro_interval_weighs_groups_alike() -> None:
 
 def test_single_item_in_a_group_carries_no_interval() -> None:
     assert macro_interval([[0, 1, 1], [1]]) is None
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (5, 0), (12, 30), (30, 12), (7, 7)])
+def test_mcnemar_is_a_fair_coin_s_two_tails(one: int, other: int) -> None:
+    n, fewer = one + other, min(one, other)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    assert mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_mcnemar_equals_statsmodels() -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    expected = tables.mcnemar([[50, 12], [30, 8]], exact=True).pvalue
+    assert mcnemar(12, 30) == pytest.approx(expected)

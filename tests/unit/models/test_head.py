@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
@@ -173,6 +175,19 @@ def test_head_weight_that_is_in_place_is_the_one_used() -> None:
         with model.in_float():
             assert halves.logits(hidden).ne(0).any()
         assert halves.logits(hidden).eq(0).all()
+
+
+@torch.inference_mode()
+def test_logits_of_states_from_elsewhere_need_nothing_else() -> None:
+    # This architecture's head reads more of what its body hands over than the hidden states.
+    config = MixtralConfig(**SIZES, num_local_experts=2, num_key_value_heads=1)
+    module = seeded(lambda: MixtralForCausalLM(config)).float()
+    with scorer(loaded(module)) as halves:
+        hidden = halves.hidden(IDS)
+        expected = halves.logits(hidden)
+    with scorer(loaded(module)) as halves:
+        assert torch.equal(halves.logits(hidden), expected)
+    torch.testing.assert_close(expected, module(IDS).logits)
 
 
 def test_head_that_is_not_linear_is_refused() -> None:

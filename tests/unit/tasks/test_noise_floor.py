@@ -28,7 +28,7 @@ from harness.tasks.noise_floor import NoiseFloor, Variant, attention, cast, run_
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
 VOCAB = 261
-VARIANTS = ("batch", "attention", "dtype")
+VARIANTS = ("dtype", "attention", "batch")
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
