@@ -65,9 +65,11 @@ class Scorer:
 
         The logits exist a chunk of positions at a time.
         """
-        pairs = zip(self.chunks(hidden_NH), self.chunks(targets_N), strict=True)
-        parts = [F.cross_entropy(self.logits(h), y, reduction="none") for h, y in pairs]
-        return torch.cat(parts)
+        # Made before the logits: small results that are kept between two chunks keep the heap from reusing their room.
+        nll_N = torch.empty(len(targets_N), device=hidden_NH.device)
+        for part, h, y in zip(*map(self.chunks, (nll_N, hidden_NH, targets_N)), strict=True):
+            part.copy_(F.cross_entropy(self.logits(h), y, reduction="none"))
+        return nll_N
 
     def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows in chunks of so many positions that their logits may be held."""

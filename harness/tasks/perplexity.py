@@ -23,7 +23,7 @@ from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
-from harness.tasks.base import TaskResult
+from harness.tasks.base import BATCH_TOKENS, TaskResult
 from harness.tasks.perplexity_metrics import (
     mean_over,
     running_perplexity,
@@ -32,9 +32,6 @@ from harness.tasks.perplexity_metrics import (
 )
 from harness.tasks.perplexity_windows import DisjointWindows
 from harness.tasks.segments import Nll, Segmentation, Segments, batches, score
-
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens that a batch may have, padding included, by type of device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

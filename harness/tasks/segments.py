@@ -4,8 +4,9 @@ A segment is a sequence of token ids of which the last ones are scored, each giv
 segment. A protocol (`Segmentation`) only says how a text is cut into segments and which figures its tool gives.
 
 The pass takes segments of similar length together, as many as a budget of tokens allows. Shorter ones are padded on the
-right: attention is causal, so what is scored never sees the padding. The body runs once over a batch, and the head over
-the scored positions alone, a chunk at a time (`harness.models.head`): full logits never exist.
+right: attention is causal, so what is scored never sees the padding. Only a recipe whose inputs share a scale between
+tokens (the run warns of it) makes a token depend on the others of its batch. The body runs once over a batch, and the
+head over the scored positions alone, a chunk at a time (`harness.models.head`): full logits never exist.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -42,22 +42,22 @@ def disjoint_windows(
         DataError: A window is longer than the model was made for, or the text has too few tokens.
     """
     check_length(length, loaded)
-    key = ("token ids", text.sha256)
-    ids, offsets, digest = loaded.once(key, lambda: _encode(text, loaded))
-    available = len(ids) // length
+    text_ids = loaded.once(("token ids", text.sha256), lambda: _encode(text, loaded))
+    available = len(text_ids.ids) // length
     count = available if limit is None else limit
     if not 1 <= count <= available:
         raise DataError(
             f"the text {text.name} must hold {max(count, 1)} windows of {length} tokens, got "
-            f"{len(ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
+            f"{len(text_ids.ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
         )
-    starts = range(0, count * length, length)
     # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
-    pieces = [text.text[offsets[i + first - 1][1] : offsets[i + length - 1][1]] for i in starts]
+    ends = text_ids.ends[: count * length].reshape(count, length)
+    pieces = [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
     return Windows(
-        ids=torch.tensor(ids[: count * length]).view(count, -1),
-        num_tokens=len(ids),
-        ids_sha256=digest,
+        # A copy: who cuts again gets the text as it was.
+        ids=text_ids.ids[: count * length].view(count, length).clone(),
+        num_tokens=len(text_ids.ids),
+        ids_sha256=text_ids.sha256,
         scored_bytes=sum(len(piece.encode()) for piece in pieces),
         scored_words=sum(len(piece.split()) for piece in pieces),
     )
@@ -81,8 +81,18 @@ def adds_bos(loaded: LoadedModel) -> bool:
     return bool(loaded.tokenizer("a")["input_ids"][0] == loaded.tokenizer.bos_token_id)
 
 
-def _encode(text: Text, loaded: LoadedModel) -> tuple[list[int], list[tuple[int, int]], str]:
-    """Return ids, character offsets and the hash of the ids."""
+class _Encoded(NamedTuple):
+    """A tokenized text in arrays: as lists of Python numbers it would take a hundred megabytes."""
+
+    ids: torch.Tensor
+    """int64 `[N]`."""
+    ends: torch.Tensor
+    """int64 `[N]`, where in the text each token ends [character]."""
+    sha256: str
+
+
+def _encode(text: Text, loaded: LoadedModel) -> _Encoded:
     encoded = loaded.tokenizer(text.text, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoded["input_ids"]
-    return ids, encoded["offset_mapping"], hash_token_ids([ids])
+    ends = [end for _, end in encoded["offset_mapping"]]
+    return _Encoded(torch.tensor(ids), torch.tensor(ends), hash_token_ids([ids]))

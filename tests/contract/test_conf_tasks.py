@@ -19,6 +19,7 @@ NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
 SMALL = {
     "window": 64,
     "limit_windows": 12,
+    "limit_documents": 6,
     "limit": 6,
     "shots": 1,
     "shapes": "[[3,32],[2,48]]",

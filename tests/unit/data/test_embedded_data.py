@@ -79,6 +79,12 @@ def test_text_is_long_and_its_hash_right(embedded: EmbeddedData) -> None:
     assert text.warnings == ()
 
 
+def test_documents_are_the_explanations(embedded: EmbeddedData) -> None:
+    text = embedded.text()
+    assert len(text.documents) == text.num_rows
+    assert "\n\n".join(text.documents) == text.text
+
+
 def test_hash_of_questions_sees_content_and_order(embedded: EmbeddedData) -> None:
     first, second, *_ = embedded.questions().questions
     hashes = {hash_questions(each) for each in ((first, second), (second, first), (first,), ())}

@@ -1,7 +1,11 @@
 """Perplexity against a plain loop, against closed forms, and against figures counted by hand."""
 
+import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from harness.errors import DataError, InvalidResult
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
+from harness.models import head
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.block_scaled import BlockScaled
@@ -21,11 +26,16 @@ from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Unit
+from harness.tasks import perplexity
 from harness.tasks.base import TaskResult
-from harness.tasks.perplexity import CHUNK, Perplexity
+from harness.tasks.perplexity import BATCH_TOKENS, Perplexity
+from harness.tasks.perplexity_documents import Documents
+from harness.tasks.perplexity_llama_cpp import HalfWindows
 
 CPU = torch.device("cpu")
 VOCAB = 261
+CHUNK = 64
+"""Positions whose logits are held at once, in tests of what happens around it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +46,8 @@ class Fixed:
 
     def text(self) -> Text:
         """Return the text."""
-        return Text(name="fixed", text=self.content, sha256="0", num_rows=1)
+        digest = hashlib.sha256(self.content.encode()).hexdigest()
+        return Text(name="fixed", text=self.content, sha256=digest, num_rows=1)
 
     def questions(self) -> QuestionSet:
         """Return nothing."""
@@ -92,8 +103,9 @@ def test_score_equals_a_plain_loop(
 
 @pytest.mark.parametrize("window", [2, 3, CHUNK, CHUNK + 1, CHUNK + 2, 2 * CHUNK + 1])
 def test_score_equals_a_plain_loop_for_windows_around_a_chunk(
-    tiny: LoadedModel, window: int
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", CHUNK * VOCAB * 4)
     data = prose(3 * window + 1)
     found = values(Perplexity(data=data, window=window).run(tiny))
     assert found["nll"] == pytest.approx(loop(tiny, data.content, window), rel=1e-5)
@@ -133,7 +145,8 @@ def test_windows_do_not_see_each_other(tiny: LoadedModel) -> None:
     data = prose(300)
     whole = Perplexity(data=data, window=100).run(tiny)
     alone = Perplexity(data=Fixed(content=data.content[100:200]), window=100).run(tiny)
-    assert whole.samples[1].token_nll == alone.samples[0].token_nll
+    # float32 products of other shapes round otherwise.
+    assert whole.samples[1].token_nll == pytest.approx(alone.samples[0].token_nll, rel=1e-5)
 
 
 def test_tail_is_dropped(tiny: LoadedModel) -> None:
@@ -148,7 +161,10 @@ def test_tail_is_dropped(tiny: LoadedModel) -> None:
 def test_limit_scores_the_first_windows(tiny: LoadedModel) -> None:
     whole = Perplexity(data=prose(500), window=100).run(tiny)
     limited = Perplexity(data=prose(500), window=100, limit_windows=2).run(tiny)
-    assert limited.samples == whole.samples[:2]
+    assert len(limited.samples) == 2
+    for ours, theirs in zip(limited.samples, whole.samples, strict=False):
+        assert ours.id == theirs.id
+        assert ours.token_nll == pytest.approx(theirs.token_nll, rel=1e-5)
     assert "windows=first-2" in limited.info.protocol
     assert "windows=all" in whole.info.protocol
 
@@ -265,8 +281,61 @@ def test_bfloat16_model_is_scored_in_float32() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"window": 1}, "window must be >= 2"), ({"limit_windows": 0}, "limit_windows must be >= 1")],
+    [
+        ({"window": 1}, "window must be >= 2"),
+        ({"window": 2, "segmentation": HalfWindows()}, "window must be >= 3"),
+        ({"window": 0, "segmentation": Documents()}, "window must be >= 1"),
+        ({"limit_windows": 0}, "limit_windows must be >= 1"),
+        ({"limit_documents": 0, "segmentation": Documents()}, "limit_documents must be >= 1"),
+        ({"batch_tokens": 0}, "batch_tokens must be >= 1"),
+        (
+            {"limit_documents": 3},
+            "limit_documents must be null for perplexity, which counts windows",
+        ),
+        (
+            {"limit_windows": 3, "segmentation": Documents()},
+            "limit_windows must be null for perplexity_documents, which counts documents",
+        ),
+    ],
 )
-def test_sizes_that_score_nothing_are_refused(changes: dict[str, int], message: str) -> None:
+def test_sizes_that_score_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Perplexity(data=prose(10), **changes)
+
+
+def test_score_equals_the_loss_of_the_model(tiny: LoadedModel) -> None:
+    data = prose(600)
+    ids = torch.tensor(tiny.tokenizer(data.content)["input_ids"]).view(6, 100)
+    with torch.no_grad():
+        losses = [float(tiny.module(row[None], labels=row[None]).loss) for row in ids]
+    found = values(Perplexity(data=data, window=100).run(tiny))["nll"]
+    assert found == pytest.approx(sum(losses) / 6, rel=1e-6)
+
+
+def test_budget_by_device_is_stated(tiny: LoadedModel) -> None:
+    info = Perplexity(data=prose(100), window=50).run(tiny).info
+    assert info.data["batch_tokens"] == BATCH_TOKENS["cpu"]
+
+
+def test_bar_counts_every_window_and_ends_with_the_figure(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, int, str]] = []
+
+    class Bar:
+        def advance(self, items: int, *, tokens: int, score: str) -> None:
+            shown.append((items, tokens, score))
+
+    @contextmanager
+    def bar(description: str, total: int) -> Iterator[Bar]:
+        assert (description, total) == ("perplexity", 12)
+        yield Bar()
+
+    monkeypatch.setattr(perplexity, "bar", bar)
+    result = Perplexity(data=prose(600), window=50, batch_tokens=250).run(tiny)
+    assert [items for items, _, _ in shown] == [5, 5, 2]
+    assert sum(tokens for _, tokens, _ in shown) == 600
+    metric = result.metrics[0]
+    spread = (metric.ci95[1] - metric.ci95[0]) / 2
+    assert shown[-1][2] == f"perplexity {metric.value:.2f} ± {spread:.2g}"
+    assert shown[0][2] == f"perplexity {math.exp(loop(tiny, prose(250).content, 50)):.2f}"
