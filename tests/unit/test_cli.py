@@ -139,7 +139,7 @@ def test_unknown_key_is_answered_with_legal_keys_and_a_suggestion(
 
 def test_unknown_key_that_resembles_nothing_gets_no_suggestion() -> None:
     text = refused("task.qqqqqq=3")
-    assert "Legal keys of task (Perplexity): data, window, limit_windows" in text
+    assert "Legal keys of task (Perplexity): data, segmentation, window" in text
     assert "did you mean" not in text
 
 
