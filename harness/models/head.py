@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from harness.errors import ModelError
 from harness.models.patch import patched
@@ -30,8 +31,9 @@ CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 class Scorer:
     """The two halves of a loaded model; `scorer` makes one."""
 
-    def __init__(self, loaded: LoadedModel, head: nn.Linear) -> None:
+    def __init__(self, loaded: LoadedModel, body: nn.Module, head: nn.Linear) -> None:
         self.loaded = loaded
+        self._body = body
         self._head = head
         self._output: type[Any] | None = None
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
@@ -42,7 +44,7 @@ class Scorer:
         `options` are those of the model's `forward`, such as `position_ids`; nothing is cached unless they say so.
         """
         options.setdefault("use_cache", False)
-        output = self.loaded.module.base_model(ids_BS.to(self.loaded.device), **options)
+        output = self._body(ids_BS.to(self.loaded.device), **options)
         self._output = type(output)
         found: Tensor = output.last_hidden_state
         return found
@@ -55,9 +57,8 @@ class Scorer:
         rows_1NH = hidden.reshape(1, -1, hidden.shape[-1])
         given = self._output(last_hidden_state=rows_1NH)
         ids = torch.zeros(rows_1NH.shape[:2], dtype=torch.long, device=hidden.device)
-        module = self.loaded.module
-        with patched(module.base_model, "forward", lambda *_, **__: given):
-            logits_1NV: Tensor = module(ids, use_cache=False).logits
+        with patched(self._body, "forward", lambda *_, **__: given):
+            logits_1NV: Tensor = self.loaded.module(ids, use_cache=False).logits
         return logits_1NV.view(*hidden.shape[:-1], -1)
 
     def nll(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
@@ -77,6 +78,19 @@ class Scorer:
         # The head has a row for each token; its count stands where the config's may differ.
         return torch.split(rows, max(1, budget // (4 * self._head.out_features)))
 
+    def gap(self) -> float | None:
+        """Return the largest difference of the halves' logits from the whole model's, or None if they are equal.
+
+        Asked of the float model, so that what a recipe destroys is not blamed on the architecture.
+        """
+        ids_BS = torch.arange(1, 6, device=self.loaded.device)[None]
+        with self.loaded.in_float():
+            whole = self.loaded.module(ids_BS, use_cache=False).logits
+            halves = self.logits(self.hidden(ids_BS))
+        if torch.allclose(whole, halves, rtol=1e-4, atol=1e-4, equal_nan=True):
+            return None
+        return float((whole - halves).abs().max())
+
     def project(self, hidden: Tensor) -> Tensor:
         """Return the head's matrix product in float32."""
         weight = self._head.weight
@@ -93,7 +107,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
     """Take a model into its halves for a while, without gradients.
 
     Raises:
-        ModelError: The model has no linear output layer to compute in float32, or no body apart from it.
+        ModelError: The model has no linear output layer to compute in float32, or is more than a body and a head.
     """
     module = loaded.module
     head = output_layer(module)
@@ -102,11 +116,23 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             f"the output layer of the model must be a linear one, got {type(head).__name__}; "
             "scores of this architecture are not defined here"
         )
-    if not hasattr(module, module.base_model_prefix or "-"):
-        raise ModelError(
-            f"the model must be a body with a language-model head, got {type(module).__name__}; "
-            "load it as a causal language model"
-        )
-    halves = Scorer(loaded, head)
+    halves = Scorer(loaded, _body(module), head)
     with patched(head, "forward", halves.project), torch.inference_mode():
+        if gap := loaded.once("gap between the halves and the whole", halves.gap):
+            raise ModelError(
+                f"the model must be a body and a head on its hidden states, got {type(module).__name__}, whose logits "
+                f"differ by {gap} from those of its halves; scores of this architecture are not defined here"
+            )
         yield halves
+
+
+def _body(module: PreTrainedModel) -> nn.Module:
+    """Return the part of a model that makes hidden states; architectures have it in one of three places."""
+    decoder = module.get_decoder()  # type: ignore[no-untyped-call]
+    for place in (decoder, module.base_model, getattr(module, "model", None)):
+        if isinstance(place, nn.Module) and place is not module:
+            return place
+    raise ModelError(
+        f"the model must be a body with a language-model head, got {type(module).__name__}; "
+        "load it as a causal language model"
+    )

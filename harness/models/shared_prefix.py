@@ -30,6 +30,8 @@ from harness.models.attention import Part, attend, join
 from harness.models.head import Scorer
 
 NAME = "harness_shared_prefix"
+KNOWN = ("position_ids", "cache_position", "s_aux")
+"""Tensors that layers hand to attention and that are no news here, or are taken into account."""
 
 
 class Prefix(NamedTuple):
@@ -47,6 +49,8 @@ class Scoring(NamedTuple):
     window: int | None
     """A query sees the last so many positions, its own included."""
     softcap: float | None
+    sinks: Tensor | None
+    """Score of a key without a value, for each head `[H]`: it takes its share of the softmax."""
 
 
 def run_prefix(halves: Scorer, ids: Sequence[int]) -> Prefix:
@@ -120,7 +124,12 @@ class PackedRows:
     def attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
         """Return attention `[H, N, D]` of packed queries `[H, N, D]`, whose own keys and values are `[G, N, D]`."""
         over_row = (self._over_step if self.steps else self._over_row)(layer, q, k, v, how)
-        return join(self._over_prefix(layer, q, how), over_row).to(q.dtype)
+        over_prefix = self._over_prefix(layer, q, how)
+        out = join(over_prefix, over_row)
+        if how.sinks is not None:
+            sums = torch.logaddexp(over_prefix.lse, over_row.lse)
+            out = out * torch.sigmoid(sums - how.sinks.float()[:, None])[..., None]
+        return out.to(q.dtype)
 
     def _over_prefix(self, layer: int, q_HND: Tensor, how: Scoring) -> Part:
         keys, values = self.prefix.layers[layer]
@@ -184,10 +193,15 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention for transformers: `[1, H, N, D]` in, `[1, N, H, D]` out."""
+    if unknown := [
+        name for name, x in options.items() if isinstance(x, Tensor) and name not in KNOWN
+    ]:
+        raise ValueError(f"it takes {', '.join(unknown)}")
     how = Scoring(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=options.get("sliding_window"),
         softcap=options.get("softcap"),
+        sinks=options.get("s_aux"),
     )
     layer: Any = module.layer_idx
     out_HND = _running.get().attention(layer, query[0], key[0], value[0], how)

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from harness.models.head import Scorer
 from harness.models.shared_prefix import PackedRows, run_prefix
@@ -64,34 +63,29 @@ class SharedBatch:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class WholeBatch:
-    """Whole prompts of one length; see `PromptBatch`."""
+    """Whole prompts of one length; see `PromptBatch`.
+
+    Without a cache, since what a model keeps, and how it wants it back, is its own affair: a token more runs all again.
+    """
 
     halves: Scorer
     indices: tuple[int, ...]
     ids: Tensor
     """int64 `[B, S]`."""
-    cache: DynamicCache | None = None
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompts."""
         return self.ids.numel()
 
-    def first(self, *, decoding: bool = False) -> Tensor:
+    def first(self, *, decoding: bool = False) -> Tensor:  # noqa: ARG002 - there is nothing to prepare
         """Run the prompts."""
-        if decoding:
-            self.cache = DynamicCache(config=self.halves.loaded.module.config)
-        return self._last_logits(self.ids)
+        return self.halves.logits(self.halves.hidden(self.ids)[:, -1])
 
     def then(self, tokens_B: Tensor) -> Tensor:
-        """Run one more token of each row."""
-        return self._last_logits(tokens_B[:, None])
-
-    def _last_logits(self, ids_BS: Tensor) -> Tensor:
-        hidden_BSH = self.halves.hidden(
-            ids_BS, past_key_values=self.cache, use_cache=self.cache is not None
-        )
-        return self.halves.logits(hidden_BSH[:, -1])
+        """Run the prompts with one more token each."""
+        self.ids = torch.cat([self.ids, tokens_B[:, None].to(self.ids.device)], dim=1)
+        return self.first()
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:

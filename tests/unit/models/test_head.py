@@ -197,8 +197,25 @@ def test_head_that_is_not_linear_is_refused() -> None:
         scorer(loaded(module)).__enter__()
 
 
-def test_model_without_a_body_of_its_own_is_refused() -> None:
+def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     module = llama()
-    module.base_model_prefix = "elsewhere"
+    monkeypatch.setattr(type(module), "get_decoder", lambda self: self)
+    monkeypatch.setattr(type(module), "base_model", property(lambda self: self))
+    monkeypatch.setattr(head_module, "getattr", lambda *_: None, raising=False)
     with pytest.raises(ModelError, match="must be a body with a language-model head"):
+        scorer(loaded(module)).__enter__()
+
+
+def test_model_that_does_more_than_its_halves_is_refused() -> None:
+    module = llama()
+    forward = module.forward
+
+    def odd(ids: torch.Tensor, **options: object) -> object:
+        found = forward(ids, **options)
+        # Not a function of each hidden state: the ids are looked at again.
+        found.logits = found.logits + ids[..., None] / 10
+        return found
+
+    module.forward = odd
+    with pytest.raises(ModelError, match=r"must be a body and a head.*differ by"):
         scorer(loaded(module)).__enter__()

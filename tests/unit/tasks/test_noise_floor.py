@@ -136,6 +136,8 @@ def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(len(ids))
         return type(body).forward(body, ids, **options)
 
+    with scorer(loaded):  # a model is looked over when it is first scored
+        pass
     monkeypatch.setattr(body, "forward", forward)
     TASK.run(loaded)
     # The baseline once, and two variants one by one; three windows make two pairs.
