@@ -102,6 +102,8 @@ def test_checked_in_results_are_whole_records_without_nan() -> None:
 
     for path in checked_in(RESULTS):
         json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        if path.parent.name == "bench_eval":  # the output of a script
+            continue
         record = read(path)
         if record.samples_file is not None:
             assert path.with_name(record.samples_file).is_file(), path
