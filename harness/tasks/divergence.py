@@ -20,7 +20,7 @@ float32, 0.5 GiB in bfloat16.
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -58,6 +58,9 @@ class Side(NamedTuple):
 class Divergence:
     """Distance of a model to its float self; see the module docstring."""
 
+    name: ClassVar[str] = "divergence"
+    version: ClassVar[int] = 1
+
     data: DataSource
     window: int = 2048
     """Tokens a window."""
@@ -74,16 +77,6 @@ class Divergence:
                 "questions.answer must be the direct rule, whose answers are letters with probabilities, "
                 f"got {type(self.questions.answer).__name__}"
             )
-
-    @property
-    def name(self) -> str:
-        """`divergence`."""
-        return "divergence"
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
 
     @property
     def seeds(self) -> dict[str, int]:

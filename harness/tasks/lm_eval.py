@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.errors import ConfigError, DataError, InvalidResult
 from harness.models.head import scorer
@@ -60,6 +60,9 @@ Loaded = Mapping[str, dict[str, Any]]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LMEval:
     """Some of lm-eval's tasks; see the module docstring."""
+
+    name: ClassVar[str] = "lm_eval"
+    version: ClassVar[int] = 1
 
     tasks: tuple[str, ...]
     """Names of tasks, groups or tags."""
@@ -90,16 +93,6 @@ class LMEval:
             raise ValueError(f"max_length must be >= 2 tokens or null, got {self.max_length}")
         if self.include_path is not None and not Path(self.include_path).is_dir():
             raise ValueError(f"include_path must be a folder or null, got {self.include_path}")
-
-    @property
-    def name(self) -> str:
-        """`lm_eval`."""
-        return "lm_eval"
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
 
     @property
     def seeds(self) -> dict[str, int]:

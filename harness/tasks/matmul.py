@@ -20,7 +20,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ PROBE_SHAPE = (4, 16)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatmulError:
     """Error of rounded products; see the module docstring."""
+
+    name: ClassVar[str] = "matmul"
+    version: ClassVar[int] = 1
 
     formats: Mapping[str, TensorFormat]
     """By the names that metrics have them under."""
@@ -71,16 +74,6 @@ class MatmulError:
             raise ValueError(
                 f"ratios must be of formats that are measured ({', '.join(self.formats)}), got {min(unknown)}"
             )
-
-    @property
-    def name(self) -> str:
-        """`matmul`."""
-        return "matmul"
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
 
     @property
     def seeds(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ prompts; how an answer is taken from the model is the part that can be swapped: 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from harness.data.source import DataSource, Question, hash_questions
 from harness.errors import ConfigError
@@ -48,6 +48,8 @@ class AnswerRule(Protocol):
 class MMLU:
     """MMLU with a rule that takes the answers; see the module docstring."""
 
+    version: ClassVar[int] = 1
+
     data: DataSource
     answer: AnswerRule
     shots: int | None = None
@@ -76,11 +78,6 @@ class MMLU:
     def name(self) -> str:
         """`mmlu` or `mmlu_generate`."""
         return self.answer.task_name
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
 
     @property
     def seeds(self) -> dict[str, int]:

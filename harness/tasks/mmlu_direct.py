@@ -8,6 +8,7 @@ answers is the prediction, as in lm-eval; `accuracy_split_ties` gives each of th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.data.source import CHOICES
 from harness.errors import InvalidResult
@@ -22,15 +23,8 @@ from harness.tasks.prefix import PromptBatch
 class Direct:
     """The likeliest letter; see `AnswerRule`."""
 
-    @property
-    def task_name(self) -> str:
-        """`mmlu`."""
-        return "mmlu"
-
-    @property
-    def protocol(self) -> str:
-        """What is scored."""
-        return "answer=log-prob-of-letter-fp32"
+    task_name: ClassVar[str] = "mmlu"
+    protocol: ClassVar[str] = "answer=log-prob-of-letter-fp32"
 
     def score(
         self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]

@@ -12,6 +12,7 @@ the first line break after any other character, as in lm-eval's `mmlu_generative
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,10 +32,7 @@ STRICT = re.compile(r"^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])")
 class Generate:
     """The letter that greedy decoding writes; see `AnswerRule`."""
 
-    @property
-    def task_name(self) -> str:
-        """`mmlu_generate`."""
-        return "mmlu_generate"
+    task_name: ClassVar[str] = "mmlu_generate"
 
     @property
     def protocol(self) -> str:

@@ -14,11 +14,11 @@ model's own, which come back, the very objects. Peak memory is that of `divergen
 the parameters in the other type; the plain kernel holds all scores of a layer, heads x window^2, a few times over.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,10 @@ class Variant(NamedTuple):
 class NoiseFloor:
     """Distance of the float model to itself; see the module docstring."""
 
+    name: ClassVar[str] = "noise_floor"
+    version: ClassVar[int] = 1
+    seeds: ClassVar[Mapping[str, int]] = {}
+
     data: DataSource
     window: int = 2048
     """Tokens a window."""
@@ -76,21 +80,6 @@ class NoiseFloor:
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing."""
         check_sizes(self.window, self.limit_windows)
-
-    @property
-    def name(self) -> str:
-        """`noise_floor`."""
-        return "noise_floor"
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
-
-    @property
-    def seeds(self) -> dict[str, int]:
-        """None: nothing is drawn."""
-        return {}
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the text."""

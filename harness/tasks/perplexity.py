@@ -12,8 +12,9 @@ Log-probabilities are float32 from float32 logits and are summed in float64; tho
 window or document. Perplexity per token depends on the tokenizer; bits per byte does not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +38,9 @@ from harness.tasks.segments import Nll, Segmentation, Segments, batches, score
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Perplexity:
     """Perplexity under one protocol; see the module docstring."""
+
+    version: ClassVar[int] = 1
+    seeds: ClassVar[Mapping[str, int]] = {}
 
     data: DataSource
     segmentation: Segmentation = DisjointWindows()  # noqa: RUF009 - frozen, without fields
@@ -69,16 +73,6 @@ class Perplexity:
     def name(self) -> str:
         """The protocol's."""
         return self.segmentation.task_name
-
-    @property
-    def version(self) -> int:
-        """First version."""
-        return 1
-
-    @property
-    def seeds(self) -> dict[str, int]:
-        """None: nothing is drawn."""
-        return {}
 
     def data_facts(self) -> dict[str, Any]:
         """Return name and hash of the text."""

@@ -14,7 +14,7 @@ moves the figure by up to 1.5 %, scores a BOS after the BOS, and takes as M what
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -57,25 +57,10 @@ DETOKENIZER: tuple[tuple[str, str], ...] = (
 class Documents:
     """Whole documents in rolling windows, every token scored; see `Segmentation`."""
 
-    @property
-    def task_name(self) -> str:
-        """`perplexity_documents`."""
-        return "perplexity_documents"
-
-    @property
-    def headline(self) -> str:
-        """Perplexity per word, lm-eval's first."""
-        return "word_perplexity"
-
-    @property
-    def item(self) -> Literal["document"]:
-        """A document."""
-        return "document"
-
-    @property
-    def least_window(self) -> int:
-        """One token after another."""
-        return 1
+    task_name: ClassVar[str] = "perplexity_documents"
+    headline: ClassVar[str] = "word_perplexity"
+    item: ClassVar[Literal["document"]] = "document"
+    least_window: ClassVar[int] = 1
 
     def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
         """Cut each document into rolling windows."""

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -31,25 +31,10 @@ from harness.tasks.windows import adds_bos, disjoint_windows
 class HalfWindows:
     """Disjoint windows, the second half of each scored; see `Segmentation`."""
 
-    @property
-    def task_name(self) -> str:
-        """`perplexity_llama_cpp`."""
-        return "perplexity_llama_cpp"
-
-    @property
-    def headline(self) -> str:
-        """Perplexity per token."""
-        return "perplexity"
-
-    @property
-    def item(self) -> Literal["window"]:
-        """A window."""
-        return "window"
-
-    @property
-    def least_window(self) -> int:
-        """Two tokens of context and one that is scored."""
-        return 3
+    task_name: ClassVar[str] = "perplexity_llama_cpp"
+    headline: ClassVar[str] = "perplexity"
+    item: ClassVar[Literal["window"]] = "window"
+    least_window: ClassVar[int] = 3
 
     def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
         """Cut the file into windows, the tail dropped."""

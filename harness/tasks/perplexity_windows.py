@@ -13,7 +13,7 @@ w gives.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.data.source import Text
 from harness.models.source import LoadedModel
@@ -30,25 +30,10 @@ USUAL_WINDOWS = (512, 1024, 2048, 4096)
 class DisjointWindows:
     """Disjoint windows, all tokens but the first of each scored; see `Segmentation`."""
 
-    @property
-    def task_name(self) -> str:
-        """`perplexity`."""
-        return "perplexity"
-
-    @property
-    def headline(self) -> str:
-        """Perplexity per token."""
-        return "perplexity"
-
-    @property
-    def item(self) -> Literal["window"]:
-        """A window."""
-        return "window"
-
-    @property
-    def least_window(self) -> int:
-        """One token and the one before it."""
-        return 2
+    task_name: ClassVar[str] = "perplexity"
+    headline: ClassVar[str] = "perplexity"
+    item: ClassVar[Literal["window"]] = "window"
+    least_window: ClassVar[int] = 2
 
     def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
         """Cut the text into windows, the tail dropped."""
