@@ -16,6 +16,7 @@ from harness.errors import ConfigError, HarnessError, InvalidResult
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.recipe import QuantRecipe, audit_after, quantize
+from harness.report import figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
@@ -84,17 +85,12 @@ class Outcome:
         """Return the headline with interval and n, and whether it was measured now."""
         value = "no value"
         if (metric := self.headline) is not None and metric.value is not None:
-            value = f"{metric.name} {_spell(metric.value)}"
+            value = f"{metric.name} {figures.plain(metric.value)}"
             if metric.ci95 is not None:
-                value += f" [{', '.join(map(_spell, metric.ci95))}]"
+                value += f" [{', '.join(map(figures.plain, metric.ci95))}]"
             value += f", n = {metric.n} {metric.n_of}s"
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
         return f"{value}; {how}"
-
-
-def _spell(value: float) -> str:
-    """Return a value with four decimals, or three digits if it is small."""
-    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
 def run(spec: RunSpec) -> Outcome:

@@ -52,5 +52,10 @@ def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:
         return None
     errors = [float(stats.sem(np.asarray(group, dtype=np.float64))) for group in groups]
     center = float(np.mean([np.mean(group) for group in groups]))
-    spread = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * math.hypot(*errors) / len(groups)
+    return normal_interval(center, math.hypot(*errors) / len(groups))
+
+
+def normal_interval(center: float, error: float) -> Interval:
+    """Return the interval of an estimate whose standard error is known."""
+    spread = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * error
     return Interval(center - spread, center + spread)

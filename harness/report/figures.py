@@ -47,8 +47,13 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.2f} MB"
 
 
+def plain(value: float) -> str:
+    """Return a value with four decimals, or three digits if it is small."""
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
 def _value(value: float, unit: Unit) -> str:
-    return f"{100 * value:.2f} %" if unit is Unit.FRACTION else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if unit is Unit.FRACTION else plain(value)
 
 
 def count_of(metric: Metric | None) -> str:

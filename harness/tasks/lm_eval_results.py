@@ -9,13 +9,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
-from statistics import NormalDist
 from typing import Any
 
+from harness import stats
 from harness.errors import InvalidResult
 from harness.results.record import Metric, SampleScore, Unit
 
-Z95 = NormalDist().inv_cdf(0.975)
 UNFILTERED = "none"
 """lm-eval's name of the filter that changes nothing."""
 WEIGHTS = {
@@ -78,7 +77,7 @@ def _interval(
         return None, "no interval: lm-eval has no standard error for this aggregate"
     if error == 0:
         return None, "no interval: all documents score the same"
-    low, high = float(value) - Z95 * float(error), float(value) + Z95 * float(error)
+    low, high = stats.normal_interval(float(value), float(error))
     if unit is Unit.FRACTION:
         high = min(high, 1.0)
     if unit is Unit.FRACTION or metric in WEIGHTS or metric == "perplexity":
