@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import config
-from harness.errors import HarnessError
-from harness.summary import JobResult, print_summary
+from harness.errors import HarnessError, UnsupportedRecipe
+from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -44,18 +44,19 @@ def run_job(cfg: DictConfig) -> None:
     """
     try:
         outcome = _run(cfg)
-        text, ok = outcome.summary(), True
+        text, ending = outcome.summary(), Ending.OK
         sys.stdout.write(f"{outcome.label}: {text}: {outcome.path}\n")
         sys.stdout.flush()
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
         if _results is None:
             raise
-        text, ok = f"{type(reason).__name__}: {reason}", False
+        text = f"{type(reason).__name__}: {reason}"
+        ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         # An error that explains itself needs no traceback.
         log.error("%s", text, exc_info=not isinstance(reason, HarnessError))
     if _results is not None:
         overrides = tuple(HydraConfig.get().overrides.task)
-        _results.append(JobResult(overrides=overrides, ok=ok, text=text))
+        _results.append(JobResult(overrides=overrides, ending=ending, text=text))
 
 
 def _run(cfg: DictConfig) -> "Outcome":
@@ -87,7 +88,9 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     if len(_results) > 1:
         print_summary(_results)
-    if not all(result.ok for result in _results):
+    endings = {result.ending for result in _results}
+    # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
+    if Ending.FAILED in endings or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)
 
 

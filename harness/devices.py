@@ -1,8 +1,17 @@
-"""Which device a run uses."""
+"""Which device a run uses, and how a timed run has it to itself."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from harness.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def choose(name: str) -> torch.device:
@@ -28,3 +37,19 @@ def choose(name: str) -> torch.device:
             f"device must be one that is there, got {name!r} with {count} CUDA devices; use device=cpu"
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def exclusive(device: torch.device) -> Iterator[None]:
+    """Be the only timed run on a device of this machine, waiting for another to end; the system frees the lock of a dead process."""
+    name = f"quant-harness-{device.type}{device.index or 0}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another timed run on %s (%s)", device, lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Backend
+from harness.backends.base import Backend, Installed
 from harness.backends.fake import FakeBackend
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.models.source import LoadedModel
@@ -62,22 +62,25 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         UnsupportedRecipe: The backend or a format cannot do this model on this device.
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
-    rules = recipe.rules.values()
-    formats = [rule.weight for rule in rules] + [rule.input for rule in rules if rule.input]
-    if reason := recipe.backend.supports(formats, loaded.device):
-        raise UnsupportedRecipe(f"recipe {recipe.name} cannot run on {loaded.device}: {reason}")
+    if reason := recipe.backend.supports(tuple(recipe.rules.values()), loaded.device):
+        raise UnsupportedRecipe(
+            f"recipe {recipe.name} must be one that {recipe.backend.name} runs on {loaded.device}, but {reason}"
+        )
     targets = find_targets(loaded.module)
     chosen, skipped = _choose(recipe, targets)
     untied = _untie(loaded, targets, {target.name for target, _ in chosen})
     total = loaded.num_parameters + sum(target.weight.numel() for target in untied)
+    unreachable = find_unreachable(loaded.module)
+    recipe.backend.prepare(loaded, [target for target, _ in chosen])
     layers = []
     packed_bits = 0
     for target, rule in chosen:
-        layer = _quantize_target(loaded, recipe, target, rule)
-        layers.append(_layer_report(layer))
+        layer, installed = _quantize_target(loaded, recipe, target, rule)
+        layers.append(_layer_report(layer, installed))
         packed_bits += layer.weight.total_bits
     num_quantized = sum(math.prod(layer.shape) for layer in layers)
     float_bits = loaded.dtype.itemsize * 8
+    rest_bytes = (total - num_quantized) * loaded.dtype.itemsize
     report = QuantReport(
         name=recipe.name,
         formats={name: rule.weight.name for name, rule in recipe.rules.items()},
@@ -85,16 +88,18 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
             name: rule.input.name for name, rule in recipe.rules.items() if rule.input is not None
         },
         kind=recipe.backend.kind if layers else "none",
+        backend=recipe.backend.name,
         num_quantized=num_quantized,
         coverage=num_quantized / total,
         bits_per_weight=packed_bits / num_quantized if layers else float(float_bits),
-        model_bytes=((total - num_quantized) * float_bits + packed_bits + 7) // 8,
-        skipped=(*skipped, *_unreachable(loaded)),
+        model_bytes=rest_bytes + (packed_bits + 7) // 8,
+        stored_bytes=rest_bytes + sum(layer.stored_bytes or 0 for layer in layers),
+        skipped=(*skipped, *_unreachable(unreachable)),
         layers=tuple(layers),
     )
     warnings = (
         *_untied_warnings(untied),
-        *_unreachable_warnings(loaded, report),
+        *_unreachable_warnings(unreachable, total, report),
         *_tail_warnings(layers),
         *_input_warnings(recipe),
     )
@@ -157,23 +162,24 @@ def _skip(target: Target, reason: str) -> SkippedWeight:
     return SkippedWeight(name=target.name, shape=tuple(target.weight.shape), reason=reason)
 
 
-def _unreachable(loaded: LoadedModel) -> list[SkippedWeight]:
+def _unreachable(parameters: Mapping[str, nn.Parameter]) -> list[SkippedWeight]:
     return [
         SkippedWeight(
             name=name,
             shape=tuple(parameter.shape),
             reason="not the weight of a linear layer, the token embedding or an expert stack",
         )
-        for name, parameter in find_unreachable(loaded.module).items()
+        for name, parameter in parameters.items()
     ]
 
 
-def _unreachable_warnings(loaded: LoadedModel, report: QuantReport) -> list[str]:
+def _unreachable_warnings(
+    unreachable: Mapping[str, nn.Parameter], total: int, report: QuantReport
+) -> list[str]:
     """Say how much of the model no recipe can quantize."""
-    unreachable = find_unreachable(loaded.module)
     if not unreachable or not report.layers:
         return []
-    share = sum(parameter.numel() for parameter in unreachable.values()) / loaded.num_parameters
+    share = sum(parameter.numel() for parameter in unreachable.values()) / total
     return [
         f"{len(unreachable)} matrices with {share:.1%} of the parameters are of kinds that no recipe "
         "quantizes; quant.skipped lists them"
@@ -202,7 +208,7 @@ def _untied_warnings(untied: Sequence[Target]) -> list[str]:
 
 def _quantize_target(
     loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str
-) -> QuantizedLayer:
+) -> tuple[QuantizedLayer, Installed]:
     weight = target.weight.detach()
     if target.transposed:
         raise UnsupportedRecipe(
@@ -241,9 +247,12 @@ def _quantize_target(
         input=input_format,
     )
     recipe.backend.apply(loaded, target, layer)
-    if fault := recipe.backend.audit(target, layer):
-        raise AuditError(f"layer {target.name} must be in format {fmt.name}, got: {fault}")
-    return layer
+    installed = recipe.backend.inspect(loaded, target, layer)
+    if installed.fault:
+        raise AuditError(
+            f"layer {target.name} must be in format {fmt.name}, got: {installed.fault}"
+        )
+    return layer, installed
 
 
 def _relative_error(exact: Tensor, rounded: Tensor) -> float:
@@ -252,7 +261,7 @@ def _relative_error(exact: Tensor, rounded: Tensor) -> float:
     return error / norm if norm else error
 
 
-def _layer_report(layer: QuantizedLayer) -> LayerReport:
+def _layer_report(layer: QuantizedLayer, installed: Installed) -> LayerReport:
     shape = layer.weight.codes.shape
     return LayerReport(
         name=layer.name,
@@ -262,6 +271,8 @@ def _layer_report(layer: QuantizedLayer) -> LayerReport:
         bits_per_weight=layer.weight.total_bits / shape.numel(),
         rel_error=layer.rel_error,
         short_tail=layer.format.granularity.has_tail(shape),
+        kernel=installed.kernel,
+        stored_bytes=installed.stored_bytes,
     )
 
 

@@ -4,24 +4,36 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from harness import config, devices, memory, provenance
-from harness.errors import ConfigError, HarnessError, InvalidResult
+from harness.backends.fake import FakeBackend
+from harness.errors import ConfigError, HarnessError, InvalidResult, UnsupportedRecipe
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
-from harness.recipe import QuantRecipe, audit_after, quantize
+from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
-from harness.tasks.base import ModelFreeTask, Task, TaskResult
+from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
+
+STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
+    {
+        KeyboardInterrupt: Status.CANCELLED,
+        InvalidResult: Status.INVALID,
+        UnsupportedRecipe: Status.UNSUPPORTED,
+    }
+)
+"""What a record says of a run that such an error ended; any other is `error`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +42,7 @@ class RunSpec:
 
     model: ModelSource
     recipe: QuantRecipe
-    task: Task | ModelFreeTask
+    task: Task | PairedTask | ModelFreeTask
     device: torch.device
     store: ResultStore
     force: bool
@@ -50,16 +62,18 @@ class RunSpec:
             return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
         model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
-        task: Task | ModelFreeTask = config.build(resolved["task"], "task", allowed)
-        if not isinstance(task, ModelFreeTask):
+        task: Task | PairedTask | ModelFreeTask = config.build(resolved["task"], "task", allowed)
+        if isinstance(task, PairedTask):
+            _refuse_unpaired(task, recipe)
+        elif isinstance(task, ModelFreeTask):
+            _refuse_recipe(task, recipe)
+            resolved = {
+                **resolved,
+                "model": None,
+                "data": None,
+            }  # whatever they are, it is the same run
+        else:
             task = config.check_component(task, Task, "task")
-        elif recipe.rules:
-            raise ConfigError(
-                f"quant must be none for {task.name}, which needs no model, got {recipe.name}; "
-                "leave quant out"
-            )
-        else:  # whatever model is configured, this is the same run
-            resolved = {**resolved, "model": None, "data": None}
         return cls(
             model=model,
             recipe=recipe,
@@ -68,6 +82,22 @@ class RunSpec:
             store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
             force=resolved["force"],
             resolved=resolved,
+        )
+
+
+def _refuse_unpaired(task: PairedTask, recipe: QuantRecipe) -> None:
+    if recipe.backend.kind != "real" or not recipe.rules:
+        raise ConfigError(
+            f"quant must be a recipe of a real backend for {task.name}, which holds it against its fake-quantized form, got "
+            f"{recipe.name}; try quant=int8_row_real, or add backend@quant.backend=scaled_mm"
+        )
+
+
+def _refuse_recipe(task: ModelFreeTask, recipe: QuantRecipe) -> None:
+    if recipe.rules:
+        raise ConfigError(
+            f"quant must be none for {task.name}, which needs no model, got {recipe.name}; "
+            "leave quant out"
         )
 
 
@@ -147,15 +177,16 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     if isinstance(spec.task, ModelFreeTask):
         result = spec.task.run_on(spec.device)
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
+    _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     loaded = cache.load(spec.model, spec.device)
     try:
-        how = products.choose(loaded, provenance.cpu_flags())
+        # What is timed is the installed library, as it is.
+        chosen = products.choose(loaded, provenance.cpu_flags())
+        how = "native" if spec.task.is_timed else chosen
         info = _describe(loaded, how)
-        quantized = quantize(loaded, spec.recipe)
-        log.info("%s: measuring %s", spec.recipe.name, spec.task.name)
         with products.multiplied(how):
-            result = spec.task.run(loaded)
+            quantized, result = _quantize_and_run(spec, loaded)
         audit_after(loaded)
     finally:
         loaded.restore()
@@ -164,6 +195,39 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         "quant": quantized.report,
         "warnings": (*quantized.warnings, *result.warnings),
     }
+
+
+def _refuse(spec: RunSpec) -> None:
+    """Raise an error for a run whose number would mean nothing."""
+    task, recipe = spec.task, spec.recipe
+    if task.is_timed and recipe.rules and recipe.backend.kind == "fake-quant":
+        raise UnsupportedRecipe(
+            f"a recipe must be one of a real backend for {task.name}, got {recipe.name}, which is fake-quantized: it computes "
+            "in the float type and has no speed of its own; add backend@quant.backend=scaled_mm, torchao or bitsandbytes"
+        )
+    if task.needs_trained_weights and spec.model.weights == "random":
+        raise ConfigError(
+            f"model.weights must be pretrained for {task.name}, got random, of which no quality can be measured; "
+            "leave model.weights out, or choose task=throughput"
+        )
+
+
+def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, TaskResult]:
+    """Quantize the model and measure it; for a paired task, after its fake-quantized form."""
+    task, recipe = spec.task, spec.recipe
+    if isinstance(task, PairedTask):
+        quantize(loaded, replace(recipe, backend=FakeBackend()))
+        log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
+        reference = task.reference(loaded)
+        loaded.restore()
+        quantized = quantize(loaded, recipe)
+        log.info("%s: measuring %s", recipe.name, task.name)
+        return quantized, task.run_beside(loaded, reference, recipe.backend.tolerance)
+    assert isinstance(task, Task)  # noqa: S101 - RunSpec.build has checked it
+    quantized = quantize(loaded, recipe)
+    log.info("%s: measuring %s", recipe.name, task.name)
+    with devices.exclusive(spec.device) if task.is_timed else nullcontext():
+        return quantized, task.run(loaded)
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
@@ -207,15 +271,17 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,
+        weights=loaded.weights,
         num_parameters=loaded.num_parameters,
         float_bytes=sum(p.numel() * p.element_size() for p in parameters),
     )
 
 
 def _status_of(reason: BaseException) -> Status:
-    if isinstance(reason, KeyboardInterrupt):
-        return Status.CANCELLED
-    return Status.INVALID if isinstance(reason, InvalidResult) else Status.ERROR
+    for kind, status in STATUS_OF.items():
+        if isinstance(reason, kind):
+            return status
+    return Status.ERROR
 
 
 def _chain(reason: BaseException) -> str:

@@ -2,10 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+
+class Ending(StrEnum):
+    """How a job ended, as the summary spells it."""
+
+    OK = "ok"
+    FAILED = "FAILED"
+    UNSUPPORTED = "unsupported"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +23,7 @@ class JobResult:
 
     overrides: tuple[str, ...]
     """What the job was asked for."""
-    ok: bool
+    ending: Ending
     text: str
     """Its headline, or its error."""
 
@@ -22,12 +31,16 @@ class JobResult:
 def print_summary(results: Sequence[JobResult]) -> None:
     """Print a row a job on standard error, naming it by the overrides that not all jobs share."""
     shared = set(results[0].overrides).intersection(*(result.overrides for result in results))
-    failed = sum(not result.ok for result in results)
+    failed, unsupported = (
+        sum(result.ending is ending for result in results)
+        for ending in (Ending.FAILED, Ending.UNSUPPORTED)
+    )
     title = f"{len(results)} jobs, {failed or 'none'} failed"
+    title += f", {unsupported} not supported here" if unsupported else ""
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")
     for result in results:
         name = " ".join(word for word in result.overrides if word not in shared)
-        table.add_row("ok" if result.ok else "FAILED", Text(name), Text(result.text))
+        table.add_row(result.ending, Text(name), Text(result.text))
     Console(stderr=True).print(table)

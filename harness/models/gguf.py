@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from filelock import FileLock
@@ -30,7 +30,7 @@ from harness.models.checkpoint import (
     quiet_unless_terminal,
     sha256_file,
 )
-from harness.models.source import Dtype, LoadedModel
+from harness.models.source import Dtype, LoadedModel, Weights
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ CONVERSION = "v1"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GgufModel:
     """A GGUF file on disk."""
+
+    weights: ClassVar[Weights] = "pretrained"
 
     path: str
     name: str = "gguf"

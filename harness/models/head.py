@@ -10,8 +10,8 @@ What a model does to its logits afterwards (soft caps, scaling) is its own code:
 `forward` with the body replaced by one that hands out the given hidden states.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -28,13 +28,16 @@ CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 """Size of the float32 logits that are held at once, by type of device [byte]."""
 
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
 class Scorer:
     """The two halves of a loaded model; `scorer` makes one."""
 
-    def __init__(self, loaded: LoadedModel, body: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, loaded: LoadedModel, body: nn.Module, vocabulary: int) -> None:
         self.loaded = loaded
         self._body = body
-        self._head = head
+        self._vocabulary = vocabulary
         self._output: type[Any] | None = None
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -75,8 +78,7 @@ class Scorer:
     def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows in chunks of so many positions that their logits may be held."""
         budget = CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cpu"])
-        # The head has a row for each token; its count stands where the config's may differ.
-        return torch.split(rows, max(1, budget // (4 * self._head.out_features)))
+        return torch.split(rows, max(1, budget // (4 * self._vocabulary)))
 
     def gap(self) -> float | None:
         """Return the largest difference of the halves' logits from the whole model's, or None if they are equal.
@@ -91,15 +93,27 @@ class Scorer:
             return None
         return float((whole - halves).abs().max())
 
-    def project(self, hidden: Tensor) -> Tensor:
-        """Return the head's matrix product in float32."""
-        weight = self._head.weight
-        if id(weight) not in self._copies:
-            # Kept with the original, so that the id stays its own.
-            self._copies[id(weight)] = (weight, weight.detach().float())
-        bias: Tensor | None = self._head.bias
-        floats = None if bias is None else bias.detach().float()
-        return F.linear(hidden.float(), self._copies[id(weight)][1], floats)
+    def product_of(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return a forward for a head that computes in float32, or, of a weight in low precision, gives its product as float32."""
+        forward = head.forward
+        if not isinstance(head, nn.Linear) or not _is_float(head.weight):
+            return lambda hidden: forward(hidden.to(self.loaded.dtype)).float()
+
+        def project(hidden: Tensor) -> Tensor:
+            weight = head.weight
+            if id(weight) not in self._copies:
+                # Kept with the original, so that the id stays its own.
+                self._copies[id(weight)] = (weight, weight.detach().float())
+            bias: Tensor | None = head.bias
+            floats = None if bias is None else bias.detach().float()
+            return F.linear(hidden.float(), self._copies[id(weight)][1], floats)
+
+        return project
+
+
+def _is_float(weight: Tensor) -> bool:
+    """Say whether a weight is a plain tensor of floats: libraries keep codes in subclasses and in narrow types."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.dtype in FLOATS
 
 
 @contextmanager
@@ -110,14 +124,22 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
         ModelError: The model has no linear output layer to compute in float32, or is more than a body and a head.
     """
     module = loaded.module
-    head = output_layer(module)
+    with loaded.in_float():
+        head = output_layer(module)
     if not isinstance(head, nn.Linear):
         raise ModelError(
             f"the output layer of the model must be a linear one, got {type(head).__name__}; "
             "scores of this architecture are not defined here"
         )
-    halves = Scorer(loaded, _body(module), head)
-    with patched(head, "forward", halves.project), torch.inference_mode():
+    # The head has a row for each token; its count stands where the config's may differ.
+    halves = Scorer(loaded, _body(module), head.out_features)
+    with ExitStack() as patches:
+        patches.enter_context(torch.inference_mode())
+        for each in {
+            head,
+            output_layer(module),
+        }:  # `in_float` may put the first in place of the other
+            patches.enter_context(patched(each, "forward", halves.product_of(each)))
         if gap := loaded.once("gap between the halves and the whole", halves.gap):
             raise ModelError(
                 f"the model must be a body and a head on its hidden states, got {type(module).__name__}, whose logits "

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
-from harness.models.source import Dtype, LoadedModel
+from harness.models.source import Dtype, LoadedModel, Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,8 @@ class HubModel:
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
     """Run Python code that the repository ships."""
+    weights: Weights = "pretrained"
+    """`random` needs the shape alone and downloads nothing; only speed can be measured of it."""
 
     @property
     def name(self) -> str:
@@ -53,6 +56,7 @@ class LocalModel:
     name: str = "local"
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
+    weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
         """Return the hash of the files."""

@@ -11,16 +11,17 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Dtype = Literal["bfloat16", "float32", "float16"]
+Weights = Literal["pretrained", "random"]
 Made = TypeVar("Made")
 
 
 class Swap(NamedTuple):
-    """A float parameter and what stands in its place."""
+    """A float parameter, or a module with one, and what stands in its place."""
 
     owner: nn.Module
     attribute: str
-    original: nn.Parameter
-    installed: nn.Parameter
+    original: nn.Parameter | nn.Module
+    installed: nn.Parameter | nn.Module
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,8 +39,10 @@ class LoadedModel:
     """Commit of the hub."""
     origin: str = "float checkpoint"
     """What the float weights are, such as a dequantized 4-bit file."""
+    weights: Weights = "pretrained"
+    """`random`: only the shapes are the model's; nothing it says means anything."""
     swaps: list[Swap] = field(default_factory=list)
-    """Parameters that a recipe has swapped out, in order."""
+    """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)
     """What a recipe has put in front of layers."""
     was_tied: bool = False
@@ -79,6 +82,14 @@ class LoadedModel:
         setattr(owner, attribute, installed)
         self.swaps.append(Swap(owner, attribute, original, installed))
 
+    def replace(self, path: str, module: nn.Module) -> None:
+        """Put a module in the place of the one at `path`, which `restore` brings back."""
+        parent, _, attribute = path.rpartition(".")
+        owner = self.module.get_submodule(parent)
+        original: nn.Module = getattr(owner, attribute)
+        setattr(owner, attribute, module.train(mode=False))
+        self.swaps.append(Swap(owner, attribute, original, module))
+
     def before(self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let `change` make what goes into a layer, until `restore`."""
 
@@ -114,7 +125,7 @@ class LoadedModel:
                 setattr(swap.owner, swap.attribute, parameter)
 
     def displaced(self) -> int:
-        """Count the swapped-in parameters that are no longer in place."""
+        """Count the swapped-in parameters and modules that are no longer in place."""
         return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
 
     def untie(self) -> None:
@@ -145,6 +156,10 @@ class ModelSource(Protocol):
     @property
     def dtype(self) -> Dtype:
         """Type of the float weights."""
+
+    @property
+    def weights(self) -> Weights:
+        """Whether the weights are the model's own."""
 
     def fingerprint(self) -> str:
         """Return a hash that changes whenever the weights or the tokenizer do."""

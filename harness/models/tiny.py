@@ -5,13 +5,14 @@ fewer than query heads, and the head is tied to the embedding.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.models.checkpoint import prepare
-from harness.models.source import Dtype, LoadedModel
+from harness.models.source import Dtype, LoadedModel, Weights
 
 HIDDEN_SIZE = 48
 INTERMEDIATE_SIZE = 80
@@ -21,6 +22,8 @@ MAX_LENGTH = 8192
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TinyModel:
     """A Llama of two layers with seeded random weights."""
+
+    weights: ClassVar[Weights] = "pretrained"
 
     seed: int = 0
     dtype: Dtype = "float32"

@@ -32,6 +32,8 @@ class Status(StrEnum):
     ERROR = "error"
     INVALID = "invalid"
     CANCELLED = "cancelled"
+    UNSUPPORTED = "unsupported"
+    """The recipe cannot run on this device or model; nothing else was run in its place."""
 
 
 class _Closed(BaseModel):
@@ -81,6 +83,8 @@ class ModelInfo(_Closed):
     """Commit of the hub, if it came from there."""
     origin: str
     """What the float weights are, such as a dequantized 4-bit file."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random`: only the shapes are the model's, for timing."""
     num_parameters: int
     float_bytes: int
     """Size of all parameters at the model's type, shared ones counted once [byte]."""
@@ -107,6 +111,10 @@ class LayerReport(_Closed):
     """Relative Frobenius error of the weight."""
     short_tail: bool
     """The last block of a row is shorter than the others."""
+    kernel: str | None = None
+    """What multiplies with the weight; null in records made before it was kept."""
+    stored_bytes: int | None = None
+    """Memory of what stands for the weight now; null in records made before it was kept [byte]."""
 
 
 class QuantReport(_Closed):
@@ -118,8 +126,11 @@ class QuantReport(_Closed):
     """Rule name -> format name of the weights."""
     input_formats: dict[str, str] = {}
     """Rule name -> format name of the layers' inputs, for the rules that round them."""
-    kind: Literal["none", "fake-quant"]
-    """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type."""
+    kind: Literal["none", "fake-quant", "real"]
+    """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type. `real`: codes and scales are
+    what is stored and multiplied."""
+    backend: str = "fake"
+    """What put the weights in place, such as `torchao`."""
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float
@@ -128,6 +139,8 @@ class QuantReport(_Closed):
     """Mean over the quantized parameters, scales included; the float type's bits if there are none [bit]."""
     model_bytes: int
     """Size of the model if the codes were stored packed, float parameters included [byte]."""
+    stored_bytes: int | None = None
+    """Size of the model as it lies in memory, float parameters included; null in older records [byte]."""
     skipped: tuple[SkippedWeight, ...]
     layers: tuple[LayerReport, ...]
 

@@ -38,6 +38,14 @@ class Measurement(Protocol):
         """Raised by every change that moves a number."""
 
     @property
+    def needs_trained_weights(self) -> bool:
+        """It means nothing for a model of random weights (`model.weights=random`)."""
+
+    @property
+    def is_timed(self) -> bool:
+        """It measures speed: it has the device to itself, and a fake-quantized recipe has no value in it."""
+
+    @property
     def seeds(self) -> Mapping[str, int]:
         """The seeds that the task draws with, by name."""
 
@@ -56,6 +64,19 @@ class Task(Measurement, Protocol):
             InvalidResult: A score is not finite.
             DataError: The data does not fit the model or the task.
         """
+
+
+@runtime_checkable
+class PairedTask(Measurement, Protocol):
+    """A measurement of a real backend beside the fake one of the same recipe."""
+
+    def reference(self, loaded: LoadedModel) -> Any:
+        """Return what the fake-quantized model says; `run_beside` gets it."""
+
+    def run_beside(
+        self, loaded: LoadedModel, reference: Any, tolerance: Mapping[str, float]
+    ) -> TaskResult:
+        """Measure the real model beside it; `tolerance` is the backend's own."""
 
 
 @runtime_checkable

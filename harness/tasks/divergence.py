@@ -60,6 +60,8 @@ class Divergence:
 
     name: ClassVar[str] = "divergence"
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
 
     data: DataSource
     window: int = 2048

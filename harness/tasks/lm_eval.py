@@ -63,6 +63,8 @@ class LMEval:
 
     name: ClassVar[str] = "lm_eval"
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
 
     tasks: tuple[str, ...]
     """Names of tasks, groups or tags."""

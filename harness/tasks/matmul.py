@@ -44,6 +44,8 @@ class MatmulError:
 
     name: ClassVar[str] = "matmul"
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = False
+    is_timed: ClassVar[bool] = False
 
     formats: Mapping[str, TensorFormat]
     """By the names that metrics have them under."""

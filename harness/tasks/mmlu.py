@@ -49,6 +49,8 @@ class MMLU:
     """MMLU with a rule that takes the answers; see the module docstring."""
 
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
 
     data: DataSource
     answer: AnswerRule

@@ -69,6 +69,8 @@ class NoiseFloor:
 
     name: ClassVar[str] = "noise_floor"
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
 
     data: DataSource

@@ -40,6 +40,8 @@ class Perplexity:
     """Perplexity under one protocol; see the module docstring."""
 
     version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
 
     data: DataSource

@@ -21,7 +21,6 @@ from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.quantize import quantize as quantize_tensor
-from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe, audit_after, quantize
 
 CPU = torch.device("cpu")
@@ -221,7 +220,7 @@ class Idle(FakeBackend):
 class Unable(FakeBackend):
     """Supports nothing."""
 
-    def supports(self, formats: object, device: torch.device) -> str | None:
+    def supports(self, rules: object, device: torch.device) -> str | None:
         """Refuse."""
         return "no kernel"
 
@@ -232,7 +231,9 @@ def test_backend_that_does_nothing_is_caught(tiny: LoadedModel) -> None:
 
 
 def test_backend_that_cannot_is_named_before_anything_changes(tiny: LoadedModel) -> None:
-    with pytest.raises(UnsupportedRecipe, match="recipe test cannot run on cpu: no kernel"):
+    with pytest.raises(
+        UnsupportedRecipe, match="recipe test must be one that fake runs on cpu, but no kernel"
+    ):
         quantize(tiny, recipe(backend=Unable()))
     assert not tiny.swaps
 
@@ -412,8 +413,9 @@ def test_inputs_of_a_stack_of_experts_are_refused(tiny: LoadedModel) -> None:
 class WeightsOnly(FakeBackend):
     """Knows eight bits and nothing else."""
 
-    def supports(self, formats: Sequence[TensorFormat], device: torch.device) -> str | None:
+    def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Refuse other widths."""
+        formats = [fmt for rule in rules for fmt in (rule.weight, rule.input) if fmt]
         other = [each.name for each in formats if each.element.bits != 8]
         return f"no kernel for {other[0]}" if other else None
 

@@ -10,7 +10,7 @@ from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.layer import QuantizedLayer
+from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.quantize import quantize
 from harness.quant.tensor import TensorFormat
 
@@ -42,29 +42,32 @@ def test_weight_in_place_is_the_dequantized_one_in_the_model_s_type(dtype: str) 
     FakeBackend().apply(loaded, target, layer)
     assert target.weight.dtype is getattr(torch, dtype)
     assert torch.equal(target.weight, layer.weight.dequantize().to(getattr(torch, dtype)))
-    assert FakeBackend().audit(target, layer) is None
+    assert FakeBackend().inspect(loaded, target, layer).fault is None
 
 
 def test_audit_finds_a_weight_that_was_not_replaced(tiny: LoadedModel) -> None:
     target, layer = pair(tiny)
-    assert FakeBackend().audit(target, layer) == "the weight in place is not the dequantized one"
+    assert (
+        FakeBackend().inspect(tiny, target, layer).fault
+        == "the weight in place is not the dequantized one"
+    )
 
 
 def test_audit_finds_a_single_wrong_value(tiny: LoadedModel) -> None:
     target, layer = pair(tiny)
     FakeBackend().apply(tiny, target, layer)
     target.weight.data[3, 5] += 1e-6
-    assert FakeBackend().audit(target, layer) is not None
+    assert FakeBackend().inspect(tiny, target, layer).fault is not None
 
 
 def test_audit_finds_a_weight_of_another_shape(tiny: LoadedModel) -> None:
     target, layer = pair(tiny)
     tiny.swap(target.owner, target.attribute, torch.zeros(2, 2))
-    assert FakeBackend().audit(target, layer) is not None
+    assert FakeBackend().inspect(tiny, target, layer).fault is not None
 
 
 def test_every_format_is_supported_everywhere() -> None:
-    assert FakeBackend().supports([FORMAT], CPU) is None
+    assert FakeBackend().supports([LayerRule(match="*", weight=FORMAT)], CPU) is None
     assert FakeBackend().kind == "fake-quant"
 
 
@@ -86,7 +89,7 @@ def test_input_of_the_layer_is_rounded_token_by_token(dtype: str, shape: tuple[i
     weight = layer.weight.dequantize().to(loaded.dtype)
     assert torch.equal(target.owner(x), torch.nn.functional.linear(by_hand(x), weight))
     assert torch.equal(x, before)
-    assert FakeBackend().audit(target, layer) is None
+    assert FakeBackend().inspect(loaded, target, layer).fault is None
 
 
 def test_scales_of_the_input_are_fitted_to_each_call(tiny: LoadedModel) -> None:
