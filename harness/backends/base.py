@@ -44,7 +44,7 @@ class Backend(Protocol):
 
     @property
     def tolerance(self) -> Mapping[str, float]:
-        """Largest mean |difference| of log-probabilities from the fake path that counts as equal, by type of the model [nat]."""
+        """Largest relative difference of a layer's output from the fake path's, on the same input, that counts as equal; by type of the model."""
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""

@@ -67,6 +67,8 @@ class Wrapped:
     before: Callable[[LoadedModel], None] = lambda _loaded: None
     facts: Mapping[str, Any] | None = None
     version: int = 1
+    needs_trained_weights: bool = True
+    is_timed: bool = False
 
     @property
     def name(self) -> str:
