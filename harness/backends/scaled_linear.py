@@ -41,6 +41,8 @@ class StoredLinear(nn.Module):
     codes: Tensor
     scale: Tensor
     bias: Tensor | None
+    multiplies_codes = True
+    """The codes themselves are an operand: no compiler can fold them and the scales into a float weight."""
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
         super().__init__()
@@ -89,6 +91,7 @@ class WeightOnlyLinear(StoredLinear):
     """Any 8-bit weight, any granularity; the input stays as it is."""
 
     kernel = "dequantize by rows + torch.nn.functional.linear"
+    multiplies_codes = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""

@@ -3,19 +3,34 @@
 `generate` of transformers is made to be general: it prepares inputs, checks stopping criteria and builds masks for each token, and
 gives no hold on the two phases. Here a phase is one call of the model: the head sees the last position only, the next token
 is chosen on the device, and ends of text are ignored, so that every run has the same work.
+
+Compiled, each phase is one graph for its one shape. On a GPU the graph of a step is replayed as a CUDA graph. On a CPU attention of
+one query is compiled too (`one_query`), and the weights of float layers are packed for products of few rows
+("freezing"), which costs a second copy of them. Layers that keep codes are frozen only if they say that nothing of them
+can be folded into a float weight.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor
 from transformers import Cache, DynamicCache, StaticCache
 
+from harness.models import one_query
 from harness.models.source import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
+Phase = Literal["prefill", "decode"]
+FREEZING: Mapping[str, Any] = MappingProxyType(
+    {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+)
+"""Settings of torch's compiler that pack constant weights and try its own products beside the library's."""
 
 
 class Generation:
@@ -34,7 +49,13 @@ class Generation:
         cache: CacheKind = "static",
         compiled: bool = False,
     ) -> None:
-        """Take token ids `[B, S]`; nothing runs yet."""
+        """Take token ids `[B, S]`; nothing runs yet.
+
+        Raises:
+            ValueError: A growing cache is to be compiled: every step would be another shape.
+        """
+        if compiled and cache == "dynamic":
+            raise ValueError("cache must be static to be compiled, got dynamic")
         self._loaded = loaded
         self._prompts_BS = prompts_BS.to(loaded.device)
         self._length = prompts_BS.shape[1] + new_tokens
@@ -42,39 +63,61 @@ class Generation:
         self._cache: Cache | None = None
         self._position = 0
         self._token_B1 = self._prompts_BS[:, -1:]
-        self._forward: Callable[..., Any] = loaded.module
-        if compiled:
-            self._forward = torch.compile(loaded.module.forward, dynamic=False)
-        self._uncompiled = {"prefill", "decode"} if compiled else set()
+        self.attention: str = loaded.module.config._attn_implementation  # noqa: SLF001 - no public name
+        """Attention implementation of transformers that it runs with."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""
+        self._forward: dict[Phase, Callable[..., Any]] = dict.fromkeys(
+            ("prefill", "decode"), loaded.module
+        )
+        self._uncompiled: set[Phase] = set()
+        self._cuda_graphs = compiled and loaded.device.type == "cuda"
+        self._freezes = compiled and loaded.device.type == "cpu" and _may_freeze(loaded)
+        if compiled:
+            self._compile()
 
+    def _compile(self) -> None:
+        # fullgraph: what cannot be compiled is an error, not an eager call among compiled ones.
+        compiled = partial(
+            torch.compile, self._loaded.module.forward, fullgraph=True, dynamic=False
+        )
+        mode = "reduce-overhead" if self._cuda_graphs else None
+        self._forward = {"prefill": compiled(), "decode": compiled(mode=mode)}
+        if self._loaded.device.type == "cpu" and self.attention == "sdpa":
+            self.attention = one_query.NAME
+        self._uncompiled = {"prefill", "decode"}
+
+    @torch.inference_mode()
     def prefill(self) -> Tensor:
         """Run the prompts on an empty cache; return the token that follows each, `[B]`."""
         self._cache = self._empty()
         self._position = 0
         return self._call("prefill", self._prompts_BS)
 
+    @torch.inference_mode()
     def step(self) -> Tensor:
         """Run the token of the call before; return the one that follows, `[B]`."""
         return self._call("decode", self._token_B1)
 
-    def _call(self, phase: str, ids_BS: Tensor) -> Tensor:
-        if phase not in self._uncompiled:
-            return self._next(ids_BS)
-        started = time.perf_counter()
-        token_B = self._next(ids_BS)
-        self.compile_s += time.perf_counter() - started
-        self._uncompiled.discard(phase)
-        return token_B
+    def _call(self, phase: Phase, ids_BS: Tensor) -> Tensor:
+        with _attention(self._loaded, self.attention):
+            if phase not in self._uncompiled:
+                return self._next(phase, ids_BS)
+            started = time.perf_counter()
+            frozen = self._freezes and phase == "decode"
+            with inductor.patch(dict(FREEZING)) if frozen else nullcontext():
+                token_B = self._next(phase, ids_BS)
+            self.compile_s += time.perf_counter() - started
+            self._uncompiled.discard(phase)
+            return token_B
 
-    @torch.inference_mode()
-    def _next(self, ids_BS: Tensor) -> Tensor:
+    def _next(self, phase: Phase, ids_BS: Tensor) -> Tensor:
+        if self._cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         stop = self._position + ids_BS.shape[1]
-        positions_1S = torch.arange(self._position, stop, device=ids_BS.device)[None]
-        logits_B1V = self._forward(
+        logits_B1V = self._forward[phase](
             input_ids=ids_BS,
-            position_ids=positions_1S,
+            position_ids=torch.arange(self._position, stop, device=ids_BS.device)[None],
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
@@ -88,7 +131,7 @@ class Generation:
         if self._kind == "dynamic":
             return DynamicCache(config=config)
         if isinstance(self._cache, StaticCache):
-            self._cache.reset()
+            self._cache.reset()  # type: ignore[no-untyped-call]
             return self._cache
         return StaticCache(config=config, max_cache_len=self._length)
 
@@ -98,3 +141,26 @@ class Generation:
         layers = self._cache.layers if self._cache is not None else []
         kept = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
         return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
+
+
+def forget_compiled() -> None:
+    """Drop all compiled code of the process. It is kept by shape and module; torch refuses more than a few of each function."""
+    torch.compiler.reset()  # type: ignore[no-untyped-call]
+
+
+def _may_freeze(loaded: LoadedModel) -> bool:
+    """Say whether constants may be folded: never where that could turn codes into a float weight."""
+    installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]
+    return all(getattr(module, "multiplies_codes", False) for module in installed)
+
+
+@contextmanager
+def _attention(loaded: LoadedModel, name: str) -> Iterator[None]:
+    """Let the model run with an attention implementation, without walking its modules for each token."""
+    config = loaded.module.config
+    before = config._attn_implementation  # noqa: SLF001 - no public name
+    config._attn_implementation = name  # noqa: SLF001
+    try:
+        yield
+    finally:
+        config._attn_implementation = before  # noqa: SLF001
