@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from harness.backends.base import Backend, Installed
 from harness.backends.fake import FakeBackend
+from harness.calibration.calibration_set import CalibrationSet
+from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets, find_unreachable
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.linear import StaticFormat
 from harness.quant.quantize import fit as fit_scales
 from harness.quant.quantize import quantize as quantize_tensor
+from harness.quant.tensor import Scales
 from harness.results.record import LayerReport, QuantReport, SkippedWeight
 
 NO_RULES: Mapping[str, LayerRule] = MappingProxyType({})
@@ -39,11 +43,23 @@ class QuantRecipe:
     group_size: int | None = None
     """Group size for the formats, which interpolate it: `quant.group_size=64`."""
     backend: Backend = field(default_factory=FakeBackend)
+    calibration: CalibrationSet | None = None
+    """The text that static scales are fitted to."""
 
     def __post_init__(self) -> None:
-        """Refuse a group size that formats cannot use."""
+        """Refuse a group size that formats cannot use, and static scales without a source."""
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size must be >= 1, got {self.group_size}")
+        for name, rule in self.rules.items():
+            if rule.static_input and not (
+                self.calibration
+                and isinstance(rule.input, StaticFormat)
+                and rule.input.granularity.block[0] == -1
+            ):
+                raise ValueError(
+                    f"rules.{name} must have an input format with a scale that all tokens share, and calibration, to have "
+                    f"static_input, got input {rule.input and rule.input.name} and calibration {self.calibration}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +87,13 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     untied = _untie(loaded, targets, {target.name for target, _ in chosen})
     total = loaded.num_parameters + sum(target.weight.numel() for target in untied)
     unreachable = find_unreachable(loaded.module)
+    static, static_warnings = _static_scales(loaded, recipe, chosen)
     recipe.backend.prepare(loaded, [target for target, _ in chosen])
     layers = []
     packed_bits = 0
     for target, rule in chosen:
-        layer, installed = _quantize_target(loaded, recipe, target, rule)
+        scales = static.get(target.name)
+        layer, installed = _quantize_target(loaded, recipe, target, rule, scales)
         layers.append(_layer_report(layer, installed))
         packed_bits += layer.weight.total_bits
     num_quantized = sum(math.prod(layer.shape) for layer in layers)
@@ -102,6 +120,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         *_unreachable_warnings(unreachable, total, report),
         *_tail_warnings(layers),
         *_input_warnings(recipe),
+        *static_warnings,
     )
     return Quantized(report=report, warnings=warnings)
 
@@ -207,7 +226,7 @@ def _untied_warnings(untied: Sequence[Target]) -> list[str]:
 
 
 def _quantize_target(
-    loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str
+    loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str, scales: Scales | None
 ) -> tuple[QuantizedLayer, Installed]:
     weight = target.weight.detach()
     if target.transposed:
@@ -245,6 +264,7 @@ def _quantize_target(
         weight=quantized,
         rel_error=_relative_error(weight, rounded),
         input=input_format,
+        input_scales=scales,
     )
     recipe.backend.apply(loaded, target, layer)
     installed = recipe.backend.inspect(loaded, target, layer)
@@ -253,6 +273,21 @@ def _quantize_target(
             f"layer {target.name} must be in format {fmt.name}, got: {installed.fault}"
         )
     return layer, installed
+
+
+def _static_scales(
+    loaded: LoadedModel, recipe: QuantRecipe, chosen: Sequence[tuple[Target, str]]
+) -> tuple[dict[str, Scales], tuple[str, ...]]:
+    """Return the input scales of the layers that have static ones, and warnings."""
+    layers = {
+        target.name: (target.owner, fmt)
+        for target, rule in chosen
+        if recipe.rules[rule].static_input
+        and isinstance(fmt := recipe.rules[rule].input, StaticFormat)
+    }
+    if not layers or recipe.calibration is None:
+        return {}, ()
+    return static_scales(loaded, layers, recipe.calibration)
 
 
 def _relative_error(exact: Tensor, rounded: Tensor) -> float:
@@ -283,6 +318,7 @@ def _input_warnings(recipe: QuantRecipe) -> list[str]:
         f"inputs of rule {name} in {rule.input.name} share scales between tokens: results depend on how sequences are batched"
         for name, rule in recipe.rules.items()
         if rule.input is not None
+        and not rule.static_input
         and any(
             plane.granularity.block[0] != 1 for plane in fit_scales(tokens, rule.input).all_planes()
         )

@@ -38,7 +38,8 @@ class FakeBackend:
         """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
         loaded.swap(target.owner, target.attribute, layer.weight.dequantize())
         if layer.input is not None:
-            loaded.before(target.owner, partial(quantize_activation, fmt=layer.input))
+            rounded = partial(quantize_activation, fmt=layer.input, scales=layer.input_scales)
+            loaded.before(target.owner, rounded)
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002
         """Compare the weight in place with the codes, bit for bit."""

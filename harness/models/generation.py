@@ -145,7 +145,7 @@ class Generation:
 
 def forget_compiled() -> None:
     """Drop all compiled code of the process. It is kept by shape and module; torch refuses more than a few of each function."""
-    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
 
 
 def _may_freeze(loaded: LoadedModel) -> bool:

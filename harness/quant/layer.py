@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.quant.tensor import QuantizedTensor, TensorFormat
+from harness.quant.tensor import QuantizedTensor, Scales, TensorFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +13,9 @@ class LayerRule:
     """Glob over module paths, such as `*` or `model.layers.*.mlp.*`."""
     weight: TensorFormat
     input: TensorFormat | None = None
-    """Format of the layer's input, with scales of its own for each call; None leaves it in float."""
+    """Format of the layer's input; None leaves it in float."""
+    static_input: bool = False
+    """Fit the scales of the input once, to calibration text, instead of at each call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +32,5 @@ class QuantizedLayer:
     """`|W - W'| / |W|` (Frobenius norms); 0 for a zero weight."""
     input: TensorFormat | None = None
     """Format of the layer's input."""
+    input_scales: Scales | None = None
+    """Static scales of the input; None fits them at each call."""

@@ -1,7 +1,9 @@
 """Every recipe in conf/ composes, builds and does to the tiny model what its file says."""
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 from harness.config import build
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.quant.quantize import fake_quantize, quantize
@@ -18,14 +20,18 @@ from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 
 CONF = Path(__file__).parents[2] / "conf" / "quant"
-NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
+FILES = sorted(CONF.glob("*.yaml"))
 """Recipes; what they share lies in folders beside them."""
+REAL = [file.stem for file in FILES if re.search(r"^(torchao|bnb)_|_real$", file.stem)]
+"""Recipes of real backends."""
+NAMES = [file.stem for file in FILES if file.stem not in REAL]
 QUANTIZING = [name for name in NAMES if name != "none"]
 SIZED = [name for name in NAMES if re.search(r"_g\d+$", name)]
 GROUPED = [name for name in NAMES if "\ngroup_size:" in (CONF / f"{name}.yaml").read_text("utf-8")]
 WITH_INPUTS = [
     name for name in NAMES if "rules.linear.input" in (CONF / f"{name}.yaml").read_text("utf-8")
 ]
+DYNAMIC = [name for name in WITH_INPUTS if "static" not in name]
 
 Compose = Callable[..., dict[str, Any]]
 each_quantizing = pytest.mark.parametrize("name", QUANTIZING)
@@ -95,7 +101,7 @@ def test_every_weight_is_brought_back(composed: Compose, tiny: LoadedModel, name
     assert all(not module._forward_pre_hooks for module in tiny.module.modules())
 
 
-@pytest.mark.parametrize("name", WITH_INPUTS)
+@pytest.mark.parametrize("name", DYNAMIC)
 def test_inputs_are_rounded_at_every_linear_layer_until_restored(
     composed: Compose, tiny: LoadedModel, name: str
 ) -> None:
@@ -143,7 +149,8 @@ def test_name_says_what_the_formats_are(composed: Compose, name: str) -> None:
             rule.weight.element.bits,
             rule.input.element.bits,
         ]
-        words = name.split("_")[1:]
+        assert ("static" in name) is rule.static_input
+        words = [word for word in name.split("_")[1:] if word != "static"]
         assert all(word in fmt.name for word in words for fmt in (rule.weight, rule.input))
         return
     shown = rule.weight.name.replace("128x128", "block")
@@ -190,3 +197,47 @@ def test_recipe_is_deterministic_and_its_bits_are_counted(
     bits = sum(quantize(target.weight, fmt).total_bits for target in linears(tiny))
     assert first.report.bits_per_weight == bits / first.report.num_quantized
     assert first.report.bits_per_weight >= fmt.element.bits
+
+
+def test_there_are_real_recipes_of_every_backend() -> None:
+    prefixes = {re.sub(r"^(torchao|bnb)_.*|.*_(real)$", r"\1\2", name) for name in REAL}
+    assert prefixes == {"torchao", "bnb", "real"}
+    assert {"int8_row_real", "fp8_g64_real", "w8a8_real", "w8a8_static_real"} <= set(REAL)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_recipe_is_put_in_place_and_taken_out_or_refused_with_a_reason(
+    composed: Compose, tiny: LoadedModel, name: str
+) -> None:
+    chosen = recipe(composed, f"+quant={name}")
+    assert chosen.backend.kind == "real"
+    before = dict(tiny.module.named_modules(remove_duplicate=False))
+    values = {key: value.clone() for key, value in tiny.module.state_dict().items()}
+    try:
+        report = quantize_model(tiny, chosen).report
+    except UnsupportedRecipe:
+        pass  # a test of each backend reads its reasons
+    else:
+        assert (report.kind, report.backend) == ("real", chosen.backend.name)
+        assert report.num_quantized == 36864
+        assert report.stored_bytes is not None
+        for layer in report.layers:
+            assert layer.kernel, layer.name
+            # Real bytes, with room for tables and padding: never those of a float weight.
+            assert layer.stored_bytes is not None
+            assert layer.stored_bytes < 4 * math.prod(layer.shape), layer.name
+        with torch.inference_mode():
+            assert tiny.module(torch.arange(24)[None]).logits.isfinite().all()
+        audit_after(tiny)
+    finally:
+        tiny.restore()
+    after = dict(tiny.module.named_modules(remove_duplicate=False))
+    assert all(after[path] is module for path, module in before.items())
+    assert all(torch.equal(value, values[k]) for k, value in tiny.module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in REAL if name.endswith("_real")])
+def test_real_recipe_is_its_namesake_on_another_backend(composed: Compose, name: str) -> None:
+    real, fake = (recipe(composed, f"+quant={n}") for n in (name, name.removesuffix("_real")))
+    assert real.name == f"{fake.name}_real"
+    assert replace(real, name=fake.name, backend=fake.backend) == fake

@@ -1,0 +1,1 @@
+"""What a method sees of a model's inputs before it quantizes."""

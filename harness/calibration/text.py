@@ -1,0 +1,68 @@
+"""The text that methods calibrate on: never the one that a task scores, if there is any other.
+
+With `HubData` that is the training split of WikiText-2, or where no place has it the solved dev questions of MMLU. With any
+other source it is the solved examples of the questions, if none of them is asked itself; otherwise the scored text, with a
+warning.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import pyarrow.parquet as pq
+
+from harness.data.hub import HubData
+from harness.data.source import CHOICES, DataSource, Question, Text
+from harness.errors import DataError
+
+TRAINING = "wikitext-2-raw-v1/train-*.parquet"
+
+
+def calibration_text(data: DataSource) -> Text:
+    """Return text to calibrate on; `warnings` say if it is not what it should be."""
+    if isinstance(data, HubData):
+        try:
+            return _training_split(data)
+        except DataError:
+            return _solved(data, "no place has the training split of WikiText-2: calibrated on")
+    return _solved(data, "calibrated on")
+
+
+@lru_cache(maxsize=4)
+def _training_split(data: HubData) -> Text:
+    found = data.locate("Salesforce/wikitext", (TRAINING,), data.wikitext_revision)
+    files = sorted(found.folder.glob(TRAINING))
+    rows = [row for file in files for row in pq.read_table(file)["text"].to_pylist()]
+    return _text("wikitext2-raw-v1/train", rows, found.revision)
+
+
+def _solved(data: DataSource, why: str) -> Text:
+    """Return solved questions that no task asks, or else the text that perplexity scores."""
+    questions = data.questions()
+    examples = [example for solved in questions.examples.values() for example in solved]
+    asked = {question.id for question in questions.questions}
+    if examples and not asked & {example.id for example in examples}:
+        name = f"examples of {questions.name}"
+        return _text(name, [_spelled(example) for example in examples], None, f"{why} the {name}")
+    text = data.text()
+    warning = f"there is no text to calibrate on but {text.name}, which is scored too: scores of calibrated recipes are too good"
+    return _text(text.name, [text.text], text.revision, warning)
+
+
+def _spelled(question: Question) -> str:
+    choices = (
+        f"{letter}. {choice}" for letter, choice in zip(CHOICES, question.choices, strict=True)
+    )
+    return "\n".join((question.question, *choices, f"Answer: {CHOICES[question.answer]}"))
+
+
+def _text(name: str, rows: Sequence[str], revision: str | None, *warnings: str) -> Text:
+    joined = "\n\n".join(rows)
+    return Text(
+        name=name,
+        text=joined,
+        sha256=hashlib.sha256(joined.encode()).hexdigest(),
+        num_rows=len(rows),
+        revision=revision,
+        warnings=warnings,
+    )

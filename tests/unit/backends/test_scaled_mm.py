@@ -1,0 +1,178 @@
+"""The backend of our own 8-bit layers: what it takes, what it puts in place, and what it finds there."""
+
+import pytest
+import torch
+from torch import nn
+
+from harness.backends import scaled_mm
+from harness.backends.scaled_linear import DigitLinear, Float8Linear, Int8Linear, WeightOnlyLinear
+from harness.backends.scaled_mm import ScaledMMBackend
+from harness.errors import AuditError, UnsupportedRecipe
+from harness.formats.integer import Integer
+from harness.formats.minifloat import Minifloat
+from harness.models.head import scorer
+from harness.models.source import LoadedModel
+from harness.quant.affine import Affine
+from harness.quant.block_scaled import BlockScaled
+from harness.quant.descriptor import parse
+from harness.quant.granularity import Granularity
+from harness.quant.layer import LayerRule
+from harness.quant.tensor import TensorFormat
+from harness.recipe import QuantRecipe, audit_after, quantize
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+INT8, FP8 = Integer(bits=8), Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
+IDS = torch.arange(40).view(2, 20)
+
+
+def fmt(element: Integer | Minifloat, rows: int = 1, columns: int = -1) -> BlockScaled:
+    return BlockScaled(element=element, granularity=Granularity(block=(rows, columns)))
+
+
+def recipe(
+    weight: TensorFormat,
+    given: TensorFormat | None = None,
+    skip: tuple[str, ...] = ("lm_head", "embed_tokens"),
+) -> QuantRecipe:
+    rules = {"linear": LayerRule(match="*", weight=weight, input=given)}
+    return QuantRecipe(name="test", rules=rules, skip=skip, backend=ScaledMMBackend())
+
+
+KINDS = {
+    "int8 row": (recipe(fmt(INT8)), DigitLinear),
+    "int8 tensor": (recipe(fmt(INT8, -1)), DigitLinear),
+    "int8 groups": (recipe(fmt(INT8, 1, 16)), WeightOnlyLinear),
+    "int8 blocks": (recipe(fmt(INT8, 32, 32)), WeightOnlyLinear),
+    "fp8 row": (recipe(fmt(FP8)), WeightOnlyLinear),
+    "w8a8": (recipe(fmt(INT8), fmt(INT8)), Int8Linear),
+    "w8a8 fp8": (recipe(fmt(FP8), fmt(FP8)), Float8Linear),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_linear_layer_keeps_its_codes_and_the_model_still_speaks(
+    tiny: LoadedModel, name: str
+) -> None:
+    chosen, kind = KINDS[name]
+    report = quantize(tiny, chosen).report
+    placed = [m for m in tiny.module.modules() if isinstance(m, kind)]
+    assert len(placed) == len(report.layers) == 14
+    assert (report.kind, report.backend) == ("real", "scaled_mm")
+    assert report.stored_bytes == report.model_bytes, "8-bit codes have no packing to lose"
+    assert {layer.kernel for layer in report.layers} == {kind.kernel}
+    with torch.inference_mode():
+        assert tiny.module(IDS).logits.isfinite().all()
+    audit_after(tiny)
+
+
+def test_float_model_is_inside_and_comes_back(tiny: LoadedModel) -> None:
+    with torch.inference_mode():
+        before = tiny.module(IDS).logits
+        owner = tiny.module.model.layers[0].mlp.up_proj
+        quantize(tiny, KINDS["w8a8"][0])
+        assert not torch.equal(tiny.module(IDS).logits, before)
+        with tiny.in_float():
+            assert torch.equal(tiny.module(IDS).logits, before)
+        tiny.restore()
+        assert torch.equal(tiny.module(IDS).logits, before)
+    assert tiny.module.model.layers[0].mlp.up_proj is owner
+
+
+def test_layer_that_was_taken_out_is_missed(tiny: LoadedModel) -> None:
+    quantize(tiny, KINDS["int8 row"][0])
+    tiny.module.model.layers[0].mlp.up_proj = nn.Linear(48, 80, bias=False)
+    with pytest.raises(AuditError, match="got 1 of them replaced"):
+        audit_after(tiny)
+
+
+def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
+    quantize(tiny, KINDS["int8 row"][0])
+    backend = ScaledMMBackend()
+    from harness.models.targets import Target
+    from harness.quant.layer import QuantizedLayer
+    from harness.quant.quantize import quantize as quantize_tensor
+
+    owner = tiny.swaps[0].original
+    assert isinstance(owner, nn.Linear)
+    name = "model.layers.0.self_attn.q_proj"
+    target = Target(name=name, owner=owner, attribute="weight")
+    stored = quantize_tensor(owner.weight, fmt(INT8))
+    layer = QuantizedLayer(name=name, rule="linear", format=fmt(INT8), weight=stored, rel_error=0.0)
+    assert backend.inspect(tiny, target, layer).fault is None
+    placed = tiny.module.get_submodule(name)
+    assert isinstance(placed, DigitLinear)
+    placed.codes[3, 5] += 1
+    assert (
+        backend.inspect(tiny, target, layer).fault
+        == "codes and scales in place stand for other values"
+    )
+    tiny.module.set_submodule(name, owner)
+    assert backend.inspect(tiny, target, layer).fault == "a Linear in place"
+
+
+def test_tied_head_stays_quantized_and_scores_in_float32(tiny: LoadedModel) -> None:
+    quantize(tiny, recipe(fmt(INT8), skip=("embed_tokens",)))
+    tiny.module.tie_weights()
+    assert isinstance(tiny.module.lm_head, DigitLinear)
+    audit_after(tiny)
+    with torch.inference_mode(), scorer(tiny) as halves:
+        logits = halves.logits(halves.hidden(IDS))
+        assert logits.dtype is torch.float32
+        assert torch.allclose(logits, tiny.module(IDS).logits, atol=1e-4)
+        with tiny.in_float():
+            exact = halves.logits(halves.hidden(IDS))
+    tiny.restore()
+    with torch.inference_mode():
+        assert torch.allclose(exact, tiny.module(IDS).logits, atol=1e-4)
+
+
+ODD = {
+    "four bits": (recipe(fmt(Integer(bits=4), 1, 16)), "weights in int4_g16"),
+    "zero points": (
+        recipe(
+            Affine(element=Integer(bits=8, signed=False), granularity=Granularity(block=(1, -1)))
+        ),
+        "without zero points",
+    ),
+    "mixed elements": (recipe(fmt(INT8), fmt(FP8)), "same element"),
+    "groups with inputs": (recipe(fmt(INT8, 1, 16), fmt(INT8)), "one scale a row or a tensor"),
+    "another format": (recipe(parse("mxfp4").format()), "weights in mxfp4"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_has_no_product_is_refused_by_name(tiny: LoadedModel, name: str) -> None:
+    chosen, reason = ODD[name]
+    with pytest.raises(UnsupportedRecipe, match=reason):
+        quantize(tiny, chosen)
+    assert not tiny.swaps
+
+
+def test_embedding_is_refused_with_advice(tiny: LoadedModel) -> None:
+    with pytest.raises(
+        UnsupportedRecipe, match=r"got model\.embed_tokens in Embedding; add it to quant\.skip"
+    ):
+        quantize(tiny, recipe(fmt(INT8), skip=("lm_head",)))
+
+
+@pytest.mark.parametrize(
+    ("capability", "refused"), [((8, 0), True), ((8, 9), False), ((9, 0), False)]
+)
+def test_fp8_products_need_a_gpu_that_has_them(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], refused: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    rule = LayerRule(match="*", weight=fmt(FP8), input=fmt(FP8))
+    reason = ScaledMMBackend().supports([rule], CUDA)
+    assert (reason is not None and "8.9" in reason) if refused else reason is None
+    weights_only = LayerRule(match="*", weight=fmt(FP8))
+    assert ScaledMMBackend().supports([weights_only], CUDA) is None
+
+
+def test_processor_whose_products_overflow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaled_mm, "overflow", lambda _: "torch._int_mm gives 1 instead of 2")
+    scaled_mm._overflow.cache_clear()
+    rule = LayerRule(match="*", weight=fmt(INT8), input=fmt(INT8))
+    assert ScaledMMBackend().supports([rule], CPU) == "torch._int_mm gives 1 instead of 2"
+    assert ScaledMMBackend().supports([LayerRule(match="*", weight=fmt(FP8))], CPU) is None
+    scaled_mm._overflow.cache_clear()
