@@ -4,7 +4,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,7 +175,8 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     """Load, quantize, measure; return the fields of the record that this fills."""
     if isinstance(spec.task, ModelFreeTask):
-        result = spec.task.run_on(spec.device)
+        with _alone(spec):
+            result = spec.task.run_on(spec.device)
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
@@ -226,8 +227,13 @@ def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, Ta
     assert isinstance(task, Task)  # noqa: S101 - RunSpec.build has checked it
     quantized = quantize(loaded, recipe)
     log.info("%s: measuring %s", recipe.name, task.name)
-    with devices.exclusive(spec.device) if task.is_timed else nullcontext():
+    with _alone(spec):
         return quantized, task.run(loaded)
+
+
+def _alone(spec: RunSpec) -> AbstractContextManager[None]:
+    """Keep other timed runs off the device while a timed task runs."""
+    return devices.exclusive(spec.device) if spec.task.is_timed else nullcontext()
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:

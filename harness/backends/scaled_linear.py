@@ -6,9 +6,10 @@
     weight-only INT8 y = (sum_d 256^d (x_d . q(W)^T)) * s_x * s_w
 
 The last has no float weight at all: the input is written as a fixed-point number of two or three 8-bit digits `x_d`, each of
-which is a row of one integer product. A processor with 8-bit dot products (AVX512-VNNI) then streams the codes once, three
-to four times as fast as it multiplies bfloat16. Two digits hold an input to 2^-16 of the largest in its row: for 16-bit models
-that lies below the rounding of the output; float32 models take three.
+which is a row of one integer product. A processor with 8-bit dot products (AVX512-VNNI) multiplies so eight times as fast as in
+bfloat16. Two digits hold an input to 2^-16 of the largest in its row: for 16-bit models that lies below the rounding of the
+output; float32 models take three. For the few rows of a decode step torch has a product of its own,
+`torch._weight_int8pack_mm`, of which a frozen compiled graph makes one that reads the codes as fast as memory gives them.
 
 Shapes: `N` output and `K` input features, `M` tokens.
 """
@@ -27,6 +28,8 @@ INT8_MAX = 127.0
 FP8_MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 DIGITS = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 3}
 """8-bit digits that hold an input, by the type of the model."""
+FEW_ROWS = 4
+"""Up to so many rows torch's weight-only product is the faster one, with 16-bit inputs (Xeon with AVX512-VNNI)."""
 LEAST_ROWS_ON_GPU = 17
 """`torch._int_mm` takes no fewer on CUDA."""
 BLOCK = {"cpu": 2**20, "cuda": 2**26}
@@ -41,8 +44,8 @@ class StoredLinear(nn.Module):
     codes: Tensor
     scale: Tensor
     bias: Tensor | None
-    multiplies_codes = True
-    """The codes themselves are an operand: no compiler can fold them and the scales into a float weight."""
+    may_freeze = False
+    """A compiler may treat it as constant: it cannot be folded into a float weight, and is no slower for it."""
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
         super().__init__()
@@ -91,7 +94,6 @@ class WeightOnlyLinear(StoredLinear):
     """Any 8-bit weight, any granularity; the input stays as it is."""
 
     kernel = "dequantize by rows + torch.nn.functional.linear"
-    multiplies_codes = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""
@@ -105,37 +107,53 @@ class WeightOnlyLinear(StoredLinear):
         return y if self.bias is None else y + self.bias
 
 
-class DigitLinear(StoredLinear):
-    """INT8 weight with a scale a row or a tensor; the input as fixed-point digits. See the module docstring."""
+class Int8WeightLinear(StoredLinear):
+    """INT8 weight with a scale a row or a tensor; the input stays as it is. See the module docstring."""
 
-    kernel = "torch._int_mm on digits of the input"
+    kernel = "torch._weight_int8pack_mm (few rows), torch._int_mm on digits of the input"
+    ones: Tensor
+    may_freeze = True
+
+    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
+        super().__init__(weight, bias, code)
+        # Scales are applied in float32 afterwards: the product would take them only in the type of the input.
+        ones = torch.ones(self.out_features, dtype=torch.bfloat16, device=self.codes.device)
+        self.register_buffer("ones", ones, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""
-        x_MK = input.reshape(-1, self.in_features).float()
-        num = DIGITS[input.dtype]
-        # The largest number whose balanced digits all lie in -128 .. 127.
-        highest = 127.0 * (256**num - 1) / 255
-        scale_M1 = (x_MK.abs().amax(-1, keepdim=True) / highest).clamp(min=SMALLEST_NORMAL)
-        # The division may round up to a number that has a digit too many.
-        rest_MK = torch.round(x_MK / scale_M1).clamp(-highest, highest)
-        digits = []
-        for _ in range(num - 1):
-            higher_MK = torch.floor((rest_MK + 128) / 256)
-            digits.append(rest_MK - 256 * higher_MK)
-            rest_MK = higher_MK
-        stacked = torch.cat([rest_MK, *reversed(digits)]).to(torch.int8)
-        sums = int_mm(stacked, self.codes).float().view(num, len(x_MK), self.out_features)
-        y_MN = sums[0]
-        for lower in sums[1:]:
-            y_MN = y_MN * 256 + lower
-        return self._finish(y_MN * scale_M1 * self.scale.view(1, -1), input)
+        x_MK = input.reshape(-1, self.in_features)
+        if len(x_MK) <= FEW_ROWS and input.dtype is torch.bfloat16:
+            y_MN = torch._weight_int8pack_mm(x_MK, self.codes, self.ones).float()  # noqa: SLF001
+        else:
+            y_MN = _digit_product(x_MK.float(), self.codes, DIGITS[input.dtype])
+        return self._finish(y_MN * self.scale.view(1, -1), input)
+
+
+def _digit_product(x_MK: Tensor, codes_NK: Tensor, num: int) -> Tensor:
+    """Return `x codes^T`, float32 `[M, N]`, through integer products of `num` digits of each input."""
+    # The largest number whose balanced digits all lie in -128 .. 127.
+    highest = INT8_MAX * (256**num - 1) / 255
+    scale_M1 = (x_MK.abs().amax(-1, keepdim=True) / highest).clamp(min=SMALLEST_NORMAL)
+    # The division may round up to a number that has a digit too many.
+    rest_MK = torch.round(x_MK / scale_M1).clamp(-highest, highest)
+    digits = []
+    for _ in range(num - 1):
+        higher_MK = torch.floor((rest_MK + 128) / 256)
+        digits.append(rest_MK - 256 * higher_MK)
+        rest_MK = higher_MK
+    stacked = torch.cat([rest_MK, *reversed(digits)]).to(torch.int8)
+    sums = int_mm(stacked, codes_NK).float().view(num, len(x_MK), len(codes_NK))
+    y_MN: Tensor = sums[0]
+    for lower in sums[1:]:
+        y_MN = y_MN * 256 + lower
+    return y_MN * scale_M1
 
 
 class Int8Linear(StoredLinear):
     """INT8 weight and INT8 input, each with a scale a row or a tensor."""
 
-    kernel = "torch._int_mm"
+    kernel = "torch._int_mm"  # frozen, torch packs the codes for a product that takes eight times as long for one row
     input_scale: Tensor | None
 
     def __init__(

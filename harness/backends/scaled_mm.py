@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from harness.backends.base import Installed
 from harness.backends.scaled_linear import (
-    DigitLinear,
     Float8Linear,
     Int8Linear,
+    Int8WeightLinear,
     StoredLinear,
     WeightOnlyLinear,
     overflow,
@@ -99,7 +99,7 @@ def _refused(rule: LayerRule, device: torch.device) -> str | None:
     if code is None or not _is_symmetric(weight):
         return f"it multiplies {', '.join(CODES)} without zero points, got weights in {weight.name}"
     if given is None:
-        return _overflow(device) if _takes_digits(weight, device) else None
+        return _overflow(device) if _has_product(weight, device) else None
     if weight.granularity.name not in WHOLE or not _is_plain(given, weight):
         return (
             "weights and inputs must have the same element, with one scale a row or a tensor (absmax / max), to be "
@@ -130,7 +130,7 @@ def _is_plain(given: TensorFormat, weight: TensorFormat) -> bool:
     )
 
 
-def _takes_digits(weight: TensorFormat, device: torch.device) -> bool:
+def _has_product(weight: TensorFormat, device: torch.device) -> bool:
     """Say whether weight-only products run on integers: on CPUs, where float products of 16 bits are the slower ones."""
     return (
         CODES[weight.element.name] is torch.int8
@@ -147,7 +147,7 @@ def _overflow(device: torch.device) -> str | None:
 def _module(layer: QuantizedLayer, bias: Tensor | None, device: torch.device) -> StoredLinear:
     weight, code = layer.weight, CODES[layer.format.element.name]
     if layer.input is None:
-        kind = DigitLinear if _takes_digits(layer.format, device) else WeightOnlyLinear
+        kind = Int8WeightLinear if _has_product(layer.format, device) else WeightOnlyLinear
         return kind(weight, bias, code)
     product = Int8Linear if code is torch.int8 else Float8Linear
     per: Literal["token", "tensor"] = "token" if layer.input.granularity.name == "row" else "tensor"

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from harness.errors import ModelError
+from harness.models.prequantized import FLOATS, stored_tensors
 from harness.models.source import Dtype
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
@@ -42,8 +43,9 @@ def load_folder(
     check_weights(folder)
     quiet_unless_terminal()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    tokenizer = load_tokenizer(folder, **options)
+    _refuse_codes(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -58,17 +60,43 @@ def load_folder(
         ) from reason
     module, loading = found
     check_complete(loading, folder)
+    return prepare(module, device), tokenizer
+
+
+def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a folder.
+
+    Raises:
+        ModelError: It cannot be loaded, or is not a fast one.
+    """
+    check_weights(folder)
+    quiet_unless_terminal()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except UNLOADABLE as reason:
+        raise ModelError(
+            f"the model folder must have a tokenizer that transformers loads, got {folder}: {reason}"
+        ) from reason
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             "the tokenizer must be a fast one (tokenizer.json), because word and byte figures need "
             f"its offsets, got {type(tokenizer).__name__} in {folder}"
         )
-    if getattr(module, "hf_quantizer", None) is not None:
+    return tokenizer
+
+
+def _refuse_codes(folder: Path) -> None:
+    """Raise ModelError for codes that would be taken for weights, because `config.json` does not say what they are."""
+    codes = [
+        f"{key} ({tensor.dtype})"
+        for key, tensor in stored_tensors(folder).items()
+        if key.endswith(".weight") and tensor.dtype not in FLOATS
+    ]
+    if codes:
         raise ModelError(
-            f"the checkpoint must hold float weights, got a quantized one in {folder}; "
-            "quantization is what the recipe does"
+            f"float weights must be stored as {', '.join(sorted(FLOATS))}, got {len(codes)} others in {folder}, such as "
+            f"{codes[0]}; if the checkpoint is quantized, config.json must have its quantization_config"
         )
-    return prepare(module, device), tokenizer
 
 
 def check_complete(loading: Mapping[str, Any], source: Path) -> None:

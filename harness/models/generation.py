@@ -6,8 +6,8 @@ is chosen on the device, and ends of text are ignored, so that every run has the
 
 Compiled, each phase is one graph for its one shape. On a GPU the graph of a step is replayed as a CUDA graph. On a CPU attention of
 one query is compiled too (`one_query`), and the weights of float layers are packed for products of few rows
-("freezing"), which costs a second copy of them. Layers that keep codes are frozen only if they say that nothing of them
-can be folded into a float weight.
+("freezing"), which costs a second copy of them. A quantized model is frozen only if every layer put in place says that nothing of
+it can be folded into a float weight.
 """
 
 import time
@@ -151,7 +151,7 @@ def forget_compiled() -> None:
 def _may_freeze(loaded: LoadedModel) -> bool:
     """Say whether constants may be folded: never where that could turn codes into a float weight."""
     installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]
-    return all(getattr(module, "multiplies_codes", False) for module in installed)
+    return all(getattr(module, "may_freeze", False) for module in installed)
 
 
 @contextmanager

@@ -10,6 +10,9 @@ import torch
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
+from harness.models.prequantized import settings_of
+from harness.models.prequantized_checkpoint import load_prequantized
+from harness.models.random import Shape, load_random
 from harness.models.source import Dtype, LoadedModel, Weights
 
 
@@ -28,6 +31,18 @@ class HubModel:
     """Run Python code that the repository ships."""
     weights: Weights = "pretrained"
     """`random` needs the shape alone and downloads nothing; only speed can be measured of it."""
+    shape: Shape | None = None
+    """Sizes of the model, for random weights."""
+    seed: int = 0
+    """Seed of random weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse random weights of no shape."""
+        if self.weights == "random" and self.shape is None:
+            raise ValueError(
+                f"shape must be given for weights=random, got none for {self.repo}; copy the shape block of "
+                "conf/model/qwen3_1_7b.yaml and fill in what the config.json of the model says"
+            )
 
     @property
     def name(self) -> str:
@@ -35,13 +50,22 @@ class HubModel:
         return self.repo
 
     def fingerprint(self) -> str:
-        """Return the hub commit, or the hash of the files where there is none."""
+        """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
+        if shape := self._random_shape():
+            return shape.fingerprint(self.seed)
         found = self._locate()
         return found.revision or folder_fingerprint(found.folder)
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the model; see `harness.hub.locate` for where from."""
+        if shape := self._random_shape():
+            return load_random(
+                shape, like=self.repo, seed=self.seed, dtype=self.dtype, device=device
+            )
         return _load(self, self._locate(), device)
+
+    def _random_shape(self) -> Shape | None:
+        return self.shape if self.weights == "random" else None
 
     def _locate(self) -> Found:
         patterns = tuple(p for p in FILES if p != "*.py" or self.trust_remote_code)
@@ -50,7 +74,7 @@ class HubModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalModel:
-    """A folder that `save_pretrained` wrote."""
+    """A folder that `save_pretrained` wrote, of float weights or of quantized ones."""
 
     path: str
     name: str = "local"
@@ -74,12 +98,14 @@ class LocalModel:
 
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
-    module, tokenizer = load_folder(
-        found.folder,
-        dtype=source.dtype,
-        device=device,
-        trust_remote_code=source.trust_remote_code,
-    )
+    folder, options = found.folder, {"trust_remote_code": source.trust_remote_code}
+    settings, stored = settings_of(folder), None
+    if settings is None:
+        module, tokenizer = load_folder(folder, dtype=source.dtype, device=device, **options)
+    else:
+        module, tokenizer, stored = load_prequantized(
+            folder, settings, dtype=source.dtype, device=device, **options
+        )
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
@@ -88,6 +114,8 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         device=device,
         fingerprint=source.fingerprint(),
         revision=found.revision,
+        origin="float checkpoint" if stored is None else stored.origin,
+        prequantized=stored,
     )
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from harness.models.prequantized import Prequantized
+
 Dtype = Literal["bfloat16", "float32", "float16"]
 Weights = Literal["pretrained", "random"]
 Made = TypeVar("Made")
@@ -41,6 +43,8 @@ class LoadedModel:
     """What the float weights are, such as a dequantized 4-bit file."""
     weights: Weights = "pretrained"
     """`random`: only the shapes are the model's; nothing it says means anything."""
+    prequantized: Prequantized | None = None
+    """What the checkpoint was quantized to; None if its weights are float ones."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)

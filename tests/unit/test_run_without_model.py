@@ -24,6 +24,7 @@ SMALL = ("task=matmul", "task.shapes=[[2,16]]", "task.draws=2")
 def make_spec(tmp_path: Path) -> MakeSpec:
     def make(*overrides: str) -> RunSpec:
         common = ["model=tiny", "data=embedded", "device=cpu", f"results_dir={tmp_path}"]
+        config.register()
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             composed = compose("config", overrides=[*common, *SMALL, *overrides])
         return RunSpec.build(config.resolve(composed))

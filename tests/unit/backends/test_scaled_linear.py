@@ -6,9 +6,9 @@ from torch import Tensor
 
 from harness.backends import scaled_linear
 from harness.backends.scaled_linear import (
-    DigitLinear,
     Float8Linear,
     Int8Linear,
+    Int8WeightLinear,
     StoredLinear,
     WeightOnlyLinear,
     int_mm,
@@ -92,7 +92,7 @@ def test_digits_of_the_input_lose_less_than_the_rounding_of_the_output(
 ) -> None:
     stored = weight(fmt(INT8, *block))
     x = tokens(dtype, 64)
-    found = DigitLinear(stored, None, torch.int8)(x)
+    found = Int8WeightLinear(stored, None, torch.int8)(x)
     assert found.dtype is dtype
     assert largest_error(found, product(x, stored)) < ROUNDING[dtype]
 
@@ -103,16 +103,27 @@ def test_input_that_rounds_up_to_the_largest_number_keeps_its_digits(dtype: torc
     # Of many random rows some have a largest number that the division rounds up.
     x = torch.randn(4096, K, generator=torch.Generator().manual_seed(3)).to(dtype)
     assert (
-        largest_error(DigitLinear(stored, None, torch.int8)(x), product(x, stored))
+        largest_error(Int8WeightLinear(stored, None, torch.int8)(x), product(x, stored))
         < ROUNDING[dtype]
     )
 
 
 def test_one_large_input_beside_small_ones_costs_no_more_than_bfloat16() -> None:
     stored = weight(fmt(INT8, 1, -1))
-    x = torch.full((1, K), 0.01, dtype=torch.bfloat16)
-    x[0, 5] = 3000
-    assert largest_error(DigitLinear(stored, None, torch.int8)(x), product(x, stored)) < 2**-8
+    x = torch.full((8, K), 0.01, dtype=torch.bfloat16)
+    x[:, 5] = 3000
+    assert largest_error(Int8WeightLinear(stored, None, torch.int8)(x), product(x, stored)) < 2**-8
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("block", [(1, -1), (-1, -1)], ids=str)
+def test_few_rows_of_bfloat16_are_rounded_before_and_after_their_scale(
+    count: int, block: tuple[int, int]
+) -> None:
+    stored = weight(fmt(INT8, *block))
+    x = tokens(torch.bfloat16, count)
+    found = Int8WeightLinear(stored, None, torch.int8)(x)
+    assert largest_error(found, product(x, stored)) < 2 * 2**-8
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -138,7 +149,7 @@ def test_product_of_codes_is_that_of_both_rounded_operands(
     assert largest_error(layer(x), product(rounded, stored)) < ROUNDING[dtype]
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, DigitLinear, WeightOnlyLinear])
+@pytest.mark.parametrize("kind", [Int8Linear, Int8WeightLinear, WeightOnlyLinear])
 def test_leading_axes_and_bias_are_those_of_a_linear_layer(kind: type[StoredLinear]) -> None:
     stored = weight(fmt(INT8, 1, -1))
     bias = torch.randn(N, generator=torch.Generator().manual_seed(2))
@@ -148,7 +159,7 @@ def test_leading_axes_and_bias_are_those_of_a_linear_layer(kind: type[StoredLine
     assert torch.allclose(with_bias(x.view(2, 3, K)).view(6, N), without(x) + bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, DigitLinear, WeightOnlyLinear])
+@pytest.mark.parametrize("kind", [Int8Linear, Int8WeightLinear, WeightOnlyLinear])
 def test_input_of_zeros_gives_zeros(kind: type[StoredLinear]) -> None:
     layer = kind(weight(fmt(INT8, 1, -1)), None, torch.int8)
     assert torch.equal(layer(torch.zeros(3, K)), torch.zeros(3, N))
@@ -190,7 +201,7 @@ def test_saturating_product_is_found() -> None:
     assert "instead of" in str(overflow(torch.device("cpu"), saturating))
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, DigitLinear])
+@pytest.mark.parametrize("kind", [Int8Linear, Int8WeightLinear])
 def test_compiled_layer_gives_what_the_eager_one_does(kind: type[StoredLinear]) -> None:
     layer = kind(weight(fmt(INT8, 1, -1)), None, torch.int8)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from harness.backends import scaled_mm
-from harness.backends.scaled_linear import DigitLinear, Float8Linear, Int8Linear, WeightOnlyLinear
+from harness.backends.scaled_linear import (
+    Float8Linear,
+    Int8Linear,
+    Int8WeightLinear,
+    WeightOnlyLinear,
+)
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.integer import Integer
@@ -39,8 +44,8 @@ def recipe(
 
 
 KINDS = {
-    "int8 row": (recipe(fmt(INT8)), DigitLinear),
-    "int8 tensor": (recipe(fmt(INT8, -1)), DigitLinear),
+    "int8 row": (recipe(fmt(INT8)), Int8WeightLinear),
+    "int8 tensor": (recipe(fmt(INT8, -1)), Int8WeightLinear),
     "int8 groups": (recipe(fmt(INT8, 1, 16)), WeightOnlyLinear),
     "int8 blocks": (recipe(fmt(INT8, 32, 32)), WeightOnlyLinear),
     "fp8 row": (recipe(fmt(FP8)), WeightOnlyLinear),
@@ -100,7 +105,7 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     layer = QuantizedLayer(name=name, rule="linear", format=fmt(INT8), weight=stored, rel_error=0.0)
     assert backend.inspect(tiny, target, layer).fault is None
     placed = tiny.module.get_submodule(name)
-    assert isinstance(placed, DigitLinear)
+    assert isinstance(placed, Int8WeightLinear)
     placed.codes[3, 5] += 1
     assert (
         backend.inspect(tiny, target, layer).fault
@@ -113,7 +118,7 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
 def test_tied_head_stays_quantized_and_scores_in_float32(tiny: LoadedModel) -> None:
     quantize(tiny, recipe(fmt(INT8), skip=("embed_tokens",)))
     tiny.module.tie_weights()
-    assert isinstance(tiny.module.lm_head, DigitLinear)
+    assert isinstance(tiny.module.lm_head, Int8WeightLinear)
     audit_after(tiny)
     with torch.inference_mode(), scorer(tiny) as halves:
         logits = halves.logits(halves.hidden(IDS))

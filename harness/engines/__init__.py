@@ -1,0 +1,1 @@
+"""Programs that load a checkpoint folder by themselves and generate from it."""

@@ -1,0 +1,128 @@
+"""Checkpoints in the GPTQ layout (Frantar et al., "GPTQ", 2022; AutoGPTQ and GPTQModel), dequantized to float.
+
+For a linear layer of K inputs and N outputs, quantized to `bits` in groups:
+
+    qweight [K * bits / 32, N]   int32      codes, input after input, the lowest bits first
+    qzeros  [G, N * bits / 32]   int32      zero points of the groups, output after output
+    scales  [G, N]               float16
+    g_idx   [K]                  int32      the group of each input; k // group_size without it
+
+    w[n, k] = (code[k, n] - zero[g, n]) * scale[g, n],    g = g_idx[k]
+
+Version 1 of the layout (`checkpoint_format: gptq`, the common one) stores `zero - 1`, version 2 (`gptq_v2`) `zero`. A zero point of
+0 cannot be told in version 1: -1 fills the bits, and libraries read 0, the largest number plus one, or spoil the next one. Kernels
+for this layout need a library and mostly a GPU; what is loaded here is the accuracy of the checkpoint, not its speed.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harness.errors import ModelError
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+BITS = (2, 3, 4, 8)
+FORMATS = ("gptq", "gptq_v2")
+WORD = 32
+"""Bits of what codes are packed into."""
+
+
+def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights of a folder under the names of the float model, packed ones dequantized.
+
+    Raises:
+        ModelError: The layout is another one, or a tensor is missing.
+    """
+    layout = settings.get("checkpoint_format") or settings.get("format") or "gptq"
+    if layout not in FORMATS:
+        raise ModelError(
+            f"a GPTQ checkpoint must be in the layout {' or '.join(FORMATS)}, got {layout!r} in {folder}; "
+            "convert it, for example with gptqmodel"
+        )
+    weights: dict[str, Tensor] = {}
+    packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+                path, _, part = key.rpartition(".")
+                place = packed[path] if part in PARTS else weights
+                place[part if part in PARTS else key] = opened.get_tensor(key)
+    if not packed:
+        raise ModelError(
+            f"a GPTQ checkpoint must hold packed weights (qweight), got none in {folder}; "
+            "take quantization_config out of config.json if its weights are float ones"
+        )
+    for path, parts in packed.items():
+        try:
+            weight = dequantize(parts, settings, is_first=layout == "gptq")
+        except (KeyError, ValueError) as reason:
+            raise ModelError(
+                f"layer {path} must be in the GPTQ layout, got {reason} in {folder}; download or convert it again"
+            ) from reason
+        weights[f"{path}.weight"] = weight.to(dtype)
+    return weights
+
+
+def dequantize(
+    parts: Mapping[str, Tensor], settings: Mapping[str, Any], *, is_first: bool
+) -> Tensor:
+    """Return the float32 weight `[N, K]` of a layer.
+
+    Args:
+        parts: Its tensors by the last part of their names.
+        settings: `bits` and `group_size`, where the tensors leave them open.
+        is_first: Version 1 of the layout, whose zero points are one less.
+    """
+    if lacking := [part for part in PARTS[:3] if part not in parts]:
+        raise ValueError(f"no {', '.join(lacking)}")
+    qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
+    if qweight.dtype != torch.int32 or qzeros.dtype != torch.int32:
+        raise ValueError(f"codes in {qweight.dtype} and {qzeros.dtype}, not in int32")
+    group, bits = _groups(parts, settings)
+    codes_KN = unpack(qweight.T, bits).T
+    zeros_GN = unpack(qzeros, bits)[:, : scales.shape[1]]
+    if is_first:
+        if (zeros_GN == 2**bits - 1).any():
+            raise ValueError("a zero point of 0, which version 1 of the layout cannot tell")
+        zeros_GN = zeros_GN + 1
+    if zeros_GN.shape != scales.shape or codes_KN.shape != (len(group), scales.shape[1]):
+        shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
+        raise ValueError(f"shapes that do not fit for {bits} bits: {shapes}")
+    if not 0 <= int(group.min()) <= int(group.max()) < len(scales):
+        raise ValueError(f"groups up to {int(group.max())} where there are {len(scales)} scales")
+    grid_KN = (codes_KN - zeros_GN[group]).float() * scales.float()[group]
+    return grid_KN.T.contiguous()
+
+
+def _groups(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[Tensor, int]:
+    """Return the group of each input `[K]`, and the bits of a code."""
+    words = len(parts["qweight"])
+    if "g_idx" in parts:
+        group = parts["g_idx"].long()
+        # Layers of one checkpoint may differ in bits; their sizes tell.
+        bits, rest = divmod(words * WORD, len(group))
+    else:
+        bits, rest = int(settings["bits"]), 0
+        size = int(settings["group_size"])
+        inputs = torch.arange(words * WORD // bits)
+        group = inputs // size if size > 0 else torch.zeros_like(inputs)
+    if rest or bits not in BITS:
+        raise ValueError(f"{words * WORD / len(group):g} bits a code, not one of {BITS}")
+    return group, bits
+
+
+def unpack(words: Tensor, bits: int) -> Tensor:
+    """Return the numbers that int32 words `[R, W]` hold along their rows, one after another, the lowest bits first, int64."""
+    wide = words.long() & (2**WORD - 1)
+    # A number may begin in one word and end in the next.
+    wide = torch.cat([wide, wide.new_zeros(len(wide), 1)], 1)
+    start = torch.arange(words.shape[1] * WORD // bits, device=words.device) * bits
+    index, shift = start // WORD, start % WORD
+    low, high = wide[:, index] >> shift, wide[:, index + 1] << (WORD - shift)
+    numbers: Tensor = (low | high) & (2**bits - 1)
+    return numbers
