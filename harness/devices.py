@@ -13,6 +13,9 @@ from harness.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+LOCKS = Path(tempfile.gettempdir())
+"""Where timed runs of this machine lock a device."""
+
 
 def choose(name: str) -> torch.device:
     """Return the device of a name: `auto` is the first GPU if there is one, else the CPU.
@@ -43,7 +46,7 @@ def choose(name: str) -> torch.device:
 def exclusive(device: torch.device) -> Iterator[None]:
     """Be the only timed run on a device of this machine, waiting for another to end; the system frees the lock of a dead process."""
     name = f"quant-harness-{device.type}{device.index or 0}.lock"
-    lock = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
+    lock = FileLock(LOCKS / name, mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.results.record import Provenance
+from harness.timing.settings import settings
 
 PACKAGES = (
     "quant-harness",
@@ -59,6 +60,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
             "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
         },
         seeds=dict(seeds),
+        settings=settings(device),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import devices
 from harness.data.embedded import EmbeddedData
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
@@ -17,6 +18,13 @@ ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep tests from waiting for a timed run of this machine."""
+    monkeypatch.setattr(devices, "LOCKS", tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,12 @@ class Unit(StrEnum):
     BIT_PER_BYTE = "bit/byte"
     DB = "dB"
     COUNT = "count"
+    TOKEN_PER_S = "token/s"  # noqa: S105 - a unit, not a secret
+    SAMPLE_PER_S = "sample/s"
+    SECOND = "s"
+    SECOND_PER_TOKEN = "s/token"  # noqa: S105 - a unit, not a secret
+    BYTE = "byte"
+    JOULE_PER_TOKEN = "J/token"  # noqa: S105 - a unit, not a secret
 
 
 class Status(StrEnum):
@@ -175,6 +181,8 @@ class Provenance(_Closed):
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
+    settings: dict[str, str] = {}
+    """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
 
 
 class PeakMemory(_Closed):

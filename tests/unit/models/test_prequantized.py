@@ -279,6 +279,55 @@ def test_int8_of_torchao(float_folder: Path, tmp_path: Path) -> None:
     assert "Int8WeightOnlyConfig" in loaded.origin
 
 
+def fp8_layers(statistic: str, *, tensor: bool) -> tuple[Weights, Weights]:
+    """Return FP8 weights with a scale for the tensor or for each row, and what they stand for."""
+    tensors, stands_for = {}, {}
+    for name, layer in linears(llama()).items():
+        weight = layer.weight.detach()
+        largest = weight.abs().max().view(1, 1) if tensor else weight.abs().amax(1, keepdim=True)
+        scale = largest / 448
+        codes = (weight / scale).to(torch.float8_e4m3fn)
+        tensors |= {f"{name}.weight": codes, f"{name}.{statistic}": scale}
+        stands_for[name] = codes.float() * scale
+    return tensors, stands_for
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fp8_without_a_kernel_is_dequantized_to_the_model_s_type(
+    tmp_path: Path, dtype: str
+) -> None:
+    tensors, stands_for = fp8_layers("weight_scale_inv", tensor=True)
+    settings = {
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "activation_scheme": "dynamic",
+        "modules_to_not_convert": ["lm_head"],
+    }
+    loaded = load(written(tmp_path, tensors, settings), dtype)
+    assert {p.dtype for p in loaded.module.parameters()} == {loaded.dtype}
+    expected = expected_logits(lambda name, _: stands_for[name])
+    within = {"float32": 1e-5, "bfloat16": 0.1}[dtype]
+    torch.testing.assert_close(logits(loaded.module), expected, rtol=0, atol=within)
+    assert loaded.origin == "dequantized fp8 checkpoint (fp8 weights in blocks of 128x128)"
+
+
+def test_fp8_of_compressed_tensors(tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    tensors, stands_for = fp8_layers("weight_scale", tensor=False)
+    numbers = {"num_bits": 8, "type": "float", "strategy": "channel"}
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "ignore": ["lm_head"],
+        "quantization_status": "compressed",
+        "config_groups": {"all": {"targets": ["Linear"], "weights": numbers}},
+    }
+    loaded = load(written(tmp_path, tensors, settings))
+    expected = expected_logits(lambda name, _: stands_for[name])
+    torch.testing.assert_close(logits(loaded.module), expected, rtol=1e-5, atol=1e-5)
+    check_facts(loaded, tmp_path, kind="fake-quant", bits=(8.0, 9.0))
+
+
 def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
     """Write numbers `[R, C]` into int32 words along the rows, the lowest bits first, one bit at a time."""
     rows, count = numbers.shape
@@ -490,6 +539,13 @@ def test_unknown_method_is_refused_and_not_taken_for_float(
         load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_float_weights_that_are_said_to_be_quantized_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, {}, {"quant_method": "mxfp4"})
+    with pytest.raises(ModelError, match="must hold codes, got float weights alone"):
+        load(tmp_path)
+
+
 def test_codes_that_nothing_describes_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, {}, {})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -514,7 +570,7 @@ def test_missing_library_says_what_to_install(tmp_path: Path) -> None:
 
 def test_method_that_cannot_run_here_names_the_device(tmp_path: Path) -> None:
     written(tmp_path, {}, {"quant_method": "fp_quant", "forward_dtype": "mxfp4"})
-    with pytest.raises(ModelError, match=f"fp_quant checkpoint .*{tmp_path}|load {tmp_path}"):
+    with pytest.raises(ModelError, match=r"run the fp_quant checkpoint .* on cpu, got: .*GPU"):
         load(tmp_path)
 
 

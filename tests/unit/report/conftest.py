@@ -1,9 +1,10 @@
 """Records made by hand, and a folder to file them in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import pytest
 
@@ -41,6 +42,17 @@ def make_record() -> MakeRecord:
         warnings: tuple[str, ...] = (),
         status: Status = Status.OK,
         extra: tuple[Metric, ...] = (),
+        backend: str = "fake",
+        backend_options: Mapping[str, Any] = MappingProxyType({}),
+        weights: Literal["pretrained", "random"] = "pretrained",
+        stored_bytes: int | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        metrics: tuple[Metric, ...] = (),
+        device: str = "cpu",
+        cpu: str = "cpu",
+        dtype: str = "float32",
+        rules: str | None = None,
+        error: str = "DataError: gone",
     ) -> RunRecord:
         nonlocal made
         made += 1
@@ -55,7 +67,16 @@ def make_record() -> MakeRecord:
             higher_is_better=fraction,
         )
         quantized = recipe != "none"
-        options: dict[str, Any] = {"model": {"dtype": "float32"}, "task": {"seed": seed}}
+        real = backend != "fake"
+        config: dict[str, Any] = {
+            "model": {"dtype": dtype, "weights": weights},
+            "task": {"seed": seed, **options},
+            "quant": {
+                "name": recipe,
+                "rules": rules or recipe if quantized else {},
+                "backend": {"_target_": backend, **backend_options},
+            },
+        }
         return RunRecord(
             run_id=f"run-{made}",
             config_hash=config_hash or f"{made:06d}-hash",
@@ -63,22 +84,25 @@ def make_record() -> MakeRecord:
             created=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=made),
             duration_s=1.0,
             command="python -m harness",
-            config=options,
+            config=config,
             model=ModelInfo(
                 name=model,
-                dtype="float32",
-                device="cpu",
+                dtype=dtype,
+                device=device,
                 attention="sdpa",
                 fingerprint=fingerprint,
                 revision=None,
                 origin="float checkpoint",
+                weights=weights,
                 num_parameters=1000,
                 float_bytes=4000,
             ),
             quant=QuantReport(
                 name=recipe,
                 formats={"linear": fmt or recipe} if quantized else {},
-                kind="fake-quant" if quantized else "none",
+                kind=("real" if real else "fake-quant") if quantized else "none",
+                backend=backend,
+                stored_bytes=stored_bytes,
                 num_quantized=800 if quantized else 0,
                 coverage=0.8 if quantized else 0.0,
                 bits_per_weight=bits if quantized else 32.0,
@@ -97,14 +121,14 @@ def make_record() -> MakeRecord:
                     "num_shots": 5,
                 },
             ),
-            metrics=(headline, *extra),
+            metrics=(*(metrics or (headline,)), *extra),
             provenance=Provenance(
                 git_commit="0123456789abcdef",
                 git_dirty=False,
                 packages={},
                 python="3.11",
                 os="os",
-                cpu="cpu",
+                cpu=cpu,
                 cpu_flags=(),
                 threads=1,
                 gpu=None,
@@ -113,7 +137,7 @@ def make_record() -> MakeRecord:
                 seeds={},
             ),
             warnings=warnings,
-            error=None if status is Status.OK else "DataError: gone",
+            error=None if status is Status.OK else error,
         )
 
     return make
@@ -123,10 +147,10 @@ def make_record() -> MakeRecord:
 def file_records(tmp_path: Path) -> Callable[..., Path]:
     """Write records to a results folder and return it."""
 
-    def write(*records: RunRecord) -> Path:
+    def write(*records: RunRecord, task: str = "t") -> Path:
         store = ResultStore(root=tmp_path / "results")
         for record in records:
-            path = store.path(record, task="t", model="m", recipe="r")
+            path = store.path(record, task=task, model="m", recipe="r")
             store.write(path, record)
         return store.root
 

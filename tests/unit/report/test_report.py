@@ -113,6 +113,39 @@ def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
     assert "half.json" in rows[1][2]
 
 
+def test_path_and_stored_size_tell_real_from_fake(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("none", 0.5, stored_bytes=4000),
+        make_record("int8_row", 0.49),
+        make_record("int8_row_real", 0.48, backend="scaled_mm", stored_bytes=1_650_000),
+    )
+    text = text_of(root, tmp_path)
+    assert [row[-1] for row in cells(text, "mmlu of m")] == [
+        "none",
+        "fake-quant",
+        "real/scaled\\_mm",
+    ]
+    sizes = {row[0]: (row[1], row[6]) for row in cells(text, "Size and coverage")}
+    assert sizes == {
+        "baseline": ("none", "0.00 MB"),
+        "int8\\_row": ("fake-quant", "-"),
+        "int8\\_row\\_real": ("real/scaled\\_mm", "1.65 MB"),
+    }
+
+
+def test_sizes_keep_a_recipe_that_ran_fake_in_one_task_and_real_in_another(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("int8_row", 0.49),
+        make_record("int8_row", 9.0, task="perplexity", backend="torchao"),
+    )
+    rows = cells(text_of(root, tmp_path), "Size and coverage")
+    assert sorted(row[1] for row in rows) == ["fake-quant", "real/torchao"]
+
+
 def test_nothing_is_emphasized_or_called_best(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -74,3 +74,42 @@ def test_format_names_split_into_element_and_granularity(
     row = group.find("fp8_e4m3fn", "g64")
     assert row is not None
     assert group.find("int8", "g64") is None
+
+
+def test_rounded_inputs_make_another_format_of_it(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    record = make_record("w8a8", fmt="int8_row")
+    assert record.quant is not None
+    quant = record.quant.model_copy(update={"input_formats": {"linear": "int8_row"}})
+    (group,) = groups_of(file_records(record.model_copy(update={"quant": quant})))
+    assert group.find("int8", "row") is None
+
+
+def test_format_is_shown_by_its_fake_quantized_row_where_there_is_one(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    real = make_record("int8_row_real", 0.9, fmt="int8_row", backend="scaled_mm")
+    (group,) = groups_of(file_records(real))
+    row = group.find("int8", "row")
+    assert row is not None
+    assert row.label == "int8_row_real"
+    (group,) = groups_of(file_records(real, make_record("int8_row", 0.5)))
+    row = group.find("int8", "row")
+    assert row is not None
+    assert row.label == "int8_row"
+
+
+def test_random_weights_are_a_model_of_their_own(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    root = file_records(make_record("none"), make_record("int8_row", weights="random"))
+    assert len(groups_of(root)) == 2
+
+
+def test_runs_without_a_value_make_no_group(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    record = make_record("none")
+    nothing = record.metrics[0].model_copy(update={"value": None, "ci95": None, "note": "why not"})
+    assert groups_of(file_records(record.model_copy(update={"metrics": (nothing,)}))) == []

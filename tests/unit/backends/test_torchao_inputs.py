@@ -1,0 +1,58 @@
+"""The inputs that torchao rounds at each call, and our format of them: the same codes and scales, bit for bit."""
+
+import pytest
+import torch
+
+from harness.backends.torchao_inputs import TorchaoInput
+from harness.backends.torchao_packing import torchao
+from harness.quant.quantize import fake_quantize, quantize
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PER = {"token": "PerRow", "tensor": "PerTensor"}
+
+
+def numbers(dtype: torch.dtype) -> torch.Tensor:
+    """Tokens of very different sizes, one with an outlier."""
+    x = torch.randn(200, 96, generator=torch.Generator().manual_seed(0))
+    x *= torch.logspace(-3, 3, 200)[:, None]
+    x[7, 5] = 4000.0
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("per", PER)
+@pytest.mark.parametrize(("kind", "tensor"), [("int8", "Int8Tensor"), ("fp8", "Float8Tensor")])
+def test_codes_and_scales_are_torchao_s(
+    kind: str, tensor: str, per: str, dtype: torch.dtype
+) -> None:
+    x, fmt = numbers(dtype), TorchaoInput(kind=kind, per=per)  # type: ignore[arg-type]
+    granularity = getattr(torchao("quantization"), PER[per])()
+    workflows = torchao("quantization.quantize_.workflows")
+    theirs = getattr(workflows, tensor).from_hp(x, granularity=granularity)
+    ours = quantize(x, fmt)
+    assert torch.equal(ours.scales.planes[0].values, theirs.scale)
+    assert torch.equal(ours.codes, theirs.qdata.view(torch.uint8))
+    assert torch.equal(ours.dequantize(), theirs.dequantize(torch.float32))
+    assert torch.equal(fake_quantize(x, fmt), theirs.dequantize(dtype))
+
+
+def test_the_largest_int8_input_is_a_tie_that_its_sign_decides() -> None:
+    x = torch.tensor([[-3.0, 1.0], [3.0, 1.0]])
+    codes = quantize(x, TorchaoInput(kind="int8", per="token")).codes.view(torch.int8)
+    assert codes[:, 0].tolist() == [-128, 127]
+
+
+def test_fp8_token_of_zeros_is_not_a_number_and_an_int8_one_is_zero() -> None:
+    zeros = torch.zeros(1, 16)
+    assert fake_quantize(zeros, TorchaoInput(kind="fp8", per="token")).isnan().all()
+    assert (fake_quantize(zeros, TorchaoInput(kind="int8", per="token")) == 0).all()
+
+
+def test_names_tell_them_apart() -> None:
+    names = {TorchaoInput(kind=k, per=p).name for k in ("int8", "fp8") for p in PER}  # type: ignore[arg-type]
+    assert names == {
+        "int8_token_torchao",
+        "int8_tensor_torchao",
+        "fp8_token_torchao",
+        "fp8_tensor_torchao",
+    }

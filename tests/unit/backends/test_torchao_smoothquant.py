@@ -1,0 +1,263 @@
+"""torchao's SmoothQuant: factors out of calibration, smoothed weights in our codes, inputs multiplied by 1/s."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from harness.backends import torchao_layouts, torchao_smoothquant
+from harness.backends.torchao import TorchaoBackend
+from harness.backends.torchao_inputs import TorchaoInput
+from harness.backends.torchao_packing import torchao
+from harness.backends.torchao_smoothquant import ScaledInputLinear, TorchaoSmoothQuantBackend
+from harness.calibration.calibration_set import CalibrationSet
+from harness.data.embedded import EmbeddedData
+from harness.errors import UnsupportedRecipe
+from harness.formats.integer import Integer
+from harness.models.source import LoadedModel
+from harness.models.targets import Target, find_targets
+from harness.models.tiny import TinyModel
+from harness.quant.block_scaled import BlockScaled
+from harness.quant.granularity import Granularity
+from harness.quant.layer import LayerRule
+from harness.quant.nvfp4 import E4M3
+from harness.quant.quantize import quantize
+from harness.recipe import QuantRecipe, audit_after
+from harness.recipe import quantize as quantize_model
+
+CPU = torch.device("cpu")
+ROW = Granularity(block=(1, -1))
+INT8 = LayerRule(
+    match="*",
+    weight=BlockScaled(element=Integer(bits=8), granularity=ROW),
+    input=TorchaoInput(kind="int8", per="token"),
+)
+FP8 = LayerRule(
+    match="*",
+    weight=BlockScaled(element=E4M3, granularity=ROW),
+    input=TorchaoInput(kind="fp8", per="token"),
+)
+SET = CalibrationSet(data=EmbeddedData(), num_sequences=3, length=40)
+SKIP = ("lm_head", "embed_tokens")
+
+
+def recipe(rule: LayerRule = INT8, alpha: float = 0.5, skip: tuple[str, ...] = SKIP) -> QuantRecipe:
+    backend = TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
+    return QuantRecipe(name="smooth", rules={"linear": rule}, skip=skip, backend=backend)
+
+
+def linears(loaded: LoadedModel) -> dict[str, nn.Linear]:
+    found = {t.name: t.owner for t in find_targets(loaded.module)}
+    return {name: owner for name, owner in found.items() if isinstance(owner, nn.Linear)}
+
+
+def inputs(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    """Return all that goes into each linear layer during calibration, `[tokens, K]`."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    hooks = [
+        owner.register_forward_hook(
+            lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0][0])
+        )
+        for name, owner in linears(loaded).items()
+    ]
+    with torch.no_grad():
+        for ids in SET.draw(loaded).ids:
+            loaded.module(ids[None])
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return s of the paper, float64."""
+    return x.double().abs().amax(0) ** alpha / weight.double().abs().amax(0) ** (1 - alpha)
+
+
+@pytest.fixture
+def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchao make FP8 products on this processor, which has them for tests."""
+    monkeypatch.setattr(torchao_layouts, "_lacks", lambda *_: None)
+    monkeypatch.setattr(
+        torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.usefixtures("fp8_anywhere")
+def test_layer_computes_the_smoothed_product(kind: str, alpha: float) -> None:
+    # FP8 products with scales of rows want bfloat16 and multiples of 16.
+    loaded = TinyModel(dtype="float32" if kind == "int8" else "bfloat16").load(CPU)
+    rule = INT8 if kind == "int8" else FP8
+    assert rule.input is not None
+    skip = SKIP if kind == "int8" else (*SKIP, "*.k_proj", "*.v_proj")
+    floats, seen = linears(loaded), inputs(loaded)
+    before = {name: owner.weight.clone() for name, owner in floats.items()}
+    report = quantize_model(loaded, recipe(rule, alpha, skip)).report
+    assert len(report.layers) == (14 if kind == "int8" else 10)
+    for layer in report.layers:
+        assert "SmoothQuant, alpha" in (layer.kernel or "")
+        module: Any = loaded.module.get_submodule(layer.name)
+        x, weight = seen[layer.name][:20], before[layer.name]
+        assert torch.equal(floats[layer.name].weight, weight)
+        inverse = module.input_scale if kind == "fp8" else module.weight.act_pre_scale
+        # The factor is a number of the model's type, computed in it: four operations.
+        expected = factors(seen[layer.name], weight, alpha)
+        bound = 4 * torch.finfo(loaded.dtype).eps
+        assert ((inverse.double() * expected - 1).abs() <= bound).all()
+        smoothed = quantize((weight.double() * expected).to(loaded.dtype), rule.weight)
+        # What the layer holds differs from this by the rounding of s, one step of a code at most.
+        given = quantize(x * inverse, rule.input).dequantize()
+        exact = F.linear(given.double(), smoothed.dequantize().double())
+        assert (module(x).double() - exact).norm() <= (
+            0.01 if kind == "int8" else 0.05
+        ) * exact.norm()
+        assert layer.stored_bytes == sum(
+            getattr(module.weight, name).nbytes for name in module.weight.__tensor_flatten__()[0]
+        ) + (0 if kind == "int8" else inverse.nbytes)
+    audit_after(loaded)
+    loaded.restore()
+    assert linears(loaded) == floats
+
+
+def test_factors_are_those_of_torchao_from_end_to_end() -> None:
+    """torchao's own steps on the whole model: observers that keep all inputs, calibration, conversion."""
+    ours, theirs = TinyModel().load(CPU), TinyModel().load(CPU)
+    quantize_model(ours, recipe())
+    library, quantization = torchao("prototype.smoothquant"), torchao("quantization")
+
+    def selected(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and name != "lm_head"
+
+    def step(which: str) -> Any:
+        base = quantization.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+        return library.SmoothQuantConfig(base_config=base, step=which, alpha=0.5)
+
+    quantization.quantize_(theirs.module, step("prepare"), filter_fn=selected)
+    with torch.no_grad():
+        for ids in SET.draw(theirs).ids:
+            theirs.module(ids[None], use_cache=False)
+    quantization.quantize_(theirs.module, step("convert"), filter_fn=selected)
+    for name in set(linears(ours)) - {"lm_head"}:
+        mine, own = (m.module.get_submodule(name).weight for m in (ours, theirs))
+        assert torch.equal(mine.act_pre_scale, own.act_pre_scale), name
+    ids = torch.arange(30)[None]
+    # Codes are ours, of 127 steps where torchao has 127.5.
+    difference = ours.module(ids).logits - theirs.module(ids).logits
+    assert difference.norm() < 0.1 * theirs.module(ids).logits.norm()
+
+
+def test_codes_in_place_are_those_of_the_smoothed_weight(tiny: LoadedModel) -> None:
+    chosen = recipe()
+    weights = {name: owner.weight.detach() for name, owner in linears(tiny).items()}
+    for layer in quantize_model(tiny, chosen).report.layers:
+        held: Any = tiny.module.get_submodule(layer.name)
+        factor = 1.0 / held.weight.act_pre_scale.double()
+        smoothed = weights[layer.name].double() * factor
+        step = held.weight.scale
+        # Half a step of rounding, and a little for s, of which the inverse is stored.
+        assert ((held.weight.dequantize() - smoothed).abs() <= 0.51 * step).all()
+        assert not torch.allclose(held.weight.dequantize(), weights[layer.name], rtol=0.1)
+
+
+def test_model_runs_over_the_set_once_for_all_recipes(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.kept.clear()
+    calls = []
+    observe = torchao_smoothquant.observe
+    monkeypatch.setattr(
+        torchao_smoothquant, "observe", lambda *args: calls.append(1) or observe(*args)
+    )
+    for alpha in (0.3, 0.7):
+        quantize_model(tiny, recipe(alpha=alpha))
+        tiny.restore()
+    assert calls == [1]
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in tiny.module.modules())
+
+
+def other_factor(loaded: LoadedModel, name: str) -> None:
+    loaded.module.get_submodule(name).weight.act_pre_scale[3] *= 1.01
+
+
+def unsmoothed(loaded: LoadedModel, name: str) -> None:
+    loaded.module.get_submodule(name).weight.act_pre_scale = None
+
+
+def plain_weight(loaded: LoadedModel, name: str) -> None:
+    module: Any = loaded.module.get_submodule(name)
+    module.weight.qdata[2, 2] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [(other_factor, "1/s"), (unsmoothed, "1/s"), (plain_weight, "other values")],
+)
+def test_audit_finds(
+    tiny: LoadedModel, damage: Callable[[LoadedModel, str], None], fault: str
+) -> None:
+    chosen = recipe()
+    target = find_targets(tiny.module)[1]
+    layer = _layer(target)
+    chosen.backend.apply(tiny, target, layer)
+    assert chosen.backend.inspect(tiny, target, layer).fault is None
+    damage(tiny, target.name)
+    assert fault in (chosen.backend.inspect(tiny, target, layer).fault or "")
+
+
+def _layer(target: Target) -> Any:
+    from harness.quant.layer import QuantizedLayer
+
+    return QuantizedLayer(
+        name=target.name,
+        rule="linear",
+        format=INT8.weight,
+        weight=quantize(target.weight.detach(), INT8.weight),
+        rel_error=0.0,
+        input=INT8.input,
+    )
+
+
+def test_unsmoothed_layer_in_the_place_of_a_smoothed_one_is_found(tiny: LoadedModel) -> None:
+    target = find_targets(tiny.module)[1]
+    layer = _layer(target)
+    TorchaoBackend().apply(tiny, target, layer)
+    assert recipe().backend.inspect(tiny, target, layer).fault is not None
+
+
+def test_layer_that_no_token_reached_is_refused(tiny: LoadedModel) -> None:
+    chosen = recipe()
+    maxima = torchao_smoothquant.observe(tiny, SET)
+    missing = "model.layers.1.mlp.up_proj"
+    left = {name: values for name, values in maxima.by_layer.items() if name != missing}
+    tiny.kept["input maxima", SET] = maxima._replace(by_layer=left)
+    try:
+        with pytest.raises(UnsupportedRecipe, match=rf"got none.*{missing}; .*num_sequences"):
+            quantize_model(tiny, chosen)
+    finally:
+        del tiny.kept["input maxima", SET]
+
+
+def test_weights_alone_are_not_smoothed() -> None:
+    backend = recipe().backend
+    found = backend.supports((replace(INT8, input=None),), CPU)
+    assert found is not None
+    assert "got int8_row and none" in found
+    assert "8.9" in (backend.supports((FP8,), CPU) or "")
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5])
+def test_alpha_is_a_share(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"alpha must be 0\.\.1"):
+        TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
+
+
+def test_scaled_input_linear_is_a_linear_layer_of_a_scaled_input() -> None:
+    layer = ScaledInputLinear(4, 3)
+    layer.register_buffer("input_scale", torch.tensor([1.0, 2.0, 0.5, 0.0]))
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x), F.linear(x * layer.input_scale, layer.weight, layer.bias))
