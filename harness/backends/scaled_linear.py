@@ -15,6 +15,7 @@ Shapes: `N` output and `K` input features, `M` tokens.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -117,8 +118,7 @@ class Int8WeightLinear(StoredLinear):
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
         super().__init__(weight, bias, code)
         # Scales are applied in float32 afterwards: the product would take them only in the type of the input.
-        ones = torch.ones(self.out_features, dtype=torch.bfloat16, device=self.codes.device)
-        self.register_buffer("ones", ones, persistent=False)
+        self.register_buffer("ones", _ones(self.out_features, self.codes.device), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""
@@ -128,6 +128,12 @@ class Int8WeightLinear(StoredLinear):
         else:
             y_MN = _digit_product(x_MK.float(), self.codes, DIGITS[input.dtype])
         return self._finish(y_MN * self.scale.view(1, -1), input)
+
+
+@cache
+def _ones(count: int, device: torch.device) -> Tensor:
+    """Return ones that all layers of a size share."""
+    return torch.ones(count, dtype=torch.bfloat16, device=device)
 
 
 def _digit_product(x_MK: Tensor, codes_NK: Tensor, num: int) -> Tensor:
@@ -147,7 +153,8 @@ def _digit_product(x_MK: Tensor, codes_NK: Tensor, num: int) -> Tensor:
     y_MN: Tensor = sums[0]
     for lower in sums[1:]:
         y_MN = y_MN * 256 + lower
-    return y_MN * scale_M1
+    product: Tensor = y_MN * scale_M1
+    return product
 
 
 class Int8Linear(StoredLinear):

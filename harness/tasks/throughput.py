@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
-from harness.models.generation import CacheKind, Generation
+from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
 from harness.results.record import TaskInfo
@@ -60,7 +60,7 @@ class Throughput:
     rounds: int = 10
     cache: CacheKind = "static"
     compile: bool = False
-    """Run decode steps through torch.compile; the time that takes is reported apart."""
+    """Run both phases through torch.compile; the time that takes is reported apart."""
     prompts: throughput_prompts.Kind = "random"
     seed: int = 42
     """Of random prompts, of the order in rounds, and of the bootstrap."""
@@ -77,6 +77,8 @@ class Throughput:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be >= {value}, got {getattr(self, name)}")
+        if self.compile and self.cache != "static":
+            raise ValueError(f"cache must be static with compile=true, got {self.cache}")
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -94,6 +96,13 @@ class Throughput:
 
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Measure."""
+        try:
+            return self._measure(loaded)
+        finally:
+            if self.compile:  # torch refuses to keep code for more than a few shapes and models
+                forget_compiled()
+
+    def _measure(self, loaded: LoadedModel) -> TaskResult:
         prompts_BS = throughput_prompts.prompts_of(
             self.prompts, self.data, loaded, self.size, self.seed
         )
@@ -119,7 +128,7 @@ class Throughput:
         }
         uses = utilizations(loaded, subjects, found)
         return TaskResult(
-            info=self._info(loaded, prompts_BS),
+            info=self._info(loaded, prompts_BS, subjects[0].generation.attention),
             metrics=tuple(all_metrics(found, subjects, uses, no_energy, self.seed)),
             samples=tuple(items(found)),
             warnings=(*warnings, *_unsteady(found, loaded.device)),
@@ -143,8 +152,7 @@ class Throughput:
                 )
             yield subject
 
-    def _info(self, loaded: LoadedModel, prompts_BS: Tensor) -> TaskInfo:
-        attention = loaded.module.config._attn_implementation  # noqa: SLF001 - no public name for it
+    def _info(self, loaded: LoadedModel, prompts_BS: Tensor, attention: str) -> TaskInfo:
         return TaskInfo(
             name=self.name,
             version=self.version,

@@ -62,6 +62,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     class FakeGeneration:
         cache_bytes = 4096
+        attention = "harness_one_query"
 
         def __init__(
             self,
@@ -303,10 +304,10 @@ def test_every_time_is_on_file_under_its_own_name(world: World, tiny: LoadedMode
 
 
 def test_protocol_says_what_decides_the_numbers(world: World, tiny: LoadedModel) -> None:
-    protocol = task(compile=True, cache="dynamic").run(tiny).info.protocol
+    protocol = task(compile=True).run(tiny).info.protocol
     threads = torch.get_num_threads()
     for part in (
-        "B=2", "S=8", "G=5", "cache=dynamic", "compile=yes", "attention=sdpa",
+        "B=2", "S=8", "G=5", "cache=static", "compile=yes", "attention=harness_one_query",
         f"threads={threads}", "prompts=random", "rounds=10",
     ):  # fmt: skip
         assert part in protocol.split("|")
