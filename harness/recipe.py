@@ -19,6 +19,7 @@ from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
+from harness.models.prequantized import Prequantized
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets, find_unreachable
 from harness.quant.layer import LayerRule, QuantizedLayer
@@ -78,6 +79,8 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         UnsupportedRecipe: The backend or a format cannot do this model on this device.
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
+    if loaded.prequantized is not None:
+        return _as_it_came(loaded.origin, loaded.prequantized, recipe)
     if reason := recipe.backend.supports(tuple(recipe.rules.values()), loaded.device):
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {recipe.backend.name} runs on {loaded.device}, but {reason}"
@@ -123,6 +126,29 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         *static_warnings,
     )
     return Quantized(report=report, warnings=warnings)
+
+
+def _as_it_came(origin: str, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
+    """Report on a model that was quantized before it came here."""
+    if recipe.rules:
+        raise UnsupportedRecipe(
+            f"quant must be none for a model that is quantized already, got {recipe.name} for a {origin}; "
+            "leave quant out, or load the float checkpoint"
+        )
+    report = QuantReport(
+        name=recipe.name,
+        formats={"checkpoint": stored.scheme},
+        kind=stored.kind,
+        backend=stored.method,
+        num_quantized=stored.num_quantized,
+        coverage=stored.num_quantized / stored.num_parameters,
+        bits_per_weight=stored.bits_per_weight,
+        model_bytes=stored.file_bytes,
+        stored_bytes=stored.stored_bytes,
+        skipped=(),
+        layers=(),
+    )
+    return Quantized(report=report, warnings=())
 
 
 def audit_after(loaded: LoadedModel) -> None:

@@ -181,6 +181,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     loaded = cache.load(spec.model, spec.device)
+    _refuse_dequantized(spec, loaded)
     try:
         # What is timed is the installed library, as it is.
         chosen = products.choose(loaded, provenance.cpu_flags())
@@ -210,6 +211,15 @@ def _refuse(spec: RunSpec) -> None:
         raise ConfigError(
             f"model.weights must be pretrained for {task.name}, got random, of which no quality can be measured; "
             "leave model.weights out, or choose task=throughput"
+        )
+
+
+def _refuse_dequantized(spec: RunSpec, loaded: LoadedModel) -> None:
+    """Raise UnsupportedRecipe for the speed of a checkpoint that was dequantized when it was loaded."""
+    stored = loaded.prequantized
+    if spec.task.is_timed and stored is not None and stored.kind == "fake-quant":
+        raise UnsupportedRecipe(
+            f"a checkpoint must be multiplied as it is stored to have a speed, got a {loaded.origin}; choose another task"
         )
 
 
@@ -267,7 +277,9 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
 
 
 def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
-    parameters = list(loaded.module.parameters())
+    count, float_bytes = loaded.num_parameters, sum(p.nbytes for p in loaded.module.parameters())
+    if (stored := loaded.prequantized) is not None:  # codes are no parameters
+        count, float_bytes = stored.num_parameters, stored.num_parameters * loaded.dtype.itemsize
     return ModelInfo(
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
@@ -278,8 +290,8 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         revision=loaded.revision,
         origin=loaded.origin,
         weights=loaded.weights,
-        num_parameters=loaded.num_parameters,
-        float_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        num_parameters=count,
+        float_bytes=float_bytes,
     )
 
 

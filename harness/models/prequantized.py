@@ -135,9 +135,7 @@ def _group(group: Settings) -> str:
             where = f"by {numbers.get('strategy')}"
             if size := numbers.get("group_size"):
                 where = f"in groups of {size}"
-            static = (
-                ", static" if key != "weights" and not numbers.get("dynamic") and size != 0 else ""
-            )
+            static = ", static" if key != "weights" and not numbers.get("dynamic") else ""
             sign = "" if numbers.get("symmetric", True) else ", asymmetric"
             parts.append(f"{kind}{numbers.get('num_bits')} {noun} {where}{sign}{static}")
     return ", ".join(parts)
@@ -155,6 +153,11 @@ def _of_bitsandbytes(settings: Settings) -> str:
         return f"LLM.int8, threshold {settings.get('llm_int8_threshold', 6.0)}"
     double = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
     return f"{settings.get('bnb_4bit_quant_type', 'fp4')} weights{double}"
+
+
+def _of_fp8(settings: Settings) -> str:
+    block = settings.get("weight_block_size")
+    return f"fp8 weights {'in blocks of ' + 'x'.join(map(str, block)) if block else 'by tensor'}"
 
 
 def _of_torchao(settings: Settings) -> str:
@@ -177,5 +180,6 @@ SCHEMES: Mapping[str, Callable[[Settings], str]] = {
     "compressed-tensors": _of_compressed_tensors,
     "gptq": _of_gptq,
     "bitsandbytes": _of_bitsandbytes,
+    "fp8": _of_fp8,
     "torchao": _of_torchao,
 }

@@ -8,7 +8,8 @@ What transformers leaves half done is finished here, or refused:
     bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong
     unknown methods      transformers ignores them and would take codes for weights
 
-Everything else (FP8, torchao, MXFP4, AWQ, ...) is as transformers loads it; where it falls back to dequantized weights the sizes tell.
+Everything else (FP8, torchao, MXFP4, AWQ, ...) is as transformers loads it. Where it has no kernel (FP8 on a CPU) it dequantizes the
+weights, leaves inputs in float, and forgets the model's type; the sizes tell, and the type is set here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,21 +83,24 @@ def load_prequantized(
             module = _load(folder, tensors, as_type, device, **options)
     floats = float_weights(tensors)
     count = sum(parameter.numel() for parameter in shape.parameters())
+    quantized = count - sum(tensor.numel for tensor in floats.values())
+    if quantized <= 0:
+        raise ModelError(
+            f"a {method} checkpoint must hold codes, got float weights alone in {folder}; "
+            "take quantization_config out of its config.json"
+        )
     stored = stored_bytes(module)
-    return (
-        module,
-        tokenizer,
-        Prequantized(
-            method=method,
-            scheme=scheme(settings),
-            kind="real" if stored < count * as_type.itemsize else "fake-quant",
-            num_parameters=count,
-            num_quantized=count - sum(tensor.numel for tensor in floats.values()),
-            file_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-            float_file_bytes=sum(tensor.nbytes for tensor in floats.values()),
-            stored_bytes=stored,
-        ),
+    facts = Prequantized(
+        method=method,
+        scheme=scheme(settings),
+        kind="real" if stored < count * as_type.itemsize else "fake-quant",
+        num_parameters=count,
+        num_quantized=quantized,
+        file_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        float_file_bytes=sum(tensor.nbytes for tensor in floats.values()),
+        stored_bytes=stored,
     )
+    return module, tokenizer, facts
 
 
 @contextmanager
@@ -158,6 +162,8 @@ def _load(
     _refuse_unexpected(loading["unexpected_keys"], folder)
     if hasattr(module, "ct_decompress_hook"):
         _decompress(module)
+    if getattr(module, "hf_quantizer", None) is None:
+        _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
     module.requires_grad_(False)
@@ -182,6 +188,14 @@ def _check_statistics(folder: Path, tensors: Mapping[str, Stored]) -> None:
         if key.endswith(".nested_quant_map")
     ]
     check_complete({"missing_keys": {key for key in lacking if key not in tensors}}, folder)
+
+
+def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
+    kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
+    for name, parameter in module.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _decompress(module: Any) -> None:

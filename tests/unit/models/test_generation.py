@@ -46,9 +46,9 @@ def test_tokens_are_those_of_greedy_generation_every_time(
     assert generation.attention == "sdpa"
 
 
-def test_end_of_text_does_not_end_it(tiny: LoadedModel) -> None:
+def test_end_of_text_does_not_end_it(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Generation(tiny, PROMPTS, NEW).prefill()[0].item()
-    tiny.module.generation_config.eos_token_id = first
+    monkeypatch.setattr(tiny.module.generation_config, "eos_token_id", first)
     assert continued(Generation(tiny, PROMPTS, NEW)).shape == (3, NEW)
 
 
