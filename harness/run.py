@@ -287,6 +287,7 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
         products=how,
         fingerprint=loaded.fingerprint,
+        baseline=loaded.baseline,
         revision=loaded.revision,
         origin=loaded.origin,
         weights=loaded.weights,

@@ -13,7 +13,7 @@ from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, mi
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
 from harness.models.random import Shape, load_random
-from harness.models.source import Dtype, LoadedModel, Weights
+from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +80,8 @@ class LocalModel:
     name: str = "local"
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
+    baseline: ModelSource | None = None
+    """The float model that a quantized checkpoint was made of; reports compare the two."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -88,7 +90,9 @@ class LocalModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the folder."""
-        return _load(self, Found(folder=self._folder(), revision=None), device)
+        loaded = _load(self, Found(folder=self._folder(), revision=None), device)
+        loaded.baseline = self.baseline.fingerprint() if self.baseline else None
+        return loaded
 
     def _folder(self) -> Path:
         folder = Path(self.path).expanduser().resolve()

@@ -45,6 +45,8 @@ class LoadedModel:
     """`random`: only the shapes are the model's; nothing it says means anything."""
     prequantized: Prequantized | None = None
     """What the checkpoint was quantized to; None if its weights are float ones."""
+    baseline: str | None = None
+    """Fingerprint of the float model that a quantized checkpoint was made of."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)

@@ -85,6 +85,8 @@ class ModelInfo(_Closed):
     """What multiplies the matrices of linear layers; `float32` stands in for a 16-bit type that the processor lacks."""
     fingerprint: str
     """Hash of the weights, or commit of the hub."""
+    baseline: str | None = None
+    """Fingerprint of the float model that a quantized checkpoint was made of, if that was said."""
     revision: str | None
     """Commit of the hub, if it came from there."""
     origin: str
