@@ -91,7 +91,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     total = loaded.num_parameters + sum(target.weight.numel() for target in untied)
     unreachable = find_unreachable(loaded.module)
     static, static_warnings = _static_scales(loaded, recipe, chosen)
-    recipe.backend.prepare(loaded, [target for target, _ in chosen])
+    prepared = recipe.backend.prepare(loaded, [target for target, _ in chosen])
     layers = []
     packed_bits = 0
     for target, rule in chosen:
@@ -124,6 +124,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         *_tail_warnings(layers),
         *_input_warnings(recipe),
         *static_warnings,
+        *prepared,
     )
     return Quantized(report=report, warnings=warnings)
 

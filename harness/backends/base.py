@@ -49,8 +49,8 @@ class Backend(Protocol):
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> None:
-        """Look at the float model before the first layer is quantized, for what cannot be done layer by layer."""
+    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
+        """Look at the float model before the first layer is quantized, for what cannot be done layer by layer; return warnings."""
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put the quantized layer in the place of the float weight; `loaded.restore` undoes it.

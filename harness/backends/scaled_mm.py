@@ -61,8 +61,9 @@ class ScaledMMBackend:
         reasons = (_refused(rule, device) for rule in rules)
         return next((reason for reason in reasons if reason), None)
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> None:
+    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
         """Nothing need be known before."""
+        return ()
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer that keeps the codes in the place of the float one."""
@@ -85,12 +86,12 @@ class ScaledMMBackend:
         if not isinstance(found, StoredLinear):
             fault = f"a {type(found).__name__} in place"
             return Installed(kernel="unknown", stored_bytes=0, fault=fault)
-        equal = torch.equal(found.dequantize(), layer.weight.dequantize())
-        return Installed(
-            kernel=str(found.kernel),
-            stored_bytes=found.stored_bytes,
-            fault=None if equal else "codes and scales in place stand for other values",
-        )
+        fault = None
+        if not torch.equal(found.dequantize(), layer.weight.dequantize()):
+            fault = "codes and scales in place stand for other values"
+        elif not _same(getattr(found, "input_scale", None), _static_scale(layer)):
+            fault = "another scale of the input in place"
+        return Installed(kernel=str(found.kernel), stored_bytes=found.stored_bytes, fault=fault)
 
 
 def _refused(rule: LayerRule, device: torch.device) -> str | None:
@@ -151,4 +152,15 @@ def _module(layer: QuantizedLayer, bias: Tensor | None, device: torch.device) ->
         return kind(weight, bias, code)
     product = Int8Linear if code is torch.int8 else Float8Linear
     per: Literal["token", "tensor"] = "token" if layer.input.granularity.name == "row" else "tensor"
-    return product(weight, bias, code, per=per)
+    return product(weight, bias, code, _static_scale(layer), per=per)
+
+
+def _static_scale(layer: QuantizedLayer) -> Tensor | None:
+    """Return the one scale `[1, 1]` of all inputs, if it is static."""
+    return None if layer.input_scales is None else layer.input_scales.combined().values.view(1, 1)
+
+
+def _same(found: Tensor | None, wanted: Tensor | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return torch.equal(found, wanted)

@@ -160,9 +160,9 @@ def _load(
     loading = found[1]
     check_complete(loading, folder)
     _refuse_unexpected(loading["unexpected_keys"], folder)
-    if hasattr(module, "ct_decompress_hook"):
+    if decompressed := hasattr(module, "ct_decompress_hook"):
         _decompress(module)
-    if getattr(module, "hf_quantizer", None) is None:
+    if decompressed or getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
@@ -194,7 +194,8 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
     for name, parameter in module.named_parameters():
-        if kept.isdisjoint(name.split(".")):
+        # Scales that a layer applies to its input are parameters too, and stay what they are.
+        if kept.isdisjoint(name.split(".")) and name.endswith(("weight", "bias")):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -58,8 +58,12 @@ class TinyModel:
             torch.manual_seed(self.seed)
             module = LlamaForCausalLM(config)
         dtype: torch.dtype = getattr(torch, self.dtype)
+        for (
+            parameter
+        ) in module.parameters():  # frequencies of positions stay float32, as in loaded models
+            parameter.data = parameter.data.to(dtype)
         return LoadedModel(
-            module=prepare(module.to(dtype), device),  # type: ignore[arg-type]
+            module=prepare(module, device),
             tokenizer=tokenizer,
             name=self.name,
             dtype=dtype,

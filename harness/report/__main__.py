@@ -10,8 +10,11 @@ from harness.report.divergence import answer_changes, divergences
 from harness.report.markdown import render
 from harness.report.matmul import matmul_errors
 from harness.report.noise import floor_of, noise_floor
+from harness.report.parity import parities
 from harness.report.quality import quality_against_bits
 from harness.report.study import Group, comparable, finished
+from harness.report.throughput import throughput
+from harness.report.unfinished import not_ok, not_supported
 from harness.results.store import ResultStore, Stored, write_atomic
 
 INTRODUCTION = """\
@@ -65,8 +68,15 @@ def collect(
     """Return every section that has something to say; pictures are written beside `path`."""
     found: list[sections.Section | None] = []
     floors = [floor_of(group, groups) for group in groups]
-    for group, floor in zip(groups, floors, strict=True):
-        own = (divergences(group, floor), answer_changes(group), noise_floor(group))
+    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
+        picture = path.with_name(f"{path.stem}-throughput-{number}.png")
+        own = (
+            divergences(group, floor),
+            answer_changes(group),
+            noise_floor(group),
+            parities(group),
+            throughput(group, groups, stored, picture),
+        )
         found += own if any(own) else (sections.ranking(group, floor and floor.line()),)
     for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
@@ -77,7 +87,7 @@ def collect(
     found += sections.sizes(groups)
     found += [sections.subjects(group) for group in groups]
     found += matmul_errors(stored)
-    found += [sections.not_ok(stored, problems), sections.warnings(groups)]
+    found += [not_supported(stored), not_ok(stored, problems), sections.warnings(groups)]
     if groups:
         found.append(sections.records(groups))
     return [section for section in found if section is not None]

@@ -1,6 +1,6 @@
 """How numbers are written. Fractions appear as % and their differences as pp, never one for the other."""
 
-from harness.results.record import Metric, Unit
+from harness.results.record import Metric, QuantReport, Unit
 
 MISSING = "-"
 
@@ -59,3 +59,20 @@ def _value(value: float, unit: Unit) -> str:
 def count_of(metric: Metric | None) -> str:
     """Return a metric that is a count."""
     return MISSING if metric is None or metric.value is None else f"{metric.value:.0f}"
+
+
+def path(quant: QuantReport) -> str:
+    """Return what computes: `none` (float), `fake-quant`, or `real` with its backend."""
+    return f"real/{quant.backend}" if quant.kind == "real" else quant.kind
+
+
+def rate(value: float) -> str:
+    """Return a speed or a ratio with at least three digits, and no more decimals than these need."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def milliseconds(metric: Metric | None) -> str:
+    """Return a metric that is a time in seconds."""
+    return MISSING if metric is None or metric.value is None else rate(1000 * metric.value)

@@ -1,6 +1,6 @@
 """Pictures for reports; the one home of matplotlib in this package."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from harness.report.quality import Cost
+    from harness.report.throughput import Bar
 
 SMALLEST_SHOWN = 1e-4
 """Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
@@ -48,6 +49,49 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": ""})
+
+
+def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
+    """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
+    rows = max(len(of_phase) for of_phase in bars.values())
+    figure = Figure(figsize=(9, 1.9 + 0.4 * rows), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
+    for axes, (phase, of_phase) in zip(panels, bars.items(), strict=True):
+        _draw_bars(axes, of_phase)
+        axes.set_xlabel(f"{phase} [token/s]")
+    panels[0].invert_yaxis()  # the first on top; the panels share the axis
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8
+    )
+    figure.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": ""})
+
+
+def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
+    places = range(len(bars))
+    colors = ["dimgray" if bar.is_baseline else "tab:blue" for bar in bars]
+    axes.barh(places, [bar.value for bar in bars], color=colors, alpha=0.7, height=0.6)
+    axes.errorbar(
+        [bar.value for bar in bars],
+        places,
+        xerr=[bar.spread / 2 for bar in bars],
+        fmt="none",
+        ecolor="black",
+        elinewidth=1.2,
+        capsize=3,
+        label="as long as the interquartile range, around the median",
+    )
+    beside = [(bar.beside, place) for place, bar in zip(places, bars, strict=True) if bar.beside]
+    if beside:
+        speeds, heights = zip(*beside, strict=True)
+        axes.plot(
+            speeds, heights, "|", color="tab:red", markersize=14, label="float, timed with it"
+        )
+    axes.set_yticks(places, [bar.label for bar in bars], fontsize=8)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", alpha=0.25)
 
 
 def _color(cost: "Cost") -> str:

@@ -8,16 +8,13 @@ differences, many times narrower than those of the perplexities by themselves.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from harness import stats
-from harness.errors import ResultError
-from harness.report import figures, plots
+from harness.report import figures, paired, plots
 from harness.report.noise import Floor
 from harness.report.sections import Section
 from harness.report.study import Group, Row
-from harness.results.store import read_samples
 
 LEAST_ROWS = 4
 """Fewer formats make no trend."""
@@ -83,19 +80,8 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
 
 def _cost(row: Row, baseline: Row) -> Cost:
     """Return the paired difference of a row from the baseline."""
-    own, reference = (read_samples(found.stored).set_index("id") for found in (row, baseline))
-    if set(own.index) != set(reference.index):
-        raise ResultError(
-            f"{row.stored.path} must have the windows of the baseline to be paired with it, got others; repeat the run"
-        )
-    pairs = own.join(reference["nll"].rename("nll_baseline"))
-    tokens = pairs["num_tokens"].to_numpy(np.float64)
-    differences = pairs["nll"].to_numpy(np.float64) - pairs["nll_baseline"].to_numpy(np.float64)
-    return Cost(
-        row=row,
-        nll=float(differences.sum() / tokens.sum()),
-        interval=stats.mean_interval((differences / tokens).tolist()),
-    )
+    found = paired.log_loss(row, baseline)
+    return Cost(row=row, nll=found.value, interval=found.interval)
 
 
 def _marked(costs: list[Cost]) -> list[Cost]:

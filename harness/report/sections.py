@@ -7,8 +7,7 @@ import pandas as pd
 
 from harness.report import figures
 from harness.report.study import Group, Row
-from harness.results.record import Status, Unit
-from harness.results.store import Stored
+from harness.results.record import Unit
 
 GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")
 GRANULARITIES = ("tensor", "row", *GROUPS)
@@ -56,7 +55,7 @@ def ranking(group: Group, noise: str | None = None) -> Section:
                 else figures.MISSING
             )
         cells["bits/weight"] = f"{row.quant.bits_per_weight:.3f}"
-        cells["path"] = row.quant.kind
+        cells["path"] = figures.path(row.quant)
         rows.append(cells)
     better = "higher" if group.headline.higher_is_better else "lower"
     chance = " Guessing among four choices gives 25 %." if group.task.name in MMLU_TASKS else ""
@@ -75,6 +74,8 @@ def formats_by_granularity(group: Group) -> Section | None:
     """INT8 beside FP8 at each granularity, if both were measured at one at least."""
     unit = group.headline.unit
     rows, pairs = [], 0
+    if not group.is_quality:
+        return None
     for granularity in GRANULARITIES:
         found = {name: group.find(element, granularity) for element, name in ELEMENTS.items()}
         if not any(found.values()):
@@ -99,6 +100,8 @@ def formats_by_granularity(group: Group) -> Section | None:
 def group_size_trend(group: Group) -> Section | None:
     """Quality and bits per weight as groups shrink, for each element format."""
     rows = []
+    if not group.is_quality:
+        return None
     for granularity in GRANULARITIES:
         cells = {"one scale for": _spell(granularity)}
         for element, name in ELEMENTS.items():
@@ -186,10 +189,10 @@ def sizes(groups: Sequence[Group]) -> list[Section]:
     """Bits, bytes and coverage of each recipe on each model."""
     sections = []
     for model in dict.fromkeys((g.model.name, g.model.dtype, g.model.fingerprint) for g in groups):
-        rows: dict[str, Row] = {}
+        rows: dict[tuple[str, str], Row] = {}
         for group in groups:
             if (group.model.name, group.model.dtype, group.model.fingerprint) == model:
-                rows |= {row.label: row for row in group.rows}
+                rows |= {(row.label, figures.path(row.quant)): row for row in group.rows}
         ordered = sorted(rows.values(), key=lambda row: row.quant.model_bytes)
         sections.append(_size_section(ordered))
     return sections
@@ -200,10 +203,12 @@ def _size_section(rows: Sequence[Row]) -> Section:
     table = [
         {
             "recipe": row.label,
+            "path": figures.path(row.quant),
             "format": ", ".join(row.quant.formats.values()) or model.dtype,
             "bits/weight": f"{row.quant.bits_per_weight:.3f}",
             "model, if stored packed": figures.megabytes(row.quant.model_bytes),
             "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
+            "in memory": _in_memory(row),
             "coverage": figures.share(row.quant.coverage),
             "matrices quantized": str(len(row.quant.layers)),
             "left in float": _left(row),
@@ -215,10 +220,16 @@ def _size_section(rows: Sequence[Row]) -> Section:
         text=(
             f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
             "bits/weight is the mean over quantized weights, scales included; coverage is the share of all "
-            "parameters that is quantized. Fake-quantized models use the float model's memory while they run."
+            "parameters that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
+            "fake-quantized models as much as of the float model."
         ),
         table=pd.DataFrame(table),
     )
+
+
+def _in_memory(row: Row) -> str:
+    stored = row.quant.stored_bytes
+    return figures.MISSING if stored is None else figures.megabytes(stored)
 
 
 def _left(row: Row) -> str:
@@ -228,24 +239,6 @@ def _left(row: Row) -> str:
     shown = [f"{skipped.name}: {skipped.reason}" for skipped in row.quant.skipped[:3]]
     more = len(row.quant.skipped) - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "nothing"
-
-
-def not_ok(stored: Sequence[Stored], problems: Sequence[str]) -> Section | None:
-    """Runs that did not end well and were not repeated with success, and files that are no records."""
-    done = {item.record.config_hash for item in stored if item.record.status is Status.OK}
-    rows = [
-        {
-            "file": item.path.name,
-            "status": item.record.status.value,
-            "reason": (item.record.error or "still running, or killed").splitlines()[-1],
-        }
-        for item in stored
-        if item.record.status is not Status.OK and item.record.config_hash not in done
-    ]
-    rows += [{"file": "-", "status": "unreadable", "reason": problem} for problem in problems]
-    if not rows:
-        return None
-    return Section(title="Runs without a result", text="", table=pd.DataFrame(rows))
 
 
 def warnings(groups: Sequence[Group]) -> Section | None:

@@ -2,17 +2,22 @@
 
 A comparison between recipes holds everything else fixed. `comparable` puts records into groups in which only the recipe
 differs, by their own words: task, version, protocol and data hashes, model fingerprint and type, device and attention,
-and every option of task and model. A difference is taken only from the baseline of the same group.
+and every option of task and model. A difference is taken only from the baseline of the same group. What is timed has the
+processor, its threads and the GPU in common too.
 """
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.errors import ResultError
 from harness.results.record import Metric, ModelInfo, QuantReport, RunRecord, Status, TaskInfo
 from harness.results.store import Stored
+
+THROUGHPUT, PARITY = "throughput", "parity"
+"""Tasks that measure no quality."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,8 @@ class Row:
 
     def _format_parts(self) -> tuple[str | None, str | None]:
         names = set(self.quant.formats.values())
-        if len(names) != 1:
+        # With rounded inputs it is another thing than the format of its weights.
+        if len(names) != 1 or self.quant.input_formats:
             return None, None
         element, _, granularity = names.pop().rpartition("_")
         return element, granularity
@@ -62,8 +68,8 @@ class Group:
 
     @property
     def model(self) -> ModelInfo:
-        """The model they share."""
-        return self.rows[0].model
+        """The model they share: the float one, if it was measured."""
+        return (self.baseline or self.rows[0]).model
 
     @property
     def task(self) -> TaskInfo:
@@ -80,11 +86,15 @@ class Group:
         """The float model, if it was measured."""
         return next((row for row in self.rows if row.is_baseline), None)
 
+    @property
+    def is_quality(self) -> bool:
+        """Its numbers say how good a model is."""
+        return self.task.name not in (THROUGHPUT, PARITY)
+
     def find(self, element: str, granularity: str) -> Row | None:
-        """Return the row of a format."""
-        return next(
-            (r for r in self.rows if (r.element, r.granularity) == (element, granularity)), None
-        )
+        """Return the row of a format, the fake-quantized one if it can be had: it has the format and nothing else."""
+        found = [r for r in self.rows if (r.element, r.granularity) == (element, granularity)]
+        return min(found, key=lambda row: row.quant.kind == "real", default=None)
 
 
 def finished(stored: Sequence[Stored]) -> list[Stored]:
@@ -99,7 +109,7 @@ def comparable(stored: Sequence[Stored]) -> list[Group]:
     for item in finished(stored):
         if item.record.model is not None:
             groups[_key(item.record)].append(item)
-    found = [_group(items) for items in groups.values()]
+    found = [group for items in groups.values() if (group := _group(items)).rows]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
 
 
@@ -108,21 +118,33 @@ def _key(record: RunRecord) -> str:
     model, task = record.model, record.task
     if model is None or task is None:
         raise ResultError(f"run {record.run_id} must have model and task to be compared")
-    options = {
-        part: {k: v for k, v in record.config[part].items() if k != "data"}
-        for part in ("model", "task")
-    }
     # Where data came from does not matter, what it was does.
     facts = {k: v for k, v in task.data.items() if k != "revision"}
-    machine = [model.fingerprint, model.dtype, model.device, model.attention, model.products]
+    weights = (
+        model.baseline or model.fingerprint
+    )  # a quantized checkpoint belongs to the model it was made of
+    machine = [weights, model.dtype, model.device, model.attention, model.products]
     protocol = [task.name, task.version, task.protocol]
-    return json.dumps([machine, protocol, options, facts], sort_keys=True)
+    timed = hardware(record) if task.name == THROUGHPUT else ()
+    parts = [machine, model.weights, timed, protocol, options(record), facts]
+    return json.dumps(parts, sort_keys=True)
+
+
+def options(record: RunRecord) -> dict[str, Any]:
+    """Return every option of the task; those of the model are in its fingerprint and type."""
+    return {key: value for key, value in record.config["task"].items() if key != "data"}
+
+
+def hardware(record: RunRecord) -> tuple[object, ...]:
+    """Return what a speed depends on."""
+    made = record.provenance
+    return made.cpu, made.threads, made.gpu
 
 
 def _group(items: Sequence[Stored]) -> Group:
     names = Counter(item.record.quant.name for item in items if item.record.quant)
     rows = [row for item in items if (row := _row(item, names)) is not None]
-    higher = rows[0].headline.higher_is_better
+    higher = bool(rows) and rows[0].headline.higher_is_better
     rows.sort(key=lambda row: (-row.value if higher else row.value, row.quant.model_bytes))
     return Group(rows=tuple(rows))
 
@@ -135,6 +157,8 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
     if headline.value is None:
         return None
     label = record.quant.name
+    if label == "none" and record.quant.kind != "none":  # a checkpoint that came quantized
+        label = record.model.name
     if names[label] > 1:  # recipes that were changed on the command line share a name
         label += f" ({record.config_hash[:6]})"
     return Row(

@@ -78,6 +78,7 @@ LAYOUTS = {
     "nvfp4": "nvfp4-pack-quantized",
     "w8a8": "int-quantized",
     "w4a8": "int-quantized",
+    "w8a8_static": "int-quantized",
     "w8a8_fp8": "float-quantized",
     "w8a8_mxfp8": "mxfp8-quantized",
     "w4a4_mxfp4": "mxfp4-pack-quantized",
@@ -86,9 +87,10 @@ LAYOUTS = {
 REFUSED = ("bf16", "nf4_b64", "fp4_b64", "hif4", "hif8", "fp8_e5m2_row", "mxfp6_e3m2", "mxfp8_e5m2")
 EPS = 2.0**-23
 ROW = Granularity(block=(1, -1))
+TENSOR = Granularity(block=(-1, -1))
 E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
 E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
-BY_THE_LIBRARY = {
+BY_THE_LIBRARY: dict[str, BlockScaled] = {
     "w8a8": BlockScaled(
         element=Integer(bits=8, narrow=False),
         granularity=ROW,
@@ -133,7 +135,7 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, Loade
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         initializer_range=0.1,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -306,6 +308,23 @@ def test_inputs_are_rounded_as_written_with_the_scales_of_the_library(
     else:
         assert (theirs - unrounded).abs().mean() > 0.01
         torch.testing.assert_close(theirs, same, rtol=1e-5, atol=1e-5)
+
+
+def test_static_scales_of_inputs_are_written(model: LoadedModel, tmp_path: Path) -> None:
+    chosen = recipe("+quant=w8a8_static", "quant.calibration.num_sequences=2")
+    config = written(model, chosen, tmp_path / "out")
+    inputs = config["config_groups"]["group_0"]["input_activations"]
+    assert (inputs["strategy"], inputs["dynamic"]) == ("tensor", False)
+    theirs = logits(read(tmp_path / "out", torch.float32, dequantize=False))
+    # The same scales, but what lies below them saturates at -128 there, at -127 here.
+    wider = BlockScaled(element=Integer(bits=8, narrow=False), granularity=TENSOR)
+    rule = replace(chosen.rules["linear"], input=wider)
+    quantize(model, replace(chosen, rules={"linear": rule}))
+    torch.testing.assert_close(theirs, logits(model.module), rtol=1e-5, atol=1e-5)
+    model.restore()
+    dynamic = replace(chosen.rules["linear"], static_input=False)
+    quantize(model, replace(chosen, rules={"linear": dynamic}))
+    assert (theirs - logits(model.module)).abs().mean() > 0.01, "the scales are not those of a call"
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))

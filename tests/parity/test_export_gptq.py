@@ -28,6 +28,7 @@ from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.quantize import encode, fit, quantize
 from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe
+from harness.recipe import quantize as quantize_model
 
 FACTS = {
     "command": "python -m harness.export",

@@ -395,20 +395,32 @@ OPTIONS = [
 ]
 
 
+NEEDED = {
+    "local": ["model.path=/x"],
+    "gguf": ["model.path=/x"],
+    "parity": ["+quant=int8_row_real"],
+    "mmlu_vllm": ["task.engine.path=/x"],
+    "throughput_vllm": ["task.engine.path=/x"],
+}
+"""What an option cannot do without."""
+
+
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
-    extra = ["model.path=/x"] if name in {"local", "gguf"} else []
-    spec = RunSpec.build(resolved(f"{group}={name}", f"results_dir={tmp_path}", *extra))
+    overrides = [f"{group}={name}", f"results_dir={tmp_path}", *NEEDED.get(name, [])]
+    spec = RunSpec.build(resolved(*overrides))
     assert spec.model.name
     assert spec.task.name
     if group == "+quant" and name != "qtype":  # that one is named by its descriptor
         size = f"_g{spec.recipe.group_size}"
         stem = name.replace("_group", size)
-        named = spec.recipe.name in (stem, stem + size)
+        plain = spec.recipe.name.replace(f"_b{spec.recipe.group_size}", "")
+        named = {spec.recipe.name, plain} & {stem, stem + size}
         assert named, "a file is named as the recipe in its records, but for the group size"
     if group == "task":
         assert spec.task.name == name.removesuffix("_1k")
-    assert hash(spec.model) == hash(copy.deepcopy(spec.model)), "the key of the model cache"
+    again = RunSpec.build(resolved(*overrides)).model
+    assert (again, hash(again)) == (spec.model, hash(spec.model)), "the key of the model cache"
 
 
 @pytest.mark.parametrize("name", GROUPS["format"])
@@ -428,11 +440,13 @@ def test_every_experiment_sweeps_over_options_that_exist(name: str, tmp_path: Pa
     assert whole.hydra.mode.name == "MULTIRUN"
     assert isinstance(params, dict)
     assert params
+    task = f"task={str(params['task']).split(',')[0]}"  # other keys may be of this task
     for group, choices in params.items():
         for choice in str(choices).split(","):
             override = f"{group!s}={choice}"
+            first = [] if group == "task" else [task]
             spec = RunSpec.build(
-                resolved(f"+experiment={name}", override, f"results_dir={tmp_path}")
+                resolved(f"+experiment={name}", *first, override, f"results_dir={tmp_path}")
             )
             assert isinstance(spec, RunSpec), override
 

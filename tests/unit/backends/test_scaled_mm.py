@@ -12,6 +12,8 @@ from harness.backends.scaled_linear import (
     WeightOnlyLinear,
 )
 from harness.backends.scaled_mm import ScaledMMBackend
+from harness.calibration.calibration_set import CalibrationSet
+from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -113,6 +115,35 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     )
     tiny.module.set_submodule(name, owner)
     assert backend.inspect(tiny, target, layer).fault == "a Linear in place"
+
+
+def test_static_scales_of_the_input_are_those_of_the_calibration(tiny: LoadedModel) -> None:
+    rule = LayerRule(match="*", weight=fmt(INT8), input=fmt(INT8, -1), static_input=True)
+    shown = CalibrationSet(data=EmbeddedData(), num_sequences=4, length=32)
+    static = QuantRecipe(
+        name="static", rules={"linear": rule}, calibration=shown, backend=ScaledMMBackend()
+    )
+    # By hand: the largest input that each layer sees on the same sequences.
+    largest: dict[str, float] = {}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, args, n=name: largest.update(
+                {n: max(largest.get(n, 0.0), float(args[0].abs().max()))}
+            )
+        )
+        for name, module in tiny.module.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.inference_mode():
+        tiny.module(shown.draw(tiny).ids)
+    for hook in hooks:
+        hook.remove()
+    quantize(tiny, static)
+    placed = {n: m for n, m in tiny.module.named_modules() if isinstance(m, Int8Linear)}
+    assert len(placed) == 14
+    for name, layer in placed.items():
+        assert layer.input_scale is not None
+        assert float(layer.input_scale) == pytest.approx(largest[name] / 127, rel=1e-5)
 
 
 def test_tied_head_stays_quantized_and_scores_in_float32(tiny: LoadedModel) -> None:

@@ -19,7 +19,7 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
+from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.nvfp4 import E4M3, NVFP4Scale
 from harness.quant.quantize import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
@@ -56,6 +56,12 @@ def reason(weight: Any, given: Any = None, device: torch.device = CPU) -> str:
 
 def numbers(dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(96, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def quantized(weight: torch.Tensor, fmt: BlockScaled) -> QuantizedLayer:
+    return QuantizedLayer(
+        name="layer", rule="linear", format=fmt, weight=quantize(weight, fmt), rel_error=0.0
+    )
 
 
 def capability(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
@@ -121,7 +127,12 @@ def test_int4_groups_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) ->
         return BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, size)))
 
     assert "got 256" in reason(int4(256))
+    narrow = quantized(torch.full((24, 64), 7.0), int4(32))
+    assert "multiples of 16" in (layout(int4(32)).refuse(narrow, torch.float32) or "")
     capability(monkeypatch, 8, 0)
+    on_gpu = layout(int4(64), device=CUDA)
+    assert on_gpu.refuse(narrow, torch.bfloat16) is None
+    assert "must be bfloat16" in (on_gpu.refuse(narrow, torch.float32) or "")
     assert layout(int4(256), device=CUDA).tensor == "Int4TilePackedTo4dTensor"
     capability(monkeypatch, 7, 5)
     assert "8.0 or more, got 7.5" in reason(int4(64), device=CUDA)

@@ -1,0 +1,1 @@
+"""Quantized models as folders that other programs read."""

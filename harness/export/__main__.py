@@ -1,0 +1,6 @@
+"""`python -m harness.export`."""
+
+from harness.export.command import main
+
+if __name__ == "__main__":
+    main()

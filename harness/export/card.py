@@ -1,0 +1,114 @@
+"""What an exported folder says of itself: a manifest for programs, and a model card for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.models.source import LoadedModel
+from harness.recipe import Quantized
+
+MANIFEST = "quant_harness.json"
+
+CARD = """\
+---
+library_name: transformers
+tags: [quantized, {layout}]
+---
+# {model}, {recipe}
+
+{origin} quantized by [quant-harness](https://github.com/quant-harness/quant-harness) {version}:
+
+    {command}
+
+| | |
+|---|---|
+| recipe | `{recipe}` (configuration {config_hash}) |
+| weights | {formats} |
+| inputs | {inputs} |
+| layout | `{layout}`{scheme} |
+| quantized | {share:.1%} of the parameters, {bits:.3f} bits a weight with scales |
+| size | {size:.1f} MB |
+| stored scales | {scales} |
+
+Left in float: {skipped}.
+
+`{manifest}` has every layer, the whole configuration and the SHA-256 of each weights file.
+"""
+
+
+def model_facts(loaded: LoadedModel) -> dict[str, Any]:
+    """Return what the float weights were."""
+    return {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "revision": loaded.revision,
+        "origin": loaded.origin,
+        "weights": loaded.weights,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+
+
+def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dict[str, Any]:
+    """Return what the recipe did, layer by layer."""
+    report = quantized.report
+    return {
+        "recipe": report.name,
+        "formats": dict(report.formats),
+        "input_formats": dict(report.input_formats),
+        "coverage": report.coverage,
+        "bits_per_weight": report.bits_per_weight,
+        "warnings": list(quantized.warnings),
+        "skipped": [skipped.model_dump(mode="json") for skipped in report.skipped],
+        "layers": [
+            {
+                "name": layer.name,
+                "rule": layer.rule,
+                "format": layer.format,
+                "shape": list(layer.shape),
+                "rel_error": layer.rel_error,
+                "stored_bytes": layer.stored_bytes,
+                "scale_error": scale_errors[layer.name],
+            }
+            for layer in report.layers
+        ],
+    }
+
+
+def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write manifest and card."""
+    write_json(folder / MANIFEST, manifest)
+    origin = manifest["model"]["origin"]
+    if manifest["model"]["weights"] == "random":
+        origin = "Random weights of this shape, good for measuring speed alone,"
+    error = manifest["scale_error"]
+    text = CARD.format(
+        model=manifest["model"]["name"],
+        recipe=manifest["recipe"],
+        origin=origin[:1].upper() + origin[1:],
+        version=manifest["packages"]["quant-harness"],
+        command=manifest["command"],
+        config_hash=manifest["config_hash"][:12],
+        formats=_listed(manifest["formats"]),
+        inputs=_listed(manifest["input_formats"]) or "float",
+        layout=manifest["layout"],
+        scheme=f", {config['format']}" if "format" in config else "",
+        share=manifest["coverage"],
+        bits=manifest["bits_per_weight"],
+        size=manifest["total_bytes"] / 1e6,
+        scales="exactly the recipe's"
+        if error == 0
+        else f"differ from the recipe's by up to {error:.1e} of their size",
+        skipped=", ".join(skipped["name"] for skipped in manifest["skipped"]) or "norms and biases",
+        manifest=MANIFEST,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file as transformers does."""
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _listed(formats: Mapping[str, str]) -> str:
+    return ", ".join(dict.fromkeys(formats.values()))

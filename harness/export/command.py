@@ -1,0 +1,102 @@
+"""The command line: `python -m harness.export +quant=int8_row out=DIR`.
+
+The groups are those of `python -m harness`, with `layout` in the place of the task. One command writes one folder; errors are
+printed in one line, and the exit code is 1.
+"""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import config
+from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED, MULTIRUN, explain, rewrite
+from harness.errors import ConfigError, HarnessError
+
+log = logging.getLogger(__name__)
+
+OWN_KEYS = ("layout", "out", "shard_gb")
+"""Keys that `python -m harness` has not."""
+
+
+@dataclass
+class ExportConfig:
+    """Top level of the configuration; see `harness.config.RunConfig`."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    layout: Any = MISSING
+    out: str = MISSING
+    quant: Any = field(
+        default_factory=lambda: {"_target_": "harness.recipe.QuantRecipe", "name": "none"}
+    )
+    device: str = "auto"
+    shard_gb: float = 2.0
+    allow_targets: list[str] = field(default_factory=list)
+
+
+def register() -> None:
+    """Make the schema known to Hydra as `base_export`."""
+    ConfigStore.instance().store(name="base_export", node=ExportConfig)
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is missing.
+    """
+    if OmegaConf.is_missing(cfg, "out"):
+        raise ConfigError("out must be given, got nothing; add out=DIR")
+    # What both commands have is checked by the rules of the other.
+    shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
+    own = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(OWN_KEYS)), resolve=True)
+    assert isinstance(own, dict)  # noqa: S101 - it is a copy of a mapping
+    return {**config.resolve(shared), **{str(key): value for key, value in own.items()}}
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
+def export_job(cfg: DictConfig) -> None:
+    """Export what one composed configuration says."""
+    resolved = resolve(cfg)
+    # Imported here: composing, --help and a typo in a key need no torch.
+    from harness.export.job import run  # noqa: PLC0415
+
+    exported = run(resolved)
+    for warning in exported.warnings:
+        log.warning("%s", warning)
+    sys.stdout.write(
+        f"{Path(resolved['out'])}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
+        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}\n"
+    )
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = rewrite(sys.argv[1:])
+    if any(argument in MULTIRUN for argument in sys.argv[1:]):
+        sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
+        sys.exit(EXIT_FAILED)
+    try:
+        export_job()
+    except (HydraException, OmegaConfBaseException) as reason:
+        sys.stderr.write(f"{explain(reason)}\n")
+        sys.exit(EXIT_FAILED)
+    except HarnessError as reason:
+        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was left behind\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+register()

@@ -1,0 +1,127 @@
+"""What a recipe costs in accuracy, for tables that show what it gains in speed.
+
+Looked up in the other records of the folder: the same weights in the same type. The record of the very recipe counts first. That
+of its fake-quantized form stands in where a parity record says that real = fake, or, without one, where the backend has no
+options of its own, which would make it compute something else (smoothing, outliers in float); it is marked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from harness.report import figures, paired
+from harness.report.paired import Paired
+from harness.report.study import PARITY, Group, Row
+
+Pairing = Callable[[Row, Row], Paired]
+
+NOT_MEASURED = "not measured"
+RANDOM = "n/a (random weights)"
+MEASURES: Mapping[str, tuple[tuple[str, ...], Pairing]] = {
+    "perplexity": (
+        ("perplexity", "perplexity_llama_cpp", "perplexity_documents"),
+        paired.log_loss,
+    ),
+    "MMLU": (("mmlu", "mmlu_generate"), paired.accuracy),
+}
+"""Tasks that give a measure, the preferred one first, and how two runs of one are paired."""
+
+
+class _Found(NamedTuple):
+    row: Row
+    group: Group
+    is_exact: bool
+
+
+def accuracy_of(row: Row, groups: Sequence[Group]) -> dict[str, str]:
+    """Return a cell for each measure: value, and paired difference from the float model."""
+    if row.model.weights == "random":
+        return dict.fromkeys(MEASURES, RANDOM)
+    return {
+        measure: _cell(_best(row, groups, tasks), pairing)
+        for measure, (tasks, pairing) in MEASURES.items()
+    }
+
+
+def _best(row: Row, groups: Sequence[Group], tasks: Sequence[str]) -> _Found | None:
+    """Return the run that says most of a recipe: its own before its fake form's, with a baseline, on most items."""
+    stands_in = _is_like_fake(row, groups)
+    candidates = [
+        _Found(other, group, is_exact)
+        for group in groups
+        if group.task.name in tasks and _same_model(row, group)
+        for other in group.rows
+        if (is_exact := _recipe(other) == _recipe(row)) or (stands_in and _is_fake_of(other, row))
+    ]
+
+    def worth(found: _Found) -> tuple[object, ...]:
+        order = -tasks.index(found.group.task.name)
+        return found.is_exact, found.group.baseline is not None, order, found.row.headline.n
+
+    return max(candidates, key=worth, default=None)
+
+
+def _same_model(row: Row, group: Group) -> bool:
+    own, other = row.model, group.model
+    return (own.fingerprint, own.dtype, own.weights) == (
+        other.fingerprint,
+        other.dtype,
+        other.weights,
+    )
+
+
+def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
+    """Return what defines a recipe; all float baselines are one."""
+    if row.is_baseline:
+        return "float"
+    given: dict[str, Any] = row.stored.record.config["quant"]
+    return {key: value for key, value in given.items() if key not in ("name", *without)}
+
+
+def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:
+    """Say whether the fake-quantized form of a recipe speaks for it."""
+    if row.quant.kind != "real":
+        return False
+    measured = [
+        within.value
+        for group in groups
+        if group.task.name == PARITY and _same_model(row, group)
+        for other in group.rows
+        if _recipe(other) == _recipe(row)
+        and (within := other.metric("within_tolerance")) is not None
+        and within.value is not None
+    ]
+    backend: dict[str, Any] = row.stored.record.config["quant"]["backend"]
+    return all(measured) if measured else backend.keys() == {"_target_"}
+
+
+def _is_fake_of(other: Row, row: Row) -> bool:
+    is_fake = other.quant.kind == "fake-quant"
+    return is_fake and _recipe(other, "backend") == _recipe(row, "backend")
+
+
+def _cell(found: _Found | None, pairing: Pairing) -> str:
+    if found is None:
+        return NOT_MEASURED
+    text = figures.number(found.row.headline)
+    notes = [] if found.is_exact else [f"of {found.row.label}, its fake-quantized form"]
+    baseline = found.group.baseline
+    if baseline is None:
+        notes.append("no baseline")
+    elif found.row.is_baseline:
+        notes.append("baseline")
+    else:
+        notes.append(_difference(found.row, baseline, pairing))
+    return f"{text} ({'; '.join(notes)})"
+
+
+def _difference(row: Row, baseline: Row, pairing: Pairing) -> str:
+    """Return the paired difference with its interval, or the plain one of runs whose items were not kept."""
+    unit = row.headline.unit
+    if row.stored.record.samples_file is None or baseline.stored.record.samples_file is None:
+        return figures.difference(row.value, baseline.value, unit)
+    found = pairing(row, baseline)
+    scale, name = (1.0, "nat/token") if pairing is paired.log_loss else (100.0, "pp")
+    text = f"{scale * found.value:+.3g}"
+    if found.interval is not None:
+        text += f" [{', '.join(f'{scale * bound:+.3g}' for bound in found.interval)}]"
+    return f"{text} {name}"

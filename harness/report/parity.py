@@ -1,0 +1,66 @@
+"""Whether real backends compute what their fake-quantized form promised."""
+
+import pandas as pd
+
+from harness.report import figures
+from harness.report.sections import Section
+from harness.report.study import PARITY, Group, Row
+from harness.results.record import Metric
+
+
+def parities(group: Group) -> Section | None:
+    """How far each real recipe is from its fake-quantized form, and both from the float model."""
+    if group.task.name != PARITY:
+        return None
+    rows = [
+        {
+            "recipe": row.label,
+            "backend": row.quant.backend,
+            "kernels": ", ".join(sorted({layer.kernel or "?" for layer in row.quant.layers})),
+            "verdict": verdict(row),
+            "worst layer": _small(row.metric("layer_difference")),
+            "log-prob. difference [nat/token]": _small(row.headline),
+            "95 % interval": _bounds(row.headline),
+            "its max": _small(row.metric("logprob_difference_max")),
+            "KL(fake to real)": _small(row.metric("kl")),
+            "same top token": figures.number(row.metric("top1_agreement")),
+            "KL(float to fake)": _small(row.metric("float_kl_fake")),
+            "KL(float to real)": _small(row.metric("float_kl_real")),
+        }
+        for row in group.rows
+    ]
+    return Section(
+        title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}",
+        text=(
+            f"Protocol: {group.task.protocol}\nThe same weights and {group.headline.n:,} tokens. Real = fake if the output of every layer "
+            "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "
+            "is shown. The other columns are end to end: the log-probability of the token that follows, without the sign of its "
+            "difference and with Student's t interval over windows. Layers that round their inputs amplify differences in the last "
+            "place to the size of what rounding does at all, which the distances from the float model show."
+        ),
+        table=pd.DataFrame(rows),
+    )
+
+
+def verdict(row: Row) -> str:
+    """Return in words whether real is fake."""
+    within = row.metric("within_tolerance")
+    if within is None:
+        return figures.MISSING
+    if within.value:
+        return f"real = fake ({within.note})"
+    differs = "differs" if within.value is None else "real is not fake: differs"
+    return f"{differs} by {_small(row.metric('layer_difference'))} ({within.note})"
+
+
+def _small(metric: Metric | None) -> str:
+    """Return a figure that may be far below one."""
+    if metric is None or metric.value is None:
+        return figures.MISSING
+    return f"{metric.value:.3g}"
+
+
+def _bounds(metric: Metric) -> str:
+    if metric.ci95 is None:
+        return figures.MISSING
+    return " .. ".join(f"{bound:.3g}" for bound in metric.ci95)

@@ -1,0 +1,198 @@
+"""How fast each recipe is, beside its accuracy: a table and a picture for each model, machine and shape of the work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from harness.report import figures, plots
+from harness.report.accuracy import accuracy_of
+from harness.report.sections import Section
+from harness.report.study import THROUGHPUT, Group, Row, hardware, options
+from harness.report.unfinished import reason_of, unsupported
+from harness.results.record import Metric
+from harness.results.store import Stored
+
+PHASES = ("decode", "prefill")
+LEAST_BARS = 2
+NOT_IN_TITLES = ("seed", "rounds")
+"""Options of the task that say nothing of the work."""
+READING = """\
+Speeds are medians over n rounds with their interquartile range. A ratio is to the float model timed in \
+turns with the recipe, in one process, with its 95 % interval; it is not the quotient of two rows. Faster or slower is said \
+only where that interval excludes 1. TTFT is the time to the first token, TPOT that of each further one. MBU and MFU are the \
+shares of the memory bandwidth and of the arithmetic peak that were measured on this machine. Drift is how much longer requests \
+of the float model took in the last third of the rounds than in the first; a run with more than 3 % is unstable. Accuracy is that of the same \
+recipe, weights and type; in brackets the paired difference from the float model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """The speed of one recipe in one phase [token/s]."""
+
+    label: str
+    value: float
+    spread: float
+    """Interquartile range."""
+    beside: float | None
+    """Speed of the float model timed with it."""
+    is_baseline: bool
+
+
+def throughput(
+    group: Group, groups: Sequence[Group], stored: Sequence[Stored], picture: Path
+) -> Section | None:
+    """Return the table of a group of timed runs, and write its picture if there is something to compare."""
+    if group.task.name != THROUGHPUT:
+        return None
+    refused = [item for item in unsupported(stored) if _is_of(item, group)]
+    rows = [_cells(row, groups) for row in group.rows]
+    rows += [_without_speed(item, list(rows[0])) for item in refused]
+    shown = len(group.rows) >= LEAST_BARS
+    if shown:
+        bars = {phase: bars_of(group, phase) for phase in PHASES}
+        plots.bars_of_throughput(bars, f"{_title(group)}\n{_shape(group)}", picture)
+    lines = [f"Protocol: {group.task.protocol}", READING, *_notes(group)]
+    lines += [f"n/a, {item.record.config['quant']['name']}: {reason_of(item)}" for item in refused]
+    return Section(
+        title=f"Throughput: {_title(group)}, {_shape(group)}",
+        text="\n".join(lines),
+        table=pd.DataFrame(rows),
+        picture=picture.name if shown else None,
+    )
+
+
+def _without_speed(item: Stored, columns: Sequence[str]) -> dict[str, str]:
+    """Return the row of a recipe that could not run."""
+    cells = dict.fromkeys(columns, figures.MISSING)
+    cells |= dict.fromkeys(
+        [name for name in columns if "token/s" in name or "/ float" in name], "n/a"
+    )
+    return cells | {"recipe": str(item.record.config["quant"]["name"])}
+
+
+def bars_of(group: Group, phase: str) -> list[Bar]:
+    """Return the speeds of a phase, in the order of the rows."""
+    return [
+        Bar(
+            label="float" if row.is_baseline else row.label,
+            value=metric.value,
+            spread=_value(row.metric(f"{phase}_iqr")) or 0.0,
+            beside=_value(row.metric(f"baseline_{phase}")),
+            is_baseline=row.is_baseline,
+        )
+        for row in group.rows
+        if (metric := row.metric(phase)) is not None and metric.value is not None
+    ]
+
+
+def _cells(row: Row, groups: Sequence[Group]) -> dict[str, str]:
+    return (
+        {
+            "recipe": row.label,
+            "path": figures.path(row.quant),
+            "decode [token/s]": _speed(row, "decode"),
+            "decode / float": _ratio(row, "decode"),
+            "prefill [token/s]": _speed(row, "prefill"),
+            "prefill / float": _ratio(row, "prefill"),
+        }
+        | accuracy_of(row, groups)
+        | {
+            "TTFT [ms]": figures.milliseconds(row.metric("ttft")),
+            "TPOT [ms]": figures.milliseconds(row.metric("tpot")),
+            "decode MBU": _share(row.metric("decode_mbu")),
+            "prefill MFU": _share(row.metric("prefill_mfu")),
+            "weights": _size(row.metric("weight_bytes")),
+            "keys and values": _size(row.metric("kv_bytes")),
+            "energy [J/token]": _rate(row.metric("energy_per_token")),
+            "drift of float": _drift(row.metric("baseline_drift")),
+        }
+    )
+
+
+def _speed(row: Row, phase: str) -> str:
+    metric, spread = row.metric(phase), row.metric(f"{phase}_iqr")
+    if metric is None or metric.value is None:
+        return figures.MISSING
+    return f"{figures.rate(metric.value)} (IQR {_rate(spread)}, n = {metric.n})"
+
+
+def _ratio(row: Row, phase: str) -> str:
+    if row.is_baseline:
+        return "1 (float)"
+    metric = row.metric(f"{phase}_ratio")
+    if metric is None or metric.value is None:
+        return figures.MISSING
+    text = f"{metric.value:.3f}"
+    if metric.ci95 is None:
+        return f"{text} (no interval), cannot tell"
+    low, high = metric.ci95
+    words = "cannot tell"
+    if not low <= 1 <= high:
+        words = "faster" if low > 1 else "slower"
+    return f"{text} [{low:.3f}, {high:.3f}], {words}"
+
+
+def _notes(group: Group) -> list[str]:
+    """Return why energies or utilizations are missing, each reason once, with the model's mark if its weights are random."""
+    lines = []
+    if group.model.weights == "random":
+        lines.append(
+            "The weights are random: only the shapes are those of the model, and no quality can be measured."
+        )
+    for name in ("energy_per_token", "decode_mbu", "prefill_mfu"):
+        found = [row.metric(name) for row in group.rows]
+        reasons = {m.note: None for m in found if m is not None and m.value is None and m.note}
+        lines += [f"No {name.replace('_', ' ')}: {reason}" for reason in reasons]
+    return lines
+
+
+def _is_of(item: Stored, group: Group) -> bool:
+    """Say whether a run would have been in a group if it had been possible."""
+    own, other = item.record, group.rows[0].stored.record
+    same_model = own.config["model"] == other.config["model"]
+    same = same_model and options(own) == options(other) and hardware(own) == hardware(other)
+    return same and item.path.parts[-3] == THROUGHPUT
+
+
+def _title(group: Group) -> str:
+    model = group.model
+    random = " (random weights)" if model.weights == "random" else ""
+    return f"{model.name}{random}, {model.dtype} on {model.device}"
+
+
+def _shape(group: Group) -> str:
+    """Return the options of the task that are plain values: batch, lengths, cache, compilation."""
+    given = options(group.rows[0].stored.record)
+    return ", ".join(
+        f"{key.replace('_', ' ')} {str(value).lower()}"
+        for key, value in given.items()
+        if not key.startswith("_")
+        and key not in NOT_IN_TITLES
+        and isinstance(value, bool | int | str)
+    )
+
+
+def _value(metric: Metric | None) -> float | None:
+    return None if metric is None else metric.value
+
+
+def _rate(metric: Metric | None) -> str:
+    value = _value(metric)
+    return figures.MISSING if value is None else figures.rate(value)
+
+
+def _share(metric: Metric | None) -> str:
+    value = _value(metric)
+    return figures.MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def _drift(metric: Metric | None) -> str:
+    value = _value(metric)
+    return figures.MISSING if value is None else f"{100 * value:+.1f} %"
+
+
+def _size(metric: Metric | None) -> str:
+    value = _value(metric)
+    return figures.MISSING if value is None else figures.megabytes(int(value))

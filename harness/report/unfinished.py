@@ -1,0 +1,63 @@
+"""Runs without a result: those that cannot run here, with the reasons, and those that failed."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from harness.report.sections import Section
+from harness.results.record import Status
+from harness.results.store import Stored
+
+
+def unsupported(stored: Sequence[Stored]) -> list[Stored]:
+    """Return the runs whose recipe cannot run here; of repeated ones the latest."""
+    refused = [item for item in _unfinished(stored) if item.record.status is Status.UNSUPPORTED]
+    return list({item.record.config_hash: item for item in refused}.values())
+
+
+def reason_of(item: Stored) -> str:
+    """Return why a run has no result, in one line."""
+    return (item.record.error or "still running, or killed").splitlines()[-1]
+
+
+def not_supported(stored: Sequence[Stored]) -> Section | None:
+    """Recipes that cannot run where they were asked for."""
+    rows = [
+        {
+            "task": item.path.parts[-3],
+            "model": item.path.parts[-2],
+            "recipe": item.record.config["quant"]["name"],
+            "reason": reason_of(item),
+            "file": item.path.name,
+        }
+        for item in unsupported(stored)
+    ]
+    if not rows:
+        return None
+    return Section(
+        title="Not supported here",
+        text="What these recipes need is missing on this machine or in this model. Nothing else was run in their place.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def not_ok(stored: Sequence[Stored], problems: Sequence[str]) -> Section | None:
+    """Runs that did not end well and were not repeated with success, and files that are no records."""
+    rows = [
+        {"file": item.path.name, "status": item.record.status.value, "reason": reason_of(item)}
+        for item in _unfinished(stored)
+        if item.record.status is not Status.UNSUPPORTED
+    ]
+    rows += [{"file": "-", "status": "unreadable", "reason": problem} for problem in problems]
+    if not rows:
+        return None
+    return Section(title="Runs without a result", text="", table=pd.DataFrame(rows))
+
+
+def _unfinished(stored: Sequence[Stored]) -> list[Stored]:
+    done = {item.record.config_hash for item in stored if item.record.status is Status.OK}
+    return [
+        item
+        for item in stored
+        if item.record.status is not Status.OK and item.record.config_hash not in done
+    ]
