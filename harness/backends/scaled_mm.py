@@ -84,8 +84,8 @@ class ScaledMMBackend:
         """Compare what the layer in place multiplies with with the codes, bit for bit."""
         found = loaded.module.get_submodule(target.name)
         if not isinstance(found, StoredLinear):
-            fault = f"a {type(found).__name__} in place"
-            return Installed(kernel="unknown", stored_bytes=0, fault=fault)
+            other = f"a {type(found).__name__} in place"
+            return Installed(kernel="unknown", stored_bytes=0, fault=other)
         fault = None
         if not torch.equal(found.dequantize(), layer.weight.dequantize()):
             fault = "codes and scales in place stand for other values"

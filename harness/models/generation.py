@@ -11,6 +11,7 @@ it can be folded into a float weight.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 from transformers import Cache, DynamicCache, StaticCache
 
@@ -28,9 +30,17 @@ from harness.models.source import LoadedModel
 CacheKind = Literal["static", "dynamic"]
 Phase = Literal["prefill", "decode"]
 FREEZING: Mapping[str, Any] = MappingProxyType(
-    {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+    {
+        "freezing": True,
+        "max_autotune": True,
+        "max_autotune_gemm_backends": "CPP,ATEN",
+        "max_autotune_report_choices_stats": False,
+        "autotune_num_choices_displayed": 0,
+    }
 )
-"""Settings of torch's compiler that pack constant weights and try its own products beside the library's."""
+"""Settings of torch's compiler that pack constant weights and try its own products beside the library's, without telling all."""
+MOST_GRAPHS = 256
+"""Compiled graphs that torch keeps of one function before it refuses; each phase of each model and shape is one."""
 
 
 class Generation:
@@ -90,9 +100,16 @@ class Generation:
     @torch.inference_mode()
     def prefill(self) -> Tensor:
         """Run the prompts on an empty cache; return the token that follows each, `[B]`."""
+        if "prefill" in self._uncompiled:
+            self._fill()
         self._cache = self._empty()
         self._position = 0
         return self._call("prefill", self._prompts_BS)
+
+    def _fill(self) -> None:
+        """Let the cache take its memory in an eager call: a graph made for an empty one would be made again for the next prompt."""
+        self._cache = self._empty()
+        self._loaded.module(self._prompts_BS, past_key_values=self._cache, logits_to_keep=1)
 
     @torch.inference_mode()
     def step(self) -> Tensor:
@@ -104,12 +121,22 @@ class Generation:
             if phase not in self._uncompiled:
                 return self._next(phase, ids_BS)
             started = time.perf_counter()
-            frozen = self._freezes and phase == "decode"
-            with inductor.patch(dict(FREEZING)) if frozen else nullcontext():
+            with self._compiling(phase):
                 token_B = self._next(phase, ids_BS)
             self.compile_s += time.perf_counter() - started
             self._uncompiled.discard(phase)
             return token_B
+
+    @contextmanager
+    def _compiling(self, phase: Phase) -> Iterator[None]:
+        frozen = self._freezes and phase == "decode"
+        with (
+            warnings.catch_warnings(),
+            dynamo.patch(recompile_limit=MOST_GRAPHS),
+            inductor.patch(dict(FREEZING)) if frozen else nullcontext(),
+        ):
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch's own
+            yield
 
     def _next(self, phase: Phase, ids_BS: Tensor) -> Tensor:
         if self._cuda_graphs:

@@ -128,7 +128,7 @@ class Throughput:
         }
         uses = utilizations(loaded, subjects, found)
         return TaskResult(
-            info=self._info(loaded, prompts_BS, subjects[0].generation.attention),
+            info=self._info(prompts_BS, subjects[0].generation.attention),
             metrics=tuple(all_metrics(found, subjects, uses, no_energy, self.seed)),
             samples=tuple(items(found)),
             warnings=(*warnings, *_unsteady(found, loaded.device)),
@@ -152,7 +152,7 @@ class Throughput:
                 )
             yield subject
 
-    def _info(self, loaded: LoadedModel, prompts_BS: Tensor, attention: str) -> TaskInfo:
+    def _info(self, prompts_BS: Tensor, attention: str) -> TaskInfo:
         return TaskInfo(
             name=self.name,
             version=self.version,
