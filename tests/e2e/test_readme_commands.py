@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from harness import cli
 from harness.data import embedded
+from harness.export import command as export
 from harness.report import __main__ as report
 from harness.tensor import __main__ as tensor
 
@@ -21,13 +22,18 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/checkpoints.md",
     "docs/evaluation.md",
     "docs/formats.md",
     "docs/record.md",
+    "docs/throughput.md",
     "results/README.md",
 ]
-COMMAND = re.compile(r"^    (python -m harness[^\n#]*)", re.MULTILINE)
+COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
 TENSOR = "python -m harness.tensor"
+EXPORT = "python -m harness.export"
+ELSEWHERE = ("device=cuda", "$", "_vllm", "\\")
+"""Parts of commands that need what is not here: a GPU, a shell, an engine."""
 
 
 def commands() -> list[str]:
@@ -36,8 +42,12 @@ def commands() -> list[str]:
     demo = re.search(r"^DEMO := (.*)$", makefile, re.MULTILINE)
     assert demo
     lines = re.findall(r"^\t\$\(RUN\) (-m harness --multirun .*)$", makefile, re.MULTILINE)
-    found = [command.strip() for text in texts for command in COMMAND.findall(text)]
+    lines_of = [command.strip() for text in texts for command in COMMAND.findall(text)]
+    found = [line for line in lines_of if not any(part in line for part in ELSEWHERE)]
     return found + [f"python {line.replace('$(DEMO)', demo[1])}" for line in lines]
+
+
+STUDIES = ("+experiment=granularity", "+experiment=smoothquant")
 
 
 @pytest.fixture
@@ -71,8 +81,15 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words += ["model=tiny", f"results_dir={tmp_path}"] + (
         ["data=embedded"] if "--help" not in words else []
     )
-    if "+experiment=granularity" in words:  # it draws 1,000 questions, more than there are here
+    if any(
+        w.startswith(STUDIES) for w in words
+    ):  # they draw 1,000 questions, more than there are here
         words.append("task=perplexity")
+    if any("throughput" in w for w in words):
+        kept = [w for w in words if not w.startswith(("task.prompt_tokens", "task.batch_size"))]
+        words = [*kept, "task.prompt_tokens=8", "task.new_tokens=2", "task.batch_size=1"]
+    if "task=parity" in words:
+        words += ["task.window=16"]
     if "+experiment=formats" in words:  # and 40 windows
         words.append("task.limit_windows=1")
     monkeypatch.setattr(sys, "argv", ["harness", *words])
@@ -82,10 +99,32 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert leave.value.code == 0
         return
     cli.main()
-    wanted = {"+experiment=granularity": 13, "+experiment=formats": 20}
+    wanted = {
+        "+experiment=granularity": 13,
+        "+experiment=granularity_real": 13,
+        "+experiment=formats": 20,
+    }
     least = max(wanted.get(word, 1) for word in words)
     assert len(list(tmp_path.glob("*/*/*.json"))) >= least
     assert report.write(tmp_path, tmp_path / "reports", "all").is_file()
+
+
+@pytest.mark.usefixtures("short_data")
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(EXPORT)])
+def test_export_command_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = [w for w in shlex.split(command)[3:] if not w.startswith(("model=", "out="))]
+    # Groups must divide rows of 48 and 80.
+    grouped = ["quant.group_size=16"] if any("_g64" in w for w in kept) else []
+    words = [*kept, *grouped, "model=tiny", "data=embedded", f"out={tmp_path / 'made'}"]
+    monkeypatch.setattr(sys, "argv", ["harness.export", *words])
+    export.main()
+    assert "MB in 1 file" in capsys.readouterr().out
+    assert (tmp_path / "made" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith(TENSOR)])
