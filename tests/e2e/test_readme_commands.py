@@ -25,6 +25,7 @@ DOCUMENTS = [
     "docs/checkpoints.md",
     "docs/evaluation.md",
     "docs/formats.md",
+    "docs/low_precision.md",
     "docs/record.md",
     "docs/throughput.md",
     "results/README.md",
@@ -32,8 +33,8 @@ DOCUMENTS = [
 COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
-ELSEWHERE = ("device=cuda", "$", "_vllm", "\\")
-"""Parts of commands that need what is not here: a GPU, a shell, an engine."""
+ELSEWHERE = ("device=cuda", "$", "_vllm", "\\", "model.path=DIR")
+"""Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint."""
 
 
 def commands() -> list[str]:
