@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
 from harness.report.divergence import answer_changes, divergences
+from harness.report.engines import engine_runs
 from harness.report.markdown import render
 from harness.report.matmul import matmul_errors
 from harness.report.noise import floor_of, noise_floor
@@ -87,6 +88,7 @@ def collect(
     found += sections.sizes(groups)
     found += [sections.subjects(group) for group in groups]
     found += matmul_errors(stored)
+    found += engine_runs(stored)
     found += [not_supported(stored), not_ok(stored, problems), sections.warnings(groups)]
     if groups:
         found.append(sections.records(groups))

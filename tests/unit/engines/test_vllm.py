@@ -25,6 +25,7 @@ from harness.errors import ConfigError, DataError, InvalidResult, ModelError
 from harness.models import cache, checkpoint
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
+from harness.report import __main__ as report
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import read, read_samples
 from harness.run import RunSpec, run
@@ -274,6 +275,19 @@ def test_run_on_file_is_repeated_for_another_version_alone(
     assert run(make_spec(*MMLU_SMALL)).skipped
     monkeypatch.setattr(sys.modules["vllm"], "__version__", "another")
     assert not run(make_spec(*MMLU_SMALL)).skipped
+
+
+def test_report_shows_what_an_engine_measured(
+    stand_in: StandIn, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    outcome = run(make_spec(*MMLU_SMALL))
+    assert outcome.headline is not None
+    assert outcome.headline.value is not None
+    text = report.write(outcome.path.parents[2], tmp_path / "reports", "engines").read_text()
+    text = text.replace("\\", "")  # underscores are escaped in Markdown
+    assert "mmlu_vllm: vllm" in text
+    assert f"{100 * outcome.headline.value:.2f} %" in text
+    assert outcome.path.name in text
 
 
 def test_every_prompt_goes_in_at_once_and_is_decoded_greedily(

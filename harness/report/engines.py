@@ -1,0 +1,41 @@
+"""Runs of a checkpoint in a program that loads it by itself, such as vLLM: the record has no model of ours."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from harness.report import figures
+from harness.report.sections import Section
+from harness.report.study import finished
+from harness.results.record import TaskInfo
+from harness.results.store import Stored
+
+
+def engine_runs(stored: Sequence[Stored]) -> list[Section]:
+    """Return a table of the metrics of every run in an engine that ended well."""
+    return [
+        _section(item, task)
+        for item in finished(stored)
+        if (task := item.record.task) is not None and "engine" in task.data
+    ]
+
+
+def _section(item: Stored, task: TaskInfo) -> Section:
+    rows = [
+        {
+            "metric": metric.name.replace("_", " "),
+            "value": figures.number(metric),
+            "unit": metric.unit,
+            "95 % interval": figures.interval(metric),
+            "n": figures.count(metric),
+            "note": metric.note or "",
+        }
+        for metric in item.record.metrics
+        if "/" not in metric.name  # those of subjects are in the record
+    ]
+    warnings = "".join(f"\n{warning}" for warning in item.record.warnings)
+    return Section(
+        title=f"{task.name}: {task.data['engine']}",
+        text=f"Protocol: {task.protocol}\nRecord: {item.path.name}{warnings}",
+        table=pd.DataFrame(rows),
+    )
