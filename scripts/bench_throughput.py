@@ -236,11 +236,12 @@ def contenders_of(
             new,
             is_float=True,
         )
-    own = [plain(loaded, prompts_BS, new), eager, *([base] if compiled else [])]
-    if chosen.model == "smollm2_135m" and chosen.batch == 1:
-        guest = llama_cpp(prompts_BS[0].tolist(), new, torch.get_num_threads())
-        own += [guest] if guest else []
-    yield "float", own
+    if not chosen.recipes_only:
+        own = [plain(loaded, prompts_BS, new), eager, *([base] if compiled else [])]
+        if chosen.model == "smollm2_135m" and chosen.batch == 1:
+            guest = llama_cpp(prompts_BS[0].tolist(), new, torch.get_num_threads())
+            own += [guest] if guest else []
+        yield "float", own
     for name in chosen.recipes:
         quantize(loaded, recipe_of(name))
         made = [
@@ -284,6 +285,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--recipes-only", action="store_true", help="no table of the float model")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--breakdown", action="store_true", help="profile decode steps instead")
     parser.add_argument("--device", default="cpu")
