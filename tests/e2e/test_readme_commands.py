@@ -33,8 +33,8 @@ DOCUMENTS = [
 COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
-ELSEWHERE = ("device=cuda", "$", "_vllm", "\\", "model.path=DIR")
-"""Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint."""
+ELSEWHERE = ("my_conf", "device=cuda", "$", "_vllm", "\\", "model.path=DIR")
+"""Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint, files of the reader."""
 
 
 def commands() -> list[str]:
