@@ -200,6 +200,7 @@ KINDS = {
 def breakdown(generation: Generation, steps: int = 16) -> Json:
     """Return where a decode step spends its time [ms], by kind of operator; the rest of the wall time is Python and dispatch."""
     generation.prefill()
+    generation.step()  # what is to be compiled is
     started = time.perf_counter()
     for _ in range(steps):
         generation.step()

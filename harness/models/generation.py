@@ -13,7 +13,7 @@ it can be folded into a float weight.
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
-from transformers import Cache, DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from harness.models import one_query
 from harness.models.source import LoadedModel
@@ -39,6 +39,8 @@ FREEZING: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Settings of torch's compiler that pack constant weights and try its own products beside the library's, without telling all."""
+FEW_ROWS: Mapping[str, Any] = MappingProxyType({"cpp.min_chunk_size": 4096})
+"""A loop over the few numbers of a token runs on one thread: starting the others takes longer (INT8 decode: 66 to 86 token/s)."""
 MOST_GRAPHS = 256
 """Compiled graphs that torch keeps of one function before it refuses; each phase of each model and shape is one."""
 
@@ -77,8 +79,8 @@ class Generation:
         """Attention implementation of transformers that it runs with."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""
-        self._forward: dict[Phase, Callable[..., Any]] = dict.fromkeys(
-            ("prefill", "decode"), loaded.module
+        self._forward: dict[Phase, Callable[..., Tensor]] = dict.fromkeys(
+            ("prefill", "decode"), _next_token
         )
         self._uncompiled: set[Phase] = set()
         self._cuda_graphs = compiled and loaded.device.type == "cuda"
@@ -88,9 +90,7 @@ class Generation:
 
     def _compile(self) -> None:
         # fullgraph: what cannot be compiled is an error, not an eager call among compiled ones.
-        compiled = partial(
-            torch.compile, self._loaded.module.forward, fullgraph=True, dynamic=False
-        )
+        compiled = partial(torch.compile, _next_token, fullgraph=True, dynamic=False)
         mode = "reduce-overhead" if self._cuda_graphs else None
         self._forward = {"prefill": compiled(), "decode": compiled(mode=mode)}
         if self._loaded.device.type == "cpu" and self.attention == "sdpa":
@@ -109,7 +109,8 @@ class Generation:
     def _fill(self) -> None:
         """Let the cache take its memory in an eager call: a graph made for an empty one would be made again for the next prompt."""
         self._cache = self._empty()
-        self._loaded.module(self._prompts_BS, past_key_values=self._cache, logits_to_keep=1)
+        positions_1S = torch.arange(self._prompts_BS.shape[1], device=self._loaded.device)[None]
+        _next_token(self._loaded.module, self._prompts_BS, positions_1S, self._cache)
 
     @torch.inference_mode()
     def step(self) -> Tensor:
@@ -129,28 +130,25 @@ class Generation:
 
     @contextmanager
     def _compiling(self, phase: Phase) -> Iterator[None]:
-        frozen = self._freezes and phase == "decode"
+        decoding = phase == "decode" and not self._cuda_graphs
+        settings = {**FEW_ROWS, **(FREEZING if self._freezes else {})} if decoding else {}
         with (
             warnings.catch_warnings(),
             dynamo.patch(recompile_limit=MOST_GRAPHS),
-            inductor.patch(dict(FREEZING)) if frozen else nullcontext(),
+            inductor.patch(settings),
         ):
-            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch's own
+            warnings.simplefilter("ignore")  # the compiler warns of code of its own
             yield
 
     def _next(self, phase: Phase, ids_BS: Tensor) -> Tensor:
         if self._cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         stop = self._position + ids_BS.shape[1]
-        logits_B1V = self._forward[phase](
-            input_ids=ids_BS,
-            position_ids=torch.arange(self._position, stop, device=ids_BS.device)[None],
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
+        positions_1S = torch.arange(self._position, stop, device=ids_BS.device)[None]
+        token_B1 = self._forward[phase](self._loaded.module, ids_BS, positions_1S, self._cache)
         self._position = stop
-        self._token_B1 = logits_B1V[:, -1:].argmax(-1)
+        # What a CUDA graph gives is overwritten when it is replayed.
+        self._token_B1 = token_B1.clone() if self._cuda_graphs else token_B1
         return self._token_B1[:, 0]
 
     def _empty(self) -> Cache:
@@ -168,6 +166,21 @@ class Generation:
         layers = self._cache.layers if self._cache is not None else []
         kept = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
         return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
+
+
+def _next_token(
+    module: PreTrainedModel, ids_BS: Tensor, positions_1S: Tensor, cache: Cache | None
+) -> Tensor:
+    """Return the likeliest token after each sequence, `[B, 1]`; the choice is part of a compiled graph."""
+    output = module(
+        input_ids=ids_BS,
+        position_ids=positions_1S,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    token_B1: Tensor = output.logits[:, -1:].argmax(-1)
+    return token_B1
 
 
 def forget_compiled() -> None:
