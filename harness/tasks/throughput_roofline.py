@@ -152,7 +152,9 @@ def _mfu(
     shape: Shape, subject: Subject, requests: Requests, device: torch.device, dtype: str
 ) -> tuple[float | None, str]:
     size, work = requests.size, subject.products.work
-    types = sorted({dtype, *work})
+    # The attention kernel of CPUs takes 16-bit operands and computes in float32.
+    attends = (dtype, "float32") if device.type == "cpu" else (dtype,)
+    types = sorted({*attends, *work})
     if not work or (unknown := [name for name in types if name not in machine.PRODUCTS]):
         return (
             None,
@@ -163,7 +165,8 @@ def _mfu(
 
     def used(peaks: Mapping[str, float]) -> float:
         by_type = {name: peaks[machine.product(name)] for name in types}
-        return roofline.least_seconds(cost, work, by_type, attention=dtype) / seconds
+        attention = max(attends, key=by_type.__getitem__)
+        return roofline.least_seconds(cost, work, by_type, attention=attention) / seconds
 
     try:
         value, peaks = _measured(device, [machine.product(name) for name in types], used)

@@ -13,11 +13,13 @@ from torch import Tensor
 from harness.data.embedded import EmbeddedData
 from harness.errors import DataError, InvalidResult
 from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
 from harness.results.record import Metric, Unit
 from harness.tasks import throughput as task_module
+from harness.tasks import throughput_roofline
 from harness.tasks.base import Task, TaskResult
 from harness.tasks.throughput import Throughput
-from harness.timing import busy, energy, machine
+from harness.timing import busy, energy, machine, roofline
 from harness.timing.distribution import MOST_DRIFT
 from harness.timing.kernels import Products
 
@@ -250,6 +252,29 @@ def test_faster_than_the_machine_is_invalid(world: World, tiny: LoadedModel, pha
     getattr(world, phase)["float"] = 1e-5
     with pytest.raises(InvalidResult, match="must be at most 1"):
         task().run(tiny)
+
+
+def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch's kernel for CPUs takes bfloat16 and computes in float32, which many processors do faster.
+    loaded = TinyModel(dtype="bfloat16").load(torch.device("cpu"))
+    asked: set[str] = set()
+
+    def peaks(device: Any, questions: list[str], *, again: bool = False) -> dict[str, float]:
+        asked.update(questions)
+        return {q: 1e12 if q == machine.product("float32") else 1e9 for q in questions}
+
+    monkeypatch.setattr(machine, "peaks", peaks)
+    long = {"prompt_tokens": 4096, "new_tokens": 2, "batch_size": 1}
+    shape = roofline.prefill(throughput_roofline.shape_of(loaded), 0, 1, 4096)
+    # Less time than attention alone would take at the peak of bfloat16; all products are float32 in this world.
+    world.prefill_s["float"] = 0.5 * shape.attention / 1e9
+    used = value(Throughput(data=EmbeddedData(), **long).run(loaded), "prefill_mfu")
+    assert used == pytest.approx(
+        (shape.products + shape.attention) / 1e12 / world.prefill_s["float"]
+    )
+    assert machine.product("bfloat16") in asked
 
 
 def test_a_peak_that_was_too_low_is_measured_again(
