@@ -23,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import ConfigError
+from harness.identity import without_later_defaults
 
 OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
@@ -78,11 +79,30 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:
-    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile."""
-    canonical = {key: value for key, value in resolved.items() if key not in VOLATILE}
+    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default."""
+    allowed = tuple(resolved["allow_targets"])
+    canonical = {
+        key: _canonical(value, key, allowed)
+        for key, value in resolved.items()
+        if key not in VOLATILE
+    }
     canonical["device_type"] = device_type
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(node: Any, key: str, allow_targets: tuple[str, ...]) -> Any:
+    """Return a node without the `later` fields that have their defaults; see `harness.identity`."""
+    if isinstance(node, Mapping):
+        children = {
+            name: _canonical(child, f"{key}.{name}", allow_targets) for name, child in node.items()
+        }
+        if "_target_" not in node:
+            return children
+        return without_later_defaults(_find_class(node["_target_"], key, allow_targets), children)
+    if isinstance(node, list | tuple):
+        return [_canonical(child, f"{key}[{i}]", allow_targets) for i, child in enumerate(node)]
+    return node
 
 
 def build(node: Any, key: str, allow_targets: tuple[str, ...] = ()) -> Any:

@@ -4,7 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,14 @@ CPU_FLAGS = (
 )
 """Instruction sets that decide which matrix kernels run."""
 
+SDPA_KERNELS: Mapping[str, Callable[[], bool]] = {
+    "flash": torch.backends.cuda.flash_sdp_enabled,
+    "memory_efficient": torch.backends.cuda.mem_efficient_sdp_enabled,
+    "cudnn": torch.backends.cuda.cudnn_sdp_enabled,
+    "math": torch.backends.cuda.math_sdp_enabled,
+}
+"""What scaled dot-product attention may choose from; asked when a run starts."""
+
 
 def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
     """Return the provenance of a run that starts now."""
@@ -58,6 +66,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "cudnn_allow_tf32": str(torch.backends.cudnn.allow_tf32),
             "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
+            "sdpa_kernels": ",".join(name for name, enabled in SDPA_KERNELS.items() if enabled()),
         },
         seeds=dict(seeds),
         settings=settings(device),

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Backend, Installed
+from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.calibration.ranges import static_scales
@@ -91,7 +91,9 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     total = loaded.num_parameters + sum(target.weight.numel() for target in untied)
     unreachable = find_unreachable(loaded.module)
     static, static_warnings = _static_scales(loaded, recipe, chosen)
-    prepared = recipe.backend.prepare(loaded, [target for target, _ in chosen])
+    prepared: tuple[str, ...] = ()
+    if isinstance(recipe.backend, PreparedBackend):
+        prepared = recipe.backend.prepare(loaded, [target for target, _ in chosen])
     layers = []
     packed_bits = 0
     for target, rule in chosen:

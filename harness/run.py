@@ -181,6 +181,8 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     loaded = cache.load(spec.model, spec.device)
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
     _refuse_dequantized(spec, loaded)
     try:
         # What is timed is the installed library, as it is.
@@ -195,7 +197,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     return _result_fields(spec, path, result) | {
         "model": info,
         "quant": quantized.report,
-        "warnings": (*quantized.warnings, *result.warnings),
+        "warnings": (*loaded.warnings, *quantized.warnings, *result.warnings),
     }
 
 

@@ -49,9 +49,6 @@ class Backend(Protocol):
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
-        """Look at the float model before the first layer is quantized, for what cannot be done layer by layer; return warnings."""
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put the quantized layer in the place of the float weight; `loaded.restore` undoes it.
 
@@ -61,3 +58,15 @@ class Backend(Protocol):
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Return what is in the place of a float weight now, and how it differs from the layer, by type, size and value."""
+
+
+@runtime_checkable
+class PreparedBackend(Backend, Protocol):
+    """A backend that looks at the whole float model before its first layer is quantized."""
+
+    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
+        """Do what cannot be done layer by layer; return warnings.
+
+        Raises:
+            UnsupportedRecipe: The model, or some target, cannot be served.
+        """

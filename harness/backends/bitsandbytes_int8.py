@@ -62,10 +62,6 @@ class BitsandbytesInt8Backend:
             (reason for rule in rules if (reason := _obstacle(rule))), None
         )
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing need be known before."""
-        return ()
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer of bitsandbytes in the place of the float one, which stays as it is."""
         if not isinstance(target.owner, nn.Linear):

@@ -31,10 +31,6 @@ class FakeBackend:
         """Every format runs everywhere."""
         return None
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing need be known before."""
-        return ()
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
         loaded.swap(target.owner, target.attribute, layer.weight.dequantize())

@@ -36,8 +36,6 @@ LEAST_ROWS_ON_GPU = 17
 BLOCK = {"cpu": 2**20, "cuda": 2**26}
 """Weights that are dequantized at once, by type of device."""
 
-Code = torch.dtype
-
 
 class StoredLinear(nn.Module):
     """Codes `[N, K]`, their scales `[N / n, K / k]` (float32) and a bias."""
@@ -48,7 +46,7 @@ class StoredLinear(nn.Module):
     may_freeze = False
     """A compiler may treat it as constant: it cannot be folded into a float weight, and is no slower for it."""
 
-    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
+    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: torch.dtype) -> None:
         super().__init__()
         plane = weight.scales.combined()
         self.out_features, self.in_features = weight.shape
@@ -115,7 +113,7 @@ class Int8WeightLinear(StoredLinear):
     ones: Tensor
     may_freeze = True
 
-    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: Code) -> None:
+    def __init__(self, weight: QuantizedTensor, bias: Tensor | None, code: torch.dtype) -> None:
         super().__init__(weight, bias, code)
         # Scales are applied in float32 afterwards: the product would take them only in the type of the input.
         self.register_buffer("ones", _ones(self.out_features, self.codes.device), persistent=False)
@@ -167,7 +165,7 @@ class Int8Linear(StoredLinear):
         self,
         weight: QuantizedTensor,
         bias: Tensor | None,
-        code: Code,
+        code: torch.dtype,
         input_scale: Tensor | None = None,
         *,
         per: Literal["token", "tensor"] = "token",

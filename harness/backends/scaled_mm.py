@@ -62,10 +62,6 @@ class ScaledMMBackend:
         reasons = (_refused(rule, device) for rule in rules)
         return next((reason for reason in reasons if reason), None)
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing need be known before."""
-        return ()
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer that keeps the codes in the place of the float one."""
         if not isinstance(target.owner, nn.Linear):

@@ -47,10 +47,6 @@ class TorchaoBackend:
         """Return what is missing: torchao itself, a tensor for a format, or a device for a kernel."""
         return unsupported(rules, device)
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing need be known before."""
-        return ()
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a linear layer with torchao's weight in the place of the float one, which stays as it is."""
         linear = linear_of(target)

@@ -153,7 +153,7 @@ def export(
         files=tuple(file.name for file in files),
         total_bytes=writer.total_bytes,
         scale_error=error,
-        warnings=quantized.warnings,
+        warnings=(*loaded.warnings, *quantized.warnings),
     )
 
 

@@ -47,6 +47,8 @@ class LoadedModel:
     """What the checkpoint was quantized to; None if its weights are float ones."""
     baseline: str | None = None
     """Fingerprint of the float model that a quantized checkpoint was made of."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)

@@ -62,6 +62,7 @@ GROUPS = {
     if folder.is_dir() and folder.name != "hydra"
 }
 FILES = sorted(CONF.rglob("*.yaml"))
+config.register()  # the command line does it; this file must not need another that imports it
 
 
 @pytest.fixture

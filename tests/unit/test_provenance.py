@@ -76,6 +76,15 @@ def test_flags_of_torch_are_those_in_force() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+def test_attention_kernels_that_are_switched_off_are_not_listed() -> None:
+    assert "flash" in provenance.collect({}, CPU).torch_flags["sdpa_kernels"].split(",")
+    torch.backends.cuda.enable_flash_sdp(enabled=False)
+    try:
+        assert "flash" not in provenance.collect({}, CPU).torch_flags["sdpa_kernels"].split(",")
+    finally:
+        torch.backends.cuda.enable_flash_sdp(enabled=True)
+
+
 def test_cpu_flags_are_a_part_of_those_of_the_machine() -> None:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():

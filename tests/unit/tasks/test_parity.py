@@ -88,10 +88,6 @@ class Real:
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         return None
 
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         assert isinstance(target.owner, nn.Linear)
         change = self.change if target.name.endswith(self.layer) else unchanged

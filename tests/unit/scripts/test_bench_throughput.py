@@ -1,0 +1,44 @@
+"""The bench of throughput, on the tiny model and eagerly: its figures follow from its raw times."""
+
+import importlib.util
+import json
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "bench_throughput.py"
+
+
+@pytest.fixture
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_throughput", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_of_the_float_model_and_of_each_recipe(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bench.json"
+    sizes = ["--prompt", "12", "--new", "5", "--batch", "2", "--rounds", "3"]
+    recipes = ["--recipes", "int8_row_real", "w8a8_real:quant.name=mine"]
+    words = ["--model", "tiny", "--dtype", "float32", "--eager", *sizes, *recipes]
+    monkeypatch.setattr(sys, "argv", ["bench", *words, "--out", str(out)])
+    bench.main()
+    tables = json.loads(out.read_text())["tables"]
+    names = {title: [row["name"] for row in rows] for title, rows in tables.items()}
+    assert names["float"] == ["plain", "eager"]
+    assert names["int8_row_real"] == ["eager", "int8_row_real, eager"]
+    assert len(names) == 3
+    for row in (row for rows in tables.values() for row in rows):
+        assert len(row["prefill_s"]) == len(row["decode_s"]) == 3
+        prefill, decode = map(statistics.median, (row["prefill_s"], row["decode_s"]))
+        assert row["prefill_tokens_per_s"] * prefill == pytest.approx(2 * 12)
+        assert row["decode_tokens_per_s"] * decode == pytest.approx(2 * 4)
