@@ -97,9 +97,11 @@ def _canonical(node: Any, key: str, allow_targets: tuple[str, ...]) -> Any:
         children = {
             name: _canonical(child, f"{key}.{name}", allow_targets) for name, child in node.items()
         }
-        if "_target_" not in node:
+        try:
+            cls = _find_class(node.get("_target_"), key, allow_targets)
+        except ConfigError:  # a plain mapping, or a class that `build` refuses
             return children
-        return without_later_defaults(_find_class(node["_target_"], key, allow_targets), children)
+        return without_later_defaults(cls, children)
     if isinstance(node, list | tuple):
         return [_canonical(child, f"{key}[{i}]", allow_targets) for i, child in enumerate(node)]
     return node
