@@ -25,11 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from harness.errors import ModelError
 from harness.models.checkpoint import (
     UNLOADABLE,
-    check_complete,
     load_folder,
     quiet_unless_terminal,
     sha256_file,
 )
+from harness.models.loading_report import check_complete
 from harness.models.source import Dtype, LoadedModel, Weights
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class GgufModel:
 def load_gguf(file: Path, *, name: str, dtype: Dtype, device: torch.device) -> LoadedModel:
     """Load a GGUF file through its converted copy."""
     fingerprint = sha256_file(file)
-    module, tokenizer = load_folder(converted(file, fingerprint), dtype=dtype, device=device)
+    module, tokenizer, _ = load_folder(converted(file, fingerprint), dtype=dtype, device=device)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
