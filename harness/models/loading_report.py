@@ -37,8 +37,11 @@ def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: P
     """
     _check_once(folder, module)
     check_complete(loading, folder)
-    _check_shapes(loading, folder)
-    return _check_taken(loading, module, folder)
+    check_shapes(loading, folder)
+    keys = loading["unexpected_keys"]
+    parts = sorted(key for key in keys if _is_of_another_part(key, module, folder))
+    check_taken({"unexpected_keys": keys - set(parts)}, module, folder)
+    return parts
 
 
 def check_complete(loading: Mapping[str, Any], source: Path) -> None:
@@ -50,7 +53,7 @@ def check_complete(loading: Mapping[str, Any], source: Path) -> None:
         )
 
 
-def _check_shapes(loading: Mapping[str, Any], source: Path) -> None:
+def check_shapes(loading: Mapping[str, Any], source: Path) -> None:
     """Raise ModelError if stored tensors have other shapes than the model's weights."""
     found = sorted(
         f"{name} {list(stored)} instead of {list(expected)}"
@@ -58,23 +61,18 @@ def _check_shapes(loading: Mapping[str, Any], source: Path) -> None:
     )
     if found:
         raise ModelError(
-            f"every stored tensor must have the shape that config.json gives it, but {source} has {len(found)} others: "
-            f"{shown(found)}; download it again, or correct config.json"
+            f"every stored tensor must have the shape that the config gives it, but {source} has {len(found)} others: "
+            f"{shown(found)}; download it again, or correct the config"
         )
 
 
-def _check_taken(loading: Mapping[str, Any], module: PreTrainedModel, folder: Path) -> list[str]:
-    """Raise ModelError if the model has no place for some stored tensors and its class does not ignore them; return others' ones."""
-    parts: list[str] = []
-    unknown: list[str] = []
-    for key in sorted(loading["unexpected_keys"]):
-        (parts if _is_of_another_part(key, module, folder) else unknown).append(key)
-    if unknown:
+def check_taken(loading: Mapping[str, Any], module: PreTrainedModel, source: Path) -> None:
+    """Raise ModelError if the model has no place for some stored tensors, and its class does not ignore them."""
+    if unknown := sorted(loading["unexpected_keys"]):
         raise ModelError(
-            f"every stored tensor must have a place in the model, but {folder} has {len(unknown)} that the "
-            f"{type(module).__name__} of its {CONFIG} does not take: {shown(unknown)}; correct {CONFIG}, or take them out"
+            f"every stored tensor must have a place in the model, but {source} has {len(unknown)} that a "
+            f"{type(module).__name__} of its config does not take: {shown(unknown)}; correct the config, or take them out"
         )
-    return parts
 
 
 def _check_once(folder: Path, module: PreTrainedModel) -> None:

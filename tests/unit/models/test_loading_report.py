@@ -67,7 +67,7 @@ def test_tensors_without_a_place_are_named(
     names = [f"model.layers.{i}.self_attn.q_proj.bias" for i in (0, 1)]
     change(folder, **{name: torch.ones(48) for name in names})
     with pytest.raises(
-        ModelError, match=f"has 2 that the LlamaForCausalLM .*: {names[0]}, {names[1]};"
+        ModelError, match=f"has 2 that a LlamaForCausalLM .*: {names[0]}, {names[1]};"
     ):
         path(folder)
 
