@@ -79,8 +79,9 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         UnsupportedRecipe: The backend or a format cannot do this model on this device.
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
-    if loaded.prequantized is not None:
-        return _as_it_came(loaded.origin, loaded.prequantized, recipe)
+    came = loaded.prequantized or (None if recipe.rules else loaded.dequantized)
+    if came is not None:
+        return _as_it_came(loaded.origin, came, recipe)
     if reason := recipe.backend.supports(tuple(recipe.rules.values()), loaded.device):
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {recipe.backend.name} runs on {loaded.device}, but {reason}"

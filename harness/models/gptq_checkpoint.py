@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.errors import ModelError
+from harness.models.folder_files import weight_files
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 BITS = (2, 3, 4, 8)
@@ -46,7 +47,7 @@ def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[
         )
     weights: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - it is no mapping
                 path, _, part = key.rpartition(".")

@@ -9,7 +9,9 @@ import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
-from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
+from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
+from harness.models.folder_files import missing_files, weight_files
+from harness.models.loading_report import warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
 from harness.models.random import Shape, load_random
@@ -103,13 +105,17 @@ class LocalModel:
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
     folder, options = found.folder, {"trust_remote_code": source.trust_remote_code}
+    weight_files(folder)  # before anything reads the config
     settings, stored = settings_of(folder), None
     if settings is None:
-        module, tokenizer = load_folder(folder, dtype=source.dtype, device=device, **options)
+        module, tokenizer, warnings = load_folder(
+            folder, dtype=source.dtype, device=device, **options
+        )
     else:
         module, tokenizer, stored = load_prequantized(
             folder, settings, dtype=source.dtype, device=device, **options
         )
+        warnings = warnings_of(folder, module)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
@@ -120,6 +126,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         revision=found.revision,
         origin="float checkpoint" if stored is None else stored.origin,
         prequantized=stored,
+        warnings=tuple(warnings),
     )
 
 

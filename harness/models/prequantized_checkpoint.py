@@ -31,7 +31,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
 from harness.models import gptq_checkpoint
-from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
+from harness.models.checkpoint import UNLOADABLE, load_tokenizer, prepare
+from harness.models.loading_report import check_complete
 from harness.models.prequantized import (
     Prequantized,
     Settings,

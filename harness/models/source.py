@@ -45,6 +45,8 @@ class LoadedModel:
     """`random`: only the shapes are the model's; nothing it says means anything."""
     prequantized: Prequantized | None = None
     """What the checkpoint was quantized to; None if its weights are float ones."""
+    dequantized: Prequantized | None = None
+    """What the file held that the float weights were dequantized from; recipes can be applied to them."""
     baseline: str | None = None
     """Fingerprint of the float model that a quantized checkpoint was made of."""
     warnings: tuple[str, ...] = ()
