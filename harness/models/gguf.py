@@ -183,7 +183,6 @@ def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
     codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOATS]
     if not codes:
         return None
-    size = sum(int(tensor.n_bytes) for tensor in tensors)
     kinds = Counter(tensor.tensor_type.name for tensor in codes)
     return Prequantized(
         method="gguf",
@@ -191,7 +190,7 @@ def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
         kind="fake-quant",
         num_parameters=loaded.num_parameters,
         num_quantized=sum(int(tensor.n_elements) for tensor in codes),
-        file_bytes=size,
-        float_file_bytes=size - sum(int(tensor.n_bytes) for tensor in codes),
+        packed_bits=8 * sum(int(tensor.n_bytes) for tensor in codes),
+        file_bytes=sum(int(tensor.n_bytes) for tensor in tensors),
         stored_bytes=stored_bytes(loaded.module),
     )
