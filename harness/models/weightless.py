@@ -11,13 +11,12 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
 
 from harness.errors import ModelError
-from harness.models.checkpoint import UNLOADABLE, folder_fingerprint
+from harness.models.checkpoint import UNLOADABLE, folder_fingerprint, load_tokenizer
 from harness.models.source import Dtype, LoadedModel
 
 META = torch.device("meta")
@@ -31,8 +30,8 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
     """
     fingerprint = folder_fingerprint(folder)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    tokenizer = load_tokenizer(folder, **options)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
         config: Any = AutoConfig.from_pretrained(folder, **options)
         with META:
             module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
