@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.errors import ModelError
+from harness.models.dequantized import Dequantized
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 BITS = (2, 3, 4, 8)
@@ -32,7 +33,7 @@ WORD = 32
 """Bits of what codes are packed into."""
 
 
-def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> Dequantized:
     """Return the weights of a folder under the names of the float model, packed ones dequantized.
 
     Raises:
@@ -65,7 +66,7 @@ def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[
                 f"layer {path} must be in the GPTQ layout, got {reason} in {folder}; download or convert it again"
             ) from reason
         weights[f"{path}.weight"] = weight.to(dtype)
-    return weights
+    return Dequantized(weights=weights)
 
 
 def dequantize(

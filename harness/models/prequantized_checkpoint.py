@@ -32,6 +32,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from harness.errors import ModelError
 from harness.models import gptq_checkpoint
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
+from harness.models.dequantized import Reader
 from harness.models.prequantized import (
     Prequantized,
     Settings,
@@ -44,10 +45,14 @@ from harness.models.source import Dtype
 from harness.models.stored_bytes import stored_bytes
 from harness.models.targets import output_layer
 
-KNOWN = {
+READERS: Mapping[str, Reader] = {
+    "gptq": gptq_checkpoint.read,
+}
+"""Methods that are read and dequantized here, by the name in `config.json`."""
+KNOWN = READERS.keys() | {
     name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING
 }
-"""Methods that transformers has a loader for."""
+"""Those, and the methods that transformers has a loader for."""
 
 
 def load_prequantized(
@@ -75,9 +80,9 @@ def load_prequantized(
     as_type: torch.dtype = getattr(torch, dtype)
     with _explained(folder, method, device):
         shape = float_shape(folder, **options)
-        if method == "gptq":
-            weights = gptq_checkpoint.read(folder, settings, as_type)
-            module = _load_weights(folder, type(shape), weights, as_type, **options)
+        if read := READERS.get(method):
+            dequantized = read(folder, settings, as_type)
+            module = _load_weights(folder, type(shape), dequantized.weights, as_type, **options)
             module = prepare(module, device)
         else:
             module = _load(folder, tensors, as_type, device, **options)
