@@ -10,6 +10,7 @@ from harness.calibration.text import calibration_text
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import tokenize
 
 
 class Sequences(NamedTuple):
@@ -44,7 +45,7 @@ class CalibrationSet:
             DataError: The text is too short, or a sequence longer than the model was made for.
         """
         text = calibration_text(self.data)
-        ids = torch.tensor(loaded.tokenizer(text.text, verbose=False)["input_ids"])
+        ids = torch.tensor(tokenize(text.text, loaded).ids)
         longest = min(len(ids), loaded.max_length)
         if self.length > longest:
             raise DataError(

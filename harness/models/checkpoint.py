@@ -31,6 +31,7 @@ from harness.models.loading_report import (
 )
 from harness.models.prequantized import FLOATS, stored_tensors
 from harness.models.source import Dtype
+from harness.models.tokens import without_limits
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 """The files of a model: weights, config, tokenizer, chat template, code."""
@@ -77,7 +78,7 @@ def load_folder(
 
 
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a folder.
+    """Return the tokenizer of a folder, which neither cuts nor pads a text.
 
     Raises:
         ModelError: It cannot be loaded, or is not a fast one.
@@ -96,7 +97,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
             "the tokenizer must be a fast one (tokenizer.json), because word and byte figures need "
             f"its offsets, got {type(tokenizer).__name__} in {folder}"
         )
-    return tokenizer
+    return without_limits(tokenizer)
 
 
 def _refuse_codes(folder: Path) -> None:

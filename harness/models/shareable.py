@@ -11,6 +11,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.models.head import Scorer
 from harness.models.shared_prefix import PackedRows, run_prefix
+from harness.models.tokens import num_rows
 
 KINDS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on tokens and positions before them, and on nothing else."""
@@ -47,7 +48,7 @@ def _texts(node: object) -> Iterator[str]:
 def _difference(halves: Scorer) -> str | None:
     """Run a small batch of the float model both ways; return what is wrong with the shared one, or None."""
     loaded = halves.loaded
-    tokens = [token % len(loaded.tokenizer) for token in range(100, 140)]
+    tokens = [token % num_rows(loaded) for token in range(100, 140)]
     shared, rows = tokens[:20], (tokens[20:24], tokens[24:35], tokens[35:])
     with loaded.in_float():
         whole = [halves.hidden(torch.tensor([[*shared, *row]]))[:, -1] for row in rows]

@@ -11,13 +11,12 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
 
 from harness.errors import ModelError
-from harness.models.checkpoint import UNLOADABLE, folder_fingerprint
+from harness.models.checkpoint import UNLOADABLE, folder_fingerprint, load_tokenizer
 from harness.models.loading_report import check_loading, in_a_line, refuse_adapter, warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.source import Dtype, LoadedModel
@@ -34,8 +33,8 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
     fingerprint = folder_fingerprint(folder)
     refuse_adapter(folder)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    tokenizer = load_tokenizer(folder, **options)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
         config: Any = AutoConfig.from_pretrained(folder, **options)
         parts: list[str] = []
         if settings_of(folder) is None:

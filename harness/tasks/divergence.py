@@ -27,6 +27,7 @@ from torch import Tensor
 
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
+from harness.identity import later
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -36,7 +37,7 @@ from harness.tasks.divergence_questions import compare_answers
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits, divergence_metrics
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
-from harness.tasks.windows import Windows, adds_bos, disjoint_windows
+from harness.tasks.windows import Bos, Windows, disjoint_windows, window_words
 
 KEPT_BYTES = 2**30
 """Hidden states of the baseline that a loaded model keeps, over all tasks of a sweep [byte]."""
@@ -70,6 +71,8 @@ class Divergence:
     """Compare on the first so many windows; None is all."""
     questions: MMLU | None = None
     """Questions to compare answers on; None is none."""
+    bos: Bos | None = later(None)
+    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing, and answers without probabilities."""
@@ -93,7 +96,7 @@ class Divergence:
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Compare on every window, then on every question."""
         text = self.data.text()
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         with scorer(loaded) as halves:
             candidate = side(halves, run_windows(halves, windows.ids))
             pairs = side_by_side(halves, windows, candidate, baseline(halves, windows), self.name)
@@ -117,7 +120,7 @@ class Divergence:
     def _info(
         self, text: Text, windows: Windows, loaded: LoadedModel, answers: TaskResult | None
     ) -> TaskInfo:
-        protocol = window_protocol(text, self.window, self.limit_windows, loaded)
+        protocol = window_protocol(text, self.window, self.limit_windows, loaded, self.bos)
         asked = f"|questions=({answers.info.protocol})" if answers else ""
         return TaskInfo(
             name=self.name,
@@ -238,12 +241,11 @@ def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
     }
 
 
-def window_protocol(text: Text, window: int, limit: int | None, loaded: LoadedModel) -> str:
+def window_protocol(
+    text: Text, window: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
+) -> str:
     """Return what defines the tokens that are compared, in one line."""
-    return (
-        rf"{text.name}|join=\n\n|L={window}|stride=L|windows={'all' if limit is None else f'first-{limit}'}"
-        f"|bos={'first-window' if adds_bos(loaded) else 'none'}|log-probs=fp32|means=fp64"
-    )
+    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp32|means=fp64"
 
 
 def _check_finite(pairs: TokenPairs, name: str, index: int) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness.data.source import DataSource
 from harness.errors import ConfigError, ModelError
+from harness.identity import later
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -44,7 +45,7 @@ from harness.tasks.divergence import (
     window_scores,
 )
 from harness.tasks.divergence_statistics import TokenPairs, divergence_metrics
-from harness.tasks.windows import Windows, disjoint_windows
+from harness.tasks.windows import Bos, Windows, disjoint_windows
 
 SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
 """The statistics that are given for each variant."""
@@ -78,6 +79,8 @@ class NoiseFloor:
     """Tokens a window."""
     limit_windows: int | None = None
     """Compare on the first so many windows; None is all."""
+    bos: Bos | None = later(None)
+    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing."""
@@ -100,7 +103,7 @@ class NoiseFloor:
                 f"that changed {changed} weights or inputs; leave quant out"
             )
         text = self.data.text()
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         variants = tuple(_variants(loaded, windows))
         found, warnings = _measure(loaded, windows, variants)
         changes = "|".join(f"{variant.name}={variant.change}" for variant in variants)
@@ -108,7 +111,7 @@ class NoiseFloor:
             info=TaskInfo(
                 name=self.name,
                 version=self.version,
-                protocol=f"{window_protocol(text, self.window, self.limit_windows, loaded)}|{changes}",
+                protocol=f"{window_protocol(text, self.window, self.limit_windows, loaded, self.bos)}|{changes}",
                 data=window_facts(text, windows),
             ),
             metrics=tuple(

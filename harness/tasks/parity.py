@@ -28,6 +28,7 @@ from torch import Tensor
 
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
+from harness.identity import later
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -37,7 +38,7 @@ from harness.tasks.divergence import check_sizes, text_facts, window_facts, wind
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
 from harness.tasks.parity_statistics import parity_metrics, stack, verdict, window_samples
-from harness.tasks.windows import check_length, disjoint_windows
+from harness.tasks.windows import Bos, check_length, disjoint_windows
 
 MOST_KEPT_BYTES = 2**29
 """Largest size of the logits that are kept of one model [byte]."""
@@ -87,10 +88,14 @@ class Parity:
     """The last so many tokens of a window run one at a time."""
     seed: int = 0
     """Seed of random token ids."""
+    bos: Bos | None = later(None)
+    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to compare."""
         check_sizes(self.window, self.limit_windows)
+        if self.bos is not None and self.prompts == "random":
+            raise ValueError(f"bos must be null for random prompts, got {self.bos}")
         if not 0 <= self.decode <= self.window - 2:
             raise ValueError(
                 f"decode must be >= 0 and leave one of the {self.window - 1} scored tokens to the prompt, got {self.decode}"
@@ -167,12 +172,12 @@ class Parity:
         return self._of_text(self.data.text(), loaded)
 
     def _of_text(self, text: Text, loaded: LoadedModel) -> Prompts:
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         return Prompts(
             name=text.name,
             ids=windows.ids,
             facts=window_facts(text, windows),
-            protocol=window_protocol(text, self.window, self.limit_windows, loaded),
+            protocol=window_protocol(text, self.window, self.limit_windows, loaded, self.bos),
             warnings=text.warnings,
         )
 
