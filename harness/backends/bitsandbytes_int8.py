@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from harness.backends.base import Installed
 from harness.backends.bitsandbytes import OTHER_VALUES, frozen, library, missing, not_installed
+from harness.backends.scaled_linear import overflow
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
@@ -57,9 +58,11 @@ class BitsandbytesInt8Backend:
             raise ValueError(f"threshold must be >= 0, got {self.threshold}")
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
-        """Return what is missing: the library, a device, or one of the two INT8 formats."""
-        return missing(device) or next(
-            (reason for rule in rules if (reason := _obstacle(rule))), None
+        """Return what is missing: the library, a device, one of the two INT8 formats, or exact products of integers."""
+        return (
+            missing(device)
+            or next((reason for rule in rules if (reason := _obstacle(rule))), None)
+            or saturates(device)
         )
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
@@ -100,6 +103,12 @@ def _obstacle(rule: LayerRule) -> str | None:
         f"LLM.int8 has {ROWS.name} weights and {ROWS.name} inputs, got weight {rule.weight.name} and input {inputs}; "
         "choose quant=bnb_int8"
     )
+
+
+@cache
+def saturates(device: torch.device) -> str | None:
+    """Return what is wrong with bitsandbytes' products of integers on a processor, or None if they are exact."""
+    return overflow(device, library("functional").int8_linear_matmul)
 
 
 @cache
