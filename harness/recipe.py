@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from harness.backends import probe
+from harness.backends import probe, stored_layers
 from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
@@ -81,7 +81,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
     if loaded.prequantized is not None:
-        return _as_it_came(loaded.origin, loaded.prequantized, recipe)
+        return _as_it_came(loaded, loaded.prequantized, recipe)
     if reason := recipe.backend.supports(tuple(recipe.rules.values()), loaded.device):
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {recipe.backend.name} runs on {loaded.device}, but {reason}"
@@ -137,18 +137,20 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     return Quantized(report=report, warnings=warnings)
 
 
-def _as_it_came(origin: str, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
+def _as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
     """Report on a model that was quantized before it came here."""
     if recipe.rules:
         raise UnsupportedRecipe(
-            f"quant must be none for a model that is quantized already, got {recipe.name} for a {origin}; "
+            f"quant must be none for a model that is quantized already, got {recipe.name} for a {loaded.origin}; "
             "leave quant out, or load the float checkpoint"
         )
+    compute = stored_layers.measure(loaded) if stored.kind == "real" else None
     report = QuantReport(
         name=recipe.name,
         formats={"checkpoint": stored.scheme},
         kind=stored.kind,
         backend=stored.method,
+        compute=compute,
         num_quantized=stored.num_quantized,
         coverage=stored.num_quantized / stored.num_parameters,
         bits_per_weight=stored.bits_per_weight,
@@ -157,7 +159,7 @@ def _as_it_came(origin: str, stored: Prequantized, recipe: QuantRecipe) -> Quant
         skipped=(),
         layers=(),
     )
-    return Quantized(report=report, warnings=())
+    return Quantized(report=report, warnings=probe.warnings_of(compute, stored.method, loaded))
 
 
 def audit_after(loaded: LoadedModel) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,7 +30,7 @@ from transformers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
-from harness.models import gptq_checkpoint
+from harness.models import bitsandbytes_layers, gptq_checkpoint
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
 from harness.models.prequantized import (
     Prequantized,
@@ -162,7 +162,10 @@ def _load(
     _refuse_unexpected(loading["unexpected_keys"], folder)
     if decompressed := hasattr(module, "ct_decompress_hook"):
         _decompress(module)
-    if decompressed or getattr(module, "hf_quantizer", None) is None:
+    if of_bitsandbytes := bitsandbytes_layers.has_layers(module):
+        bitsandbytes_layers.settle(module, dtype)
+    # transformers leaves the float weights beside codes of bitsandbytes in the type that they have in the files.
+    if decompressed or of_bitsandbytes or getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
@@ -195,7 +198,10 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
     for name, parameter in module.named_parameters():
         # Scales that a layer applies to its input are parameters too, and stay what they are.
-        if kept.isdisjoint(name.split(".")) and name.endswith(("weight", "bias")):
+        is_float = (
+            type(parameter) is nn.Parameter
+        )  # codes of bitsandbytes are of a class of their own
+        if is_float and kept.isdisjoint(name.split(".")) and name.endswith(("weight", "bias")):
             parameter.data = parameter.data.to(dtype)
 
 
