@@ -7,13 +7,14 @@ was promised, and the report lists every matrix that stayed in float, with the r
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from harness.backends import probe, stored_layers
 from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
@@ -97,11 +98,14 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         prepared = recipe.backend.prepare(loaded, [target for target, _ in chosen])
     layers = []
     packed_bits = 0
+    kinds: dict[tuple[str, ...], tuple[Target, QuantizedLayer]] = {}
     for target, rule in chosen:
         scales = static.get(target.name)
         layer, installed = _quantize_target(loaded, recipe, target, rule, scales)
         layers.append(_layer_report(layer, installed))
         packed_bits += layer.weight.total_bits
+        kinds.setdefault((rule, installed.kernel, str(layer.weight.shape)), (target, layer))
+    compute = probe.measure(_in_place(loaded, recipe.backend, kinds.values()), loaded)
     num_quantized = sum(math.prod(layer.shape) for layer in layers)
     float_bits = loaded.dtype.itemsize * 8
     rest_bytes = (total - num_quantized) * loaded.dtype.itemsize
@@ -113,6 +117,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         },
         kind=recipe.backend.kind if layers else "none",
         backend=recipe.backend.name,
+        compute=compute,
         num_quantized=num_quantized,
         coverage=num_quantized / total,
         bits_per_weight=packed_bits / num_quantized if layers else float(float_bits),
@@ -128,6 +133,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         *_input_warnings(recipe),
         *static_warnings,
         *prepared,
+        *probe.warnings_of(compute, recipe.backend.name, loaded),
     )
     return Quantized(report=report, warnings=warnings)
 
@@ -139,6 +145,7 @@ def _as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) 
             f"quant must be none for a model that is quantized already, got {recipe.name} for a {loaded.origin}; "
             "leave quant out, or load the float checkpoint"
         )
+    compute = stored_layers.measure(loaded) if stored.kind == "real" else None
     report = QuantReport(
         name=recipe.name,
         formats={"checkpoint": stored.scheme},
@@ -147,6 +154,7 @@ def _as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) 
         cache_format=stored.cache,
         kind=stored.kind,
         backend=stored.method,
+        compute=compute,
         num_quantized=stored.num_quantized,
         coverage=stored.num_quantized / stored.num_parameters,
         bits_per_weight=stored.bits_per_weight
@@ -157,7 +165,8 @@ def _as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) 
         skipped=(),
         layers=(),
     )
-    return Quantized(report=report, warnings=stored.warnings)
+    warnings = (*stored.warnings, *probe.warnings_of(compute, stored.method, loaded))
+    return Quantized(report=report, warnings=warnings)
 
 
 def audit_after(loaded: LoadedModel) -> None:
@@ -308,6 +317,20 @@ def _quantize_target(
             f"layer {target.name} must be in format {fmt.name}, got: {installed.fault}"
         )
     return layer, installed
+
+
+def _in_place(
+    loaded: LoadedModel, backend: Backend, kinds: Iterable[tuple[Target, QuantizedLayer]]
+) -> Iterator[probe.Layer]:
+    """Yield the linear layers that the backend has put in place, with what each is to multiply."""
+    for target, layer in kinds:
+        if not isinstance(target.owner, nn.Linear):
+            continue
+        operands = probe.operands_of(layer)
+        if isinstance(backend, probe.OwnOperands):
+            operands = backend.operands(loaded, target, layer)
+        module = loaded.module.get_submodule(target.name)
+        yield probe.Layer(target.name, module, operands, target.owner.bias)
 
 
 def _static_scales(

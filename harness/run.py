@@ -235,7 +235,9 @@ def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, Ta
         loaded.restore()
         quantized = quantize(loaded, recipe)
         log.info("%s: measuring %s", recipe.name, task.name)
-        return quantized, task.run_beside(loaded, reference, recipe.backend.tolerance)
+        return quantized, task.run_beside(
+            loaded, reference, recipe.backend.tolerance, quantized.report.compute
+        )
     assert isinstance(task, Task)  # noqa: S101 - RunSpec.build has checked it
     quantized = quantize(loaded, recipe)
     log.info("%s: measuring %s", recipe.name, task.name)

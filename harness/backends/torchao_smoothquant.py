@@ -14,6 +14,7 @@ observer gives s, its FP8 tensor holds W s, and `ScaledInputLinear` multiplies t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backends.base import Installed
+from harness.backends.probe import Operands
 from harness.backends.torchao import (
     filled,
     inspected,
@@ -145,6 +147,15 @@ class TorchaoSmoothQuantBackend:
             found,
             kernel=f"{found.kernel}; {how}",
             stored_bytes=found.stored_bytes + (0 if own is None else own.nbytes),
+        )
+
+    def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
+        """Return the smoothed weight, and what rounds an input after its product with 1/s."""
+        smoothed = self._smoothed(loaded, linear_of(target), layer)
+        assert layer.input is not None  # noqa: S101 - `supports` asks for it
+        rounded = partial(quantize, fmt=layer.input)
+        return Operands(
+            smoothed.codes.dequantize(), lambda x: rounded(x * smoothed.inverse).dequantize()
         )
 
     def _config(self, layout: Layout) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +28,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from harness.errors import ModelError
 from harness.models import (
     awq_checkpoint,
+    bitsandbytes_layers,
     compressed_tensors_checkpoint,
     fp8_checkpoint,
     gptq_checkpoint,
@@ -215,7 +216,10 @@ def _load(
     loading = found[1]
     check_complete(loading, folder)
     _refuse_unexpected(loading["unexpected_keys"], folder)
-    if getattr(module, "hf_quantizer", None) is None:
+    if of_bitsandbytes := bitsandbytes_layers.has_layers(module):
+        bitsandbytes_layers.settle(module, dtype)
+    # transformers leaves the float weights beside codes of bitsandbytes in the type that they have in the files.
+    if of_bitsandbytes or getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
@@ -247,7 +251,8 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
     for name, parameter in module.named_parameters():
-        if kept.isdisjoint(name.split(".")) and parameter.is_floating_point():
+        is_float = type(parameter) is nn.Parameter and parameter.is_floating_point()  # no codes
+        if is_float and kept.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(dtype)
 
 

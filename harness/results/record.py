@@ -125,6 +125,23 @@ class LayerReport(_Closed):
     """Memory of what stands for the weight now; null in records made before it was kept [byte]."""
 
 
+class Compute(_Closed):
+    """How exactly the layers of a model multiply on the processor of the run; see `harness.backends.probe`."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None
+    """The widest type whose rounding of operands and results explains the error; null if none does."""
+    rel_error: float
+    """Of a product, against that of the layer's own codes in float64 (Frobenius norms): the largest found."""
+    layer: str
+    """Where it was found."""
+
+    @property
+    def words(self) -> str:
+        """`as exact as bfloat16 (relative error 3.2e-03 in model.layers.0.mlp.up_proj)`."""
+        how = f"as exact as {self.dtype}" if self.dtype else "less exact than bfloat16"
+        return f"{how} (relative error {self.rel_error:.1e} in {self.layer})"
+
+
 class QuantReport(_Closed):
     """What became of the weights."""
 
@@ -143,6 +160,8 @@ class QuantReport(_Closed):
     what is stored and multiplied."""
     backend: str = "fake"
     """What put the weights in place, such as `torchao`."""
+    compute: Compute | None = None
+    """How exactly they are multiplied, as measured; null in older records, and where no linear layer has codes."""
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float

@@ -32,7 +32,7 @@ from harness.identity import later
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
-from harness.results.record import TaskInfo
+from harness.results.record import Compute, TaskInfo
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
@@ -129,7 +129,11 @@ class Parity:
         return Reference(prompts, fake, exact, calls)
 
     def run_beside(
-        self, loaded: LoadedModel, reference: Reference, tolerance: Mapping[str, float]
+        self,
+        loaded: LoadedModel,
+        reference: Reference,
+        tolerance: Mapping[str, float],
+        compute: Compute | None = None,
     ) -> TaskResult:
         """Compare the real model with what `reference` returned.
 
@@ -149,7 +153,7 @@ class Parity:
         dtype = str(loaded.dtype).removeprefix("torch.")
         with torch.inference_mode():
             differences = layer_differences(loaded, reference.calls)
-        judged, failure = verdict(differences, dtype, tolerance.get(dtype))
+        judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,

@@ -254,6 +254,7 @@ def test_four_bits_of_bitsandbytes(float_folder: Path, tmp_path: Path, method: s
     assert ("double" in loaded.origin) is double
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     folder = library_folder(float_folder, tmp_path, "llm_int8")
     loaded = load(folder)
