@@ -23,6 +23,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
+from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     check_complete,
@@ -30,7 +31,8 @@ from harness.models.checkpoint import (
     quiet_unless_terminal,
     sha256_file,
 )
-from harness.models.source import Dtype, LoadedModel, Weights
+from harness.models.prequantized import FLOATS
+from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class GgufModel:
     path: str
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
+    baseline: ModelSource | None = later(None)
+    """The float model that the file was made of: what it is compared with."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
@@ -54,7 +58,11 @@ class GgufModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Convert the file if that was not done before, and load the result."""
-        return load_gguf(self._file(), name=self.name, dtype=self.dtype, device=device)
+        file = self._file()
+        loaded = load_gguf(file, name=self.name, dtype=self.dtype, device=device)
+        loaded.is_dequantized = holds_codes(file)
+        loaded.baseline = self.baseline
+        return loaded
 
     def _file(self) -> Path:
         file = Path(self.path).expanduser().resolve()
@@ -125,6 +133,11 @@ def _convert(file: Path, target: Path) -> None:
     module.to(torch.bfloat16)
     module.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def holds_codes(file: Path) -> bool:
+    """Say whether some tensor of a GGUF file is quantized."""
+    return any(tensor.tensor_type.name not in FLOATS for tensor in GGUFReader(file).tensors)
 
 
 def describe(file: Path) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
+from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
@@ -35,6 +36,8 @@ class HubModel:
     """Sizes of the model, for random weights."""
     seed: int = 0
     """Seed of random weights."""
+    baseline: ModelSource | None = later(None)
+    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
 
     def __post_init__(self) -> None:
         """Refuse random weights of no shape."""
@@ -81,7 +84,7 @@ class LocalModel:
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
-    """The float model that a quantized checkpoint was made of; reports compare the two."""
+    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -90,9 +93,7 @@ class LocalModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the folder."""
-        loaded = _load(self, Found(folder=self._folder(), revision=None), device)
-        loaded.baseline = self.baseline.fingerprint() if self.baseline else None
-        return loaded
+        return _load(self, Found(folder=self._folder(), revision=None), device)
 
     def _folder(self) -> Path:
         folder = Path(self.path).expanduser().resolve()
@@ -120,6 +121,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         revision=found.revision,
         origin="float checkpoint" if stored is None else stored.origin,
         prequantized=stored,
+        baseline=source.baseline,
     )
 
 

@@ -45,8 +45,10 @@ class LoadedModel:
     """`random`: only the shapes are the model's; nothing it says means anything."""
     prequantized: Prequantized | None = None
     """What the checkpoint was quantized to; None if its weights are float ones."""
-    baseline: str | None = None
-    """Fingerprint of the float model that a quantized checkpoint was made of."""
+    is_dequantized: bool = False
+    """The weights are dequantized codes of a file; the float model is another one."""
+    baseline: "ModelSource | None" = None
+    """The float model that it was made of; `harness.models.cache.load_baseline` loads it."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
     swaps: list[Swap] = field(default_factory=list)
@@ -69,6 +71,11 @@ class LoadedModel:
             self.kept[key] = make()
         made: Made = self.kept[key]
         return made
+
+    @property
+    def came_quantized(self) -> bool:
+        """The weights were quantized before they came here: they are no float model, whatever their type."""
+        return self.prequantized is not None or self.is_dequantized
 
     @property
     def max_length(self) -> int:

@@ -31,7 +31,8 @@ from harness.errors import DataError
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
-from harness.results.record import TaskInfo
+from harness.results.record import BaselineInfo, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
@@ -65,6 +66,8 @@ class Reference(NamedTuple):
     """Those of the float model."""
     calls: Calls
     """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    baseline: BaselineInfo
+    """What the float model is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,13 +118,14 @@ class Parity:
         """
         prompts = self._prompts(loaded)
         _check_memory(prompts.ids, loaded)
+        base = baselines.own_float(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
         with scorer(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
-            with loaded.in_float():
+            with base.within():
                 exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
-        return Reference(prompts, fake, exact, calls)
+        return Reference(prompts, fake, exact, calls, base.info)
 
     def run_beside(
         self, loaded: LoadedModel, reference: Reference, tolerance: Mapping[str, float]
@@ -154,6 +158,7 @@ class Parity:
             ),
             metrics=(*parity_metrics(beside), *judged),
             samples=window_samples(prompts.name, beside, self.decode),
+            baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
 
