@@ -94,7 +94,8 @@ def self_comparisons(stored: Sequence[Stored]) -> Section | None:
     return Section(
         title="Left out: checkpoints that were compared with themselves",
         text=(
-            "These checkpoints came quantized and were their own float model, so every difference is 0 and says nothing. "
+            "These checkpoints came quantized and were taken for their own float model: a divergence of 0, or a noise floor that is "
+            "called the float model's. "
             "Repeat the runs with +model@model.baseline=..., the float model that the checkpoint was made of."
         ),
         table=pd.DataFrame(rows),

@@ -176,7 +176,7 @@ def hardware(record: RunRecord) -> tuple[object, ...]:
 
 
 def _group(items: Sequence[Stored]) -> Group:
-    names = Counter(item.record.quant.name for item in items if item.record.quant)
+    names = Counter(_label(item.record) for item in items)
     rows = [row for item in items if (row := _row(item, names)) is not None]
     higher = bool(rows) and rows[0].headline.higher_is_better
     rows.sort(key=lambda row: (-row.value if higher else row.value, row.quant.model_bytes))
@@ -190,13 +190,11 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
     headline = record.metrics[0]
     if headline.value is None:
         return None
-    label, came_quantized = record.quant.name, record.quant.kind != "none" or record.model.baseline
-    if label == "none" and came_quantized:
-        label = record.model.name
+    label = _label(record)
     if names[label] > 1:  # recipes that were changed on the command line share a name
         label += f" ({record.config_hash[:6]})"
     return Row(
-        label="baseline" if label == "none" else label,
+        label=label,
         stored=item,
         model=record.model,
         quant=record.quant,
@@ -204,3 +202,14 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
         headline=headline,
         value=headline.value,
     )
+
+
+def _label(record: RunRecord) -> str:
+    """Return the recipe's name; without a recipe, `baseline` for a float model and the model's own name for a quantized one."""
+    model, quant = record.model, record.quant
+    if model is None or quant is None:
+        return ""
+    if quant.name != "none":
+        return quant.name
+    is_baseline = quant.kind == "none" and model.baseline is None
+    return "baseline" if is_baseline else model.name
