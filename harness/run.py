@@ -320,6 +320,7 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         fingerprint=loaded.fingerprint,
         baseline=loaded.baseline.fingerprint() if loaded.baseline is not None else None,
         revision=loaded.revision,
+        architecture=type(loaded.module).__name__,
         origin=loaded.origin,
         weights=loaded.weights,
         num_parameters=count,

@@ -49,8 +49,10 @@ class HubModel:
 
     @property
     def name(self) -> str:
-        """`owner/name`."""
-        return self.repo
+        """`owner/name`; of a folder that the user gave, the folder's own name: nothing says that it holds this repository."""
+        if self.path is None or self._random_shape():
+            return self.repo
+        return Path(self.path).expanduser().resolve().name
 
     def fingerprint(self) -> str:
         """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
@@ -65,7 +67,16 @@ class HubModel:
             return load_random(
                 shape, like=self.repo, seed=self.seed, dtype=self.dtype, device=device
             )
-        return _load(self, self._locate(), device)
+        found = self._locate()
+        loaded = _load(self, found, device)
+        if self.path is not None:
+            loaded.origin += ", from a folder given by the user"
+        if found.revision is None and self.revision != "main":
+            loaded.warnings += (
+                f"model.revision is {self.revision}, but the weights come from the folder {found.folder}, which has no commit: "
+                "nothing says that it holds this revision; the fingerprint is the hash of its files",
+            )
+        return loaded
 
     def _random_shape(self) -> Shape | None:
         return self.shape if self.weights == "random" else None

@@ -89,6 +89,8 @@ class ModelInfo(_Closed):
     """Fingerprint of `model.baseline`, the float model that a quantized checkpoint was made of, if that was said."""
     revision: str | None
     """Commit of the hub, if it came from there."""
+    architecture: str | None = None
+    """Class of the model that the folder's config.json names, such as `LlamaForCausalLM`; null in older records."""
     origin: str
     """What the float weights are, such as a dequantized 4-bit file."""
     weights: Literal["pretrained", "random"] = "pretrained"
