@@ -190,6 +190,8 @@ def forget_compiled() -> None:
 
 def _may_freeze(loaded: LoadedModel) -> bool:
     """Say whether constants may be folded: never where that could turn codes into a float weight."""
+    if loaded.prequantized is not None:  # whatever its library keeps codes in
+        return False
     installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]
     return all(getattr(module, "may_freeze", False) for module in installed)
 

@@ -24,6 +24,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
+from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
@@ -33,7 +34,7 @@ from harness.models.checkpoint import (
 from harness.models.gguf_check import complete
 from harness.models.loading_report import check_complete, check_shapes, check_taken, in_a_line
 from harness.models.prequantized import FLOATS, Prequantized
-from harness.models.source import Dtype, LoadedModel, Weights
+from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
 from harness.models.stored_bytes import stored_bytes
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class GgufModel:
     path: str
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
+    baseline: ModelSource | None = later(None)
+    """The float model that the file was made of: what it is compared with."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, and the version of its conversion."""
@@ -59,7 +62,10 @@ class GgufModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Convert the file if that was not done before, and load the result."""
-        return load_gguf(self._file(), name=self.name, dtype=self.dtype, device=device)
+        file = self._file()
+        loaded = load_gguf(file, name=self.name, dtype=self.dtype, device=device)
+        loaded.baseline = self.baseline
+        return loaded
 
     def _file(self) -> Path:
         file = Path(self.path).expanduser().resolve()

@@ -47,8 +47,8 @@ class LoadedModel:
     """What the checkpoint was quantized to; None if its weights are float ones."""
     dequantized: Prequantized | None = None
     """What the file held that the float weights were dequantized from; recipes can be applied to them."""
-    baseline: str | None = None
-    """Fingerprint of the float model that a quantized checkpoint was made of."""
+    baseline: "ModelSource | None" = None
+    """The float model that it was made of; `harness.models.cache.load_baseline` loads it."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
     swaps: list[Swap] = field(default_factory=list)
@@ -71,6 +71,11 @@ class LoadedModel:
             self.kept[key] = make()
         made: Made = self.kept[key]
         return made
+
+    @property
+    def came_quantized(self) -> bool:
+        """The weights were quantized before they came here: they are no float model, whatever their type."""
+        return self.prequantized is not None or self.dequantized is not None
 
     @property
     def max_length(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.models.source import LoadedModel
-from harness.results.record import Compute, Metric, SampleScore, TaskInfo
+from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens that run together unless a task says otherwise, by type of device: enough to keep its cores busy."""
@@ -23,6 +23,8 @@ class TaskResult:
     metrics: tuple[Metric, ...]
     """The first is the headline: what one line has room for."""
     samples: tuple[SampleScore, ...]
+    baseline: BaselineInfo | None = None
+    """What the model was compared with; None for a task that compares nothing."""
     warnings: tuple[str, ...] = ()
 
 

@@ -32,7 +32,8 @@ from harness.identity import later
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
-from harness.results.record import Compute, TaskInfo
+from harness.results.record import BaselineInfo, Compute, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
@@ -66,6 +67,8 @@ class Reference(NamedTuple):
     """Those of the float model."""
     calls: Calls
     """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    baseline: BaselineInfo
+    """What the float model is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,13 +123,14 @@ class Parity:
         """
         prompts = self._prompts(loaded)
         _check_memory(prompts.ids, loaded)
+        base = baselines.own_float(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
         with scorer(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
-            with loaded.in_float():
+            with base.within():
                 exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
-        return Reference(prompts, fake, exact, calls)
+        return Reference(prompts, fake, exact, calls, base.info)
 
     def run_beside(
         self,
@@ -163,6 +167,7 @@ class Parity:
             ),
             metrics=(*parity_metrics(beside), *judged),
             samples=window_samples(prompts.name, beside, self.decode),
+            baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
 

@@ -206,8 +206,12 @@ def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> 
         def candidate() -> divergence.Side:
             return side(halves, run_windows(halves, windows.ids))
 
-        there = side_by_side(halves, windows, candidate(), baseline(halves, windows), "there")
-        back = side_by_side(halves, windows, baseline(halves, windows), candidate(), "back")
+        there = side_by_side(
+            halves, windows, candidate(), baseline(halves, windows, fresh.in_float), "there"
+        )
+        back = side_by_side(
+            halves, windows, baseline(halves, windows, fresh.in_float), candidate(), "back"
+        )
     assert np.array_equal(there.nll, back.nll_baseline)
     assert np.array_equal(there.nll_baseline, back.nll)
     assert np.array_equal(there.delta_p, -back.delta_p)
