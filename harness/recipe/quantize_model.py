@@ -116,7 +116,7 @@ def _quantize_target(
     fmt, input_format = recipe.rules[rule].weight, recipe.rules[rule].input
     if input_format is not None and target.alias == "embed_tokens":
         raise UnsupportedRecipe(
-            f"inputs are rounded where a weight is multiplied, got rule {rule} with an input format for the token embedding "
+            f"inputs are rounded where a weight is multiplied, got rule {rule} with an input format for "
             f"{target.name}; add it to quant.skip, or give it a rule without input"
         )
     try:
