@@ -535,9 +535,9 @@ def test_head_with_rounded_inputs_is_refused(tmp_path: Path) -> None:
 def test_unknown_method_is_refused_and_not_taken_for_float(
     float_folder: Path, tmp_path: Path
 ) -> None:
-    written(tmp_path, {}, {"quant_method": "modelopt", "bits": 8})
+    written(tmp_path, {}, {"quant_method": "nonesuch", "bits": 8})
     with pytest.raises(
-        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'modelopt'"
+        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'nonesuch'"
     ):
         load(tmp_path)
 
