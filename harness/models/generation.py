@@ -25,6 +25,7 @@ from torch._inductor import config as inductor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from harness.models import one_query
+from harness.models.architecture import attention_of, text_config
 from harness.models.source import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
@@ -75,7 +76,7 @@ class Generation:
         self._cache: Cache | None = None
         self._position = 0
         self._token_B1 = self._prompts_BS[:, -1:]
-        self.attention: str = loaded.module.config._attn_implementation  # noqa: SLF001 - no public name
+        self.attention = attention_of(loaded.module)
         """Attention implementation of transformers that it runs with."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""
@@ -197,7 +198,7 @@ def _may_freeze(loaded: LoadedModel) -> bool:
 @contextmanager
 def _attention(loaded: LoadedModel, name: str) -> Iterator[None]:
     """Let the model run with an attention implementation, without walking its modules for each token."""
-    config = loaded.module.config
+    config = text_config(loaded.module)
     before = config._attn_implementation  # noqa: SLF001 - no public name
     config._attn_implementation = name  # noqa: SLF001
     try:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.architecture import text_model
 from harness.models.patch import patched
 from harness.models.source import LoadedModel
 from harness.models.targets import output_layer
@@ -132,7 +132,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             "scores of this architecture are not defined here"
         )
     # The head has a row for each token; its count stands where the config's may differ.
-    halves = Scorer(loaded, _body(module), head.out_features)
+    halves = Scorer(loaded, text_model(module), head.out_features)
     with ExitStack() as patches:
         patches.enter_context(torch.inference_mode())
         for each in {
@@ -146,15 +146,3 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
                 f"differ by {gap} from those of its halves; scores of this architecture are not defined here"
             )
         yield halves
-
-
-def _body(module: PreTrainedModel) -> nn.Module:
-    """Return the part of a model that makes hidden states; architectures have it in one of three places."""
-    decoder = module.get_decoder()  # type: ignore[no-untyped-call]
-    for place in (decoder, module.base_model, getattr(module, "model", None)):
-        if isinstance(place, nn.Module) and place is not module:
-            return place
-    raise ModelError(
-        f"the model must be a body with a language-model head, got {type(module).__name__}; "
-        "load it as a causal language model"
-    )

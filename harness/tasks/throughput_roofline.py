@@ -50,6 +50,8 @@ def shape_of(loaded: LoadedModel) -> Shape:
     module, config = loaded.module, loaded.module.config.get_text_config()
     if stacks := [each.name for each in find_targets(module) if each.weight.dim() == 3]:
         raise NoRoofline(f"which experts a step reads depends on its tokens ({stacks[0]})")
+    if getattr(config, "num_attention_heads", None) is None:
+        raise NoRoofline("it has no attention")
     linear = _linear_layers(module)
     for name in find_unreachable(module):
         if not any(name.startswith(f"{path}.") for path in linear):

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from harness.errors import ModelError
-from harness.models import head as head_module
+from harness.models import architecture
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
@@ -201,7 +201,7 @@ def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPa
     module = llama()
     monkeypatch.setattr(type(module), "get_decoder", lambda self: self)
     monkeypatch.setattr(type(module), "base_model", property(lambda self: self))
-    monkeypatch.setattr(head_module, "getattr", lambda *_: None, raising=False)
+    monkeypatch.setattr(architecture, "getattr", lambda *_: None, raising=False)
     with pytest.raises(ModelError, match="must be a body with a language-model head"):
         scorer(loaded(module)).__enter__()
 
