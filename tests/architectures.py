@@ -240,7 +240,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert_decoder": other("BertConfig", sizes("num_key_value_heads", is_decoder=True)),
     "mixtral": dense("MixtralConfig", quick=True, num_local_experts=4),
     "qwen2_moe": dense(
-        "Qwen2MoeConfig", quick=True, num_experts=4, decoder_sparse_step=1, **EXPERTS, **SHARED_EXPERT
+        "Qwen2MoeConfig",
+        quick=True,
+        num_experts=4,
+        decoder_sparse_step=1,
+        **EXPERTS,
+        **SHARED_EXPERT,
     ),
     "qwen3_moe": dense("Qwen3MoeConfig", **HEADS, num_experts=4, decoder_sparse_step=1, **EXPERTS),
     "olmoe": dense("OlmoeConfig", num_experts=4, num_experts_per_tok=2),
@@ -271,7 +276,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dbrx": other(
         "DbrxConfig",
         {"vocab_size": VOCABULARY, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
-        | {"initializer_range": 0.2, "attn_config": {"kv_n_heads": 2, "clip_qkv": 8}}
+        | {
+            "initializer_range": 0.2,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        }
         | {"ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2}},
     ),
     "gpt_oss": dense("GptOssConfig", **HEADS, **WINDOW, num_local_experts=4, num_experts_per_tok=2),
@@ -386,7 +394,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         {
             "text_config": TEXT
             | {"num_local_experts": 2, "intermediate_size_mlp": 48, "num_experts_per_tok": 1},
-            "vision_config": VISION | {"vision_output_dim": 64, "projector_input_dim": 64, "projector_output_dim": 64, "pixel_shuffle_ratio": 0.5},
+            "vision_config": VISION
+            | {
+                "vision_output_dim": 64,
+                "projector_input_dim": 64,
+                "projector_output_dim": 64,
+                "pixel_shuffle_ratio": 0.5,
+            },
             "image_token_index": IMAGES,
             "boi_token_index": IMAGES + 1,
             "eoi_token_index": IMAGES + 2,

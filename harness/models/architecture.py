@@ -30,8 +30,8 @@ PROBE = 40
 """Tokens on which two attention implementations are compared."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative difference of hidden states that is rounding, by type of the model."""
-LENGTHS = ("max_position_embeddings", "max_seq_len")
-"""What configurations call the longest sequence; MPT has the second. BLOOM and Mamba have neither."""
+LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""What configurations call the longest sequence; MPT has the second, Whisper the third. BLOOM and Mamba have none."""
 
 
 def read_config(folder: Path, attention: str | None = None, **options: Any) -> PreTrainedConfig:
@@ -99,7 +99,8 @@ def max_length(module: PreTrainedModel) -> int | None:
     """Return the longest sequence that a model was made for [token]; None if its configuration has no limit."""
     config = text_config(module)
     lengths = (getattr(config, name, None) for name in LENGTHS)
-    return next((int(length) for length in lengths if length is not None), None)
+    # XLNet says -1.
+    return next((int(length) for length in lengths if length is not None and length > 0), None)
 
 
 def attention_of(module: PreTrainedModel) -> str:

@@ -10,15 +10,13 @@ import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.models.architecture import TOLERANCE, text_config
-from harness.models.head import Scorer
+from harness.models.head import REFUSALS, Scorer
 from harness.models.shared_prefix import PackedRows, run_prefix
 
 KINDS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on tokens and positions before them, and on nothing else."""
 SCALED = ("dynamic", "longrope")
 """Kinds of rotary positions that change with the length of the whole prompt, once it exceeds the original one."""
-REFUSALS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
-"""What a model raises whose layers do not ask for attention in the way of the others."""
 
 
 def obstacle(halves: Scorer, longest: int) -> str | None:

@@ -189,7 +189,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the rows are masked by `_offsets` and `places`
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
