@@ -45,11 +45,11 @@ class CalibrationSet:
         """
         text = calibration_text(self.data)
         ids = torch.tensor(loaded.tokenizer(text.text, verbose=False)["input_ids"])
-        if self.length > len(ids) or not loaded.fits(self.length):
-            limit = loaded.max_length or "any number"
+        longest = min(len(ids), loaded.max_length or len(ids))
+        if self.length > longest:
             raise DataError(
-                f"calibration.length must be at most the {len(ids)} tokens of {text.name} and the {limit} that "
-                f"{loaded.name} was made for, got {self.length}; lower it"
+                f"calibration.length must be at most {longest}, the {len(ids)} tokens of {text.name} and the "
+                f"{loaded.max_length or 'any number'} that {loaded.name} was made for, got {self.length}; lower it"
             )
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(
