@@ -317,7 +317,7 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=loaded.device.type,
-        attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
+        attention=loaded.attention,
         products=how,
         fingerprint=loaded.fingerprint,
         baseline=loaded.baseline.fingerprint() if loaded.baseline is not None else None,

@@ -55,6 +55,8 @@ class GgufModel:
     dtype: Dtype = "bfloat16"
     baseline: ModelSource | None = later(None)
     """The float model that the file was made of: what it is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, and the version of its conversion."""
@@ -62,8 +64,13 @@ class GgufModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Convert the file if that was not done before, and load the result."""
-        file = self._file()
-        loaded = load_gguf(file, name=self.name, dtype=self.dtype, device=device)
+        loaded = load_gguf(
+            self._file(),
+            name=self.name,
+            dtype=self.dtype,
+            device=device,
+            attention=self.attention,
+        )
         loaded.baseline = self.baseline
         return loaded
 
@@ -75,7 +82,13 @@ class GgufModel:
 
 
 def load_gguf(
-    file: Path, *, name: str, dtype: Dtype, device: torch.device, conversion: str = EXACT
+    file: Path,
+    *,
+    name: str,
+    dtype: Dtype,
+    device: torch.device,
+    conversion: str = EXACT,
+    attention: str | None = None,
 ) -> LoadedModel:
     """Load a GGUF file through its converted copy.
 
@@ -85,10 +98,13 @@ def load_gguf(
         dtype: Type of the weights.
         device: Where they go.
         conversion: `EXACT`, or `ROUNDED` for a model that is defined as the file's weights in bfloat16.
+        attention: Attention implementation of transformers; see `read_config`.
     """
     sha256 = sha256_file(file)
     folder = converted(file, sha256, conversion)
-    module, tokenizer, warnings = load_folder(folder, dtype=dtype, device=device)
+    module, tokenizer, warnings = load_folder(
+        folder, dtype=dtype, device=device, attention=attention
+    )
     loaded = LoadedModel(
         module=module,
         tokenizer=tokenizer,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -40,6 +40,8 @@ class HubModel:
     """Seed of random weights."""
     baseline: ModelSource | None = later(None)
     """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def __post_init__(self) -> None:
         """Refuse random weights of no shape."""
@@ -67,7 +69,12 @@ class HubModel:
         """Load the model; see `harness.hub.locate` for where from."""
         if shape := self._random_shape():
             return load_random(
-                shape, like=self.repo, seed=self.seed, dtype=self.dtype, device=device
+                shape,
+                like=self.repo,
+                seed=self.seed,
+                dtype=self.dtype,
+                device=device,
+                attention=self.attention,
             )
         found = self._locate()
         loaded = _load(self, found, device)
@@ -98,6 +105,8 @@ class LocalModel:
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
     """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -116,7 +125,11 @@ class LocalModel:
 
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
-    folder, options = found.folder, {"trust_remote_code": source.trust_remote_code}
+    folder = found.folder
+    options: dict[str, Any] = {
+        "trust_remote_code": source.trust_remote_code,
+        "attention": source.attention,
+    }
     weight_files(folder)  # before anything reads the config
     settings, stored = settings_of(folder), None
     if settings is None:

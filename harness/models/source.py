@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from harness.models.architecture import attention_of, max_length
 from harness.models.prequantized import Prequantized
 
 Dtype = Literal["bfloat16", "float32", "float16"]
@@ -89,9 +90,18 @@ class LoadedModel:
         return self.prequantized is not None or self.dequantized is not None
 
     @property
-    def max_length(self) -> int:
-        """Longest sequence the model was made for [token]."""
-        return int(self.module.config.get_text_config().max_position_embeddings)
+    def max_length(self) -> int | None:
+        """Longest sequence the model was made for [token]; None if its configuration has no limit."""
+        return max_length(self.module)
+
+    def fits(self, length: int) -> bool:
+        """Say whether a sequence of so many tokens is within `max_length`."""
+        return self.max_length is None or length <= self.max_length
+
+    @property
+    def attention(self) -> str:
+        """Attention implementation of transformers that the text model runs with."""
+        return attention_of(self.module)
 
     @property
     def num_parameters(self) -> int:

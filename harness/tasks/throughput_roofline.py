@@ -50,6 +50,8 @@ def shape_of(loaded: LoadedModel) -> Shape:
     module, config = loaded.module, loaded.module.config.get_text_config()
     if stacks := [each.name for each in find_targets(module) if each.weight.dim() == 3]:
         raise NoRoofline(f"which experts a step reads depends on its tokens ({stacks[0]})")
+    if getattr(config, "num_attention_heads", None) is None:
+        raise NoRoofline("it has no attention")
     linear = _linear_layers(module)
     bare = [
         t.name for t in find_targets(module) if t.weight.dim() == 2 and t.alias != "embed_tokens"
