@@ -120,6 +120,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         revision=found.revision,
         origin="float checkpoint" if stored is None else stored.origin,
         prequantized=stored,
+        folder=folder,
     )
 
 

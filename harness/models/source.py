@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -49,6 +50,8 @@ class LoadedModel:
     """Fingerprint of the float model that a quantized checkpoint was made of."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
+    folder: Path | None = None
+    """Where its files lie, if it came from a folder of transformers' layout."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)
