@@ -274,7 +274,8 @@ def _pack_floats(weight: QuantizedTensor, scheme: Any) -> Packed:
     if scheme.weights.strategy == "tensor_group":
         whole = outer[0].values.reshape(1) if outer else torch.ones(1)
         tensors["weight_global_scale"] = 1.0 / whole
-        error = relative_error(1.0 / tensors["weight_global_scale"], whole)
+        # Readers divide by 1 / g where the recipe multiplies by g.
+        error = relative_error(scale / tensors["weight_global_scale"], scale * whole)
         scale = scale.to(torch.float8_e4m3fn)
     elif scheme.weights.scale_dtype is torch.uint8:
         # frexp's fraction is 1/2, so that its exponent is one more than that of the power of two.
@@ -314,7 +315,9 @@ def _groups(contents: Contents) -> list[Any]:
         linears = [path for path in paths if path != contents.embedding]
         others = [*(contents.quantized.keys() - set(paths)), *contents.kept]
         if len(kinds) == 1 and linears:
-            scheme.targets = ["Linear", *embedding]
+            # To vLLM the head is no "Linear", but it has a name.
+            head = [path for path in paths if path == contents.head]
+            scheme.targets = ["Linear", *embedding, *head]
         else:
             scheme.targets = [*(f"re:{text}" for text in patterns(linears, others)), *embedding]
     return [scheme for scheme, _ in kinds.values()]

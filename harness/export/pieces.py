@@ -10,6 +10,7 @@ linear layers of its own:
 transformers knows the names and the cuts. Codes and scales are cut by the same rules, so no value is made anew.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -65,10 +66,7 @@ def _cut(
     if size == -1:
         # One number for all rows: every piece of the matrix has it.
         values = values.expand(*shape[:-1], values.shape[-1])
-    elif size > 1 and any(
-        piece.shape[0] % size
-        for piece in in_file(module, parameter, layer.weight.codes.to("meta")).values()
-    ):
+    elif size > 1 and _cuts_blocks(in_file(module, parameter, layer.weight.codes.to("meta")), size):
         raise UnsupportedRecipe(
             f"blocks of {size} rows must not reach over two layers of the checkpoint, got {layer.name} {tuple(shape)}, which "
             "becomes several; choose a format with scales of rows or groups, or add it to quant.skip"
@@ -77,3 +75,8 @@ def _cut(
     if size == -1:
         pieces = {name: piece[:1] for name, piece in pieces.items()}
     return {name: replace(plane, values=piece.contiguous()) for name, piece in pieces.items()}
+
+
+def _cuts_blocks(pieces: Mapping[str, Tensor], size: int) -> bool:
+    """Say whether a cut between pieces runs through a block of `size` rows; a short block at the end is none."""
+    return len(pieces) > 1 and any(piece.shape[0] % size for piece in pieces.values())
