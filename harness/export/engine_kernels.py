@@ -96,12 +96,11 @@ KERNELS = (
         groups=(ROW, 0),
     ),
     Kernel(
-        name="CPU FP8 (AMX)",
+        name="CPU FP8",
         device="CPU",
         weights=("fp8",),
         are_inputs_rounded=True,
         groups=(ROW, 0),
-        multiples=(32, 1),
     ),
 )
 

@@ -20,7 +20,7 @@ from harness.models.source import LoadedModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
-from harness.recipe import QuantRecipe, quantize
+from harness.recipe import QuantRecipe
 
 INT8 = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
 INT4 = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, 16)))
@@ -151,20 +151,19 @@ def test_inputs_are_in_float_on_both_sides(tiny: LoadedModel, tmp_path: Path) ->
     published(tiny, tmp_path / "out", CompressedTensors(), QuantRecipe(name="r", rules={"a": rule}))
 
 
-def test_a_process_of_its_own_reads_the_folder(
+def test_a_process_of_its_own_finds_it_too(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "in_child", in_a_child)
-    out = published(tiny, tmp_path / "out", CompressedTensors()).folder
-    quantize(tiny, RECIPE)
-    file = tmp_path / "reference"
-    verify.remember(tiny, {}, file)
-    verify.in_child(out, file)
-    change_tensor(f"{LAYER}.weight_scale", lambda t: t[3].mul_(2))(out)
+    def damaged(folder: Path, file: Path) -> None:
+        change_tensor(f"{LAYER}.weight_scale", lambda t: t[3].mul_(2))(folder)
+        in_a_child(folder, file)
+
+    monkeypatch.setattr(verify, "in_child", damaged)
     with pytest.raises(
         ModelError, match=f"must read back as the recipe, but {LAYER}.* nothing was"
     ):
-        verify.in_child(out, file)
+        published(tiny, tmp_path / "out", CompressedTensors())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_projection_is_that_of_a_plain_product() -> None:
