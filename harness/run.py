@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -229,7 +229,7 @@ def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, Ta
     """Quantize the model and measure it; for a paired task, after its fake-quantized form."""
     task, recipe = spec.task, spec.recipe
     if isinstance(task, PairedTask):
-        quantize(loaded, replace(recipe, backend=FakeBackend()))
+        quantize(loaded, recipe, backend=FakeBackend())
         log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
         reference = task.reference(loaded)
         loaded.restore()
@@ -286,7 +286,7 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=loaded.device.type,
-        attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
+        attention=loaded.attention,
         products=how,
         fingerprint=loaded.fingerprint,
         baseline=loaded.baseline,

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.backends.bitsandbytes import OTHER_VALUES, frozen, library, missing, not_installed
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
@@ -64,11 +64,12 @@ class BitsandbytesInt8Backend:
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer of bitsandbytes in the place of the float one, which stays as it is."""
-        if not isinstance(target.owner, nn.Linear):
+        linear = target.linear
+        if linear is None:
             raise UnsupportedRecipe(
                 f"LLM.int8 is for linear layers, got {target.name} {tuple(layer.weight.shape)}; add it to quant.skip"
             )
-        loaded.replace(target.name, _linear(target.owner, layer.weight, self.threshold))
+        install(loaded, target, _linear(linear, layer.weight, self.threshold))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare type, codes, scales and threshold in place with the layer; count what is stored."""

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.backends.scaled_linear import (
     Float8Linear,
     Int8Linear,
@@ -64,7 +64,8 @@ class ScaledMMBackend:
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer that keeps the codes in the place of the float one."""
-        if not isinstance(target.owner, nn.Linear):
+        linear = target.linear
+        if linear is None:
             raise UnsupportedRecipe(
                 f"a layer must be linear to be multiplied in low precision, got {target.name} in "
                 f"{type(target.owner).__name__}; add it to quant.skip"
@@ -75,7 +76,7 @@ class ScaledMMBackend:
                 f"sizes must be multiples of 16 for 8-bit products on CUDA, got {n} x {k} of {target.name}; "
                 "add it to quant.skip"
             )
-        loaded.replace(target.name, _module(layer, target.owner.bias, loaded.device))
+        install(loaded, target, _module(layer, linear.bias, loaded.device))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare what the layer in place multiplies with with the codes, bit for bit."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
@@ -34,9 +34,9 @@ class ExportBackend:
     scale_errors: dict[str, float] = field(default_factory=dict)
     """By target, for each one written."""
     parameters: dict[str, str] = field(default_factory=dict)
-    """Name of the weight in the model, by target."""
+    """Name of the weight in the model, by target and by those that share its weight."""
     pieces: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Paths of the layers in the file, by target."""
+    """Paths of the layers in the file, by target, with those that share its weight."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """`(N, K)` by path in the file."""
     _sizes: dict[str, int] = field(default_factory=dict)
@@ -55,32 +55,29 @@ class ExportBackend:
         """Refuse what cannot be written, before anything is."""
         module = loaded.module
         paths = {id(owner): path for path, owner in module.named_modules()}
-        for target in targets:
-            self.parameters[target.name] = f"{paths[id(target.owner)]}.{target.attribute}"
+        places = [(target, each) for target in targets for each in (target, *target.shared)]
+        names: dict[str, dict[str, Tensor]] = {}
+        for target, each in places:
             _refuse_kind(target, self.layout, is_embedding=_is_embedding(loaded, target))
-        names = {
-            target.name: in_file(module, self.parameters[target.name], target.weight.to("meta"))
-            for target in targets
-        }
+            self.parameters[each.name] = f"{paths[id(each.owner)]}.{each.attribute}"
+            meta = each.weight.to("meta")
+            names[each.name] = in_file(module, self.parameters[each.name], meta)
         count = Counter(name for pieces in names.values() for name in pieces)
-        for target in targets:
-            pieces = names[target.name]
+        for target, each in places:
+            pieces = names[each.name]
             is_whole = sum(piece.numel() for piece in pieces.values()) == target.weight.numel()
             is_linear = all(
                 name.endswith(".weight") and piece.dim() == 2 for name, piece in pieces.items()
             )
             if not is_whole or not is_linear or any(count[name] > 1 for name in pieces):
-                shown = ", ".join(
-                    f"{name} {tuple(t.shape)}" for name, t in list(pieces.items())[:2]
-                )
+                shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t in list(pieces.items())[:2])
                 raise UnsupportedRecipe(
                     f"quantized weights must be linear layers of their own in a checkpoint, got {target.name} of a "
                     f"{type(module).__name__}, which is stored as {shown}; add it to quant.skip"
                 )
-            self.pieces[target.name] = tuple(name.removesuffix(".weight") for name in pieces)
-            self.shapes.update(
-                (name.removesuffix(".weight"), tuple(piece.shape)) for name, piece in pieces.items()
-            )
+            shapes = {name.removesuffix(".weight"): tuple(t.shape) for name, t in pieces.items()}
+            self.pieces[target.name] = (*self.pieces.get(target.name, ()), *shapes)
+            self.shapes.update(shapes)
         return ()
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
@@ -92,7 +89,12 @@ class ExportBackend:
                 "embed_tokens to quant.skip"
             )
         size, error = 0, 0.0
-        for piece in split(loaded.module, self.parameters[target.name], layer):
+        pieces = [
+            piece
+            for each in (target, *target.shared)
+            for piece in split(loaded.module, self.parameters[each.name], layer)
+        ]
+        for piece in pieces:
             packed = self.layout.pack(piece)
             for name, tensor in packed.tensors.items():
                 if tensor.is_floating_point() and not tensor.float().isfinite().all():

@@ -182,8 +182,8 @@ def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter
 def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
     """Keep what the recipe in memory computes, with the error of each parameter's scales under all of its names."""
     errors = {
-        id(loaded.module.get_parameter(name)): backend.scale_errors[target]
-        for target, name in backend.parameters.items()
+        id(loaded.module.get_parameter(backend.parameters[target])): error
+        for target, error in backend.scale_errors.items()
     }
     named = loaded.module.state_dict(keep_vars=True).items()
     verify.remember(loaded, {name: errors.get(id(value), 0.0) for name, value in named}, file)

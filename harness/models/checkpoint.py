@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -23,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from harness.errors import ModelError
+from harness.models.architecture import auto_class, check_attention, read_config
 from harness.models.prequantized import FLOATS, stored_tensors
 from harness.models.source import Dtype
 
@@ -33,9 +33,16 @@ UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, Safetens
 
 
 def load_folder(
-    folder: Path, *, dtype: Dtype, device: torch.device, trust_remote_code: bool = False
+    folder: Path,
+    *,
+    dtype: Dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Return model and tokenizer of a folder, ready for inference.
+
+    `attention` is explained at `read_config`.
 
     Raises:
         ModelError: The folder has no safetensors weights, needs code that is not trusted, or is damaged.
@@ -46,11 +53,12 @@ def load_folder(
     tokenizer = load_tokenizer(folder, **options)
     _refuse_codes(folder)
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        config = read_config(folder, attention, **options)
+        found: Any = auto_class(config).from_pretrained(
             folder,
+            config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
             **options,
         )
@@ -60,6 +68,7 @@ def load_folder(
         ) from reason
     module, loading = found
     check_complete(loading, folder)
+    check_attention(module, attention)
     return prepare(module, device), tokenizer
 
 

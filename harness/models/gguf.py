@@ -23,6 +23,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
+from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     check_complete,
@@ -47,6 +48,8 @@ class GgufModel:
     path: str
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
@@ -54,7 +57,13 @@ class GgufModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Convert the file if that was not done before, and load the result."""
-        return load_gguf(self._file(), name=self.name, dtype=self.dtype, device=device)
+        return load_gguf(
+            self._file(),
+            name=self.name,
+            dtype=self.dtype,
+            device=device,
+            attention=self.attention,
+        )
 
     def _file(self) -> Path:
         file = Path(self.path).expanduser().resolve()
@@ -63,10 +72,13 @@ class GgufModel:
         return file
 
 
-def load_gguf(file: Path, *, name: str, dtype: Dtype, device: torch.device) -> LoadedModel:
+def load_gguf(
+    file: Path, *, name: str, dtype: Dtype, device: torch.device, attention: str | None = None
+) -> LoadedModel:
     """Load a GGUF file through its converted copy."""
     fingerprint = sha256_file(file)
-    module, tokenizer = load_folder(converted(file, fingerprint), dtype=dtype, device=device)
+    folder = converted(file, fingerprint)
+    module, tokenizer = load_folder(folder, dtype=dtype, device=device, attention=attention)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,

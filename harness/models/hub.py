@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
+from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
@@ -35,6 +36,8 @@ class HubModel:
     """Sizes of the model, for random weights."""
     seed: int = 0
     """Seed of random weights."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def __post_init__(self) -> None:
         """Refuse random weights of no shape."""
@@ -60,7 +63,12 @@ class HubModel:
         """Load the model; see `harness.hub.locate` for where from."""
         if shape := self._random_shape():
             return load_random(
-                shape, like=self.repo, seed=self.seed, dtype=self.dtype, device=device
+                shape,
+                like=self.repo,
+                seed=self.seed,
+                dtype=self.dtype,
+                device=device,
+                attention=self.attention,
             )
         return _load(self, self._locate(), device)
 
@@ -82,6 +90,8 @@ class LocalModel:
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
     """The float model that a quantized checkpoint was made of; reports compare the two."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -102,7 +112,11 @@ class LocalModel:
 
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
-    folder, options = found.folder, {"trust_remote_code": source.trust_remote_code}
+    folder = found.folder
+    options: dict[str, Any] = {
+        "trust_remote_code": source.trust_remote_code,
+        "attention": source.attention,
+    }
     settings, stored = settings_of(folder), None
     if settings is None:
         module, tokenizer = load_folder(folder, dtype=source.dtype, device=device, **options)

@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -31,6 +29,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
 from harness.models import gptq_checkpoint
+from harness.models.architecture import auto_class, check_attention, read_config
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
 from harness.models.prequantized import (
     Prequantized,
@@ -57,8 +56,9 @@ def load_prequantized(
     dtype: Dtype,
     device: torch.device,
     trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Prequantized]:
-    """Return model, tokenizer and what the model is.
+    """Return model, tokenizer and what the model is; `attention` is explained at `read_config`.
 
     Raises:
         ModelError: The method is unknown, its library is missing, it cannot run on the device, or the folder is damaged.
@@ -69,8 +69,9 @@ def load_prequantized(
             f"a quantized checkpoint must be of a method that transformers loads ({', '.join(sorted(KNOWN))}), got {method!r} in {folder}; "
             "convert it, or load the float checkpoint and quantize it here"
         )
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
+    options["attention"] = attention
     tensors = stored_tensors(folder)
     as_type: torch.dtype = getattr(torch, dtype)
     with _explained(folder, method, device):
@@ -81,6 +82,7 @@ def load_prequantized(
             module = prepare(module, device)
         else:
             module = _load(folder, tensors, as_type, device, **options)
+    check_attention(module, attention)
     floats = float_weights(tensors)
     count = sum(parameter.numel() for parameter in shape.parameters())
     quantized = count - sum(tensor.numel for tensor in floats.values())
@@ -123,7 +125,7 @@ def float_shape(folder: Path, **options: Any) -> PreTrainedModel:
     """Return the model that was quantized, without memory: on the meta device."""
     config = _float_config(folder, **options)
     with torch.device("meta"):
-        module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        module: PreTrainedModel = auto_class(config).from_config(
             config, trust_remote_code=options["trust_remote_code"]
         )
     module.tie_weights()
@@ -131,7 +133,7 @@ def float_shape(folder: Path, **options: Any) -> PreTrainedModel:
 
 
 def _float_config(folder: Path, **options: Any) -> Any:
-    config = AutoConfig.from_pretrained(folder, **options)
+    config = read_config(folder, **options)
     for place in (config, config.get_text_config()):
         if hasattr(place, "quantization_config"):
             del place.quantization_config
@@ -147,11 +149,12 @@ def _load(
 ) -> PreTrainedModel:
     """Load a folder through transformers, and finish what it leaves."""
     _check_statistics(folder, tensors)
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    config = read_config(folder, options.pop("attention"), **options)
+    found: Any = auto_class(config).from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         use_safetensors=True,
-        attn_implementation="sdpa",
         output_loading_info=True,
         device_map={"": device},
         **options,
@@ -227,7 +230,6 @@ def _load_weights(
         config=_float_config(folder, **options),
         state_dict=dict(weights),
         dtype=dtype,
-        attn_implementation="sdpa",
         output_loading_info=True,
     )
     module: PreTrainedModel = found[0]

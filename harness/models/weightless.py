@@ -8,15 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.architecture import auto_class, read_config
 from harness.models.checkpoint import UNLOADABLE, folder_fingerprint
 from harness.models.source import Dtype, LoadedModel
 
@@ -30,12 +25,12 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
         ModelError: The folder is not a whole model, or transformers cannot read it.
     """
     fingerprint = folder_fingerprint(folder)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
-        config: Any = AutoConfig.from_pretrained(folder, **options)
+        config = read_config(folder, **options)
         with META:
-            module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            module: PreTrainedModel = auto_class(config).from_config(
                 config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
             )
         if (folder / "generation_config.json").is_file():

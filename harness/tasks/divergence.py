@@ -165,7 +165,7 @@ def baseline(halves: Scorer, windows: Windows) -> Side:
     def hidden() -> Iterator[Tensor]:
         kept: dict[Hashable, Tensor] = loaded.once("baseline hidden states", dict)
         for index, ids_L in enumerate(windows.ids):
-            key = (windows.ids_sha256, len(ids_L), index, attention_kernel(loaded))
+            key = (windows.ids_sha256, len(ids_L), index, loaded.attention)
             if key in kept:
                 yield kept[key].to(loaded.device)
                 continue
@@ -193,12 +193,6 @@ def run_windows(halves: Scorer, ids_NL: Tensor, become: Become = nullcontext) ->
         with become():
             states_LH = halves.hidden(ids_L[None])[0]
         yield states_LH
-
-
-def attention_kernel(loaded: LoadedModel) -> str | None:
-    """Return the attention implementation that the text model runs with."""
-    text_config = loaded.module.config.get_text_config()
-    return text_config._attn_implementation  # type: ignore[no-any-return]  # noqa: SLF001 - no public name for it
 
 
 def window_scores(pairs: TokenPairs) -> list[dict[str, float]]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness.data.source import DataSource
 from harness.errors import ConfigError, ModelError
+from harness.models.architecture import attention
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -32,7 +33,6 @@ from harness.tasks.base import TaskResult
 from harness.tasks.divergence import (
     Become,
     Side,
-    attention_kernel,
     baseline,
     check_sizes,
     run_windows,
@@ -149,10 +149,10 @@ def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
     def paired(halves: Scorer) -> Side:
         return side(halves, run_in_pairs(halves, windows.ids))
 
-    kernel = "sdpa" if attention_kernel(loaded) == "eager" else "eager"
+    kernel = "sdpa" if loaded.attention == "eager" else "eager"
 
     def other_kernel(halves: Scorer) -> Side:
-        become = partial(attention, loaded, kernel)
+        become = partial(attention, loaded.module, kernel)
         return side(halves, run_windows(halves, windows.ids, become))
 
     dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
@@ -173,32 +173,6 @@ def run_in_pairs(halves: Scorer, ids_NL: Tensor) -> Iterator[Tensor]:
     for start in range(0, count, BATCH):
         states_BLH = halves.hidden(ids_NL[[start, (start + 1) % count]])
         yield from states_BLH[: count - start]
-
-
-@contextmanager
-def attention(loaded: LoadedModel, kernel: str) -> Iterator[None]:
-    """Let the model run with another attention kernel inside the block.
-
-    Raises:
-        ValueError: The model cannot run with it.
-        ImportError: It needs a library that is not installed.
-    """
-    module, config = loaded.module, loaded.module.config
-    parts = {key: getattr(config, key) for key in config.sub_configs}
-    before = {
-        name: part._attn_implementation  # noqa: SLF001 - no public name for it
-        for name, part in {"": config, **parts}.items()
-        if part is not None
-    }
-    try:
-        module.set_attn_implementation(kernel)
-        if attention_kernel(loaded) != kernel:  # transformers only logs that it changed nothing
-            raise ValueError(
-                f"{type(module).__name__} has one attention kernel, {attention_kernel(loaded)}"
-            )
-        yield
-    finally:
-        module.set_attn_implementation(before)
 
 
 def cast(loaded: LoadedModel, dtype: torch.dtype) -> Become:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
+from harness.models.decodable import cache_argument
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -204,9 +205,10 @@ def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
     first = len(ids_T) - decode
     output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
     parts = [output.logits[0]]
+    name = cache_argument(loaded.module) if decode else ""
     for place in range(first, len(ids_T)):
-        token_11, cache = ids_T[None, place : place + 1], output.past_key_values
-        output = loaded.module(token_11, past_key_values=cache, use_cache=True)
+        token_11, cache = ids_T[None, place : place + 1], getattr(output, name)
+        output = loaded.module(token_11, use_cache=True, **{name: cache})
         parts.append(output.logits[0])
     return torch.cat(parts)
 

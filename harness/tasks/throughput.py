@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
+from harness.models.decodable import check_decoding
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
@@ -106,6 +107,8 @@ class Throughput:
         prompts_BS = throughput_prompts.prompts_of(
             self.prompts, self.data, loaded, self.size, self.seed
         )
+        length = prompts_BS.shape[1] + self.new_tokens if self.cache == "static" else None
+        check_decoding(loaded, prompts_BS, length)
         subjects = list(self._subjects(loaded, prompts_BS))
         counter, no_energy = energy.find(loaded.device)
         clock = clock_of(loaded.device)

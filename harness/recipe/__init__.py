@@ -1,0 +1,6 @@
+"""What to quantize and how: the recipe, doing it, and the report on it."""
+
+from harness.recipe.quantize_model import Quantized, audit_after, quantize
+from harness.recipe.recipe import QuantRecipe
+
+__all__ = ["QuantRecipe", "Quantized", "audit_after", "quantize"]
