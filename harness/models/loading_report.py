@@ -35,7 +35,7 @@ def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: P
     Raises:
         ModelError: Some weight is not stored, is stored twice or in another shape, or some stored tensor has no place.
     """
-    _check_once(folder, module)
+    check_once(folder, module)
     check_complete(loading, folder)
     check_shapes(loading, folder)
     keys = loading["unexpected_keys"]
@@ -75,7 +75,7 @@ def check_taken(loading: Mapping[str, Any], module: PreTrainedModel, source: Pat
         )
 
 
-def _check_once(folder: Path, module: PreTrainedModel) -> None:
+def check_once(folder: Path, module: PreTrainedModel) -> None:
     """Raise ModelError if files hold two tensors for one weight: under its name twice, or with and without the prefix of its body.
 
     transformers takes one of them without a word.
