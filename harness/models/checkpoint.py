@@ -14,7 +14,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from harness.errors import ModelError
+from harness.models.architecture import auto_class, check_attention, read_config
 from harness.models.folder_files import is_foreign, weight_files
 from harness.models.loading_report import (
     check_loading,
@@ -31,6 +31,7 @@ from harness.models.loading_report import (
 )
 from harness.models.prequantized import FLOATS, stored_tensors
 from harness.models.source import Dtype
+from harness.models.tokens import without_limits
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 """The files of a model: weights, config, tokenizer, chat template, code."""
@@ -43,9 +44,16 @@ UNLOADABLE = (
 
 
 def load_folder(
-    folder: Path, *, dtype: Dtype, device: torch.device, trust_remote_code: bool = False
+    folder: Path,
+    *,
+    dtype: Dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[str]]:
     """Return model and tokenizer of a folder, ready for inference, and what a user must know of them.
+
+    `attention` is explained at `read_config`.
 
     Raises:
         ModelError: The folder has no safetensors weights, needs code that is not trusted, or is damaged, or its tensors are not
@@ -58,11 +66,12 @@ def load_folder(
     tokenizer = load_tokenizer(folder, **options)
     _refuse_codes(folder)
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        config = read_config(folder, attention, **options)
+        found: Any = auto_class(config).from_pretrained(
             folder,
+            config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `check_loading` names them
             **options,
@@ -73,11 +82,12 @@ def load_folder(
         ) from reason
     module, loading = found
     warnings = warnings_of(folder, module, check_loading(loading, module, folder))
+    check_attention(module, attention)
     return prepare(module, device), tokenizer, warnings
 
 
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a folder.
+    """Return the tokenizer of a folder, which neither cuts nor pads a text.
 
     Raises:
         ModelError: It cannot be loaded, or is not a fast one.
@@ -96,7 +106,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
             "the tokenizer must be a fast one (tokenizer.json), because word and byte figures need "
             f"its offsets, got {type(tokenizer).__name__} in {folder}"
         )
-    return tokenizer
+    return without_limits(tokenizer)
 
 
 def _refuse_codes(folder: Path) -> None:

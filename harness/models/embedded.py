@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from harness.errors import ModelError
+from harness.identity import later
 from harness.models.checkpoint import sha256_file
 from harness.models.gguf import ROUNDED, cache_folder, load_gguf
 from harness.models.source import Dtype, LoadedModel, Weights
@@ -41,6 +42,8 @@ class EmbeddedModel:
     weights: ClassVar[Weights] = "pretrained"
 
     dtype: Dtype = "bfloat16"
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa`."""
 
     @property
     def name(self) -> str:
@@ -54,7 +57,12 @@ class EmbeddedModel:
     def load(self, device: torch.device) -> LoadedModel:
         """Fetch, check and convert the file if that was not done before, and load it."""
         return load_gguf(
-            gguf_file(), name=self.name, dtype=self.dtype, device=device, conversion=ROUNDED
+            gguf_file(),
+            name=self.name,
+            dtype=self.dtype,
+            device=device,
+            conversion=ROUNDED,
+            attention=self.attention,
         )
 
 

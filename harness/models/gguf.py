@@ -24,6 +24,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness.errors import ModelError
+from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
@@ -33,7 +34,7 @@ from harness.models.checkpoint import (
 from harness.models.gguf_check import complete
 from harness.models.loading_report import check_complete, check_shapes, check_taken, in_a_line
 from harness.models.prequantized import FLOATS, Prequantized
-from harness.models.source import Dtype, LoadedModel, Weights
+from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
 from harness.models.stored_bytes import stored_bytes
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class GgufModel:
     path: str
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
+    baseline: ModelSource | None = later(None)
+    """The float model that the file was made of: what it is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, and the version of its conversion."""
@@ -59,7 +64,15 @@ class GgufModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Convert the file if that was not done before, and load the result."""
-        return load_gguf(self._file(), name=self.name, dtype=self.dtype, device=device)
+        loaded = load_gguf(
+            self._file(),
+            name=self.name,
+            dtype=self.dtype,
+            device=device,
+            attention=self.attention,
+        )
+        loaded.baseline = self.baseline
+        return loaded
 
     def _file(self) -> Path:
         file = Path(self.path).expanduser().resolve()
@@ -69,7 +82,13 @@ class GgufModel:
 
 
 def load_gguf(
-    file: Path, *, name: str, dtype: Dtype, device: torch.device, conversion: str = EXACT
+    file: Path,
+    *,
+    name: str,
+    dtype: Dtype,
+    device: torch.device,
+    conversion: str = EXACT,
+    attention: str | None = None,
 ) -> LoadedModel:
     """Load a GGUF file through its converted copy.
 
@@ -79,10 +98,13 @@ def load_gguf(
         dtype: Type of the weights.
         device: Where they go.
         conversion: `EXACT`, or `ROUNDED` for a model that is defined as the file's weights in bfloat16.
+        attention: Attention implementation of transformers; see `read_config`.
     """
     sha256 = sha256_file(file)
     folder = converted(file, sha256, conversion)
-    module, tokenizer, warnings = load_folder(folder, dtype=dtype, device=device)
+    module, tokenizer, warnings = load_folder(
+        folder, dtype=dtype, device=device, attention=attention
+    )
     loaded = LoadedModel(
         module=module,
         tokenizer=tokenizer,
@@ -183,7 +205,6 @@ def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
     codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOATS]
     if not codes:
         return None
-    size = sum(int(tensor.n_bytes) for tensor in tensors)
     kinds = Counter(tensor.tensor_type.name for tensor in codes)
     return Prequantized(
         method="gguf",
@@ -191,7 +212,7 @@ def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
         kind="fake-quant",
         num_parameters=loaded.num_parameters,
         num_quantized=sum(int(tensor.n_elements) for tensor in codes),
-        file_bytes=size,
-        float_file_bytes=size - sum(int(tensor.n_bytes) for tensor in codes),
+        packed_bits=8 * sum(int(tensor.n_bytes) for tensor in codes),
+        file_bytes=sum(int(tensor.n_bytes) for tensor in tensors),
         stored_bytes=stored_bytes(loaded.module),
     )

@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.checkpoint import UNLOADABLE, folder_fingerprint
+from harness.models.architecture import auto_class, read_config
+from harness.models.checkpoint import UNLOADABLE, folder_fingerprint, load_tokenizer
 from harness.models.loading_report import check_loading, in_a_line, refuse_adapter, warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.source import Dtype, LoadedModel
@@ -33,16 +28,16 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
     """
     fingerprint = folder_fingerprint(folder)
     refuse_adapter(folder)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    tokenizer = load_tokenizer(folder, **options)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
-        config: Any = AutoConfig.from_pretrained(folder, **options)
+        config = read_config(folder, **options)
         parts: list[str] = []
         if settings_of(folder) is None:
-            module, parts = _checked(folder, getattr(torch, dtype), **options)
+            module, parts = _checked(folder, config, getattr(torch, dtype), **options)
         else:
             with META:
-                module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                module = auto_class(config).from_config(
                     config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
                 )
         if (folder / "generation_config.json").is_file():
@@ -63,10 +58,13 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
     )
 
 
-def _checked(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+def _checked(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a float folder onto the meta device, which reads names and shapes alone; return the tensors of other parts too."""
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    found: Any = auto_class(config).from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         use_safetensors=True,
         device_map={"": META},
