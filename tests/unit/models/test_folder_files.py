@@ -260,8 +260,14 @@ def remove_the_tokenizer(folder: Path) -> None:
         (write("generation_config.json", '{"eos_token_id": [2, "x"]}'), "must be token ids, got"),
         (write("tokenizer_config.json", "[]"), r"tokenizer_config\.json that must hold an object"),
         (write("special_tokens_map.json", "[]"), r"special_tokens_map\.json that must hold an obj"),
-        (write("tokenizer.json", "{}"), "must have a config and a tokenizer that transformers loads"),
-        (write("tokenizer.json", "[]"), "must have a config and a tokenizer that transformers loads"),
+        (
+            write("tokenizer.json", "{}"),
+            "must have a config and a tokenizer that transformers loads",
+        ),
+        (
+            write("tokenizer.json", "[]"),
+            "must have a config and a tokenizer that transformers loads",
+        ),
         (remove_the_tokenizer, r"got no tokenizer\.json"),
     ],
 )
