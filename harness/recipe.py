@@ -80,7 +80,7 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
         AuditError: A weight is not what the recipe promised, or was not finite to begin with.
     """
     if loaded.prequantized is not None:
-        return _as_it_came(loaded.origin, loaded.prequantized, recipe)
+        return _as_it_came(loaded, loaded.prequantized, recipe)
     if reason := recipe.backend.supports(tuple(recipe.rules.values()), loaded.device):
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {recipe.backend.name} runs on {loaded.device}, but {reason}"
@@ -131,27 +131,32 @@ def quantize(loaded: LoadedModel, recipe: QuantRecipe) -> Quantized:
     return Quantized(report=report, warnings=warnings)
 
 
-def _as_it_came(origin: str, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
+def _as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
     """Report on a model that was quantized before it came here."""
     if recipe.rules:
         raise UnsupportedRecipe(
-            f"quant must be none for a model that is quantized already, got {recipe.name} for a {origin}; "
+            f"quant must be none for a model that is quantized already, got {recipe.name} for a {loaded.origin}; "
             "leave quant out, or load the float checkpoint"
         )
     report = QuantReport(
         name=recipe.name,
         formats={"checkpoint": stored.scheme},
+        input_formats={"checkpoint": stored.inputs} if stored.inputs else {},
+        output_formats={"checkpoint": stored.outputs} if stored.outputs else {},
+        cache_format=stored.cache,
         kind=stored.kind,
         backend=stored.method,
         num_quantized=stored.num_quantized,
         coverage=stored.num_quantized / stored.num_parameters,
-        bits_per_weight=stored.bits_per_weight,
+        bits_per_weight=stored.bits_per_weight
+        if stored.num_quantized
+        else float(loaded.dtype.itemsize * 8),
         model_bytes=stored.file_bytes,
         stored_bytes=stored.stored_bytes,
         skipped=(),
         layers=(),
     )
-    return Quantized(report=report, warnings=())
+    return Quantized(report=report, warnings=stored.warnings)
 
 
 def audit_after(loaded: LoadedModel) -> None:

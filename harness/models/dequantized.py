@@ -1,4 +1,4 @@
-"""What the reader of a quantized layout returns: float weights, and what the checkpoint rounds beside its weights.
+"""What the reader of a quantized layout returns: float weights, and which activations the checkpoint rounds.
 
 A reader dequantizes each matrix by its own arithmetic, in float32, and casts once to the model's type. transformers then loads the
 weights as those of the float model, which stacks experts and renames tensors as it does for any float checkpoint.
@@ -7,29 +7,70 @@ weights as those of the float model, which stacks experts and renames tensors as
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from harness.models.prequantized import Settings
 
-Rounding = Callable[[Tensor], Tensor]
-"""Rounds an activation `[.., K]`; same shape and type."""
+
+class Rounding(Protocol):
+    """Rounds an activation `[.., K]` to a format and back; same shape and type."""
+
+    @property
+    def name(self) -> str:
+        """The format in words, such as `int8 by token`."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Return `x` rounded."""
+
+
+class CacheRounding(NamedTuple):
+    """What rounds the keys and values of an attention layer `[batch, heads, tokens, head_dim]`, before the cache takes them."""
+
+    keys: Rounding
+    values: Rounding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dequantized:
-    """A quantized checkpoint as float weights and rounded activations."""
+    """A quantized checkpoint as float weights and rounded activations. Paths are those of the files."""
 
     weights: Mapping[str, Tensor]
-    """By the names that the float checkpoint would have, such as `model.layers.0.mlp.experts.3.up_proj.weight`."""
+    """By the names that the float checkpoint would have, such as `model.layers.0.mlp.experts.3.up_proj.weight`; matrices `[N, K]`."""
+    quantized: tuple[str, ...]
+    """Names of the weights that the files hold as codes."""
+    packed_bits: int
+    """Codes at the width of their format, and everything that is stored beside them for the weights [bit]."""
     inputs: Mapping[str, Rounding] = field(default_factory=dict)
-    """What rounds the input of a layer, by the layer's path in the files, such as `model.layers.0.mlp.experts.3.up_proj`."""
+    """What rounds the input of a layer, by its path, such as `model.layers.0.mlp.experts.3.up_proj`."""
     outputs: Mapping[str, Rounding] = field(default_factory=dict)
-    """What rounds the output of a layer."""
+    """What rounds the output of a layer, by its path."""
+    cache: Mapping[str, CacheRounding] = field(default_factory=dict)
+    """What rounds keys and values, by the path of the attention layer."""
     warnings: tuple[str, ...] = ()
     """What the files hold and the model does not do."""
 
 
-Reader = Callable[[Path, Settings, torch.dtype], Dequantized]
-"""Reads the folder of a checkpoint, given the settings of its `config.json` and the type of the weights; raises ModelError."""
+Reader = Callable[[Path, Settings, torch.dtype, PreTrainedModel], Dequantized]
+"""Reads a folder, given the settings of its `config.json`, the type of the weights and the float model on the meta device.
+
+Raises ModelError where the layout is not what the settings say.
+"""
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return every tensor of a folder's safetensors files."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+    return tensors
+
+
+def bits_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return the size of tensors as they are stored [bit]."""
+    return sum(8 * tensor.nbytes for tensor in tensors.values())

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.dequantized import Dequantized
+from harness.models.dequantized import Dequantized, bits_of, read_tensors
+from harness.models.prequantized import Settings
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 BITS = (2, 3, 4, 8)
@@ -33,12 +34,13 @@ WORD = 32
 """Bits of what codes are packed into."""
 
 
-def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> Dequantized:
-    """Return the weights of a folder under the names of the float model, packed ones dequantized.
-
-    Raises:
-        ModelError: The layout is another one, or a tensor is missing.
-    """
+def read(
+    folder: Path,
+    settings: Settings,
+    dtype: torch.dtype,
+    shape: PreTrainedModel,  # noqa: ARG001 - part of the interface
+) -> Dequantized:
+    """Read a folder; see `Reader`."""
     layout = settings.get("checkpoint_format") or settings.get("format") or "gptq"
     if layout not in FORMATS:
         raise ModelError(
@@ -47,12 +49,10 @@ def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> Dequa
         )
     weights: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - it is no mapping
-                path, _, part = key.rpartition(".")
-                place = packed[path] if part in PARTS else weights
-                place[part if part in PARTS else key] = opened.get_tensor(key)
+    for key, tensor in read_tensors(folder).items():
+        path, _, part = key.rpartition(".")
+        place = packed[path] if part in PARTS else weights
+        place[part if part in PARTS else key] = tensor
     if not packed:
         raise ModelError(
             f"a GPTQ checkpoint must hold packed weights (qweight), got none in {folder}; "
@@ -66,7 +66,11 @@ def read(folder: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> Dequa
                 f"layer {path} must be in the GPTQ layout, got {reason} in {folder}; download or convert it again"
             ) from reason
         weights[f"{path}.weight"] = weight.to(dtype)
-    return Dequantized(weights=weights)
+    return Dequantized(
+        weights=weights,
+        quantized=tuple(f"{path}.weight" for path in packed),
+        packed_bits=sum(map(bits_of, packed.values())),
+    )
 
 
 def dequantize(

@@ -6,7 +6,7 @@ before it multiplies; then the codes take no less memory than float weights, and
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,12 +33,20 @@ class Prequantized:
     """Parameters of the float model."""
     num_quantized: int
     """Those of them that the files hold as codes."""
+    packed_bits: int
+    """Their codes at the width of their format, and all that is stored beside them [bit]."""
     file_bytes: int
     """Tensors in the files: codes, scales, and what stayed in float [byte]."""
-    float_file_bytes: int
-    """Those of them that are float weights [byte]."""
     stored_bytes: int
     """Tensors in memory [byte]."""
+    inputs: str | None = None
+    """What layers round their inputs to, such as `int8 by token`; None leaves them in float."""
+    outputs: str | None = None
+    """What layers round their outputs to."""
+    cache: str | None = None
+    """What keys and values are rounded to before the cache takes them."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of how it was loaded."""
 
     @property
     def origin(self) -> str:
@@ -49,8 +57,7 @@ class Prequantized:
     @property
     def bits_per_weight(self) -> float:
         """Mean over the quantized parameters, scales included [bit]; NaN if there are none."""
-        packed = 8 * (self.file_bytes - self.float_file_bytes)
-        return packed / self.num_quantized if self.num_quantized else float("nan")
+        return self.packed_bits / self.num_quantized if self.num_quantized else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,71 +122,3 @@ def float_weights(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
         # bitsandbytes may store codes as if they were floats; their statistics are named after them.
         and key not in owners
     }
-
-
-def scheme(settings: Settings) -> str:
-    """Return formats of weights and inputs in words."""
-    return SCHEMES.get(str(settings.get("quant_method")), _of_others)(settings)
-
-
-def _of_compressed_tensors(settings: Settings) -> str:
-    groups = settings.get("config_groups") or {}
-    return "; ".join(_group(group) for group in groups.values()) or _of_others(settings)
-
-
-def _group(group: Settings) -> str:
-    parts = []
-    for key, noun in (("weights", "weights"), ("input_activations", "inputs")):
-        if numbers := group.get(key):
-            kind = "fp" if numbers.get("type") == "float" else "int"
-            where = f"by {numbers.get('strategy')}"
-            if size := numbers.get("group_size"):
-                where = f"in groups of {size}"
-            static = ", static" if key != "weights" and not numbers.get("dynamic") else ""
-            sign = "" if numbers.get("symmetric", True) else ", asymmetric"
-            parts.append(f"{kind}{numbers.get('num_bits')} {noun} {where}{sign}{static}")
-    return ", ".join(parts)
-
-
-def _of_gptq(settings: Settings) -> str:
-    size = settings.get("group_size", -1)
-    where = "by row" if size == -1 else f"in groups of {size}"
-    order = ", in the order of activations" if settings.get("desc_act") else ""
-    return f"int{settings.get('bits')} weights {where}{order}"
-
-
-def _of_bitsandbytes(settings: Settings) -> str:
-    if settings.get("load_in_8bit"):
-        return f"LLM.int8, threshold {settings.get('llm_int8_threshold', 6.0)}"
-    double = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
-    return f"{settings.get('bnb_4bit_quant_type', 'fp4')} weights{double}"
-
-
-def _of_fp8(settings: Settings) -> str:
-    block = settings.get("weight_block_size")
-    return f"fp8 weights {'in blocks of ' + 'x'.join(map(str, block)) if block else 'by tensor'}"
-
-
-def _of_torchao(settings: Settings) -> str:
-    kind = settings.get("quant_type")
-    default: Any = kind.get("default") if isinstance(kind, dict) else kind
-    return str(default.get("_type") if isinstance(default, dict) else default)
-
-
-def _of_others(settings: Settings) -> str:
-    """Return the plain settings of a method that is not known here."""
-    plain = {
-        key: value
-        for key, value in settings.items()
-        if key != "quant_method" and isinstance(value, str | int | float)
-    }
-    return ", ".join(f"{key}={value}" for key, value in sorted(plain.items()))
-
-
-SCHEMES: Mapping[str, Callable[[Settings], str]] = {
-    "compressed-tensors": _of_compressed_tensors,
-    "gptq": _of_gptq,
-    "bitsandbytes": _of_bitsandbytes,
-    "fp8": _of_fp8,
-    "torchao": _of_torchao,
-}

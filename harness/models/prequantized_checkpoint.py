@@ -1,20 +1,15 @@
-"""Loading a checkpoint that is quantized already, through transformers and the library that wrote it.
+"""Loading a checkpoint that is quantized already.
 
-What transformers leaves half done is finished here, or refused:
+A method of `READERS` is read here and dequantized exactly, whatever its kernels are made for; activations are rounded as the checkpoint
+says. The others are loaded by transformers and the library that wrote them. What transformers leaves half done is finished, or refused:
 
-    compressed-tensors   weights are decompressed by the first call of the whole model, which calls of its body never make: they
-                         are decompressed at once. Inputs are rounded as the checkpoint says
-    GPTQ                 read by `gptq_checkpoint`, since its kernels are not for CPUs
     bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong
+    MXFP4 on a CPU       is dequantized to bfloat16, which holds it exactly; the model's type is set here
     unknown methods      transformers ignores them and would take codes for weights
-
-Everything else (FP8, torchao, MXFP4, AWQ, ...) is as transformers loads it. Where it has no kernel (FP8 on a CPU) it dequantizes the
-weights, leaves inputs in float, and forgets the model's type; the sizes tell, and the type is set here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +22,28 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
-from harness.models import gptq_checkpoint
+from harness.models import compressed_tensors_checkpoint, fp8_checkpoint, gptq_checkpoint
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
-from harness.models.dequantized import Reader
+from harness.models.checkpoint_schemes import rounded_inputs, scheme
+from harness.models.dequantized import Dequantized, Reader, Rounding
 from harness.models.prequantized import (
     Prequantized,
     Settings,
     Stored,
     float_weights,
-    scheme,
     stored_tensors,
 )
+from harness.models.rounded_activations import round_activations
 from harness.models.source import Dtype
 from harness.models.stored_bytes import stored_bytes
-from harness.models.targets import output_layer
 
 READERS: Mapping[str, Reader] = {
+    "compressed-tensors": compressed_tensors_checkpoint.read,
+    "fp8": fp8_checkpoint.read,
     "gptq": gptq_checkpoint.read,
 }
 """Methods that are read and dequantized here, by the name in `config.json`."""
@@ -76,36 +74,83 @@ def load_prequantized(
         )
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
-    tensors = stored_tensors(folder)
     as_type: torch.dtype = getattr(torch, dtype)
     with _explained(folder, method, device):
         shape = float_shape(folder, **options)
         if read := READERS.get(method):
-            dequantized = read(folder, settings, as_type)
-            module = _load_weights(folder, type(shape), dequantized.weights, as_type, **options)
-            module = prepare(module, device)
+            checkpoint = read(folder, settings, as_type, shape)
+            module = prepare(_load_weights(folder, shape, checkpoint, as_type, **options), device)
+            round_activations(module, checkpoint)
+            facts = _facts_of_reader(folder, settings, shape, checkpoint, module)
         else:
-            module = _load(folder, tensors, as_type, device, **options)
-    floats = float_weights(tensors)
-    count = sum(parameter.numel() for parameter in shape.parameters())
-    quantized = count - sum(tensor.numel for tensor in floats.values())
-    if quantized <= 0:
+            module = _load(folder, as_type, device, **options)
+            facts = _facts_of_library(folder, settings, shape, as_type, module)
+    if not (facts.num_quantized or facts.cache):
         raise ModelError(
             f"a {method} checkpoint must hold codes, got float weights alone in {folder}; "
             "take quantization_config out of its config.json"
         )
-    stored = stored_bytes(module)
-    facts = Prequantized(
-        method=method,
-        scheme=scheme(settings),
-        kind="real" if stored < count * as_type.itemsize else "fake-quant",
-        num_parameters=count,
-        num_quantized=quantized,
-        file_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        float_file_bytes=sum(tensor.nbytes for tensor in floats.values()),
-        stored_bytes=stored,
-    )
     return module, tokenizer, facts
+
+
+def _facts_of_reader(
+    folder: Path,
+    settings: Settings,
+    shape: PreTrainedModel,
+    checkpoint: Dequantized,
+    module: PreTrainedModel,
+) -> Prequantized:
+    cache = [rounding for pair in checkpoint.cache.values() for rounding in pair]
+    return Prequantized(
+        method=str(settings.get("quant_method")),
+        scheme=scheme(settings),
+        kind="fake-quant",
+        num_parameters=_num_parameters(shape),
+        num_quantized=sum(checkpoint.weights[name].numel() for name in checkpoint.quantized),
+        packed_bits=checkpoint.packed_bits,
+        file_bytes=sum(tensor.nbytes for tensor in stored_tensors(folder).values()),
+        stored_bytes=stored_bytes(module),
+        inputs=_names(checkpoint.inputs.values()),
+        outputs=_names(checkpoint.outputs.values()),
+        cache=_names(cache),
+        warnings=checkpoint.warnings,
+    )
+
+
+def _facts_of_library(
+    folder: Path,
+    settings: Settings,
+    shape: PreTrainedModel,
+    dtype: torch.dtype,
+    module: PreTrainedModel,
+) -> Prequantized:
+    tensors = stored_tensors(folder)
+    # The files may have a weight that the model ties to another a second time.
+    names = {name for name, _ in shape.named_parameters(remove_duplicate=False)}
+    tied = names - {name for name, _ in shape.named_parameters()}
+    floats = float_weights(tensors)
+    count, stored = _num_parameters(shape), stored_bytes(module)
+    file_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    return Prequantized(
+        method=str(settings.get("quant_method")),
+        scheme=scheme(settings),
+        kind="real" if stored < count * dtype.itemsize else "fake-quant",
+        num_parameters=count,
+        num_quantized=count - sum(t.numel for name, t in floats.items() if name not in tied),
+        packed_bits=8 * (file_bytes - sum(tensor.nbytes for tensor in floats.values())),
+        file_bytes=file_bytes,
+        stored_bytes=stored,
+        inputs=rounded_inputs(settings),
+    )
+
+
+def _num_parameters(shape: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in shape.parameters())
+
+
+def _names(roundings: Iterable[Rounding]) -> str | None:
+    """Return the formats of roundings, each once; None if nothing is rounded."""
+    return "; ".join(dict.fromkeys(rounding.name for rounding in roundings)) or None
 
 
 @contextmanager
@@ -144,14 +189,10 @@ def _float_config(folder: Path, **options: Any) -> Any:
 
 
 def _load(
-    folder: Path,
-    tensors: Mapping[str, Stored],
-    dtype: torch.dtype,
-    device: torch.device,
-    **options: Any,
+    folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
 ) -> PreTrainedModel:
     """Load a folder through transformers, and finish what it leaves."""
-    _check_statistics(folder, tensors)
+    _check_statistics(folder, stored_tensors(folder))
     found: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -165,9 +206,7 @@ def _load(
     loading = found[1]
     check_complete(loading, folder)
     _refuse_unexpected(loading["unexpected_keys"], folder)
-    if decompressed := hasattr(module, "ct_decompress_hook"):
-        _decompress(module)
-    if decompressed or getattr(module, "hf_quantizer", None) is None:
+    if getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
@@ -199,38 +238,34 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
     for name, parameter in module.named_parameters():
-        # Scales that a layer applies to its input are parameters too, and stay what they are.
-        if kept.isdisjoint(name.split(".")) and name.endswith(("weight", "bias")):
+        if kept.isdisjoint(name.split(".")) and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
 
 
-def _decompress(module: Any) -> None:
-    """Put decompressed weights into every layer of compressed-tensors, in place of its hook on the whole model."""
-    library = import_module("compressed_tensors.compressors.base")
-    head = output_layer(module)
-    if (plan := getattr(head, "quantization_scheme", None)) and plan.input_activations:
-        raise ModelError(
-            "the output layer must take float inputs to be scored in float32, got one that rounds its inputs; "
-            "add lm_head to the ignored layers of the checkpoint"
-        )
-    for layer in module.modules():
-        if getattr(layer, "quantization_scheme", None) is not None:
-            library.decompress_module(layer)
-    module.hf_quantizer.compressor.remove_decompression_hook(module)
+def _as_stored(shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
+    """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`."""
+    weights = dict(checkpoint.weights)
+    modules = dict(shape.named_modules())
+    for name in checkpoint.quantized:
+        path = name.removesuffix(".weight")
+        if isinstance(modules.get(path, modules.get(f"{shape.base_model_prefix}.{path}")), Conv1D):
+            weights[name] = weights[name].T.contiguous()
+    return weights
 
 
 def _load_weights(
     folder: Path,
-    kind: type[PreTrainedModel],
-    weights: Mapping[str, Tensor],
+    shape: PreTrainedModel,
+    checkpoint: Dequantized,
     dtype: torch.dtype,
     **options: Any,
 ) -> PreTrainedModel:
     """Load dequantized weights into the float model."""
-    found: Any = kind.from_pretrained(
+    weights = _as_stored(shape, checkpoint)
+    found: Any = type(shape).from_pretrained(
         None,
         config=_float_config(folder, **options),
-        state_dict=dict(weights),
+        state_dict=weights,
         dtype=dtype,
         attn_implementation="sdpa",
         output_loading_info=True,

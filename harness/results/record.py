@@ -134,6 +134,10 @@ class QuantReport(_Closed):
     """Rule name -> format name of the weights."""
     input_formats: dict[str, str] = {}
     """Rule name -> format name of the layers' inputs, for the rules that round them."""
+    output_formats: dict[str, str] = {}
+    """The same for the layers' outputs."""
+    cache_format: str | None = None
+    """Format of the keys and values that the KV cache takes; null leaves them in float."""
     kind: Literal["none", "fake-quant", "real"]
     """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type. `real`: codes and scales are
     what is stored and multiplied."""

@@ -1,0 +1,124 @@
+"""Rounding of activations as a quantized checkpoint asks for it, in float32 whatever the model's type.
+
+    q = round(x / s + z), within the range of the element;    x' = (q - z) s
+
+A scale is stored in the checkpoint (static) or fitted to each block of an activation (dynamic). Dynamic scales follow the kernels that
+serve these checkpoints:
+
+    symmetric integers   absmax / (2^(b-1) - 1), as vLLM and this project's recipes have it; compressed-tensors divides by
+                         (2^b - 1) / 2 and uses the lowest code too
+    FP8                  absmax / 448
+    zero points          (max - min) / (2^b - 1), 0 always between min and max
+    NVFP4                absmax / 6 as E4M3, in units of a stored scale of the whole layer
+    MX                   a power of two, the next one where the largest element would round beyond the format's range
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.formats.minifloat import Minifloat
+
+Blocks = Literal["tensor", "token", "group"]
+FLOATS = {
+    4: Minifloat(exponent_bits=2, mantissa_bits=1),
+    6: Minifloat(exponent_bits=2, mantissa_bits=3),
+    8: Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
+}
+"""E2M1, E2M3 and E4M3, by bits."""
+LARGEST_EXPONENT = {4: 2, 6: 2, 8: 8}
+"""Of a number of these formats."""
+CARRY = {4: 0.875, 6: 0.96875, 8: 0.875}
+"""Fractions in [1/2, 1) from which on MX scales take the next power of two."""
+SMALLEST_NVFP4_SCALE = 0.125
+"""What stands for a block scale that E4M3 rounds to zero; its block becomes zeros."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ActivationFormat:
+    """Rounds activations `[.., K]`; see the module docstring."""
+
+    kind: Literal["int", "float"]
+    bits: int
+    blocks: Blocks
+    """What shares a scale."""
+    group_size: int = 0
+    """Elements of a group."""
+    symmetric: bool = True
+    scale: Tensor | None = None
+    """Static scale, which broadcasts against activations; None fits one to each block."""
+    zero_point: Tensor | None = None
+    """Static zero point."""
+    outer_scale: Tensor | None = None
+    """NVFP4: block scales are stored in units of 1 / `outer_scale`."""
+    is_mx: bool = False
+    """Scales are powers of two."""
+
+    @property
+    def name(self) -> str:
+        """Words for records, such as `int8 by token`."""
+        where = f"in groups of {self.group_size}" if self.blocks == "group" else f"by {self.blocks}"
+        zero = "" if self.symmetric else ", asymmetric"
+        return f"{self.kind}{self.bits} {where}{zero}{', static' if self.scale is not None else ''}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return `x` rounded; same shape and type."""
+        values = x.float() if self.scale is not None else self._in_blocks(x.float())
+        scale, zero = self._fit(values)
+        rounded = (self._element(values / scale + zero) - zero) * scale
+        if self.blocks == "group":
+            rounded = rounded.flatten(-2)[..., : x.shape[-1]]
+        return rounded.reshape(x.shape).to(x.dtype)
+
+    def _in_blocks(self, x: Tensor) -> Tensor:
+        """Return `x` with a last axis that shares a scale."""
+        if self.blocks == "tensor":
+            return x.reshape(-1)
+        if self.blocks == "group":
+            # Zeros do not move a scale, so that a last group may be short.
+            whole = F.pad(x, (0, -x.shape[-1] % self.group_size))
+            return whole.reshape(*x.shape[:-1], -1, self.group_size)
+        return x
+
+    def _fit(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point, which broadcast against the blocks."""
+        none = blocks.new_zeros(())
+        if self.scale is not None:
+            zero = none if self.zero_point is None else self.zero_point.float()
+            return self.scale.float(), zero
+        if not self.symmetric:
+            low = blocks.amin(-1, keepdim=True).clamp(max=0)
+            high = blocks.amax(-1, keepdim=True).clamp(min=0)
+            scale = _not_zero((high - low) / (2**self.bits - 1))
+            return scale, (-(2 ** (self.bits - 1)) - low / scale).round()
+        largest = blocks.abs().amax(-1, keepdim=True)
+        if self.is_mx:
+            return _power_of_two(largest, self.bits), none
+        if self.outer_scale is not None:
+            outer = self.outer_scale.float()
+            scale = FLOATS[8].round(outer * (largest / FLOATS[self.bits].max))
+            return _not_zero(scale, SMALLEST_NVFP4_SCALE) / outer, none
+        top = 2 ** (self.bits - 1) - 1 if self.kind == "int" else FLOATS[self.bits].max
+        return _not_zero(largest / top), none
+
+    def _element(self, x: Tensor) -> Tensor:
+        if self.kind == "float":
+            return FLOATS[self.bits].round(x)
+        half = 2 ** (self.bits - 1)
+        return x.round().clamp(-half, half - 1)
+
+
+def _not_zero(scale: Tensor, instead: float = 1.0) -> Tensor:
+    """Return scales of blocks, those of blocks of zeros replaced."""
+    return torch.where(scale == 0, instead, scale)
+
+
+def _power_of_two(largest: Tensor, bits: int) -> Tensor:
+    """Return the scale of an MX block with this largest magnitude; blocks of zeros have any."""
+    fraction, exponent = torch.frexp(largest)  # largest = fraction 2^exponent, fraction in [1/2, 1)
+    exponent = exponent - 1 + (fraction >= CARRY[bits]).int() - LARGEST_EXPONENT[bits]
+    # E8M0 has the exponents -127 to 127.
+    return torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127))

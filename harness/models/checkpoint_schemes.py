@@ -1,0 +1,145 @@
+"""What a checkpoint that is quantized already says of its formats, in words: each library has settings of its own.
+
+int4 weights in groups of 128
+int8 weights by channel, int8 inputs by token; fp8 KV cache by tensor, static
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.models.prequantized import Settings
+
+
+def scheme(settings: Settings) -> str:
+    """Return formats of weights and activations in words."""
+    return SCHEMES.get(str(settings.get("quant_method")), _of_others)(settings)
+
+
+def rounded_inputs(settings: Settings) -> str | None:
+    """Return the format that layers round their inputs to, where a library does so by itself; None leaves them in float."""
+    method = settings.get("quant_method")
+    if method == "bitsandbytes" and settings.get("load_in_8bit"):
+        return f"int8 by token, features beyond {settings.get('llm_int8_threshold', 6.0)} in float"
+    if method == "torchao":
+        words = [words.partition(" weights")[2] for words in _torchao_configs(settings)]
+        found = [text.strip(" ,").replace(" inputs", "") for text in words if " inputs" in text]
+        return "; ".join(found).partition(", ")[2] or None
+    return None
+
+
+def _of_compressed_tensors(settings: Settings) -> str:
+    groups = (settings.get("config_groups") or {}).values()
+    words = [
+        _group(group) if isinstance(group, Mapping) else str(group) for group in groups if group
+    ]
+    if cache := settings.get("kv_cache_scheme"):
+        words.append(_numbers(cache, "KV cache"))
+    return "; ".join(words) or _of_others(settings)
+
+
+def _group(group: Settings) -> str:
+    nouns = {
+        "weights": "weights",
+        "input_activations": "inputs",
+        "output_activations": "outputs",
+    }
+    return ", ".join(
+        _numbers(numbers, noun) for key, noun in nouns.items() if (numbers := group.get(key))
+    )
+
+
+def _numbers(numbers: Settings, noun: str) -> str:
+    kind = "fp" if numbers.get("type") == "float" else "int"
+    where = f"by {numbers.get('strategy')}"
+    if size := numbers.get("group_size"):
+        where = f"in groups of {size}"
+    if sides := numbers.get("block_structure"):
+        where = f"in blocks of {sides if isinstance(sides, str) else 'x'.join(map(str, sides))}"
+    static = ", static" if noun != "weights" and not numbers.get("dynamic") else ""
+    sign = "" if numbers.get("symmetric", True) else ", asymmetric"
+    return f"{kind}{numbers.get('num_bits')} {noun} {where}{sign}{static}"
+
+
+def _of_gptq(settings: Settings) -> str:
+    size = settings.get("group_size", -1)
+    where = "by row" if size == -1 else f"in groups of {size}"
+    order = ", in the order of activations" if settings.get("desc_act") else ""
+    return f"int{settings.get('bits')} weights {where}{order}"
+
+
+def _of_bitsandbytes(settings: Settings) -> str:
+    if settings.get("load_in_8bit"):
+        return f"LLM.int8, threshold {settings.get('llm_int8_threshold', 6.0)}"
+    double = ", double quantization" if settings.get("bnb_4bit_use_double_quant") else ""
+    return f"{settings.get('bnb_4bit_quant_type', 'fp4')} weights{double}"
+
+
+def _of_fp8(settings: Settings) -> str:
+    block = settings.get("weight_block_size")
+    weights = f"fp8 weights {'in blocks of ' + 'x'.join(map(str, block)) if block else 'by tensor'}"
+    if settings.get("activation_scheme") == "static":
+        return f"{weights}, fp8 inputs by tensor, static"
+    where = f"in groups of {block[1]}" if block else "by token"
+    return f"{weights}, fp8 inputs {where}"
+
+
+def _of_torchao(settings: Settings) -> str:
+    return "; ".join(_torchao_configs(settings))
+
+
+def _torchao_configs(settings: Settings) -> list[str]:
+    """Return the words of each configuration: one for the model, or several by module."""
+    kind = settings.get("quant_type")
+    found: Any = kind.get("default") if isinstance(kind, Mapping) else kind
+    if not isinstance(found, Mapping):
+        return [str(found)]
+    data = found.get("_data") or {}
+    inner = data.get("fqn_to_config") or data.get("module_fqn_to_config")
+    configs = inner.values() if isinstance(inner, Mapping) else [found]
+    words = (_torchao(config) for config in configs if isinstance(config, Mapping))
+    return list(dict.fromkeys(words))
+
+
+def _torchao(config: Settings) -> str:
+    name, data = str(config.get("_type")), config.get("_data") or {}
+    words = TORCHAO.get(name)
+    if words is None:
+        return name
+    size = data.get("group_size")
+    if isinstance(granularity := data.get("weight_granularity"), Mapping):
+        size = (granularity.get("_data") or {}).get("group_size")
+    where = f"in groups of {size}" if size else "by row"
+    bits = str(data.get("weight_dtype", "")).rpartition(".")[2]
+    return words.format(where=where, bits=bits or "intx")
+
+
+TORCHAO: Mapping[str, str] = {
+    "Int4WeightOnlyConfig": "int4 weights {where}",
+    "Int8WeightOnlyConfig": "int8 weights {where}",
+    "IntxWeightOnlyConfig": "{bits} weights {where}",
+    "Float8WeightOnlyConfig": "fp8 weights by row",
+    "Int8DynamicActivationInt8WeightConfig": "int8 weights by row, int8 inputs by token",
+    "Int8DynamicActivationInt4WeightConfig": "int4 weights {where}, int8 inputs by token",
+    "Int8DynamicActivationIntxWeightConfig": "{bits} weights {where}, int8 inputs by token",
+    "Float8DynamicActivationFloat8WeightConfig": "fp8 weights, fp8 inputs",
+}
+"""What the configurations of torchao do, by class; `where` and `bits` are filled in."""
+
+
+def _of_others(settings: Settings) -> str:
+    """Return the plain settings of a method that is not known here."""
+    plain = {
+        key: value
+        for key, value in settings.items()
+        if key != "quant_method" and isinstance(value, str | int | float)
+    }
+    return ", ".join(f"{key}={value}" for key, value in sorted(plain.items()))
+
+
+SCHEMES: Mapping[str, Callable[[Settings], str]] = {
+    "compressed-tensors": _of_compressed_tensors,
+    "gptq": _of_gptq,
+    "bitsandbytes": _of_bitsandbytes,
+    "fp8": _of_fp8,
+    "torchao": _of_torchao,
+}

@@ -1,0 +1,214 @@
+"""Checkpoints of compressed-tensors (llm-compressor, and this project's exports): which layer has which scheme, and its parts.
+
+`config_groups` of the settings give schemes to layers by path, regular expression (`re:`) or class (`Linear`), `ignore` takes layers
+out again. The files have one layer an expert, whatever the model stacks. transformers decompresses experts without their global
+scales and zero points, all of a checkpoint by its first group, and leaves inputs of experts in float; so the files are read here.
+
+    input_scale, input_zero_point, input_global_scale    static scales of a layer's input; output_scale, ... of its output
+    k_scale, v_scale                                     of the KV cache, in the attention layer
+    k_proj.output_scale, v_proj.output_scale             the same in older checkpoints
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.errors import ModelError
+from harness.models.activation_format import ActivationFormat, Blocks
+from harness.models.compressed_tensors_weights import PARTS, dequantize, packed_bits
+from harness.models.dequantized import CacheRounding, Dequantized, read_tensors
+from harness.models.prequantized import Settings
+
+BLOCKS: Mapping[str, Blocks] = {
+    "tensor": "tensor",
+    "token": "token",
+    "group": "group",
+    "tensor_group": "group",
+}
+Parts = dict[str, Tensor]
+
+
+def read(
+    folder: Path, settings: Settings, dtype: torch.dtype, shape: PreTrainedModel
+) -> Dequantized:
+    """Read a folder; see `Reader`."""
+    config = _config(folder, settings)
+    weights = read_tensors(folder)
+    layers: dict[str, Parts] = defaultdict(dict)
+    for key in weights:
+        path, _, part = key.rpartition(".")
+        if f"{path}.weight_scale" in weights and part in PARTS:
+            layers[path][part] = weights[key]
+    quantized, bits, inputs, outputs = [], 0, {}, {}
+    for path, parts in layers.items():
+        scheme = _scheme(config, path, _module(shape, path))
+        if scheme is None or scheme.weights is None:
+            raise ModelError(
+                f"config.json must say how {path} is quantized, got no config group for it in {folder}; download or convert it again"
+            )
+        try:
+            weight = dequantize(parts, scheme.weights)
+            if scheme.input_activations:
+                inputs[path] = _activation(weights, path, "input", scheme.input_activations)
+            if scheme.output_activations:
+                outputs[path] = _activation(weights, path, "output", scheme.output_activations)
+        except ValueError as reason:
+            raise ModelError(
+                f"layer {path} must be in a layout of compressed-tensors, got {reason} in {folder}; download or convert it again"
+            ) from reason
+        bits += packed_bits(parts, scheme.weights)
+        for part in parts:
+            del weights[f"{path}.{part}"]
+        weights[f"{path}.weight"] = weight.to(dtype)
+        quantized.append(f"{path}.weight")
+    _check_all_quantized(folder, config, shape, weights, layers)
+    return Dequantized(
+        weights=weights,
+        quantized=tuple(quantized),
+        packed_bits=bits,
+        inputs=inputs,
+        outputs=outputs,
+        cache=_cache(folder, config.kv_cache_scheme, weights),
+    )
+
+
+def _config(folder: Path, settings: Settings) -> Any:
+    """Return the library's `QuantizationConfig`."""
+    _refuse_transforms(folder, settings.get("transform_config") or {})
+    groups = {}
+    for name, group in (settings.get("config_groups") or {}).items():
+        groups[name] = group
+        if isinstance(group, Mapping) and isinstance(group.get("weights"), Mapping):
+            # The library has forgotten the order of activations; the files say it where it matters (weight_g_idx).
+            weights = {key: value for key, value in group["weights"].items() if key != "actorder"}
+            groups[name] = {**group, "weights": weights}
+    library = import_module("compressed_tensors.quantization")
+    config = library.QuantizationConfig.model_validate({**settings, "config_groups": groups})
+    if alone := [name for name, group in config.config_groups.items() if group.weights is None]:
+        raise ModelError(
+            f"a config group must quantize weights, got {', '.join(alone)} for activations alone in {folder}; "
+            "choose another checkpoint"
+        )
+    return config
+
+
+def _refuse_transforms(folder: Path, transforms: Settings) -> None:
+    """Raise ModelError for rotations that the model must apply as it runs; those of weights are in the weights."""
+    online = sorted(
+        {
+            str(argument.get("location"))
+            for scheme in (transforms.get("config_groups") or {}).values()
+            for argument in scheme.get("apply") or ()
+            if not str(argument.get("location")).startswith("weight_")
+        }
+    )
+    if online:
+        raise ModelError(
+            "a checkpoint must compute what its architecture does, got one that rotates activations as it runs (QuIP or SpinQuant, "
+            f"transform_config at {', '.join(online)}) in {folder}; such rotations are not applied here, choose another checkpoint"
+        )
+
+
+def _module(shape: PreTrainedModel, path: str) -> nn.Module:
+    """Return what a layer of the files is in the float model; experts, which the model stacks, are linear layers."""
+    try:
+        return shape.get_submodule(path)
+    except AttributeError:
+        return nn.Linear(1, 1, device="meta")
+
+
+def _scheme(config: Any, path: str, module: nn.Module) -> Any:
+    """Return the scheme of a layer, or None: that of an exact name before an expression before a class."""
+    match = import_module("compressed_tensors.utils.match")
+    if match.is_match(path, module, config.ignore or ()):
+        return None
+    schemes = {target: group for group in config.config_groups.values() for target in group.targets}
+    found = match.match_targets(path, module, schemes)
+    return schemes[found[0]] if found else None
+
+
+def _activation(weights: Parts, path: str, side: str, args: Any) -> ActivationFormat:
+    """Return what rounds the inputs or outputs of a layer, and take its tensors out of `weights`."""
+
+    def stored(name: str, *, needed: bool) -> Tensor | None:
+        tensor = weights.pop(f"{path}.{side}_{name}", None)
+        if tensor is None and needed:
+            raise ValueError(f"no {side}_{name}")
+        return tensor
+
+    is_static = args.dynamic is False
+    blocks = BLOCKS.get(str(args.strategy))
+    if blocks is None or (is_static and blocks != "tensor"):
+        raise ValueError(f"{side}s with one {'static ' * is_static}scale a {args.strategy}")
+    return ActivationFormat(
+        kind=args.type,
+        bits=args.num_bits,
+        blocks=blocks,
+        group_size=args.group_size or 0,
+        symmetric=args.symmetric,
+        scale=stored("scale", needed=True) if is_static else None,
+        zero_point=stored("zero_point", needed=not args.symmetric) if is_static else None,
+        outer_scale=stored("global_scale", needed=True)
+        if args.strategy == "tensor_group"
+        else None,
+        is_mx=args.scale_dtype is torch.uint8,
+    )
+
+
+def _cache(folder: Path, args: Any, weights: Parts) -> dict[str, CacheRounding]:
+    """Return what rounds keys and values, and take its tensors out of `weights`."""
+    if args is None:
+        return {}
+    if args.dynamic or args.strategy not in ("tensor", "attn_head"):
+        raise ModelError(
+            "a KV cache must have static scales, one a layer or a head, got "
+            f"{'dynamic ' * bool(args.dynamic)}ones by {args.strategy} in {folder}; take kv_cache_scheme out of config.json"
+        )
+    found: dict[str, dict[str, ActivationFormat]] = defaultdict(dict)
+    for side in "kv":
+        for name in (f".{side}_", f".{side}_proj.output_"):
+            for key in [key for key in weights if key.endswith(f"{name}scale")]:
+                path = key.removesuffix(f"{name}scale")
+                zero = weights.pop(f"{path}{name}zero_point", None)
+                found[path][side] = ActivationFormat(
+                    kind=args.type,
+                    bits=args.num_bits,
+                    blocks="tensor",
+                    symmetric=args.symmetric,
+                    scale=weights.pop(key),
+                    zero_point=zero,
+                )
+    lacking = [path for path, sides in found.items() if len(sides) < 2]
+    if lacking or not found:
+        raise ModelError(
+            f"a checkpoint with a kv_cache_scheme must have k_scale and v_scale of every attention layer, got "
+            f"{'one of them in ' + ', '.join(sorted(lacking)[:3]) if lacking else 'none'} in {folder}; "
+            "take kv_cache_scheme out of config.json, or download it again"
+        )
+    return {path: CacheRounding(sides["k"], sides["v"]) for path, sides in found.items()}
+
+
+def _check_all_quantized(
+    folder: Path, config: Any, shape: PreTrainedModel, weights: Parts, layers: Iterable[str]
+) -> None:
+    """Raise ModelError for linear layers that config.json says are quantized, but the files hold in float."""
+    read = set(layers)
+    floats = [
+        path
+        for path, module in shape.named_modules()
+        if isinstance(module, nn.Linear)
+        and path not in read
+        and f"{path}.weight" in weights
+        and _scheme(config, path, module) is not None
+    ]
+    if floats:
+        raise ModelError(
+            f"every layer that config.json says is quantized must have codes and scales, got {len(floats)} in float in {folder}, such as "
+            f"{floats[0]}; name them in ignore, or download or convert it again"
+        )

@@ -1,0 +1,189 @@
+"""Rounded activations of a quantized checkpoint, put into the float model that holds its dequantized weights.
+
+Paths are those of the files. A linear layer gets a hook; experts, which transformers stacks into [E, N, K] parameters, compute expert
+by expert, so that each token is rounded as the layer of its own expert rounds it; keys and values are rounded where the cache takes
+them, once, after the positions were rotated in.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from harness.errors import ModelError
+from harness.models.dequantized import CacheRounding, Dequantized, Rounding
+from harness.models.targets import output_layer
+
+
+def round_activations(module: PreTrainedModel, checkpoint: Dequantized) -> None:
+    """Let a model round what its checkpoint rounds.
+
+    Raises:
+        ModelError: The output layer, an expert's output or a layer that the model does not have would be rounded.
+    """
+    head = output_layer(module)
+    stacks: dict[str, dict[str, dict[tuple[int, int], Rounding]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for path, rounding in checkpoint.inputs.items():
+        place = _place(module, path)
+        if place.expert is not None:
+            stacks[place.path][place.parameter][place.expert, place.part] = rounding
+            continue
+        layer = module.get_submodule(place.path)
+        if layer is head:
+            raise ModelError(
+                "the output layer must take float inputs to be scored in float32, got one that rounds its inputs; "
+                "add lm_head to the ignored layers of the checkpoint"
+            )
+        layer.register_forward_pre_hook(_on_input(rounding), with_kwargs=True)
+    for path, rounding in checkpoint.outputs.items():
+        place = _place(module, path)
+        if place.expert is not None or module.get_submodule(place.path) is head:
+            raise ModelError(
+                f"outputs are rounded for linear layers below the output layer, got {path}; choose another checkpoint"
+            )
+        module.get_submodule(place.path).register_forward_hook(_on_output(rounding))
+    for path, stack in stacks.items():
+        _round_experts(path, module.get_submodule(path), stack)
+    for path, pair in checkpoint.cache.items():
+        place = _place(module, f"{path}.k_proj")
+        attention = module.get_submodule(place.path.rpartition(".")[0])
+        attention.register_forward_pre_hook(_on_cache(pair), with_kwargs=True)
+
+
+class _Place(NamedTuple):
+    """Where a layer of the files is in the model."""
+
+    path: str
+    """Of the linear layer, or of the module with the stack of experts."""
+    parameter: str
+    expert: int | None
+    part: int
+    """Which of the matrices that the model keeps as one: the gate is 0, up is 1."""
+
+
+def _place(module: PreTrainedModel, path: str) -> _Place:
+    """Return where a layer is, by the same rules by which transformers has loaded its weight."""
+    rules: Any = getattr(module, "_weight_conversions", None) or []
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    names = dict(module.named_parameters(remove_duplicate=False))
+    name, source = rename_source_key(
+        f"{path}.weight", renamings, converters, module.base_model_prefix, names
+    )
+    owner, _, parameter = name.rpartition(".")
+    if name not in names:
+        raise ModelError(
+            f"every layer whose activations the checkpoint rounds must be in the model, got {path}, which it lacks; "
+            "download or convert the checkpoint again"
+        )
+    if source is None:
+        return _Place(owner, parameter, None, 0)
+    part = next(rule for rule in converters if source in rule.source_patterns)
+    before = path[: len(_common(path, owner))]
+    number = re.search(r"\.(\d+)\.", path[len(before) - 1 :])
+    expert = int(number.group(1)) if number and names[name].dim() == 3 else None
+    if expert is None:
+        raise ModelError(
+            f"inputs are rounded for linear layers and stacks of experts, got {path}, which the model keeps in {name}; "
+            "choose another checkpoint"
+        )
+    return _Place(owner, parameter, expert, part.source_patterns.index(source))
+
+
+def _common(one: str, other: str) -> str:
+    """Return the longest common beginning of two paths."""
+    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return one[: min(len(one), len(other)) if length is None else length]
+
+
+def _on_input(rounding: Rounding) -> Any:
+    def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        if args:
+            return (rounding(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"input": rounding(kwargs["input"])}
+
+    return hook
+
+
+def _on_output(rounding: Rounding) -> Any:
+    def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return rounding(output)
+
+    return hook
+
+
+def _on_cache(pair: CacheRounding) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {
+            "past_key_values": _RoundedCache(kwargs.get("past_key_values"), pair)
+        }
+
+    return hook
+
+
+class _RoundedCache:
+    """A cache, or none, that rounds keys and values before it takes them."""
+
+    def __init__(self, cache: Any, pair: CacheRounding) -> None:
+        self._cache, self._pair = cache, pair
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return all keys and values of the layer so far."""
+        keys, values = self._pair.keys(keys), self._pair.values(values)
+        if self._cache is None:
+            return keys, values
+        return self._cache.update(keys, values, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
+def _round_experts(
+    path: str,
+    experts: Any,
+    roundings: Mapping[str, Mapping[tuple[int, int], Rounding]],
+) -> None:
+    """Let a stack of experts compute expert by expert, with inputs of all matrices rounded."""
+    up = "gate_up_proj" if getattr(experts, "has_gate", False) else "up_proj"
+    known = hasattr(experts, "_apply_gate") and not (
+        experts.is_transposed or experts.has_bias or experts.has_post_expert_norm
+    )
+    num_parts = {up: 2 if up == "gate_up_proj" else 1, "down_proj": 1}
+    if not known or not experts.is_concatenated or roundings.keys() != num_parts.keys():
+        raise ModelError(
+            f"inputs of experts are rounded in stacks [experts, out, in] of gate, up and down, got {type(experts).__name__} at {path}; "
+            "choose another checkpoint"
+        )
+    for name, count in num_parts.items():
+        expected = {(e, part) for e in range(experts.num_experts) for part in range(count)}
+        if lacking := expected - roundings[name].keys():
+            raise ModelError(
+                f"inputs must be rounded for every expert or for none, got {len(lacking)} of {len(expected)} in float in {path}.{name}; "
+                "choose another checkpoint"
+            )
+
+    def matmul(name: str, expert: int, x: Tensor) -> Tensor:
+        parts = getattr(experts, name)[expert].chunk(num_parts[name])
+        rounded = [roundings[name][expert, part](x) for part in range(len(parts))]
+        return torch.cat([F.linear(*pair) for pair in zip(rounded, parts, strict=True)], -1)
+
+    def forward(_: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        total = torch.zeros_like(hidden)
+        for expert in sorted(set(index.flatten().tolist())):
+            token, choice = torch.where(index == expert)
+            middle = matmul(up, expert, hidden[token])
+            middle = experts._apply_gate(middle) if experts.has_gate else experts.act_fn(middle)  # noqa: SLF001 - its own interface
+            out = matmul("down_proj", expert, middle) * weights[token, choice, None]
+            total.index_add_(0, token, out.to(total.dtype))
+        return total
+
+    experts.forward = MethodType(forward, experts)
