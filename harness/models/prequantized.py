@@ -71,7 +71,10 @@ class Stored:
 
 
 def settings_of(folder: Path) -> Settings | None:
-    """Return what `config.json` says of quantization, or None; a damaged file is for transformers to refuse."""
+    """Return what a folder says of its quantization, or None; a damaged file is for transformers to refuse.
+
+    That is in `config.json`, or in a file of its own that exports of ModelOpt have beside it.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -81,9 +84,23 @@ def settings_of(folder: Path) -> Settings | None:
     text = config.get("text_config")
     places = (config, text if isinstance(text, dict) else {})
     found = (place.get(key) for place in places for key in KEYS)
-    return next((settings for settings in found if isinstance(settings, dict)), None)
+    return next((settings for settings in found if isinstance(settings, dict)), _modelopt(folder))
 
 
+def _modelopt(folder: Path) -> Settings | None:
+    try:
+        file = json.loads((folder / MODELOPT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    said = file.get("quantization") if isinstance(file, dict) else None
+    # An unquantized model may have the file too.
+    if not isinstance(said, dict) or not any(said.get(key) for key in MODELOPT_KEYS):
+        return None
+    return {"quant_method": "modelopt", **said}
+
+
+MODELOPT_FILE = "hf_quant_config.json"
+MODELOPT_KEYS = ("quant_algo", "kv_cache_quant_algo")
 KEYS = ("quantization_config", "compression_config")
 """Where `config.json` has them; the second is that of older compressed-tensors checkpoints."""
 

@@ -26,7 +26,13 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
-from harness.models import compressed_tensors_checkpoint, fp8_checkpoint, gptq_checkpoint
+from harness.models import (
+    awq_checkpoint,
+    compressed_tensors_checkpoint,
+    fp8_checkpoint,
+    gptq_checkpoint,
+    modelopt_checkpoint,
+)
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
 from harness.models.checkpoint_schemes import rounded_inputs, scheme
 from harness.models.dequantized import Dequantized, Reader, Rounding
@@ -45,6 +51,8 @@ READERS: Mapping[str, Reader] = {
     "compressed-tensors": compressed_tensors_checkpoint.read,
     "fp8": fp8_checkpoint.read,
     "gptq": gptq_checkpoint.read,
+    "awq": awq_checkpoint.read,
+    "modelopt": modelopt_checkpoint.read,
 }
 """Methods that are read and dequantized here, by the name in `config.json`."""
 KNOWN = READERS.keys() | {
