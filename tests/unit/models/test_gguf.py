@@ -1,6 +1,7 @@
 """GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,6 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from harness.errors import ModelError
 from harness.models import gguf as gguf_models
 from harness.models.gguf import GgufModel, cache_folder, converted, describe
+from harness.models.tiny import TinyModel
 
 CPU = torch.device("cpu")
 
@@ -92,6 +94,31 @@ def write_gguf(file: Path) -> None:
 def test_origin_lists_the_types_of_the_tensors(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf")
     assert describe(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
+
+
+def write_floats(file: Path) -> None:
+    """Write a file with tensors of float types alone."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("a", np.ones((2, 3), np.float32))
+    writer.add_tensor("b", np.ones((2, 3), np.float16))
+    bf16 = gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.BF16)
+    writer.add_tensor("c", bf16, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(("write", "expected"), [(write_gguf, True), (write_floats, False)])
+def test_file_with_blocks_came_quantized_and_one_of_floats_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], expected: bool
+) -> None:
+    write(tmp_path / "m.gguf")
+    monkeypatch.setattr(gguf_models, "load_gguf", lambda *_, **__: TinyModel().load(CPU))
+    base = TinyModel(seed=1)
+    loaded = GgufModel(path=str(tmp_path / "m.gguf"), baseline=base).load(CPU)
+    assert loaded.came_quantized is expected
+    assert loaded.baseline == base
 
 
 def test_fingerprint_is_the_hash_of_the_file(tmp_path: Path) -> None:

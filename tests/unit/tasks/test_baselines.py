@@ -360,6 +360,13 @@ def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> No
         tiny.is_dequantized = False
 
 
+def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
+    cache.load(TinyModel(), CPU).is_dequantized = True
+    record = file("model=tiny", "task=throughput")
+    assert record.status is Status.UNSUPPORTED
+    assert "must be multiplied as it is stored to have a speed" in str(record.error)
+
+
 def test_tasks_take_no_other_way_to_a_baseline() -> None:
     folder = Path(baselines.__file__).parent
     users = {path.name for path in folder.glob("*.py") if "in_float" in path.read_text()}
