@@ -45,10 +45,10 @@ class Baseline:
         return self.info.relation == "itself"
 
     @contextmanager
-    def scorer(self, halves: Scorer) -> Iterator[Scorer]:
-        """Give the halves of the float model; `halves` are those of the model that is compared with it."""
-        if self.loaded is halves.loaded:
-            yield halves
+    def halves(self, of_model: Scorer) -> Iterator[Scorer]:
+        """Split the float model into its halves; given those of the model that is compared with it."""
+        if self.loaded is of_model.loaded:
+            yield of_model
         else:
             with scorer(self.loaded) as own:
                 yield own
