@@ -1,10 +1,12 @@
-"""What a model is compared with. Every comparison asks for a `Baseline`, so that none can hold a thing against itself by accident.
+"""What a model is compared with.
 
-model.baseline given            a second model in memory, asked the same token ids
-a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
-a float model, no recipe        itself: every difference is 0 by definition, and the record says so
-a checkpoint or GGUF file that
-came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
+Every comparison asks for a `Baseline`, so that none holds a thing against itself by accident:
+
+    model.baseline given            a second model in memory, asked the same token ids
+    a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
+    a float model, no recipe        itself: every difference is 0 by definition, and the record says so
+    a checkpoint or GGUF file that
+    came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
 """
 
 from collections.abc import Callable, Iterator

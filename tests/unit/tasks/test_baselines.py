@@ -392,24 +392,6 @@ def test_changed_float_folder_is_measured_again(
     assert value(second, "kl_mean") != value(first, "kl_mean")
 
 
-def test_cache_keeps_a_baseline_beside_its_model_and_drops_both_for_another(
-    checkpoint: Path, float_folder: Path
-) -> None:
-    base = LocalModel(path=str(float_folder), dtype="float32")
-    source = LocalModel(path=str(checkpoint), dtype="float32", baseline=base)
-    loaded = cache.load(source, CPU)
-    assert set(cache._held) == {(source, CPU)}
-    beside = cache.load_baseline(loaded)
-    assert cache.load_baseline(loaded) is beside
-    assert cache.load(source, CPU) is loaded
-    assert set(cache._held) == {(source, CPU), (base, CPU)}
-    assert cache.load(base, CPU) is beside
-    assert set(cache._held) == {(base, CPU)}
-    cache.load(TinyModel(), CPU)
-    assert set(cache._held) == {(TinyModel(), CPU)}
-    assert cache.load_baseline(cache.load(TinyModel(), CPU)) is None
-
-
 def test_a_recipe_that_is_fake_stays_a_mistake_of_parity() -> None:
     with pytest.raises(ConfigError, match="recipe of a real backend"):
         RunSpec.build(composed("config", "model=tiny", "task=parity", "+quant=int8_row"))
