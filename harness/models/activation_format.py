@@ -62,7 +62,8 @@ class ActivationFormat:
         """Words for records, such as `int8 by token`."""
         where = f"in groups of {self.group_size}" if self.blocks == "group" else f"by {self.blocks}"
         zero = "" if self.symmetric else ", asymmetric"
-        return f"{self.kind}{self.bits} {where}{zero}{', static' if self.scale is not None else ''}"
+        kind = "fp" if self.kind == "float" else self.kind
+        return f"{kind}{self.bits} {where}{zero}{', static' if self.scale is not None else ''}"
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return `x` rounded; same shape and type."""
