@@ -3,7 +3,8 @@
 A method of `READERS` is read here and dequantized exactly, whatever its kernels are made for; activations are rounded as the checkpoint
 says. The others are loaded by transformers and the library that wrote them. What transformers leaves half done is finished, or refused:
 
-    bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong
+    bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong; 0.50.2 saves scales
+                         of blocks transposed after a forward pass on some CPUs
     MXFP4 on a CPU       is dequantized to bfloat16, which holds it exactly; the model's type is set here
     unknown methods      transformers ignores them and would take codes for weights
 """
@@ -29,7 +30,7 @@ from harness.errors import ModelError
 from harness.models import compressed_tensors_checkpoint, fp8_checkpoint, gptq_checkpoint
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
 from harness.models.checkpoint_schemes import rounded_inputs, scheme
-from harness.models.dequantized import Dequantized, Reader, Rounding
+from harness.models.dequantized import Dequantized, Reader, Rounding, module_at
 from harness.models.prequantized import (
     Prequantized,
     Settings,
@@ -51,6 +52,8 @@ KNOWN = READERS.keys() | {
     name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING
 }
 """Those, and the methods that transformers has a loader for."""
+TRIED = {"bitsandbytes", "torchao", "mxfp4"}
+"""Methods whose weights are what their codes stand for as transformers loads them on a CPU; tests compare them."""
 
 
 def load_prequantized(
@@ -67,6 +70,11 @@ def load_prequantized(
         ModelError: The method is unknown, its library is missing, it cannot run on the device, or the folder is damaged.
     """
     method = str(settings.get("quant_method"))
+    if method not in READERS and method in KNOWN - TRIED and device.type == "cpu":
+        raise ModelError(
+            f"a quantized checkpoint must be of a method that was compared with its own arithmetic on a CPU "
+            f"({', '.join(sorted(READERS.keys() | TRIED))}), got {method} in {folder}; load the float checkpoint and quantize it here"
+        )
     if method not in KNOWN:
         raise ModelError(
             f"a quantized checkpoint must be of a method that transformers loads ({', '.join(sorted(KNOWN))}), got {method!r} in {folder}; "
@@ -208,6 +216,7 @@ def _load(
     _refuse_unexpected(loading["unexpected_keys"], folder)
     if getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
+    _turn_block_scales(module)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
     module.requires_grad_(False)
@@ -234,6 +243,17 @@ def _check_statistics(folder: Path, tensors: Mapping[str, Stored]) -> None:
     check_complete({"missing_keys": {key for key in lacking if key not in tensors}}, folder)
 
 
+def _turn_block_scales(module: PreTrainedModel) -> None:
+    """Put the scales that bitsandbytes 0.50.2 saves as bfloat16 `[K / block, N]` back into the order of blocks, float32 `[N K / block]`.
+
+    It saves them so after a forward pass on a CPU with instructions for bfloat16; the codes beside them are in order.
+    """
+    for layer in module.modules():
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if state is not None and state.absmax.dim() == 2:
+            state.absmax = state.absmax.T.reshape(-1).float()
+
+
 def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
@@ -245,10 +265,8 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
 def _as_stored(shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
     """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`."""
     weights = dict(checkpoint.weights)
-    modules = dict(shape.named_modules())
     for name in checkpoint.quantized:
-        path = name.removesuffix(".weight")
-        if isinstance(modules.get(path, modules.get(f"{shape.base_model_prefix}.{path}")), Conv1D):
+        if isinstance(module_at(shape, name.removesuffix(".weight")), Conv1D):
             weights[name] = weights[name].T.contiguous()
     return weights
 
