@@ -29,7 +29,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from harness.errors import ModelError
 from harness.models import compressed_tensors_checkpoint, fp8_checkpoint, gptq_checkpoint
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
-from harness.models.checkpoint_schemes import rounded_inputs, scheme
+from harness.models.checkpoint_schemes import rounded_inputs, scheme, unused_bits
 from harness.models.dequantized import Dequantized, Reader, Rounding, module_at
 from harness.models.prequantized import (
     Prequantized,
@@ -138,14 +138,16 @@ def _facts_of_library(
     tied = names - {name for name, _ in shape.named_parameters()}
     floats = float_weights(tensors)
     count, stored = _num_parameters(shape), stored_bytes(module)
+    num_quantized = count - sum(t.numel for name, t in floats.items() if name not in tied)
     file_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    packed_bytes = file_bytes - sum(tensor.nbytes for tensor in floats.values())
     return Prequantized(
         method=str(settings.get("quant_method")),
         scheme=scheme(settings),
         kind="real" if stored < count * dtype.itemsize else "fake-quant",
         num_parameters=count,
-        num_quantized=count - sum(t.numel for name, t in floats.items() if name not in tied),
-        packed_bits=8 * (file_bytes - sum(tensor.nbytes for tensor in floats.values())),
+        num_quantized=num_quantized,
+        packed_bits=8 * packed_bytes - unused_bits(settings) * num_quantized,
         file_bytes=file_bytes,
         stored_bytes=stored,
         inputs=rounded_inputs(settings),
