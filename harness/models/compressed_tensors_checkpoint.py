@@ -70,14 +70,30 @@ def read(
         quantized.append(f"{path}.weight")
     weights |= _turned(shape, {name: weights[name] for name in quantized})
     _check_all_quantized(folder, config, shape, weights, layers)
+    cache = _cache(folder, config.kv_cache_scheme, weights)
+    warnings = _batch_warnings((*inputs.values(), *outputs.values()))
+    if cache:
+        warnings.append(
+            "keys and values are rounded, as kv_cache_scheme of config.json says; serving engines do so where they are told to"
+        )
     return Dequantized(
         weights=weights,
         quantized=tuple(quantized),
         packed_bits=bits,
         inputs=inputs,
         outputs=outputs,
-        cache=_cache(folder, config.kv_cache_scheme, weights),
+        cache=cache,
+        warnings=tuple(warnings),
     )
+
+
+def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
+    """Say where rounding an activation depends on what else is in the batch."""
+    shared = {fmt.name for fmt in formats if fmt.blocks == "tensor" and fmt.scale is None}
+    return [
+        f"activations in {name} share a scale between tokens: results depend on how sequences are batched"
+        for name in sorted(shared)
+    ]
 
 
 def _config(folder: Path, settings: Settings) -> Any:

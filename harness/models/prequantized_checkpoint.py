@@ -264,12 +264,26 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _as_stored(shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
-    """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`."""
+def _as_stored(folder: Path, shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
+    """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`.
+
+    Raises:
+        ModelError: A weight is NaN or infinite, or was left as codes.
+    """
     weights = dict(checkpoint.weights)
     for name in checkpoint.quantized:
+        if not weights[name].isfinite().all():
+            raise ModelError(
+                f"every weight must be finite, got NaN or infinity in {name} of {folder}; download or convert it again"
+            )
         if isinstance(module_at(shape, name.removesuffix(".weight")), Conv1D):
             weights[name] = weights[name].T.contiguous()
+    for name, tensor in weights.items():
+        is_float = tensor.is_floating_point() and tensor.itemsize > 1
+        if name.rpartition(".")[2] in ("weight", "bias") and not is_float:
+            raise ModelError(
+                f"codes must have scales beside them, got {name} in {tensor.dtype} alone in {folder}; download or convert it again"
+            )
     return weights
 
 
@@ -281,7 +295,7 @@ def _load_weights(
     **options: Any,
 ) -> PreTrainedModel:
     """Load dequantized weights into the float model."""
-    weights = _as_stored(shape, checkpoint)
+    weights = _as_stored(folder, shape, checkpoint)
     found: Any = type(shape).from_pretrained(
         None,
         config=_float_config(folder, **options),

@@ -1,6 +1,7 @@
 """Checkpoints of compressed-tensors whose codes the library wrote, against its own decompression and plain loops."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
@@ -422,7 +427,9 @@ def test_keys_and_values_are_rounded_and_named(tmp_path: Path, name: str, alone:
         first = found.module(IDS[:, :12])
         rest = found.module(IDS[:, 12:], past_key_values=first.past_key_values)
     assert (torch.cat([first.logits, rest.logits], 1) - expected).abs().mean() < ROUNDING
-    report = quantize(found, QuantRecipe()).report
+    quantized = quantize(found, QuantRecipe())
+    report = quantized.report
+    assert any("keys and values are rounded" in warning for warning in quantized.warnings)
     assert report.cache_format == "fp8 by tensor, static"
     assert "fp8 KV cache by tensor, static" in found.origin
     if alone:
@@ -501,3 +508,97 @@ def test_layer_in_float_that_should_be_quantized_is_refused(tmp_path: Path) -> N
         load(folder)
     change_settings(folder, ignore=["lm_head", path])
     assert load(folder).module.get_submodule(path).weight.eq(1).all()
+
+
+def test_codes_without_scales_are_refused(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path, dense(), lambda _: scheme(FP8_ROWS))
+    path = "model.layers.1.mlp.up_proj"
+    change_tensors(folder, lambda t: t.pop(f"{path}.weight_scale"))
+    change_settings(folder, ignore=["lm_head", path])
+    with pytest.raises(ModelError, match=rf"scales beside them, got {path}.weight in torch.float8"):
+        load(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path, dense(), lambda _: scheme(MXFP4))
+    path = "model.layers.1.mlp.up_proj"
+    change_tensors(folder, lambda t: t[f"{path}.weight_scale"].fill_(255))
+    with pytest.raises(ModelError, match=rf"NaN or infinity in {path}.weight"):
+        load(folder)
+
+
+def test_experts_under_other_names_in_the_files(tmp_path: Path) -> None:
+    """Mixtral's files have `block_sparse_moe.experts.0.w1`, where the model has `mlp.experts.gate_up_proj`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = MixtralConfig(
+            **SIZES, num_hidden_layers=2, intermediate_size=64, num_local_experts=4
+        )
+        module = MixtralForCausalLM(config).eval()
+    module.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    plan = scheme(FP8_ROWS, FP8_TOKENS)
+    tensors = load_file(tmp_path / "model.safetensors")
+    layers = [key for key in tensors if re.search(r"experts\.\d\.w\d|_proj", key)]
+    assert len(layers) == 2 * (4 + 4 * 3)
+    for key in layers:
+        parts = compress(tensors.pop(key), plan)
+        tensors |= {f"{key.removesuffix('weight')}{part}": value for part, value in parts.items()}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change_settings(
+        tmp_path,
+        quant_method="compressed-tensors",
+        quantization_status="compressed",
+        ignore=["lm_head", "re:.*gate$"],
+        config_groups={"group_0": json.loads(plan.model_dump_json())},
+    )
+    found = load(tmp_path).module
+    experts: Any = found.get_submodule("model.layers.1.mlp.experts")
+    prefix = "model.layers.1.block_sparse_moe.experts.2"
+    for name, part in (("w1", experts.gate_up_proj[2][:64]), ("w3", experts.gate_up_proj[2][64:])):
+        codes = tensors[f"{prefix}.{name}.weight"].float()
+        assert torch.equal(part, codes * tensors[f"{prefix}.{name}.weight_scale"])
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    one = torch.ones(3, 1)
+    with torch.no_grad():
+        out = experts(x, torch.full((3, 1), 2), one)
+        gate, up = F.linear(fp8_by_token(x), experts.gate_up_proj[2]).chunk(2, -1)
+        expected = F.linear(fp8_by_token(F.silu(gate) * up), experts.down_proj[2])
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["[N, K]", "[K, N]"])
+def test_gpt_2(tmp_path: Path, turned: bool) -> None:
+    """Its layers are Conv1D: some writers store codes of `[N, K]`, as for linear layers, others of the parameter itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 261, "n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 128}
+        config = GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
+        module = GPT2LMHeadModel(config).eval()
+    module.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    plan = scheme(INT8_ZEROS)
+    for key in [key for key in tensors if re.search(r"(c_attn|c_proj|c_fc)\.weight", key)]:
+        weight = tensors.pop(key)
+        parts = compress(weight if turned else weight.T.contiguous(), plan)
+        stands_for = decompressed(parts, plan)
+        module.get_parameter(key).data = stands_for if turned else stands_for.T
+        tensors |= {f"{key.removesuffix('weight')}{part}": value for part, value in parts.items()}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    change_settings(
+        tmp_path,
+        quant_method="compressed-tensors",
+        quantization_status="compressed",
+        ignore=["lm_head"],
+        config_groups={"group_0": json.loads(plan.model_dump_json())},
+    )
+    for name, parameter in load(tmp_path).module.named_parameters():
+        assert torch.equal(parameter, module.get_parameter(name)), name
+
+
+def test_one_scale_for_all_tokens_is_warned_of(tmp_path: Path) -> None:
+    inputs = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": True}
+    folder, _ = written(tmp_path, dense(), lambda _: scheme(FP8_ROWS, inputs))
+    (warning,) = quantize(load(folder), QuantRecipe()).warnings
+    assert "fp8 by tensor share a scale between tokens" in warning
