@@ -174,4 +174,5 @@ SCHEMES: Mapping[str, Callable[[Settings], str]] = {
     "bitsandbytes": _of_bitsandbytes,
     "fp8": _of_fp8,
     "torchao": _of_torchao,
+    "mxfp4": lambda _: "mxfp4 weights of experts",
 }

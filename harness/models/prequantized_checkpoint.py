@@ -5,7 +5,6 @@ says. The others are loaded by transformers and the library that wrote them. Wha
 
     bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong; 0.50.2 saves scales
                          of blocks transposed after a forward pass on some CPUs
-    MXFP4 on a CPU       is dequantized to bfloat16, which holds it exactly; the model's type is set here
     unknown methods      transformers ignores them and would take codes for weights
 """
 
@@ -27,7 +26,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from harness.errors import ModelError
-from harness.models import compressed_tensors_checkpoint, fp8_checkpoint, gptq_checkpoint
+from harness.models import (
+    compressed_tensors_checkpoint,
+    fp8_checkpoint,
+    gptq_checkpoint,
+    mxfp4_checkpoint,
+)
 from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
 from harness.models.checkpoint_schemes import rounded_inputs, scheme, unused_bits
 from harness.models.dequantized import Dequantized, Reader, Rounding, module_at
@@ -46,13 +50,14 @@ READERS: Mapping[str, Reader] = {
     "compressed-tensors": compressed_tensors_checkpoint.read,
     "fp8": fp8_checkpoint.read,
     "gptq": gptq_checkpoint.read,
+    "mxfp4": mxfp4_checkpoint.read,
 }
 """Methods that are read and dequantized here, by the name in `config.json`."""
 KNOWN = READERS.keys() | {
     name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING
 }
 """Those, and the methods that transformers has a loader for."""
-TRIED = {"bitsandbytes", "torchao", "mxfp4"}
+TRIED = {"bitsandbytes", "torchao"}
 """Methods whose weights are what their codes stand for as transformers loads them on a CPU; tests compare them."""
 
 
