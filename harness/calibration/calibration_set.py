@@ -10,6 +10,7 @@ from harness.calibration.text import calibration_text
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import tokenize
 
 
 class Sequences(NamedTuple):
@@ -44,12 +45,12 @@ class CalibrationSet:
             DataError: The text is too short, or a sequence longer than the model was made for.
         """
         text = calibration_text(self.data)
-        ids = torch.tensor(loaded.tokenizer(text.text, verbose=False)["input_ids"])
-        longest = min(len(ids), loaded.max_length)
+        ids = torch.tensor(tokenize(text.text, loaded).ids)
+        longest = min(len(ids), loaded.max_length or len(ids))
         if self.length > longest:
             raise DataError(
                 f"calibration.length must be at most {longest}, the {len(ids)} tokens of {text.name} and the "
-                f"{loaded.max_length} that {loaded.name} was made for, got {self.length}; lower it"
+                f"{loaded.max_length or 'any number'} that {loaded.name} was made for, got {self.length}; lower it"
             )
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(

@@ -1,18 +1,20 @@
 """The text that methods calibrate on: never the one that a task scores, if there is any other.
 
-With `HubData` that is the training split of WikiText-2, or where no place has it the solved dev questions of MMLU. With any
-other source it is the solved examples of the questions, if none of them is asked itself; otherwise the scored text, with a
-warning.
+A text of the user's own is taken as it is. With `HubData` it is the training split of WikiText-2, or where no place has that the
+solved dev questions of MMLU. With any other source it is the solved examples of the questions, if none of them is asked itself;
+otherwise the scored text, with a warning.
 """
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import pyarrow.parquet as pq
 
 from harness.data.hub import HubData
 from harness.data.source import CHOICES, DataSource, Question, Text
+from harness.data.text_file import TextFile
 from harness.errors import DataError
 
 TRAINING = "wikitext-2-raw-v1/train-*.parquet"
@@ -20,6 +22,12 @@ TRAINING = "wikitext-2-raw-v1/train-*.parquet"
 
 def calibration_text(data: DataSource) -> Text:
     """Return text to calibrate on; `warnings` say if it is not what it should be."""
+    if isinstance(data, TextFile):
+        text = data.text()
+        warning = (
+            f"calibrated on {text.name}: scores of calibrated recipes on this text are too good"
+        )
+        return replace(text, warnings=(warning,))
     if isinstance(data, HubData):
         try:
             return _training_split(data)

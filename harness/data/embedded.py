@@ -118,7 +118,7 @@ def _parse(subject: str, index: int, question: str, target: str) -> Question | N
         "choices": [found[letter].strip() for letter in CHOICES],
         "answer": CHOICES.index(answer["letter"]),
     }
-    check_question(where, index, row)
+    check_question(f"{where}, row {index}", row)
     return Question(
         id=f"dev/{subject}/{index}",
         subject=subject,

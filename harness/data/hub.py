@@ -137,7 +137,7 @@ def _questions(found: Found, split: str) -> Iterable[Question]:
     for index, row in enumerate(
         _rows(found, pattern, ("question", "subject", "choices", "answer"))
     ):
-        check_question(f"{found.folder}/{pattern}", index, row)
+        check_question(f"{found.folder}/{pattern}, row {index}", row)
         subject = row["subject"]
         yield Question(
             id=f"{split}/{subject}/{counts[subject]}",

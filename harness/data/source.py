@@ -93,8 +93,8 @@ def hash_questions(questions: Sequence[Question]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def check_question(where: str, index: int, row: Mapping[str, object]) -> None:
-    """Raise DataError unless a row is a question with four choices and an answer among them."""
+def check_question(place: str, row: Mapping[str, object]) -> None:
+    """Raise DataError, which names the place, unless a row is a question with four choices and an answer among them."""
     reason = None
     choices, answer = row.get("choices"), row.get("answer")
     if not isinstance(row.get("question"), str) or not str(row["question"]).strip():
@@ -108,4 +108,4 @@ def check_question(where: str, index: int, row: Mapping[str, object]) -> None:
     elif not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(CHOICES):
         reason = f"answer must be an index 0..3, got {answer!r}"
     if reason:
-        raise DataError(f"{where}, row {index}: {reason}; mend or remove the row")
+        raise DataError(f"{place}: {reason}; mend or remove the row")

@@ -93,8 +93,9 @@ class ExportBackend:
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:  # noqa: ARG002
         """Write codes and scales."""
         packed = self.layout.pack(layer)
-        tensors = {f"{layer.name}.{name}": tensor for name, tensor in packed.tensors.items()}
-        self._sizes[layer.name] = self.writer.add(tensors)
+        for each in (target, *target.shared):
+            tensors = {f"{each.name}.{name}": tensor for name, tensor in packed.tensors.items()}
+            self._sizes[each.name] = self.writer.add(tensors)
         self.scale_errors[layer.name] = packed.scale_error
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002

@@ -67,6 +67,32 @@ def _of_gptq(settings: Settings) -> str:
     return f"int{settings.get('bits')} weights {where}{order}"
 
 
+def _of_awq(settings: Settings) -> str:
+    size = settings.get("group_size", 128)
+    return f"int4 weights {'by row' if size == -1 else f'in groups of {size}'}, asymmetric"
+
+
+def _of_modelopt(settings: Settings) -> str:
+    layers = (settings.get("quantized_layers") or {}).values()
+    algorithms = {str(layer.get("quant_algo")).upper() for layer in layers}
+    names = sorted(algorithms) or [str(settings.get("quant_algo")).upper()]
+    words = [MODELOPT.get(name, name) for name in names]
+    cache = settings.get("kv_cache_quant_algo") or settings.get("kv_cache_scheme")
+    if cache:
+        words.append(f"{'fp8' if isinstance(cache, Mapping) else str(cache).lower()} KV cache")
+    return "; ".join(words)
+
+
+MODELOPT: Mapping[str, str] = {
+    "FP8": "fp8 weights by tensor, fp8 inputs by tensor, static",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8 weights by channel, fp8 inputs by token",
+    "FP8_PB_WO": "fp8 weights in blocks",
+    "NVFP4": "nvfp4 weights, nvfp4 inputs",
+    "W4A16_NVFP4": "nvfp4 weights",
+}
+"""What the algorithms of ModelOpt do to linear layers."""
+
+
 def _of_bitsandbytes(settings: Settings) -> str:
     if settings.get("load_in_8bit"):
         return f"LLM.int8, threshold {settings.get('llm_int8_threshold', 6.0)}"
@@ -171,6 +197,8 @@ def _of_others(settings: Settings) -> str:
 SCHEMES: Mapping[str, Callable[[Settings], str]] = {
     "compressed-tensors": _of_compressed_tensors,
     "gptq": _of_gptq,
+    "awq": _of_awq,
+    "modelopt": _of_modelopt,
     "bitsandbytes": _of_bitsandbytes,
     "fp8": _of_fp8,
     "torchao": _of_torchao,

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from harness.models.folder_files import QUANTIZATION_KEYS, weight_files
+
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """Types of float weights, as safetensors names them."""
 
@@ -71,7 +73,10 @@ class Stored:
 
 
 def settings_of(folder: Path) -> Settings | None:
-    """Return what `config.json` says of quantization, or None; a damaged file is for transformers to refuse."""
+    """Return what a folder says of its quantization, or None; a damaged file is for transformers to refuse.
+
+    That is in `config.json`, or in a file of its own that exports of ModelOpt have beside it.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,18 +85,30 @@ def settings_of(folder: Path) -> Settings | None:
         return None
     text = config.get("text_config")
     places = (config, text if isinstance(text, dict) else {})
-    found = (place.get(key) for place in places for key in KEYS)
-    return next((settings for settings in found if isinstance(settings, dict)), None)
+    found = (place.get(key) for place in places for key in QUANTIZATION_KEYS)
+    return next((settings for settings in found if isinstance(settings, dict)), _modelopt(folder))
 
 
-KEYS = ("quantization_config", "compression_config")
-"""Where `config.json` has them; the second is that of older compressed-tensors checkpoints."""
+def _modelopt(folder: Path) -> Settings | None:
+    try:
+        file = json.loads((folder / MODELOPT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    said = file.get("quantization") if isinstance(file, dict) else None
+    # An unquantized model may have the file too.
+    if not isinstance(said, dict) or not any(said.get(key) for key in MODELOPT_KEYS):
+        return None
+    return {"quant_method": "modelopt", **said}
+
+
+MODELOPT_FILE = "hf_quant_config.json"
+MODELOPT_KEYS = ("quant_algo", "kv_cache_quant_algo")
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
     """Return what the headers of a folder's safetensors files say; a damaged file counts as empty."""
     found: dict[str, Stored] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         try:
             with safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - it is no mapping

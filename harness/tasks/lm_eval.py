@@ -5,7 +5,8 @@ set here are the options whose defaults change what a quantized model scores:
 
 - *Precision.* By default its log-softmax and its sums have the model's type: a bfloat16 window of 1024 tokens is off by up to
   0.016 nat a token, more than INT8 costs. Here logits (`models/head.py`) and log-softmax are float32.
-- *BOS.* Prompts begin as the tokenizer begins a text. A rolling text is encoded without BOS: lm-eval puts one before it as
+- *Special tokens.* Prompts begin as the tokenizer begins a text, and end where they end: what it appends (an EOS) is left off,
+  which would stand between a prompt and its answer. A rolling text is encoded without BOS: lm-eval puts one before it as
   context, and a second one, being part of the text, would be scored.
 - *Context length.* Perplexities depend on it, so it is always passed and part of the protocol.
 - *Weights.* lm-eval calls `tie_weights()` on a model it is given, which could put the float embedding over a quantized head; here
@@ -29,7 +30,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -40,12 +41,14 @@ from harness.errors import ConfigError, DataError, InvalidResult
 from harness.models.head import scorer
 from harness.models.patch import patched
 from harness.models.source import LoadedModel
+from harness.models.tokens import adds_bos, check_rows, without_suffix
 from harness.results.record import TaskInfo
 from harness.tasks import lm_eval_results
 from harness.tasks.base import TaskResult
 from harness.tasks.lm_eval_guards import one_process, quiet, seeded, watched
-from harness.tasks.windows import adds_bos
 
+UNLIMITED = 2048
+"""Longest sequence for a model without a limit, which is lm-eval's default [token]."""
 BOOTSTRAPS = 1000
 """Resamples behind the standard errors that have no closed form; so many leave them uncertain by 2 %."""
 UNAVAILABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -75,7 +78,7 @@ class LMEval:
     batch_size: int = 1
     """Sequences a forward pass. The float32 logits of a whole batch are held at once."""
     max_length: int | None = None
-    """Longest sequence [token]; None is the longest the model was made for."""
+    """Longest sequence [token]; None is the longest the model was made for, or 2,048 where it has no limit."""
     include_path: str | None = None
     """Folder with task YAML files of your own."""
     seed: int = 1234
@@ -140,13 +143,12 @@ class LMEval:
         )
 
     def _length(self, loaded: LoadedModel) -> int:
-        longest = loaded.max_length
-        if self.max_length is not None and self.max_length > longest:
+        if self.max_length is not None and not loaded.fits(self.max_length):
             raise ConfigError(
-                f"task.max_length must be at most the {longest} tokens {loaded.name} was made for, "
+                f"task.max_length must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
                 f"got {self.max_length}"
             )
-        return self.max_length or longest
+        return self.max_length or loaded.max_length or UNLIMITED
 
     def _load(self) -> Loaded:
         """Return the tasks with their data, ready to be asked.
@@ -282,7 +284,9 @@ def _evaluator(loaded: LoadedModel, batch_size: int, length: int) -> Any:
     with patched(loaded.module, "tie_weights", lambda *_, **__: None):
         model = HFLM(
             pretrained=loaded.module,
-            tokenizer=loaded.once("lm-eval's tokenizer", lambda: copy.deepcopy(loaded.tokenizer)),
+            tokenizer=loaded.once(
+                "lm-eval's tokenizer", lambda: without_suffix(copy.deepcopy(loaded.tokenizer))
+            ),
             backend="causal",
             batch_size=batch_size,
             max_length=length,
@@ -304,6 +308,17 @@ def _evaluator(loaded: LoadedModel, batch_size: int, length: int) -> Any:
         model.logits_cache = all(len(lengths) == 1 for lengths in ends.values())
         return scored(requests, *args, **options)
 
+    def checked(encode: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            encoded = encode(*args, **options)
+            # A batch comes with its attention mask.
+            check_rows(encoded[0] if isinstance(encoded, tuple) else encoded, loaded)
+            return encoded
+
+        return call
+
+    model.tok_encode = checked(model.tok_encode)
+    model.tok_batch_encode = checked(model.tok_batch_encode)
     model.loglikelihood_rolling, model._loglikelihood_tokens = without_bos, alone  # noqa: SLF001
     return model
 

@@ -101,7 +101,8 @@ class MMLU:
             return data.default_shots
         if self.shots > data.max_shots:
             raise ConfigError(
-                f"task.shots must be 0..{data.max_shots} with {data.name}, got {self.shots}"
+                f"task.shots must be 0..{data.max_shots} with {data.name}, got {self.shots}; lower it, or give every "
+                "subject so many solved examples (with data=questions: rows with split dev, or data.examples=FILE)"
             )
         return self.shots
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.data.source import CHOICES, Question, QuestionSet
 from harness.errors import ConfigError, DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import tokenize
 
 CONTINUATIONS = tuple(f" {letter}" for letter in CHOICES)
 
@@ -80,18 +81,16 @@ def encode(
     """Return prompts as token ids.
 
     Raises:
-        DataError: A prompt is longer than the model was made for; nothing is ever cut off.
+        DataError: A prompt is longer than the model was made for (nothing is ever cut off), or has a token without a row.
     """
     encoded = []
     for question in questions:
         examples = data.shots(question, shots)
         text = prompt(question, examples)
-        ids = loaded.tokenizer(text, verbose=False)["input_ids"]
-        item = EncodedQuestion(
-            question=question, text=text, num_shots=len(examples), ids=tuple(ids)
-        )
+        ids = tuple(tokenize(text, loaded).ids)
+        item = EncodedQuestion(question=question, text=text, num_shots=len(examples), ids=ids)
         encoded.append(item)
-    too_long = [item for item in encoded if len(item.ids) > loaded.max_length]
+    too_long = [item for item in encoded if not loaded.fits(len(item.ids))]
     if too_long:
         longest = max(too_long, key=lambda item: len(item.ids))
         raise DataError(
@@ -108,10 +107,10 @@ def answer_ids(loaded: LoadedModel, text: str) -> tuple[int, ...]:
     Raises:
         DataError: Some answer is not one token after the prompt, so that one position cannot score it.
     """
-    before = loaded.tokenizer(text, verbose=False)["input_ids"]
+    before = tokenize(text, loaded).ids
     found = []
     for continuation in CONTINUATIONS:
-        after = loaded.tokenizer(text + continuation, verbose=False)["input_ids"]
+        after = tokenize(text + continuation, loaded).ids
         if after[: len(before)] != before or len(after) != len(before) + 1:
             raise DataError(
                 f"each of {CONTINUATIONS} must be one token after the prompt, got "

@@ -28,16 +28,19 @@ from torch import Tensor
 
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
+from harness.identity import later
+from harness.models.decodable import cache_argument
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
-from harness.results.record import TaskInfo
+from harness.results.record import BaselineInfo, Compute, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
 from harness.tasks.parity_statistics import parity_metrics, stack, verdict, window_samples
-from harness.tasks.windows import check_length, disjoint_windows
+from harness.tasks.windows import Bos, check_length, disjoint_windows
 
 MOST_KEPT_BYTES = 2**29
 """Largest size of the logits that are kept of one model [byte]."""
@@ -65,6 +68,8 @@ class Reference(NamedTuple):
     """Those of the float model."""
     calls: Calls
     """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    baseline: BaselineInfo
+    """What the float model is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +92,14 @@ class Parity:
     """The last so many tokens of a window run one at a time."""
     seed: int = 0
     """Seed of random token ids."""
+    bos: Bos | None = later(None)
+    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to compare."""
         check_sizes(self.window, self.limit_windows)
+        if self.bos is not None and self.prompts == "random":
+            raise ValueError(f"bos must be null for random prompts, got {self.bos}")
         if not 0 <= self.decode <= self.window - 2:
             raise ValueError(
                 f"decode must be >= 0 and leave one of the {self.window - 1} scored tokens to the prompt, got {self.decode}"
@@ -115,16 +124,21 @@ class Parity:
         """
         prompts = self._prompts(loaded)
         _check_memory(prompts.ids, loaded)
+        base = baselines.own_float(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
         with scorer(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
-            with loaded.in_float():
+            with base.within():
                 exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
-        return Reference(prompts, fake, exact, calls)
+        return Reference(prompts, fake, exact, calls, base.info)
 
     def run_beside(
-        self, loaded: LoadedModel, reference: Reference, tolerance: Mapping[str, float]
+        self,
+        loaded: LoadedModel,
+        reference: Reference,
+        tolerance: Mapping[str, float],
+        compute: Compute | None = None,
     ) -> TaskResult:
         """Compare the real model with what `reference` returned.
 
@@ -144,7 +158,7 @@ class Parity:
         dtype = str(loaded.dtype).removeprefix("torch.")
         with torch.inference_mode():
             differences = layer_differences(loaded, reference.calls)
-        judged, failure = verdict(differences, dtype, tolerance.get(dtype))
+        judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,
@@ -154,6 +168,7 @@ class Parity:
             ),
             metrics=(*parity_metrics(beside), *judged),
             samples=window_samples(prompts.name, beside, self.decode),
+            baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
 
@@ -167,12 +182,12 @@ class Parity:
         return self._of_text(self.data.text(), loaded)
 
     def _of_text(self, text: Text, loaded: LoadedModel) -> Prompts:
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows)
+        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         return Prompts(
             name=text.name,
             ids=windows.ids,
             facts=window_facts(text, windows),
-            protocol=window_protocol(text, self.window, self.limit_windows, loaded),
+            protocol=window_protocol(text, self.window, self.limit_windows, loaded, self.bos),
             warnings=text.warnings,
         )
 
@@ -204,9 +219,10 @@ def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
     first = len(ids_T) - decode
     output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
     parts = [output.logits[0]]
+    name = cache_argument(loaded.module) if decode else ""
     for place in range(first, len(ids_T)):
-        token_11, cache = ids_T[None, place : place + 1], output.past_key_values
-        output = loaded.module(token_11, past_key_values=cache, use_cache=True)
+        token_11, cache = ids_T[None, place : place + 1], getattr(output, name)
+        output = loaded.module(token_11, use_cache=True, **{name: cache})
         parts.append(output.logits[0])
     return torch.cat(parts)
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
+from harness.identity import later
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -33,6 +34,7 @@ from harness.tasks.perplexity_metrics import (
 )
 from harness.tasks.perplexity_windows import DisjointWindows
 from harness.tasks.segments import Nll, Segmentation, Segments, batches, score
+from harness.tasks.windows import Bos
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,8 @@ class Perplexity:
     """Score the first so many documents; None is all. Of these two limits a protocol has one."""
     batch_tokens: int | None = None
     """Tokens a batch, padding included; None is `BATCH_TOKENS`."""
+    bos: Bos | None = later(None)
+    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing."""
@@ -70,6 +74,10 @@ class Perplexity:
             raise ValueError(f"window must be >= {least} tokens, got {self.window}")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be >= 1 or null, got {self.batch_tokens}")
+        if self.bos is not None and not self.segmentation.takes_bos:
+            raise ValueError(
+                f"bos must be null for {self.name}, whose protocol says where a BOS token stands, got {self.bos}"
+            )
 
     @property
     def name(self) -> str:
@@ -85,7 +93,7 @@ class Perplexity:
         """Score every window or document."""
         text = self.data.text()
         limit = self.limit_windows if self.limit_documents is None else self.limit_documents
-        cut = self.segmentation.cut(text, loaded, self.window, limit)
+        cut = self.segmentation.cut(text, loaded, self.window, limit, self.bos)
         budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
         items = self._score(loaded, cut, budget)
         metrics = text_figures(mean_over(items, self.segmentation.item), cut)

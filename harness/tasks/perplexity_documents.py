@@ -21,10 +21,11 @@ import torch
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import check_rows, tokenize
 from harness.results.record import Metric
 from harness.tasks.base import hash_token_ids
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import check_length
+from harness.tasks.windows import Bos, check_length
 
 MARKS = ":;.!?,"
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))
@@ -61,8 +62,16 @@ class Documents:
     headline: ClassVar[str] = "word_perplexity"
     item: ClassVar[Literal["document"]] = "document"
     least_window: ClassVar[int] = 1
+    takes_bos: ClassVar[bool] = False
 
-    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+    def cut(
+        self,
+        text: Text,
+        loaded: LoadedModel,
+        window: int,
+        limit: int | None,
+        bos: Bos | None,  # noqa: ARG002 - the protocol says what stands before a document
+    ) -> Segments:
         """Cut each document into rolling windows."""
         check_length(window, loaded)
         pages = text.documents[:limit]
@@ -72,7 +81,9 @@ class Documents:
                 "lower task.limit_documents or choose other data"
             )
         key = ("document tokens", text.sha256, limit)
-        encoded = loaded.once(key, lambda: [_encode(page, loaded) for page in pages])
+        encoded = loaded.once(
+            key, lambda: [tokenize(detokenize(page), loaded, prefix=False).ids for page in pages]
+        )
         kind, prefix = _prefix(loaded)
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
@@ -116,17 +127,12 @@ def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[S
         done = end
 
 
-def _encode(page: str, loaded: LoadedModel) -> list[int]:
-    encoded = loaded.tokenizer(detokenize(page), add_special_tokens=False, verbose=False)
-    ids: list[int] = encoded["input_ids"]
-    return ids
-
-
 def _prefix(loaded: LoadedModel) -> tuple[str, int]:
     """Return what stands before a document: its kind and its id."""
     tokenizer = loaded.tokenizer
     for kind, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
         if token is not None:
+            check_rows([token], loaded)
             return kind, token
     raise DataError(
         f"the tokenizer of {loaded.name} must have a BOS or an EOS token to put before a document, got none; "

@@ -21,10 +21,11 @@ import numpy as np
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import adds_bos
 from harness.results.record import Metric, Unit
 from harness.tasks.perplexity_metrics import TOO_LARGE, exp
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import adds_bos, disjoint_windows
+from harness.tasks.windows import Bos, disjoint_windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +36,16 @@ class HalfWindows:
     headline: ClassVar[str] = "perplexity"
     item: ClassVar[Literal["window"]] = "window"
     least_window: ClassVar[int] = 3
+    takes_bos: ClassVar[bool] = False
 
-    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+    def cut(
+        self,
+        text: Text,
+        loaded: LoadedModel,
+        window: int,
+        limit: int | None,
+        bos: Bos | None,  # noqa: ARG002 - the vocabulary says
+    ) -> Segments:
         """Cut the file into windows, the tail dropped."""
         content = text.text if text.file is None else text.file
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -48,8 +57,8 @@ class HalfWindows:
                 f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp demands, got "
                 f"{found.num_tokens} tokens; lower task.window"
             )
-        bos = adds_bos(loaded)
-        if bos:
+        begins = adds_bos(loaded)
+        if begins:
             found.ids[:, 0] = loaded.tokenizer.bos_token_id
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
@@ -59,7 +68,7 @@ class HalfWindows:
             scored_words=found.scored_words,
             protocol=(
                 f"llama.cpp|file|n_ctx={window}|scored=second-half|windows={count}"
-                f"|bos={'every-window' if bos else 'none'}"
+                f"|bos={'every-window' if begins else 'none'}"
             ),
             facts={
                 "file_sha256": digest,

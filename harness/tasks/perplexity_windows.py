@@ -20,7 +20,7 @@ from harness.models.source import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.perplexity_metrics import mean_over, perplexity_figure
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import adds_bos, disjoint_windows
+from harness.tasks.windows import Bos, disjoint_windows, window_words
 
 USUAL_WINDOWS = (512, 1024, 2048, 4096)
 """Windows that published figures use [token]."""
@@ -34,18 +34,19 @@ class DisjointWindows:
     headline: ClassVar[str] = "perplexity"
     item: ClassVar[Literal["window"]] = "window"
     least_window: ClassVar[int] = 2
+    takes_bos: ClassVar[bool] = True
 
-    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+    def cut(
+        self, text: Text, loaded: LoadedModel, window: int, limit: int | None, bos: Bos | None
+    ) -> Segments:
         """Cut the text into windows, the tail dropped."""
-        found = disjoint_windows(text, loaded, window, limit)
-        count = "all" if limit is None else f"first-{limit}"
-        bos = "first-window" if adds_bos(loaded) else "none"
+        found = disjoint_windows(text, loaded, window, limit, bos=bos)
         return Segments(
             segments=tuple(Segment(ids, 1, index) for index, ids in enumerate(found.ids)),
             num_items=len(found.ids),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
-            protocol=rf"join=\n\n|L={window}|stride=L|windows={count}|bos={bos}",
+            protocol=window_words(window, limit, loaded, bos),
             facts={"num_tokens": found.num_tokens, "token_ids_sha256": found.ids_sha256},
         )
 

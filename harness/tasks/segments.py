@@ -21,6 +21,7 @@ from harness.data.source import Text
 from harness.models.head import Scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric
+from harness.tasks.windows import Bos
 
 Nll = np.ndarray[Any, np.dtype[np.float32]]
 """-ln p of some tokens, in order [nat]."""
@@ -79,7 +80,13 @@ class Segmentation(Protocol):
     def least_window(self) -> int:
         """Shortest window that scores a token."""
 
-    def cut(self, text: Text, loaded: LoadedModel, window: int, limit: int | None) -> Segments:
+    @property
+    def takes_bos(self) -> bool:
+        """A user may say which windows begin with a BOS token; otherwise the protocol does."""
+
+    def cut(
+        self, text: Text, loaded: LoadedModel, window: int, limit: int | None, bos: Bos | None
+    ) -> Segments:
         """Cut a text, or its first `limit` items.
 
         Raises:

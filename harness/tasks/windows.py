@@ -1,19 +1,30 @@
 """A text as disjoint windows of tokens, the segmentation of the GPTQ and AWQ papers.
 
-    ids    = tokenizer(text)                        one call: a BOS, if the tokenizer adds one, only in the first window
+    ids    = BOS? + tokenizer(text)                 one call for the whole text
     window = ids[i*L : (i+1)*L],  i < floor(N / L)  the tail of N mod L tokens is dropped
 
-The first token of a window is not scored: nothing is before it. Other protocols begin to score later.
+The first token of a window is not scored: nothing is before it. Other protocols begin to score later. What stands before the
+text is the tokenizer's own choice, or that of `bos`:
+
+    first    BOS before the first window alone
+    every    window = BOS + text[i*(L-1) : (i+1)*(L-1)]: L tokens, each token of the text scored once
+    none     nothing
+
+Some models (Gemma) make sense of a text only after a BOS, and a window without one is scored as nonsense.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
+from harness.models.tokens import adds_bos, check_rows, tokenize
 from harness.tasks.base import hash_token_ids
+
+Bos = Literal["first", "every", "none"]
+"""Which windows begin with a BOS token."""
 
 
 class Windows(NamedTuple):
@@ -32,35 +43,62 @@ class Windows(NamedTuple):
 
 
 def disjoint_windows(
-    text: Text, loaded: LoadedModel, length: int, limit: int | None, first: int = 1
+    text: Text,
+    loaded: LoadedModel,
+    length: int,
+    limit: int | None,
+    first: int = 1,
+    bos: Bos | None = None,
 ) -> Windows:
     """Return the first `limit` windows of `length` tokens, all if it is None.
 
-    `first` is the index in a window of its first scored token; what is counted as scored text begins there.
+    Args:
+        text: What is cut.
+        loaded: The model that reads the windows.
+        length: Tokens of a window, its BOS included.
+        limit: Number of windows; None is all.
+        first: Index in a window of its first scored token; what is counted as scored text begins there.
+        bos: Which windows begin with a BOS token; None is what the tokenizer does.
 
     Raises:
-        DataError: A window is longer than the model was made for, or the text has too few tokens.
+        DataError: A window is longer than the model was made for, the text has too few tokens or one without a row, or the
+            tokenizer has no BOS token.
     """
     check_length(length, loaded)
-    text_ids = loaded.once(("token ids", text.sha256), lambda: _encode(text, loaded))
-    available = len(text_ids.ids) // length
+    encoded = loaded.once(("token ids", text.sha256, bos), lambda: _encode(text, loaded, bos))
+    num_before = len(encoded.before)
+    step = length - num_before
+    available = len(encoded.ids) // step
     count = available if limit is None else limit
     if not 1 <= count <= available:
         raise DataError(
             f"the text {text.name} must hold {max(count, 1)} windows of {length} tokens, got "
-            f"{len(text_ids.ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
+            f"{len(encoded.ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
         )
+    # A copy: who cuts again gets the text as it was.
+    ids = encoded.ids[: count * step].view(count, step).clone()
+    ends = encoded.ends[: count * step].view(count, step)
     # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
-    ends = text_ids.ends[: count * length].reshape(count, length)
+    if num_before:
+        last = ends[:, -1:]
+        ends = torch.cat([torch.cat([last.new_zeros(1, 1), last[:-1]]), ends], dim=1)
     pieces = [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
     return Windows(
-        # A copy: who cuts again gets the text as it was.
-        ids=text_ids.ids[: count * length].view(count, length).clone(),
-        num_tokens=len(text_ids.ids),
-        ids_sha256=text_ids.sha256,
+        ids=torch.cat([encoded.before.expand(count, num_before), ids], dim=1),
+        num_tokens=len(encoded.ids),
+        ids_sha256=encoded.sha256,
         scored_bytes=sum(len(piece.encode()) for piece in pieces),
         scored_words=sum(len(piece.split()) for piece in pieces),
     )
+
+
+def window_words(length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None) -> str:
+    """Return what defines the windows of a text, for the protocol line."""
+    count = "all" if limit is None else f"first-{limit}"
+    own = "first" if adds_bos(loaded) else "none"
+    where = {"first": "first-window", "every": "every-window", "none": "none"}[bos or own]
+    stride = "L-1" if bos == "every" else "L"
+    return rf"join=\n\n|L={length}|stride={stride}|windows={count}|bos={where}"
 
 
 def check_length(length: int, loaded: LoadedModel) -> None:
@@ -69,16 +107,11 @@ def check_length(length: int, loaded: LoadedModel) -> None:
     Raises:
         DataError: They are.
     """
-    if length > loaded.max_length:
+    if not loaded.fits(length):
         raise DataError(
             f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
             f"got {length}"
         )
-
-
-def adds_bos(loaded: LoadedModel) -> bool:
-    """Say whether the tokenizer begins a text with its BOS token."""
-    return bool(loaded.tokenizer("a")["input_ids"][0] == loaded.tokenizer.bos_token_id)
 
 
 class _Encoded(NamedTuple):
@@ -88,11 +121,31 @@ class _Encoded(NamedTuple):
     """int64 `[N]`."""
     ends: torch.Tensor
     """int64 `[N]`, where in the text each token ends [character]."""
+    before: torch.Tensor
+    """int64 `[0]` or `[1]`, what stands before every window."""
     sha256: str
 
 
-def _encode(text: Text, loaded: LoadedModel) -> _Encoded:
-    encoded = loaded.tokenizer(text.text, return_offsets_mapping=True, verbose=False)
-    ids: list[int] = encoded["input_ids"]
-    ends = [end for _, end in encoded["offset_mapping"]]
-    return _Encoded(torch.tensor(ids), torch.tensor(ends), hash_token_ids([ids]))
+def _encode(text: Text, loaded: LoadedModel, bos: Bos | None) -> _Encoded:
+    ids, ends = tokenize(text.text, loaded, prefix=bos is None)
+    before = [_bos_id(loaded)] if bos == "every" else []
+    if bos == "first":
+        ids, ends = [_bos_id(loaded), *ids], [0, *ends]
+    return _Encoded(
+        ids=torch.tensor(ids),
+        ends=torch.tensor(ends),
+        before=torch.tensor(before, dtype=torch.long),
+        # With a BOS at every window the text is a sequence of its own, so that the hash is another one than without.
+        sha256=hash_token_ids([before, ids] if before else [ids]),
+    )
+
+
+def _bos_id(loaded: LoadedModel) -> int:
+    token: int | None = loaded.tokenizer.bos_token_id
+    if token is None:
+        raise DataError(
+            f"the tokenizer of {loaded.name} must have a BOS token for task.bos=first or every, got none; "
+            "leave task.bos out, or set it to none"
+        )
+    check_rows([token], loaded)
+    return token

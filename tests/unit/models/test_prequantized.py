@@ -295,7 +295,7 @@ def test_block_scales_that_bitsandbytes_saves_transposed_are_turned_back(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_gpt_2_of_bitsandbytes_and_gptq(tmp_path: Path) -> None:
+def test_gpt_2_of_gptq(tmp_path: Path) -> None:
     """Its layers are Conv1D, which store `[K, N]`; GPTQ's codes are of `[N, K]` there too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -322,6 +322,7 @@ def test_gpt_2_of_bitsandbytes_and_gptq(tmp_path: Path) -> None:
     assert loaded.prequantized.num_quantized == 12 * 64 * 64
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     folder = library_folder(float_folder, tmp_path, "llm_int8")
     loaded = load(folder)
@@ -604,9 +605,9 @@ def test_head_with_rounded_inputs_is_refused(tmp_path: Path) -> None:
 def test_unknown_method_is_refused_and_not_taken_for_float(
     float_folder: Path, tmp_path: Path
 ) -> None:
-    written(tmp_path, {}, {"quant_method": "modelopt", "bits": 8})
+    written(tmp_path, {}, {"quant_method": "nonesuch", "bits": 8})
     with pytest.raises(
-        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'modelopt'"
+        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'nonesuch'"
     ):
         load(tmp_path)
 

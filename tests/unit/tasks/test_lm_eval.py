@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 
 from harness.errors import AuditError, ConfigError, DataError, InvalidResult
@@ -581,3 +582,25 @@ def test_length_beyond_the_model_is_a_configuration_error(tiny: LoadedModel, tas
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LMEval(**{"tasks": ("a",)} | options)
+
+
+@pytest.mark.parametrize("name", ["choices", "cloze", "pages", "writing"])
+def test_tokens_that_a_tokenizer_appends_move_no_number(tasks: Tasks, name: str) -> None:
+    task = tasks(name, max_length=64)
+    plain, appending = (TinyModel().load(torch.device("cpu")) for _ in range(2))
+    appending.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos> !", special_tokens=[("<eos>", 260), ("!", 0)]
+    )
+    found, expected = task.run(appending), task.run(plain)
+    assert found.metrics == expected.metrics
+    assert found.samples == expected.samples
+    # The model's own tokenizer stays what its folder says.
+    assert encode(appending, "a") == [64, 260, 0]
+
+
+@pytest.mark.parametrize("name", ["choices", "pages", "writing"])
+def test_token_without_a_row_is_named(tasks: Tasks, name: str) -> None:
+    loaded = TinyModel().load(torch.device("cpu"))
+    loaded.tokenizer.add_tokens(["<no_row>", "er"] if name == "pages" else ["<no_row>", "hat"])
+    with pytest.raises(DataError, match=r"with id 262 where there are 261 rows"):
+        tasks(name, max_length=64).run(loaded)

@@ -1,0 +1,79 @@
+"""Files of a user: plain text, and JSONL with one object a line.
+
+A file is UTF-8. A byte order mark in front and carriage returns at the ends of lines are how a file is stored, and no part of what
+it says: the same text has the same hash on every system.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.errors import DataError
+
+ROW_SUFFIXES = (".jsonl", ".ndjson")
+
+
+class Row(NamedTuple):
+    """One object of a JSONL file."""
+
+    place: str
+    """File and line, for messages."""
+    fields: dict[str, Any]
+
+
+def is_rows(path: str) -> bool:
+    """Say whether a file has one JSON object a line, by its name."""
+    return Path(path).suffix.lower() in ROW_SUFFIXES
+
+
+def read_text(path: str, key: str) -> str:
+    """Return what a file says.
+
+    Args:
+        path: The file.
+        key: Where the path was configured, for messages.
+
+    Raises:
+        DataError: There is no such file, or it holds nothing, or no UTF-8.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{key} must be a file, got {str(file)!r}; correct the path")
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as reason:
+        line = content[: reason.start].count(b"\n") + 1
+        raise DataError(
+            f"{key} must be a file in UTF-8, got the byte {content[reason.start]:#04x} in line {line} of {file}; "
+            "save it as UTF-8"
+        ) from reason
+    if not text.strip():
+        raise DataError(f"{key} must be a file with text in it, got {file}, which is empty")
+    return text
+
+
+def read_rows(path: str, key: str) -> Iterator[Row]:
+    """Yield the rows of a JSONL file; blank lines are none.
+
+    Raises:
+        DataError: There is no such file, or a line is no JSON object.
+    """
+    # Not `splitlines`: JSON may hold line separators of Unicode as they are.
+    for number, line in enumerate(read_text(path, key).split("\n"), start=1):
+        place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            json.dumps(fields, ensure_ascii=False).encode()
+        except ValueError as reason:
+            raise DataError(
+                f"{place}: must be a JSON object in valid Unicode, got {line[:60]!r} ({reason}); mend or remove the line"
+            ) from reason
+        if not isinstance(fields, dict):
+            raise DataError(
+                f"{place}: must be a JSON object, got {line[:60]!r}; mend or remove the line"
+            )
+        yield Row(place, fields)

@@ -1,0 +1,203 @@
+"""Text becomes token ids in one place: what a tokenizer appends, cuts, pads, or has no row for, moves no number.
+
+Every model is compared with the same weights under the plain tokenizer, which does none of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from harness.calibration.calibration_set import CalibrationSet
+from harness.data.embedded import EmbeddedData
+from harness.data.source import Text
+from harness.errors import DataError
+from harness.models.hub import LocalModel
+from harness.models.source import LoadedModel
+from harness.models.tiny import byte_tokenizer
+from harness.models.tokens import adds_bos, num_rows, specials, tokenize, without_suffix
+from harness.models.weightless import load_weightless
+from harness.tasks.mmlu import MMLU
+from harness.tasks.mmlu_direct import Direct
+from harness.tasks.mmlu_generate import Generate
+from harness.tasks.mmlu_prompt import answer_ids
+from harness.tasks.perplexity import Perplexity
+from harness.tasks.perplexity_documents import Documents
+from harness.tasks.perplexity_llama_cpp import HalfWindows
+from harness.tasks.windows import disjoint_windows
+
+TEXT = "Sequences end; texts go on."
+EMBEDDED = EmbeddedData()
+
+
+def around(single: str, first: str | None = None) -> PreTrainedTokenizerFast:
+    """Return the byte tokenizer with special tokens around a text; `first` is its BOS."""
+    tokenizer = byte_tokenizer()
+    if first is not None:
+        tokenizer.add_special_tokens({"bos_token": first})
+    names = {name for name in single.split() if name != "$A"}
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
+    template = TemplateProcessing(single=single, special_tokens=ids)
+    # As Llama 3 has it: offsets are mended before the specials come.
+    tokenizer.backend_tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=False), template])
+    return tokenizer
+
+
+def reading(tiny: LoadedModel, tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    """Return the tiny model under another tokenizer."""
+    return replace(tiny, tokenizer=tokenizer, kept={})
+
+
+def saved(tiny: LoadedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> LoadedModel:
+    """Return the tiny model under another tokenizer, out of a folder."""
+    tiny.module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return LocalModel(path=str(folder), name="tiny", dtype="float32").load(tiny.device)
+
+
+def text(content: str) -> Text:
+    return Text(name="fixed", text=content, sha256=content, num_rows=1, documents=(content,))
+
+
+@pytest.mark.parametrize(
+    ("single", "prefix", "suffix"),
+    [
+        ("$A", 0, 0),
+        ("$A <eos>", 0, 1),
+        ("$A <eos> <eos> !", 0, 3),
+        ("! $A", 1, 0),
+        ("! # $A <eos> !", 2, 2),
+    ],
+)
+def test_specials_in_front_stay_and_those_behind_go(
+    tiny: LoadedModel, single: str, prefix: int, suffix: int
+) -> None:
+    loaded = reading(tiny, around(single))
+    plain = byte_tokenizer()(TEXT, return_offsets_mapping=True)
+    whole = loaded.tokenizer(TEXT)["input_ids"]
+    found = tokenize(TEXT, loaded)
+    assert [len(part) for part in specials(loaded.tokenizer)] == [prefix, suffix]
+    assert found.ids == whole[: len(whole) - suffix]
+    assert found.ids[prefix:] == plain["input_ids"]
+    assert found.ends == [0] * prefix + [end for _, end in plain["offset_mapping"]]
+    assert tokenize(TEXT, loaded, prefix=False).ids == plain["input_ids"]
+
+
+def test_special_tokens_that_a_text_spells_are_part_of_it(tiny: LoadedModel) -> None:
+    loaded = reading(tiny, around("<eos> $A <eos>"))
+    assert tokenize("a<eos>", loaded).ids == [260, 64, 260]
+
+
+@pytest.mark.parametrize(
+    ("single", "first", "yes"),
+    [("! $A <eos>", "!", True), ("! $A", "#", False), ("$A !", "!", False), ("! $A", None, False)],
+)
+def test_bos_is_added_if_the_first_special_token_is_it(
+    tiny: LoadedModel, single: str, first: str | None, yes: bool
+) -> None:
+    assert adds_bos(reading(tiny, around(single, first))) is yes
+
+
+@pytest.mark.parametrize("window", [8, 9, 14, 28])
+def test_appended_eos_is_in_no_window(tiny: LoadedModel, window: int) -> None:
+    # TEXT has 27 tokens; with an EOS the last of 28 would fill a window.
+    tokenizer, content = around("$A <eos>"), text(TEXT)
+    if window == 28:
+        with pytest.raises(DataError, match="got 27 tokens, that is 0 windows"):
+            disjoint_windows(content, reading(tiny, tokenizer), window, None)
+        return
+    found = disjoint_windows(content, reading(tiny, tokenizer), window, None)
+    plain = disjoint_windows(content, reading(tiny, byte_tokenizer()), window, None)
+    assert found.ids.equal(plain.ids)
+    assert found[1:] == plain[1:]
+
+
+TASKS: dict[str, Callable[[], Perplexity | MMLU]] = {
+    "perplexity": lambda: Perplexity(data=EMBEDDED, window=48, limit_windows=2),
+    "documents": lambda: Perplexity(
+        data=EMBEDDED, segmentation=Documents(), window=48, limit_documents=4
+    ),
+    "llama_cpp": lambda: Perplexity(
+        data=EMBEDDED, segmentation=HalfWindows(), window=48, limit_windows=2
+    ),
+    "direct": lambda: MMLU(data=EMBEDDED, answer=Direct(), limit=2, shots=1),
+    "generate": lambda: MMLU(data=EMBEDDED, answer=Generate(), limit=2, shots=1),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("kind", ["appended", "limited", "larger"])
+def test_what_a_tokenizer_has_beside_the_text_moves_no_number(
+    tiny: LoadedModel, tmp_path: Path, name: str, kind: str
+) -> None:
+    tokenizer = byte_tokenizer() if kind != "appended" else around("$A <eos> <eos>")
+    if kind == "limited":
+        tokenizer.backend_tokenizer.enable_truncation(16)
+        tokenizer.backend_tokenizer.enable_padding(length=64, pad_id=0, pad_token="!")  # noqa: S106 - no secret
+    if kind == "larger":
+        tokenizer.add_tokens(["<no_row>", "no such text"])
+        assert len(tokenizer) > num_rows(tiny)
+    task = TASKS[name]()
+    found = task.run(saved(tiny, tokenizer, tmp_path))
+    expected = task.run(reading(tiny, byte_tokenizer()))
+    assert found.samples == expected.samples
+    assert found.metrics == expected.metrics
+    assert found.info.protocol == expected.info.protocol
+    assert found.info.data == expected.info.data
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_token_without_a_row_is_named(tiny: LoadedModel, name: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<no_row>", "the"])
+    with pytest.raises(DataError, match=r"got 'the' with id 262 where there are 261 rows") as found:
+        TASKS[name]().run(reading(tiny, tokenizer))
+    assert "embedding of tiny" in str(found.value)
+
+
+def test_token_without_a_row_in_the_head_is_named(tiny: LoadedModel) -> None:
+    head = torch.nn.Linear(48, 100, bias=False)
+    module = type(tiny.module)(tiny.module.config)
+    module.lm_head = head
+    short = replace(tiny, module=module, kept={})
+    assert num_rows(short) == 100
+    with pytest.raises(DataError, match="with id 260 where there are 100 rows"):
+        tokenize("<eos>", short)
+
+
+def test_calibration_reads_the_text_as_tasks_do(tiny: LoadedModel) -> None:
+    chosen = CalibrationSet(data=EMBEDDED, num_sequences=4, length=32)
+    found = chosen.draw(reading(tiny, around("$A <eos>"))).ids
+    assert found.equal(chosen.draw(tiny).ids)
+    larger = byte_tokenizer()
+    larger.add_tokens(["the"])
+    with pytest.raises(DataError, match="got 'the' with id 261"):
+        chosen.draw(reading(tiny, larger))
+
+
+def test_answers_follow_the_prompt_and_not_an_eos(tiny: LoadedModel) -> None:
+    appended = reading(tiny, around("$A <eos>"))
+    assert answer_ids(appended, "Answer:") == answer_ids(tiny, "Answer:")
+
+
+def test_folder_loads_without_the_limits_of_its_tokenizer(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    loaded = saved(tiny, tokenizer, tmp_path)
+    for each in (loaded, load_weightless(tmp_path, dtype="float32")):
+        assert len(each.tokenizer.backend_tokenizer.encode(TEXT).ids) == len(TEXT)
+
+
+def test_tokenizer_without_suffix_is_the_same_but_for_it() -> None:
+    tokenizer = without_suffix(around("! # $A <eos> !"))
+    ids = byte_tokenizer()(TEXT)["input_ids"]
+    assert tokenizer(TEXT)["input_ids"] == [0, 2, *ids]
+    assert tokenizer.encode(TEXT, add_special_tokens=False) == ids
+    assert without_suffix(around("! $A"))("a")["input_ids"] == [0, 64]
