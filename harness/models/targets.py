@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -82,13 +83,14 @@ class Target:
     def linear(self) -> nn.Linear | None:
         """The layer, as the `nn.Linear` that computes the same with the same parameters; None if it does something else as well."""
         owner = self.owner
-        if isinstance(owner, nn.Linear):
-            return owner if type(owner).forward is nn.Linear.forward else None
-        if not isinstance(owner, Conv1D) or type(owner).forward is not Conv1D.forward:
+        if not is_linear(owner) or self.attribute != "weight" or not _computes_as_linear(self):
             return None
-        made = nn.Linear(owner.nx, owner.nf, bias=False, device="meta")
+        if isinstance(owner, nn.Linear):
+            return owner
+        rows, columns = self.matrix.shape
+        made = nn.Linear(columns, rows, bias=False, device="meta")
         made.weight = nn.Parameter(self.matrix, requires_grad=False)
-        made.bias = owner.bias
+        made.bias = owner.bias  # type: ignore[assignment]
         return made
 
     def matches(self, pattern: str) -> bool:
@@ -105,6 +107,10 @@ class Other(NamedTuple):
     is_used: bool
     """A text run needs it."""
 
+    def matches(self, pattern: str) -> bool:
+        """Say whether a glob matches its name, or the path of the module that it is the weight of."""
+        return any(fnmatchcase(n, pattern) for n in (self.name, self.name.removesuffix(".weight")))
+
 
 def output_layer(module: PreTrainedModel) -> nn.Module:
     """Return the layer that makes logits, `lm_head` in most architectures."""
@@ -115,6 +121,29 @@ def output_layer(module: PreTrainedModel) -> nn.Module:
 def is_linear(module: nn.Module) -> bool:
     """Say whether a module is a linear layer: that of torch, or the Conv1D of GPT-2, which is one despite its name."""
     return isinstance(module, nn.Linear | Conv1D)
+
+
+@torch.no_grad()
+def _computes_as_linear(target: Target) -> bool:
+    """Say whether a layer computes `x W^T + b` and nothing else, which a subclass with a `forward` of its own need not do."""
+    owner = target.owner
+    if type(owner).forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    weight, bias = target.matrix, owner.bias
+    x = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
+    try:
+        found = type(owner).forward(owner, x)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    expected = nn.functional.linear(x, weight, bias)  # type: ignore[arg-type]
+    # Each rounds its sums of K products once to the type of the weight, and adds them up in float32 in an order of its own.
+    eps = 2 * torch.finfo(weight.dtype).eps + torch.finfo(torch.float32).eps * x.shape[1] ** 0.5
+    bound = eps * float(expected.norm())
+    return (
+        isinstance(found, Tensor)
+        and found.shape == expected.shape
+        and float((found - expected).norm()) <= bound
+    )
 
 
 def find_targets(module: PreTrainedModel) -> list[Target]:

@@ -13,7 +13,7 @@ from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.prequantized import Prequantized
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
+from harness.models.targets import Target, find_others, find_targets
 from harness.quant.layer import QuantizedLayer
 from harness.quant.linear import StaticFormat
 from harness.quant.quantize import quantize as quantize_tensor
@@ -54,11 +54,12 @@ def quantize(
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {backend.name} runs on {loaded.device}, but {reason}"
         )
-    selection = select(recipe, find_targets(loaded.module))
+    others = find_others(loaded.module)
+    selection = select(recipe, find_targets(loaded.module), others)
     recipe = replace(recipe, backend=backend)
     if selection.untied or any(target.shared for target, _ in selection.chosen):
         loaded.untie()
-    sizes = sizes_of(loaded, selection)
+    sizes = sizes_of(loaded, selection, others)
     static, static_warnings = _static_scales(loaded, recipe, selection.chosen)
     prepared: tuple[str, ...] = ()
     if isinstance(backend, PreparedBackend):
@@ -116,7 +117,7 @@ def _quantize_target(
     fmt, input_format = recipe.rules[rule].weight, recipe.rules[rule].input
     if input_format is not None and target.alias == "embed_tokens":
         raise UnsupportedRecipe(
-            f"inputs are rounded where a weight is multiplied, got rule {rule} with an input format for the token embedding "
+            f"inputs are rounded where a weight is multiplied, got rule {rule} with an input format for "
             f"{target.name}; add it to quant.skip, or give it a rule without input"
         )
     try:

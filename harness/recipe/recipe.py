@@ -7,7 +7,6 @@ from types import MappingProxyType
 from harness.backends.base import Backend
 from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
-from harness.identity import later
 from harness.quant.layer import LayerRule
 from harness.quant.linear import StaticFormat
 
@@ -22,9 +21,11 @@ class QuantRecipe:
     rules: Mapping[str, LayerRule] = field(default_factory=lambda: NO_RULES)
     """Named rules; the first whose glob matches a target decides."""
     skip: tuple[str, ...] = ("lm_head", "embed_tokens")
-    """Globs of targets that stay in float; `lm_head`, `embed_tokens` and `router` mean the model's own, by any name."""
-    quantize_routers: bool = later(False)
-    """Quantize the routers of mixtures and the gates of shared experts too, which stay in float where models are served."""
+    """Globs of targets that stay in float; `lm_head`, `embed_tokens` and `router` mean the model's own, by any name.
+
+    Routers and the gates of shared experts stay in float in any case, unless `!router` says otherwise: `!` in front of a glob
+    means that what it matches is not skipped.
+    """
     group_size: int | None = None
     """Group size for the formats, which interpolate it: `quant.group_size=64`."""
     backend: Backend = field(default_factory=FakeBackend)

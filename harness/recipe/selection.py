@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import ConfigError, UnsupportedRecipe
-from harness.models.targets import Target
+from harness.models.targets import Other, Target
 from harness.recipe.recipe import QuantRecipe
 from harness.results.record import SkippedWeight
 
-Decision = tuple[str | None, int]
-"""The rule of a target, and the identity of the bias that goes with its weight."""
+Decision = tuple[str | None, str | None, int]
+"""The rule of a target, its alias, and the identity of the bias that goes with its weight."""
+NOT = "!"
+"""In front of a glob of `quant.skip`: what it matches is not skipped."""
+ROUTER = "a router, or the gate of a shared expert; quant.skip with !router quantizes it"
 UNREACHED = (
     "its weight is read by another module, where neither a kernel nor a rounded input has a place"
 )
@@ -33,8 +36,8 @@ class Selection:
     """Names of targets that a rule matches and that stay in float all the same."""
 
 
-def select(recipe: QuantRecipe, targets: Sequence[Target]) -> Selection:
-    """Decide for each target.
+def select(recipe: QuantRecipe, targets: Sequence[Target], others: Sequence[Other]) -> Selection:
+    """Decide for each target; the other matrices of the model stay in float as they are.
 
     Raises:
         ConfigError: A rule or a skip pattern of a quantizing recipe matches nothing.
@@ -52,7 +55,7 @@ def select(recipe: QuantRecipe, targets: Sequence[Target]) -> Selection:
         rules.append(rule)
         if rule is None:
             skipped.append(_skip(target, reason))
-    _refuse_unused(recipe, targets, used)
+    _refuse_unused(recipe, targets, others, used)
     chosen, untied = _by_weight(recipe, targets, rules)
     if left_out and not chosen:
         raise UnsupportedRecipe(
@@ -69,20 +72,23 @@ def select(recipe: QuantRecipe, targets: Sequence[Target]) -> Selection:
 
 def _decide(recipe: QuantRecipe, target: Target, used: set[str]) -> tuple[str | None, str]:
     """Return the rule for a target, or None and the reason; note what matched."""
-    pattern = next((pattern for pattern in recipe.skip if target.matches(pattern)), None)
-    if pattern is not None:
-        used.add(pattern)
+    kept = [pattern for pattern in recipe.skip if _matches(target, pattern)]
+    used.update(kept)
+    taken_out = any(pattern.startswith(NOT) for pattern in kept)
+    pattern = next((pattern for pattern in kept if not pattern.startswith(NOT)), None)
+    if pattern is not None and not taken_out:
         return None, f"quant.skip has {pattern}"
     rule = next((name for name, r in recipe.rules.items() if target.matches(r.match)), None)
     if rule is None:
         return None, "no rule matches" if recipe.rules else "float baseline"
-    if target.alias == "router" and not recipe.quantize_routers:
-        return (
-            None,
-            "a router or the gate of a shared expert; quant.quantize_routers=true quantizes it",
-        )
+    if target.alias == "router" and not taken_out:
+        return None, ROUTER
     used.add(rule)
     return rule, ""
+
+
+def _matches(target: Target, pattern: str) -> bool:
+    return target.matches(pattern.removeprefix(NOT))
 
 
 def _is_unreached(recipe: QuantRecipe, rule: str, target: Target) -> bool:
@@ -103,33 +109,35 @@ def _by_weight(
     """Put targets together that share a weight and a decision; return those to quantize, and those that part from the first."""
     parts: dict[int, dict[Decision, list[Target]]] = defaultdict(lambda: defaultdict(list))
     for target, rule in zip(targets, rules, strict=True):
-        # A kernel holds the bias of its layer too.
+        # A kernel holds the bias of its layer too. A head and an embedding are stored apart once they are quantized.
         holds_bias = rule is not None and recipe.backend.kind == "real"
         bias = getattr(target.owner, "bias", None) if holds_bias else None
-        parts[id(target.weight)][rule, id(bias)].append(target)
+        parts[id(target.weight)][rule, target.alias, id(bias)].append(target)
     chosen = [
         (replace(members[0], shared=tuple(members[1:])), rule)
         for decisions in parts.values()
-        for (rule, _), members in decisions.items()
+        for (rule, _, _), members in decisions.items()
         if rule is not None
     ]
     untied = [
         members[0]
         for decisions in parts.values()
-        if any(rule is not None for rule, _ in decisions)
+        if any(rule is not None for rule, _, _ in decisions)
         for members in list(decisions.values())[1:]
     ]
     return chosen, untied
 
 
-def _refuse_unused(recipe: QuantRecipe, targets: Sequence[Target], used: set[str]) -> None:
+def _refuse_unused(
+    recipe: QuantRecipe, targets: Sequence[Target], others: Sequence[Other], used: set[str]
+) -> None:
     """Raise ConfigError for a rule or skip pattern of a quantizing recipe that matched nothing."""
     if not recipe.rules:
         return
     names = [target.name for target in targets]
     shown = ", ".join([*names[:8], *(["..."] if len(names) > 8 else []), *names[-2:]])
     for pattern in recipe.skip:
-        if pattern not in used:
+        if pattern not in used and not any(other.matches(pattern) for other in others):
             raise ConfigError(
                 f"quant.skip must match some weight of the model, got {pattern!r}, which matches none of: {shown}"
             )
