@@ -28,8 +28,9 @@ lint: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
+# A worker for each core; a file's tests stay together, because they share fixtures.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 # The real model against lm-eval and a plain loop; needs HARNESS_DATA. About ten minutes on two cores.
 slow: setup

@@ -1,6 +1,10 @@
 """Fixtures: a tiny model, data that is always there, and a command line in a child process."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch reads this when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
