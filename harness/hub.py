@@ -8,18 +8,37 @@ Four places are tried, in this order, and nothing is ever put in a missing one's
 4. the hub itself.
 
 A revision is resolved to a commit once; the commit is what the record keeps.
+
+What the library does: a file that breaks off is resumed, five times in a row; of a download that is given up, whole files stay in the
+cache and the broken one is fetched anew by the next command; a file of another size than the hub states is an error; a snapshot
+is taken from the cache only if every file of the hub's list is there.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from harness.errors import HarnessError
+
+# Errors of the HTTP client have a base class of its own, which those of the hub derive from.
+TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]
+UNREACHABLE = (TRANSPORT, OSError, HFValidationError)
+"""What the library raises for files that cannot be had; `OSError` has those of its cache and of sizes."""
+UNAUTHORIZED = (401, 403)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +102,8 @@ def locate(
     for offline, place in ((True, "local hub cache"), (False, "hub")):
         try:
             folder = Path(_download(repository, offline=offline))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as reason:
-            tried.append(f"{place}: {_first_line(reason)}")
+        except UNREACHABLE as reason:
+            tried.append(f"{place}: {_explained(reason, repository)}")
             continue
         lack = _lack(folder, repository)
         if lack is None:
@@ -99,6 +118,8 @@ def locate(
 
 
 def _download(repository: Repository, *, offline: bool) -> str:
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return str(
         snapshot_download(
             repository.name,
@@ -114,6 +135,20 @@ def _lack(folder: Path, repository: Repository) -> str | None:
     return repository.missing(folder) if folder.is_dir() else "is not a folder"
 
 
-def _first_line(reason: BaseException) -> str:
+def _explained(reason: BaseException, repository: Repository) -> str:
+    """Return in one line why a place has no files."""
+    response = getattr(reason, "response", None)
+    if isinstance(reason, GatedRepoError) or (
+        not isinstance(reason, RepositoryNotFoundError)
+        and getattr(response, "status_code", None) in UNAUTHORIZED
+    ):
+        return "access was refused; accept the conditions of the repository on its page, and set HF_TOKEN to a token that may read it"
+    if isinstance(reason, RepositoryNotFoundError):
+        return f"there is no {repository.kind} of this name, or it is private; correct the name, or set HF_TOKEN to a token that may read it"
+    if isinstance(reason, RevisionNotFoundError):
+        return f"the repository has no branch, tag or commit {repository.revision!r}; correct the revision"
     text = str(reason).strip() or type(reason).__name__
-    return text.splitlines()[0][:200]
+    # What follows the first sentence is advice on the library's own options.
+    sentence = text.splitlines()[0].partition(". ")[0]
+    offline = isinstance(reason.__cause__, OfflineModeIsEnabled)
+    return f"HF_HUB_OFFLINE is set, and {sentence}" if offline else sentence

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -86,10 +86,28 @@ class RunSpec:
 
 
 def _refuse_unpaired(task: PairedTask, recipe: QuantRecipe) -> None:
-    if recipe.backend.kind != "real" or not recipe.rules:
+    # Without rules the model decides: one that came quantized is unsupported, which is known when it is loaded.
+    if recipe.rules and recipe.backend.kind != "real":
         raise ConfigError(
             f"quant must be a recipe of a real backend for {task.name}, which holds it against its fake-quantized form, got "
             f"{recipe.name}; try quant=int8_row_real, or add backend@quant.backend=scaled_mm"
+        )
+
+
+def _refuse_unpaired_model(spec: RunSpec, loaded: LoadedModel) -> None:
+    """Raise an error for a paired task on a model that has no fake-quantized form."""
+    task, recipe = spec.task, spec.recipe
+    if not isinstance(task, PairedTask):
+        return
+    if loaded.prequantized is not None or (loaded.came_quantized and not recipe.rules):
+        raise UnsupportedRecipe(
+            f"{task.name} holds a recipe of a real backend against its fake-quantized form, got a {loaded.origin}, which has no recipe; "
+            "run it on the float model (model=..., quant=NAME_real), or hold the checkpoint against that model: task=divergence "
+            "+model@model.baseline=..."
+        )
+    if not recipe.rules:
+        raise ConfigError(
+            f"quant must be a recipe of a real backend for {task.name}, got {recipe.name}; try quant=int8_row_real"
         )
 
 
@@ -183,6 +201,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     loaded = cache.load(spec.model, spec.device)
     for warning in loaded.warnings:
         log.warning("%s", warning)
+    _refuse_unpaired_model(spec, loaded)
     _refuse_dequantized(spec, loaded)
     try:
         # What is timed is the installed library, as it is.
@@ -218,8 +237,9 @@ def _refuse(spec: RunSpec) -> None:
 
 def _refuse_dequantized(spec: RunSpec, loaded: LoadedModel) -> None:
     """Raise UnsupportedRecipe for the speed of a checkpoint that was dequantized when it was loaded."""
-    stored = loaded.prequantized
-    if spec.task.is_timed and stored is not None and stored.kind == "fake-quant":
+    stored = loaded.prequantized or loaded.dequantized
+    dequantized = stored is not None and stored.kind == "fake-quant"
+    if spec.task.is_timed and dequantized and not spec.recipe.rules:
         raise UnsupportedRecipe(
             f"a checkpoint must be multiplied as it is stored to have a speed, got a {loaded.origin}; choose another task"
         )
@@ -229,13 +249,15 @@ def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, Ta
     """Quantize the model and measure it; for a paired task, after its fake-quantized form."""
     task, recipe = spec.task, spec.recipe
     if isinstance(task, PairedTask):
-        quantize(loaded, replace(recipe, backend=FakeBackend()))
+        quantize(loaded, recipe, backend=FakeBackend())
         log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
         reference = task.reference(loaded)
         loaded.restore()
         quantized = quantize(loaded, recipe)
         log.info("%s: measuring %s", recipe.name, task.name)
-        return quantized, task.run_beside(loaded, reference, recipe.backend.tolerance)
+        return quantized, task.run_beside(
+            loaded, reference, recipe.backend.tolerance, quantized.report.compute
+        )
     assert isinstance(task, Task)  # noqa: S101 - RunSpec.build has checked it
     quantized = quantize(loaded, recipe)
     log.info("%s: measuring %s", recipe.name, task.name)
@@ -253,6 +275,7 @@ def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, A
     return {
         "status": Status.OK,
         "task": result.info,
+        "baseline": result.baseline,
         "metrics": result.metrics,
         "samples_file": samples_file,
         "samples_sha256": samples_sha256,
@@ -265,17 +288,25 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     if not done:
         return None
     alone = isinstance(spec.task, ModelFreeTask)
-    fingerprint, facts = None if alone else spec.model.fingerprint(), spec.task.data_facts()
+    fingerprints = (None, None) if alone else _fingerprints(spec.model)
+    facts = spec.task.data_facts()
     for item in reversed(done):
         record = item.record
         if record.task is None:
             continue
-        measured = record.model and record.model.fingerprint
+        model = record.model
+        measured = (model.fingerprint, model.baseline) if model else (None, None)
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == spec.task.version
-        if measured == fingerprint and same_data and same_task:
+        if measured == fingerprints and same_data and same_task:
             return item
     return None
+
+
+def _fingerprints(source: ModelSource) -> tuple[str, str | None]:
+    """Return what identifies the weights of a model and of its baseline."""
+    baseline: ModelSource | None = getattr(source, "baseline", None)
+    return source.fingerprint(), baseline.fingerprint() if baseline is not None else None
 
 
 def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
@@ -286,11 +317,12 @@ def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
         name=loaded.name,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=loaded.device.type,
-        attention=loaded.module.config._attn_implementation,  # noqa: SLF001 - no public name for it
+        attention=loaded.attention,
         products=how,
         fingerprint=loaded.fingerprint,
-        baseline=loaded.baseline,
+        baseline=loaded.baseline.fingerprint() if loaded.baseline is not None else None,
         revision=loaded.revision,
+        architecture=type(loaded.module).__name__,
         origin=loaded.origin,
         weights=loaded.weights,
         num_parameters=count,

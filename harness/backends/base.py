@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
@@ -28,6 +29,12 @@ class Installed:
     """Memory of codes, scales and what else stands for the weight; a bias is not counted [byte]."""
     fault: str | None = None
     """What is not as the layer promised, or None."""
+
+
+def install(loaded: LoadedModel, target: Target, module: nn.Module) -> None:
+    """Put a module in the place of a linear layer, and of those that share its weight."""
+    for each in (target, *target.shared):
+        loaded.replace(each.name, module)
 
 
 @runtime_checkable
@@ -50,7 +57,9 @@ class Backend(Protocol):
         """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Put the quantized layer in the place of the float weight; `loaded.restore` undoes it.
+        """Put the quantized layer in the place of the float weight, for the target and those it stands for (`Target.shared`).
+
+        `loaded.restore` undoes it.
 
         Raises:
             UnsupportedRecipe: This layer cannot run here.

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.errors import UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.source import LoadedModel
@@ -57,14 +57,14 @@ class BitsandbytesBackend:
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer of bitsandbytes in the place of the float one, which stays as it is."""
         _refuse_shape(target, layer, loaded.device)
-        if isinstance(target.owner, nn.Linear):
-            loaded.replace(target.name, _linear(target.owner, layer.weight, loaded.dtype))
+        if (linear := target.linear) is not None:
+            install(loaded, target, _linear(linear, layer.weight, loaded.dtype))
         else:
             _pack_stack(loaded, target, layer)
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare type, state, codes and values in place with the layer; count what is stored."""
-        if not isinstance(target.owner, nn.Linear):
+        if target.linear is None:
             return _inspect_stack(loaded, target, layer)
         module = loaded.module.get_submodule(target.name)
         kernel, bnb = "bitsandbytes.matmul_4bit", library("nn")
@@ -120,10 +120,11 @@ def _is_four_bits(fmt: TensorFormat) -> bool:
 def _refuse_shape(target: Target, layer: QuantizedLayer, device: torch.device) -> None:
     """Raise UnsupportedRecipe for a weight that bitsandbytes cannot hold, or would read wrongly."""
     shape = tuple(layer.weight.shape)
-    if not isinstance(target.owner, nn.Linear) and len(shape) != 3:
+    is_stack = len(shape) == 3 and target.lie is None and not target.shared
+    if target.linear is None and not is_stack:
         raise UnsupportedRecipe(
-            f"4-bit layers of bitsandbytes are linear layers and stacks of experts, got {target.name} {shape}; "
-            "add it to quant.skip"
+            f"4-bit layers of bitsandbytes are linear layers and stacks of experts [experts, out, in], got {target.name} "
+            f"{tuple(target.weight.shape)}; add it to quant.skip"
         )
     size = layer.format.granularity.block[1]
     if device.type == "cpu" and shape[-1] % size:

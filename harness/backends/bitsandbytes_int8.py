@@ -22,8 +22,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.backends.bitsandbytes import OTHER_VALUES, frozen, library, missing, not_installed
+from harness.backends.probe import Operands
+from harness.backends.scaled_linear import overflow
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
@@ -31,6 +33,7 @@ from harness.models.targets import Target
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.quantize import quantize
 from harness.quant.tensor import QuantizedTensor
 
 KERNEL = "bitsandbytes.MatMul8bitLt"
@@ -57,18 +60,21 @@ class BitsandbytesInt8Backend:
             raise ValueError(f"threshold must be >= 0, got {self.threshold}")
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
-        """Return what is missing: the library, a device, or one of the two INT8 formats."""
-        return missing(device) or next(
-            (reason for rule in rules if (reason := _obstacle(rule))), None
+        """Return what is missing: the library, a device, one of the two INT8 formats, or exact products of integers."""
+        return (
+            missing(device)
+            or next((reason for rule in rules if (reason := _obstacle(rule))), None)
+            or saturates(device)
         )
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer of bitsandbytes in the place of the float one, which stays as it is."""
-        if not isinstance(target.owner, nn.Linear):
+        linear = target.linear
+        if linear is None:
             raise UnsupportedRecipe(
                 f"LLM.int8 is for linear layers, got {target.name} {tuple(layer.weight.shape)}; add it to quant.skip"
             )
-        loaded.replace(target.name, _linear(target.owner, layer.weight, self.threshold))
+        install(loaded, target, _linear(linear, layer.weight, self.threshold))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare type, codes, scales and threshold in place with the layer; count what is stored."""
@@ -85,6 +91,10 @@ class BitsandbytesInt8Backend:
             fault=_fault(held.CB, held.SCB, layer) or self._threshold_fault(module),
         )
 
+    def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:  # noqa: ARG002
+        """Return the layer's codes, and what becomes of an input with outliers."""
+        return Operands(layer.weight.dequantize(), lambda x: rounded_inputs(x, self.threshold))
+
     def _threshold_fault(self, module: Any) -> str | None:
         if module.state.threshold == self.threshold:
             return None
@@ -100,6 +110,22 @@ def _obstacle(rule: LayerRule) -> str | None:
         f"LLM.int8 has {ROWS.name} weights and {ROWS.name} inputs, got weight {rule.weight.name} and input {inputs}; "
         "choose quant=bnb_int8"
     )
+
+
+def rounded_inputs(x_MK: Tensor, threshold: float) -> Tensor:
+    """Return what LLM.int8 makes of inputs: tokens in INT8, but for the features of which some token reaches the threshold."""
+    if not threshold:
+        return quantize(x_MK, ROWS).dequantize()
+    is_outlier_K = (x_MK.abs() >= threshold).any(0)
+    return torch.where(
+        is_outlier_K, x_MK, quantize(x_MK.masked_fill(is_outlier_K, 0), ROWS).dequantize()
+    )
+
+
+@cache
+def saturates(device: torch.device) -> str | None:
+    """Return what is wrong with bitsandbytes' products of integers on a processor, or None if they are exact."""
+    return overflow(device, library("functional").int8_linear_matmul)
 
 
 @cache

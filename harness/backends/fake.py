@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 
 from harness.backends.base import Installed
+from harness.models.inputs import change_inputs
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.layer import LayerRule, QuantizedLayer
@@ -33,17 +34,26 @@ class FakeBackend:
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
-        loaded.swap(target.owner, target.attribute, layer.weight.dequantize())
+        values = target.stored(layer.weight.dequantize())
+        installed = loaded.swap(target.owner, target.attribute, values)
+        for other in target.shared:
+            loaded.swap(other.owner, other.attribute, installed)
         if layer.input is not None:
             rounded = partial(quantize_activation, fmt=layer.input, scales=layer.input_scales)
-            loaded.before(target.owner, rounded)
+            change_inputs(loaded, target, rounded)
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002
         """Compare the weight in place with the codes, bit for bit."""
         weight = target.weight
-        equal = torch.equal(weight, layer.weight.dequantize().to(weight.dtype))
+        fault = None
+        if weight.numel() != layer.weight.codes.numel() or not torch.equal(
+            target.matrix, layer.weight.dequantize().to(weight.dtype)
+        ):
+            fault = "the weight in place is not the dequantized one"
+        elif any(other.weight is not weight for other in target.shared):
+            fault = "modules that share a weight have different ones"
         return Installed(
-            kernel="torch.nn.functional.linear",
+            kernel="torch.nn.functional.linear" if target.linear else "torch.matmul",
             stored_bytes=weight.nbytes,
-            fault=None if equal else "the weight in place is not the dequantized one",
+            fault=fault,
         )

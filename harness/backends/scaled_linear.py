@@ -241,5 +241,8 @@ def overflow(
         right = torch.full((16, 4096), b, dtype=torch.int8, device=device)
         found, exact = int(multiply(left, right).long().sum()), a * b * 4096 * 32 * 16
         if found != exact:
-            return f"torch._int_mm gives {found} instead of {exact} for codes {a} and {b}"
+            return (
+                f"products of INT8 codes must be exact, got {found} instead of {exact} for {a} times {b} on this processor, which "
+                "saturates their sums; choose a recipe with float inputs, or its fake-quantized form"
+            )
     return None

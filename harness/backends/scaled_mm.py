@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.backends.scaled_linear import (
     Float8Linear,
     Int8Linear,
@@ -64,7 +64,8 @@ class ScaledMMBackend:
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a layer that keeps the codes in the place of the float one."""
-        if not isinstance(target.owner, nn.Linear):
+        linear = target.linear
+        if linear is None:
             raise UnsupportedRecipe(
                 f"a layer must be linear to be multiplied in low precision, got {target.name} in "
                 f"{type(target.owner).__name__}; add it to quant.skip"
@@ -75,7 +76,7 @@ class ScaledMMBackend:
                 f"sizes must be multiples of 16 for 8-bit products on CUDA, got {n} x {k} of {target.name}; "
                 "add it to quant.skip"
             )
-        loaded.replace(target.name, _module(layer, target.owner.bias, loaded.device))
+        install(loaded, target, _module(layer, linear.bias, loaded.device))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare what the layer in place multiplies with with the codes, bit for bit."""
@@ -97,7 +98,7 @@ def _refused(rule: LayerRule, device: torch.device) -> str | None:
     if code is None or not _is_symmetric(weight):
         return f"it multiplies {', '.join(CODES)} without zero points, got weights in {weight.name}"
     if given is None:
-        return _overflow(device) if _has_product(weight, device) else None
+        return None
     if weight.granularity.name not in WHOLE or not _is_plain(given, weight):
         return (
             "weights and inputs must have the same element, with one scale a row or a tensor (absmax / max), to be "
@@ -129,11 +130,12 @@ def _is_plain(given: TensorFormat, weight: TensorFormat) -> bool:
 
 
 def _has_product(weight: TensorFormat, device: torch.device) -> bool:
-    """Say whether weight-only products run on integers: on CPUs, where float products of 16 bits are the slower ones."""
+    """Say whether weight-only products run on integers: on CPUs where they are exact, since float products of 16 bits are slower there."""
     return (
         CODES[weight.element.name] is torch.int8
         and weight.granularity.name in WHOLE
         and device.type == "cpu"
+        and _overflow(device) is None
     )
 
 

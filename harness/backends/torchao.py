@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
 from harness.backends.torchao_layouts import Layout, choose
 from harness.backends.torchao_packing import torchao
 from harness.errors import AuditError, UnsupportedRecipe
@@ -51,8 +51,8 @@ class TorchaoBackend:
         """Put a linear layer with torchao's weight in the place of the float one, which stays as it is."""
         linear = linear_of(target)
         layout = layout_of(layer, loaded)
-        weight = converted(layout, linear.weight, layer.weight)
-        loaded.replace(target.name, linear_with(weight, linear.bias))
+        weight = converted(layout, linear.weight.contiguous(), layer.weight)
+        install(loaded, target, linear_with(weight, linear.bias))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare type, treatment of the input and values in place with the layer."""
@@ -76,11 +76,12 @@ def linear_of(target: Target) -> nn.Linear:
     Raises:
         UnsupportedRecipe: It is an embedding or a stack of experts.
     """
-    if not isinstance(target.owner, nn.Linear):
+    linear = target.linear
+    if linear is None:
         raise UnsupportedRecipe(
             f"torchao's weights are for linear layers, got {target.name}, which is none; add it to quant.skip"
         )
-    return target.owner
+    return linear
 
 
 def layout_of(layer: QuantizedLayer, loaded: LoadedModel) -> Layout:

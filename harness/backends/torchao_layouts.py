@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.backends import torchao_packing as packing
+from harness.backends.scaled_linear import overflow
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
 from harness.formats.integer import Integer
@@ -139,8 +140,8 @@ def _int8_dynamic(span: Span, given: TensorFormat, device: torch.device) -> Layo
     tokens = _input_span(given, "int8")
     if tokens is None or isinstance(span, int):
         return None
-    if device.type == "cpu" and not _int_mm_is_exact():
-        return "the INT8 product of this processor saturates its sums"
+    if device.type == "cpu" and (reason := _overflow(device)):
+        return reason
     on_cuda = device.type == "cuda"
     return Layout(
         tensor="Int8Tensor",
@@ -156,13 +157,12 @@ def _int8_dynamic(span: Span, given: TensorFormat, device: torch.device) -> Layo
 
 
 @cache
-def _int_mm_is_exact() -> bool:
-    """Multiply extreme integers: some processors without VNNI saturate the sum of two products at 16 bits."""
-    a = torch.full((32, 64), -128, dtype=torch.int8)
-    b = torch.full((64, 32), -128, dtype=torch.int8)
-    b[::3] = 127
-    product = torchao("kernel").int_scaled_matmul(a, b, torch.ones(32, 1))
-    return torch.equal(product.long(), a.long() @ b.long())
+def _overflow(device: torch.device) -> str | None:
+    def multiply(a: Tensor, b: Tensor) -> Tensor:
+        product: Tensor = torchao("kernel").int_scaled_matmul(a, b.t(), torch.ones(len(a), 1))
+        return product
+
+    return overflow(device, multiply)
 
 
 def _int4(size: int, device: torch.device) -> Layout | str:

@@ -14,13 +14,15 @@ observer gives s, its FP8 tensor holds W s, and `ScaledInputLinear` multiplies t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Installed
+from harness.backends.base import Installed, install
+from harness.backends.probe import Operands
 from harness.backends.torchao import (
     filled,
     inspected,
@@ -35,7 +37,7 @@ from harness.backends.torchao_packing import torchao
 from harness.calibration.calibration_set import CalibrationSet
 from harness.errors import UnsupportedRecipe
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
+from harness.models.targets import Target, find_targets, is_linear
 from harness.progress import bar
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.quantize import quantize
@@ -124,7 +126,7 @@ class TorchaoSmoothQuantBackend:
             weight = filled(layout, made, smoothed.codes)
             module = linear_with(weight, linear.bias, ScaledInputLinear)
             module.register_buffer("input_scale", smoothed.inverse)
-        loaded.replace(target.name, module)
+        install(loaded, target, module)
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Compare type, values and input scales in place with the smoothed layer."""
@@ -145,6 +147,15 @@ class TorchaoSmoothQuantBackend:
             found,
             kernel=f"{found.kernel}; {how}",
             stored_bytes=found.stored_bytes + (0 if own is None else own.nbytes),
+        )
+
+    def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
+        """Return the smoothed weight, and what rounds an input after its product with 1/s."""
+        smoothed = self._smoothed(loaded, linear_of(target), layer)
+        assert layer.input is not None  # noqa: S101 - `supports` asks for it
+        rounded = partial(quantize, fmt=layer.input)
+        return Operands(
+            smoothed.codes.dequantize(), lambda x: rounded(x * smoothed.inverse).dequantize()
         )
 
     def _config(self, layout: Layout) -> Any:
@@ -183,11 +194,9 @@ def observe(loaded: LoadedModel, calibration: CalibrationSet) -> Maxima:
     """Run the float model over a calibration set, one sequence at a time, with an observer before every linear layer."""
     ids, text = calibration.draw(loaded)
     with loaded.in_float():
-        linears = [t for t in find_targets(loaded.module) if isinstance(t.owner, nn.Linear)]
+        linears = [t for t in find_targets(loaded.module) if is_linear(t.owner)]
         library = torchao("prototype.smoothquant")
-        observers = {
-            t.name: library.RunningAbsMaxSmoothQuantObserver(t.weight.detach()) for t in linears
-        }
+        observers = {t.name: library.RunningAbsMaxSmoothQuantObserver(t.matrix) for t in linears}
         hooks = [t.owner.register_forward_pre_hook(_show(observers[t.name])) for t in linears]
         try:
             with bar("calibration", len(ids)) as progress:

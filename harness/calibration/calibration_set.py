@@ -46,11 +46,11 @@ class CalibrationSet:
         """
         text = calibration_text(self.data)
         ids = torch.tensor(tokenize(text.text, loaded).ids)
-        longest = min(len(ids), loaded.max_length)
+        longest = min(len(ids), loaded.max_length or len(ids))
         if self.length > longest:
             raise DataError(
                 f"calibration.length must be at most {longest}, the {len(ids)} tokens of {text.name} and the "
-                f"{loaded.max_length} that {loaded.name} was made for, got {self.length}; lower it"
+                f"{loaded.max_length or 'any number'} that {loaded.name} was made for, got {self.length}; lower it"
             )
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(

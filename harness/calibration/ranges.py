@@ -4,13 +4,16 @@ A static scale saves the search for the largest value at each call. What exceeds
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.errors import ConfigError
+from harness.models.inputs import change_inputs
 from harness.models.source import LoadedModel
+from harness.models.targets import Target
 from harness.quant.linear import StaticFormat
 from harness.quant.range import Range
 from harness.quant.tensor import Scales
@@ -18,10 +21,10 @@ from harness.quant.tensor import Scales
 
 def static_scales(
     loaded: LoadedModel,
-    layers: Mapping[str, tuple[nn.Module, StaticFormat]],
+    layers: Mapping[str, tuple[Target, StaticFormat]],
     calibration: CalibrationSet,
 ) -> tuple[dict[str, Scales], tuple[str, ...]]:
-    """Return the input scales of linear layers by name, and what to know of the text.
+    """Return the input scales of targets by name, and what to know of the text.
 
     Args:
         loaded: The float model.
@@ -33,17 +36,16 @@ def static_scales(
     """
     sequences = calibration.draw(loaded)
     seen: dict[str, Range] = {}
-    hooks = [
-        owner.register_forward_pre_hook(lambda _, args, n=name, f=fmt: _widen(seen, n, f, args[0]))
-        for name, (owner, fmt) in layers.items()
-    ]
+    num_before = len(loaded.hooks)
+    for name, (target, fmt) in layers.items():
+        change_inputs(loaded, target, partial(_widen, seen, name, fmt))
     try:
         with torch.inference_mode():
             for ids_S in sequences.ids:
                 loaded.module(ids_S[None].to(loaded.device), use_cache=False, logits_to_keep=1)
     finally:
-        for hook in hooks:
-            hook.remove()
+        while len(loaded.hooks) > num_before:
+            loaded.hooks.pop().remove()
     if missing := sorted(set(layers) - set(seen)):
         raise ConfigError(
             f"calibration must reach every layer with static input scales, got no token for {', '.join(missing[:3])}; "
@@ -53,6 +55,7 @@ def static_scales(
     return scales, sequences.text.warnings
 
 
-def _widen(seen: dict[str, Range], name: str, fmt: StaticFormat, x: Tensor) -> None:
+def _widen(seen: dict[str, Range], name: str, fmt: StaticFormat, x: Tensor) -> Tensor:
     found = fmt.measure(x.reshape(-1, x.shape[-1]))
     seen[name] = seen[name].union(found) if name in seen else found
+    return x

@@ -5,17 +5,15 @@ changed between versions. A tensor that the files lack is an error: transformers
 """
 
 import hashlib
-import json
 import sys
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -23,45 +21,69 @@ from transformers import (
 from transformers.utils import logging
 
 from harness.errors import ModelError
+from harness.models.architecture import auto_class, check_attention, read_config
+from harness.models.folder_files import is_foreign, weight_files
+from harness.models.loading_report import (
+    check_loading,
+    in_a_line,
+    refuse_adapter,
+    warnings_of,
+)
 from harness.models.prequantized import FLOATS, stored_tensors
 from harness.models.source import Dtype
 from harness.models.tokens import without_limits
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 """The files of a model: weights, config, tokenizer, chat template, code."""
-UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+UNLOADABLE = (
+    *(OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError),
+    # What a config of wrong types or sizes leads to.
+    *(TypeError, AttributeError, ArithmeticError, AssertionError, StrictDataclassError),
+)
 """What transformers raises for a damaged or foreign folder."""
 
 
 def load_folder(
-    folder: Path, *, dtype: Dtype, device: torch.device, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Return model and tokenizer of a folder, ready for inference.
+    folder: Path,
+    *,
+    dtype: Dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[str]]:
+    """Return model and tokenizer of a folder, ready for inference, and what a user must know of them.
+
+    `attention` is explained at `read_config`.
 
     Raises:
-        ModelError: The folder has no safetensors weights, needs code that is not trusted, or is damaged.
+        ModelError: The folder has no safetensors weights, needs code that is not trusted, or is damaged, or its tensors are not
+            those of the model that config.json describes.
     """
-    check_weights(folder)
+    weight_files(folder)
+    refuse_adapter(folder)
     quiet_unless_terminal()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
     _refuse_codes(folder)
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        config = read_config(folder, attention, **options)
+        found: Any = auto_class(config).from_pretrained(
             folder,
+            config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_loading` names them
             **options,
         )
     except UNLOADABLE as reason:
         raise ModelError(
-            f"the model folder must be one that transformers loads, got {folder}: {reason}"
+            f"the model folder must be one that transformers loads, got {folder}: {in_a_line(reason)}"
         ) from reason
     module, loading = found
-    check_complete(loading, folder)
-    return prepare(module, device), tokenizer
+    warnings = warnings_of(folder, module, check_loading(loading, module, folder))
+    check_attention(module, attention)
+    return prepare(module, device), tokenizer, warnings
 
 
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
@@ -70,13 +92,14 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: It cannot be loaded, or is not a fast one.
     """
-    check_weights(folder)
+    weight_files(folder)
     quiet_unless_terminal()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except UNLOADABLE as reason:
+    except Exception as reason:  # the library tokenizers raises Exception itself
+        lack = "no tokenizer.json" if not (folder / "tokenizer.json").is_file() else None
         raise ModelError(
-            f"the model folder must have a tokenizer that transformers loads, got {folder}: {reason}"
+            f"the model folder must have a config and a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"
         ) from reason
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -100,16 +123,6 @@ def _refuse_codes(folder: Path) -> None:
         )
 
 
-def check_complete(loading: Mapping[str, Any], source: Path) -> None:
-    """Raise ModelError if transformers found no values for some weights of a model."""
-    if missing := sorted(loading["missing_keys"]):
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ModelError(
-            f"every weight of the model must be in its files, but {source} lacks {len(missing)}: {shown}; "
-            "download or convert it again"
-        )
-
-
 def prepare(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """Put a model into inference mode on a device."""
     module.to(device)  # type: ignore[arg-type]
@@ -124,41 +137,17 @@ def quiet_unless_terminal() -> None:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def missing_files(folder: Path) -> str | None:
-    """Return what a folder lacks to be a model: config, weights as safetensors, every file of their index; or None."""
-    if not (folder / "config.json").is_file():
-        return "has no config.json"
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return f"has a damaged {index.name}"
-        absent = sorted(shard for shard in shards if not (folder / shard).is_file())
-        return (
-            f"has an index that names {', '.join(absent)}, but not these files" if absent else None
-        )
-    if not any(folder.glob("*.safetensors")):
-        return "has no *.safetensors (pickled weights are never loaded)"
-    return None
-
-
-def check_weights(folder: Path) -> None:
-    """Raise ModelError unless the folder is a whole model."""
-    if lack := missing_files(folder):
-        raise ModelError(
-            f"a model folder must be one that save_pretrained wrote, but {folder} {lack}; "
-            "download or save it again"
-        )
-
-
 @lru_cache(maxsize=16)
 def folder_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over the weights, config, tokenizer and code files of a folder."""
-    check_weights(folder)
+    """Return the SHA-256 over the weights, config, tokenizer and code files of a folder.
+
+    Files beside them that are no part of the model have no share in it.
+    """
+    others = (file for pattern in FILES[1:] for file in folder.glob(pattern))
     digest = hashlib.sha256()
-    for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
-        digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
+    for file in sorted((*weight_files(folder), *(file for file in others if not is_foreign(file)))):
+        name = file.relative_to(folder).as_posix()
+        digest.update(f"{name}:{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 

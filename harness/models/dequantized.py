@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.models.folder_files import weight_files
 from harness.models.prequantized import Settings
 
 
@@ -63,9 +64,9 @@ Raises ModelError where the layout is not what the settings say.
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of a folder's safetensors files."""
+    """Return every tensor of the model in a folder."""
     tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as opened:
             tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
     return tensors

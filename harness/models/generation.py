@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
-from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
+from transformers import Cache, PreTrainedModel, StaticCache
 
 from harness.models import one_query
+from harness.models.architecture import attention_of, text_config
+from harness.models.decodable import cache_argument, new_cache
 from harness.models.source import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
@@ -41,6 +43,8 @@ FREEZING: Mapping[str, Any] = MappingProxyType(
 """Settings of torch's compiler that pack constant weights and try its own products beside the library's, without telling all."""
 FEW_ROWS: Mapping[str, Any] = MappingProxyType({"cpp.min_chunk_size": 4096})
 """A loop over the few numbers of a token runs on one thread: starting the others takes longer (INT8 decode: 66 to 86 token/s)."""
+KEPT = ("keys", "values", "conv_states", "recurrent_states")
+"""What the layers of a cache hold of the tokens before."""
 MOST_GRAPHS = 256
 """Compiled graphs that torch keeps of one function before it refuses; each phase of each model and shape is one."""
 
@@ -65,6 +69,7 @@ class Generation:
 
         Raises:
             ValueError: A growing cache is to be compiled: every step would be another shape.
+            ModelError: The model takes no cache.
         """
         if compiled and cache == "dynamic":
             raise ValueError("cache must be static to be compiled, got dynamic")
@@ -73,9 +78,10 @@ class Generation:
         self._length = prompts_BS.shape[1] + new_tokens
         self._kind = cache
         self._cache: Cache | None = None
+        self._argument = cache_argument(loaded.module)
         self._position = 0
         self._token_B1 = self._prompts_BS[:, -1:]
-        self.attention: str = loaded.module.config._attn_implementation  # noqa: SLF001 - no public name
+        self.attention = attention_of(loaded.module)
         """Attention implementation of transformers that it runs with."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""
@@ -110,7 +116,9 @@ class Generation:
         """Let the cache take its memory in an eager call: a graph made for an empty one would be made again for the next prompt."""
         self._cache = self._empty()
         positions_1S = torch.arange(self._prompts_BS.shape[1], device=self._loaded.device)[None]
-        _next_token(self._loaded.module, self._prompts_BS, positions_1S, self._cache)
+        _next_token(
+            self._loaded.module, self._prompts_BS, positions_1S, {self._argument: self._cache}
+        )
 
     @torch.inference_mode()
     def step(self) -> Tensor:
@@ -145,39 +153,41 @@ class Generation:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         stop = self._position + ids_BS.shape[1]
         positions_1S = torch.arange(self._position, stop, device=ids_BS.device)[None]
-        token_B1 = self._forward[phase](self._loaded.module, ids_BS, positions_1S, self._cache)
+        cache = {self._argument: self._cache}
+        token_B1 = self._forward[phase](self._loaded.module, ids_BS, positions_1S, cache)
         self._position = stop
         # What a CUDA graph gives is overwritten when it is replayed.
         self._token_B1 = token_B1.clone() if self._cuda_graphs else token_B1
         return self._token_B1[:, 0]
 
     def _empty(self) -> Cache:
-        config = self._loaded.module.config
-        if self._kind == "dynamic":
-            return DynamicCache(config=config)
         if isinstance(self._cache, StaticCache):
             self._cache.reset()  # type: ignore[no-untyped-call]
             return self._cache
-        return StaticCache(config=config, max_cache_len=self._length)
+        return new_cache(self._loaded.module, self._length if self._kind == "static" else None)
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the keys and values that the cache holds [byte]."""
+        """Memory of the keys, values and recurrent states that the cache holds [byte]."""
         layers = self._cache.layers if self._cache is not None else []
-        kept = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
-        return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
+        kept = [getattr(layer, name, None) for layer in layers for name in KEPT]
+        states = (each for held in kept if isinstance(held, dict) for each in held.values())
+        return sum(tensor.nbytes for tensor in (*kept, *states) if isinstance(tensor, Tensor))
 
 
 def _next_token(
-    module: PreTrainedModel, ids_BS: Tensor, positions_1S: Tensor, cache: Cache | None
+    module: PreTrainedModel,
+    ids_BS: Tensor,
+    positions_1S: Tensor,
+    cache: Mapping[str, Cache | None],
 ) -> Tensor:
     """Return the likeliest token after each sequence, `[B, 1]`; the choice is part of a compiled graph."""
     output = module(
         input_ids=ids_BS,
         position_ids=positions_1S,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **cache,
     )
     token_B1: Tensor = output.logits[:, -1:].argmax(-1)
     return token_B1
@@ -190,6 +200,8 @@ def forget_compiled() -> None:
 
 def _may_freeze(loaded: LoadedModel) -> bool:
     """Say whether constants may be folded: never where that could turn codes into a float weight."""
+    if loaded.prequantized is not None:  # whatever its library keeps codes in
+        return False
     installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]
     return all(getattr(module, "may_freeze", False) for module in installed)
 
@@ -197,7 +209,7 @@ def _may_freeze(loaded: LoadedModel) -> bool:
 @contextmanager
 def _attention(loaded: LoadedModel, name: str) -> Iterator[None]:
     """Let the model run with an attention implementation, without walking its modules for each token."""
-    config = loaded.module.config
+    config = text_config(loaded.module)
     before = config._attn_implementation  # noqa: SLF001 - no public name
     config._attn_implementation = name  # noqa: SLF001
     try:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.architecture import TOLERANCE, text_model
 from harness.models.patch import patched
 from harness.models.source import LoadedModel
 from harness.models.targets import output_layer
@@ -29,6 +29,8 @@ CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+REFUSALS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
+"""What a model raises that is not put together in the way of the others."""
 
 
 class Scorer:
@@ -80,18 +82,27 @@ class Scorer:
         budget = CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cpu"])
         return torch.split(rows, max(1, budget // (4 * self._vocabulary)))
 
-    def gap(self) -> float | None:
-        """Return the largest difference of the halves' logits from the whole model's, or None if they are equal.
+    def obstacle(self) -> str | None:
+        """Return why the model cannot be scored in halves, or None if it can.
 
         Asked of the float model, so that what a recipe destroys is not blamed on the architecture.
         """
-        ids_BS = torch.arange(1, 6, device=self.loaded.device)[None]
+        ids_1S = torch.arange(1, 6, device=self.loaded.device)[None]
         with self.loaded.in_float():
-            whole = self.loaded.module(ids_BS, use_cache=False).logits
-            halves = self.logits(self.hidden(ids_BS))
-        if torch.allclose(whole, halves, rtol=1e-4, atol=1e-4, equal_nan=True):
-            return None
-        return float((whole - halves).abs().max())
+            try:
+                whole = self.loaded.module(ids_1S, use_cache=False).logits
+                hidden = self.hidden(ids_1S)
+                halves = self.logits(hidden)
+                others = self.hidden(torch.cat([ids_1S[:, :-1], ids_1S[:, :1]], dim=1))
+            except REFUSALS as reason:
+                return f"it does not run as one ({type(reason).__name__}: {reason})"
+        if not torch.allclose(whole, halves, rtol=1e-4, atol=1e-4, equal_nan=True):
+            gap = float((whole - halves).abs().max())
+            return f"its logits differ by {gap} from those of its halves"
+        # Inputs that are rounded with one scale for all tokens let a later token change those before it a little.
+        if self.loaded.prequantized is None and _differ(hidden[:, :-1], others[:, :-1]):
+            return "its tokens see those after them; a decoder has is_decoder in its config.json"
+        return None
 
     def product_of(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a forward for a head that computes in float32, or, of a weight in low precision, gives its product as float32."""
@@ -109,6 +120,12 @@ class Scorer:
             return F.linear(hidden.float(), self._copies[id(weight)][1], floats)
 
         return project
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    """Say whether hidden states differ by more than rounding; NaN is for those who score to find."""
+    error = float((a.float() - b.float()).norm() / b.float().norm())
+    return error > TOLERANCE[a.dtype]
 
 
 def _is_float(weight: Tensor) -> bool:
@@ -132,7 +149,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             "scores of this architecture are not defined here"
         )
     # The head has a row for each token; its count stands where the config's may differ.
-    halves = Scorer(loaded, _body(module), head.out_features)
+    halves = Scorer(loaded, text_model(module), head.out_features)
     with ExitStack() as patches:
         patches.enter_context(torch.inference_mode())
         for each in {
@@ -140,21 +157,9 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             output_layer(module),
         }:  # `in_float` may put the first in place of the other
             patches.enter_context(patched(each, "forward", halves.product_of(each)))
-        if gap := loaded.once("gap between the halves and the whole", halves.gap):
+        if reason := loaded.once("obstacle to halves", halves.obstacle):
             raise ModelError(
-                f"the model must be a body and a head on its hidden states, got {type(module).__name__}, whose logits "
-                f"differ by {gap} from those of its halves; scores of this architecture are not defined here"
+                "the model must be causal, a body and a head on its hidden states, got a "
+                f"{type(module).__name__}, but {reason}; scores of this architecture are not defined here"
             )
         yield halves
-
-
-def _body(module: PreTrainedModel) -> nn.Module:
-    """Return the part of a model that makes hidden states; architectures have it in one of three places."""
-    decoder = module.get_decoder()  # type: ignore[no-untyped-call]
-    for place in (decoder, module.base_model, getattr(module, "model", None)):
-        if isinstance(place, nn.Module) and place is not module:
-            return place
-    raise ModelError(
-        f"the model must be a body with a language-model head, got {type(module).__name__}; "
-        "load it as a causal language model"
-    )

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
-from harness.models.checkpoint import FILES, folder_fingerprint, load_folder, missing_files
+from harness.identity import later
+from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
+from harness.models.folder_files import missing_files, weight_files
+from harness.models.loading_report import check_once, warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
 from harness.models.random import Shape, load_random
@@ -35,6 +38,10 @@ class HubModel:
     """Sizes of the model, for random weights."""
     seed: int = 0
     """Seed of random weights."""
+    baseline: ModelSource | None = later(None)
+    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def __post_init__(self) -> None:
         """Refuse random weights of no shape."""
@@ -46,8 +53,10 @@ class HubModel:
 
     @property
     def name(self) -> str:
-        """`owner/name`."""
-        return self.repo
+        """`owner/name`; of a folder that the user gave, the folder's own name: nothing says that it holds this repository."""
+        if self.path is None or self._random_shape():
+            return self.repo
+        return Path(self.path).expanduser().resolve().name
 
     def fingerprint(self) -> str:
         """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
@@ -60,9 +69,23 @@ class HubModel:
         """Load the model; see `harness.hub.locate` for where from."""
         if shape := self._random_shape():
             return load_random(
-                shape, like=self.repo, seed=self.seed, dtype=self.dtype, device=device
+                shape,
+                like=self.repo,
+                seed=self.seed,
+                dtype=self.dtype,
+                device=device,
+                attention=self.attention,
             )
-        return _load(self, self._locate(), device)
+        found = self._locate()
+        loaded = _load(self, found, device)
+        if self.path is not None:
+            loaded.origin += ", from a folder given by the user"
+        if found.revision is None and self.revision != "main":
+            loaded.warnings += (
+                f"model.revision is {self.revision}, but the weights come from the folder {found.folder}, which has no commit: "
+                "nothing says that it holds this revision; the fingerprint is the hash of its files",
+            )
+        return loaded
 
     def _random_shape(self) -> Shape | None:
         return self.shape if self.weights == "random" else None
@@ -81,7 +104,9 @@ class LocalModel:
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
-    """The float model that a quantized checkpoint was made of; reports compare the two."""
+    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    attention: str | None = later(None)
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -90,9 +115,7 @@ class LocalModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the folder."""
-        loaded = _load(self, Found(folder=self._folder(), revision=None), device)
-        loaded.baseline = self.baseline.fingerprint() if self.baseline else None
-        return loaded
+        return _load(self, Found(folder=self._folder(), revision=None), device)
 
     def _folder(self) -> Path:
         folder = Path(self.path).expanduser().resolve()
@@ -102,14 +125,23 @@ class LocalModel:
 
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
-    folder, options = found.folder, {"trust_remote_code": source.trust_remote_code}
+    folder = found.folder
+    options: dict[str, Any] = {
+        "trust_remote_code": source.trust_remote_code,
+        "attention": source.attention,
+    }
+    weight_files(folder)  # before anything reads the config
     settings, stored = settings_of(folder), None
     if settings is None:
-        module, tokenizer = load_folder(folder, dtype=source.dtype, device=device, **options)
+        module, tokenizer, warnings = load_folder(
+            folder, dtype=source.dtype, device=device, **options
+        )
     else:
         module, tokenizer, stored = load_prequantized(
             folder, settings, dtype=source.dtype, device=device, **options
         )
+        check_once(folder, module)
+        warnings = warnings_of(folder, module)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
@@ -120,6 +152,9 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         revision=found.revision,
         origin="float checkpoint" if stored is None else stored.origin,
         prequantized=stored,
+        warnings=tuple(warnings),
+        baseline=source.baseline,
+        folder=folder,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from harness.models.folder_files import QUANTIZATION_KEYS, weight_files
+
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """Types of float weights, as safetensors names them."""
 
@@ -83,7 +85,7 @@ def settings_of(folder: Path) -> Settings | None:
         return None
     text = config.get("text_config")
     places = (config, text if isinstance(text, dict) else {})
-    found = (place.get(key) for place in places for key in KEYS)
+    found = (place.get(key) for place in places for key in QUANTIZATION_KEYS)
     return next((settings for settings in found if isinstance(settings, dict)), _modelopt(folder))
 
 
@@ -101,14 +103,12 @@ def _modelopt(folder: Path) -> Settings | None:
 
 MODELOPT_FILE = "hf_quant_config.json"
 MODELOPT_KEYS = ("quant_algo", "kv_cache_quant_algo")
-KEYS = ("quantization_config", "compression_config")
-"""Where `config.json` has them; the second is that of older compressed-tensors checkpoints."""
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
     """Return what the headers of a folder's safetensors files say; a damaged file counts as empty."""
     found: dict[str, Stored] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         try:
             with safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - it is no mapping

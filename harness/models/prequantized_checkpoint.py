@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -28,14 +26,17 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from harness.errors import ModelError
 from harness.models import (
     awq_checkpoint,
+    bitsandbytes_layers,
     compressed_tensors_checkpoint,
     fp8_checkpoint,
     gptq_checkpoint,
     modelopt_checkpoint,
 )
-from harness.models.checkpoint import UNLOADABLE, check_complete, load_tokenizer, prepare
+from harness.models.architecture import auto_class, check_attention, read_config
+from harness.models.checkpoint import UNLOADABLE, load_tokenizer, prepare
 from harness.models.checkpoint_schemes import rounded_inputs, scheme
 from harness.models.dequantized import Dequantized, Reader, Rounding
+from harness.models.loading_report import check_complete
 from harness.models.prequantized import (
     Prequantized,
     Settings,
@@ -68,8 +69,9 @@ def load_prequantized(
     dtype: Dtype,
     device: torch.device,
     trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Prequantized]:
-    """Return model, tokenizer and what the model is.
+    """Return model, tokenizer and what the model is; `attention` is explained at `read_config`.
 
     Raises:
         ModelError: The method is unknown, its library is missing, it cannot run on the device, or the folder is damaged.
@@ -80,8 +82,9 @@ def load_prequantized(
             f"a quantized checkpoint must be of a method that transformers loads ({', '.join(sorted(KNOWN))}), got {method!r} in {folder}; "
             "convert it, or load the float checkpoint and quantize it here"
         )
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
+    options["attention"] = attention
     as_type: torch.dtype = getattr(torch, dtype)
     with _explained(folder, method, device):
         shape = float_shape(folder, **options)
@@ -93,6 +96,7 @@ def load_prequantized(
         else:
             module = _load(folder, as_type, device, **options)
             facts = _facts_of_library(folder, settings, shape, as_type, module)
+    check_attention(module, attention)
     if not (facts.num_quantized or facts.cache):
         raise ModelError(
             f"a {method} checkpoint must hold codes, got float weights alone in {folder}; "
@@ -181,7 +185,7 @@ def float_shape(folder: Path, **options: Any) -> PreTrainedModel:
     """Return the model that was quantized, without memory: on the meta device."""
     config = _float_config(folder, **options)
     with torch.device("meta"):
-        module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        module: PreTrainedModel = auto_class(config).from_config(
             config, trust_remote_code=options["trust_remote_code"]
         )
     module.tie_weights()
@@ -189,7 +193,7 @@ def float_shape(folder: Path, **options: Any) -> PreTrainedModel:
 
 
 def _float_config(folder: Path, **options: Any) -> Any:
-    config = AutoConfig.from_pretrained(folder, **options)
+    config = read_config(folder, **options)
     for place in (config, config.get_text_config()):
         if hasattr(place, "quantization_config"):
             del place.quantization_config
@@ -201,11 +205,12 @@ def _load(
 ) -> PreTrainedModel:
     """Load a folder through transformers, and finish what it leaves."""
     _check_statistics(folder, stored_tensors(folder))
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    config = read_config(folder, options.pop("attention"), **options)
+    found: Any = auto_class(config).from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         use_safetensors=True,
-        attn_implementation="sdpa",
         output_loading_info=True,
         device_map={"": device},
         **options,
@@ -214,7 +219,10 @@ def _load(
     loading = found[1]
     check_complete(loading, folder)
     _refuse_unexpected(loading["unexpected_keys"], folder)
-    if getattr(module, "hf_quantizer", None) is None:
+    if of_bitsandbytes := bitsandbytes_layers.has_layers(module):
+        bitsandbytes_layers.settle(module, dtype)
+    # transformers leaves the float weights beside codes of bitsandbytes in the type that they have in the files.
+    if of_bitsandbytes or getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
     # Where it lies is what `device_map` said: not every library lets its weights move.
     module.train(mode=False)
@@ -246,7 +254,8 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
     for name, parameter in module.named_parameters():
-        if kept.isdisjoint(name.split(".")) and parameter.is_floating_point():
+        is_float = type(parameter) is nn.Parameter and parameter.is_floating_point()  # no codes
+        if is_float and kept.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(dtype)
 
 
@@ -275,7 +284,6 @@ def _load_weights(
         config=_float_config(folder, **options),
         state_dict=weights,
         dtype=dtype,
-        attn_implementation="sdpa",
         output_loading_info=True,
     )
     module: PreTrainedModel = found[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from harness.models.architecture import check_attention
 from harness.models.checkpoint import prepare
 from harness.models.source import Dtype, LoadedModel
 from harness.models.tiny import byte_tokenizer
@@ -89,19 +90,27 @@ class Shape:
         facts: dict[str, Any] = self._facts() | dict.fromkeys(ends)
         return CONFIG_MAPPING[self.model_type](**facts)
 
-    def build(self, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-        """Return the model with parameters that hold nothing yet."""
+    def build(
+        self, dtype: torch.dtype, device: torch.device, attention: str | None = None
+    ) -> PreTrainedModel:
+        """Return the model with parameters that hold nothing yet; `attention` is explained at `read_config`."""
         # Buffers, such as the frequencies of rotary embeddings, are computed as always.
         with torch.device(device), no_init_weights():
             module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                self.config(), dtype=dtype, attn_implementation="sdpa"
+                self.config(), dtype=dtype, attn_implementation=attention
             )
         module.tie_weights()  # a part of the initialization that was left out
         return prepare(module, device)
 
 
 def load_random(
-    shape: Shape, *, like: str, seed: int, dtype: Dtype, device: torch.device
+    shape: Shape,
+    *,
+    like: str,
+    seed: int,
+    dtype: Dtype,
+    device: torch.device,
+    attention: str | None = None,
 ) -> LoadedModel:
     """Return a model of random weights in a shape.
 
@@ -113,9 +122,11 @@ def load_random(
         seed: Seed of the weights.
         dtype: Type of the weights.
         device: Where they lie.
+        attention: Attention implementation of transformers; None is the best that the architecture has.
     """
-    module = shape.build(getattr(torch, dtype), device)
+    module = shape.build(getattr(torch, dtype), device, attention)
     _fill(module, seed)
+    check_attention(module, attention)
     return LoadedModel(
         module=module,
         tokenizer=byte_tokenizer(),

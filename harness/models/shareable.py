@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from harness.models.head import Scorer
+from harness.models.architecture import TOLERANCE, text_config
+from harness.models.head import REFUSALS, Scorer
 from harness.models.shared_prefix import PackedRows, run_prefix
 from harness.models.tokens import num_rows
 
@@ -17,21 +18,17 @@ KINDS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on tokens and positions before them, and on nothing else."""
 SCALED = ("dynamic", "longrope")
 """Kinds of rotary positions that change with the length of the whole prompt, once it exceeds the original one."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-"""Largest relative difference of hidden states that is rounding, by type of the model."""
-REFUSALS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
-"""What a model raises whose layers do not ask for attention in the way of the others."""
 
 
 def obstacle(halves: Scorer, longest: int) -> str | None:
     """Return why prompts of up to `longest` tokens cannot share a prefix, or None if they can."""
-    config = halves.loaded.module.config.get_text_config(decoder=True)
+    config = text_config(halves.loaded.module)
     kinds, _ = get_layer_types_and_kwargs(config)
     if odd := sorted(set(kinds) - set(KINDS)):
         return f"it has layers of the kind {', '.join(odd)}"
     rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    if longest > original and set(SCALED) & set(_texts(rope)):
+    original = rope.get("original_max_position_embeddings") or halves.loaded.max_length
+    if original and longest > original and set(SCALED) & set(_texts(rope)):
         return "its positions change with the length of the whole prompt"
     return halves.loaded.once("obstacle to a shared prefix", lambda: _difference(halves))
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from harness.models.architecture import attention
 from harness.models.attention import Part, attend, join
 from harness.models.head import Scorer
 
@@ -188,7 +189,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the rows are masked by `_offsets` and `places`
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -214,12 +215,9 @@ AttentionInterface.register(NAME, _attention)
 @contextmanager
 def _replaced_attention(halves: Scorer, rows: PackedRows) -> Iterator[None]:
     """Let the model's layers ask `_attention`, which asks these rows."""
-    module = halves.loaded.module
-    before = module.config._attn_implementation  # noqa: SLF001 - no public name for it
-    module.set_attn_implementation(NAME)
     token = _running.set(rows)
     try:
-        yield
+        with attention(halves.loaded.module, NAME):
+            yield
     finally:
         _running.reset(token)
-        module.set_attn_implementation(before)

@@ -1,8 +1,10 @@
 """What a model source is, and what it loads."""
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -10,11 +12,14 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from harness.models.architecture import attention_of, max_length
 from harness.models.prequantized import Prequantized
 
 Dtype = Literal["bfloat16", "float32", "float16"]
 Weights = Literal["pretrained", "random"]
 Made = TypeVar("Made")
+TIED = "tie_word_embeddings"
+"""The key of a configuration that says whether weights are tied."""
 
 
 class Swap(NamedTuple):
@@ -24,6 +29,14 @@ class Swap(NamedTuple):
     attribute: str
     original: nn.Parameter | nn.Module
     installed: nn.Parameter | nn.Module
+
+
+class Tie(NamedTuple):
+    """What a configuration said of tied weights."""
+
+    config: Any
+    own: dict[str, bool]
+    """`tie_word_embeddings`, or nothing where the configuration itself had no such key."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,16 +58,20 @@ class LoadedModel:
     """`random`: only the shapes are the model's; nothing it says means anything."""
     prequantized: Prequantized | None = None
     """What the checkpoint was quantized to; None if its weights are float ones."""
-    baseline: str | None = None
-    """Fingerprint of the float model that a quantized checkpoint was made of."""
+    dequantized: Prequantized | None = None
+    """What the file held that the float weights were dequantized from; recipes can be applied to them."""
+    baseline: "ModelSource | None" = None
+    """The float model that it was made of; `harness.models.cache.load_baseline` loads it."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
+    folder: Path | None = None
+    """Where its files lie, if it came from a folder of transformers' layout."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)
     """What a recipe has put in front of layers."""
-    was_tied: bool = False
-    """`untie` was called."""
+    ties: list["Tie"] = field(default_factory=list)
+    """What configurations said of tied weights before `untie`."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
     """What `once` has made."""
     is_float: bool = False
@@ -71,32 +88,58 @@ class LoadedModel:
         return made
 
     @property
-    def max_length(self) -> int:
-        """Longest sequence the model was made for [token]."""
-        return int(self.module.config.get_text_config().max_position_embeddings)
+    def came_quantized(self) -> bool:
+        """The weights were quantized before they came here: they are no float model, whatever their type."""
+        return self.prequantized is not None or self.dequantized is not None
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence the model was made for [token]; None if its configuration has no limit."""
+        return max_length(self.module)
+
+    def fits(self, length: int) -> bool:
+        """Say whether a sequence of so many tokens is within `max_length`."""
+        return self.max_length is None or length <= self.max_length
+
+    @property
+    def attention(self) -> str:
+        """Attention implementation of transformers that the text model runs with."""
+        return attention_of(self.module)
 
     @property
     def num_parameters(self) -> int:
         """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def swap(self, owner: nn.Module, attribute: str, weight: torch.Tensor) -> None:
-        """Put `weight` in the place of a float parameter, which `restore` brings back.
+    def swap(self, owner: nn.Module, attribute: str, weight: torch.Tensor) -> nn.Parameter:
+        """Put `weight` in the place of a float parameter, which `restore` brings back; return what is in place now.
 
-        A parameter shared by two modules is replaced in `owner` alone.
+        A parameter shared by two modules is replaced in `owner` alone: give the other one the parameter that this returns.
         """
         original: nn.Parameter = getattr(owner, attribute)
-        installed = nn.Parameter(weight.to(original.dtype), requires_grad=False)
+        installed = weight
+        if not isinstance(installed, nn.Parameter):
+            installed = nn.Parameter(weight.to(original.dtype), requires_grad=False)
         setattr(owner, attribute, installed)
         self.swaps.append(Swap(owner, attribute, original, installed))
+        return installed
 
     def replace(self, path: str, module: nn.Module) -> None:
-        """Put a module in the place of the one at `path`, which `restore` brings back."""
-        parent, _, attribute = path.rpartition(".")
-        owner = self.module.get_submodule(parent)
-        original: nn.Module = getattr(owner, attribute)
-        setattr(owner, attribute, module.train(mode=False))
-        self.swaps.append(Swap(owner, attribute, original, module))
+        """Put a module in the place of the one at `path`, wherever the model has it; `restore` brings that back."""
+        original, module = self.module.get_submodule(path), module.train(mode=False)
+        for each in self.once("paths of shared modules", self._shared_paths).get(path, [path]):
+            parent, _, attribute = each.rpartition(".")
+            owner = self.module.get_submodule(parent)
+            if getattr(owner, attribute) is original:
+                setattr(owner, attribute, module)
+                self.swaps.append(Swap(owner, attribute, original, module))
+
+    def _shared_paths(self) -> dict[str, list[str]]:
+        """Return all paths of each module that has several, by the first."""
+        paths: dict[nn.Module, list[str]] = defaultdict(list)
+        for path, module in self.module.named_modules(remove_duplicate=False):
+            paths[module].append(path)
+        return {each[0]: each for each in paths.values() if len(each) > 1}
 
     def before(self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let `change` make what goes into a layer, until `restore`."""
@@ -137,9 +180,13 @@ class LoadedModel:
         return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
 
     def untie(self) -> None:
-        """Keep transformers from tying the head to the embedding again: `tie_weights` reads the config."""
-        self.was_tied = True
-        self.module.config.tie_word_embeddings = False
+        """Keep transformers from tying weights again: `tie_weights` reads the configuration of each model in the model."""
+        for part in self.module.modules():
+            config = part.config if isinstance(part, PreTrainedModel) else None
+            if getattr(config, TIED, False):
+                own = {TIED: value} if (value := vars(config).get(TIED)) is not None else {}
+                self.ties.append(Tie(config, own))
+                setattr(config, TIED, False)
 
     def restore(self) -> None:
         """Bring back every float parameter, the very objects that were swapped out, and take off every hook."""
@@ -148,9 +195,10 @@ class LoadedModel:
             setattr(swap.owner, swap.attribute, swap.original)
         while self.hooks:
             self.hooks.pop().remove()
-        if self.was_tied:
-            self.module.config.tie_word_embeddings = True
-            self.was_tied = False
+        while self.ties:
+            config, own = self.ties.pop()
+            delattr(config, TIED)
+            vars(config).update(own)
 
 
 @runtime_checkable

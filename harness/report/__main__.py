@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
-from harness.report.divergence import answer_changes, divergences
+from harness.report.divergence import answer_changes, divergences, self_comparisons
 from harness.report.engines import engine_runs
 from harness.report.markdown import render
 from harness.report.matmul import matmul_errors
@@ -89,7 +89,8 @@ def collect(
     found += [sections.subjects(group) for group in groups]
     found += matmul_errors(stored)
     found += engine_runs(stored)
-    found += [not_supported(stored), not_ok(stored, problems), sections.warnings(groups)]
+    found += [self_comparisons(stored), not_supported(stored), not_ok(stored, problems)]
+    found.append(sections.warnings(groups))
     if groups:
         found.append(sections.records(groups))
     return [section for section in found if section is not None]

@@ -62,8 +62,14 @@ def count_of(metric: Metric | None) -> str:
 
 
 def path(quant: QuantReport) -> str:
-    """Return what computes: `none` (float), `fake-quant`, or `real` with its backend."""
-    return f"real/{quant.backend}" if quant.kind == "real" else quant.kind
+    """Return what computes: `none` (float), `fake-quant`, or `real` with its backend and the precision that was measured of it."""
+    if quant.kind != "real":
+        return quant.kind
+    compute = quant.compute
+    exact = (
+        f", {compute.dtype or 'less than bfloat16'} ({compute.rel_error:.0e})" if compute else ""
+    )
+    return f"real/{quant.backend}{exact}"
 
 
 def rate(value: float) -> str:

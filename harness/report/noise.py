@@ -11,8 +11,8 @@ import pandas as pd
 
 from harness.report import figures
 from harness.report.sections import Section
-from harness.report.study import Group, Row
-from harness.results.record import Metric, ModelInfo
+from harness.report.study import Group, Row, weights_of
+from harness.results.record import Metric
 
 TASK = "noise_floor"
 ARITHMETIC = ("batch", "attention")
@@ -66,13 +66,16 @@ def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
         row
         for other in groups
         for row in other.rows
-        if other.task.name == TASK and _machine(row.model) == _machine(group.model)
+        if other.task.name == TASK and _machine(row) == _machine(group.rows[0])
     ]
     return Floor(max(rows, key=lambda row: row.headline.n)) if rows else None
 
 
-def _machine(model: ModelInfo) -> tuple[str, ...]:
-    return model.fingerprint, model.dtype, model.device, model.products
+def _machine(row: Row) -> tuple[str | None, ...]:
+    """Return the float weights of a run, and what multiplies them."""
+    model, base = row.model, row.stored.record.baseline
+    dtype = base.dtype if base is not None else model.dtype
+    return weights_of(row.stored.record), dtype, model.device, model.products
 
 
 def noise_floor(group: Group) -> Section | None:
@@ -90,7 +93,7 @@ def noise_floor(group: Group) -> Section | None:
             | {title: _small(metric) for title, metric in found.items()}
         )
     return Section(
-        title=f"Noise floor: {group.model.name}, {group.model.dtype}",
+        title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}",
         text=(
             f"Protocol: {group.task.protocol}\nThe float model against itself, {floor.row.headline.n:,} tokens. "
             "Differences between recipes that are not above these say nothing about the recipes."

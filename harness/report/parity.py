@@ -16,6 +16,7 @@ def parities(group: Group) -> Section | None:
         {
             "recipe": row.label,
             "backend": row.quant.backend,
+            "products": row.quant.compute.words if row.quant.compute else figures.MISSING,
             "kernels": ", ".join(sorted({layer.kernel or "?" for layer in row.quant.layers})),
             "verdict": verdict(row),
             "worst layer": _small(row.metric("layer_difference")),

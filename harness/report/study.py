@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import ResultError
-from harness.results.record import Metric, ModelInfo, QuantReport, RunRecord, Status, TaskInfo
+from harness.results.record import (
+    BaselineInfo,
+    Metric,
+    ModelInfo,
+    QuantReport,
+    RunRecord,
+    Status,
+    TaskInfo,
+)
 from harness.results.store import Stored
 
 THROUGHPUT, PARITY = "throughput", "parity"
 """Tasks that measure no quality."""
+COMPARING = ("divergence", "noise_floor")
+"""Tasks that once held a quantized checkpoint against itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +45,8 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         """The float model."""
-        return self.quant.kind == "none"
+        # A GGUF file has float weights too once it is dequantized; that it was made of another model, it says.
+        return self.quant.kind == "none" and self.model.baseline is None
 
     @property
     def element(self) -> str | None:
@@ -87,6 +98,12 @@ class Group:
         return next((row for row in self.rows if row.is_baseline), None)
 
     @property
+    def compared_with(self) -> BaselineInfo | ModelInfo:
+        """The float model that the group's models were compared with."""
+        named = (row.stored.record.baseline for row in self.rows)
+        return next((found for found in named if found is not None), self.model)
+
+    @property
     def is_quality(self) -> bool:
         """Its numbers say how good a model is."""
         return self.task.name not in (THROUGHPUT, PARITY)
@@ -104,13 +121,31 @@ def finished(stored: Sequence[Stored]) -> list[Stored]:
 
 
 def comparable(stored: Sequence[Stored]) -> list[Group]:
-    """Group the runs of models that ended well."""
+    """Group the runs of models that ended well, without those that were compared with themselves."""
     groups: dict[str, list[Stored]] = defaultdict(list)
     for item in finished(stored):
-        if item.record.model is not None:
+        if item.record.model is not None and not is_self_comparison(item.record):
             groups[_key(item.record)].append(item)
     found = [group for items in groups.values() if (group := _group(items)).rows]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
+
+
+def is_self_comparison(record: RunRecord) -> bool:
+    """Say whether a checkpoint that came quantized stood for its own float model, as in records made before baselines were kept."""
+    task, quant = record.task, record.quant
+    if task is None or quant is None or record.baseline is not None:
+        return False
+    return task.name in COMPARING and "checkpoint" in quant.formats
+
+
+def weights_of(record: RunRecord) -> str | None:
+    """Return the fingerprint of the float weights that a record is about."""
+    model, base = record.model, record.baseline
+    if base is not None and base.relation == "second model":
+        return base.fingerprint
+    if model is None:
+        return None
+    return model.baseline or model.fingerprint  # a checkpoint belongs to the model it was made of
 
 
 def _key(record: RunRecord) -> str:
@@ -120,10 +155,9 @@ def _key(record: RunRecord) -> str:
         raise ResultError(f"run {record.run_id} must have model and task to be compared")
     # Where data came from does not matter, what it was does.
     facts = {k: v for k, v in task.data.items() if k != "revision"}
-    weights = (
-        model.baseline or model.fingerprint
-    )  # a quantized checkpoint belongs to the model it was made of
-    machine = [weights, model.dtype, model.device, model.attention, model.products]
+    beside = record.baseline.dtype if record.baseline is not None else model.dtype
+    dtypes = [model.dtype] if beside == model.dtype else [model.dtype, beside]
+    machine = [weights_of(record), dtypes, model.device, model.attention, model.products]
     protocol = [task.name, task.version, task.protocol]
     timed = hardware(record) if task.name == THROUGHPUT else ()
     parts = [machine, model.weights, timed, protocol, options(record), facts]
@@ -142,7 +176,7 @@ def hardware(record: RunRecord) -> tuple[object, ...]:
 
 
 def _group(items: Sequence[Stored]) -> Group:
-    names = Counter(item.record.quant.name for item in items if item.record.quant)
+    names = Counter(_label(item.record) for item in items)
     rows = [row for item in items if (row := _row(item, names)) is not None]
     higher = bool(rows) and rows[0].headline.higher_is_better
     rows.sort(key=lambda row: (-row.value if higher else row.value, row.quant.model_bytes))
@@ -156,13 +190,11 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
     headline = record.metrics[0]
     if headline.value is None:
         return None
-    label = record.quant.name
-    if label == "none" and record.quant.kind != "none":  # a checkpoint that came quantized
-        label = record.model.name
+    label = _label(record)
     if names[label] > 1:  # recipes that were changed on the command line share a name
         label += f" ({record.config_hash[:6]})"
     return Row(
-        label="baseline" if label == "none" else label,
+        label=label,
         stored=item,
         model=record.model,
         quant=record.quant,
@@ -170,3 +202,14 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
         headline=headline,
         value=headline.value,
     )
+
+
+def _label(record: RunRecord) -> str:
+    """Return the recipe's name; without a recipe, `baseline` for a float model and the model's own name for a quantized one."""
+    model, quant = record.model, record.quant
+    if model is None or quant is None:
+        return ""
+    if quant.name != "none":
+        return quant.name
+    is_baseline = quant.kind == "none" and model.baseline is None
+    return "baseline" if is_baseline else model.name

@@ -86,9 +86,11 @@ class ModelInfo(_Closed):
     fingerprint: str
     """Hash of the weights, or commit of the hub."""
     baseline: str | None = None
-    """Fingerprint of the float model that a quantized checkpoint was made of, if that was said."""
+    """Fingerprint of `model.baseline`, the float model that a quantized checkpoint was made of, if that was said."""
     revision: str | None
     """Commit of the hub, if it came from there."""
+    architecture: str | None = None
+    """Class of the model that the folder's config.json names, such as `LlamaForCausalLM`; null in older records."""
     origin: str
     """What the float weights are, such as a dequantized 4-bit file."""
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -96,6 +98,20 @@ class ModelInfo(_Closed):
     num_parameters: int
     float_bytes: int
     """Size of all parameters at the model's type, shared ones counted once [byte]."""
+
+
+class BaselineInfo(_Closed):
+    """The float model that a model was compared with."""
+
+    relation: Literal["own float weights", "second model", "itself"]
+    """`own float weights`: the model without its recipe. `second model`: `model.baseline`, loaded beside it. `itself`: the recipe
+    changes nothing, so every difference is 0 by definition."""
+    name: str
+    fingerprint: str
+    revision: str | None
+    origin: str
+    """What its weights are."""
+    dtype: str
 
 
 class SkippedWeight(_Closed):
@@ -125,6 +141,23 @@ class LayerReport(_Closed):
     """Memory of what stands for the weight now; null in records made before it was kept [byte]."""
 
 
+class Compute(_Closed):
+    """How exactly the layers of a model multiply on the processor of the run; see `harness.backends.probe`."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None
+    """The widest type whose rounding of operands and results explains the error; null if none does."""
+    rel_error: float
+    """Of a product, against that of the layer's own codes in float64 (Frobenius norms): the largest found."""
+    layer: str
+    """Where it was found."""
+
+    @property
+    def words(self) -> str:
+        """`as exact as bfloat16 (relative error 3.2e-03 in model.layers.0.mlp.up_proj)`."""
+        how = f"as exact as {self.dtype}" if self.dtype else "less exact than bfloat16"
+        return f"{how} (relative error {self.rel_error:.1e} in {self.layer})"
+
+
 class QuantReport(_Closed):
     """What became of the weights."""
 
@@ -143,6 +176,8 @@ class QuantReport(_Closed):
     what is stored and multiplied."""
     backend: str = "fake"
     """What put the weights in place, such as `torchao`."""
+    compute: Compute | None = None
+    """How exactly they are multiplied, as measured; null in older records, and where no linear layer has codes."""
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float
@@ -231,6 +266,8 @@ class RunRecord(_Closed):
     config: dict[str, Any]
     """The resolved configuration."""
     model: ModelInfo | None = None
+    baseline: BaselineInfo | None = None
+    """What the model was compared with; null for a task that compares nothing, and in records made before it was kept."""
     quant: QuantReport | None = None
     task: TaskInfo | None = None
     metrics: tuple[Metric, ...] = ()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.models.source import LoadedModel
-from harness.results.record import Metric, SampleScore, TaskInfo
+from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens that run together unless a task says otherwise, by type of device: enough to keep its cores busy."""
@@ -23,6 +23,8 @@ class TaskResult:
     metrics: tuple[Metric, ...]
     """The first is the headline: what one line has room for."""
     samples: tuple[SampleScore, ...]
+    baseline: BaselineInfo | None = None
+    """What the model was compared with; None for a task that compares nothing."""
     warnings: tuple[str, ...] = ()
 
 
@@ -74,9 +76,13 @@ class PairedTask(Measurement, Protocol):
         """Return what the fake-quantized model says; `run_beside` gets it."""
 
     def run_beside(
-        self, loaded: LoadedModel, reference: Any, tolerance: Mapping[str, float]
+        self,
+        loaded: LoadedModel,
+        reference: Any,
+        tolerance: Mapping[str, float],
+        compute: Compute | None = None,
     ) -> TaskResult:
-        """Measure the real model beside it; `tolerance` is the backend's own."""
+        """Measure the real model beside it; `tolerance` is the backend's own, `compute` how exactly its products were found to be."""
 
 
 @runtime_checkable

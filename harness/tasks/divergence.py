@@ -1,7 +1,7 @@
 r"""Divergence from the baseline: the quantized model beside the float one, on the same windows.
 
     hidden_q = body(window)                   the model as it is
-    hidden_p = body(window) in float          quantized weights out, inputs not rounded: both share all other parameters
+    hidden_p = body(window) of the baseline   quantized weights out, inputs not rounded; or a second model (`baselines`)
     for each chunk of positions: both heads' float32 logits -> KL, NLL of both, delta-p, same top; the logits are dropped
 
 Windows are those of `perplexity`, and the first token of each is not scored. What the statistics are is in
@@ -18,7 +18,7 @@ float32, 0.5 GiB in bfloat16.
 """
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,7 +32,9 @@ from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult
+from harness.tasks.baselines import Become
 from harness.tasks.divergence_questions import compare_answers
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits, divergence_metrics
 from harness.tasks.mmlu import MMLU
@@ -41,9 +43,6 @@ from harness.tasks.windows import Bos, Windows, disjoint_windows, window_words
 
 KEPT_BYTES = 2**30
 """Hidden states of the baseline that a loaded model keeps, over all tasks of a sweep [byte]."""
-
-Become = Callable[[], AbstractContextManager[None]]
-"""Makes the loaded model another one inside a block."""
 
 
 class Side(NamedTuple):
@@ -57,7 +56,7 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Divergence:
-    """Distance of a model to its float self; see the module docstring."""
+    """Distance of a model to its float model; see the module docstring."""
 
     name: ClassVar[str] = "divergence"
     version: ClassVar[int] = 1
@@ -94,12 +93,19 @@ class Divergence:
         return facts | ({"questions": self.questions.data_facts()} if self.questions else {})
 
     def run(self, loaded: LoadedModel) -> TaskResult:
-        """Compare on every window, then on every question."""
+        """Compare on every window, then on every question.
+
+        Raises:
+            UnsupportedRecipe: The model came quantized, and `model.baseline` does not say what it was made of.
+        """
+        base = baselines.find(loaded, self.name)
         text = self.data.text()
+        base.check_text(loaded, text, self.window)
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
-        with scorer(loaded) as halves:
+        with scorer(loaded) as halves, base.scorer(halves) as base_halves:
             candidate = side(halves, run_windows(halves, windows.ids))
-            pairs = side_by_side(halves, windows, candidate, baseline(halves, windows), self.name)
+            beside = baseline(base_halves, windows, base.within)
+            pairs = side_by_side(halves, windows, candidate, beside, self.name)
         samples = [
             SampleScore(
                 id=f"{text.name}/window/{index}",
@@ -109,12 +115,13 @@ class Divergence:
             )
             for index, (nll, scores) in enumerate(zip(pairs.nll, window_scores(pairs), strict=True))
         ]
-        answers = compare_answers(self.questions, loaded) if self.questions else None
+        answers = compare_answers(self.questions, loaded, base) if self.questions else None
         return TaskResult(
             info=self._info(text, windows, loaded, answers),
             metrics=(*divergence_metrics(pairs), *(answers.metrics if answers else ())),
             samples=(*samples, *(answers.samples if answers else ())),
-            warnings=(*text.warnings, *(answers.warnings if answers else ())),
+            baseline=base.info,
+            warnings=(*text.warnings, *base.warnings, *(answers.warnings if answers else ())),
         )
 
     def _info(
@@ -161,23 +168,23 @@ def side_by_side(
     return TokenPairs(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
 
-def baseline(halves: Scorer, windows: Windows) -> Side:
-    """Return the float model; its hidden states are kept for the next recipe as far as there is room."""
+def baseline(halves: Scorer, windows: Windows, within: Become) -> Side:
+    """Return the float model, which `halves` are inside `within`; its hidden states are kept for the next recipe as far as there is room."""
     loaded = halves.loaded
 
     def hidden() -> Iterator[Tensor]:
         kept: dict[Hashable, Tensor] = loaded.once("baseline hidden states", dict)
         for index, ids_L in enumerate(windows.ids):
-            key = (windows.ids_sha256, len(ids_L), index, attention_kernel(loaded))
+            key = (windows.ids_sha256, len(ids_L), index, loaded.attention)
             if key in kept:
                 yield kept[key].to(loaded.device)
                 continue
-            [states_LH] = run_windows(halves, ids_L[None], loaded.in_float)
+            [states_LH] = run_windows(halves, ids_L[None], within)
             if sum(states.nbytes for states in kept.values()) + states_LH.nbytes <= KEPT_BYTES:
                 kept[key] = states_LH.cpu()
             yield states_LH
 
-    return side(halves, hidden(), loaded.in_float)
+    return side(halves, hidden(), within)
 
 
 def side(halves: Scorer, hidden: Iterator[Tensor], become: Become = nullcontext) -> Side:
@@ -196,12 +203,6 @@ def run_windows(halves: Scorer, ids_NL: Tensor, become: Become = nullcontext) ->
         with become():
             states_LH = halves.hidden(ids_L[None])[0]
         yield states_LH
-
-
-def attention_kernel(loaded: LoadedModel) -> str | None:
-    """Return the attention implementation that the text model runs with."""
-    text_config = loaded.module.config.get_text_config()
-    return text_config._attn_implementation  # type: ignore[no-any-return]  # noqa: SLF001 - no public name for it
 
 
 def window_scores(pairs: TokenPairs) -> list[dict[str, float]]:

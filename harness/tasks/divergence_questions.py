@@ -1,4 +1,4 @@
-"""Flips: answers to the same questions by a model and by its float self.
+"""Flips: answers to the same questions by a model and by its float model.
 
 Two models of equal accuracy may be right on different questions. A flip is an answer that turned from right to wrong or
 back (Dutta et al., "Accuracy is Not All You Need", 2024, arXiv 2407.09141); a disagreement is any changed answer, from one
@@ -15,10 +15,12 @@ import numpy as np
 
 from harness import stats
 from harness.data.source import CHOICES
+from harness.errors import ModelError
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import proportion
 from harness.tasks.base import TaskResult
+from harness.tasks.baselines import Baseline
 from harness.tasks.divergence_statistics import DELTA_P_NOTE, Array, mean_metric, root
 from harness.tasks.mmlu import MMLU
 
@@ -26,13 +28,23 @@ ITEMS = ("question", "question")
 """Each question is a cluster of its own."""
 
 
-def compare_answers(questions: MMLU, loaded: LoadedModel) -> TaskResult:
-    """Ask a model and its float self, the latter once a sweep, and compare answer by answer."""
+def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> TaskResult:
+    """Ask a model and its baseline, the latter once a sweep, and compare answer by answer.
+
+    Raises:
+        ModelError: Their tokenizers make other token ids of the prompts.
+    """
     facts = questions.data_facts()
     key = ("answers", questions, facts["questions_sha256"], facts["examples_sha256"])
-    candidate, base = questions.run(loaded), loaded.once(key, lambda: _float(questions, loaded))
+    candidate = questions.run(loaded)
+    reference = base.loaded.once(key, lambda: _ask(questions, base))
+    if candidate.info.data["token_ids_sha256"] != reference.info.data["token_ids_sha256"]:
+        raise ModelError(
+            f"model.baseline must have the tokenizer of the model to be asked the same prompts, but {base.info.name} gives "
+            f"other token ids than {loaded.name}; name the float model it was made of"
+        )
     right = {question.id: CHOICES[question.answer] for question in questions.questions()}
-    answers_p = {sample.id: sample for sample in base.samples}
+    answers_p = {sample.id: sample for sample in reference.samples}
     samples = tuple(_pair(q, answers_p[q.id], right[q.id]) for q in candidate.samples)
     return TaskResult(
         info=candidate.info,
@@ -62,9 +74,9 @@ def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
     )
 
 
-def _float(questions: MMLU, loaded: LoadedModel) -> TaskResult:
-    with loaded.in_float():
-        return questions.run(loaded)
+def _ask(questions: MMLU, base: Baseline) -> TaskResult:
+    with base.within():
+        return questions.run(base.loaded)
 
 
 def _pair(sample: SampleScore, base: SampleScore, right: str) -> SampleScore:

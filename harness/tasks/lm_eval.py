@@ -47,6 +47,8 @@ from harness.tasks import lm_eval_results
 from harness.tasks.base import TaskResult
 from harness.tasks.lm_eval_guards import one_process, quiet, seeded, watched
 
+UNLIMITED = 2048
+"""Longest sequence for a model without a limit, which is lm-eval's default [token]."""
 BOOTSTRAPS = 1000
 """Resamples behind the standard errors that have no closed form; so many leave them uncertain by 2 %."""
 UNAVAILABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -76,7 +78,7 @@ class LMEval:
     batch_size: int = 1
     """Sequences a forward pass. The float32 logits of a whole batch are held at once."""
     max_length: int | None = None
-    """Longest sequence [token]; None is the longest the model was made for."""
+    """Longest sequence [token]; None is the longest the model was made for, or 2,048 where it has no limit."""
     include_path: str | None = None
     """Folder with task YAML files of your own."""
     seed: int = 1234
@@ -141,13 +143,12 @@ class LMEval:
         )
 
     def _length(self, loaded: LoadedModel) -> int:
-        longest = loaded.max_length
-        if self.max_length is not None and self.max_length > longest:
+        if self.max_length is not None and not loaded.fits(self.max_length):
             raise ConfigError(
-                f"task.max_length must be at most the {longest} tokens {loaded.name} was made for, "
+                f"task.max_length must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
                 f"got {self.max_length}"
             )
-        return self.max_length or longest
+        return self.max_length or loaded.max_length or UNLIMITED
 
     def _load(self) -> Loaded:
         """Return the tasks with their data, ready to be asked.

@@ -90,7 +90,7 @@ def encode(
         ids = tuple(tokenize(text, loaded).ids)
         item = EncodedQuestion(question=question, text=text, num_shots=len(examples), ids=ids)
         encoded.append(item)
-    too_long = [item for item in encoded if len(item.ids) > loaded.max_length]
+    too_long = [item for item in encoded if not loaded.fits(len(item.ids))]
     if too_long:
         longest = max(too_long, key=lambda item: len(item.ids))
         raise DataError(

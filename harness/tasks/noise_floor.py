@@ -9,13 +9,15 @@ Each is measured as `divergence` measures a recipe, with the model as it is in t
 recipes that is not above these figures says nothing about the recipes. A variant that cannot run on a model is left out
 with a warning that says why.
 
+A checkpoint that came quantized is no float model: `model.baseline` is measured in its place, and the record says so.
+
 The float model is never written to: kernels are changed back, and parameters of another type are put in the place of the
 model's own, which come back, the very objects. Peak memory is that of `divergence` and, during `dtype`, a second copy of
 the parameters in the other type; the plain kernel holds all scores of a layer, heads x window^2, a few times over.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -26,14 +28,15 @@ from torch import Tensor, nn
 from harness.data.source import DataSource
 from harness.errors import ConfigError, ModelError
 from harness.identity import later
+from harness.models.architecture import attention
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult
+from harness.tasks.baselines import Baseline, Become
 from harness.tasks.divergence import (
-    Become,
     Side,
-    attention_kernel,
     baseline,
     check_sizes,
     run_windows,
@@ -94,7 +97,8 @@ class NoiseFloor:
         """Compare every variant with the model as it is.
 
         Raises:
-            ConfigError: The model is quantized.
+            ConfigError: A recipe has changed the model.
+            UnsupportedRecipe: The model came quantized, and `model.baseline` does not say what it was made of.
             ModelError: No variant can run.
         """
         if changed := len(loaded.swaps) + len(loaded.hooks):
@@ -102,6 +106,9 @@ class NoiseFloor:
                 f"quant must be none for {self.name}, which compares the float model with itself, got a recipe "
                 f"that changed {changed} weights or inputs; leave quant out"
             )
+        is_float = not loaded.came_quantized
+        base = baselines.itself(loaded) if is_float else baselines.find(loaded, self.name)
+        loaded = base.loaded
         text = self.data.text()
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         variants = tuple(_variants(loaded, windows))
@@ -118,8 +125,18 @@ class NoiseFloor:
                 m for v in variants if v.name in found for m in _metrics(v, found[v.name])
             ),
             samples=_samples(text.name, found),
-            warnings=(*text.warnings, *warnings),
+            baseline=base.info,
+            warnings=(*text.warnings, *_of_second(base), *warnings),
         )
+
+
+def _of_second(base: Baseline) -> tuple[str, ...]:
+    """Say whose floor it is, if not that of the model in the record."""
+    if base.is_itself:
+        return ()
+    return (
+        f"the noise floor is that of the float model {base.info.name}; the checkpoint was not run",
+    )
 
 
 def _measure(
@@ -132,7 +149,7 @@ def _measure(
         # A scorer each: it holds a float32 copy of the head it was used with.
         with scorer(loaded) as halves:
             title = f"noise floor, {variant.name}"
-            base = baseline(halves, windows)
+            base = baseline(halves, windows, nullcontext)
             try:
                 changed = variant.side(halves)
                 found[variant.name] = side_by_side(halves, windows, changed, base, title)
@@ -152,10 +169,10 @@ def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
     def paired(halves: Scorer) -> Side:
         return side(halves, run_in_pairs(halves, windows.ids))
 
-    kernel = "sdpa" if attention_kernel(loaded) == "eager" else "eager"
+    kernel = "sdpa" if loaded.attention == "eager" else "eager"
 
     def other_kernel(halves: Scorer) -> Side:
-        become = partial(attention, loaded, kernel)
+        become = partial(attention, loaded.module, kernel)
         return side(halves, run_windows(halves, windows.ids, become))
 
     dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
@@ -176,32 +193,6 @@ def run_in_pairs(halves: Scorer, ids_NL: Tensor) -> Iterator[Tensor]:
     for start in range(0, count, BATCH):
         states_BLH = halves.hidden(ids_NL[[start, (start + 1) % count]])
         yield from states_BLH[: count - start]
-
-
-@contextmanager
-def attention(loaded: LoadedModel, kernel: str) -> Iterator[None]:
-    """Let the model run with another attention kernel inside the block.
-
-    Raises:
-        ValueError: The model cannot run with it.
-        ImportError: It needs a library that is not installed.
-    """
-    module, config = loaded.module, loaded.module.config
-    parts = {key: getattr(config, key) for key in config.sub_configs}
-    before = {
-        name: part._attn_implementation  # noqa: SLF001 - no public name for it
-        for name, part in {"": config, **parts}.items()
-        if part is not None
-    }
-    try:
-        module.set_attn_implementation(kernel)
-        if attention_kernel(loaded) != kernel:  # transformers only logs that it changed nothing
-            raise ValueError(
-                f"{type(module).__name__} has one attention kernel, {attention_kernel(loaded)}"
-            )
-        yield
-    finally:
-        module.set_attn_implementation(before)
 
 
 def cast(loaded: LoadedModel, dtype: torch.dtype) -> Become:

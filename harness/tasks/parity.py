@@ -29,10 +29,12 @@ from torch import Tensor
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
 from harness.identity import later
+from harness.models.decodable import cache_argument
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
-from harness.results.record import TaskInfo
+from harness.results.record import BaselineInfo, Compute, TaskInfo
+from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
@@ -66,6 +68,8 @@ class Reference(NamedTuple):
     """Those of the float model."""
     calls: Calls
     """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    baseline: BaselineInfo
+    """What the float model is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,16 +124,21 @@ class Parity:
         """
         prompts = self._prompts(loaded)
         _check_memory(prompts.ids, loaded)
+        base = baselines.own_float(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
         with scorer(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
-            with loaded.in_float():
+            with base.within():
                 exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
-        return Reference(prompts, fake, exact, calls)
+        return Reference(prompts, fake, exact, calls, base.info)
 
     def run_beside(
-        self, loaded: LoadedModel, reference: Reference, tolerance: Mapping[str, float]
+        self,
+        loaded: LoadedModel,
+        reference: Reference,
+        tolerance: Mapping[str, float],
+        compute: Compute | None = None,
     ) -> TaskResult:
         """Compare the real model with what `reference` returned.
 
@@ -149,7 +158,7 @@ class Parity:
         dtype = str(loaded.dtype).removeprefix("torch.")
         with torch.inference_mode():
             differences = layer_differences(loaded, reference.calls)
-        judged, failure = verdict(differences, dtype, tolerance.get(dtype))
+        judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,
@@ -159,6 +168,7 @@ class Parity:
             ),
             metrics=(*parity_metrics(beside), *judged),
             samples=window_samples(prompts.name, beside, self.decode),
+            baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
 
@@ -209,9 +219,10 @@ def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
     first = len(ids_T) - decode
     output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
     parts = [output.logits[0]]
+    name = cache_argument(loaded.module) if decode else ""
     for place in range(first, len(ids_T)):
-        token_11, cache = ids_T[None, place : place + 1], output.past_key_values
-        output = loaded.module(token_11, past_key_values=cache, use_cache=True)
+        token_11, cache = ids_T[None, place : place + 1], getattr(output, name)
+        output = loaded.module(token_11, use_cache=True, **{name: cache})
         parts.append(output.logits[0])
     return torch.cat(parts)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.errors import InvalidResult
 from harness.models.source import LoadedModel
+from harness.models.targets import is_linear
 
 
 class Call(NamedTuple):
@@ -45,13 +46,13 @@ def recorded(loaded: LoadedModel) -> Iterator[Calls]:
     calls: dict[str, list[Call]] = {}
     with ExitStack() as hooks:
         for name, module in loaded.module.named_modules():
-            if isinstance(module, nn.Linear):
+            if is_linear(module):
                 hooks.enter_context(_listening(module, calls.setdefault(name, [])))
         yield calls
 
 
 @contextmanager
-def _listening(module: nn.Linear, calls: list[Call]) -> Iterator[None]:
+def _listening(module: nn.Module, calls: list[Call]) -> Iterator[None]:
     given: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:

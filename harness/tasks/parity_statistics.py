@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.errors import InvalidResult
-from harness.results.record import Metric, SampleScore, Unit
+from harness.results.record import Compute, Metric, SampleScore, Unit
 from harness.tasks.divergence_statistics import Array, TokenPairs, mean_metric
 from harness.tasks.parity_layers import LayerDifference
 
@@ -93,7 +93,10 @@ def _fraction(value: float) -> float:
 
 
 def verdict(
-    differences: Sequence[LayerDifference], dtype: str, tolerance: float | None
+    differences: Sequence[LayerDifference],
+    dtype: str,
+    tolerance: float | None,
+    compute: Compute | None = None,
 ) -> tuple[tuple[Metric, Metric], list[str]]:
     """Say how far the worst layer is from its fake form, and whether the backend calls that equal.
 
@@ -108,6 +111,8 @@ def verdict(
         within = worst.value <= tolerance
         side = "within" if within else "above"
         note = f"{side} {tolerance:.3g}, the backend's tolerance in {dtype}: {shown}"
+    if compute is not None:
+        note += f"; its products are {compute.words} on this processor"
     if within is False:
         failure = [
             f"real is not fake: the relative difference of a layer's output is {note}; what the fake-quantized model says "

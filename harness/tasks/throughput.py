@@ -11,8 +11,8 @@ read the numbers, what makes them void, and how to measure on a GPU: docs/throug
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
+from harness.models.decodable import check_decoding
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
 from harness.results.record import TaskInfo
-from harness.tasks import throughput_prompts
+from harness.tasks import baselines, throughput_prompts
 from harness.tasks.base import TaskResult, hash_token_ids
+from harness.tasks.baselines import Baseline, Become
 from harness.tasks.throughput_metrics import all_metrics, items
 from harness.tasks.throughput_roofline import streamed_bytes, utilizations
 from harness.tasks.throughput_subject import Requests, Size, Subject, make_request, seen_products
@@ -95,7 +97,11 @@ class Throughput:
         return throughput_prompts.facts(self.prompts, self.data, self.seed)
 
     def run(self, loaded: LoadedModel) -> TaskResult:
-        """Measure."""
+        """Measure.
+
+        Raises:
+            UnsupportedRecipe: The model came quantized, and `model.baseline` does not say what it was made of.
+        """
         try:
             return self._measure(loaded)
         finally:
@@ -103,10 +109,15 @@ class Throughput:
                 forget_compiled()
 
     def _measure(self, loaded: LoadedModel) -> TaskResult:
+        base = baselines.find(loaded, self.name)
+        if self.prompts == "text":
+            base.check_text(loaded, self.data.text(), self.prompt_tokens)
         prompts_BS = throughput_prompts.prompts_of(
             self.prompts, self.data, loaded, self.size, self.seed
         )
-        subjects = list(self._subjects(loaded, prompts_BS))
+        length = prompts_BS.shape[1] + self.new_tokens if self.cache == "static" else None
+        check_decoding(loaded, prompts_BS, length)
+        subjects = list(self._subjects(loaded, base, prompts_BS))
         counter, no_energy = energy.find(loaded.device)
         clock = clock_of(loaded.device)
         ask = {
@@ -126,28 +137,36 @@ class Throughput:
             name: Requests(size=self.size, warm_up=warmed[name], rounds=tuple(made))
             for name, made in rounds.items()
         }
-        uses = utilizations(loaded, subjects, found)
+        uses = utilizations(base.loaded, subjects, found)
         return TaskResult(
             info=self._info(prompts_BS, subjects[0].generation.attention),
             metrics=tuple(all_metrics(found, subjects, uses, no_energy, self.seed)),
             samples=tuple(items(found)),
-            warnings=(*warnings, *_unsteady(found, loaded.device)),
+            baseline=base.info,
+            # That a float model is timed alone needs no warning: without a ratio nothing is compared.
+            warnings=(
+                *(() if base.is_itself else base.warnings),
+                *warnings,
+                *_unsteady(found, loaded.device),
+            ),
         )
 
-    def _subjects(self, loaded: LoadedModel, prompts_BS: Tensor) -> Iterator[Subject]:
+    def _subjects(
+        self, loaded: LoadedModel, base: Baseline, prompts_BS: Tensor
+    ) -> Iterator[Subject]:
         """Yield what is timed, the float model first."""
-        within: dict[str, Callable[[], AbstractContextManager[None]]] = {"float": nullcontext}
-        if loaded.swaps:
-            within = {"float": loaded.in_float, "recipe": nullcontext}
-        make = partial(Generation, loaded, prompts_BS, cache=self.cache)
-        for name, placed in within.items():
+        timed: dict[str, tuple[LoadedModel, Become]] = {"float": (base.loaded, base.within)}
+        if not base.is_itself:
+            timed["recipe"] = (loaded, nullcontext)
+        for name, (model, placed) in timed.items():
+            make = partial(Generation, model, prompts_BS, cache=self.cache)
             with placed():
                 subject = Subject(
                     name=name,
                     within=placed,
                     generation=make(self.new_tokens, compiled=self.compile),
-                    weight_bytes=stored_bytes(loaded.module),
-                    streamed_bytes=streamed_bytes(loaded),
+                    weight_bytes=stored_bytes(model.module),
+                    streamed_bytes=streamed_bytes(model),
                     products=seen_products(make(2)),
                 )
             yield subject

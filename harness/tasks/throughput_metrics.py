@@ -178,7 +178,11 @@ def _memory(subject: Subject) -> Iterator[Metric]:
     """Yield what weights and cache take."""
     for name, size, note in (
         ("weight_bytes", subject.weight_bytes, "everything the model holds, as stored"),
-        ("kv_bytes", subject.generation.cache_bytes, "keys and values that the cache has room for"),
+        (
+            "kv_bytes",
+            subject.generation.cache_bytes,
+            "keys, values and recurrent states that the cache has room for",
+        ),
     ):
         yield Metric(
             name=name,

@@ -37,7 +37,7 @@ def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, se
     Raises:
         DataError: A sequence is longer than the model was made for, or the text is too short.
     """
-    if size.prompt + size.new > loaded.max_length:
+    if not loaded.fits(size.prompt + size.new):
         raise DataError(
             f"task.prompt_tokens + task.new_tokens must be at most the {loaded.max_length} tokens {loaded.name} was made "
             f"for, got {size.prompt} + {size.new}"

@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
-from harness.models.targets import find_targets, find_unreachable, output_layer
+from harness.models.targets import find_targets, find_unreachable, num_unused, output_layer
 from harness.tasks.throughput_subject import Requests, Subject
 from harness.timing import machine, roofline
 from harness.timing.roofline import Shape
@@ -50,10 +50,17 @@ def shape_of(loaded: LoadedModel) -> Shape:
     module, config = loaded.module, loaded.module.config.get_text_config()
     if stacks := [each.name for each in find_targets(module) if each.weight.dim() == 3]:
         raise NoRoofline(f"which experts a step reads depends on its tokens ({stacks[0]})")
+    if getattr(config, "num_attention_heads", None) is None:
+        raise NoRoofline("it has no attention")
     linear = _linear_layers(module)
-    for name in find_unreachable(module):
-        if not any(name.startswith(f"{path}.") for path in linear):
+    bare = [
+        t.name for t in find_targets(module) if t.weight.dim() == 2 and t.alias != "embed_tokens"
+    ]
+    for name in (*find_unreachable(module), *bare):
+        if not any(f"{name}.".startswith(f"{path}.") for path in linear):
             raise NoRoofline(f"{name} is not the weight of a linear layer")
+    if num_unused(module):
+        raise NoRoofline("parts of the model are not used by a text run")
     sizes = {id(layer): layer.in_features * layer.out_features for layer in linear.values()}
     head = sizes.get(id(output_layer(module)), 0)
     heads = int(config.num_attention_heads)

@@ -34,7 +34,7 @@ class Subject:
     """A model to be timed."""
 
     name: str
-    """`float` or `recipe`."""
+    """`float`, or `recipe`: the model that a recipe has changed, or a checkpoint that came quantized."""
     within: Callable[[], AbstractContextManager[None]]
     """Inside of this it is in place."""
     generation: Generation

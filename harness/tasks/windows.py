@@ -107,7 +107,7 @@ def check_length(length: int, loaded: LoadedModel) -> None:
     Raises:
         DataError: They are.
     """
-    if length > loaded.max_length:
+    if not loaded.fits(length):
         raise DataError(
             f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
             f"got {length}"

@@ -83,7 +83,11 @@ def test_four_bits_equal_bitsandbytes(
     state.shape = torch.Size([x.numel()])
     values = functional.dequantize_4bit(packed, state).view(x.shape)
     assert values.dtype == dtype
-    assert_equal(found.dequantize().to(dtype), values, where=~unsure)
+    ours = found.dequantize().to(dtype)
+    # Instructions that make bfloat16 of float32 (AVX512-BF16) take subnormal numbers for zero.
+    flushed = (values == 0) & (ours.abs() < torch.finfo(torch.bfloat16).tiny)
+    unsure |= flushed & (dtype is torch.bfloat16)
+    assert_equal(ours, values, where=~unsure)
     assert_equal(fake_quantize(x, fmt), values, where=~unsure)
 
 

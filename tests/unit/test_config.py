@@ -398,6 +398,7 @@ OPTIONS = [
 
 NEEDED = {
     "local": ["model.path=/x"],
+    "model/hub": ["model.repo=owner/name"],
     "gguf": ["model.path=/x"],
     "text": ["data.path=/x"],
     "questions": ["data.path=/x"],
@@ -410,7 +411,8 @@ NEEDED = {
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
-    overrides = [f"{group}={name}", f"results_dir={tmp_path}", *NEEDED.get(name, [])]
+    needed = NEEDED.get(f"{group}/{name}", NEEDED.get(name, []))
+    overrides = [f"{group}={name}", f"results_dir={tmp_path}", *needed]
     spec = RunSpec.build(resolved(*overrides))
     assert spec.model.name
     assert spec.task.name

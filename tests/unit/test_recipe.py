@@ -247,19 +247,6 @@ def test_audit_after_finds_a_replaced_weight(tiny: LoadedModel) -> None:
         audit_after(tiny)
 
 
-def test_stacks_with_rows_that_are_no_output_channels_are_refused(tiny: LoadedModel) -> None:
-    experts = nn.Module()
-    experts.is_transposed = True  # type: ignore[assignment]
-    experts.down_proj = nn.Parameter(torch.zeros(2, 4, 8))
-    tiny.module.model.experts = experts
-    try:
-        with pytest.raises(UnsupportedRecipe, match=r"model\.experts\.down_proj \(2, 4, 8\)"):
-            quantize(tiny, recipe())
-        assert quantize(tiny, QuantRecipe()).report.layers == ()
-    finally:
-        del tiny.module.model.experts
-
-
 def test_refused_tail_names_the_layer(tiny: LoadedModel) -> None:
     rules = {"linear": LayerRule(match="*", weight=fmt(block=(1, 64), tail="error"))}
     with pytest.raises(UnsupportedRecipe, match=r"layer model\.layers\.0\.self_attn\.q_proj"):
@@ -348,7 +335,8 @@ def test_report_names_the_inputs_and_counts_weights_alone(tiny: LoadedModel) -> 
     report = quantize(tiny, with_inputs(bits=4)).report
     assert report.input_formats == {"linear": "int4_row"}
     assert without.input_formats == {}
-    assert report.model_copy(update={"input_formats": {}}) == without
+    same = {"input_formats": {}, "compute": without.compute}
+    assert report.model_copy(update=same) == without
 
 
 def test_only_layers_of_a_rule_with_an_input_round_theirs(tiny: LoadedModel) -> None:
@@ -389,24 +377,6 @@ def test_inputs_of_an_embedding_are_refused(tiny: LoadedModel) -> None:
     tiny.restore()
     assert hooked(tiny) == []
     assert all(p is before[name] for name, p in tiny.module.named_parameters())
-
-
-def test_inputs_of_a_stack_of_experts_are_refused(tiny: LoadedModel) -> None:
-    experts = nn.Module()
-    experts.down_proj = nn.Parameter(torch.ones(2, 4, 8))
-    tiny.module.model.experts = experts
-    try:
-        with pytest.raises(UnsupportedRecipe, match=r"for model\.experts\.down_proj"):
-            quantize(tiny, with_inputs())
-        tiny.restore()
-        rules = {
-            "experts": LayerRule(match="*.experts.*", weight=fmt()),
-            "rest": LayerRule(match="*", weight=fmt(), input=fmt()),
-        }
-        assert quantize(tiny, recipe(rules=rules)).report.input_formats == {"rest": "int8_row"}
-    finally:
-        tiny.restore()
-        del tiny.module.model.experts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from harness.backends import bitsandbytes_int8
 from harness.backends.bitsandbytes import BitsandbytesBackend, library
 from harness.backends.bitsandbytes_int8 import ROWS, BitsandbytesInt8Backend
 from harness.backends.fake import FakeBackend
@@ -317,7 +318,10 @@ def test_what_is_supported_is_said_with_a_reason(
     rule: LayerRule,
     device: str,
     reason: str | None,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if rule is EIGHT:
+        request.getfixturevalue("exact_int_mm")
     found = backend.supports([rule], torch.device(device))
     assert found is None if reason is None else reason in str(found)
 
@@ -348,6 +352,23 @@ def llm_int8(
     return integer + x.double()[:, outlier] @ (codes_w * row)[:, outlier].T + bias.double()
 
 
+def test_processor_whose_integer_products_saturate_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def saturating(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        pairs = (a.long()[:, None] * b.long()[None]).unflatten(-1, (-1, 2)).sum(-1)
+        return pairs.clamp(-(2**15), 2**15 - 1).sum(-1)
+
+    monkeypatch.setattr(library("functional"), "int8_linear_matmul", saturating)
+    bitsandbytes_int8.saturates.cache_clear()
+    rule = LayerRule(match="*", weight=ROWS, input=ROWS)
+    try:
+        assert "saturates" in str(BitsandbytesInt8Backend().supports([rule], CPU))
+    finally:
+        bitsandbytes_int8.saturates.cache_clear()
+
+
+@pytest.mark.usefixtures("exact_int_mm")
 @pytest.mark.parametrize("threshold", [0.0, 1.5, 6.0])
 def test_llm_int8_is_the_product_of_the_paper(threshold: float) -> None:
     loaded = model()
@@ -398,6 +419,7 @@ def test_audit_of_llm_int8_holds_after_a_forward_and_finds_other_codes() -> None
     assert "codes" in str(backend.inspect(loaded, target, layer).fault)
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_llm_int8_is_as_near_to_the_float_model_as_fake_w8a8(caplog: Any) -> None:
     loaded = model()
     recipe = QuantRecipe(name="int8", rules={"linear": EIGHT}, backend=BitsandbytesInt8Backend())

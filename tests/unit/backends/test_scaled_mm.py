@@ -58,9 +58,11 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_linear_layer_keeps_its_codes_and_the_model_still_speaks(
-    tiny: LoadedModel, name: str
+    tiny: LoadedModel, name: str, request: pytest.FixtureRequest
 ) -> None:
     chosen, kind = KINDS[name]
+    if kind in (Int8WeightLinear, Int8Linear):
+        request.getfixturevalue("exact_int_mm")
     report = quantize(tiny, chosen).report
     placed = [m for m in tiny.module.modules() if isinstance(m, kind)]
     assert len(placed) == len(report.layers) == 14
@@ -72,6 +74,7 @@ def test_every_linear_layer_keeps_its_codes_and_the_model_still_speaks(
     audit_after(tiny)
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_float_model_is_inside_and_comes_back(tiny: LoadedModel) -> None:
     with torch.inference_mode():
         before = tiny.module(IDS).logits
@@ -92,6 +95,7 @@ def test_layer_that_was_taken_out_is_missed(tiny: LoadedModel) -> None:
         audit_after(tiny)
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     quantize(tiny, KINDS["int8 row"][0])
     backend = ScaledMMBackend()
@@ -117,6 +121,7 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     assert backend.inspect(tiny, target, layer).fault == "a Linear in place"
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_static_scales_of_the_input_are_those_of_the_calibration(tiny: LoadedModel) -> None:
     rule = LayerRule(match="*", weight=fmt(INT8), input=fmt(INT8, -1), static_input=True)
     shown = CalibrationSet(data=EmbeddedData(), num_sequences=4, length=32)
@@ -146,6 +151,7 @@ def test_static_scales_of_the_input_are_those_of_the_calibration(tiny: LoadedMod
         assert float(layer.input_scale) == pytest.approx(largest[name] / 127, rel=1e-5)
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_tied_head_stays_quantized_and_scores_in_float32(tiny: LoadedModel) -> None:
     quantize(tiny, recipe(fmt(INT8), skip=("embed_tokens",)))
     tiny.module.tie_weights()
@@ -205,10 +211,17 @@ def test_fp8_products_need_a_gpu_that_has_them(
     assert ScaledMMBackend().supports([weights_only], CUDA) is None
 
 
-def test_processor_whose_products_overflow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaled_mm, "overflow", lambda _: "torch._int_mm gives 1 instead of 2")
-    scaled_mm._overflow.cache_clear()
+def test_processor_whose_integer_products_saturate_multiplies_weights_alone_in_float(
+    monkeypatch: pytest.MonkeyPatch, tiny: LoadedModel
+) -> None:
+    monkeypatch.setattr(scaled_mm, "_overflow", lambda _: "it gives 1 instead of 2")
     rule = LayerRule(match="*", weight=fmt(INT8), input=fmt(INT8))
-    assert ScaledMMBackend().supports([rule], CPU) == "torch._int_mm gives 1 instead of 2"
+    assert ScaledMMBackend().supports([rule], CPU) == "it gives 1 instead of 2"
     assert ScaledMMBackend().supports([LayerRule(match="*", weight=fmt(FP8))], CPU) is None
-    scaled_mm._overflow.cache_clear()
+    report = quantize(tiny, recipe(fmt(INT8))).report
+    assert {layer.kernel for layer in report.layers} == {WeightOnlyLinear.kernel}
+    placed = tiny.module.model.layers[0].mlp.up_proj
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
+    exact = x.double() @ placed.dequantize().double().T
+    # Sums of 48 terms in float32.
+    assert (placed(x) - exact).norm() < 48 * 2.0**-24 * exact.norm()

@@ -279,6 +279,7 @@ def test_audit_finds(name: str, damage: Callable[[LoadedModel, Target], None], f
 # What torchao leaves behind.
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_settings_of_the_compiler_stay_as_they_are() -> None:
     from torch._inductor import config
 

@@ -113,6 +113,7 @@ def test_format_that_torchao_has_not_is_named_with_what_it_has(weight: BlockScal
     assert "it has int8" in found
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_inputs_must_be_what_torchao_rounds_them_to() -> None:
     assert "int8_row" in reason(INT8, INT8)
     assert layout(INT8, TorchaoInput(kind="int8", per="token")).product == "torch._int_mm"
@@ -173,19 +174,17 @@ def test_other_devices_are_refused() -> None:
 
 
 def test_processor_whose_int8_product_saturates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torchao_layouts._int_mm_is_exact()
-
     def saturating(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         pairs = a.float()[:, :, None] * b.float()[None]
         sums = (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1)
         return sums.sum(1) * scale
 
     monkeypatch.setattr(torchao("kernel"), "int_scaled_matmul", saturating)
-    torchao_layouts._int_mm_is_exact.cache_clear()
+    torchao_layouts._overflow.cache_clear()
     try:
         assert "saturates" in reason(INT8, TorchaoInput(kind="int8", per="token"))
     finally:
-        torchao_layouts._int_mm_is_exact.cache_clear()
+        torchao_layouts._overflow.cache_clear()
 
 
 TORCHAO_INT8 = FloatScale(reach="half_span", arithmetic="reciprocal", lowest=2.0**-23)

@@ -89,7 +89,11 @@ def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.usefixtures("fp8_anywhere")
-def test_layer_computes_the_smoothed_product(kind: str, alpha: float) -> None:
+def test_layer_computes_the_smoothed_product(
+    kind: str, alpha: float, request: pytest.FixtureRequest
+) -> None:
+    if kind == "int8":
+        request.getfixturevalue("exact_int_mm")
     # FP8 products with scales of rows want bfloat16 and multiples of 16.
     loaded = TinyModel(dtype="float32" if kind == "int8" else "bfloat16").load(CPU)
     rule = INT8 if kind == "int8" else FP8
@@ -124,6 +128,7 @@ def test_layer_computes_the_smoothed_product(kind: str, alpha: float) -> None:
     assert linears(loaded) == floats
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_factors_are_those_of_torchao_from_end_to_end() -> None:
     """torchao's own steps on the whole model: observers that keep all inputs, calibration, conversion."""
     ours, theirs = TinyModel().load(CPU), TinyModel().load(CPU)
@@ -151,6 +156,7 @@ def test_factors_are_those_of_torchao_from_end_to_end() -> None:
     assert difference.norm() < 0.1 * theirs.module(ids).logits.norm()
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_codes_in_place_are_those_of_the_smoothed_weight(tiny: LoadedModel) -> None:
     chosen = recipe()
     weights = {name: owner.weight.detach() for name, owner in linears(tiny).items()}
@@ -164,6 +170,7 @@ def test_codes_in_place_are_those_of_the_smoothed_weight(tiny: LoadedModel) -> N
         assert not torch.allclose(held.weight.dequantize(), weights[layer.name], rtol=0.1)
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_model_runs_over_the_set_once_for_all_recipes(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +204,7 @@ def plain_weight(loaded: LoadedModel, name: str) -> None:
     ("damage", "fault"),
     [(other_factor, "1/s"), (unsmoothed, "1/s"), (plain_weight, "other values")],
 )
+@pytest.mark.usefixtures("exact_int_mm")
 def test_audit_finds(
     tiny: LoadedModel, damage: Callable[[LoadedModel, str], None], fault: str
 ) -> None:
@@ -222,6 +230,7 @@ def _layer(target: Target) -> Any:
     )
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_unsmoothed_layer_in_the_place_of_a_smoothed_one_is_found(tiny: LoadedModel) -> None:
     target = find_targets(tiny.module)[1]
     layer = _layer(target)
@@ -229,6 +238,7 @@ def test_unsmoothed_layer_in_the_place_of_a_smoothed_one_is_found(tiny: LoadedMo
     assert recipe().backend.inspect(tiny, target, layer).fault is not None
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_layer_that_no_token_reached_is_refused(tiny: LoadedModel) -> None:
     chosen = recipe()
     maxima = torchao_smoothquant.observe(tiny, SET)

@@ -45,8 +45,8 @@ SHARING: dict[str, dict[str, Any]] = {
     "SmolLM3Config": {},
 }
 WHOLE: dict[str, tuple[dict[str, Any], str]] = {
-    "BloomConfig": ({}, "other hidden states"),
-    "FalconConfig": ({}, "other hidden states"),
+    "BloomConfig": ({}, "BloomModel has one attention implementation, eager"),
+    "FalconConfig": ({}, "FalconModel has one attention implementation, sdpa"),
     "MambaConfig": ({}, "layers of the kind linear_attention"),
     "Llama4TextConfig": (
         HEADS | {"num_local_experts": 2, "intermediate_size_mlp": 48},

@@ -213,9 +213,26 @@ def test_hub_model_loads_from_an_explicit_folder(tiny: LoadedModel, folder: Path
     source = HubModel(repo="owner/name", path=str(folder), dtype="float32")
     loaded = source.load(CPU)
     assert torch.equal(logits(loaded), logits(tiny))
-    assert loaded.name == "owner/name"
+    # Nothing says that the folder holds owner/name.
+    assert loaded.name == source.name == folder.name
+    assert loaded.origin == "float checkpoint, from a folder given by the user"
     assert loaded.revision is None
+    assert not loaded.warnings
     assert loaded.fingerprint == source.fingerprint() == checkpoint.folder_fingerprint(folder)
+
+
+@pytest.mark.parametrize("place", ["path", "environment"])
+def test_revision_that_a_folder_cannot_show_is_warned_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    path = str(folder) if place == "path" else None
+    if path is None:
+        (tmp_path / "data" / "owner").mkdir(parents=True)
+        (tmp_path / "data" / "owner" / "tagged").symlink_to(folder)
+    loaded = HubModel(repo="owner/tagged", path=path, revision="v2", dtype="float32").load(CPU)
+    assert loaded.revision is None
+    assert [w for w in loaded.warnings if "model.revision is v2" in w]
 
 
 def test_hub_model_of_the_cache_keeps_the_commit(

@@ -62,6 +62,7 @@ def test_cache_is_counted_as_it_lies_in_memory(
     assert generation.cache_bytes == 2 * 2 * 3 * positions * 2 * 12 * 4
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_float_and_quantized_model_generate_beside_each_other(tiny: LoadedModel) -> None:
     exact = continued(Generation(tiny, PROMPTS, NEW))
     quantize(tiny, RECIPE)

@@ -11,7 +11,17 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from harness.errors import ModelError
 from harness.models import gguf as gguf_models
-from harness.models.gguf import GgufModel, cache_folder, converted, describe
+from harness.models.checkpoint import sha256_file
+from harness.models.gguf import (
+    EXACT,
+    ROUNDED,
+    GgufModel,
+    cache_folder,
+    converted,
+    describe,
+    fingerprint_of,
+    load_gguf,
+)
 
 CPU = torch.device("cpu")
 
@@ -47,7 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_file_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
 
-    def convert(file: Path, target: Path) -> None:
+    def convert(file: Path, target: Path, conversion: str) -> None:
         calls.append(file)
         (target / "config.json").write_text("{}", encoding="utf-8")
 
@@ -64,7 +74,7 @@ def test_file_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_conversion_that_fails_leaves_nothing_and_is_repeated(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(file: Path, target: Path) -> None:
+    def fail(file: Path, target: Path, conversion: str) -> None:
         (target / "config.json").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
@@ -72,7 +82,7 @@ def test_conversion_that_fails_leaves_nothing_and_is_repeated(
     with pytest.raises(KeyboardInterrupt):
         converted(Path("m.gguf"), "a" * 64)
     assert [path for path in cache.iterdir() if path.is_dir()] == []
-    monkeypatch.setattr(gguf_models, "_convert", lambda file, target: None)
+    monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
     assert converted(Path("m.gguf"), "a" * 64).is_dir()
 
 
@@ -94,10 +104,14 @@ def test_origin_lists_the_types_of_the_tensors(tmp_path: Path) -> None:
     assert describe(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
 
 
-def test_fingerprint_is_the_hash_of_the_file(tmp_path: Path) -> None:
+def test_fingerprint_is_the_hash_of_the_file_and_the_version_of_the_conversion(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"content")
-    assert GgufModel(path=str(file)).fingerprint() == hashlib.sha256(b"content").hexdigest()
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    assert GgufModel(path=str(file)).fingerprint() == f"{sha256}-v2"
+    assert fingerprint_of(sha256, ROUNDED) == sha256
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -166,9 +180,11 @@ def write_model(file: Path, without: str | None = None) -> dict[str, np.ndarray]
 
 
 @pytest.mark.usefixtures("cache")
-def test_model_has_the_weights_of_the_file_in_bfloat16(tmp_path: Path) -> None:
-    written = write_model(tmp_path / "m.gguf")
-    loaded = GgufModel(path=str(tmp_path / "m.gguf"), dtype="float32").load(CPU)
+@pytest.mark.parametrize("conversion", [EXACT, ROUNDED])
+def test_model_has_the_weights_of_the_file(tmp_path: Path, conversion: str) -> None:
+    file = tmp_path / "m.gguf"
+    written = write_model(file)
+    loaded = load_gguf(file, name="m", dtype="float32", device=CPU, conversion=conversion)
     layer = loaded.module.model.layers[0]
     found = {
         "token_embd.weight": loaded.module.model.embed_tokens.weight,
@@ -178,9 +194,12 @@ def test_model_has_the_weights_of_the_file_in_bfloat16(tmp_path: Path) -> None:
         "blk.0.ffn_norm.weight": layer.post_attention_layernorm.weight,
     }
     for name, weight in found.items():
+        exact = torch.from_numpy(written[name])
         assert weight.dtype is torch.float32
-        assert torch.equal(weight, torch.from_numpy(written[name]).bfloat16().float()), name
-    assert loaded.origin == "dequantized GGUF (12 x F32)"
+        assert torch.equal(weight, exact if conversion == EXACT else exact.bfloat16().float()), name
+    rounded = ", rounded to bfloat16" if conversion == ROUNDED else ""
+    assert loaded.origin == f"float GGUF (12 x F32){rounded}"
+    assert loaded.fingerprint == fingerprint_of(sha256_file(file), conversion)
     assert loaded.tokenizer("abé")["input_ids"] == [256, *map(ALPHABET.index, "Ã©")]
 
 

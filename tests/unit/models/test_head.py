@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
     LlamaConfig,
@@ -15,9 +17,12 @@ from transformers import (
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
+    ProphetNetConfig,
+    ProphetNetForCausalLM,
 )
 
 from harness.errors import ModelError
+from harness.models import architecture
 from harness.models import head as head_module
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
@@ -201,7 +206,7 @@ def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPa
     module = llama()
     monkeypatch.setattr(type(module), "get_decoder", lambda self: self)
     monkeypatch.setattr(type(module), "base_model", property(lambda self: self))
-    monkeypatch.setattr(head_module, "getattr", lambda *_: None, raising=False)
+    monkeypatch.setattr(architecture, "getattr", lambda *_: None, raising=False)
     with pytest.raises(ModelError, match="must be a body with a language-model head"):
         scorer(loaded(module)).__enter__()
 
@@ -217,5 +222,31 @@ def test_model_that_does_more_than_its_halves_is_refused() -> None:
         return found
 
     module.forward = odd
-    with pytest.raises(ModelError, match=r"must be a body and a head.*differ by"):
+    with pytest.raises(ModelError, match=r"a body and a head.*logits differ by"):
+        scorer(loaded(module)).__enter__()
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_model_whose_tokens_see_those_after_them_is_refused(decoder: bool) -> None:
+    module = seeded(lambda: BertLMHeadModel(BertConfig(**SIZES, is_decoder=decoder))).float()
+    if decoder:
+        with scorer(loaded(module)) as halves:
+            assert halves.obstacle() is None
+        return
+    with pytest.raises(ModelError, match=r"must be causal.*see those after them.*is_decoder"):
+        scorer(loaded(module)).__enter__()
+
+
+def test_model_that_is_put_together_in_another_way_is_refused() -> None:
+    config = ProphetNetConfig(
+        vocab_size=64,
+        hidden_size=16,
+        decoder_ffn_dim=24,
+        num_decoder_layers=1,
+        num_decoder_attention_heads=2,
+        is_decoder=True,
+        is_encoder_decoder=False,
+    )
+    module = seeded(lambda: ProphetNetForCausalLM(config)).float()
+    with pytest.raises(ModelError, match="it does not run as one"):
         scorer(loaded(module)).__enter__()

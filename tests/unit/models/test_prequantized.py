@@ -254,6 +254,7 @@ def test_four_bits_of_bitsandbytes(float_folder: Path, tmp_path: Path, method: s
     assert ("double" in loaded.origin) is double
 
 
+@pytest.mark.usefixtures("exact_int_mm")
 def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     folder = library_folder(float_folder, tmp_path, "llm_int8")
     loaded = load(folder)
@@ -534,9 +535,9 @@ def test_head_with_rounded_inputs_is_refused(tmp_path: Path) -> None:
 def test_unknown_method_is_refused_and_not_taken_for_float(
     float_folder: Path, tmp_path: Path
 ) -> None:
-    written(tmp_path, {}, {"quant_method": "modelopt", "bits": 8})
+    written(tmp_path, {}, {"quant_method": "nonesuch", "bits": 8})
     with pytest.raises(
-        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'modelopt'"
+        ModelError, match=r"method that transformers loads \(.*gptq.*\), got 'nonesuch'"
     ):
         load(tmp_path)
 

@@ -96,7 +96,8 @@ def test_expert_stacks_are_found(
     found = shapes(module)
     assert found["model.layers.0.mlp.experts.gate_up_proj"] == gate_up
     assert found["model.layers.0.mlp.experts.down_proj"] == down
-    assert set(find_unreachable(module)) == {"model.layers.0.mlp.gate.weight"}
+    assert found["model.layers.0.mlp.gate.weight"] == (3, 16)
+    assert find_unreachable(module) == {}
 
 
 def test_transposed_expert_stacks_are_known_as_such() -> None:
@@ -107,13 +108,17 @@ def test_transposed_expert_stacks_are_known_as_such() -> None:
     assert transposed == {f"{layer}.gate_up_proj", f"{layer}.down_proj"}
 
 
-def test_gpt2_matrices_that_are_no_linear_layers_are_listed_as_unreachable() -> None:
-    layer = "transformer.h.0"
-    names = {f"{layer}.{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc")}
-    assert set(find_unreachable(gpt2())) == names | {
-        f"{layer}.mlp.c_proj.weight",
-        "transformer.wpe.weight",
-    }
+def test_a_conv1d_of_gpt2_is_a_linear_layer_whose_weight_lies_the_other_way() -> None:
+    module = gpt2()
+    turned = {target.name for target in find_targets(module) if target.transposed}
+    parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert turned == {f"transformer.h.0.{part}" for part in parts}
+    assert set(find_unreachable(module)) == {"transformer.wpe.weight"}
+    for target in find_targets(module):
+        if target.transposed:
+            x = torch.randn(3, target.matrix.shape[1])
+            assert target.linear is not None
+            assert torch.allclose(target.linear(x), target.owner(x), atol=1e-6)
 
 
 def test_embedding_of_another_name_has_the_alias() -> None:

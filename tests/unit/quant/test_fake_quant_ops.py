@@ -119,10 +119,21 @@ def test_every_stored_entry_has_its_call(golden: dict[str, Any]) -> None:
     assert keys == {*CALLS, "inputs"}
 
 
+def order_of_sums(inputs: list[Tensor], stored: Tensor, *, via_bfloat16: bool) -> Tensor:
+    """Return how far elements of a product may lie from stored ones, which another processor summed in another order.
+
+    A sum of K products a b differs by K 2^-24 |a| |b| at most. Rounded to bfloat16, perhaps before something is added to it, it may
+    fall on the next number.
+    """
+    terms = max(size for x in inputs for size in x.shape[-2:])
+    longest = max(float(x.norm(dim=axis).max()) for x in inputs for axis in (-1, -2))
+    bound = torch.full(stored.shape, terms * 2.0**-24 * longest**2)
+    added = max(float(x.abs().max()) for x in inputs)
+    return bound + 2.0**-7 * (stored.float().abs() + added) if via_bfloat16 else bound
+
+
 @pytest.mark.parametrize("name", CALLS)
-def test_values_and_gradients_equal_the_stored_ones_bit_for_bit(
-    golden: dict[str, Any], name: str
-) -> None:
+def test_values_and_gradients_equal_the_stored_ones(golden: dict[str, Any], name: str) -> None:
     stored, call = golden["tensors"]("autograd"), CALLS[name]
     [entry] = [e for e in golden["entries"] if e["id"] == name]
     inputs = [stored[f"inputs/{key}"].float().clone() for key in call.inputs.split()]
@@ -133,8 +144,19 @@ def test_values_and_gradients_equal_the_stored_ones_bit_for_bit(
     assert str(out.dtype) == entry["format"]
     found = {"out": out.detach()} | {f"grad{i}": x.grad for i, x in enumerate(inputs)}
     assert found.keys() == entry["sha256_16"].keys()
+    if "matmul" not in name and "baddbmm" not in name:
+        for role, tensor in found.items():
+            assert torch.equal(tensor.float(), stored[f"{name}/{role}"].float()), role
+        return
+    operands = [x.detach() for x in inputs] + [stored[f"inputs/{call.grad}"].float()]
     for role, tensor in found.items():
-        assert torch.equal(tensor.float(), stored[f"{name}/{role}"].float()), role
+        theirs = stored[f"{name}/{role}"]
+        via = "hifp" in name or theirs.dtype is torch.bfloat16
+        bound = order_of_sums(operands, theirs, via_bfloat16=via)
+        beyond = (tensor.float() - theirs.float()).abs() > bound
+        # Gradients of these are rounded to the format after they are summed: at a tie to the next number.
+        ties = len(beyond.flatten()) // 100 if "/quant_" in name and role != "out" else 0
+        assert beyond.sum() <= ties, role
 
 
 def sample(*shape: int, seed: int = 0) -> Tensor:

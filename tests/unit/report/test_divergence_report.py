@@ -11,7 +11,7 @@ from harness.report.divergence import answer_changes, divergences
 from harness.report.noise import Floor, floor_of, noise_floor
 from harness.report.quality import Cost, _verdict
 from harness.report.study import Group, comparable
-from harness.results.record import Metric, RunRecord, Unit
+from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
 from harness.stats import Interval
 
@@ -161,3 +161,126 @@ def test_difference_within_the_floor_has_no_verdict(
     cost = Cost(row=row, nll=nll, interval=Interval(nll * 0.9, nll * 1.1))
     assert _verdict(cost, Floor(row)) == expected
     assert _verdict(cost, None) in ("worse", "better")
+
+
+def of_checkpoint(record: RunRecord, name: str, baseline: str | None = "f") -> RunRecord:
+    """Make a record one of a checkpoint that came quantized; with a baseline, one that was compared with it."""
+    assert record.model is not None
+    assert record.quant is not None
+    own = {"name": name, "fingerprint": name, "baseline": baseline}
+    quant = record.quant.model_copy(
+        update={
+            "name": "none",
+            "kind": "fake-quant",
+            "formats": {"checkpoint": "int4 weights in groups of 64"},
+        }
+    )
+    base = baseline and BaselineInfo(
+        relation="second model",
+        name="m",
+        fingerprint=baseline,
+        revision=None,
+        origin="float checkpoint",
+        dtype="float32",
+    )
+    model = record.model.model_copy(update=own)
+    return record.model_copy(update={"model": model, "quant": quant, "baseline": base})
+
+
+def test_checkpoint_stands_beside_the_recipe_of_its_float_model(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    root = file_records(
+        divergence_record(make_record, "int4", 0.25),
+        of_checkpoint(divergence_record(make_record, "x", 0.5), "gptq"),
+    )
+    (group,) = groups_of(root)
+    section = divergences(group, None)
+    assert section is not None
+    assert section.table is not None
+    assert list(section.table["recipe"]) == ["int4", "gptq"]
+    assert section.title == "Divergence from the baseline: m"
+    assert "Baseline: m, float checkpoint, float32" in section.text
+
+
+def test_baseline_of_another_type_is_another_comparison(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    other = of_checkpoint(divergence_record(make_record, "x", 0.5), "gptq")
+    assert other.baseline is not None
+    coarse = other.baseline.model_copy(update={"dtype": "bfloat16"})
+    root = file_records(
+        divergence_record(make_record, "int4", 0.25),
+        other.model_copy(update={"baseline": coarse}),
+    )
+    assert [len(group.rows) for group in groups_of(root)] == [1, 1]
+
+
+@pytest.mark.parametrize("baseline", [None, "f"])
+def test_old_comparison_of_a_checkpoint_with_itself_is_left_out_with_a_reason(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path, baseline: str | None
+) -> None:
+    old = of_checkpoint(divergence_record(make_record, "x", 0.0), "gptq", baseline)
+    floor = of_checkpoint(floor_record(make_record), "gptq", baseline)
+    root = file_records(
+        divergence_record(make_record, "int4", 0.25),
+        old.model_copy(update={"baseline": None}),
+        floor.model_copy(update={"baseline": None}),
+    )
+    (group,) = groups_of(root)
+    assert [row.label for row in group.rows] == ["int4"]
+    text = write(root, tmp_path, "r").read_text()
+    _, _, left_out = text.partition("## Left out: checkpoints that were compared with themselves")
+    assert "+model@model.baseline=" in left_out
+    assert old.run_id in left_out
+    assert floor.run_id in left_out
+    _, _, table = text.partition("## Divergence")
+    assert "gptq" not in table.partition("##")[0]
+
+
+def test_baseline_is_no_recipe_with_a_divergence_of_nothing(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    itself = divergence_record(make_record, "none", 0.0)
+    (group,) = groups_of(file_records(itself, divergence_record(make_record, "int4", 0.25)))
+    section = divergences(group, None)
+    assert section is not None
+    assert section.table is not None
+    assert list(section.table["recipe"]) == ["int4"]
+    (alone,) = groups_of(file_records(itself.model_copy(update={"run_id": "alone"}), task="u"))[:1]
+    section = divergences(Group(rows=tuple(row for row in alone.rows if row.is_baseline)), None)
+    assert section is not None
+    assert section.table is None
+    assert "No recipe was measured" in section.text
+
+
+def test_dequantized_file_is_not_the_baseline_of_its_float_model(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    """A GGUF file has float weights in memory, and says what it was made of."""
+    gguf = make_record("none", 21.0, "perplexity", model="q4_k_m", fingerprint="g")
+    assert gguf.model is not None
+    made_of = gguf.model.model_copy(update={"baseline": "f"})
+    root = file_records(
+        make_record("none", 20.0, "perplexity"), gguf.model_copy(update={"model": made_of})
+    )
+    (group,) = groups_of(root)
+    assert {row.label for row in group.rows} == {"baseline", "q4_k_m"}
+    assert group.baseline is not None
+    assert group.baseline.value == 20.0
+
+
+def test_noise_floor_of_a_checkpoint_is_found_beside_its_float_model(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    root = file_records(
+        divergence_record(make_record, "int4", 0.25),
+        of_checkpoint(floor_record(make_record), "gptq"),
+    )
+    groups = groups_of(root)
+    mine = next(group for group in groups if group.task.name == "divergence")
+    floor = floor_of(mine, groups)
+    assert floor is not None
+    section = noise_floor(next(group for group in groups if group.task.name == "noise_floor"))
+    assert section is not None
+    assert section.title == "Noise floor: m, float32"

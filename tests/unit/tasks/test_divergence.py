@@ -34,6 +34,8 @@ from harness.tasks.windows import disjoint_windows
 CPU = torch.device("cpu")
 VOCAB = 261
 HEAD_TOO = ("embed_tokens",)
+SUMS = 80 * 2.0**-24
+"""Relative error of a sum of 80 float32 numbers, the longest of the model, whatever its order."""
 HEAD_NOT = ("embed_tokens", "lm_head")
 
 
@@ -166,8 +168,19 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
     result = Divergence(data=prose(300), window=100).run(fresh)
     for sample, was, now in zip(result.samples, as_float.samples, quantized.samples, strict=True):
         assert sample.id == was.id
-        assert sample.scores["nll_baseline"] == was.scores["nll"]
-        assert sample.token_nll == now.token_nll
+        # One task runs a window alone, the other several at once: products of other shapes, which a processor may sum in another order.
+        assert sample.scores["nll_baseline"] == pytest.approx(was.scores["nll"], rel=SUMS)
+        assert sample.token_nll == pytest.approx(now.token_nll, rel=0, abs=_within(recipe))
+
+
+def _within(recipe: QuantRecipe) -> float:
+    """Return how far -ln p of a token may move with the order of sums [nat].
+
+    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms differ by a few of them. Where inputs are
+    rounded a sum at a tie may also take the next code: for one input in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
+    """
+    bits = [rule.input.element.bits for rule in recipe.rules.values() if rule.input is not None]
+    return 2.0 / (2 ** (bits[0] - 1) - 1) if bits else 64 * 2.0**-19
 
 
 def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
@@ -193,8 +206,12 @@ def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> 
         def candidate() -> divergence.Side:
             return side(halves, run_windows(halves, windows.ids))
 
-        there = side_by_side(halves, windows, candidate(), baseline(halves, windows), "there")
-        back = side_by_side(halves, windows, baseline(halves, windows), candidate(), "back")
+        there = side_by_side(
+            halves, windows, candidate(), baseline(halves, windows, fresh.in_float), "there"
+        )
+        back = side_by_side(
+            halves, windows, baseline(halves, windows, fresh.in_float), candidate(), "back"
+        )
     assert np.array_equal(there.nll, back.nll_baseline)
     assert np.array_equal(there.nll_baseline, back.nll)
     assert np.array_equal(there.delta_p, -back.delta_p)

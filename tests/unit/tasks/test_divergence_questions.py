@@ -16,6 +16,7 @@ from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import SampleScore
+from harness.tasks.baselines import find
 from harness.tasks.divergence import Divergence
 from harness.tasks.divergence_questions import answer_metrics, compare_answers
 from harness.tasks.mmlu import MMLU
@@ -51,7 +52,7 @@ def test_flips_are_those_of_a_plain_loop_over_both_models_answers() -> None:
     assert to_right
     assert changed > to_wrong + to_right
 
-    result = compare_answers(MMLU_40, loaded)
+    result = compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
     found = {metric.name: metric.value for metric in result.metrics}
     table = [[right_before - to_wrong, to_wrong], [to_right, 40 - right_before - to_right]]
     assert found == pytest.approx(
@@ -72,7 +73,10 @@ def test_flips_are_those_of_a_plain_loop_over_both_models_answers() -> None:
 
 
 def test_float_model_does_not_flip(tiny: LoadedModel) -> None:
-    found = {metric.name: metric for metric in compare_answers(MMLU_40, tiny).metrics}
+    found = {
+        metric.name: metric
+        for metric in compare_answers(MMLU_40, tiny, find(tiny, "divergence")).metrics
+    }
     zero = ("flips_to_wrong", "flips_to_right", "flips", "answer_disagreement")
     for name in (*zero, "delta_p_right_mean", "delta_p_right_rms"):
         assert found[name].value == 0.0
@@ -109,7 +113,7 @@ def test_p_value_is_that_of_statsmodels(to_wrong: int, to_right: int) -> None:
 
 def test_baseline_is_asked_once_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = TinyModel().load(CPU)
-    compare_answers(MMLU_40, loaded)
+    compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
     asked = []
 
     def run(self: MMLU, given: LoadedModel) -> object:
@@ -119,9 +123,10 @@ def test_baseline_is_asked_once_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None
     original = MMLU.run
     monkeypatch.setattr(MMLU, "run", run)
     two_bits(loaded)
-    compare_answers(MMLU_40, loaded)
+    compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
     assert asked == [False]
-    compare_answers(MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=10), loaded)
+    ten = MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=10)
+    compare_answers(ten, loaded, find(loaded, "divergence"))
     assert asked == [False, False, True]
 
 

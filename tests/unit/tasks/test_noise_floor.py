@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 from harness.data.embedded import EmbeddedData
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
+from harness.models.architecture import attention
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
@@ -23,7 +24,7 @@ from harness.recipe import QuantRecipe, quantize
 from harness.tasks import noise_floor
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence import Side
-from harness.tasks.noise_floor import NoiseFloor, Variant, attention, cast, run_in_pairs
+from harness.tasks.noise_floor import NoiseFloor, Variant, cast, run_in_pairs
 
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
@@ -101,7 +102,7 @@ def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> No
     with torch.no_grad():
         expected = other.model(ids).last_hidden_state
         usual = loaded.module.model(ids).last_hidden_state
-    with scorer(loaded) as halves, attention(loaded, "eager"):
+    with scorer(loaded) as halves, attention(loaded.module, "eager"):
         found = halves.hidden(ids)
     assert torch.equal(found, expected)
     assert not torch.equal(found, usual)
@@ -179,19 +180,18 @@ def unsupported(implementation: object) -> None:
         raise ValueError("TinyModel does not support eager")
 
 
-def unmoved(implementation: object) -> None:
-    """What transformers does for a model that cannot change its kernel: it logs a line."""
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [(unsupported, "does not support eager"), (unmoved, "has one attention kernel, sdpa")],
+    ("method", "becomes", "reason"),
+    [
+        ("set_attn_implementation", unsupported, "does not support eager"),
+        ("_can_set_attn_implementation", lambda: False, "has one attention implementation, sdpa"),
+    ],
 )
 def test_variant_that_cannot_run_is_a_warning_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[object], None], reason: str
+    monkeypatch: pytest.MonkeyPatch, method: str, becomes: Callable[..., object], reason: str
 ) -> None:
     loaded = TinyModel().load(CPU)
-    monkeypatch.setattr(loaded.module, "set_attn_implementation", change)
+    monkeypatch.setattr(loaded.module.model, method, becomes)
     result = TASK.run(loaded)
     (warning,) = result.warnings
     assert warning.startswith("attention=eager was not measured")

@@ -1,0 +1,134 @@
+"""How exactly a layer multiplies, found by measuring it.
+
+What a library computes depends on the processor: bitsandbytes' 4-bit kernel multiplies in bfloat16 where a CPU has instructions for
+that, a GPU may round float32 operands to TF32. So the first layer of every kind gets random inputs X `[M, K]`, and what comes out is
+held against the product of the layer's own codes in float64:
+
+    error = |Y - (Q(X) Q(W)^T + b)| / |Q(X) Q(W)^T + b|        Frobenius norms; Q(X) = X where inputs are not rounded
+
+Rounding to a float type moves a number by at most its unit roundoff u, which is u / sqrt(3) in the mean square. Two operands and a result,
+rounded independently of each other, leave u; sums of K terms in float32 add sqrt(K) 2^-24 (Higham and Mary, 2019). The type that is
+named is the widest one with error <= 1.5 u + sqrt(K) 2^-24. TF32 has the precision of float16 and is named so.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import AuditError
+from harness.models.source import LoadedModel
+from harness.models.targets import Target
+from harness.quant.layer import QuantizedLayer
+from harness.quant.quantize import encode, quantize
+from harness.results.record import Compute
+
+Precision = Literal["float32", "float16", "bfloat16"]
+UNIT_ROUNDOFF: Mapping[Precision, float] = {
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+"""By type, the most precise first."""
+NUM_ROWS = (1, 64)
+"""Rows of X: many kernels take another path for one row than for a prompt."""
+MOST_CHANNELS = 512
+"""Output channels that are compared; in float64 all of a large layer would take gigabytes."""
+WRONG = 2.0**-4
+"""Error that no rounding of operands explains: what was multiplied are other codes, scales or inputs."""
+
+
+class Operands(NamedTuple):
+    """What a layer is to multiply."""
+
+    weight: Tensor
+    """Dequantized, float32 `[N, K]`."""
+    rounded: Callable[[Tensor], Tensor]
+    """Makes of an input `[M, K]` what the layer makes of it, in float32 or wider."""
+    spread: float = 1.0
+    """Standard deviation of inputs that the layer was made for."""
+
+
+class Layer(NamedTuple):
+    """A linear layer in place, and what it is to multiply."""
+
+    name: str
+    module: nn.Module
+    operands: Operands
+    bias: Tensor | None
+
+
+@runtime_checkable
+class OwnOperands(Protocol):
+    """A backend whose layers multiply something else than the rounded input and the layer's codes."""
+
+    def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
+        """Return what the layer in the place of a target is to multiply."""
+
+
+def operands_of(layer: QuantizedLayer) -> Operands:
+    """Return what a quantized layer is to multiply: its codes, and inputs in their format."""
+    fmt, static = layer.input, layer.input_scales
+    if fmt is None:
+        return Operands(layer.weight.dequantize(), lambda x: x)
+    if static is None:
+        return Operands(layer.weight.dequantize(), lambda x: quantize(x, fmt).dequantize())
+    # Static scales were fitted to the model's own inputs. Random ones get their size, or all of them would round to zero.
+    largest = float(static.combined().values.max()) * fmt.element.max
+    return Operands(
+        layer.weight.dequantize(), lambda x: encode(x, fmt, static).dequantize(), largest / 4
+    )
+
+
+def measure(layers: Iterable[Layer], loaded: LoadedModel) -> Compute | None:
+    """Multiply with every layer and return the worst error; None if there is nothing to measure.
+
+    Raises:
+        AuditError: A product is not that of the layer's codes.
+    """
+    found = (_measure(layer, loaded) for layer in layers)
+    return max((c for c in found if c), key=lambda compute: compute.rel_error, default=None)
+
+
+@torch.inference_mode()
+def _measure(layer: Layer, loaded: LoadedModel) -> Compute | None:
+    weight, rounded, spread = layer.operands
+    channels = torch.linspace(0, len(weight) - 1, min(len(weight), MOST_CHANNELS)).long()
+    weight_CK = weight.cpu()[channels].double()
+    bias_C = 0.0 if layer.bias is None else layer.bias.cpu()[channels].double()
+    error = 0.0
+    for rows in NUM_ROWS:
+        shape = rows, weight.shape[1]
+        x_MK = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * spread
+        x_MK = x_MK.to(loaded.dtype).to(loaded.device)
+        expected_MC = rounded(x_MK).cpu().double() @ weight_CK.T + bias_C
+        if not (norm := float(expected_MC.norm())):  # a layer of zeros says nothing
+            return None
+        found_MC = layer.module(x_MK).cpu()[:, channels].double()
+        off = float((found_MC - expected_MC).norm()) / norm
+        if not off <= WRONG:
+            raise AuditError(
+                f"the product of layer {layer.name} must be that of its codes, got a relative error of {off:.2g} for inputs of "
+                f"{rows} rows: its kernel is wrong on this processor, or for this shape; choose another backend"
+            )
+        error = max(error, off)
+    return Compute(dtype=_named(error, weight.shape[1]), rel_error=error, layer=layer.name)
+
+
+def _named(error: float, terms: int) -> Precision | None:
+    """Return the widest type whose rounding explains an error."""
+    sums = math.sqrt(terms) * UNIT_ROUNDOFF["float32"]
+    return next((name for name, u in UNIT_ROUNDOFF.items() if error <= 1.5 * u + sums), None)
+
+
+def warnings_of(compute: Compute | None, backend: str, loaded: LoadedModel) -> tuple[str, ...]:
+    """Say that products are less exact than the model's type promises."""
+    wanted = str(loaded.dtype).removeprefix("torch.")
+    order: list[str | None] = [*UNIT_ROUNDOFF, None]
+    if compute is None or order.index(compute.dtype) <= order.index(wanted):
+        return ()
+    return (
+        f"products of {backend} are {compute.words} on this processor, though the model is {wanted}",
+    )

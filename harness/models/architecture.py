@@ -1,0 +1,157 @@
+"""Which class of transformers a folder is, how it computes attention, and where in it the text model is.
+
+A multimodal checkpoint is a wrapper: a text model with towers for images or sound beside it. The wrapper's own class is loaded, so
+that every tensor of the files has its place and its name; what is measured is the text model inside:
+
+    module              Gemma3ForConditionalGeneration      the wrapper, or the causal language model itself
+    text_model(module)  Gemma3TextModel                     makes hidden states of token ids
+    text_config(module) Gemma3TextConfig                    sizes and attention of the text model
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+from harness.errors import ModelError
+
+PROBE = 40
+"""Tokens on which two attention implementations are compared."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Largest relative difference of hidden states that is rounding, by type of the model."""
+LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""What configurations call the longest sequence; MPT has the second, Whisper the third. BLOOM and Mamba have none."""
+
+
+def read_config(folder: Path, attention: str | None = None, **options: Any) -> PreTrainedConfig:
+    """Return the configuration of a folder, to be handed to `from_pretrained` or `from_config`.
+
+    Args:
+        folder: The model.
+        attention: Attention implementation of transformers. None is `sdpa` in each part of the model that has it, and `eager` in the
+            others; what the writer of `config.json` ran with does not count.
+        options: Those of `AutoConfig.from_pretrained`.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    config._attn_implementation = attention  # noqa: SLF001 - no public name; sets those of the parts too
+    return config
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Return the auto class of transformers that loads a causal language model, or a wrapper around one.
+
+    Raises:
+        ModelError: It is neither.
+    """
+    remote: dict[str, str] = getattr(config, "auto_map", None) or {}
+    kind = type(config)
+    is_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in remote
+    is_wrapper = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING or "AutoModelForMultimodalLM" in remote
+    # AutoModelForCausalLM takes the text model out of some wrappers (Qwen3.5) and leaves the other tensors behind.
+    if is_wrapper and not (is_causal and config.get_text_config() is config):
+        if not config.is_encoder_decoder:
+            return AutoModelForMultimodalLM
+    elif is_causal:
+        return AutoModelForCausalLM
+    raise ModelError(
+        "the model must be a causal language model, or a multimodal one around a causal language model, got "
+        f"model_type {config.model_type!r} ({', '.join(config.architectures or ['no architectures'])}); "
+        "choose another model"
+    )
+
+
+def text_model(module: PreTrainedModel) -> PreTrainedModel:
+    """Return the part that makes hidden states of token ids; architectures have it in one of three places.
+
+    Raises:
+        ModelError: There is none.
+    """
+    decoder = module.get_decoder()  # type: ignore[no-untyped-call]
+    for place in (decoder, module.base_model, getattr(module, "model", None)):
+        if isinstance(place, PreTrainedModel) and place is not module:
+            # The text part of some wrappers (Llama 4) is a causal language model with a head of its own.
+            has_head = place.get_output_embeddings() is not None  # type: ignore[no-untyped-call]
+            return text_model(place) if has_head else place
+    raise ModelError(
+        f"the model must be a body with a language-model head, got {type(module).__name__}; "
+        "load it as a causal language model"
+    )
+
+
+def text_config(module: PreTrainedModel) -> PreTrainedConfig:
+    """Return the configuration of the text model."""
+    found: PreTrainedConfig = text_model(module).config
+    return found
+
+
+def max_length(module: PreTrainedModel) -> int | None:
+    """Return the longest sequence that a model was made for [token]; None if its configuration has no limit."""
+    config = text_config(module)
+    lengths = (getattr(config, name, None) for name in LENGTHS)
+    # XLNet says -1.
+    return next((int(length) for length in lengths if length is not None and length > 0), None)
+
+
+def attention_of(module: PreTrainedModel) -> str:
+    """Return the attention implementation that the text model runs with."""
+    return text_config(module)._attn_implementation  # type: ignore[no-any-return]  # noqa: SLF001 - no public name
+
+
+@torch.inference_mode()
+def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
+    """Compare an attention implementation that was chosen with the one that the class takes by itself.
+
+    Raises:
+        ModelError: The class takes no notice of the choice, or computes something else with it: in transformers 5.23, Falcon adds its
+            ALiBi biases twice if it is `eager`.
+    """
+    if chosen is None:
+        return
+    body, config = text_model(module), text_config(module)
+    if (found := attention_of(module)) != chosen:
+        raise ModelError(
+            f"model.attention must be one that {type(module).__name__} has, got {chosen}, but it runs with {found}; "
+            "leave model.attention out"
+        )
+    ids_1S = torch.arange(PROBE, device=module.device)[None] % config.vocab_size
+    states = []
+    for kernel in (chosen, body.get_correct_attn_implementation(None)):
+        config._attn_implementation = kernel  # noqa: SLF001 - no public name
+        states.append(body(ids_1S, use_cache=False).last_hidden_state.float())
+    config._attn_implementation = chosen  # noqa: SLF001
+    error = float((states[0] - states[1]).norm() / states[1].norm())
+    if not error <= TOLERANCE[module.dtype]:
+        raise ModelError(
+            f"model.attention must compute what {type(module).__name__} computes by itself, but with {chosen} hidden states differ "
+            f"by {error:.1e} (relative) from those with {kernel}; leave model.attention out"
+        )
+
+
+@contextmanager
+def attention(module: PreTrainedModel, kernel: str) -> Iterator[None]:
+    """Let the text model run with another attention implementation inside the block.
+
+    Raises:
+        ValueError: The model cannot run with it.
+        ImportError: It needs a library that is not installed.
+    """
+    body, before = text_model(module), attention_of(module)
+    # transformers only logs that it cannot change the attention of a class.
+    if not body._can_set_attn_implementation():  # noqa: SLF001 - no public name
+        raise ValueError(f"{type(body).__name__} has one attention implementation, {before}")
+    try:
+        body.set_attn_implementation(kernel)
+        yield
+    finally:
+        body.set_attn_implementation(before)

@@ -1,0 +1,158 @@
+"""Which files of a folder are the model.
+
+The weights are the files that transformers reads: the one that `transformers_weights` in config.json names, else `model.safetensors`,
+else the files of `model.safetensors.index.json`. Other safetensors files that hubs keep beside them (`consolidated.safetensors`, a LoRA
+adapter, a head for speculative decoding) are no part of the model: they have no share in its size, its fingerprint or its tensors.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.errors import ModelError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+ADAPTER = "adapter_config.json"
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+"""Files of a distributed checkpoint, which transformers reads before all others."""
+SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Further settings, which a model may lack. transformers takes defaults in the place of a damaged generation_config.json."""
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+"""Where config.json says how weights are quantized; the second key is that of older compressed-tensors checkpoints."""
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold the weights of a folder, in the order in which transformers reads them.
+
+    Raises:
+        ModelError: The folder is not a whole model.
+    """
+    try:
+        return _weight_files(folder)
+    except ValueError as reason:
+        raise ModelError(
+            f"a model folder must be one that save_pretrained wrote, but {folder} {reason}; "
+            "download or save it again"
+        ) from reason
+
+
+def missing_files(folder: Path) -> str | None:
+    """Return what a folder lacks to be a model: a readable config, weights as safetensors, every file of their index; or None."""
+    try:
+        _weight_files(folder)
+    except ValueError as reason:
+        return str(reason)
+    return None
+
+
+def is_foreign(file: Path) -> bool:
+    """Say whether a file that is no weights file belongs to something beside the model: an adapter, another layout."""
+    return file.name == ADAPTER or (
+        file.name.endswith(".safetensors.index.json") and file.name != INDEX
+    )
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the weights; a ValueError says what is wrong with the folder."""
+    config = _config(folder)
+    if any(DISTRIBUTED.fullmatch(file.name) for file in folder.glob("*.safetensors")):
+        raise ValueError(
+            "has files of a distributed checkpoint (shard-*-model-*.safetensors), which must be merged into one"
+        )
+    name = config.get("transformers_weights")
+    if name is None:
+        name = next((each for each in (WEIGHTS, INDEX) if (folder / each).is_file()), None)
+    if name is None:
+        raise ValueError(
+            f"has neither {WEIGHTS} nor {INDEX}, which transformers reads (pickled weights are never loaded)"
+        )
+    first = _inside(folder, name, CONFIG)
+    names = _shards(first) if first.name.endswith(".index.json") else [name]
+    files = tuple(_inside(folder, each, first.name) for each in names)
+    if absent := [str(file.relative_to(folder)) for file in files if not file.is_file()]:
+        raise ValueError(f"lacks {', '.join(absent)}, which {first.name} names")
+    return files
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return what config.json says, once the form of all settings is sure."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"has only a LoRA adapter ({ADAPTER}), without the model that it changes; merge the two with peft's merge_and_unload"
+            if (folder / ADAPTER).is_file()
+            else f"has no {CONFIG}"
+        )
+    config = _object(folder / CONFIG)
+    text = config.get("text_config")
+    for place in (config, text if isinstance(text, dict) else {}):
+        for key in QUANTIZATION_KEYS:
+            if place.get(key) is not None and not _names_a_method(place[key]):
+                raise ValueError(
+                    f"has a {CONFIG} whose {key} must be an object with a quant_method, got {place[key]!r} "
+                    "(take it out if the weights are float ones)"
+                )
+    for name in (CONFIG, *SETTINGS):
+        if (folder / name).is_file():
+            _check_ends(_object(folder / name), name)
+    return config
+
+
+def _check_ends(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse end tokens that are no numbers: no text would ever end."""
+    ends = settings.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if not isinstance(end, int | None) or isinstance(end, bool):
+            raise ValueError(f"has a {name} whose eos_token_id must be token ids, got {ends!r}")
+
+
+def _names_a_method(settings: object) -> bool:
+    """Say whether settings of quantization name their method; old ones of bitsandbytes do so by a flag."""
+    flags = ("quant_method", "load_in_8bit", "load_in_4bit")
+    return isinstance(settings, dict) and any(settings.get(flag) for flag in flags)
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the files that an index names."""
+    content = _object(index)
+    places = content.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"has a damaged {index.name}: its weight_map must name a file for each tensor"
+        )
+    if not isinstance(content.get("metadata"), dict):
+        raise ValueError(
+            f"has a damaged {index.name}: transformers demands an object metadata in it"
+        )
+    return sorted(set(map(str, places.values())))
+
+
+def _inside(folder: Path, name: object, origin: str) -> Path:
+    """Return the path of a safetensors file or index, which must lie in the folder by its name.
+
+    Links are followed: the files of a hub snapshot are links to blobs elsewhere.
+    """
+    path = PurePosixPath(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"names {name!r} in {origin}, which lies outside of the folder")
+    if not path.name.endswith((".safetensors", ".safetensors.index.json")):
+        raise ValueError(
+            f"names {name!r} in {origin}, which is no *.safetensors file (pickled weights are never loaded)"
+        )
+    return folder / path
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as reason:
+        raise ValueError(f"has a damaged {file.name}: {reason}") from reason
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"has a {file.name} that must hold an object, got a {type(content).__name__}"
+        )
+    return content

@@ -1,0 +1,201 @@
+"""What a model does with its parameters, found by running it once over a few tokens.
+
+No attribute says reliably which parameters are matrices, which way they lie and whether a text run needs them: Llama 4 stores its experts
+as [experts, in, out] and says so nowhere, Mamba reads the weight of a layer that it never calls, a multimodal model carries a
+vision tower. So the float model runs, and each operator is asked which parameters it gets (`weight_matmuls`).
+
+A router is found the same way: its output, and nothing but elementwise steps after it, is what a choice of the largest is made of.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.models.architecture import max_length
+from harness.models.weight_matmuls import OPERANDS, Operand, WeightMatmuls, storage, tensors
+
+NUM_TOKENS = 32
+CHOICES = {"aten::topk", "aten::max", "aten::argmax", "aten::sort"}
+"""Operators that choose the largest."""
+ELEMENTWISE = {
+    *("aten::_to_copy", "aten::clone", "aten::add", "aten::sub", "aten::mul", "aten::div", "aten::neg"),
+    *("aten::_softmax", "aten::_log_softmax", "aten::sigmoid", "aten::tanh", "aten::exp", "aten::softplus"),
+    *("aten::relu", "aten::sqrt", "aten::masked_fill", "aten::where"),
+}  # fmt: skip
+"""Operators between the matmul of a router and its choice."""
+MOST_ADDED = 4
+"""Weights whose outputs may be added up for one choice; the residual stream has more."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Use:
+    """What happened to one parameter."""
+
+    operands: list[Operand] = field(default_factory=list)
+    """Its part in each matmul."""
+    num_outside: int = 0
+    """Matmuls that happened while none of the modules that own it was called."""
+    operators: set[str] = field(default_factory=set)
+    """Whatever else took it, such as `embedding` or `mul`."""
+    is_router: bool = False
+    """A choice of the largest was made from its output."""
+
+    @property
+    def is_used(self) -> bool:
+        """A text run needs it."""
+        return bool(self.operands or self.operators)
+
+
+Usage = Mapping[str, Use]
+"""By the name of the parameter, every name of a shared one."""
+
+_known: WeakKeyDictionary[nn.Module, Usage] = WeakKeyDictionary()
+
+
+def usage_of(module: PreTrainedModel) -> Usage:
+    """Return what a float model does with its parameters ; it runs the first time it is asked."""
+    if module not in _known:
+        _known[module] = _run(module)
+    return _known[module]
+
+
+def _run(module: PreTrainedModel) -> Usage:
+    names: dict[int, list[str]] = defaultdict(list)
+    owners: dict[str, list[nn.Module]] = defaultdict(list)
+    first: dict[str, Tensor] = {}
+    for path, owner in module.named_modules(remove_duplicate=False):
+        for attribute, parameter in owner.named_parameters(recurse=False):
+            name = f"{path}.{attribute}" if path else attribute
+            names[id(parameter)].append(name)
+            first[names[id(parameter)][0]] = parameter
+            owners[names[id(parameter)][0]].append(owner)
+    ids = _tokens(module)
+    with _called(module) as active:
+        probe = _Probe(first, {name: owners[name] for name in first}, active)
+        with torch.inference_mode(mode=False), torch.no_grad(), probe:
+            module(ids, use_cache=False)
+    uses = {name: probe.uses[each[0]] for each in names.values() for name in each}
+    _share_among_siblings(module, uses)
+    return uses
+
+
+def _tokens(module: PreTrainedModel) -> Tensor:
+    """Return token ids `[1, S]` spread over the vocabulary, none of which stands for an image or a sound."""
+    table: Any = module.get_input_embeddings().weight
+    config = module.config.to_dict()
+    special = set(_special_ids(config))
+    plain = [i for i in range(len(table)) if i not in special]
+    limit = max_length(module) or NUM_TOKENS
+    count = min(NUM_TOKENS, limit, len(plain))
+    chosen = [plain[(2 * i + 1) * len(plain) // (2 * count)] for i in range(count)]
+    return torch.tensor([chosen], device=table.device)
+
+
+def _special_ids(config: Mapping[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _special_ids(value)
+        elif isinstance(value, int) and key.endswith(("_token_id", "_token_index")):
+            yield value
+
+
+@contextmanager
+def _called(module: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """Count, for each module, the calls of it that have not returned yet."""
+    active: dict[nn.Module, int] = defaultdict(int)
+
+    def enter(owner: nn.Module, _: Any) -> None:
+        active[owner] += 1
+
+    def leave(owner: nn.Module, _: Any, __: Any) -> None:
+        active[owner] -= 1
+
+    with ExitStack() as hooks:
+        for owner in module.modules():
+            for handle in (
+                owner.register_forward_pre_hook(enter, prepend=True),
+                owner.register_forward_hook(leave, always_call=True),
+            ):
+                hooks.callback(handle.remove)
+        yield active
+
+
+class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
+    """Writes down what happens to each weight."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        owners: Mapping[str, list[nn.Module]],
+        active: Mapping[nn.Module, int],
+    ) -> None:
+        super().__init__(weights, self._record)
+        self.uses: dict[str, Use] = {name: Use() for name in weights}
+        self._owners, self._active = owners, active
+        self._multiplied: dict[str, int] = {}
+        self._outputs: dict[int, dict[str, int]] = {}
+
+    def _record(self, operand: Operand, x: Tensor) -> Tensor:
+        use = self.uses[operand.key]
+        use.operands.append(operand)
+        use.num_outside += not any(self._active[owner] for owner in self._owners[operand.key])
+        self._multiplied[operand.key] = operand.num_free
+        return x
+
+    def observe(self, name: str, given: Any, result: Any) -> None:
+        """Note which other operators take a weight, and follow outputs of matmuls to a choice of the largest."""
+        super().observe(name, given, result)
+        places = {storage(x) for x in tensors(given)}
+        is_view = all(storage(x) in places for x in tensors(result))
+        if not is_view:
+            multiplied = {given[0][place].data_ptr() for place in OPERANDS.get(name, ())}
+            for x in tensors(given):
+                if x.data_ptr() not in multiplied and (memory := self.memory(x)):
+                    self.uses[memory.key].operators.add(name.partition("::")[2])
+        self._follow(name, places, given, result)
+
+    def _follow(self, name: str, places: set[int], given: Any, result: Any) -> None:
+        sources: dict[str, int] = {}
+        if name in OPERANDS:
+            sources, self._multiplied = self._multiplied, {}
+        elif name in ELEMENTWISE | CHOICES:
+            for place in places:
+                sources |= self._outputs.get(place, {})
+        if name in CHOICES:
+            self._choose(sources, given)
+            sources = {}
+        for made in tensors(result):
+            if (place := storage(made)) not in places:
+                self._outputs.pop(place, None)
+                if 0 < len(sources) <= MOST_ADDED:
+                    self._outputs[place] = sources
+
+    def _choose(self, sources: Mapping[str, int], given: Any) -> None:
+        """A choice among as many as a weight has outputs is what a router is for; others choose among tokens."""
+        among = next(tensors(given)).shape
+        for key, num_outputs in sources.items():
+            if num_outputs > 1 and num_outputs in among[-1:]:
+                self.uses[key].is_router = True
+
+
+def _share_among_siblings(module: nn.Module, uses: dict[str, Use]) -> None:
+    """Let experts in a list that no token went to count as used the way those are that some token went to."""
+    for path, owner in module.named_modules():
+        if not isinstance(owner, nn.ModuleList | nn.ModuleDict):
+            continue
+        children = {f"{path}.{name}": child for name, child in owner.named_children()}
+        used = {name: [key for key in uses if key.startswith(f"{name}.")] for name in children}
+        ran = [name for name, keys in used.items() if any(uses[key].is_used for key in keys)]
+        for name, child in children.items():
+            like = next((other for other in ran if type(children[other]) is type(child)), None)
+            if name in ran or like is None:
+                continue
+            for key in used[name]:
+                uses[key] = uses.get(key.replace(name, like, 1), uses[key])

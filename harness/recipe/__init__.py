@@ -1,0 +1,7 @@
+"""What to quantize and how: the recipe, doing it, and the report on it."""
+
+from harness.recipe.quantize_model import audit_after, quantize
+from harness.recipe.recipe import QuantRecipe
+from harness.recipe.report import Quantized
+
+__all__ = ["QuantRecipe", "Quantized", "audit_after", "quantize"]

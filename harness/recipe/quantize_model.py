@@ -1,0 +1,167 @@
+"""Quantize a model: one target at a time, put in place by the backend, and audited.
+
+An audit compares what is in place with what was promised, and the report lists every matrix that stayed in float, with the reason.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.backends import probe
+from harness.backends.base import Backend, Installed, PreparedBackend
+from harness.calibration.ranges import static_scales
+from harness.errors import AuditError, UnsupportedRecipe
+from harness.models.source import LoadedModel
+from harness.models.targets import Target, find_targets
+from harness.quant.layer import QuantizedLayer
+from harness.quant.linear import StaticFormat
+from harness.quant.quantize import quantize as quantize_tensor
+from harness.quant.tensor import Scales
+from harness.recipe.checkpoint import as_it_came
+from harness.recipe.recipe import QuantRecipe
+from harness.recipe.report import Quantized, report_on, sizes_of, warnings_of
+from harness.recipe.selection import Selection, select
+
+
+def quantize(
+    loaded: LoadedModel, recipe: QuantRecipe, *, backend: Backend | None = None
+) -> Quantized:
+    """Quantize a model in place; `loaded.restore` undoes it.
+
+    Args:
+        loaded: The float model.
+        recipe: What to quantize, and what computes with it.
+        backend: What computes instead of the recipe's own backend, with the very weights that are quantized for that one.
+
+    Raises:
+        ConfigError: A rule or a skip pattern matches nothing.
+        UnsupportedRecipe: The backend or a format cannot do this model on this device.
+        AuditError: A weight is not what the recipe promised, or was not finite to begin with.
+    """
+    came = loaded.prequantized or (None if recipe.rules else loaded.dequantized)
+    if came is not None:
+        return as_it_came(loaded, came, recipe)
+    backend = backend or recipe.backend
+    if reason := backend.supports(tuple(recipe.rules.values()), loaded.device):
+        raise UnsupportedRecipe(
+            f"recipe {recipe.name} must be one that {backend.name} runs on {loaded.device}, but {reason}"
+        )
+    selection = select(recipe, find_targets(loaded.module))
+    recipe = replace(recipe, backend=backend)
+    if selection.untied or any(target.shared for target, _ in selection.chosen):
+        loaded.untie()
+    sizes = sizes_of(loaded, selection)
+    static, static_warnings = _static_scales(loaded, recipe, selection.chosen)
+    prepared: tuple[str, ...] = ()
+    if isinstance(backend, PreparedBackend):
+        prepared = backend.prepare(loaded, [target for target, _ in selection.chosen])
+    layers = [
+        _quantize_target(loaded, recipe, target, rule, static.get(target.name))
+        for target, rule in selection.chosen
+    ]
+    compute = probe.measure(_in_place(loaded, recipe, selection, layers), loaded)
+    report = report_on(recipe, selection, sizes, layers, loaded.dtype, compute)
+    warnings = (
+        *warnings_of(recipe, selection, sizes, report),
+        *static_warnings,
+        *prepared,
+        *probe.warnings_of(compute, backend.name, loaded),
+    )
+    return Quantized(report=report, warnings=warnings)
+
+
+def audit_after(loaded: LoadedModel) -> None:
+    """Raise AuditError if something took a quantized weight out again while the model was measured."""
+    if lost := loaded.displaced():
+        raise AuditError(
+            f"every quantized weight must stay in place while it is measured, got {lost} of them replaced; "
+            "the library that ran the model ties or reloads weights"
+        )
+
+
+def _quantize_target(
+    loaded: LoadedModel, recipe: QuantRecipe, target: Target, rule: str, scales: Scales | None
+) -> tuple[QuantizedLayer, Installed]:
+    matrix = target.matrix
+    if not matrix.isfinite().all():
+        raise AuditError(
+            f"every weight must be finite, got NaN or infinity in {target.name}; "
+            "the checkpoint is damaged"
+        )
+    fmt, input_format = recipe.rules[rule].weight, recipe.rules[rule].input
+    if input_format is not None and target.alias == "embed_tokens":
+        raise UnsupportedRecipe(
+            f"inputs are rounded where a weight is multiplied, got rule {rule} with an input format for "
+            f"{target.name}; add it to quant.skip, or give it a rule without input"
+        )
+    try:
+        quantized = quantize_tensor(matrix, fmt)
+    except ValueError as reason:
+        raise UnsupportedRecipe(
+            f"{reason} (layer {target.name}); or add the layer to quant.skip"
+        ) from reason
+    rounded = quantized.dequantize()
+    if lost := int((~rounded.isfinite()).sum()):
+        raise AuditError(
+            f"{fmt.name} must hold every weight as a finite number, got {lost} of {rounded.numel()} NaN or infinite "
+            f"in {target.name}; choose a format with a wider range"
+        )
+    layer = QuantizedLayer(
+        name=target.name,
+        rule=rule,
+        format=fmt,
+        weight=quantized,
+        rel_error=_relative_error(matrix, rounded),
+        input=input_format,
+        input_scales=scales,
+    )
+    recipe.backend.apply(loaded, target, layer)
+    installed = recipe.backend.inspect(loaded, target, layer)
+    if installed.fault:
+        raise AuditError(
+            f"layer {target.name} must be in format {fmt.name}, got: {installed.fault}"
+        )
+    return layer, installed
+
+
+def _in_place(
+    loaded: LoadedModel,
+    recipe: QuantRecipe,
+    selection: Selection,
+    layers: Sequence[tuple[QuantizedLayer, Installed]],
+) -> Iterator[probe.Layer]:
+    """Yield the first linear layer of each rule, kernel and shape, with what it is to multiply."""
+    seen: set[tuple[str, str, torch.Size]] = set()
+    for (target, rule), (layer, installed) in zip(selection.chosen, layers, strict=True):
+        kind = rule, installed.kernel, layer.weight.shape
+        if kind in seen or target.linear is None:
+            continue
+        seen.add(kind)
+        operands = probe.operands_of(layer)
+        if isinstance(recipe.backend, probe.OwnOperands):
+            operands = recipe.backend.operands(loaded, target, layer)
+        module = loaded.module.get_submodule(target.name)
+        yield probe.Layer(target.name, module, operands, target.linear.bias)
+
+
+def _static_scales(
+    loaded: LoadedModel, recipe: QuantRecipe, chosen: Sequence[tuple[Target, str]]
+) -> tuple[dict[str, Scales], tuple[str, ...]]:
+    """Return the input scales of the layers that have static ones, and warnings."""
+    layers = {
+        target.name: (target, fmt)
+        for target, rule in chosen
+        if recipe.rules[rule].static_input
+        and isinstance(fmt := recipe.rules[rule].input, StaticFormat)
+    }
+    if not layers or recipe.calibration is None:
+        return {}, ()
+    return static_scales(loaded, layers, recipe.calibration)
+
+
+def _relative_error(exact: Tensor, rounded: Tensor) -> float:
+    norm = float(exact.double().norm())
+    error = float((exact.double() - rounded.double()).norm())
+    return error / norm if norm else error

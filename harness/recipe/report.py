@@ -1,0 +1,166 @@
+"""What a recipe did to a model: the part of the record, and what a user must know."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.backends.base import Installed
+from harness.models.source import LoadedModel
+from harness.models.targets import Other, find_others, num_unused
+from harness.quant.layer import QuantizedLayer
+from harness.quant.quantize import fit as fit_scales
+from harness.recipe.recipe import QuantRecipe
+from harness.recipe.selection import Selection
+from harness.results.record import Compute, LayerReport, QuantReport, SkippedWeight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantized:
+    """What a recipe did to a model."""
+
+    report: QuantReport
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Parameters of the float model, counted before anything is put in place."""
+
+    num_parameters: int
+    """All of them, with those that weights of their own add."""
+    num_used: int
+    """Those of them that a text run needs."""
+    others: tuple[Other, ...]
+    """Matrices that no recipe can quantize."""
+
+
+def sizes_of(loaded: LoadedModel, selection: Selection) -> Sizes:
+    """Count the parameters of a float model and of what is untied."""
+    untied = sum(target.weight.numel() for target in selection.untied)
+    total = loaded.num_parameters + untied
+    return Sizes(
+        num_parameters=total,
+        num_used=total - num_unused(loaded.module),
+        others=tuple(find_others(loaded.module)),
+    )
+
+
+def report_on(
+    recipe: QuantRecipe,
+    selection: Selection,
+    sizes: Sizes,
+    layers: Sequence[tuple[QuantizedLayer, Installed]],
+    dtype: torch.dtype,
+    compute: Compute | None,
+) -> QuantReport:
+    """Return the report on quantized layers, on what they compute in, and on what stayed in float, in the model's type."""
+    num_quantized = sum(math.prod(layer.weight.shape) for layer, _ in layers)
+    packed_bits = sum(layer.weight.total_bits for layer, _ in layers)
+    rest_bytes = (sizes.num_parameters - num_quantized) * dtype.itemsize
+    return QuantReport(
+        name=recipe.name,
+        formats={name: rule.weight.name for name, rule in recipe.rules.items()},
+        input_formats={
+            name: rule.input.name for name, rule in recipe.rules.items() if rule.input is not None
+        },
+        kind=recipe.backend.kind if layers else "none",
+        backend=recipe.backend.name,
+        compute=compute,
+        num_quantized=num_quantized,
+        coverage=num_quantized / sizes.num_used,
+        bits_per_weight=packed_bits / num_quantized if layers else float(dtype.itemsize * 8),
+        model_bytes=rest_bytes + (packed_bits + 7) // 8,
+        stored_bytes=rest_bytes + sum(installed.stored_bytes for _, installed in layers),
+        skipped=(*selection.skipped, *map(_skipped, sizes.others)),
+        layers=tuple(_layer_report(layer, installed) for layer, installed in layers),
+    )
+
+
+def warnings_of(
+    recipe: QuantRecipe, selection: Selection, sizes: Sizes, report: QuantReport
+) -> tuple[str, ...]:
+    """Return what a user must know of the choice of weights and formats."""
+    return (
+        *_untied_warnings(selection),
+        *_left_out_warnings(selection),
+        *_others_warnings(sizes, report),
+        *_tail_warnings(report.layers),
+        *_input_warnings(recipe),
+    )
+
+
+def _skipped(other: Other) -> SkippedWeight:
+    return SkippedWeight(name=other.name, shape=tuple(other.parameter.shape), reason=other.reason)
+
+
+def _layer_report(layer: QuantizedLayer, installed: Installed) -> LayerReport:
+    shape = layer.weight.shape
+    return LayerReport(
+        name=layer.name,
+        rule=layer.rule,
+        format=layer.format.name,
+        shape=tuple(shape),
+        bits_per_weight=layer.weight.total_bits / shape.numel(),
+        rel_error=layer.rel_error,
+        short_tail=layer.format.granularity.has_tail(shape),
+        kernel=installed.kernel,
+        stored_bytes=installed.stored_bytes,
+    )
+
+
+def _untied_warnings(selection: Selection) -> list[str]:
+    return [
+        f"{target.name} was tied to {target.tied_to}; it has a weight of its own now, which adds "
+        f"{target.weight.numel()} parameters"
+        for target in selection.untied
+    ]
+
+
+def _left_out_warnings(selection: Selection) -> list[str]:
+    """Name the layers that a rule matches and that stay in float."""
+    if not selection.left_out:
+        return []
+    return [
+        f"{len(selection.left_out)} layers stay in float, because another module reads their weight and they are never called: "
+        f"{', '.join(selection.left_out)}"
+    ]
+
+
+def _others_warnings(sizes: Sizes, report: QuantReport) -> list[str]:
+    """Say how much of a text run's model no recipe can quantize."""
+    used = [other.parameter.numel() for other in sizes.others if other.is_used]
+    if not used or not report.layers:
+        return []
+    return [
+        f"{len(used)} matrices with {sum(used) / sizes.num_used:.1%} of the parameters are of kinds that no recipe "
+        "quantizes; quant.skipped lists them"
+    ]
+
+
+def _input_warnings(recipe: QuantRecipe) -> list[str]:
+    """Say where rounding an input depends on what else is in the batch."""
+    tokens = torch.empty(2, 64, device="meta")
+    return [
+        f"inputs of rule {name} in {rule.input.name} share scales between tokens: results depend on how sequences are batched"
+        for name, rule in recipe.rules.items()
+        if rule.input is not None
+        and not rule.static_input
+        and any(
+            plane.granularity.block[0] != 1 for plane in fit_scales(tokens, rule.input).all_planes()
+        )
+    ]
+
+
+def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:
+    """Say, for each format and row length, which layers end their rows with a short group."""
+    short: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for layer in layers:
+        if layer.short_tail:
+            short[layer.format, layer.shape[-1]].append(layer.name)
+    return [
+        f"{fmt}: rows of {length} end with a short group in {len(names)} layers: {', '.join(names)}"
+        for (fmt, length), names in short.items()
+    ]

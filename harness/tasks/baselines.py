@@ -1,0 +1,176 @@
+"""What a model is compared with. Every comparison asks for a `Baseline`, so that none can hold a thing against itself by accident.
+
+model.baseline given            a second model in memory, asked the same token ids
+a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
+a float model, no recipe        itself: every difference is 0 by definition, and the record says so
+a checkpoint or GGUF file that
+came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.data.source import Text
+from harness.errors import ModelError, UnsupportedRecipe
+from harness.models import cache
+from harness.models.head import Scorer, scorer
+from harness.models.source import LoadedModel
+from harness.models.tokens import tokenize
+from harness.results.record import BaselineInfo
+from harness.tasks.base import hash_token_ids
+from harness.tasks.windows import check_length
+
+Become = Callable[[], AbstractContextManager[None]]
+"""Makes a loaded model another one inside a block."""
+FLAG = (
+    "add the float model that it was made of: +model@model.baseline=hub model.baseline.repo=OWNER/NAME, "
+    "+model@model.baseline=local model.baseline.path=FOLDER, or +model@model.baseline=NAME of a file in conf/model"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """The float model that a model is compared with; `find` makes one."""
+
+    loaded: LoadedModel
+    within: Become
+    """Inside of this, `loaded` is the float model."""
+    info: BaselineInfo
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_itself(self) -> bool:
+        """There is nothing to compare: the model is its own baseline."""
+        return self.info.relation == "itself"
+
+    @contextmanager
+    def scorer(self, halves: Scorer) -> Iterator[Scorer]:
+        """Give the halves of the float model; `halves` are those of the model that is compared with it."""
+        if self.loaded is halves.loaded:
+            yield halves
+        else:
+            with scorer(self.loaded) as own:
+                yield own
+
+    def check_text(self, loaded: LoadedModel, text: Text, window: int) -> None:
+        """Check that both models can be asked the same tokens.
+
+        Raises:
+            ModelError: Their tokenizers give other ids for the text.
+            DataError: A window is longer than the float model was made for.
+        """
+        if self.loaded is loaded:
+            return
+        if _ids_sha256(self.loaded, text) != _ids_sha256(loaded, text):
+            raise ModelError(
+                f"model.baseline must have the tokenizer of the model to be compared token by token, but {self.loaded.name} "
+                f"gives other token ids than {loaded.name} for the text {text.name}; name the float model it was made of"
+            )
+        check_length(window, self.loaded)
+
+
+def find(loaded: LoadedModel, task: str) -> Baseline:
+    """Return what a model is to be compared with, loading `model.baseline` if there is one.
+
+    Raises:
+        UnsupportedRecipe: The model came quantized, and nothing says what it was made of.
+        ModelError: `model.baseline` cannot stand beside the model.
+    """
+    if loaded.baseline is not None:
+        return _second(loaded)
+    if loaded.swaps or loaded.hooks:
+        return own_float(loaded)
+    if loaded.came_quantized:
+        raise UnsupportedRecipe(
+            f"{task} compares with a float model, got a {loaded.origin}, which would be compared with itself; {FLAG}"
+        )
+    return itself(loaded)
+
+
+def own_float(loaded: LoadedModel) -> Baseline:
+    """Return the float weights inside a model that a recipe has changed.
+
+    Raises:
+        ModelError: No recipe has changed it.
+    """
+    if not loaded.swaps and not loaded.hooks:
+        raise ModelError(
+            f"a recipe must have changed {loaded.name} to be compared with its float weights, got the weights as they were loaded"
+        )
+    return Baseline(loaded=loaded, within=loaded.in_float, info=_info(loaded, "own float weights"))
+
+
+def itself(loaded: LoadedModel) -> Baseline:
+    """Return a model that no recipe has changed, for its own baseline."""
+    return Baseline(
+        loaded=loaded,
+        within=nullcontext,
+        info=_info(loaded, "itself"),
+        warnings=(
+            f"quant=none changes nothing: {loaded.name} was compared with itself, and every difference is 0 by definition",
+        ),
+    )
+
+
+def _second(loaded: LoadedModel) -> Baseline:
+    base = cache.load_baseline(loaded)
+    assert base is not None  # noqa: S101 - find has asked for it
+    unchanged = not loaded.swaps and not loaded.hooks
+    if unchanged and base.fingerprint == loaded.fingerprint:
+        raise ModelError(
+            f"model.baseline must be another model than the one that is measured, got {base.name} for both; {FLAG}"
+        )
+    if base.came_quantized:
+        raise ModelError(
+            f"model.baseline must be a float model, got {base.name}, a {base.origin}; {FLAG}"
+        )
+    if base.weights != loaded.weights:
+        raise ModelError(
+            f"model.baseline must have weights={loaded.weights} as the model has, got {base.weights}"
+        )
+    own, other = _vocabulary(loaded), _vocabulary(base)
+    if own != other:
+        raise ModelError(
+            f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared token by token, got "
+            f"{base.name} with {other}; name the float model it was made of"
+        )
+    warnings = base.warnings
+    if base.dtype is not loaded.dtype:
+        warnings += (
+            f"the model was run in {_name(loaded)} and its baseline in {_name(base)}: rounding to the narrower type is in "
+            f"every difference; set model.baseline.dtype={_name(loaded)} to leave it out",
+        )
+    return Baseline(
+        loaded=base, within=nullcontext, info=_info(base, "second model"), warnings=warnings
+    )
+
+
+def _vocabulary(loaded: LoadedModel) -> int:
+    """Return the number of tokens that a model has logits for."""
+    return int(loaded.module.config.get_text_config().vocab_size)
+
+
+def _ids_sha256(loaded: LoadedModel, text: Text) -> str:
+    return loaded.once(
+        ("hash of token ids", text.sha256),
+        lambda: hash_token_ids([tokenize(text.text, loaded).ids]),
+    )
+
+
+def _info(
+    loaded: LoadedModel, relation: Literal["own float weights", "second model", "itself"]
+) -> BaselineInfo:
+    return BaselineInfo(
+        relation=relation,
+        name=loaded.name,
+        fingerprint=loaded.fingerprint,
+        revision=loaded.revision,
+        origin=loaded.origin,
+        dtype=_name(loaded),
+    )
+
+
+def _name(loaded: LoadedModel) -> str:
+    return str(loaded.dtype).removeprefix("torch.")
