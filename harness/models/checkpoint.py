@@ -99,7 +99,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
     except Exception as reason:  # the library tokenizers raises Exception itself
         lack = "no tokenizer.json" if not (folder / "tokenizer.json").is_file() else None
         raise ModelError(
-            f"the model folder must have a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"
+            f"the model folder must have a config and a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"
         ) from reason
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(

@@ -95,10 +95,18 @@ def _config(folder: Path) -> Mapping[str, Any]:
                     f"has a {CONFIG} whose {key} must be an object with a quant_method, got {place[key]!r} "
                     "(take it out if the weights are float ones)"
                 )
-    for name in SETTINGS:
+    for name in (CONFIG, *SETTINGS):
         if (folder / name).is_file():
-            _object(folder / name)
+            _check_ends(_object(folder / name), name)
     return config
+
+
+def _check_ends(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse end tokens that are no numbers: no text would ever end."""
+    ends = settings.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if not isinstance(end, int | None) or isinstance(end, bool):
+            raise ValueError(f"has a {name} whose eos_token_id must be token ids, got {ends!r}")
 
 
 def _names_a_method(settings: object) -> bool:

@@ -12,7 +12,7 @@ from harness.hub import Found, Repository, locate
 from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
 from harness.models.folder_files import missing_files, weight_files
-from harness.models.loading_report import warnings_of
+from harness.models.loading_report import check_once, warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
 from harness.models.random import Shape, load_random
@@ -140,6 +140,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         module, tokenizer, stored = load_prequantized(
             folder, settings, dtype=source.dtype, device=device, **options
         )
+        check_once(folder, module)
         warnings = warnings_of(folder, module)
     return LoadedModel(
         module=module,
@@ -153,6 +154,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         prequantized=stored,
         warnings=tuple(warnings),
         baseline=source.baseline,
+        folder=folder,
     )
 
 

@@ -8,7 +8,7 @@ of positions that old checkpoints store): those are a warning, and so is whateve
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from transformers.utils.import_utils import is_peft_available
 
 from harness.errors import ModelError
 from harness.models.folder_files import ADAPTER, CONFIG, weight_files
-from harness.models.prequantized import stored_tensors
+from harness.models.prequantized import Stored, stored_tensors
 
 RECOMPUTED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 """Buffers that old checkpoints store and transformers computes; it ignores them for every class."""
+MASKS = re.compile(r"attn(\.attention)?\.(bias|masked_bias|causal_mask)$")
+"""Causal masks and what they put in the place of a score, which old checkpoints of GPT-Neo, GPT-J and CodeGen store."""
 
 
 def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: Path) -> list[str]:
@@ -35,10 +37,11 @@ def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: P
     Raises:
         ModelError: Some weight is not stored, is stored twice or in another shape, or some stored tensor has no place.
     """
-    _check_once(folder, module)
+    check_once(folder, module)
     check_complete(loading, folder)
     check_shapes(loading, folder)
-    keys = loading["unexpected_keys"]
+    ignored = ignored_tensors(stored_tensors(folder), module)
+    keys = loading["unexpected_keys"] - {name for key in ignored for name in _names(key, module)}
     parts = sorted(key for key in keys if _is_of_another_part(key, module, folder))
     check_taken({"unexpected_keys": keys - set(parts)}, module, folder)
     return parts
@@ -75,7 +78,7 @@ def check_taken(loading: Mapping[str, Any], module: PreTrainedModel, source: Pat
         )
 
 
-def _check_once(folder: Path, module: PreTrainedModel) -> None:
+def check_once(folder: Path, module: PreTrainedModel) -> None:
     """Raise ModelError if files hold two tensors for one weight: under its name twice, or with and without the prefix of its body.
 
     transformers takes one of them without a word.
@@ -127,16 +130,28 @@ def warnings_of(folder: Path, module: PreTrainedModel, parts: Collection[str] = 
     ]
 
 
-def ignored_tensors(stored: Iterable[str], module: PreTrainedModel) -> list[str]:
-    """Return the stored tensors that the class of a model leaves out without a word."""
+def ignored_tensors(stored: Mapping[str, Stored], module: PreTrainedModel) -> list[str]:
+    """Return the stored tensors that a model leaves out by design: its class names them, or it computes them."""
     own = module._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - no public name for it
     patterns = "|".join(f"({pattern})" for pattern in (*own, *RECOMPUTED))
-    held, prefix = module.state_dict().keys(), f"{module.base_model_prefix}."
+    held = module.state_dict().keys()
+    computed = {name for name, _ in module.named_buffers()} - held
     return sorted(
         name
-        for name in stored
-        if re.search(patterns, name) and not held & {name, prefix + name, name.removeprefix(prefix)}
+        for name, tensor in stored.items()
+        if not held & _names(name, module)
+        and (re.search(patterns, name) or computed & _names(name, module) or _is_mask(name, tensor))
     )
+
+
+def _names(name: str, module: PreTrainedModel) -> set[str]:
+    """Return the names that a stored tensor may have in a model: with the prefix of the body, or without it."""
+    prefix = f"{module.base_model_prefix}."
+    return {name, prefix + name, name.removeprefix(prefix)}
+
+
+def _is_mask(name: str, tensor: Stored) -> bool:
+    return bool(MASKS.search(name)) and (tensor.dtype in ("BOOL", "U8") or tensor.numel == 1)
 
 
 def _untie(module: PreTrainedModel) -> dict[str, str]:

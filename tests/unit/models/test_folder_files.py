@@ -115,6 +115,15 @@ def test_quantized_model_is_what_it_is_without_the_files_beside_it(folder: Path)
     assert beside.warnings == ()
 
 
+def test_weight_that_a_quantized_model_has_twice_is_refused(folder: Path) -> None:
+    gptq(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["norm.weight"] = tensors["model.norm.weight"] + 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"two tensors for 1: norm\.weight"):
+        load(folder)
+
+
 def test_float_model_is_what_it_is_without_the_files_beside_it(folder: Path) -> None:
     alone = load(folder)
     add_foreign_files(folder)
@@ -248,10 +257,17 @@ def remove_the_tokenizer(folder: Path) -> None:
             write("generation_config.json", "[1]"),
             r"generation_config\.json that must hold an object",
         ),
+        (write("generation_config.json", '{"eos_token_id": [2, "x"]}'), "must be token ids, got"),
         (write("tokenizer_config.json", "[]"), r"tokenizer_config\.json that must hold an object"),
         (write("special_tokens_map.json", "[]"), r"special_tokens_map\.json that must hold an obj"),
-        (write("tokenizer.json", "{}"), "must have a tokenizer that transformers loads"),
-        (write("tokenizer.json", "[]"), "must have a tokenizer that transformers loads"),
+        (
+            write("tokenizer.json", "{}"),
+            "must have a config and a tokenizer that transformers loads",
+        ),
+        (
+            write("tokenizer.json", "[]"),
+            "must have a config and a tokenizer that transformers loads",
+        ),
         (remove_the_tokenizer, r"got no tokenizer\.json"),
     ],
 )

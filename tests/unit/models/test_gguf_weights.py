@@ -31,8 +31,9 @@ from harness.models.gguf import GgufModel, converted
 from harness.models.source import LoadedModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
+from harness.quant.layer import LayerRule
 from harness.quant.quantize import fake_quantize
-from harness.recipe import LayerRule, QuantRecipe, quantize
+from harness.recipe import QuantRecipe, quantize
 
 CPU = torch.device("cpu")
 IDS = torch.arange(40)[None]

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen3NextConfig,
@@ -17,8 +19,10 @@ from transformers import (
 
 from harness.errors import ModelError
 from harness.models import loading_report
+from harness.models.checkpoint import folder_fingerprint
 from harness.models.hub import LocalModel
 from harness.models.loading_report import check_loading, ignored_tensors
+from harness.models.prequantized import Stored
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 from harness.models.weightless import load_weightless
@@ -120,8 +124,32 @@ def test_buffers_that_old_checkpoints_store_are_a_warning(tiny: LoadedModel, fol
 def test_head_for_speculative_decoding_is_a_warning_where_the_class_ignores_it() -> None:
     with torch.device("meta"):
         module = Qwen3NextForCausalLM(Qwen3NextConfig(num_hidden_layers=1, num_experts=2))
-    stored = [*module.state_dict(), "mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"]
-    assert ignored_tensors(stored, module) == stored[-2:]
+    head = ["mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"]
+    some = Stored(dtype="F32", numel=4, nbytes=16)
+    assert ignored_tensors(dict.fromkeys([*module.state_dict(), *head], some), module) == head
+
+
+def test_causal_masks_of_old_checkpoints_are_a_warning_and_biases_are_none(tmp_path: Path) -> None:
+    """As the files of EleutherAI/gpt-neo-125m have them, with and without the prefix of the body."""
+    sizes: dict[str, Any] = {"vocab_size": 261, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
+    config = GPTNeoConfig(
+        **sizes, attention_types=[[["global", "local"], 1]], max_position_embeddings=64
+    )
+    module = GPTNeoForCausalLM(config).eval()
+    module.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    masks = {
+        "h.0.attn.attention.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril(),
+        "transformer.h.1.attn.attention.masked_bias": torch.tensor(-1e9),
+    }
+    change(tmp_path, **masks)
+    loaded = load(tmp_path)
+    assert torch.equal(logits(loaded.module), logits(module))
+    assert loaded.warnings[0].startswith(f"2 stored tensors are not used: {', '.join(masks)};")
+    bias = "transformer.h.0.attn.attention.q_proj.bias"
+    change(tmp_path, **{bias: torch.ones(16)})
+    with pytest.raises(ModelError, match=f"has 1 that a GPTNeoForCausalLM .*: {bias}"):
+        load(tmp_path)
 
 
 def test_two_weights_of_a_tied_head_are_both_used_and_said(folder: Path) -> None:
@@ -149,10 +177,14 @@ def test_equal_weights_of_a_tied_head_are_one(tiny: LoadedModel, folder: Path) -
 
 
 def test_adapter_beside_the_weights_is_said(tiny: LoadedModel, folder: Path) -> None:
+    before = load(folder).fingerprint
+    folder_fingerprint.cache_clear()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
     save_file({"a.lora_A.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
     for path in (load, light):
-        (warning,) = path(folder).warnings
+        loaded = path(folder)
+        (warning,) = loaded.warnings
+        assert loaded.fingerprint == before
         assert "adapter_config.json) is not applied" in warning
     assert torch.equal(logits(load(folder).module), logits(tiny.module))
 
