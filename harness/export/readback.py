@@ -46,14 +46,16 @@ def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
     settings = config.quantization_config
     del config.quantization_config
-    if settings["quant_method"] == "gptq":
-        weights = gptq_checkpoint.read(folder, settings, torch.float32)
-    else:
-        weights = decompressed(_tensors(folder), settings)
     kind = getattr(transformers, config.architectures[0], None)
     if kind is None:
         with torch.device("meta"):
             kind = type(AutoModelForCausalLM.from_config(config, **trust))  # type: ignore[no-untyped-call]
+    if settings["quant_method"] == "gptq":
+        with torch.device("meta"):
+            shape = kind(config)
+        weights = dict(gptq_checkpoint.read(folder, settings, torch.float32, shape).weights)
+    else:
+        weights = decompressed(_tensors(folder), settings)
     found: Any = kind.from_pretrained(
         None,
         config=config,
