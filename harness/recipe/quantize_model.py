@@ -137,7 +137,8 @@ def _in_place(
     seen: set[tuple[str, str, torch.Size]] = set()
     for (target, rule), (layer, installed) in zip(selection.chosen, layers, strict=True):
         kind = rule, installed.kernel, layer.weight.shape
-        if kind in seen or target.linear is None:
+        # An export leaves the model as it is: nothing multiplies with the codes.
+        if kind in seen or target.linear is None or installed.kernel == "none":
             continue
         seen.add(kind)
         operands = probe.operands_of(layer)
