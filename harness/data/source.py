@@ -32,6 +32,8 @@ class Text:
     """The file that the rows were cut from, if it is not `text`."""
     documents: tuple[str, ...] = ()
     """The articles that the file is made of."""
+    is_as_written: bool = False
+    """Its words and marks are not set apart by spaces, as WikiText's are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,6 +64,7 @@ def _read(source: TextFile, _changed: int) -> Text:
         sha256=hashlib.sha256(joined.encode()).hexdigest(),
         num_rows=len(documents),
         documents=documents,
+        is_as_written=True,
     )
 
 

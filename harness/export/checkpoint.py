@@ -1,33 +1,32 @@
 """Write a quantized model as a folder: weights, configuration, tokenizer, and what it was made with.
 
-`recipe.quantize` does the quantizing, with a backend that writes each layer to the file instead of installing it. So an
-exported layer has the codes that the same recipe has when it is measured, and beside the float model only one file's
-worth of tensors is in memory. The folder is written under another name and renamed when it is whole.
+`recipe.quantize` does the quantizing, with a backend that also writes each layer to the file. So an exported layer has the codes
+that the same recipe has when it is measured. The folder is written under another name, read back by a process of its own, held
+against the recipe in memory, and renamed when both agree.
 """
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
-from harness.backends.base import Installed
-from harness.errors import ConfigError, UnsupportedRecipe
-from harness.export import card
+from harness.errors import AuditError, ConfigError, UnsupportedRecipe
+from harness.export import card, companions, engine_kernels, model_config, verify
+from harness.export.backend import ExportBackend
 from harness.export.layout import Contents, Layout
+from harness.export.pieces import in_file
 from harness.export.shards import ShardWriter
 from harness.models.checkpoint import sha256_file
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets, output_layer
-from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.models.targets import output_layer
 from harness.recipe import Quantized, QuantRecipe, quantize
 
 
@@ -43,64 +42,8 @@ class Exported:
     scale_error: float
     """Largest relative difference of a stored scale from the recipe's."""
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportBackend:
-    """Writes the layers of a recipe to a checkpoint, and leaves the model as it is; see `Backend`."""
-
-    kind: ClassVar[Literal["fake-quant"]] = "fake-quant"
-    tolerance: ClassVar[Mapping[str, float]] = {}
-
-    layout: Layout
-    writer: ShardWriter
-    scale_errors: dict[str, float] = field(default_factory=dict)
-    """By path, for each layer written."""
-    _sizes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """That of the layout."""
-        return self.layout.name
-
-    def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:  # noqa: ARG002
-        """Formats were checked before the model was loaded."""
-        return None
-
-    def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
-        """Refuse what cannot be written, before anything is."""
-        if any(target.weight.dim() > 2 for target in find_targets(loaded.module)):
-            raise UnsupportedRecipe(
-                f"models must be without stacks of experts in a checkpoint, got a {type(loaded.module).__name__}: transformers "
-                "does not read float experts beside quantized layers; this kind of model cannot be exported yet"
-            )
-        embedding = loaded.module.get_input_embeddings() if self.layout.embeddings else None
-        for target in targets:
-            if not isinstance(target.owner, nn.Linear) and target.owner is not embedding:
-                kinds = "linear layers" + " or the embedding" * self.layout.embeddings
-                raise UnsupportedRecipe(
-                    f"quantized weights must be those of {kinds} in layout={self.layout.name}, got {target.name} "
-                    f"{tuple(target.weight.shape)}; add it to quant.skip"
-                )
-        names = {f"{target.name}.weight": target.weight.to("meta") for target in targets}
-        if revert_weight_conversion(loaded.module, names).keys() != names.keys():
-            raise UnsupportedRecipe(
-                f"layers must have the same names in checkpoints as in memory, got a {type(loaded.module).__name__}, some of "
-                "whose layers have not; this kind of model cannot be exported yet"
-            )
-        return ()
-
-    def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:  # noqa: ARG002
-        """Write codes and scales."""
-        packed = self.layout.pack(layer)
-        for each in (target, *target.shared):
-            tensors = {f"{each.name}.{name}": tensor for name, tensor in packed.tensors.items()}
-            self._sizes[each.name] = self.writer.add(tensors)
-        self.scale_errors[layer.name] = packed.scale_error
-
-    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002
-        """Return the size in the file; nothing is in place."""
-        return Installed(kernel="none", stored_bytes=self._sizes[layer.name])
+    seconds: float
+    """What reading it back and comparing it took [s]."""
 
 
 def export(
@@ -125,19 +68,28 @@ def export(
     Raises:
         UnsupportedRecipe: The layout cannot hold the recipe, or not this model.
         ConfigError: The folder is not empty.
+        AuditError: The model has NaN or infinity.
+        ModelError: The folder does not read back as the recipe; it is not published.
     """
     check(recipe, layout, out)
-    with _replacing(out) as folder:
+    _refuse_damaged(loaded)
+    with _replacing(out) as folder, tempfile.TemporaryDirectory() as scratch:
         writer = ShardWriter(folder, shard_bytes)
         backend = ExportBackend(layout=layout, writer=writer)
+        reference = Path(scratch) / "reference.safetensors"
         try:
             quantized = quantize(loaded, replace(recipe, backend=backend))
             _write_rest(loaded, backend, writer)
             files = writer.close()
-            config = layout.config(_contents(loaded, recipe, quantized))
+            contents = _contents(loaded, recipe, quantized, backend)
+            config = layout.config(contents)
             _write_config(loaded, folder, layout, config)
+            start = time.perf_counter()
+            _remember(loaded, backend, reference)
         finally:
             loaded.restore()
+        verify.in_child(folder, reference)
+        seconds = time.perf_counter() - start
         error = max(backend.scale_errors.values())
         manifest = {
             **facts,
@@ -154,7 +106,12 @@ def export(
         files=tuple(file.name for file in files),
         total_bytes=writer.total_bytes,
         scale_error=error,
-        warnings=(*loaded.warnings, *quantized.warnings),
+        warnings=(
+            *loaded.warnings,
+            *quantized.warnings,
+            *engine_kernels.warnings(contents, backend.shapes, loaded.dtype),
+        ),
+        seconds=seconds,
     )
 
 
@@ -201,9 +158,18 @@ def _open_to_others(folder: Path) -> None:
         file.chmod(0o666 & ~hidden)
 
 
+def _refuse_damaged(loaded: LoadedModel) -> None:
+    """Raise AuditError for a tensor with NaN or infinity, also among those that stay in float."""
+    for name, tensor in loaded.module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise AuditError(
+                f"every number of a model must be finite to be exported, got NaN or infinity in {name}; the checkpoint is damaged"
+            )
+
+
 def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter) -> None:
     """Write what stays in float, each tensor once: a tied head has no weight of its own in a file."""
-    written = {f"{path}.weight" for path in backend.scale_errors}
+    written = set(backend.parameters.values())
     rest: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in loaded.module.state_dict(keep_vars=True).items():
@@ -213,41 +179,56 @@ def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter
     writer.add(revert_weight_conversion(loaded.module, rest))
 
 
-def _contents(loaded: LoadedModel, recipe: QuantRecipe, quantized: Quantized) -> Contents:
+def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
+    """Keep what the recipe in memory computes, with the error of each parameter's scales under all of its names."""
+    errors = {
+        id(loaded.module.get_parameter(backend.parameters[target])): error
+        for target, error in backend.scale_errors.items()
+    }
+    named = loaded.module.state_dict(keep_vars=True).items()
+    verify.remember(loaded, {name: errors.get(id(value), 0.0) for name, value in named}, file)
+
+
+def _contents(
+    loaded: LoadedModel, recipe: QuantRecipe, quantized: Quantized, backend: ExportBackend
+) -> Contents:
+    """Return what lies in which form, by paths in the file."""
     module = loaded.module
     paths = {id(owner): path for path, owner in module.named_modules()}
-    names = {layer.name: recipe.rules[layer.rule] for layer in quantized.report.layers}
-    embedding = paths[id(module.get_input_embeddings())]
-    # What is not a linear layer is known by the parameter: `experts.gate_up_proj`, `mlp.gate.weight`.
-    modules = set(paths.values())
-    owners = (
-        skipped.name if skipped.name in modules else skipped.name.rpartition(".")[0]
-        for skipped in quantized.report.skipped
-    )
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+
+    def in_files(path: str) -> tuple[str, ...]:
+        """Return the paths in the file of a layer, or of what is known by its parameter: `experts.gate_up_proj`."""
+        name = path if path in parameters else f"{path}.weight"
+        found = in_file(module, name, parameters[name].to("meta"))
+        return tuple(key.removesuffix(".weight") for key in found)
+
+    rules = {
+        piece: recipe.rules[layer.rule]
+        for layer in quantized.report.layers
+        for piece in backend.pieces[layer.name]
+    }
+    (embedding,) = in_files(paths[id(module.get_input_embeddings())])
+    (head,) = in_files(paths[id(output_layer(module))])
+    skipped = (piece for layer in quantized.report.skipped for piece in in_files(layer.name))
     return Contents(
-        quantized=names,
+        quantized=rules,
         embedding=embedding,
-        head=paths[id(output_layer(module))],
-        kept=tuple(dict.fromkeys(owner for owner in owners if owner != embedding)),
+        head=head,
+        kept=tuple(dict.fromkeys(path for path in skipped if path != embedding)),
     )
 
 
 def _write_config(
     loaded: LoadedModel, folder: Path, layout: Layout, config: dict[str, Any]
 ) -> None:
-    """Write the JSON files of the model, and its tokenizer with the chat template."""
-    module = loaded.module
-    module.config.save_pretrained(folder)
-    file = folder / "config.json"
-    whole = json.loads(file.read_text(encoding="utf-8"))
-    whole |= {
-        "architectures": [type(module).__name__],
+    """Write the JSON files of the model, and what stands beside it."""
+    companions.write(loaded, folder)
+    changes = {
+        "architectures": [type(loaded.module).__name__],
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "quantization_config": config,
     }
-    card.write_json(file, whole)
+    model_config.write(folder / "config.json", loaded.module.config, changes)
     for name, content in layout.files(config).items():
         card.write_json(folder / name, content)
-    if module.can_generate() and module.generation_config is not None:
-        module.generation_config.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)

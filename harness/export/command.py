@@ -75,7 +75,8 @@ def export_job(cfg: DictConfig) -> None:
         log.warning("%s", warning)
     sys.stdout.write(
         f"{Path(resolved['out'])}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
-        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}\n"
+        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
+        f"read back and compared in {exported.seconds:.1f} s\n"
     )
 
 

@@ -52,6 +52,8 @@ from harness.quant.tensor import QuantizedTensor, TensorFormat
 E4M3, E2M1, E2M3 = (4, 3, "nan"), (2, 1, "none"), (2, 3, "none")
 MX_BLOCK, NV_BLOCK = (1, 32), (1, 16)
 E8M0_BIAS = 127
+EMBEDDING_BITS = (4, 8)
+"""Widths of an embedding's codes that vLLM looks up."""
 SCALE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,7 +62,6 @@ class CompressedTensors:
     """The layout of the library `compressed-tensors`; see the module docstring and `Layout`."""
 
     name: ClassVar[str] = "compressed_tensors"
-    embeddings: ClassVar[bool] = True
     holds: ClassVar[str] = (
         "INT2..INT8 and FP8 E4M3 (one scale a tensor, row, group or block; zero points of rows and groups), "
         "MXFP4 E2M1, MXFP6 E2M3 and MXFP8 E4M3 in blocks of 32, NVFP4 in blocks of 16; inputs of the same kinds with scales "
@@ -75,6 +76,15 @@ class CompressedTensors:
             except ValueError as reason:
                 return f"rule {name}: {reason}"
         return None
+
+    def refuses_embedding(self, layer: QuantizedLayer) -> str | None:
+        """Return why vLLM would not load it: its lookup takes symmetric integers in rows or groups."""
+        fmt = integer_format(layer.format)
+        if isinstance(fmt, BlockScaled) and fmt.element.bits in EMBEDDING_BITS:
+            strategy = _strategy(fmt.granularity)["strategy"]
+            if strategy in ("channel", "group"):
+                return None
+        return f"its readers take INT4 and INT8 without zero points in rows or groups, not {layer.format.name}"
 
     def pack(self, layer: QuantizedLayer) -> Packed:
         """Return codes and scales under the library's names."""
@@ -264,7 +274,8 @@ def _pack_floats(weight: QuantizedTensor, scheme: Any) -> Packed:
     if scheme.weights.strategy == "tensor_group":
         whole = outer[0].values.reshape(1) if outer else torch.ones(1)
         tensors["weight_global_scale"] = 1.0 / whole
-        error = relative_error(1.0 / tensors["weight_global_scale"], whole)
+        # Readers divide by 1 / g where the recipe multiplies by g.
+        error = relative_error(scale / tensors["weight_global_scale"], scale * whole)
         scale = scale.to(torch.float8_e4m3fn)
     elif scheme.weights.scale_dtype is torch.uint8:
         # frexp's fraction is 1/2, so that its exponent is one more than that of the power of two.
@@ -304,7 +315,9 @@ def _groups(contents: Contents) -> list[Any]:
         linears = [path for path in paths if path != contents.embedding]
         others = [*(contents.quantized.keys() - set(paths)), *contents.kept]
         if len(kinds) == 1 and linears:
-            scheme.targets = ["Linear", *embedding]
+            # To vLLM the head is no "Linear", but it has a name.
+            head = [path for path in paths if path == contents.head]
+            scheme.targets = ["Linear", *embedding, *head]
         else:
             scheme.targets = [*(f"re:{text}" for text in patterns(linears, others)), *embedding]
     return [scheme for scheme, _ in kinds.values()]

@@ -46,7 +46,6 @@ class Gptq:
     """The GPTQ layout; see the module docstring and `Layout`."""
 
     name: ClassVar[str] = "gptq"
-    embeddings: ClassVar[bool] = False
     holds: ClassVar[str] = (
         "one format for all layers: INT2, INT4 or INT8, with or without zero points, in rows or groups, inputs in float"
     )
@@ -63,6 +62,10 @@ class Gptq:
                 return f"rule {name} has {rule.weight.name}, whose blocks are not rows or groups"
         kinds = {tuple(_quantization(rule).items()) for rule in rules.values()}
         return f"the rules have {len(kinds)} different formats" if len(kinds) > 1 else None
+
+    def refuses_embedding(self, layer: QuantizedLayer) -> str | None:  # noqa: ARG002
+        """Return a reason: its readers know linear layers alone."""
+        return "its readers know linear layers alone"
 
     def pack(self, layer: QuantizedLayer) -> Packed:
         """Return codes, zero points and scales, transposed and packed."""

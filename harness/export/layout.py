@@ -58,15 +58,14 @@ class Layout(Protocol):
         """Name on the command line and in the manifest."""
 
     @property
-    def embeddings(self) -> bool:
-        """Whether it can hold a quantized token embedding."""
-
-    @property
     def holds(self) -> str:
         """What it can hold, for messages."""
 
     def refusal(self, rules: Mapping[str, LayerRule]) -> str | None:
         """Return why it cannot hold a model of such rules, or None."""
+
+    def refuses_embedding(self, layer: QuantizedLayer) -> str | None:
+        """Return why no reader loads a token embedding in this format, or None."""
 
     def pack(self, layer: QuantizedLayer) -> Packed:
         """Return the tensors of a layer.

@@ -154,6 +154,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         prequantized=stored,
         warnings=tuple(warnings),
         baseline=source.baseline,
+        folder=folder,
     )
 
 

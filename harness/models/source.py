@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -63,6 +64,8 @@ class LoadedModel:
     """The float model that it was made of; `harness.models.cache.load_baseline` loads it."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
+    folder: Path | None = None
+    """Where its files lie, if it came from a folder of transformers' layout."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)

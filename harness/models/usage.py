@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.models.architecture import max_length
 from harness.models.weight_matmuls import OPERANDS, Operand, WeightMatmuls, storage, tensors
 
 NUM_TOKENS = 32
@@ -91,7 +92,7 @@ def _tokens(module: PreTrainedModel) -> Tensor:
     config = module.config.to_dict()
     special = set(_special_ids(config))
     plain = [i for i in range(len(table)) if i not in special]
-    limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or NUM_TOKENS
+    limit = max_length(module) or NUM_TOKENS
     count = min(NUM_TOKENS, limit, len(plain))
     chosen = [plain[(2 * i + 1) * len(plain) // (2 * count)] for i in range(count)]
     return torch.tensor([chosen], device=table.device)

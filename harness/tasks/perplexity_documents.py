@@ -6,7 +6,8 @@ r"""lm-eval's protocol: every token of every document, after the task `wikitext`
     word_perplexity = exp(-LL / words), byte_perplexity = exp(-LL / bytes), bits_per_byte = -LL / (bytes * ln 2)
 
 The prefix is the BOS token, or the EOS token where there is none. Words (`re.split(r"\s+", page)`, so white space at
-either end counts one) and bytes are those of the page before the detokenizer. lm-eval gives the same with
+either end counts one) and bytes are those of the page before the detokenizer. A text of the user's own is taken as it was written,
+without the detokenizer, and its protocol line begins with `lm-eval-rolling`. lm-eval gives the same with
 `softmax_dtype="float32"`, `add_bos_token=False` and `max_length=M`. By default it sums in the model's type, which in bf16
 moves the figure by up to 1.5 %, scores a BOS after the BOS, and takes as M whatever the model was made for.
 """
@@ -80,9 +81,10 @@ class Documents:
                 f"the text {text.name} must come in {limit or 'its'} documents, got {len(pages)}; "
                 "lower task.limit_documents or choose other data"
             )
-        key = ("document tokens", text.sha256, limit)
+        written = pages if text.is_as_written else tuple(map(detokenize, pages))
         encoded = loaded.once(
-            key, lambda: [tokenize(detokenize(page), loaded, prefix=False).ids for page in pages]
+            ("document tokens", written),
+            lambda: [tokenize(page, loaded, prefix=False).ids for page in written],
         )
         kind, prefix = _prefix(loaded)
         count = "all" if limit is None else f"first-{limit}"
@@ -96,7 +98,8 @@ class Documents:
             scored_bytes=sum(len(page.encode()) for page in pages),
             scored_words=sum(len(re.split(r"\s+", page)) for page in pages),
             protocol=(
-                f"lm-eval-wikitext-2.0|max_length={window}|context=1|documents={count}|prefix={kind}"
+                f"lm-eval-{'rolling' if text.is_as_written else 'wikitext-2.0'}"
+                f"|max_length={window}|context=1|documents={count}|prefix={kind}"
             ),
             facts={
                 "num_tokens": sum(map(len, encoded)),

@@ -49,8 +49,8 @@ def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, se
         return disjoint_windows(text, loaded, size.prompt, size.batch).ids
     except DataError as reason:
         raise DataError(
-            f"the text {text.name} must hold task.batch_size = {size.batch} pieces of task.prompt_tokens = {size.prompt} "
-            "tokens, got fewer; lower one of them, or use task.prompts=random"
+            f"task.prompts=text must give task.batch_size = {size.batch} pieces of task.prompt_tokens = {size.prompt} tokens, but "
+            f"{reason}; use task.prompts=random, or another text"
         ) from reason
 
 

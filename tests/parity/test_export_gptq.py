@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from harness.errors import UnsupportedRecipe
+from harness.export import verify
 from harness.export.checkpoint import export
 from harness.export.gptq import Gptq
 from harness.export.layout import Contents
@@ -41,6 +42,12 @@ HALF_STEP_FP16 = 2.0**-11
 IDS = torch.arange(1, 40)[None]
 G16 = Granularity(block=(1, 16))
 ROW = Granularity(block=(1, -1))
+
+
+@pytest.fixture(autouse=True)
+def _read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child for each export would take minutes."""
+    monkeypatch.setattr(verify, "in_child", verify.compare)
 
 
 def symmetric(bits: int, granularity: Granularity) -> BlockScaled:

@@ -4,8 +4,8 @@ Tests load the folders as a user would, so that what only `from_pretrained` does
 table of docs/models.md from the same registry.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,11 @@ class Architecture:
     options: Mapping[str, Any]
     quick: bool = False
     """Tested in the quick suite."""
-    change: Callable[[PreTrainedModel], None] | None = field(default=None)
-    """What else to do to the random model."""
+
+    @property
+    def is_wrapper(self) -> bool:
+        """A text model is inside."""
+        return "text_config" in self.options
 
 
 def dense(config: str, *, quick: bool = False, **options: Any) -> Architecture:
@@ -470,8 +473,7 @@ def build(name: str) -> PreTrainedModel:
     """Return the random model in float32."""
     architecture = ARCHITECTURES[name]
     config = getattr(transformers, architecture.config)(**architecture.options)
-    wrapped = "text_config" in architecture.options
-    auto: Any = AutoModelForMultimodalLM if wrapped else AutoModelForCausalLM
+    auto: Any = AutoModelForMultimodalLM if architecture.is_wrapper else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module: PreTrainedModel = auto.from_config(config).float().eval()

@@ -133,8 +133,29 @@ def test_tasks_read_rows_as_documents_and_as_one_text(tmp_path: Path, tiny: Load
     source = rows(tmp_path, '{"text": "abcde"}', '{"text": "fgh"}')
     documents = Perplexity(data=source, segmentation=Documents(), window=16).run(tiny)
     assert [item.scores["num_tokens"] for item in documents.samples] == [5, 3]
+    assert documents.info.protocol.startswith("own.jsonl|lm-eval-rolling|max_length=16|")
     windows = Perplexity(data=source, window=5).run(tiny)
     assert windows.info.protocol.startswith(r"own.jsonl|join=\n\n|L=5|")
     # "abcde", then the blank line and "fgh".
     assert windows.info.data["num_tokens"] == 10
     assert windows.info.data["num_rows"] == 2
+
+
+def test_documents_are_taken_as_they_were_written(tmp_path: Path, tiny: LoadedModel) -> None:
+    """What undoes the spaces of WikiText would change a text that has none."""
+    page = "N N , = = x ; it 's"
+    source = rows(tmp_path, json.dumps({"text": page}))
+    result = Perplexity(data=source, segmentation=Documents(), window=64).run(tiny)
+    assert result.samples[0].scores["num_tokens"] == len(tiny.tokenizer(page)["input_ids"])
+
+
+def test_same_text_in_other_documents_is_another_one(tmp_path: Path, tiny: LoadedModel) -> None:
+    apart = rows(tmp_path, '{"text": "abc"}', '{"text": "def"}')
+    whole = plain(tmp_path, b"abc\n\ndef")
+    assert apart.text().sha256 == whole.text().sha256
+    counts = [
+        [item.scores["num_tokens"] for item in result.samples]
+        for source in (apart, whole)
+        for result in [Perplexity(data=source, segmentation=Documents(), window=8).run(tiny)]
+    ]
+    assert counts == [[3, 3], [8]]

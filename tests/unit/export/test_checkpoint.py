@@ -1,6 +1,9 @@
 """The folder as a whole: what is in it, what is refused, and that nothing half-made is left behind."""
 
 import json
+import re
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
-from harness.errors import AuditError, ConfigError, UnsupportedRecipe
+from harness.errors import AuditError, ConfigError, ModelError, UnsupportedRecipe
+from harness.export import verify
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
@@ -24,6 +28,7 @@ from harness.models.source import LoadedModel
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.scale import FloatScale
 from harness.quant.unscaled import Unscaled
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
@@ -37,6 +42,15 @@ FACTS = {
 INT8 = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
 INT4 = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, 16)))
 INT8_ROW = QuantRecipe(name="int8_row", rules={"linear": LayerRule(match="*", weight=INT8)})
+SMALL: dict[str, Any] = {
+    "vocab_size": 261,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+Made = Callable[..., LoadedModel]
 BOTH = pytest.mark.parametrize("layout", [CompressedTensors(), Gptq()], ids=lambda x: x.name)
 
 
@@ -149,33 +163,26 @@ def test_what_stays_in_float_is_written_once_and_unchanged(
     assert all(torch.equal(floats[name], value) for name, value in expected.items())
 
 
-def test_a_bias_stays_in_float(tiny: LoadedModel, tmp_path: Path) -> None:
+def test_a_bias_stays_in_float(made: Made, tmp_path: Path) -> None:
+    config = LlamaConfig(**SMALL, attention_bias=True)
+    loaded = made(LlamaForCausalLM, config)
+    bias = loaded.module.get_parameter("model.layers.0.self_attn.q_proj.bias")
+    bias.data = torch.arange(32.0)
+    exported(loaded, tmp_path / "out", layout=Gptq())
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(tensors["model.layers.0.self_attn.q_proj.bias"], torch.arange(32.0))
+
+
+def test_a_tensor_that_the_architecture_does_not_take_is_not_published(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
     layer = tiny.module.model.layers[0].self_attn.q_proj
     layer.bias = torch.nn.Parameter(torch.arange(48.0), requires_grad=False)
     try:
-        exported(tiny, tmp_path / "out", layout=Gptq())
+        with pytest.raises(ModelError, match=r"unexpected_keys: model\.layers\.0.*q_proj\.bias"):
+            exported(tiny, tmp_path / "out")
     finally:
         layer.bias = None
-    tensors = load_file(tmp_path / "out" / "model.safetensors")
-    assert torch.equal(tensors["model.layers.0.self_attn.q_proj.bias"], torch.arange(48.0))
-
-
-@BOTH
-def test_mixtures_of_experts_are_refused(layout: Layout, tiny: LoadedModel, tmp_path: Path) -> None:
-    config = Qwen3MoeConfig(
-        vocab_size=261,
-        hidden_size=32,
-        moe_intermediate_size=16,
-        num_experts=2,
-        num_experts_per_tok=1,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
-    mixture = replace(tiny, module=Qwen3MoeForCausalLM(config), swaps=[], hooks=[], kept={})
-    with pytest.raises(UnsupportedRecipe, match="must be without stacks of experts"):
-        exported(mixture, tmp_path / "out", layout=layout)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,16 +236,46 @@ def test_a_folder_with_files_is_refused_and_an_empty_one_is_not(
 def test_a_failure_on_the_way_leaves_nothing_behind(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = tiny.module.model.layers[1].mlp.down_proj.weight
-    value = float(last[0, 0])
-    try:
-        last.data[0, 0] = torch.nan
-        with pytest.raises(AuditError, match="every weight must be finite"):
-            exported(tiny, tmp_path / "out", shard_bytes=1000)
-    finally:
-        last.data[0, 0] = value
+    def fail(*_: object) -> None:
+        assert len(list(tmp_path.glob("*/model-*"))) > 2, "files were written before"
+        raise ModelError("another model")
+
+    monkeypatch.setattr(verify, "in_child", fail)
+    with pytest.raises(ModelError, match="another model"):
+        exported(tiny, tmp_path / "out", shard_bytes=10_000)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(verify, "in_child", verify.compare)
     exported(tiny, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.1.mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight"],
+)
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(
+    name: str, value: float, tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "mkdtemp", None)
+    numbers = tiny.module.get_parameter(name).data.view(-1)
+    before = float(numbers[3])
+    numbers[3] = value
+    try:
+        with pytest.raises(AuditError, match=f"got NaN or infinity in {re.escape(name)}"):
+            exported(tiny, tmp_path / "out")
+    finally:
+        numbers[3] = before
+
+
+def test_a_scale_that_overflows_is_refused(made: Made, tmp_path: Path) -> None:
+    loaded = made(LlamaForCausalLM, LlamaConfig(**SMALL))
+    loaded.module.get_parameter("model.layers.0.mlp.up_proj.weight").data[0, 0] = 1e9
+    half = replace(INT8, scale=FloatScale(storage=Native(name="fp16")))
+    recipe = QuantRecipe(name="half", rules={"all": LayerRule(match="*", weight=half)})
+    with pytest.raises(AuditError, match=r"(?s)finite.*up_proj"):
+        exported(loaded, tmp_path / "out", recipe)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_float_model_is_no_recipe(tiny: LoadedModel, tmp_path: Path) -> None:
@@ -267,7 +304,7 @@ def test_gptq_refuses_two_formats_inputs_and_the_embedding(
     for rules, skip, message in (
         (two, ("lm_head", "embed_tokens"), "the rules have 2 different formats"),
         (inputs, ("lm_head", "embed_tokens"), "rule a rounds inputs to int8_row"),
-        (embedding, ("lm_head",), "must be those of linear layers in layout=gptq"),
+        (embedding, ("lm_head",), "layout=gptq loads, but its readers know linear layers alone"),
     ):
         recipe = QuantRecipe(name="r", rules=rules, skip=skip)
         with pytest.raises(UnsupportedRecipe, match=message):

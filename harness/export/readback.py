@@ -1,0 +1,178 @@
+"""Read an exported folder the way its readers do: match each layer with its scheme, decompress it, build the float model.
+
+For compressed-tensors the library's own matching of `config_groups` and `ignore` and its own `decompress` do the work, layer by
+layer, so experts are read too; for GPTQ it is the reader of this project.
+"""
+
+import importlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from harness.errors import ModelError
+from harness.export.pieces import in_file
+from harness.export.shards import INDEX
+from harness.models import gptq_checkpoint
+from harness.models.architecture import auto_class
+
+PARTS = {
+    "weight_packed",
+    "weight_scale",
+    "weight_zero_point",
+    "weight_global_scale",
+    "weight_shape",
+    "input_scale",
+    "input_global_scale",
+}
+"""What compressed-tensors stores of a layer beside `weight` and `bias`."""
+LINEAR = nn.Linear(1, 1, device="meta")
+"""What every layer of codes is to its readers, experts too."""
+
+
+def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device) -> PreTrainedModel:
+    """Return the dequantized model of a folder.
+
+    Raises:
+        ModelError: Codes, schemes and names do not fit together, or the model's class lacks or leaves a tensor.
+    """
+    trust = {"trust_remote_code": any(folder.glob("*.py"))}
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
+    settings = config.quantization_config
+    del config.quantization_config
+    with torch.device("meta"):
+        shape: PreTrainedModel = auto_class(config).from_config(config, **trust)
+    if settings["quant_method"] == "gptq":
+        weights = dict(gptq_checkpoint.read(folder, settings, torch.float32, shape).weights)
+    else:
+        weights = decompressed(_tensors(folder), settings)
+    kind = getattr(transformers, config.architectures[0], type(shape))
+    found: Any = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=dtype,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    module: PreTrainedModel = found[0]
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, found[1][problem])):
+            raise ModelError(
+                f"its tensors must be those of {config.architectures[0]}, got {problem}: {', '.join(keys[:5])}"
+            )
+    _refuse_schemes_of_floats(module, folder, settings)
+    module.to(device)  # type: ignore[arg-type]
+    module.train(mode=False)
+    module.requires_grad_(requires_grad=False)
+    return module
+
+
+def decompressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the float tensors of a compressed-tensors checkpoint, by name in the file.
+
+    Raises:
+        ModelError: A layer has codes and no scheme, or a scheme and no codes.
+    """
+    library = importlib.import_module("compressed_tensors.quantization")
+    match = importlib.import_module("compressed_tensors.utils.match")
+    config = library.QuantizationConfig.model_validate(settings)
+    schemes = {target: group for group in config.config_groups.values() for target in group.targets}
+    owners = {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in PARTS}
+    floats: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        path, _, part = name.rpartition(".")
+        if path in owners and part != "bias":
+            parts[path][part] = tensor
+        else:
+            floats[name] = tensor
+    for path, stored in parts.items():
+        found = match.match_targets(path, LINEAR, schemes)
+        if not found or match.is_match(path, LINEAR, config.ignore):
+            raise ModelError(
+                f"quantization_config must have a scheme for {path}, whose codes are stored; it has none"
+            )
+        floats[f"{path}.weight"] = _decompress(stored, schemes[found[0]], config.format)
+    return floats
+
+
+def _refuse_schemes_of_floats(
+    module: PreTrainedModel, folder: Path, settings: Mapping[str, Any]
+) -> None:
+    """Raise ModelError if a matrix that is stored in float has a scheme: readers would look for its codes."""
+    if settings["quant_method"] == "gptq":
+        return
+    match = importlib.import_module("compressed_tensors.utils.match")
+    targets = [
+        target for group in settings["config_groups"].values() for target in group["targets"]
+    ]
+    lookups = {
+        name
+        for path, owner in module.named_modules()
+        if isinstance(owner, nn.Embedding)
+        for name in in_file(module, f"{path}.weight", owner.weight.to("meta"))
+    }
+    for name, tensor in _tensors(folder).items():
+        path, _, part = name.rpartition(".")
+        if (
+            part != "weight"
+            or tensor.dim() != 2
+            or not tensor.is_floating_point()
+            or name in lookups
+        ):
+            continue
+        is_float8 = tensor.dtype.itemsize == 1
+        if is_float8 or match.is_match(path, LINEAR, settings["ignore"]):
+            continue
+        if match.match_targets(path, LINEAR, targets):
+            raise ModelError(
+                f"quantization_config must ignore {path}, which is stored in float; it has a scheme"
+            )
+
+
+def _decompress(stored: Mapping[str, Tensor], scheme: Any, whole_format: str) -> Tensor:
+    """Return the float32 weight `[N, K]` of a layer."""
+    base = importlib.import_module("compressed_tensors.compressors.base")
+    kind = str(getattr(scheme.format, "value", None) or scheme.format or whole_format)
+    if kind == "nvfp4-pack-quantized":
+        # The library's own way rounds these to bfloat16.
+        return _nvfp4(stored, scheme)
+    compressor = base.BaseCompressor.get_value_from_registry(kind)
+    weight: Tensor = compressor.decompress(dict(stored), scheme)["weight"]
+    return weight.float()
+
+
+def _nvfp4(stored: Mapping[str, Tensor], scheme: Any) -> Tensor:
+    helpers = importlib.import_module("compressed_tensors.compressors.nvfp4.helpers")
+    forward = importlib.import_module("compressed_tensors.quantization.lifecycle.forward")
+    packed = stored["weight_packed"]
+    rows, words = packed.shape
+    weight: Tensor = forward.dequantize(
+        x_q=helpers.unpack_fp4_from_uint8(packed, rows, 2 * words, torch.float32),
+        scale=stored["weight_scale"].float(),
+        args=scheme.weights,
+        global_scale=stored["weight_global_scale"],
+        dtype=torch.float32,
+    )
+    return weight
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Return what the weights files of a folder hold."""
+    index = folder / INDEX
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    found: dict[str, Tensor] = {}
+    for name in sorted(names):
+        with safe_open(folder / name, "pt") as file:
+            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+    return found

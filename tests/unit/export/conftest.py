@@ -1,0 +1,44 @@
+"""A model of any class, and exports that are read back in this process: a child for each test would take minutes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from harness.export import verify
+from harness.models.checkpoint import prepare
+from harness.models.source import LoadedModel
+from harness.models.tiny import byte_tokenizer
+
+CPU = torch.device("cpu")
+Made = Callable[[type[PreTrainedModel], PreTrainedConfig], LoadedModel]
+
+
+@pytest.fixture(autouse=True)
+def _read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "in_child", verify.compare)
+
+
+@pytest.fixture
+def made() -> Made:
+    return _made
+
+
+def _made(kind: type[PreTrainedModel], config: PreTrainedConfig) -> LoadedModel:
+    """A model of a class in float32, with random weights that are large enough for its logits to say something."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = kind(config).float()
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                parameter.data = torch.randn(parameter.shape) * 0.15
+    module.tie_weights()
+    return LoadedModel(
+        module=prepare(module, CPU),
+        tokenizer=byte_tokenizer(),
+        name="made",
+        dtype=torch.float32,
+        device=CPU,
+        fingerprint="seed0",
+    )
