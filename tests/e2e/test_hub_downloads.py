@@ -109,6 +109,16 @@ def test_whole_model_is_downloaded_once_and_has_the_commit(hub: Hub) -> None:
     assert len(hub.asked) == asked, "what is whole in the cache needs no hub"
 
 
+def test_weights_that_are_not_the_model_are_not_downloaded(hub: Hub) -> None:
+    files = hub.repositories["models/tests/tiny"]
+    names = ("consolidated.safetensors", "consolidated-00001-of-2.safetensors")
+    foreign = dict.fromkeys((*names, "adapter_model.safetensors"), files[WEIGHTS])
+    hub.repositories = {**hub.repositories, "models/tests/tiny": files | foreign}
+    stored = content(found())
+    assert WEIGHTS in stored
+    assert not foreign.keys() & stored.keys()
+
+
 @pytest.mark.parametrize("revision", ["v1", COMMIT])
 def test_revision_is_a_tag_or_a_commit(hub: Hub, revision: str) -> None:
     assert HubModel(repo="tests/tiny", revision=revision).fingerprint() == COMMIT
