@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -316,13 +317,16 @@ def _in_place(
     loaded: LoadedModel, backend: Backend, kinds: Iterable[tuple[Target, QuantizedLayer]]
 ) -> Iterator[probe.Layer]:
     """Yield the linear layers that the backend has put in place, with what each is to multiply."""
+    installed = {id(swap.installed) for swap in loaded.swaps}
     for target, layer in kinds:
         if not isinstance(target.owner, nn.Linear):
             continue
+        module: Any = loaded.module.get_submodule(target.name)
+        if installed.isdisjoint({id(module), id(getattr(module, "weight", None))}):
+            continue  # an export writes layers and leaves the model as it is
         operands = probe.operands_of(layer)
         if isinstance(backend, probe.OwnOperands):
             operands = backend.operands(loaded, target, layer)
-        module = loaded.module.get_submodule(target.name)
         yield probe.Layer(target.name, module, operands, target.owner.bias)
 
 
