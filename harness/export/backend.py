@@ -70,7 +70,9 @@ class ExportBackend:
                 name.endswith(".weight") and piece.dim() == 2 for name, piece in pieces.items()
             )
             if not is_whole or not is_linear or any(count[name] > 1 for name in pieces):
-                shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t in list(pieces.items())[:2])
+                shown = ", ".join(
+                    f"{name} {tuple(t.shape)}" for name, t in list(pieces.items())[:2]
+                )
                 raise UnsupportedRecipe(
                     f"quantized weights must be linear layers of their own in a checkpoint, got {target.name} of a "
                     f"{type(module).__name__}, which is stored as {shown}; add it to quant.skip"
