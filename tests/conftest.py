@@ -2,7 +2,9 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch reads this when it is imported
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # workers share the cores; torch reads this when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
