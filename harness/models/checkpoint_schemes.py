@@ -76,11 +76,7 @@ def _of_modelopt(settings: Settings) -> str:
     layers = (settings.get("quantized_layers") or {}).values()
     algorithms = {str(layer.get("quant_algo")).upper() for layer in layers}
     names = sorted(algorithms) or [str(settings.get("quant_algo")).upper()]
-    words = [MODELOPT.get(name, name) for name in names]
-    cache = settings.get("kv_cache_quant_algo") or settings.get("kv_cache_scheme")
-    if cache:
-        words.append(f"{'fp8' if isinstance(cache, Mapping) else str(cache).lower()} KV cache")
-    return "; ".join(words)
+    return "; ".join(MODELOPT.get(name, name) for name in names)
 
 
 MODELOPT: Mapping[str, str] = {

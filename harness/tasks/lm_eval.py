@@ -30,7 +30,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -293,6 +293,7 @@ def _evaluator(loaded: LoadedModel, batch_size: int, length: int) -> Any:
             softmax_dtype="float32",
         )
     rolling, scored = model.loglikelihood_rolling, model._loglikelihood_tokens  # noqa: SLF001
+    batch_encode = model.tok_batch_encode
 
     def without_bos(*args: Any, **options: Any) -> Any:
         model.add_bos_token = False
@@ -304,21 +305,17 @@ def _evaluator(loaded: LoadedModel, batch_size: int, length: int) -> Any:
     def alone(requests: Any, *args: Any, **options: Any) -> Any:
         ends: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for _, context, continuation in requests:
+            check_rows((*context, *continuation), loaded)
             ends[(*context, *continuation[:-1])].add(len(continuation))
         model.logits_cache = all(len(lengths) == 1 for lengths in ends.values())
         return scored(requests, *args, **options)
 
-    def checked(encode: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            encoded = encode(*args, **options)
-            # A batch comes with its attention mask.
-            check_rows(encoded[0] if isinstance(encoded, tuple) else encoded, loaded)
-            return encoded
+    def checked(*args: Any, **options: Any) -> Any:
+        ids, mask = batch_encode(*args, **options)
+        check_rows(ids, loaded)
+        return ids, mask
 
-        return call
-
-    model.tok_encode = checked(model.tok_encode)
-    model.tok_batch_encode = checked(model.tok_batch_encode)
+    model.tok_batch_encode = checked
     model.loglikelihood_rolling, model._loglikelihood_tokens = without_bos, alone  # noqa: SLF001
     return model
 

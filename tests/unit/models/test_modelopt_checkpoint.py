@@ -388,6 +388,8 @@ def test_cache_that_stays_in_float_is_said(
     assert loaded.prequantized is not None
     [warning] = loaded.prequantized.warnings
     assert re.search(words, warning)
+    assert loaded.prequantized.cache is None
+    assert "KV cache" not in loaded.origin
     assert torch.equal(logits(loaded.module), logits(expected))
 
 

@@ -145,7 +145,7 @@ def test_divergence_and_noise_floor_read_the_same_windows(tiny: LoadedModel) -> 
 
 def test_parity_reads_the_same_windows(tiny: LoadedModel) -> None:
     task = Parity(data=DATA, window=9, limit_windows=2, decode=1, bos="every")
-    prompts = task.reference(model(tiny)).prompts
+    prompts = task._prompts(model(tiny))
     assert prompts.ids.tolist() == by_definition("every", 9, adds=False)[:2]
     assert "bos=every-window" in prompts.protocol
     with pytest.raises(ValueError, match="bos must be null for random prompts, got first"):

@@ -604,3 +604,12 @@ def test_token_without_a_row_is_named(tasks: Tasks, name: str) -> None:
     loaded.tokenizer.add_tokens(["<no_row>", "er"] if name == "pages" else ["<no_row>", "hat"])
     with pytest.raises(DataError, match=r"with id 262 where there are 261 rows"):
         tasks(name, max_length=64).run(loaded)
+
+
+def test_prefix_without_a_row_is_named_where_it_is_read(tasks: Tasks) -> None:
+    """lm-eval puts BOS before a rolling text; other tasks do not read it."""
+    loaded = TinyModel().load(torch.device("cpu"))
+    loaded.tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    with pytest.raises(DataError, match=r"got '<bos>' with id 261 where there are 261 rows"):
+        tasks("pages", max_length=64).run(loaded)
+    assert tasks("choices", max_length=64).run(loaded).metrics
