@@ -165,7 +165,7 @@ def test_experts_beside_a_shared_one_in_the_gptq_layout(made: Made, tmp_path: Pa
     assert "model.layers.0.mlp.experts.3.up_proj.qweight" in tensors
     assert "model.layers.0.mlp.shared_expert.up_proj.qweight" in tensors
     settings = AutoConfig.from_pretrained(tmp_path / "out").quantization_config
-    read = gptq_checkpoint.read(tmp_path / "out", settings, torch.float32)
+    read = gptq_checkpoint.read(tmp_path / "out", settings, torch.float32, loaded.module).weights
     quantize(loaded, chosen)
     expected = loaded.module.model.layers[0].mlp.experts.gate_up_proj[3].chunk(2)[1]
     found = read["model.layers.0.mlp.experts.3.up_proj.weight"]
