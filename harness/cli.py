@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import config
+from harness import config, path_overrides
 from harness.errors import HarnessError, UnsupportedRecipe
 from harness.summary import Ending, JobResult, print_summary
 
@@ -99,6 +99,7 @@ def rewrite(arguments: list[str]) -> list[str]:
 
     - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
     - `-m` moves to the front: behind a first override Hydra would not find it.
+    - Paths are quoted; see `harness.path_overrides`.
     - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
       and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
       cannot be chosen; they are forced (`++`), and an unknown key among them is refused when the job is built.
@@ -106,7 +107,7 @@ def rewrite(arguments: list[str]) -> list[str]:
     added = [f"+{a}" if a.startswith(ADDED_GROUPS) else a for a in arguments]
     sweep = any(a in MULTIRUN or a.startswith("+experiment=") for a in added)
     flags = [a for a in added if a in MULTIRUN]
-    rest = [a for a in added if a not in MULTIRUN]
+    rest = [path_overrides.quoted(a, sweep=sweep) for a in added if a not in MULTIRUN]
     return [*flags, *(_for_jobs(a) if sweep else a for a in rest)]
 
 

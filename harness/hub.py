@@ -50,6 +50,8 @@ class Repository:
     kind: Literal["dataset", "model"]
     patterns: tuple[str, ...]
     """Globs of the files that are wanted."""
+    unwanted: tuple[str, ...] = ()
+    """Globs of those among them that are not."""
     missing: Callable[[Path], str | None]
     """What a folder lacks to be whole, or None: an interrupted download must not be taken for the repository."""
     revision: str = "main"
@@ -126,6 +128,7 @@ def _download(repository: Repository, *, offline: bool) -> str:
             repo_type=repository.kind,
             revision=repository.revision,
             allow_patterns=list(repository.patterns),
+            ignore_patterns=list(repository.unwanted),
             local_files_only=offline,
         )
     )

@@ -1,9 +1,9 @@
-"""Write the table of docs/models.md: save, load, quantize and export a small model of every architecture in tests/architectures.py.
+"""Write the table of docs/models.md: save, load, quantize and export a small model of every architecture in tests/support/architectures.py.
 
     python scripts/model_matrix.py                    # all, a quarter of an hour; rewrites docs/models.md
     python scripts/model_matrix.py llama qwen2_vl     # some, as lines of text
 
-What is right is said by tests/rounding.py, which shares no code with the project.
+What is right is said by tests/support/rounding.py, which shares no code with the project.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrai
 from transformers.utils import logging
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from architectures import ARCHITECTURES, save  # noqa: E402
 from rounding import UNCALLED, RoundedInputs, round_weights  # noqa: E402

@@ -17,8 +17,8 @@ from harness.quant.affine import Affine
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.layer import LayerRule
 
-ROW = -1
-"""Group size of a scale for each row."""
+ROW, TENSOR, BLOCK, OTHER = -1, 0, -128, -2
+"""Group sizes that are none: a scale for each row, for all of a tensor, for 128 x 128, for blocks of another shape."""
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -32,7 +32,7 @@ class Kernel:
     """`int4`, `int8` or `fp8`; with `+zero` for zero points."""
     are_inputs_rounded: bool = False
     groups: tuple[int, ...] | None = None
-    """Inputs that share a scale, -1 for all of a row, 0 for all of a tensor or a block of rows; None: any."""
+    """Inputs that share a scale, or one of the names above; None: any group, and rows."""
     multiples: tuple[int, int] = (1, 1)
     """Of what N (outputs) and K (inputs) must be multiples."""
     dtypes: tuple[torch.dtype, ...] = HALF
@@ -65,13 +65,15 @@ KERNELS = (
         multiples=(8, 1),
         dtypes=(torch.float16,),
     ),
-    Kernel(name="FP8 Marlin", device="GPU", weights=("fp8",), groups=(ROW, 0), multiples=(64, 128)),
+    Kernel(
+        name="FP8 Marlin", device="GPU", weights=("fp8",), groups=(ROW, TENSOR), multiples=(64, 128)
+    ),
     Kernel(
         name="CUTLASS INT8",
         device="GPU",
         weights=("int8",),
         are_inputs_rounded=True,
-        groups=(ROW, 0),
+        groups=(ROW, TENSOR),
         multiples=(16, 16),
     ),
     Kernel(
@@ -79,7 +81,7 @@ KERNELS = (
         device="GPU",
         weights=("fp8",),
         are_inputs_rounded=True,
-        groups=(ROW, 0),
+        groups=(ROW, TENSOR, BLOCK),
         multiples=(16, 16),
     ),
     Kernel(
@@ -93,14 +95,14 @@ KERNELS = (
         device="CPU",
         weights=("int8",),
         are_inputs_rounded=True,
-        groups=(ROW, 0),
+        groups=(ROW, TENSOR),
     ),
     Kernel(
         name="CPU FP8",
         device="CPU",
         weights=("fp8",),
         are_inputs_rounded=True,
-        groups=(ROW, 0),
+        groups=(ROW, TENSOR),
     ),
 )
 
@@ -141,7 +143,7 @@ def fitting(
     return tuple(
         kernel
         for kernel in _of_kind(rule, device)
-        if (kernel.groups is None or facts[1] in kernel.groups)
+        if (facts[1] in kernel.groups if kernel.groups else facts[1] >= ROW and facts[1] != TENSOR)
         and not any(size % unit for size, unit in zip(shape, kernel.multiples, strict=True))
         # vLLM serves a float32 model in half precision.
         and (dtype == torch.float32 or dtype in kernel.dtypes)
@@ -175,8 +177,10 @@ def _facts(rule: LayerRule) -> tuple[str, int] | None:
         name, found = "fp8", fmt
     else:
         return None
-    rows, columns = found.granularity.block
-    return name, columns if rows == 1 else 0
+    block = found.granularity.block
+    if block[0] == 1:
+        return name, block[1]
+    return name, {(-1, -1): TENSOR, (128, 128): BLOCK}.get(block, OTHER)
 
 
 def _conditions(rule: LayerRule, device: str) -> str:
@@ -195,7 +199,8 @@ def _needs(kernel: Kernel) -> str:
         if unit > 1
     ]
     if kernel.groups is not None:
-        sizes = [{ROW: "rows", 0: "tensors"}.get(size, str(size)) for size in kernel.groups]
+        names = {ROW: "rows", TENSOR: "tensors", BLOCK: "128 x 128"}
+        sizes = [names.get(size, str(size)) for size in kernel.groups]
         parts.append(f"scales of {' or '.join(sizes)}")
     if kernel.dtypes == (torch.float16,):
         parts.append("a float16 model")

@@ -15,12 +15,13 @@ import torch
 import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from harness.errors import ModelError
 from harness.export.pieces import in_file
 from harness.export.shards import INDEX
 from harness.models import gptq_checkpoint
+from harness.models.architecture import auto_class
 
 PARTS = {
     "weight_packed",
@@ -46,14 +47,13 @@ def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
     settings = config.quantization_config
     del config.quantization_config
+    with torch.device("meta"):
+        shape: PreTrainedModel = auto_class(config).from_config(config, **trust)
     if settings["quant_method"] == "gptq":
-        weights = gptq_checkpoint.read(folder, settings, torch.float32)
+        weights = dict(gptq_checkpoint.read(folder, settings, torch.float32, shape).weights)
     else:
         weights = decompressed(_tensors(folder), settings)
-    kind = getattr(transformers, config.architectures[0], None)
-    if kind is None:
-        with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config, **trust))  # type: ignore[no-untyped-call]
+    kind = getattr(transformers, config.architectures[0], type(shape))
     found: Any = kind.from_pretrained(
         None,
         config=config,

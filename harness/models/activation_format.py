@@ -62,7 +62,8 @@ class ActivationFormat:
         """Words for records, such as `int8 by token`."""
         where = f"in groups of {self.group_size}" if self.blocks == "group" else f"by {self.blocks}"
         zero = "" if self.symmetric else ", asymmetric"
-        return f"{self.kind}{self.bits} {where}{zero}{', static' if self.scale is not None else ''}"
+        kind = "fp" if self.kind == "float" else self.kind
+        return f"{kind}{self.bits} {where}{zero}{', static' if self.scale is not None else ''}"
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return `x` rounded; same shape and type."""
@@ -87,8 +88,8 @@ class ActivationFormat:
         """Return scale and zero point, which broadcast against the blocks."""
         none = blocks.new_zeros(())
         if self.scale is not None:
-            zero = none if self.zero_point is None else self.zero_point.float()
-            return self.scale.float(), zero
+            zero = none if self.zero_point is None else self.zero_point.to(none)
+            return self.scale.to(none), zero
         if not self.symmetric:
             low = blocks.amin(-1, keepdim=True).clamp(max=0)
             high = blocks.amax(-1, keepdim=True).clamp(min=0)
@@ -98,7 +99,7 @@ class ActivationFormat:
         if self.is_mx:
             return _power_of_two(largest, self.bits), none
         if self.outer_scale is not None:
-            outer = self.outer_scale.float()
+            outer = self.outer_scale.to(none)
             scale = FLOATS[8].round(outer * (largest / FLOATS[self.bits].max))
             return _not_zero(scale, SMALLEST_NVFP4_SCALE) / outer, none
         top = 2 ** (self.bits - 1) - 1 if self.kind == "int" else FLOATS[self.bits].max

@@ -4,6 +4,7 @@ int4 weights in groups of 128
 int8 weights by channel, int8 inputs by token; fp8 KV cache by tensor, static
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,9 +22,8 @@ def rounded_inputs(settings: Settings) -> str | None:
     if method == "bitsandbytes" and settings.get("load_in_8bit"):
         return f"int8 by token, features beyond {settings.get('llm_int8_threshold', 6.0)} in float"
     if method == "torchao":
-        words = [words.partition(" weights")[2] for words in _torchao_configs(settings)]
-        found = [text.strip(" ,").replace(" inputs", "") for text in words if " inputs" in text]
-        return "; ".join(found).partition(", ")[2] or None
+        found = [words.partition(", ")[2] for words in _torchao_configs(settings)]
+        return "; ".join(words.replace(" inputs", "") for words in found if words) or None
     return None
 
 
@@ -111,39 +111,71 @@ def _of_torchao(settings: Settings) -> str:
 
 def _torchao_configs(settings: Settings) -> list[str]:
     """Return the words of each configuration: one for the model, or several by module."""
+    return list(dict.fromkeys(_torchao(config) for config in _torchao_nodes(settings)))
+
+
+def _torchao_nodes(settings: Settings) -> list[Settings]:
+    """Return the configurations as torchao writes them, `{_type, _version, _data}`."""
     kind = settings.get("quant_type")
     found: Any = kind.get("default") if isinstance(kind, Mapping) else kind
     if not isinstance(found, Mapping):
-        return [str(found)]
+        return [{"_type": str(found)}]
     data = found.get("_data") or {}
     inner = data.get("fqn_to_config") or data.get("module_fqn_to_config")
-    configs = inner.values() if isinstance(inner, Mapping) else [found]
-    words = (_torchao(config) for config in configs if isinstance(config, Mapping))
-    return list(dict.fromkeys(words))
+    nodes = inner.values() if isinstance(inner, Mapping) else [found]
+    return [node for node in nodes if isinstance(node, Mapping)]
 
 
 def _torchao(config: Settings) -> str:
-    name, data = str(config.get("_type")), config.get("_data") or {}
+    name = str(config.get("_type"))
     words = TORCHAO.get(name)
-    if words is None:
-        return name
-    size = data.get("group_size")
-    if isinstance(granularity := data.get("weight_granularity"), Mapping):
-        size = (granularity.get("_data") or {}).get("group_size")
-    where = f"in groups of {size}" if size else "by row"
-    bits = str(data.get("weight_dtype", "")).rpartition(".")[2]
-    return words.format(where=where, bits=bits or "intx")
+    zeros = (config.get("_data") or {}).get("act_mapping_type")
+    if words and isinstance(zeros, Mapping) and zeros.get("_data") == "ASYMMETRIC":
+        words += ", asymmetric"
+    return words.format(where=_where(config), bits=_weight_type(config)) if words else name
+
+
+def _where(config: Settings) -> str:
+    data = config.get("_data") or {}
+    granularity = data.get("weight_granularity") or data.get("granularity")
+    if isinstance(granularity, list):  # of inputs and of weights
+        granularity = granularity[-1]
+    node: Settings = granularity if isinstance(granularity, Mapping) else {}
+    size = (node.get("_data") or {}).get("group_size") or data.get("group_size")
+    if node.get("_type") == "PerTensor":
+        return "by tensor"
+    return f"in groups of {size}" if size else "by row"
+
+
+def _weight_type(config: Settings) -> str:
+    """Return the type of a configuration that leaves it open, such as `int4`."""
+    stored = (config.get("_data") or {}).get("weight_dtype")
+    return str(stored.get("_data") if isinstance(stored, Mapping) else stored)
+
+
+def unused_bits(settings: Settings) -> int:
+    """Return how many bits of a stored code are none: torchao keeps INT1 to INT7 in a byte each."""
+    if settings.get("quant_method") != "torchao":
+        return 0
+    widths = {
+        int(kind.removeprefix("int"))
+        for node in _torchao_nodes(settings)
+        if "Intx" in str(node.get("_type"))
+        and "UNPACKED_TO_INT8" in str(node.get("_data"))
+        and re.fullmatch(r"int\d", kind := _weight_type(node))
+    }
+    return 8 - max(widths) if widths else 0
 
 
 TORCHAO: Mapping[str, str] = {
     "Int4WeightOnlyConfig": "int4 weights {where}",
     "Int8WeightOnlyConfig": "int8 weights {where}",
     "IntxWeightOnlyConfig": "{bits} weights {where}",
-    "Float8WeightOnlyConfig": "fp8 weights by row",
-    "Int8DynamicActivationInt8WeightConfig": "int8 weights by row, int8 inputs by token",
+    "Float8WeightOnlyConfig": "fp8 weights {where}",
+    "Int8DynamicActivationInt8WeightConfig": "int8 weights {where}, int8 inputs by token",
     "Int8DynamicActivationInt4WeightConfig": "int4 weights {where}, int8 inputs by token",
     "Int8DynamicActivationIntxWeightConfig": "{bits} weights {where}, int8 inputs by token",
-    "Float8DynamicActivationFloat8WeightConfig": "fp8 weights, fp8 inputs",
+    "Float8DynamicActivationFloat8WeightConfig": "fp8 weights {where}, fp8 inputs {where}",
 }
 """What the configurations of torchao do, by class; `where` and `bits` are filled in."""
 
@@ -166,4 +198,5 @@ SCHEMES: Mapping[str, Callable[[Settings], str]] = {
     "bitsandbytes": _of_bitsandbytes,
     "fp8": _of_fp8,
     "torchao": _of_torchao,
+    "mxfp4": lambda _: "mxfp4 weights of experts",
 }

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from harness.errors import ModelError
 from harness.models.activation_format import ActivationFormat, Blocks
 from harness.models.compressed_tensors_weights import PARTS, dequantize, packed_bits
-from harness.models.dequantized import CacheRounding, Dequantized, read_tensors
+from harness.models.dequantized import CacheRounding, Dequantized, module_at, read_tensors
 from harness.models.prequantized import Settings
 
 BLOCKS: Mapping[str, Blocks] = {
@@ -47,7 +48,7 @@ def read(
             layers[path][part] = weights[key]
     quantized, bits, inputs, outputs = [], 0, {}, {}
     for path, parts in layers.items():
-        scheme = _scheme(config, path, _module(shape, path))
+        scheme = _scheme(config, path, _class_of(shape, path))
         if scheme is None or scheme.weights is None:
             raise ModelError(
                 f"config.json must say how {path} is quantized, got no config group for it in {folder}; download or convert it again"
@@ -67,15 +68,32 @@ def read(
             del weights[f"{path}.{part}"]
         weights[f"{path}.weight"] = weight.to(dtype)
         quantized.append(f"{path}.weight")
+    weights |= _turned(shape, {name: weights[name] for name in quantized})
     _check_all_quantized(folder, config, shape, weights, layers)
+    cache = _cache(folder, config.kv_cache_scheme, weights)
+    warnings = _batch_warnings((*inputs.values(), *outputs.values()))
+    if cache:
+        warnings.append(
+            "keys and values are rounded, as kv_cache_scheme of config.json says; serving engines do so where they are told to"
+        )
     return Dequantized(
         weights=weights,
         quantized=tuple(quantized),
         packed_bits=bits,
         inputs=inputs,
         outputs=outputs,
-        cache=_cache(folder, config.kv_cache_scheme, weights),
+        cache=cache,
+        warnings=tuple(warnings),
     )
+
+
+def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
+    """Say where rounding an activation depends on what else is in the batch."""
+    shared = {fmt.name for fmt in formats if fmt.blocks == "tensor" and fmt.scale is None}
+    return [
+        f"activations in {name} share a scale between tokens: results depend on how sequences are batched"
+        for name in sorted(shared)
+    ]
 
 
 def _config(folder: Path, settings: Settings) -> Any:
@@ -115,12 +133,19 @@ def _refuse_transforms(folder: Path, transforms: Settings) -> None:
         )
 
 
-def _module(shape: PreTrainedModel, path: str) -> nn.Module:
-    """Return what a layer of the files is in the float model; experts, which the model stacks, are linear layers."""
-    try:
-        return shape.get_submodule(path)
-    except AttributeError:
-        return nn.Linear(1, 1, device="meta")
+def _class_of(shape: PreTrainedModel, path: str) -> nn.Module:
+    """Return a layer of the class that config groups know: experts and Conv1D are linear layers."""
+    found = module_at(shape, path)
+    return nn.Linear(1, 1, device="meta") if found is None or isinstance(found, Conv1D) else found
+
+
+def _turned(shape: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of Conv1D layers (GPT-2) as `[N, K]`; some writers leave them as `[K, N]`, and say so by their shapes alone."""
+    stored = {name: module_at(shape, name.removesuffix(".weight")) for name in weights}
+    convs = {name: m.weight.shape for name, m in stored.items() if isinstance(m, Conv1D)}
+    if any(weights[name].shape == size != size[::-1] for name, size in convs.items()):
+        return {name: weights[name].T for name in convs}
+    return {}
 
 
 def _scheme(config: Any, path: str, module: nn.Module) -> Any:

@@ -84,6 +84,8 @@ def _codes(parts: Mapping[str, Tensor], args: Any) -> Tensor:
         if weight.dtype != expected:
             raise ValueError(f"codes in {weight.dtype}, not in {expected}")
         return weight.float()
+    if "weight_packed" not in parts:
+        raise ValueError("no codes (weight, weight_packed)")
     words = parts["weight_packed"]
     if args.type == "int":
         return _integers(words, args.num_bits, _num_inputs(parts, args))

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.models.folder_files import weight_files
@@ -70,6 +70,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
     return tensors
+
+
+def module_at(shape: PreTrainedModel, path: str) -> nn.Module | None:
+    """Return what a layer of the files is in the float model; None for one expert of a stack."""
+    modules = dict(shape.named_modules())
+    # Files of a body alone leave the prefix out.
+    return modules.get(path, modules.get(f"{shape.base_model_prefix}.{path}"))
 
 
 def bits_of(tensors: Mapping[str, Tensor]) -> int:

@@ -17,6 +17,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
+FOREIGN_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
+"""Weights in another layout and adapters, as hubs keep them beside a model: not worth a download."""
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of a distributed checkpoint, which transformers reads before all others."""
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -11,7 +11,7 @@ from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
 from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
-from harness.models.folder_files import missing_files, weight_files
+from harness.models.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
 from harness.models.loading_report import check_once, warnings_of
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
@@ -161,6 +161,11 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
 @lru_cache(maxsize=16)
 def _locate_model(repo: str, revision: str, path: str | None, patterns: tuple[str, ...]) -> Found:
     repository = Repository(
-        name=repo, kind="model", patterns=patterns, missing=missing_files, revision=revision
+        name=repo,
+        kind="model",
+        patterns=patterns,
+        unwanted=FOREIGN_WEIGHTS,
+        missing=missing_files,
+        revision=revision,
     )
     return locate(repository, path, override="model.path", error=ModelError)

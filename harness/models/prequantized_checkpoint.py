@@ -3,8 +3,8 @@
 A method of `READERS` is read here and dequantized exactly, whatever its kernels are made for; activations are rounded as the checkpoint
 says. The others are loaded by transformers and the library that wrote them. What transformers leaves half done is finished, or refused:
 
-    bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong
-    MXFP4 on a CPU       is dequantized to bfloat16, which holds it exactly; the model's type is set here
+    bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong; 0.50.2 saves scales
+                         of blocks transposed after a forward pass on some CPUs
     unknown methods      transformers ignores them and would take codes for weights
 """
 
@@ -31,11 +31,12 @@ from harness.models import (
     fp8_checkpoint,
     gptq_checkpoint,
     modelopt_checkpoint,
+    mxfp4_checkpoint,
 )
 from harness.models.architecture import auto_class, check_attention, read_config
 from harness.models.checkpoint import UNLOADABLE, load_tokenizer, prepare
-from harness.models.checkpoint_schemes import rounded_inputs, scheme
-from harness.models.dequantized import Dequantized, Reader, Rounding
+from harness.models.checkpoint_schemes import rounded_inputs, scheme, unused_bits
+from harness.models.dequantized import Dequantized, Reader, Rounding, module_at
 from harness.models.loading_report import check_complete
 from harness.models.prequantized import (
     Prequantized,
@@ -52,6 +53,7 @@ READERS: Mapping[str, Reader] = {
     "compressed-tensors": compressed_tensors_checkpoint.read,
     "fp8": fp8_checkpoint.read,
     "gptq": gptq_checkpoint.read,
+    "mxfp4": mxfp4_checkpoint.read,
     "awq": awq_checkpoint.read,
     "modelopt": modelopt_checkpoint.read,
 }
@@ -60,6 +62,8 @@ KNOWN = READERS.keys() | {
     name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING
 }
 """Those, and the methods that transformers has a loader for."""
+TRIED = {"bitsandbytes", "torchao"}
+"""Methods whose weights are what their codes stand for as transformers loads them on a CPU; tests compare them."""
 
 
 def load_prequantized(
@@ -77,6 +81,11 @@ def load_prequantized(
         ModelError: The method is unknown, its library is missing, it cannot run on the device, or the folder is damaged.
     """
     method = str(settings.get("quant_method"))
+    if method not in READERS and method in KNOWN - TRIED and device.type == "cpu":
+        raise ModelError(
+            f"a quantized checkpoint must be of a method that was compared with its own arithmetic on a CPU "
+            f"({', '.join(sorted(READERS.keys() | TRIED))}), got {method} in {folder}; load the float checkpoint and quantize it here"
+        )
     if method not in KNOWN:
         raise ModelError(
             f"a quantized checkpoint must be of a method that transformers loads ({', '.join(sorted(KNOWN))}), got {method!r} in {folder}; "
@@ -142,14 +151,16 @@ def _facts_of_library(
     tied = names - {name for name, _ in shape.named_parameters()}
     floats = float_weights(tensors)
     count, stored = _num_parameters(shape), stored_bytes(module)
+    num_quantized = count - sum(t.numel for name, t in floats.items() if name not in tied)
     file_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    packed_bytes = file_bytes - sum(tensor.nbytes for tensor in floats.values())
     return Prequantized(
         method=str(settings.get("quant_method")),
         scheme=scheme(settings),
         kind="real" if stored < count * dtype.itemsize else "fake-quant",
         num_parameters=count,
-        num_quantized=count - sum(t.numel for name, t in floats.items() if name not in tied),
-        packed_bits=8 * (file_bytes - sum(tensor.nbytes for tensor in floats.values())),
+        num_quantized=num_quantized,
+        packed_bits=8 * packed_bytes - unused_bits(settings) * num_quantized,
         file_bytes=file_bytes,
         stored_bytes=stored,
         inputs=rounded_inputs(settings),
@@ -219,6 +230,7 @@ def _load(
     loading = found[1]
     check_complete(loading, folder)
     _refuse_unexpected(loading["unexpected_keys"], folder)
+    _turn_block_scales(module)
     if of_bitsandbytes := bitsandbytes_layers.has_layers(module):
         bitsandbytes_layers.settle(module, dtype)
     # transformers leaves the float weights beside codes of bitsandbytes in the type that they have in the files.
@@ -250,6 +262,17 @@ def _check_statistics(folder: Path, tensors: Mapping[str, Stored]) -> None:
     check_complete({"missing_keys": {key for key in lacking if key not in tensors}}, folder)
 
 
+def _turn_block_scales(module: PreTrainedModel) -> None:
+    """Put the scales that bitsandbytes 0.50.2 saves as bfloat16 `[K / block, N]` back into the order of blocks, float32 `[N K / block]`.
+
+    It saves them so after a forward pass on a CPU with instructions for bfloat16; the codes beside them are in order.
+    """
+    for layer in module.modules():
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if state is not None and state.absmax.dim() == 2:
+            state.absmax = state.absmax.T.reshape(-1).float()
+
+
 def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the weights of a dequantized model to its type, but for those that its architecture keeps in float32."""
     kept = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}  # noqa: SLF001 - no public name
@@ -259,14 +282,26 @@ def _unify(module: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _as_stored(shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
-    """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`."""
+def _as_stored(folder: Path, shape: PreTrainedModel, checkpoint: Dequantized) -> dict[str, Tensor]:
+    """Return weights the way that the float model stores them: Conv1D (GPT-2) has `[K, N]`.
+
+    Raises:
+        ModelError: A weight is NaN or infinite, or was left as codes.
+    """
     weights = dict(checkpoint.weights)
-    modules = dict(shape.named_modules())
     for name in checkpoint.quantized:
-        path = name.removesuffix(".weight")
-        if isinstance(modules.get(path, modules.get(f"{shape.base_model_prefix}.{path}")), Conv1D):
+        if not weights[name].isfinite().all():
+            raise ModelError(
+                f"every weight must be finite, got NaN or infinity in {name} of {folder}; download or convert it again"
+            )
+        if isinstance(module_at(shape, name.removesuffix(".weight")), Conv1D):
             weights[name] = weights[name].T.contiguous()
+    for name, tensor in weights.items():
+        is_float = tensor.is_floating_point() and tensor.itemsize > 1
+        if name.rpartition(".")[2] in ("weight", "bias") and not is_float:
+            raise ModelError(
+                f"codes must have scales beside them, got {name} in {tensor.dtype} alone in {folder}; download or convert it again"
+            )
     return weights
 
 
@@ -278,7 +313,7 @@ def _load_weights(
     **options: Any,
 ) -> PreTrainedModel:
     """Load dequantized weights into the float model."""
-    weights = _as_stored(shape, checkpoint)
+    weights = _as_stored(folder, shape, checkpoint)
     found: Any = type(shape).from_pretrained(
         None,
         config=_float_config(folder, **options),

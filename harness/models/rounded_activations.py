@@ -87,22 +87,15 @@ def _place(module: PreTrainedModel, path: str) -> _Place:
         )
     if source is None:
         return _Place(owner, parameter, None, 0)
-    part = next(rule for rule in converters if source in rule.source_patterns)
-    before = path[: len(_common(path, owner))]
-    number = re.search(r"\.(\d+)\.", path[len(before) - 1 :])
-    expert = int(number.group(1)) if number and names[name].dim() == 3 else None
-    if expert is None:
+    converter = next(rule for rule in converters if source in rule.source_patterns)
+    # Layers may be numbered too; the expert's number is the last.
+    numbers = re.findall(r"\.(\d+)(?=\.)", path)
+    if names[name].dim() != 3 or not numbers:
         raise ModelError(
-            f"inputs are rounded for linear layers and stacks of experts, got {path}, which the model keeps in {name}; "
+            f"activations are rounded for linear layers and stacks of experts, got {path}, which the model keeps in {name}; "
             "choose another checkpoint"
         )
-    return _Place(owner, parameter, expert, part.source_patterns.index(source))
-
-
-def _common(one: str, other: str) -> str:
-    """Return the longest common beginning of two paths."""
-    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    return one[: min(len(one), len(other)) if length is None else length]
+    return _Place(owner, parameter, int(numbers[-1]), converter.source_patterns.index(source))
 
 
 def _on_input(rounding: Rounding) -> Any:

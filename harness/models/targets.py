@@ -107,6 +107,10 @@ class Other(NamedTuple):
     is_used: bool
     """A text run needs it."""
 
+    def matches(self, pattern: str) -> bool:
+        """Say whether a glob matches its name, or the path of the module that it is the weight of."""
+        return any(fnmatchcase(n, pattern) for n in (self.name, self.name.removesuffix(".weight")))
+
 
 def output_layer(module: PreTrainedModel) -> nn.Module:
     """Return the layer that makes logits, `lm_head` in most architectures."""

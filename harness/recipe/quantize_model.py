@@ -14,7 +14,7 @@ from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
+from harness.models.targets import Target, find_others, find_targets
 from harness.quant.layer import QuantizedLayer
 from harness.quant.linear import StaticFormat
 from harness.quant.quantize import quantize as quantize_tensor
@@ -48,11 +48,12 @@ def quantize(
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that {backend.name} runs on {loaded.device}, but {reason}"
         )
-    selection = select(recipe, find_targets(loaded.module))
+    others = find_others(loaded.module)
+    selection = select(recipe, find_targets(loaded.module), others)
     recipe = replace(recipe, backend=backend)
     if selection.untied or any(target.shared for target, _ in selection.chosen):
         loaded.untie()
-    sizes = sizes_of(loaded, selection)
+    sizes = sizes_of(loaded, selection, others)
     static, static_warnings = _static_scales(loaded, recipe, selection.chosen)
     prepared: tuple[str, ...] = ()
     if isinstance(backend, PreparedBackend):
@@ -136,7 +137,8 @@ def _in_place(
     seen: set[tuple[str, str, torch.Size]] = set()
     for (target, rule), (layer, installed) in zip(selection.chosen, layers, strict=True):
         kind = rule, installed.kernel, layer.weight.shape
-        if kind in seen or target.linear is None:
+        # An export leaves the model as it is: nothing multiplies with the codes.
+        if kind in seen or target.linear is None or installed.kernel == "none":
             continue
         seen.add(kind)
         operands = probe.operands_of(layer)

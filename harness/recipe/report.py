@@ -9,7 +9,7 @@ import torch
 
 from harness.backends.base import Installed
 from harness.models.source import LoadedModel
-from harness.models.targets import Other, find_others, num_unused
+from harness.models.targets import Other, num_unused
 from harness.quant.layer import QuantizedLayer
 from harness.quant.quantize import fit as fit_scales
 from harness.recipe.recipe import QuantRecipe
@@ -37,14 +37,14 @@ class Sizes:
     """Matrices that no recipe can quantize."""
 
 
-def sizes_of(loaded: LoadedModel, selection: Selection) -> Sizes:
+def sizes_of(loaded: LoadedModel, selection: Selection, others: Sequence[Other]) -> Sizes:
     """Count the parameters of a float model and of what is untied."""
     untied = sum(target.weight.numel() for target in selection.untied)
     total = loaded.num_parameters + untied
     return Sizes(
         num_parameters=total,
         num_used=total - num_unused(loaded.module),
-        others=tuple(find_others(loaded.module)),
+        others=tuple(others),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import ConfigError, UnsupportedRecipe
-from harness.models.targets import Target
+from harness.models.targets import Other, Target
 from harness.recipe.recipe import QuantRecipe
 from harness.results.record import SkippedWeight
 
@@ -36,8 +36,8 @@ class Selection:
     """Names of targets that a rule matches and that stay in float all the same."""
 
 
-def select(recipe: QuantRecipe, targets: Sequence[Target]) -> Selection:
-    """Decide for each target.
+def select(recipe: QuantRecipe, targets: Sequence[Target], others: Sequence[Other]) -> Selection:
+    """Decide for each target; the other matrices of the model stay in float as they are.
 
     Raises:
         ConfigError: A rule or a skip pattern of a quantizing recipe matches nothing.
@@ -55,7 +55,7 @@ def select(recipe: QuantRecipe, targets: Sequence[Target]) -> Selection:
         rules.append(rule)
         if rule is None:
             skipped.append(_skip(target, reason))
-    _refuse_unused(recipe, targets, used)
+    _refuse_unused(recipe, targets, others, used)
     chosen, untied = _by_weight(recipe, targets, rules)
     if left_out and not chosen:
         raise UnsupportedRecipe(
@@ -128,14 +128,16 @@ def _by_weight(
     return chosen, untied
 
 
-def _refuse_unused(recipe: QuantRecipe, targets: Sequence[Target], used: set[str]) -> None:
+def _refuse_unused(
+    recipe: QuantRecipe, targets: Sequence[Target], others: Sequence[Other], used: set[str]
+) -> None:
     """Raise ConfigError for a rule or skip pattern of a quantizing recipe that matched nothing."""
     if not recipe.rules:
         return
     names = [target.name for target in targets]
     shown = ", ".join([*names[:8], *(["..."] if len(names) > 8 else []), *names[-2:]])
     for pattern in recipe.skip:
-        if pattern not in used:
+        if pattern not in used and not any(other.matches(pattern) for other in others):
             raise ConfigError(
                 f"quant.skip must match some weight of the model, got {pattern!r}, which matches none of: {shown}"
             )

@@ -1,10 +1,12 @@
-"""What a model is compared with. Every comparison asks for a `Baseline`, so that none can hold a thing against itself by accident.
+"""What a model is compared with.
 
-model.baseline given            a second model in memory, asked the same token ids
-a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
-a float model, no recipe        itself: every difference is 0 by definition, and the record says so
-a checkpoint or GGUF file that
-came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
+Every comparison asks for a `Baseline`, so that none holds a thing against itself by accident:
+
+    model.baseline given            a second model in memory, asked the same token ids
+    a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
+    a float model, no recipe        itself: every difference is 0 by definition, and the record says so
+    a checkpoint or GGUF file that
+    came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
 """
 
 from collections.abc import Callable, Iterator
@@ -46,10 +48,10 @@ class Baseline:
         return self.info.relation == "itself"
 
     @contextmanager
-    def scorer(self, halves: Scorer) -> Iterator[Scorer]:
-        """Give the halves of the float model; `halves` are those of the model that is compared with it."""
-        if self.loaded is halves.loaded:
-            yield halves
+    def halves(self, of_model: Scorer) -> Iterator[Scorer]:
+        """Split the float model into its halves; given those of the model that is compared with it."""
+        if self.loaded is of_model.loaded:
+            yield of_model
         else:
             with scorer(self.loaded) as own:
                 yield own

@@ -84,6 +84,16 @@ def test_what_a_cpu_multiplies() -> None:
     assert names(groups(4, 64), (4096, 48), "CPU") == set(), "inputs in steps of 32"
 
 
+def test_blocks_of_fp8() -> None:
+    shape = (4096, 4096)
+    assert names(fp8(128, 128), shape, "GPU", is_rounded=True) == {"CUTLASS FP8"}
+    assert names(fp8(64, 64), shape, "GPU", is_rounded=True) == set()
+    assert names(fp8(1, 128), shape, "GPU", is_rounded=True) == set(), "groups of a row"
+    assert names(groups(4, -1), shape, "CPU") == {"CPU INT4"}
+    tensor = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(-1, -1)))
+    assert names(tensor, shape, "CPU") == set()
+
+
 def test_a_warning_names_a_layer_its_shape_and_the_conditions() -> None:
     rule = LayerRule(match="*", weight=groups(4, 64))
     contents = Contents(

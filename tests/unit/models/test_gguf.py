@@ -1,6 +1,7 @@
 """GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -19,9 +20,12 @@ from harness.models.gguf import (
     cache_folder,
     converted,
     describe,
+    facts,
     fingerprint_of,
     load_gguf,
 )
+from harness.models.source import LoadedModel
+from harness.models.tiny import TinyModel
 
 CPU = torch.device("cpu")
 
@@ -102,6 +106,38 @@ def write_gguf(file: Path) -> None:
 def test_origin_lists_the_types_of_the_tensors(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf")
     assert describe(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
+
+
+def write_floats(file: Path) -> None:
+    """Write a file with tensors of float types alone."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("a", np.ones((2, 3), np.float32))
+    writer.add_tensor("b", np.ones((2, 3), np.float16))
+    bf16 = gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.BF16)
+    writer.add_tensor("c", bf16, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(("write", "expected"), [(write_gguf, True), (write_floats, False)])
+def test_file_with_blocks_came_quantized_and_one_of_floats_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], expected: bool
+) -> None:
+    file = tmp_path / "m.gguf"
+    write(file)
+
+    def load_other_weights(*_: object, **__: object) -> LoadedModel:
+        tiny = TinyModel().load(CPU)
+        tiny.dequantized = facts(file, tiny)
+        return tiny
+
+    monkeypatch.setattr(gguf_models, "load_gguf", load_other_weights)
+    base = TinyModel(seed=1)
+    loaded = GgufModel(path=str(file), baseline=base).load(CPU)
+    assert loaded.came_quantized is expected
+    assert loaded.baseline == base
 
 
 def test_fingerprint_is_the_hash_of_the_file_and_the_version_of_the_conversion(

@@ -1,5 +1,7 @@
 """Swapping weights in and bringing the float ones back."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -171,6 +173,35 @@ def test_cache_holds_one_model_and_another_source_replaces_it(other: TinyModel) 
     assert second.dtype is getattr(torch, other.dtype)
     assert list(cache._held.values()) == [second]
     assert cache.load(TinyModel(), CPU) is not first
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_cache_keeps_a_baseline_beside_its_model_and_drops_both_for_another() -> None:
+    base = TinyModel(seed=1)
+    source = WithBaseline(baseline=base)
+    loaded = cache.load(source, CPU)
+    assert set(cache._held) == {(source, CPU)}, "loaded when a comparison asks for it"
+    beside = cache.load_baseline(loaded)
+    assert cache.load_baseline(loaded) is beside
+    assert cache.load(source, CPU) is loaded
+    assert set(cache._held) == {(source, CPU), (base, CPU)}
+    assert cache.load(base, CPU) is beside
+    assert set(cache._held) == {(base, CPU)}
+    other = cache.load(TinyModel(), CPU)
+    assert set(cache._held) == {(TinyModel(), CPU)}
+    assert cache.load_baseline(other) is None
+
+
+@dataclass(frozen=True)
+class WithBaseline:
+    """A source that says what it was made of."""
+
+    baseline: TinyModel
+
+    def load(self, device: torch.device) -> LoadedModel:
+        loaded = TinyModel().load(device)
+        loaded.baseline = self.baseline
+        return loaded
 
 
 @pytest.mark.usefixtures("empty_cache")

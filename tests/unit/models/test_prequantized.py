@@ -1,6 +1,8 @@
 """Checkpoints that are quantized already: made by their own libraries or by hand, against a dequantization written here."""
 
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from harness.errors import ModelError
 from harness.formats.codebook import Codebook
@@ -24,6 +32,7 @@ from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.qlora import QLoRAScale
 from harness.quant.quantize import fake_quantize
+from harness.recipe import QuantRecipe, quantize
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43).view(2, 20)
@@ -254,6 +263,65 @@ def test_four_bits_of_bitsandbytes(float_folder: Path, tmp_path: Path, method: s
     assert ("double" in loaded.origin) is double
 
 
+def test_block_scales_that_bitsandbytes_saves_transposed_are_turned_back(
+    float_folder: Path, tmp_path: Path
+) -> None:
+    """As 0.50.2 does after a forward pass on a CPU with instructions for bfloat16: `[K / 64, N]` in bfloat16."""
+    folder = library_folder(float_folder, tmp_path, "nf4")
+    expected = {}
+    for name, layer in linears(llama()).items():
+        blocks = layer.weight.detach().view(-1, 64)
+        scales = blocks.abs().amax(-1, keepdim=True)
+        codes = blocks / scales
+        levels = Codebook(name="nf4").values()
+        nearest = (codes[..., None] - levels).abs().argmin(-1)
+        expected[name] = (levels[nearest] * scales.bfloat16().float()).view(layer.weight.shape)
+
+    def transpose(tensors: Weights) -> None:
+        for name, layer in linears(llama()).items():
+            key = f"{name}.weight.absmax"
+            rows = tensors[key].view(layer.out_features, -1)
+            tensors[key] = rows.T.bfloat16().contiguous()
+
+    change_tensors(folder, transpose)
+    found = load(folder).module
+    for name, layer in linears(found).items():
+        weight: Any = layer.weight
+        functional = pytest.importorskip("bitsandbytes.functional")
+        exact = functional.dequantize_4bit(weight.data, weight.quant_state)
+        torch.testing.assert_close(exact.float(), expected[name], rtol=0, atol=1e-6)
+    down = linears(found)["model.layers.0.mlp.down_proj"].weight
+    assert down.quant_state.absmax.shape == (64 * 2,), "two blocks a row, so that order matters"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gpt_2_of_gptq(tmp_path: Path) -> None:
+    """Its layers are Conv1D, which store `[K, N]`; GPTQ's codes are of `[N, K]` there too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=261, n_embd=64, n_layer=1, n_head=2, n_positions=128, bos_token_id=None
+        )
+        config.eos_token_id = None
+        module = GPT2LMHeadModel(config).eval()
+    module.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    for key in [k for k in tensors if re.search(r"(c_attn|c_proj|c_fc)\.weight", k)]:
+        weight = tensors.pop(key)
+        parts, values = gptq_parts(weight.T.numpy(), 4, 32, zero_less=1, order=False)
+        path = key.removesuffix(".weight")
+        tensors |= {f"{path}.{part}": torch.from_numpy(array) for part, array in parts.items()}
+        module.get_parameter(key).data = torch.from_numpy(values).T
+    save_file(tensors, tmp_path / TENSORS, metadata={"format": "pt"})
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+    change_config(tmp_path, quantization_config=settings)
+    loaded = load(tmp_path)
+    torch.testing.assert_close(logits(loaded.module), logits(module), rtol=1e-5, atol=1e-5)
+    assert loaded.prequantized is not None
+    assert loaded.prequantized.num_quantized == 12 * 64 * 64
+
+
 @pytest.mark.usefixtures("exact_int_mm")
 def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     folder = library_folder(float_folder, tmp_path, "llm_int8")
@@ -264,6 +332,8 @@ def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     assert 0 < (found - exact).norm() < 3 * (expected - exact).norm()
     check_facts(loaded, folder, kind="real", bits=(8.0, 8.7))
     assert "LLM.int8, threshold 6.0" in loaded.origin
+    inputs = quantize(loaded, QuantRecipe()).report.input_formats
+    assert inputs == {"checkpoint": "int8 by token, features beyond 6.0 in float"}
 
 
 def test_int8_of_torchao(float_folder: Path, tmp_path: Path) -> None:
@@ -564,16 +634,20 @@ def test_codes_that_nothing_describes_are_refused(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_missing_library_says_what_to_install(tmp_path: Path) -> None:
-    settings = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {}}}
-    written(tmp_path, {}, settings)
-    with pytest.raises(ModelError, match=r"library of a hqq checkpoint must be installed .*hqq"):
+@pytest.mark.parametrize("method", ["hqq", "fp_quant", "quanto", "higgs", "aqlm", "fbgemm_fp8"])
+def test_method_that_nobody_compared_on_a_cpu_is_refused(tmp_path: Path, method: str) -> None:
+    written(tmp_path, {}, {"quant_method": method})
+    expected = rf"compared with its own arithmetic on a CPU \(.*gptq.*torchao\), got {method} in"
+    with pytest.raises(ModelError, match=expected):
         load(tmp_path)
 
 
-def test_method_that_cannot_run_here_names_the_device(tmp_path: Path) -> None:
-    written(tmp_path, {}, {"quant_method": "fp_quant", "forward_dtype": "mxfp4"})
-    with pytest.raises(ModelError, match=r"run the fp_quant checkpoint .* on cpu, got: .*GPU"):
+def test_missing_library_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed(tmp_path, 8, None)
+    monkeypatch.setitem(sys.modules, "compressed_tensors.quantization", None)
+    with pytest.raises(ModelError, match=r"library of a compressed-tensors checkpoint must be"):
         load(tmp_path)
 
 

@@ -34,8 +34,6 @@ INT8 = QuantRecipe(name="int8_row", rules={"linear": LayerRule(match="*", weight
 W8A8 = QuantRecipe(name="w8a8", rules={"linear": LayerRule(match="*", weight=ROWS, input=ROWS)})
 REAL = replace(INT8, name="int8_row_real", backend=ScaledMMBackend())
 STACK = "a layer must be linear to be multiplied in low precision"
-REFUSED = dict.fromkeys(("falcon", "falcon_alibi"), "FalconLinear")
-"""Layers with a product of their own."""
 
 each = pytest.mark.parametrize(
     "name",
@@ -144,8 +142,8 @@ def test_real_int8_is_right_or_refused_by_name(
     folder: Path, loaded: LoadedModel, name: str
 ) -> None:
     module = by_transformers(folder, name)
-    if reason := REFUSED.get(name, STACK if has_stack(module, name) else None):
-        with pytest.raises(UnsupportedRecipe, match=reason):
+    if has_stack(module, name):
+        with pytest.raises(UnsupportedRecipe, match=STACK):
             quantize(loaded, REAL)
         return
     round_weights(module, name, without=UNCALLED.get(name, ()))

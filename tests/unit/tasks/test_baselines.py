@@ -370,6 +370,13 @@ def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> No
         tiny.dequantized = None
 
 
+def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
+    cache.load(TinyModel(), CPU).is_dequantized = True
+    record = file("model=tiny", "task=throughput")
+    assert record.status is Status.UNSUPPORTED
+    assert "must be multiplied as it is stored to have a speed" in str(record.error)
+
+
 def test_tasks_take_no_other_way_to_a_baseline() -> None:
     folder = Path(baselines.__file__).parent
     users = {path.name for path in folder.glob("*.py") if "in_float" in path.read_text()}
@@ -393,24 +400,6 @@ def test_changed_float_folder_is_measured_again(
     second = file(*command)
     assert second.run_id != first.run_id
     assert value(second, "kl_mean") != value(first, "kl_mean")
-
-
-def test_cache_keeps_a_baseline_beside_its_model_and_drops_both_for_another(
-    checkpoint: Path, float_folder: Path
-) -> None:
-    base = LocalModel(path=str(float_folder), dtype="float32")
-    source = LocalModel(path=str(checkpoint), dtype="float32", baseline=base)
-    loaded = cache.load(source, CPU)
-    assert set(cache._held) == {(source, CPU)}
-    beside = cache.load_baseline(loaded)
-    assert cache.load_baseline(loaded) is beside
-    assert cache.load(source, CPU) is loaded
-    assert set(cache._held) == {(source, CPU), (base, CPU)}
-    assert cache.load(base, CPU) is beside
-    assert set(cache._held) == {(base, CPU)}
-    cache.load(TinyModel(), CPU)
-    assert set(cache._held) == {(TinyModel(), CPU)}
-    assert cache.load_baseline(cache.load(TinyModel(), CPU)) is None
 
 
 def test_a_recipe_that_is_fake_stays_a_mistake_of_parity() -> None:

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 KEPT = (
-    *("*lm_head.weight", "*embed_out.weight", "cls.predictions.decoder.weight"),
+    *("*lm_head.weight", "*embed_out.weight", "*embed_in.weight", "output_projection.weight"),
+    "cls.predictions.decoder.weight",
     *("*embed_tokens*", "*embed_positions*", "*tokens_embed*", "*positions_embed*", "*embeddings*"),
     *("*wte*", "*wpe*", "backbone.embedding*", "head.weight", "*time_mix*", "*_bias"),
     *("*conv1d*", "*conv_1d*", "*.conv.conv*", "*A_log"),

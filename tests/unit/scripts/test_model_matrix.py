@@ -1,0 +1,61 @@
+"""The table of docs/models.md is that of the registry, and says what is so."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from architectures import ARCHITECTURES
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+ROWS = {
+    line.split("`")[1]: line
+    for line in PAGE.partition("<!-- begin")[2].splitlines()
+    if line.startswith("| `")
+}
+REASONS = {
+    text: int(number)
+    for number, text in re.findall(r"^(\d+)\. (.+)$", PAGE.partition("<!-- begin")[2], re.M)
+}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("model_matrix", ROOT / "scripts/model_matrix.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_architecture_has_a_row() -> None:
+    assert list(ROWS) == list(ARCHITECTURES)
+    assert len(ROWS) >= 30
+
+
+def test_no_row_has_a_wrong_number_and_every_refusal_has_a_reason() -> None:
+    assert "**" not in "".join(ROWS.values())
+    for line in ROWS.values():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[3] == "yes"
+        assert re.match(r"yes, \d+%$", cells[4])
+        for cell in cells[5:8]:
+            number = re.fullmatch(r"yes|no \((\d+)\)", cell)
+            assert number is not None
+            assert number[1] is None or int(number[1]) in REASONS.values()
+
+
+def test_wrong_figure_stands_out(script: ModuleType) -> None:
+    assert script.verdict(100.00001, 100.0, 1e-6) == "yes"
+    assert script.verdict(100.1, 100.0, 1e-6) == "**100.1, not 100**"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_row_is_what_is_measured(script: ModuleType, tmp_path: Path, name: str) -> None:
+    reasons = script.Reasons()
+    reasons.known |= REASONS
+    assert script.row(name, tmp_path, reasons) == ROWS[name]

@@ -1,0 +1,159 @@
+"""Paths with every character that file systems allow, against Hydra's own parser and a real folder."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from harness import cli
+from harness.path_overrides import quoted
+
+NAMES = [
+    "a b",
+    " lead and trail ",
+    "ep=1",
+    "x(1)",
+    "choice(a,b)",
+    "ünï日本",
+    "a,b",
+    "a#b",
+    "a$b",
+    "${x}",
+    "\\${x}",
+    "a\\\\${x}",
+    "[v2]",
+    "{x}",
+    "a{b",
+    "~t",
+    "~",
+    "it's",
+    'd"q',
+    "'q'",
+    '"q"',
+    "it\\'s",
+    "a\\b",
+    "ends with \\",
+    "!x",
+    "100%",
+    "%(asctime)s",
+    "a:b",
+    "a+b",
+    "v1.0@main",
+    "null",
+    "???",
+    "1e5",
+    "-m",
+    "tab\tand\nline",
+]
+
+
+def read(argument: str) -> list[str]:
+    """Return the values that Hydra makes of an override, interpolations resolved as the harness does."""
+    override = OverridesParser.create().parse_override(argument)
+    found = []
+    values = (
+        override.sweep_string_iterator()
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+    )
+    for value in values:
+        key = override.key_or_group
+        # As Hydra hands an element of a sweep to its job: once more through the parser.
+        single = OverridesParser.create().parse_override(f"{key}={value}")
+        config = OmegaConf.create()
+        OmegaConf.update(config, "path", single.value())
+        found.append(OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["path"])
+    return found
+
+
+@pytest.mark.parametrize("key", ["model.path", "data.path", "++model.baseline.path", "results_dir"])
+@pytest.mark.parametrize("name", NAMES)
+def test_path_that_exists_is_what_it_says(tmp_path: Path, name: str, key: str) -> None:
+    (tmp_path / name).mkdir(exist_ok=True)
+    for sweep in (False, True):
+        assert read(quoted(f"{key}={tmp_path / name}", sweep=sweep)) == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_relative_path_that_exists_is_no_syntax_and_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    [found] = read(quoted(f"model.path={name}", sweep=True))
+    assert Path(found).expanduser().resolve() == tmp_path / name
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("~", "null", "???", "choice(a,b)")])
+def test_folder_that_is_still_to_be_made_has_the_name_that_was_typed(name: str) -> None:
+    if "${" in name or name in ("'q'", '"q"'):  # an interpolation, and quotes of the user's own
+        return
+    [found] = read(quoted(f"out=/not/there/{name}", sweep=False))
+    assert found == f"/not/there/{name}"
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("model.path=a,b", ["a", "b"]),
+        ("model.path=a b,it's,[c]", ["a b", "it's", "[c]"]),
+        ("model.path='a,b',c d", ["a,b", "c d"]),
+        ("model.path=choice(a,b)", ["a", "b"]),
+        ('model.path="a b"', ["a b"]),
+        ("out=a,b", ["a,b"]),
+    ],
+)
+def test_sweep_over_paths(argument: str, values: list[str]) -> None:
+    assert read(quoted(argument, sweep=True)) == values
+
+
+def test_comma_is_a_sweep_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read(quoted("model.path=a,b", sweep=True)) == ["a", "b"]
+    assert read(quoted("model.path=a,b", sweep=False)) == ["a,b"]
+    Path("a,b").mkdir()
+    assert read(quoted("model.path=a,b", sweep=True)) == ["a,b"]
+
+
+def test_interpolation_stays_one_unless_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHERE", "/mnt/x y")
+    [found] = read(quoted("model.path=${oc.env:WHERE}/a b", sweep=False))
+    assert found == "/mnt/x y/a b"
+    Path("${oc.env:WHERE}").mkdir()
+    assert read(quoted("model.path=${oc.env:WHERE}", sweep=False)) == ["${oc.env:WHERE}"]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "task.window=64",
+        "model.name=a",
+        "path=a b",
+        "quant.rules.linear.match=*.path",
+        "-m",
+        "model.path",
+        "model.path=",
+        "model.path=null",
+        "model.path='a b'",
+        "~model.path",
+        "--config-dir",
+    ],
+)
+def test_other_arguments_are_left_alone(argument: str) -> None:
+    assert quoted(argument, sweep=False) == argument
+
+
+def test_command_line_quotes_paths_behind_a_sweep() -> None:
+    assert cli.rewrite(["model.path=/x/a b", "-m", "+quant=none,int8_row"]) == [
+        "-m",
+        "model.path=choice('/x/a b')",
+        "+quant=none,int8_row",
+    ]
+    assert cli.rewrite(["-m", "model.path=/x/a,/x/b c"]) == ["-m", "model.path='/x/a','/x/b c'"]
+    assert cli.rewrite(["results_dir=/x/it's"]) == ["results_dir='/x/it\\'s'"]
