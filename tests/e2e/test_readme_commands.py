@@ -1,5 +1,6 @@
 """Every command of README and docs runs: with the tiny model and a short text, in this process."""
 
+import json
 import re
 import shlex
 import sys
@@ -64,13 +65,25 @@ def short_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and questions of a reader, in the folder where the command is typed."""
+    line = "A text of one's own, which goes on for a while. "
+    (tmp_path / "notes.txt").write_text(line * 60, encoding="utf-8")
+    (tmp_path / "other.txt").write_text(line.upper() * 60, encoding="utf-8")
+    (tmp_path / "pages.jsonl").write_text(json.dumps({"body": line}), encoding="utf-8")
+    question = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "B"}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(question), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
 def test_the_documents_have_the_commands_they_promise() -> None:
     found = commands()
     assert "python -m harness +quant=int8_row task=mmlu" in found
     assert len(found) >= 9
 
 
-@pytest.mark.usefixtures("short_data")
+@pytest.mark.usefixtures("short_data", "own_files")
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m harness ")])
 def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = ("model", "results_dir=", "task.limit")
@@ -79,9 +92,9 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if "task=lm_eval" in words:  # there is no hub here
         words = [w.replace("hellaswag,arc_easy", "choices,pages") for w in words]
         words.append(f"task.include_path={ROOT / 'tests/contract/lm_eval_tasks'}")
-    words += ["model=tiny", f"results_dir={tmp_path}"] + (
-        ["data=embedded"] if "--help" not in words else []
-    )
+    words += ["model=tiny", f"results_dir={tmp_path}"]
+    if "--help" not in words and not any(word.startswith("data=") for word in words):
+        words.append("data=embedded")
     if any(
         w.startswith(STUDIES) for w in words
     ):  # they draw 1,000 questions, more than there are here
