@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from gguf import GGUFReader, dequantize
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,7 +22,7 @@ from harness import config
 from harness.models import cache
 from harness.models.checkpoint import sha256_file
 from harness.models.embedded import EmbeddedModel, gguf_file
-from harness.models.gguf import converted
+from harness.models.gguf import ROUNDED, GgufModel, converted
 from harness.recipe import quantize
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def folder() -> Path:
     file = gguf_file()
-    return converted(file, sha256_file(file))
+    return converted(file, sha256_file(file), ROUNDED)
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,44 @@ def test_perplexity_equals_a_plain_loop(name: str, folder: Path, ids: torch.Tens
     ours = config.build(resolved["task"], "task").run(loaded).metrics[0].value
     loaded.restore()
     assert ours == pytest.approx(plain_perplexity(plain_model(folder, name), ids), rel=1e-4)
+
+
+LEAVES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+HEADS = {"self_attn.q_proj": 9, "self_attn.k_proj": 3}
+
+
+def test_every_tensor_is_that_of_the_file_and_rounded_in_the_embedded_model() -> None:
+    """The package gguf dequantizes; llama.cpp keeps the two halves of a head, which rotate together, turn by turn."""
+    stored = {
+        tensor.name: dequantize(tensor.data, tensor.tensor_type)
+        for tensor in GGUFReader(gguf_file()).tensors
+    }
+    cpu = torch.device("cpu")
+    exact = GgufModel(path=str(gguf_file()), dtype="float32").load(cpu).module
+    embedded = EmbeddedModel(dtype="float32").load(cpu)
+    assert embedded.origin.endswith("1 x Q8_0), rounded to bfloat16")
+    outside = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
+    for name, weight in exact.named_parameters():
+        leaf = name.removesuffix(".weight").split(".", 3)[-1]
+        there = outside.get(name) or f"blk.{name.split('.')[2]}.{LEAVES[leaf]}.weight"
+        expected = torch.from_numpy(stored.pop(there).copy())
+        if heads := HEADS.get(leaf):
+            halves = expected.view(heads, -1, 2, expected.shape[1]).swapaxes(1, 2)
+            expected = halves.reshape(expected.shape)
+        assert torch.equal(weight, expected), name
+        rounded = embedded.module.get_parameter(name)
+        assert torch.equal(rounded, expected.bfloat16().float()), name
+    assert not stored, "every tensor of the file has a place"
