@@ -102,7 +102,8 @@ def rewrite(arguments: list[str]) -> list[str]:
     - Paths are quoted; see `harness.path_overrides`.
     - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
       and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
-      cannot be chosen; they are forced (`++`), and an unknown key among them is refused when the job is built.
+      cannot be chosen, and a choice of one text loses its quotes: they are forced (`++`), and an unknown key among them is
+      refused when the job is built.
     """
     added = [f"+{a}" if a.startswith(ADDED_GROUPS) else a for a in arguments]
     sweep = any(a in MULTIRUN or a.startswith("+experiment=") for a in added)
@@ -117,7 +118,8 @@ def _for_jobs(argument: str) -> str:
     of_group = key.split(".")[0] in ("model", "task", "quant", "data") and "." in key
     if not equals or not of_group or _is_sweep(argument):
         return argument
-    return f"++{argument}" if value in ("", "null") else f"{key}=choice({value})"
+    forced = value in ("", "null") or value[0] in "'\""
+    return f"++{argument}" if forced else f"{key}=choice({value})"
 
 
 def _is_sweep(argument: str) -> bool:

@@ -7,6 +7,7 @@ so that one can be held against the other (`task=parity`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,14 @@ from harness.models.targets import Target
 from harness.quant.layer import LayerRule, QuantizedLayer
 
 Kind = Literal["fake-quant", "real"]
+ROUNDING: Mapping[str, float] = MappingProxyType(
+    {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
+)
+"""Tolerance of products of the same codes, by type of the model and whatever the processor.
+
+Weight, input, scale, product and result are each rounded to the type at most, by its unit roundoff u and independently of each other: sqrt(5) u
+is 8.7e-3 in bfloat16 and 1.1e-3 in float16. In float32 what is left is the order of sums of K terms, sqrt(K) u: 1e-5 up to K = 28,000.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,13 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.backends.base import Installed, install
+from harness.backends.base import ROUNDING, Installed, install
 from harness.errors import UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.source import LoadedModel
@@ -44,9 +43,7 @@ class BitsandbytesBackend:
 
     name: ClassVar[str] = "bitsandbytes"
     kind: ClassVar[Literal["real"]] = "real"
-    tolerance: ClassVar[Mapping[str, float]] = MappingProxyType(
-        {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-    )
+    tolerance: ClassVar[Mapping[str, float]] = ROUNDING
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return what is missing: the library, a device, or a layer for a format."""

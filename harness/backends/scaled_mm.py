@@ -8,13 +8,12 @@ does not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from harness.backends.base import Installed, install
+from harness.backends.base import ROUNDING, Installed, install
 from harness.backends.scaled_linear import (
     Float8Linear,
     Int8Linear,
@@ -52,10 +51,7 @@ class ScaledMMBackend:
 
     name: ClassVar[str] = "scaled_mm"
     kind: ClassVar[Literal["real"]] = "real"
-    tolerance: ClassVar[Mapping[str, float]] = MappingProxyType(
-        {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
-    )
-    """Measured on SmolLM2-135M: at most 2e-6 and 6e-3 in float32 and bfloat16; the rounding of the type explains it."""
+    tolerance: ClassVar[Mapping[str, float]] = ROUNDING
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Name the first rule that has no product here."""

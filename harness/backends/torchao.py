@@ -15,13 +15,12 @@ IntxUnpackedToInt8Tensor is not offered: it stores a byte for each weight whatev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from harness.backends.base import Installed, install
+from harness.backends.base import ROUNDING, Installed, install
 from harness.backends.torchao_layouts import Layout, choose
 from harness.backends.torchao_packing import torchao
 from harness.errors import AuditError, UnsupportedRecipe
@@ -30,10 +29,6 @@ from harness.models.targets import Target
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.tensor import QuantizedTensor
 
-TOLERANCE = MappingProxyType({"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2})
-"""Measured on all layers of tiny and SmolLM2-135M, at most: 7.5e-7, 6.2e-4 (tiny alone) and 5.7e-3. Rounding to the model's
-type, four or five times, explains the last two; the first leaves room for the order of longer sums."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchaoBackend:
@@ -41,7 +36,7 @@ class TorchaoBackend:
 
     name: ClassVar[str] = "torchao"
     kind: ClassVar[Literal["real"]] = "real"
-    tolerance: ClassVar[Mapping[str, float]] = TOLERANCE
+    tolerance: ClassVar[Mapping[str, float]] = ROUNDING
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return what is missing: torchao itself, a tensor for a format, or a device for a kernel."""

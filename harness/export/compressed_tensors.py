@@ -16,6 +16,7 @@ call.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -108,7 +109,7 @@ class CompressedTensors:
             config_groups={f"group_{i}": scheme for i, scheme in enumerate(groups)},
             format=formats.pop() if len(formats) == 1 else "mixed-precision",
             quantization_status="compressed",
-            ignore=list(contents.kept),
+            ignore=_ignored(contents),
         )
         return {
             "version": _library("").__version__,
@@ -302,6 +303,14 @@ def _stored(scales: Tensor, fmt: TensorFormat) -> Tensor:
 def _shaped(scale: Tensor, scheme: Any) -> Tensor:
     """Return scales in the shape that the library gives them: one of a tensor is a vector."""
     return scale.reshape(1) if scheme.weights.strategy == "tensor" else scale
+
+
+def _ignored(contents: Contents) -> list[str]:
+    """Return what stays in float by path, experts by patterns: there are thousands, and readers try each entry on each layer."""
+    experts = [path for path in contents.kept if len(re.findall(r"\.\d+(?=\.)", path)) > 1]
+    alone = set(experts)
+    named = [path for path in contents.kept if path not in alone]
+    return [*named, *(f"re:{text}" for text in patterns(experts, contents.quantized))]
 
 
 def _groups(contents: Contents) -> list[Any]:

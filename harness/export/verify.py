@@ -51,7 +51,8 @@ def remember(loaded: LoadedModel, errors: Mapping[str, float], file: Path) -> No
     """
     module = loaded.module
     rows = len(module.get_input_embeddings().weight)  # type: ignore[arg-type]
-    ids = [i for i in loaded.tokenizer(TEXT)["input_ids"] if i < rows][:TOKENS]
+    longest = min(TOKENS, loaded.max_length or TOKENS)
+    ids = [i for i in loaded.tokenizer(TEXT)["input_ids"] if i < rows][:longest]
     tensors = {"ids": torch.tensor(ids), "logits": _logits(module, torch.tensor(ids))}
     for name, tensor in module.state_dict().items():
         tensors[f"projection.{name}"] = _project(tensor, torch.Tensor.clone)

@@ -70,7 +70,7 @@ def read(
         quantized.append(f"{path}.weight")
     weights |= _turned(shape, {name: weights[name] for name in quantized})
     _check_all_quantized(folder, config, shape, weights, layers)
-    cache = _cache(folder, config.kv_cache_scheme, weights)
+    cache = _cache(folder, config.kv_cache_scheme, shape, weights)
     warnings = _batch_warnings((*inputs.values(), *outputs.values()))
     if cache:
         warnings.append(
@@ -186,7 +186,9 @@ def _activation(weights: Parts, path: str, side: str, args: Any) -> ActivationFo
     )
 
 
-def _cache(folder: Path, args: Any, weights: Parts) -> dict[str, CacheRounding]:
+def _cache(
+    folder: Path, args: Any, shape: PreTrainedModel, weights: Parts
+) -> dict[str, CacheRounding]:
     """Return what rounds keys and values, and take its tensors out of `weights`."""
     if args is None:
         return {}
@@ -209,12 +211,12 @@ def _cache(folder: Path, args: Any, weights: Parts) -> dict[str, CacheRounding]:
                     scale=weights.pop(key),
                     zero_point=zero,
                 )
-    lacking = [path for path, sides in found.items() if len(sides) < 2]
-    if lacking or not found:
+    whole = [path for path, sides in found.items() if len(sides) == len("kv")]
+    num_layers = sum(hasattr(module, "k_proj") for module in shape.modules())
+    if len(whole) != len(found) or len(whole) != num_layers:
         raise ModelError(
-            f"a checkpoint with a kv_cache_scheme must have k_scale and v_scale of every attention layer, got "
-            f"{'one of them in ' + ', '.join(sorted(lacking)[:3]) if lacking else 'none'} in {folder}; "
-            "take kv_cache_scheme out of config.json, or download it again"
+            f"a checkpoint with a kv_cache_scheme must have k_scale and v_scale of every attention layer, got both for {len(whole)} of "
+            f"{num_layers} in {folder}; take kv_cache_scheme out of config.json, or download it again"
         )
     return {path: CacheRounding(sides["k"], sides["v"]) for path, sides in found.items()}
 

@@ -5,6 +5,7 @@ weights as those of the float model, which stacks experts and renames tensors as
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -74,9 +75,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def module_at(shape: PreTrainedModel, path: str) -> nn.Module | None:
     """Return what a layer of the files is in the float model; None for one expert of a stack."""
-    modules = dict(shape.named_modules())
     # Files of a body alone leave the prefix out.
-    return modules.get(path, modules.get(f"{shape.base_model_prefix}.{path}"))
+    for name in (path, f"{shape.base_model_prefix}.{path}"):
+        with suppress(AttributeError):
+            return shape.get_submodule(name)
+    return None
 
 
 def bits_of(tensors: Mapping[str, Tensor]) -> int:

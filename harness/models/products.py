@@ -5,6 +5,9 @@ at 340 (2 cores, 2048 x 576 x 1536). What its 16-bit product computes is this: p
 float32, rounded once to 16 bits at the end. The float32 product of the same numbers, rounded at the end, is the same up to
 the order of the sum, and five times as fast. The weight is widened anew for each product: beside a few hundred rows that
 costs little, and no second copy of the model is held.
+
+The choice is about speed, both products are equally exact, and it is made by the processor's flags: a product that is timed would choose
+otherwise from run to run, and with it the last digits of every score.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

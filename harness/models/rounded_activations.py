@@ -29,11 +29,12 @@ def round_activations(module: PreTrainedModel, checkpoint: Dequantized) -> None:
         ModelError: The output layer, an expert's output or a layer that the model does not have would be rounded.
     """
     head = output_layer(module)
+    names = dict(module.named_parameters(remove_duplicate=False))
     stacks: dict[str, dict[str, dict[tuple[int, int], Rounding]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for path, rounding in checkpoint.inputs.items():
-        place = _place(module, path)
+        place = _place(module, names, path)
         if place.expert is not None:
             stacks[place.path][place.parameter][place.expert, place.part] = rounding
             continue
@@ -45,7 +46,7 @@ def round_activations(module: PreTrainedModel, checkpoint: Dequantized) -> None:
             )
         layer.register_forward_pre_hook(_on_input(rounding), with_kwargs=True)
     for path, rounding in checkpoint.outputs.items():
-        place = _place(module, path)
+        place = _place(module, names, path)
         if place.expert is not None or module.get_submodule(place.path) is head:
             raise ModelError(
                 f"outputs are rounded for linear layers below the output layer, got {path}; choose another checkpoint"
@@ -54,7 +55,7 @@ def round_activations(module: PreTrainedModel, checkpoint: Dequantized) -> None:
     for path, stack in stacks.items():
         _round_experts(path, module.get_submodule(path), stack)
     for path, pair in checkpoint.cache.items():
-        place = _place(module, f"{path}.k_proj")
+        place = _place(module, names, f"{path}.k_proj")
         attention = module.get_submodule(place.path.rpartition(".")[0])
         attention.register_forward_pre_hook(_on_cache(pair), with_kwargs=True)
 
@@ -70,12 +71,11 @@ class _Place(NamedTuple):
     """Which of the matrices that the model keeps as one: the gate is 0, up is 1."""
 
 
-def _place(module: PreTrainedModel, path: str) -> _Place:
+def _place(module: PreTrainedModel, names: dict[str, nn.Parameter], path: str) -> _Place:
     """Return where a layer is, by the same rules by which transformers has loaded its weight."""
     rules: Any = getattr(module, "_weight_conversions", None) or []
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    names = dict(module.named_parameters(remove_duplicate=False))
     name, source = rename_source_key(
         f"{path}.weight", renamings, converters, module.base_model_prefix, names
     )

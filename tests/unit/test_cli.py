@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -69,9 +70,10 @@ def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: s
     [_, rewritten] = cli.rewrite([flag, argument])
     got = parser.parse_override(rewritten)
     assert got.key_or_group == wanted.key_or_group
-    assert got.is_sweep_override(), "else it is looked up before the jobs choose their groups"
-    [only] = got.sweep_string_iterator()
-    again = parser.parse_override(f"{got.key_or_group}={only}")
+    # Else it is looked up before the jobs choose their groups.
+    assert got.is_sweep_override() or got.is_force_add()
+    [[[only]]] = BasicSweeper.split_arguments([got], None)
+    again = parser.parse_override(only)
     assert again.value() == wanted.value()
 
 

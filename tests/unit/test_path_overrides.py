@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -49,18 +50,11 @@ NAMES = [
 
 
 def read(argument: str) -> list[str]:
-    """Return the values that Hydra makes of an override, interpolations resolved as the harness does."""
-    override = OverridesParser.create().parse_override(argument)
+    """Return the values that Hydra makes of an override for its jobs, interpolations resolved as the harness does."""
+    parser = OverridesParser.create()
     found = []
-    values = (
-        override.sweep_string_iterator()
-        if override.is_sweep_override()
-        else [override.get_value_element_as_str()]
-    )
-    for value in values:
-        key = override.key_or_group
-        # As Hydra hands an element of a sweep to its job: once more through the parser.
-        single = OverridesParser.create().parse_override(f"{key}={value}")
+    for [job] in BasicSweeper.split_arguments([parser.parse_override(argument)], None)[0]:
+        single = parser.parse_override(job)
         config = OmegaConf.create()
         OmegaConf.update(config, "path", single.value())
         found.append(OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["path"])
@@ -71,8 +65,9 @@ def read(argument: str) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_path_that_exists_is_what_it_says(tmp_path: Path, name: str, key: str) -> None:
     (tmp_path / name).mkdir(exist_ok=True)
-    for sweep in (False, True):
-        assert read(quoted(f"{key}={tmp_path / name}", sweep=sweep)) == [str(tmp_path / name)]
+    for flags in ([], ["-m"]):
+        [*_, argument] = cli.rewrite([*flags, f"{key}={tmp_path / name}"])
+        assert read(argument) == [str(tmp_path / name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +147,7 @@ def test_other_arguments_are_left_alone(argument: str) -> None:
 def test_command_line_quotes_paths_behind_a_sweep() -> None:
     assert cli.rewrite(["model.path=/x/a b", "-m", "+quant=none,int8_row"]) == [
         "-m",
-        "model.path=choice('/x/a b')",
+        "++model.path='/x/a b'",
         "+quant=none,int8_row",
     ]
     assert cli.rewrite(["-m", "model.path=/x/a,/x/b c"]) == ["-m", "model.path='/x/a','/x/b c'"]

@@ -439,8 +439,9 @@ def test_keys_and_values_are_rounded_and_named(tmp_path: Path, name: str, alone:
 @pytest.mark.parametrize(
     ("settings", "change", "reason"),
     [
-        (cache_scheme(), {}, "got none"),
-        (cache_scheme(), {"model.layers.0.self_attn.k_scale": torch.ones(1)}, "one of them in"),
+        (cache_scheme(), {}, "got both for 0 of 2"),
+        (cache_scheme(), {"model.layers.0.self_attn.k_scale": torch.ones(1)}, "for 0 of 2"),
+        (cache_scheme(), dict(list(cache_scales("{}_scale").items())[:2]), "for 1 of 2"),
         (cache_scheme(dynamic=True), cache_scales("{}_scale"), "must have static scales"),
         ({}, cache_scales("{}_scale"), "must be of use, .*k_scale"),
     ],
@@ -602,3 +603,21 @@ def test_one_scale_for_all_tokens_is_warned_of(tmp_path: Path) -> None:
     folder, _ = written(tmp_path, dense(), lambda _: scheme(FP8_ROWS, inputs))
     (warning,) = quantize(load(folder), QuantRecipe()).warnings
     assert "fp8 by tensor share a scale between tokens" in warning
+
+
+def test_quantized_embedding(tmp_path: Path) -> None:
+    """Its target is its name: `Linear` is not meant for it."""
+    plans = {"embedding": scheme(INT4_ZEROS), "rest": scheme(INT8_ZEROS)}
+    plans["embedding"].targets = ["model.embed_tokens"]
+    folder, _ = written(tmp_path, dense(), lambda _: plans["rest"])
+    parts = compress(dense().get_parameter("model.embed_tokens.weight").data, plans["embedding"])
+
+    def add(tensors: Tensors) -> None:
+        del tensors["model.embed_tokens.weight"]
+        tensors |= {f"model.embed_tokens.{key}": part for key, part in parts.items()}
+
+    change_tensors(folder, add)
+    groups = {name: json.loads(plan.model_dump_json()) for name, plan in plans.items()}
+    change_settings(folder, config_groups=groups)
+    found = load(folder).module.get_parameter("model.embed_tokens.weight")
+    assert torch.equal(found, decompressed(parts, plans["embedding"]))

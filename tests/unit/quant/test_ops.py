@@ -229,8 +229,10 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("wanted", [{"a", "b"}, {"input"}, {"a"}, {"b"}, {"input", "a"}], ids=str)
-def test_only_wanted_gradients_are_computed(wanted: set[str]) -> None:
+@pytest.mark.parametrize(
+    "wanted", [("a", "b"), ("input",), ("a",), ("b",), ("a", "input")], ids="+".join
+)
+def test_only_wanted_gradients_are_computed(wanted: tuple[str, ...]) -> None:
     shapes, grad = {"input": (M, N), "a": (M, K), "b": (K, N)}, sample(M, N, seed=3).detach()
     leaves = {name: sample(*shape, seed=s) for s, (name, shape) in enumerate(shapes.items())}
     casts = {field: Cast(format=INT4) for fields in USES.values() for field in fields}

@@ -258,7 +258,7 @@ def test_dequantized_file_is_not_the_baseline_of_its_float_model(
     make_record: MakeRecord, file_records: FileRecords
 ) -> None:
     """A GGUF file has float weights in memory, and says what it was made of."""
-    gguf = make_record("none", 21.0, "perplexity", model="q4_k_m", fingerprint="g")
+    gguf = make_record("none", 19.0, "perplexity", model="q4_k_m", fingerprint="g")
     assert gguf.model is not None
     made_of = gguf.model.model_copy(update={"baseline": "f"})
     root = file_records(
