@@ -19,6 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from harness.errors import DataError
 from harness.models.source import LoadedModel
 
+PROBE = "aA0"
+"""A text to see what a tokenizer puts around one."""
+
 
 class Tokens(NamedTuple):
     """A tokenized text."""
@@ -56,13 +59,22 @@ def tokenize(text: str, loaded: LoadedModel, *, prefix: bool = True) -> Tokens:
 
 
 def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
-    """Return what a tokenizer puts around a text."""
-    encoded = tokenizer("a")
+    """Return what a tokenizer puts around a text.
+
+    Raises:
+        DataError: It has no token for the characters of `PROBE`, so that front and back cannot be told apart.
+    """
+    encoded = tokenizer(PROBE)
     ids: list[int] = encoded["input_ids"]
     # Tokens of the text know which text they are from; special ones are from none.
     inner = [place for place, text in enumerate(encoded.sequence_ids(0)) if text is not None]
+    if ids and not inner:
+        raise DataError(
+            f"the tokenizer must have a token for one of the characters {PROBE!r}, got only special tokens, {ids}; "
+            "take the tokenizer of these weights"
+        )
     if not inner:
-        return Specials(tuple(ids), ())
+        return Specials((), ())
     return Specials(tuple(ids[: inner[0]]), tuple(ids[inner[-1] + 1 :]))
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
@@ -73,6 +75,14 @@ def mixture() -> Qwen3MoeForCausalLM:
         return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts)).eval()
 
 
+def mixtral() -> MixtralForCausalLM:
+    """A mixture whose files have other names than its parameters: w1, w3 and w2 of each expert."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+        return MixtralForCausalLM(MixtralConfig(**SIZES, **experts)).eval()
+
+
 def pack(numbers: torch.Tensor) -> torch.Tensor:
     """Return int32 words of eight numbers `[R, 8 W]` each, one number at a time."""
     rows = numbers.tolist()
@@ -112,7 +122,7 @@ def written(
     stored, values = {}, {}
     for key, weight in load_file(folder / "model.safetensors").items():
         path = key.removesuffix(".weight")
-        if not path.endswith("_proj") or skip in key:
+        if not path.endswith(("_proj", ".w1", ".w2", ".w3")) or skip in key:
             stored[key] = values[key] = weight
             continue
         tensors, values[key] = quantize(weight)
@@ -168,7 +178,7 @@ def test_every_code_has_its_place() -> None:
     assert tensors["qweight"][0, 0] == 0x75316420
 
 
-@pytest.mark.parametrize("make", [llama, mixture], ids=["llama", "mixture"])
+@pytest.mark.parametrize("make", [llama, mixture, mixtral])
 def test_logits_are_those_of_the_float_model_with_these_weights(tmp_path: Path, make: Any) -> None:
     expected = written(tmp_path, make())
     loaded = load(tmp_path)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -85,6 +87,19 @@ def test_specials_in_front_stay_and_those_behind_go(
     assert found.ids[prefix:] == plain["input_ids"]
     assert found.ends == [0] * prefix + [end for _, end in plain["offset_mapping"]]
     assert tokenize(TEXT, loaded, prefix=False).ids == plain["input_ids"]
+
+
+def test_tokenizer_without_the_usual_characters_is_refused_only_if_it_matters(
+    tiny: LoadedModel,
+) -> None:
+    """Without tokens between them, special tokens in front and behind cannot be told apart."""
+    few = Tokenizer(BPE(vocab={"x": 0, "<eos>": 1}, merges=[]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
+    assert specials(tokenizer) == ((), ())
+    few.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
+    with pytest.raises(DataError, match=r"one of the characters 'aA0', got only .* \[1\]"):
+        tokenize("xx", reading(tiny, tokenizer))
 
 
 def test_special_tokens_that_a_text_spells_are_part_of_it(tiny: LoadedModel) -> None:
