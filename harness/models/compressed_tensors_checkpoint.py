@@ -40,7 +40,7 @@ def read(
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
     config = _config(folder, settings)
-    weights = read_tensors(folder)
+    weights = read_tensors(folder, shape)
     layers: dict[str, Parts] = defaultdict(dict)
     for key in weights:
         path, _, part = key.rpartition(".")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.models.folder_files import weight_files
+from harness.models.loading_report import is_ignored_by_class
 from harness.models.prequantized import Settings
 
 
@@ -64,12 +65,13 @@ Raises ModelError where the layout is not what the settings say.
 """
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of the model in a folder."""
+def read_tensors(folder: Path, shape: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the tensors of a folder that are the model's; those that its class leaves out by design are not among them."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as opened:
-            tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+            names = [name for name in opened.keys() if not is_ignored_by_class(name, shape)]  # noqa: SIM118 - it is no mapping
+            tensors |= {name: opened.get_tensor(name) for name in names}
     return tensors
 
 

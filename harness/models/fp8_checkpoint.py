@@ -31,10 +31,10 @@ def read(
     folder: Path,
     settings: Settings,
     dtype: torch.dtype,
-    shape: PreTrainedModel,  # noqa: ARG001 - part of the interface
+    shape: PreTrainedModel,
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
-    tensors = read_tensors(folder)
+    tensors = read_tensors(folder, shape)
     block = settings.get("weight_block_size")
     is_static = settings.get("activation_scheme", "dynamic") == "static"
     weights = dict(tensors)

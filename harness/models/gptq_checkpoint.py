@@ -38,7 +38,7 @@ def read(
     folder: Path,
     settings: Settings,
     dtype: torch.dtype,
-    shape: PreTrainedModel,  # noqa: ARG001 - part of the interface
+    shape: PreTrainedModel,
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
     layout = settings.get("checkpoint_format") or settings.get("format") or "gptq"
@@ -49,7 +49,7 @@ def read(
         )
     weights: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in read_tensors(folder).items():
+    for key, tensor in read_tensors(folder, shape).items():
         path, _, part = key.rpartition(".")
         place = packed[path] if part in PARTS else weights
         place[part if part in PARTS else key] = tensor

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
 
@@ -132,16 +133,38 @@ def warnings_of(folder: Path, module: PreTrainedModel, parts: Collection[str] = 
 
 def ignored_tensors(stored: Mapping[str, Stored], module: PreTrainedModel) -> list[str]:
     """Return the stored tensors that a model leaves out by design: its class names them, or it computes them."""
-    own = module._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - no public name for it
-    patterns = "|".join(f"({pattern})" for pattern in (*own, *RECOMPUTED))
+    recomputed = "|".join(RECOMPUTED)
     held = module.state_dict().keys()
     computed = {name for name, _ in module.named_buffers()} - held
     return sorted(
         name
         for name, tensor in stored.items()
         if not held & _names(name, module)
-        and (re.search(patterns, name) or computed & _names(name, module) or _is_mask(name, tensor))
+        and (
+            re.search(recomputed, name)
+            or is_ignored_by_class(name, module)
+            or computed & _names(name, module)
+            or _is_mask(name, tensor)
+        )
     )
+
+
+def is_ignored_by_class(name: str, module: PreTrainedModel) -> bool:
+    """Say whether a class names a stored tensor that its models have no place for, such as a head for speculative decoding.
+
+    The expression for one size (`layers.46`) may match a layer of another: codes and scales of layers that the model has are not ignored.
+    """
+    patterns = module._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - no public name for it
+    if not any(re.search(pattern, name) for pattern in patterns):
+        return False
+    place: nn.Module = module
+    owners = name.split(".")[:-1]
+    for depth, part in enumerate(owners):
+        if not isinstance(child := getattr(place, part, None), nn.Module):
+            # Below a decoder layer files may have other names than the model; between layers they have not.
+            return depth == 0 or isinstance(place, nn.ModuleList | PreTrainedModel)
+        place = child
+    return not hasattr(place, "weight")
 
 
 def _names(name: str, module: PreTrainedModel) -> set[str]:

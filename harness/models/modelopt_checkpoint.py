@@ -44,11 +44,11 @@ def read(
     folder: Path,
     settings: Settings,
     dtype: torch.dtype,
-    shape: PreTrainedModel,  # noqa: ARG001 - part of the interface
+    shape: PreTrainedModel,
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
     facts = _facts(folder, settings)
-    weights = read_tensors(folder)
+    weights = read_tensors(folder, shape)
     names = [key for key, tensor in weights.items() if _is_code(key, tensor)]
     quantized, bits, inputs = [], 0, {}
     for key in names:

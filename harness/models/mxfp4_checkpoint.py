@@ -27,10 +27,10 @@ def read(
     folder: Path,
     settings: Settings,  # noqa: ARG001 - part of the interface
     dtype: torch.dtype,
-    shape: PreTrainedModel,  # noqa: ARG001 - part of the interface
+    shape: PreTrainedModel,
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
-    weights = read_tensors(folder)
+    weights = read_tensors(folder, shape)
     quantized, bits = [], 0
     for key in [key for key in weights if key.endswith(BLOCKS)]:
         name = key.removesuffix(BLOCKS)

@@ -621,3 +621,32 @@ def test_quantized_embedding(tmp_path: Path) -> None:
     change_settings(folder, config_groups=groups)
     found = load(folder).module.get_parameter("model.embed_tokens.weight")
     assert torch.equal(found, decompressed(parts, plans["embedding"]))
+
+
+def test_what_a_class_leaves_out_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head for speculative decoding is left out and said; a layer that an expression means in larger models is not."""
+    plan = scheme(FP8_ROWS, FP8_TOKENS)
+    folder, stands_for = written(tmp_path, dense(), lambda _: plan)
+    before = load(folder).prequantized
+    head = compress(torch.randn(64, 64), plan)
+    more = {"mtp.fc": head, "model.layers.2.mlp.up_proj": head}
+    change_tensors(
+        folder,
+        lambda t: t.update(
+            {f"{path}.{key}": p.clone() for path, h in more.items() for key, p in h.items()}
+        ),
+    )
+    with pytest.raises(ModelError, match="must be"):
+        load(folder)
+    ignored = [r"mtp.*", r"layers\.1\.", r"layers\.2\."]
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", ignored)
+    loaded = load(folder)
+    for name, weight in stands_for.items():
+        assert torch.equal(loaded.module.get_parameter(name), weight), name
+    after = loaded.prequantized
+    assert before is not None
+    assert after is not None
+    assert (after.num_quantized, after.packed_bits) == (before.num_quantized, before.packed_bits)
+    assert any("4 stored tensors are not used: model.layers.2" in w for w in loaded.warnings)
