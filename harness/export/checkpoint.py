@@ -197,17 +197,24 @@ def _contents(
     paths = {id(owner): path for path, owner in module.named_modules()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
 
+    memory: dict[str, str] = {}
+
     def in_files(path: str) -> tuple[str, ...]:
         """Return the paths in the file of a layer, or of what is known by its parameter: `experts.gate_up_proj`."""
         name = path if path in parameters else f"{path}.weight"
         found = in_file(module, name, parameters[name].to("meta"))
-        return tuple(key.removesuffix(".weight") for key in found)
+        pieces = tuple(key.removesuffix(".weight") for key in found)
+        if pieces != (owner := name.removesuffix(".weight"),) and len(pieces) == 1:
+            memory[pieces[0]] = owner
+        return pieces
 
     rules = {
         piece: recipe.rules[layer.rule]
         for layer in quantized.report.layers
         for piece in backend.pieces[layer.name]
     }
+    for layer in quantized.report.layers:
+        in_files(layer.name)
     (embedding,) = in_files(paths[id(module.get_input_embeddings())])
     (head,) = in_files(paths[id(output_layer(module))])
     skipped = (piece for layer in quantized.report.skipped for piece in in_files(layer.name))
@@ -216,6 +223,7 @@ def _contents(
         embedding=embedding,
         head=head,
         kept=tuple(dict.fromkeys(path for path in skipped if path != embedding)),
+        memory=memory,
     )
 
 

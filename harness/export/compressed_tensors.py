@@ -310,7 +310,10 @@ def _ignored(contents: Contents) -> list[str]:
     experts = [path for path in contents.kept if len(re.findall(r"\.\d+(?=\.)", path)) > 1]
     alone = set(experts)
     named = [path for path in contents.kept if path not in alone]
-    return [*named, *(f"re:{text}" for text in patterns(experts, contents.quantized))]
+    return [
+        *contents.known_as(named),
+        *(f"re:{text}" for text in patterns(experts, contents.quantized)),
+    ]
 
 
 def _groups(contents: Contents) -> list[Any]:
@@ -326,7 +329,8 @@ def _groups(contents: Contents) -> list[Any]:
         if len(kinds) == 1 and linears:
             # To vLLM the head is no "Linear", but it has a name.
             head = [path for path in paths if path == contents.head]
-            scheme.targets = ["Linear", *embedding, *head]
+            scheme.targets = ["Linear", *contents.known_as([*embedding, *head])]
         else:
-            scheme.targets = [*(f"re:{text}" for text in patterns(linears, others)), *embedding]
+            texts = patterns(contents.known_as(linears), contents.known_as(others))
+            scheme.targets = [*(f"re:{text}" for text in texts), *contents.known_as(embedding)]
     return [scheme for scheme, _ in kinds.values()]

@@ -6,8 +6,8 @@ A layout says which formats it can hold, how the codes and scales of a layer bec
 
 import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -47,6 +47,13 @@ class Contents:
     """The layer that makes logits."""
     kept: tuple[str, ...]
     """Linear layers, and other owners of matrices, that stay in float; the embedding is not among them."""
+    memory: Mapping[str, str] = field(default_factory=dict)
+    """What transformers calls a path in memory, where that is not its name in files: layers of multimodal wrappers."""
+
+    def known_as(self, paths: Iterable[str]) -> list[str]:
+        """Return paths, and their names in memory: engines match the one, transformers the other."""
+        named = list(paths)
+        return [*named, *(self.memory[path] for path in named if path in self.memory)]
 
 
 @runtime_checkable

@@ -114,13 +114,26 @@ def _refuse_schemes_of_floats(
     targets = [
         target for group in settings["config_groups"].values() for target in group["targets"]
     ]
+    stored = _tensors(folder)
+    coded = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] in PARTS}
+    for path, owner in module.named_modules():
+        if not isinstance(owner, nn.Linear):
+            continue
+        names = in_file(module, f"{path}.weight", owner.weight.to("meta"))
+        is_coded = any(name.removesuffix(".weight") in coded for name in names)
+        has_scheme = match.match_targets(path, owner, targets)
+        if is_coded != (bool(has_scheme) and not match.is_match(path, owner, settings["ignore"])):
+            raise ModelError(
+                f"quantization_config must {'have a scheme for' if is_coded else 'ignore'} {path}, as transformers calls it in "
+                f"memory; it is {', '.join(names)} in the file"
+            )
     lookups = {
         name
         for path, owner in module.named_modules()
         if isinstance(owner, nn.Embedding)
         for name in in_file(module, f"{path}.weight", owner.weight.to("meta"))
     }
-    for name, tensor in _tensors(folder).items():
+    for name, tensor in stored.items():
         path, _, part = name.rpartition(".")
         if (
             part != "weight"

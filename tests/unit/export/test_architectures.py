@@ -133,6 +133,14 @@ def test_the_text_model_inside_a_wrapper_has_the_wrapper_s_names(
     assert not [path for path in paths if "vis" in path], "no part of a text run"
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == [kind.__name__]
+    read = kind.from_pretrained(
+        tmp_path / "out",
+        dtype=torch.float32,
+        quantization_config=CompressedTensorsConfig(dequantize=True),
+    )
+    quantize(loaded, RECIPE)
+    wanted = loaded.module.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in read.state_dict().items())
     kept = {key for key in tensors if key.endswith(".weight")}
     assert all(torch.equal(tensors[key], floats[key]) for key in kept)
 

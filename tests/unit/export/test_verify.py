@@ -82,7 +82,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "not ignored": (
         change_config(lambda c: c["quantization_config"]["ignore"].remove("lm_head")),
-        "must ignore lm_head, which is stored in float",
+        "must ignore lm_head, as transformers calls it",
     ),
     "activation function": (
         change_config(lambda c: c.update(hidden_act="relu")),
