@@ -34,8 +34,7 @@ from harness.timing import machine
 
 CPU = torch.device("cpu")
 LENGTH, COUNT = 64, 6
-GROUP = 16
-"""It divides the widths of the tiny model, 48 and 80."""
+GROUP = 16  # divides the widths of the tiny model, 48 and 80
 RECIPE = ("+quant=int4_g64", f"quant.group_size={GROUP}")
 WINDOWS = (f"task.window={LENGTH}", f"task.limit_windows={COUNT}")
 DIVERGENCE = ("task=divergence", *WINDOWS)
