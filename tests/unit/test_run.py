@@ -18,6 +18,7 @@ from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import (
     AuditError,
+    ConfigError,
     DataError,
     HarnessError,
     InvalidResult,
@@ -469,3 +470,8 @@ def test_runs_are_named_after_hash_and_start(make_spec: MakeSpec) -> None:
     assert record.created.utcoffset() is not None
     assert record.command == provenance.command_line()
     assert json.loads(record.model_dump_json())["created"].endswith("Z")
+
+
+def test_parity_without_a_recipe_is_a_mistake_on_a_float_model(make_spec: MakeSpec) -> None:
+    with pytest.raises(ConfigError, match="quant must be a recipe of a real backend"):
+        run(make_spec("task=parity"))

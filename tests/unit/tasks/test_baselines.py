@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from harness import config
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
-from harness.errors import ConfigError, HarnessError, ModelError, UnsupportedRecipe
+from harness.errors import HarnessError, ModelError, UnsupportedRecipe
 from harness.export.job import run as export
 from harness.models import cache
 from harness.models.hub import LocalModel
@@ -35,8 +35,7 @@ from harness.timing import machine
 
 CPU = torch.device("cpu")
 LENGTH, COUNT = 64, 6
-GROUP = 16
-"""It divides the widths of the tiny model, 48 and 80."""
+GROUP = 16  # divides the widths of the tiny model, 48 and 80
 RECIPE = ("+quant=int4_g64", f"quant.group_size={GROUP}")
 WINDOWS = (f"task.window={LENGTH}", f"task.limit_windows={COUNT}")
 DIVERGENCE = ("task=divergence", *WINDOWS)
@@ -237,12 +236,6 @@ def test_parity_of_a_checkpoint_has_no_meaning(
     assert "task=divergence +model@model.baseline=" in str(record.error)
 
 
-def test_parity_without_a_recipe_is_a_mistake_on_a_float_model(file: Run) -> None:
-    record = file("model=tiny", "task=parity")
-    assert record.status is Status.ERROR
-    assert "quant must be a recipe of a real backend" in str(record.error)
-
-
 def test_noise_floor_of_a_checkpoint_is_that_of_its_float_model_and_says_so(
     file: Run, checkpoint: Path, float_folder: Path
 ) -> None:
@@ -370,6 +363,21 @@ def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> No
         tiny.dequantized = None
 
 
+def test_old_record_of_a_checkpoint_beside_itself_is_measured_again(
+    file: Run, checkpoint: Path, float_folder: Path, tmp_path: Path
+) -> None:
+    ends = ("task=divergence", f"task.window={LENGTH}", "task.limit_windows=1")
+    command = (*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *ends)
+    first = file(*command)
+    assert file(*command).run_id == first.run_id
+    (path,) = tmp_path.glob("results/*/*/*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"baseline": None}), encoding="utf-8")
+    again = file(*command)
+    assert again.run_id != first.run_id
+    assert again.baseline is not None
+
+
 def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
     cache.load(TinyModel(), CPU).is_dequantized = True
     record = file("model=tiny", "task=throughput")
@@ -400,8 +408,3 @@ def test_changed_float_folder_is_measured_again(
     second = file(*command)
     assert second.run_id != first.run_id
     assert value(second, "kl_mean") != value(first, "kl_mean")
-
-
-def test_a_recipe_that_is_fake_stays_a_mistake_of_parity() -> None:
-    with pytest.raises(ConfigError, match="recipe of a real backend"):
-        RunSpec.build(composed("config", "model=tiny", "task=parity", "+quant=int8_row"))
