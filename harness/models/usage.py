@@ -155,9 +155,9 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
         places = {storage(x) for x in tensors(given)}
         is_view = all(storage(x) in places for x in tensors(result))
         if not is_view:
-            multiplied = {given[0][place].data_ptr() for place in OPERANDS.get(name, ())}
+            multiplied = {id(given[0][place]) for place in OPERANDS.get(name, ())}
             for x in tensors(given):
-                if x.data_ptr() not in multiplied and (memory := self.memory(x)):
+                if id(x) not in multiplied and (memory := self.memory(x)):
                     self.uses[memory.key].operators.add(name.partition("::")[2])
         self._follow(name, places, given, result)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 OPERANDS = {
@@ -72,7 +72,8 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._seen = seen
         self._copies: dict[int, _Memory] = {}
-        filled = sorted((w.data_ptr(), name, w) for name, w in weights.items() if w.numel())
+        places = [(w.data_ptr(), name, w) for name, w in weights.items() if _has_memory(w)]
+        filled = sorted(places, key=lambda place: place[:2])
         self._starts = [start for start, _, _ in filled]
         self._ends = [start + _extent(w) for start, _, w in filled]
         self._weights = [_Memory(key=name, axes=_axes(w)) for _, name, w in filled]
@@ -139,7 +140,7 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def memory(self, x: Any) -> _Memory | None:
         """Return what is known of the memory of a tensor, or None if no weight lies there."""
-        if not isinstance(x, Tensor) or not x.numel():
+        if not isinstance(x, Tensor) or not _has_memory(x):
             return None
         address = x.data_ptr()
         index = bisect_right(self._starts, address) - 1
@@ -149,8 +150,13 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Return the tensors among arguments or results of an operator."""
-    return (x for x in tree_iter(tree) if isinstance(x, Tensor))
+    """Return the tensors with memory among arguments or results of an operator."""
+    return (x for x in tree_iter(tree) if isinstance(x, Tensor) and _has_memory(x))
+
+
+def _has_memory(x: Tensor) -> bool:
+    """Say whether a tensor has memory of its own: those of quantization libraries may be shells around some that have."""
+    return x.numel() > 0 and x.device.type != "meta" and not is_traceable_wrapper_subclass(x)
 
 
 def storage(x: Tensor) -> int:

@@ -114,7 +114,7 @@ def _left_out_warnings(selection: Selection) -> list[str]:
     if not selection.left_out:
         return []
     return [
-        f"{len(selection.left_out)} layers stay in float, because another module reads their weight and they are never called: "
+        "layers stay in float whose weight another module reads, without calling them: "
         f"{', '.join(selection.left_out)}"
     ]
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends.fake import FakeBackend
 from harness.backends.scaled_mm import ScaledMMBackend
+from harness.backends.torchao_packing import torchao
 from harness.errors import ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
@@ -504,3 +505,14 @@ def test_a_layer_that_stands_in_two_places_is_replaced_in_both(
     loaded.restore()
     assert second.up_proj is first.up_proj
     assert torch.equal(logits(loaded.module), before)
+
+
+def test_weights_of_a_library_are_no_targets_and_no_obstacle(
+    load: Callable[..., LoadedModel],
+) -> None:
+    module = load("Llama", **SIZES).module
+    library = torchao("quantization")
+    library.quantize_(module.model.layers[0], library.Int8WeightOnlyConfig())
+    names = {target.name for target in find_targets(module)}
+    assert "model.layers.1.mlp.up_proj" in names
+    assert not any("layers.0" in name for name in names)
