@@ -20,7 +20,7 @@ from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures
-from harness.report.study import is_self_comparison
+from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
@@ -293,8 +293,7 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     facts = spec.task.data_facts()
     for item in reversed(done):
         record = item.record
-        # A checkpoint that was compared with itself is no result, whatever its record says.
-        if record.task is None or is_self_comparison(record):
+        if record.task is None or outdated(record):
             continue
         model = record.model
         measured = (model.fingerprint, model.baseline) if model else (None, None)

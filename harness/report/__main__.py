@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
-from harness.report.divergence import answer_changes, divergences, self_comparisons
+from harness.report.divergence import answer_changes, divergences
 from harness.report.engines import engine_runs
 from harness.report.markdown import render
 from harness.report.matmul import matmul_errors
@@ -15,7 +15,7 @@ from harness.report.parity import parities
 from harness.report.quality import quality_against_bits
 from harness.report.study import Group, comparable, finished
 from harness.report.throughput import throughput
-from harness.report.unfinished import not_ok, not_supported
+from harness.report.unfinished import left_out, not_ok, not_supported
 from harness.results.store import ResultStore, Stored, write_atomic
 
 INTRODUCTION = """\
@@ -89,7 +89,7 @@ def collect(
     found += [sections.subjects(group) for group in groups]
     found += matmul_errors(stored)
     found += engine_runs(stored)
-    found += [self_comparisons(stored), not_supported(stored), not_ok(stored, problems)]
+    found += [left_out(stored), not_supported(stored), not_ok(stored, problems)]
     found.append(sections.warnings(groups))
     if groups:
         found.append(sections.records(groups))

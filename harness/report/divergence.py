@@ -1,15 +1,12 @@
 """How far each recipe moves predictions from the float model's: tokens, and answers if questions were asked."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from harness.report import figures
 from harness.report.noise import Floor
 from harness.report.sections import Section
-from harness.report.study import Group, Row, finished, is_self_comparison
+from harness.report.study import Group, Row
 from harness.results.record import Metric
-from harness.results.store import Stored
 
 
 def divergences(group: Group, floor: Floor | None) -> Section | None:
@@ -77,26 +74,6 @@ def answer_changes(group: Group) -> Section | None:
         text=(
             f"The same {n:,} questions asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
             "recipe by itself: of twenty recipes without any effect one is expected below 0.05."
-        ),
-        table=pd.DataFrame(rows),
-    )
-
-
-def self_comparisons(stored: Sequence[Stored]) -> Section | None:
-    """Records of quantized checkpoints that were compared with themselves, and why no table has them."""
-    rows = [
-        {"task": item.path.parts[-3], "model": item.record.model.name, "file": item.path.name}
-        for item in finished(stored)
-        if item.record.model is not None and is_self_comparison(item.record)
-    ]
-    if not rows:
-        return None
-    return Section(
-        title="Left out: checkpoints that were compared with themselves",
-        text=(
-            "These checkpoints came quantized and were taken for their own float model: a divergence of 0, or a noise floor that is "
-            "called the float model's. "
-            "Repeat the runs with +model@model.baseline=..., the float model that the checkpoint was made of."
         ),
         table=pd.DataFrame(rows),
     )

@@ -7,13 +7,13 @@ processor, its threads and the GPU in common too.
 """
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import ResultError
+from harness.results.outdated import outdated
 from harness.results.record import (
     BaselineInfo,
     Metric,
@@ -27,10 +27,6 @@ from harness.results.store import Stored
 
 THROUGHPUT, PARITY = "throughput", "parity"
 """Tasks that measure no quality."""
-COMPARING = ("divergence", "noise_floor")
-"""Tasks that once held a quantized checkpoint against itself."""
-GGUF_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
-"""Types of tensors in a GGUF file that are not quantized."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,25 +123,10 @@ def comparable(stored: Sequence[Stored]) -> list[Group]:
     """Group the runs of models that ended well, without those that were compared with themselves."""
     groups: dict[str, list[Stored]] = defaultdict(list)
     for item in finished(stored):
-        if item.record.model is not None and not is_self_comparison(item.record):
+        if item.record.model is not None and outdated(item.record) is None:
             groups[_key(item.record)].append(item)
     found = [group for items in groups.values() if (group := _group(items)).rows]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
-
-
-def is_self_comparison(record: RunRecord) -> bool:
-    """Say whether a model that came quantized stood for its own float model, as in records made before baselines were kept."""
-    task, quant = record.task, record.quant
-    if task is None or quant is None or record.baseline is not None or quant.name != "none":
-        return False
-    return task.name in COMPARING and ("checkpoint" in quant.formats or _is_of_blocks(record))
-
-
-def _is_of_blocks(record: RunRecord) -> bool:
-    """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
-    source = str(record.config.get("model", {}).get("_target_"))
-    kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
-    return source.endswith(".GgufModel") and not GGUF_FLOATS.issuperset(kinds)
 
 
 def weights_of(record: RunRecord) -> str | None:

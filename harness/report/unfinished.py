@@ -1,10 +1,12 @@
-"""Runs without a result: those that cannot run here, with the reasons, and those that failed."""
+"""Runs without a result: those that cannot run here, with the reasons, those that failed, and those known to be wrong."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 from harness.report.sections import Section
+from harness.report.study import finished
+from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import Stored
 
@@ -37,6 +39,28 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
     return Section(
         title="Not supported here",
         text="What these recipes need is missing on this machine or in this model. Nothing else was run in their place.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def left_out(stored: Sequence[Stored]) -> Section | None:
+    """Records whose numbers are known to be wrong now, and why no table has them."""
+    rows = [
+        {
+            "task": item.path.parts[-3],
+            "model": item.path.parts[-2],
+            "recipe": item.record.config["quant"]["name"],
+            "reason": reason,
+            "file": item.path.name,
+        }
+        for item in finished(stored)
+        if (reason := outdated(item.record)) is not None
+    ]
+    if not rows:
+        return None
+    return Section(
+        title="Left out: records that are known to be wrong",
+        text="These runs ended well before a fault was mended that is in their numbers. No table has them.",
         table=pd.DataFrame(rows),
     )
 

@@ -93,6 +93,7 @@ def make_record() -> MakeRecord:
                 fingerprint=fingerprint,
                 revision=None,
                 origin="float checkpoint",
+                architecture="LlamaForCausalLM",
                 weights=weights,
                 num_parameters=1000,
                 float_bytes=4000,

@@ -10,7 +10,7 @@ from harness.report.__main__ import write
 from harness.report.divergence import answer_changes, divergences
 from harness.report.noise import Floor, floor_of, noise_floor
 from harness.report.quality import Cost, _verdict
-from harness.report.study import Group, comparable, is_self_comparison
+from harness.report.study import Group, comparable
 from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
 from harness.stats import Interval
@@ -230,31 +230,12 @@ def test_old_comparison_of_a_checkpoint_with_itself_is_left_out_with_a_reason(
     (group,) = groups_of(root)
     assert [row.label for row in group.rows] == ["int4"]
     text = write(root, tmp_path, "r").read_text()
-    _, _, left_out = text.partition("## Left out: checkpoints that were compared with themselves")
+    _, _, left_out = text.partition("## Left out: records that are known to be wrong")
     assert "+model@model.baseline=" in left_out
     assert old.run_id in left_out
     assert floor.run_id in left_out
     _, _, table = text.partition("## Divergence")
     assert "gptq" not in table.partition("##")[0]
-
-
-@pytest.mark.parametrize(
-    ("source", "kinds", "expected"),
-    [
-        ("harness.models.gguf.GgufModel", "210 x Q4_1, 61 x F32", True),
-        ("harness.models.gguf.GgufModel", "12 x BF16, 3 x F32", False),
-        # It is defined as its dequantized weights.
-        ("harness.models.embedded.EmbeddedModel", "210 x Q4_1, 61 x F32", False),
-    ],
-)
-def test_old_comparison_of_a_file_of_blocks_with_itself(
-    make_record: MakeRecord, source: str, kinds: str, expected: bool
-) -> None:
-    record = divergence_record(make_record, "none", 0.0)
-    assert record.model is not None
-    record.config["model"]["_target_"] = source
-    model = record.model.model_copy(update={"origin": f"dequantized GGUF ({kinds})"})
-    assert is_self_comparison(record.model_copy(update={"model": model})) is expected
 
 
 def test_baseline_is_no_recipe_with_a_divergence_of_nothing(

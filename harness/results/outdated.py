@@ -1,0 +1,49 @@
+"""Records on file whose numbers are known to be wrong now, though they say `ok`.
+
+A fault that was mended since can be told from what a record says of itself. Reports leave such a record out and say why, and its command
+measures again instead of finding it on file. Records made since then name the architecture of the model; the older ones do not.
+"""
+
+import re
+
+from harness.results.record import RunRecord
+
+COMPARING = ("divergence", "noise_floor")
+"""Tasks that once held a quantized checkpoint against itself."""
+GGUF_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+"""Types of tensors in a GGUF file that are not quantized."""
+COMPARED_WITH_ITSELF = (
+    "the checkpoint came quantized and was taken for its own float model; repeat the run with +model@model.baseline=..., the float "
+    "model that it was made of"
+)
+READ_OTHERWISE = "quantized checkpoints were read less exactly (type of the weights, scales of experts, rounding of inputs); repeat the run"
+CHOSEN_OTHERWISE = "in models with matrices of more than two axes other weights were quantized, or along another axis; repeat the run"
+
+
+def outdated(record: RunRecord) -> str | None:
+    """Return why the numbers of a record are known to be wrong and what to do, or None."""
+    task, model, quant = record.task, record.model, record.quant
+    if task is None or model is None or quant is None:
+        return None
+    if (
+        task.name in COMPARING
+        and quant.name == "none"
+        and record.baseline is None
+        and ("checkpoint" in quant.formats or _is_of_blocks(record))
+    ):
+        return COMPARED_WITH_ITSELF
+    if model.architecture is not None:
+        return None
+    if "checkpoint" in quant.formats:
+        return READ_OTHERWISE
+    shapes = [*(layer.shape for layer in quant.layers), *(other.shape for other in quant.skipped)]
+    if quant.layers and any(len(shape) > 2 for shape in shapes):
+        return CHOSEN_OTHERWISE
+    return None
+
+
+def _is_of_blocks(record: RunRecord) -> bool:
+    """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
+    source = str(record.config.get("model", {}).get("_target_"))
+    kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
+    return source.endswith(".GgufModel") and not GGUF_FLOATS.issuperset(kinds)
