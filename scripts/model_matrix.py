@@ -75,6 +75,7 @@ class Reasons:
     def number(self, reason: str) -> int:
         """Return the number of a reason; what it says of one model is left out."""
         kind = re.split(r", got |, but (?=got|the)|; ", reason.replace("\n", " "))[0]
+        kind = re.sub(r"\b[A-Z]\w*(For\w+|LMHeadModel)\b", "its class", kind)
         return self.known.setdefault(kind, len(self.known) + 1)
 
 
