@@ -27,14 +27,16 @@ DOCUMENTS = [
     "docs/evaluation.md",
     "docs/formats.md",
     "docs/low_precision.md",
+    "docs/models.md",
     "docs/record.md",
+    "docs/targets.md",
     "docs/throughput.md",
     "results/README.md",
 ]
 COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
-ELSEWHERE = ("my_conf", "device=cuda", "$", "_vllm", "\\", "model.path=DIR")
+ELSEWHERE = ("my_conf", "device=cuda", "$", "_vllm", "\\", "model.path=DIR", "model.path=FOLDER")
 """Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint, files of the reader."""
 
 
