@@ -120,7 +120,7 @@ def _is_four_bits(fmt: TensorFormat) -> bool:
 def _refuse_shape(target: Target, layer: QuantizedLayer, device: torch.device) -> None:
     """Raise UnsupportedRecipe for a weight that bitsandbytes cannot hold, or would read wrongly."""
     shape = tuple(layer.weight.shape)
-    is_stack = len(shape) == 3 and target.lie is None and not target.shared
+    is_stack = len(shape) == 3 and target.layout is None and not target.shared
     if target.linear is None and not is_stack:
         raise UnsupportedRecipe(
             f"4-bit layers of bitsandbytes are linear layers and stacks of experts [experts, out, in], got {target.name} "

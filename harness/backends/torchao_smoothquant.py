@@ -35,7 +35,8 @@ from harness.backends.torchao_packing import torchao
 from harness.calibration.calibration_set import CalibrationSet
 from harness.errors import UnsupportedRecipe
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets, is_linear
+from harness.models.targets import Target, find_targets
+from harness.models.weight_layout import is_linear
 from harness.progress import bar
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.quantize import quantize

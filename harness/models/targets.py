@@ -6,7 +6,6 @@ experts of Llama 4 as `[E, K, N]`. `usage` asks the model. What has two axes or 
 reason, so that no weight is left out unseen.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,19 +17,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from harness.models.usage import Use, usage_of
-from harness.models.weight_matmuls import Operand
+from harness.models.weight_layout import WeightLayout, is_linear, layout_of
 
 COPYING = {"_to_copy", "clone", "index", "index_select"}
 """Operators that say nothing of what a parameter is for."""
-
-
-class Lie(NamedTuple):
-    """How a parameter lies in memory, beside the matrix that it is."""
-
-    shape: tuple[int, ...]
-    """The axes of the matrix or the stack, in the order of the parameter."""
-    transposed: bool
-    """The last axis is that of the outputs: the parameter is `[.., K, N]`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +35,7 @@ class Target:
     """`lm_head` or `embed_tokens`, whatever the architecture calls its own; `router` for those and the gates of shared experts."""
     tied_to: str | None = None
     """The target that shares this weight, and comes before it."""
-    lie: Lie | None = None
+    layout: WeightLayout | None = None
     """How the parameter lies; None if it is the matrix itself, or the stack."""
     called: bool = True
     """It is multiplied while a module that owns it runs, and nowhere else: its inputs can be reached."""
@@ -62,22 +52,22 @@ class Target:
     def matrix(self) -> Tensor:
         """The weight that is in place now as `[N, K]` or `[E, N, K]`, a view."""
         weight = self.weight.detach()
-        if self.lie is None:
+        if self.layout is None:
             return weight
-        matrix = weight.view(self.lie.shape)
-        return matrix.mT if self.lie.transposed else matrix
+        matrix = weight.view(self.layout.shape)
+        return matrix.mT if self.layout.transposed else matrix
 
     def stored(self, matrix: Tensor) -> Tensor:
         """Return a matrix, or a stack, the way the parameter lies."""
-        if self.lie is None:
+        if self.layout is None:
             return matrix
-        turned = matrix.mT if self.lie.transposed else matrix
+        turned = matrix.mT if self.layout.transposed else matrix
         return turned.reshape(self.weight.shape).contiguous()
 
     @property
     def transposed(self) -> bool:
         """The parameter has the axis of its outputs last."""
-        return self.lie is not None and self.lie.transposed
+        return self.layout is not None and self.layout.transposed
 
     @property
     def linear(self) -> nn.Linear | None:
@@ -118,11 +108,6 @@ def output_layer(module: PreTrainedModel) -> nn.Module:
     return head
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Say whether a module is a linear layer: that of torch, or the Conv1D of GPT-2, which is one despite its name."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
 @torch.no_grad()
 def _computes_as_linear(target: Target) -> bool:
     """Say whether a layer computes `x W^T + b` and nothing else, which a subclass with a `forward` of its own need not do."""
@@ -157,10 +142,10 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
     seen: dict[int, str] = {}
     for path, owner, attribute, parameter in _parameters(module):
         use = usage.get(f"{path}.{attribute}", Use())
-        lie = _lie(owner, attribute, parameter, use)
+        layout = layout_of(owner, attribute, parameter, use)
         if owner is embedding and attribute == "weight":
-            lie = Lie(tuple(parameter.shape), transposed=False)
-        if lie is None:
+            layout = WeightLayout(tuple(parameter.shape), transposed=False)
+        if layout is None:
             continue
         is_layer = attribute == "weight" and (is_linear(owner) or owner is embedding)
         name = path if is_layer else f"{path}.{attribute}"
@@ -171,7 +156,7 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
                 attribute=attribute,
                 alias=aliases.get(id(owner)) or ("router" if _is_router(name, use) else None),
                 tied_to=seen.get(id(parameter)),
-                lie=None if lie == (tuple(parameter.shape), False) else lie,
+                layout=None if layout == (tuple(parameter.shape), False) else layout,
                 called=bool(use.operands) and not use.num_outside,
             )
         )
@@ -208,49 +193,6 @@ def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Par
     for path, owner in module.named_modules():
         for attribute, parameter in owner.named_parameters(recurse=False):
             yield path, owner, attribute, parameter
-
-
-def _lie(owner: nn.Module, attribute: str, parameter: nn.Parameter, use: Use) -> Lie | None:
-    """Return how a parameter lies that is a matrix or a stack of matrices in every matmul; None if it is neither."""
-    shape = tuple(parameter.shape)
-    if not use.operands or not parameter.is_floating_point():
-        return None
-    if is_linear(owner) and attribute == "weight":  # their classes say so
-        return Lie(shape, transposed=isinstance(owner, Conv1D))
-    lies = {_lie_in(shape, operand) for operand in use.operands}
-    return lies.pop() if len(lies) == 1 else None
-
-
-def _lie_in(shape: tuple[int, ...], operand: Operand) -> Lie | None:
-    """Return how a parameter lies in one matmul: which axes are the inputs, which are the outputs, and what is left is a stack."""
-    axes, last = range(len(shape)), {len(shape) - 2, len(shape) - 1}
-    summed, free = set(operand.summed), set(operand.free)
-    # An axis of size 1 has no stride of its own: it is the one that is left.
-    summed = summed or last - free
-    free = free or last - summed
-    if len(shape) == 2 and summed | free == {0, 1} and not summed & free:
-        piece = operand.num_summed if 0 in summed else operand.num_free
-        pieces = shape[0] // piece
-        if pieces > 1 and shape[0] == pieces * piece:
-            shape = (pieces, piece, shape[1])
-        return Lie(shape, transposed=0 in summed)
-    if len(shape) < 3:
-        return None
-    first, second = len(shape) - 2, len(shape) - 1
-    stack = (math.prod(shape[:-2]), *shape[-2:])
-    if summed == {second} and first in free:
-        return Lie(stack, transposed=False)
-    if summed == {first} and free == {second}:
-        return Lie(stack, transposed=True)
-    if summed | free != set(axes) or summed & free:
-        return None
-    if summed == set(range(len(summed))):  # the leading axes are the inputs, the others the outputs
-        inputs = math.prod(shape[: len(summed)])
-        return Lie((inputs, math.prod(shape) // inputs), transposed=True)
-    if free == set(range(len(free))):
-        outputs = math.prod(shape[: len(free)])
-        return Lie((outputs, math.prod(shape) // outputs), transposed=False)
-    return None
 
 
 def _is_router(name: str, use: Use) -> bool:

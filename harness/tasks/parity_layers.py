@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.errors import InvalidResult
 from harness.models.source import LoadedModel
-from harness.models.targets import is_linear
+from harness.models.weight_layout import is_linear
 
 
 class Call(NamedTuple):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends.fake import FakeBackend
 from harness.backends.scaled_mm import ScaledMMBackend
+from harness.backends.torchao import TorchaoBackend
 from harness.backends.torchao_packing import torchao
 from harness.errors import ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
@@ -516,3 +517,46 @@ def test_weights_of_a_library_are_no_targets_and_no_obstacle(
     names = {target.name for target in find_targets(module)}
     assert "model.layers.1.mlp.up_proj" in names
     assert not any("layers.0" in name for name in names)
+
+
+class OneMatrixForAll(nn.Module):
+    """Experts below each other in one matrix, as DBRX has them, and heads side by side in one of three axes, as XLNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = (nn.Parameter(torch.randn(3 * 24, 32)) for _ in range(2))
+        self.heads = nn.Parameter(torch.randn(32, 2, 16))
+        self.merged = nn.Parameter(torch.randn(32, 2, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        up, down = (w.view(3, 24, 32)[1] for w in (self.up, self.down))
+        x = F.relu(x @ up.T) @ down
+        heads = torch.einsum("bsk,khd->bshd", x, self.heads)
+        return torch.einsum("bshd,nhd->bsn", heads, self.merged)
+
+
+def test_a_parameter_of_several_matrices_is_taken_apart_the_way_it_is_multiplied(
+    load: Callable[..., LoadedModel],
+) -> None:
+    loaded = load("Llama", **SIZES)
+    mlp = loaded.module.model.layers[1].mlp = OneMatrixForAll()
+    exact = parameters(mlp)
+    quantize(loaded, recipe())
+    assert torch.equal(mlp.up, rounded(exact["up"]))
+    by_expert = rounded(exact["down"].view(3, 24, 32), axis=1)
+    assert torch.equal(mlp.down, by_expert.view(72, 32))
+    assert torch.equal(mlp.heads, rounded(exact["heads"], axis=0))
+    assert torch.equal(mlp.merged, rounded(exact["merged"].view(32, 32)).view(32, 2, 16))
+
+
+def test_torchao_takes_a_conv1d_for_a_linear_layer(load: Callable[..., LoadedModel]) -> None:
+    options = {"vocab_size": 261, "n_embd": 32, "n_layer": 1, "n_head": 2, "bos_token_id": None}
+    loaded = load("GPT2", **options, eos_token_id=None)
+    layer = loaded.module.transformer.h[0].mlp.c_fc
+    weight, x = rounded(layer.weight.detach(), axis=0), torch.randn(5, 32)
+    backend = TorchaoBackend()
+    report = quantize(loaded, recipe(backend=backend)).report
+    assert {each.kernel.split(":")[0] for each in report.layers} == {"torchao Int8Tensor"}
+    expected = torch.addmm(layer.bias.detach(), x, weight)
+    found = loaded.module.transformer.h[0].mlp.c_fc(x).detach()
+    assert float((found - expected).norm() / expected.norm()) < backend.tolerance["float32"]

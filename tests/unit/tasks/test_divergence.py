@@ -239,8 +239,8 @@ def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
     monkeypatch.setattr(divergence, "KEPT_BYTES", budget)
     task = Divergence(data=prose(300), window=100)
     task.run(fresh)
+    quantize(fresh, integers(8))  # runs the model once to find its weights
     seen = count_windows(monkeypatch, fresh)
-    quantize(fresh, integers(8))
     second = task.run(fresh)
     assert seen.count(False) == 3
     assert seen.count(True) == repeated
