@@ -12,7 +12,6 @@ The search of AWQ is over by then: its scales of channels are folded into the we
 take them (GELU), AutoAWQ keeps them as `act.scales`, which the float architecture has no place for: refused.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.dequantized import Dequantized, bits_of, read_tensors
+from harness.models.dequantized import Dequantized, read_packed
 from harness.models.gptq_checkpoint import unpack
 from harness.models.prequantized import Settings
 
@@ -39,29 +38,14 @@ def read(
 ) -> Dequantized:
     """Read a folder; see `Reader`."""
     _check_layout(folder, settings)
-    weights: dict[str, Tensor] = {}
-    packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in read_tensors(folder, shape).items():
-        path, _, part = key.rpartition(".")
-        place = packed[path] if part in PARTS else weights
-        place[part if part in PARTS else key] = tensor
-    if not packed:
-        raise ModelError(
-            f"an AWQ checkpoint must hold packed weights (qweight), got none in {folder}; "
-            "take quantization_config out of config.json if its weights are float ones"
-        )
-    for path, parts in packed.items():
-        try:
-            weight = dequantize(parts, int(settings.get("group_size", 128)))
-        except ValueError as reason:
-            raise ModelError(
-                f"layer {path} must be in the GEMM layout of AWQ, got {reason} in {folder}; download or convert it again"
-            ) from reason
-        weights[f"{path}.weight"] = weight.to(dtype)
-    return Dequantized(
-        weights=weights,
-        quantized=tuple(f"{path}.weight" for path in packed),
-        packed_bits=sum(map(bits_of, packed.values())),
+    group_size = int(settings.get("group_size", 128))
+    return read_packed(
+        folder,
+        dtype,
+        shape,
+        layout="GEMM layout of AWQ",
+        parts=PARTS,
+        dequantize=lambda parts: dequantize(parts, group_size),
     )
 
 
@@ -95,6 +79,7 @@ def dequantize(parts: Mapping[str, Tensor], group_size: int) -> Tensor:
     if not zeros_GN.shape == scales.shape == expected:
         shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
         raise ValueError(f"shapes that do not fit for groups of {size}: {shapes}")
+    # Codes and zero points are unsigned integers; their difference is exact in float32.
     group = torch.arange(num_inputs) // size
     grid_KN = (codes_KN - zeros_GN[group]).float() * scales.float()[group]
     return grid_KN.T.contiguous()

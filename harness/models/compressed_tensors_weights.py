@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from harness.models.activation_format import FLOATS
+from harness.models.dequantized import decode_e8m0
 from harness.models.gptq_checkpoint import WORD, unpack
 
 PARTS = (
@@ -36,7 +37,6 @@ PARTS = (
     "weight_shape",
 )
 """What is stored for the weight of a layer."""
-E8M0_BIAS = 127
 BYTE = 8
 
 
@@ -54,6 +54,7 @@ def dequantize(parts: Mapping[str, Tensor], args: Any) -> Tensor:
     if "weight_scale" not in parts:
         raise ValueError("no weight_scale")
     scale = _scale(parts["weight_scale"])
+    # Some writers store the scales of rows as [N], not [N, 1].
     if scale.dim() == 1 and len(scale) == len(codes) > 1:
         scale = scale[:, None]
     if "weight_global_scale" in parts:
@@ -63,6 +64,7 @@ def dequantize(parts: Mapping[str, Tensor], args: Any) -> Tensor:
     group = parts.get("weight_g_idx")
     if group is not None and (group < 0).all():  # written where the order is the usual one
         group = None
+    # Zero points have the shape of the scales and count in codes: subtract them first.
     zero = _zero_point(parts, args, scale)
     if zero is not None:
         codes = codes - _spread(zero, codes, args, group)
@@ -91,6 +93,7 @@ def _codes(parts: Mapping[str, Tensor], args: Any) -> Tensor:
         return _integers(words, args.num_bits, _num_inputs(parts, args))
     if args.num_bits not in (4, 6) or words.dtype != torch.uint8:
         raise ValueError(f"packed floats of {args.num_bits} bits in {words.dtype}")
+    # Unpacking in whole words gives codes of padding at the end of a row: cut them off.
     numbers = unpack(_words(words), args.num_bits)[:, : words.shape[1] * BYTE // args.num_bits]
     return FLOATS[args.num_bits].decode(numbers)
 
@@ -109,6 +112,7 @@ def _integers(words: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(
             f"{tuple(words.shape)} words of {words.dtype} for {count} codes of {bits} bits a row"
         )
+    # Writers add 2^(b-1) before they pack, so that a code is not negative.
     codes: Tensor = unpack(words, bits)[:, :count].float() - 2 ** (bits - 1)
     return codes
 
@@ -121,9 +125,7 @@ def _num_inputs(parts: Mapping[str, Tensor], args: Any) -> int:
 
 def _scale(scale: Tensor) -> Tensor:
     """Return scales in float32; bytes are exponents of two."""
-    if scale.dtype != torch.uint8:
-        return scale.float()
-    return torch.ldexp(torch.ones(scale.shape), scale.int() - E8M0_BIAS)
+    return decode_e8m0(scale) if scale.dtype == torch.uint8 else scale.float()
 
 
 def _zero_point(parts: Mapping[str, Tensor], args: Any, scale: Tensor) -> Tensor | None:

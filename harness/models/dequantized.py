@@ -4,7 +4,8 @@ A reader dequantizes each matrix by its own arithmetic, in float32, and casts on
 weights as those of the float model, which stacks experts and renames tensors as it does for any float checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.errors import ModelError
 from harness.models.folder_files import weight_files
 from harness.models.loading_report import is_ignored_by_class
 from harness.models.prequantized import Settings
+
+E8M0_BIAS = 127
+"""What is added to an exponent of two, so that a byte holds it."""
 
 
 class Rounding(Protocol):
@@ -65,6 +70,56 @@ Raises ModelError where the layout is not what the settings say.
 """
 
 
+def read_packed(
+    folder: Path,
+    dtype: torch.dtype,
+    shape: PreTrainedModel,
+    *,
+    layout: str,
+    parts: Collection[str],
+    dequantize: Callable[[Mapping[str, Tensor]], Tensor],
+) -> Dequantized:
+    """Read a folder whose quantized layers have no `weight`, but parts such as `qweight` and `scales` (GPTQ, AWQ).
+
+    Args:
+        folder: The checkpoint.
+        dtype: Type of the weights that are returned.
+        shape: The float model on the meta device.
+        layout: Its name, for messages.
+        parts: Last components of the names of a layer's tensors.
+        dequantize: Makes the float32 weight `[N, K]` of a layer's parts; raises KeyError or ValueError if they do not fit.
+
+    Raises:
+        ModelError: No layer is packed, or the parts of one do not fit.
+    """
+    weights: dict[str, Tensor] = {}
+    packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in read_tensors(folder, shape).items():
+        path, _, part = key.rpartition(".")
+        if part in parts:
+            packed[path][part] = tensor
+        else:
+            weights[key] = tensor
+    if not packed:
+        raise ModelError(
+            f"a checkpoint in the {layout} must hold packed weights (qweight), got none in {folder}; "
+            "take quantization_config out of config.json if its weights are float ones"
+        )
+    for path, tensors in packed.items():
+        try:
+            weight = dequantize(tensors)
+        except (KeyError, ValueError) as reason:
+            raise ModelError(
+                f"layer {path} must be in the {layout}, got {reason} in {folder}; download or convert it again"
+            ) from reason
+        weights[f"{path}.weight"] = weight.to(dtype)
+    return Dequantized(
+        weights=weights,
+        quantized=tuple(f"{path}.weight" for path in packed),
+        packed_bits=sum(map(bits_of, packed.values())),
+    )
+
+
 def read_tensors(folder: Path, shape: PreTrainedModel) -> dict[str, Tensor]:
     """Return the tensors of a folder that are the model's; those that its class leaves out by design are not among them."""
     tensors: dict[str, Tensor] = {}
@@ -82,6 +137,12 @@ def module_at(shape: PreTrainedModel, path: str) -> nn.Module | None:
         with suppress(AttributeError):
             return shape.get_submodule(name)
     return None
+
+
+def decode_e8m0(exponents: Tensor) -> Tensor:
+    """Return the float32 scales that bytes of the format E8M0 stand for (OCP Microscaling Formats 1.0), powers of two."""
+    # 255 is NaN in E8M0; here it becomes infinity, and the loader refuses weights that are not finite.
+    return torch.ldexp(torch.ones(exponents.shape), exponents.int() - E8M0_BIAS)
 
 
 def bits_of(tensors: Mapping[str, Tensor]) -> int:

@@ -19,12 +19,11 @@ from transformers import PreTrainedModel
 
 from harness.errors import ModelError
 from harness.models.activation_format import ActivationFormat
-from harness.models.dequantized import Dequantized, bits_of, read_tensors
+from harness.models.dequantized import Dequantized, bits_of, decode_e8m0, read_tensors
 from harness.models.prequantized import Settings
 
 SCALES = ("weight_scale_inv", "weight_scale")
 INPUT_SCALES = ("activation_scale", "input_scale")
-E8M0_BIAS = 127
 
 
 def read(
@@ -79,12 +78,10 @@ def dequantize(codes: Tensor, scale: Tensor, block: list[int] | None) -> Tensor:
 
     Args:
         codes: FP8 `[N, K]`.
-        scale: See the module docstring; bytes are exponents of two.
+        scale: See the module docstring; bytes are E8M0.
         block: Sides of the rectangles with one scale.
     """
-    factors = scale.float()
-    if scale.dtype == torch.uint8:
-        factors = torch.ldexp(torch.ones(scale.shape), scale.int() - E8M0_BIAS)
+    factors = decode_e8m0(scale) if scale.dtype == torch.uint8 else scale.float()
     rows, columns = codes.shape
     if factors.numel() == 1:
         return codes.float() * factors.reshape(1, 1)
@@ -93,6 +90,7 @@ def dequantize(codes: Tensor, scale: Tensor, block: list[int] | None) -> Tensor:
     expected = block and (-(-rows // block[0]), -(-columns // block[1]))
     if not block or factors.shape != expected:
         raise ValueError(f"scales {tuple(factors.shape)} where there must be {expected or rows}")
+    # Each scale covers a rectangle of n rows and k columns; those at the edges are cut off with the weight.
     tall = factors.repeat_interleave(block[0], 0)[:rows]
     return codes.float() * tall.repeat_interleave(block[1], 1)[:, :columns]
 

@@ -9,12 +9,12 @@ For a linear layer of K inputs and N outputs, quantized to `bits` in groups:
 
     w[n, k] = (code[k, n] - zero[g, n]) * scale[g, n],    g = g_idx[k]
 
-Version 1 of the layout (`checkpoint_format: gptq`, the common one) stores `zero - 1`, version 2 (`gptq_v2`) `zero`. A zero point of
-0 cannot be told in version 1: -1 fills the bits, and libraries read 0, the largest number plus one, or spoil the next one. Kernels
+Version 1 of the layout (`checkpoint_format: gptq`, the common one) stores `zero - 1`, version 2 (`gptq_v2`) `zero`. Version 1
+cannot store a zero point of 0: the bits of -1 are all ones, which some libraries read as 0, others as 2^bits, and -1 overflows into the
+next zero point in others. Kernels
 for this layout need a library and mostly a GPU; what is loaded here is the accuracy of the checkpoint, not its speed.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.dequantized import Dequantized, bits_of, read_tensors
+from harness.models.dequantized import Dequantized, read_packed
 from harness.models.prequantized import Settings
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -47,29 +47,13 @@ def read(
             f"a GPTQ checkpoint must be in the layout {' or '.join(FORMATS)}, got {layout!r} in {folder}; "
             "convert it, for example with gptqmodel"
         )
-    weights: dict[str, Tensor] = {}
-    packed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in read_tensors(folder, shape).items():
-        path, _, part = key.rpartition(".")
-        place = packed[path] if part in PARTS else weights
-        place[part if part in PARTS else key] = tensor
-    if not packed:
-        raise ModelError(
-            f"a GPTQ checkpoint must hold packed weights (qweight), got none in {folder}; "
-            "take quantization_config out of config.json if its weights are float ones"
-        )
-    for path, parts in packed.items():
-        try:
-            weight = dequantize(parts, settings, is_first=layout == "gptq")
-        except (KeyError, ValueError) as reason:
-            raise ModelError(
-                f"layer {path} must be in the GPTQ layout, got {reason} in {folder}; download or convert it again"
-            ) from reason
-        weights[f"{path}.weight"] = weight.to(dtype)
-    return Dequantized(
-        weights=weights,
-        quantized=tuple(f"{path}.weight" for path in packed),
-        packed_bits=sum(map(bits_of, packed.values())),
+    return read_packed(
+        folder,
+        dtype,
+        shape,
+        layout="GPTQ layout",
+        parts=PARTS,
+        dequantize=lambda parts: dequantize(parts, settings, is_first=layout == "gptq"),
     )
 
 
@@ -89,6 +73,7 @@ def dequantize(
     if qweight.dtype != torch.int32 or qzeros.dtype != torch.int32:
         raise ValueError(f"codes in {qweight.dtype} and {qzeros.dtype}, not in int32")
     group, bits = _groups(parts, settings)
+    # Codes are packed along the inputs, zero points along the outputs; padding fills the last word of the latter.
     codes_KN = unpack(qweight.T, bits).T
     zeros_GN = unpack(qzeros, bits)[:, : scales.shape[1]]
     if is_first:
@@ -123,6 +108,7 @@ def _groups(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[T
 
 def unpack(words: Tensor, bits: int) -> Tensor:
     """Return the numbers that int32 words `[R, W]` hold along their rows, one after another, the lowest bits first, int64."""
+    # int64 without the sign: shifts to the right must bring in zeros.
     wide = words.long() & (2**WORD - 1)
     # A number may begin in one word and end in the next.
     wide = torch.cat([wide, wide.new_zeros(len(wide), 1)], 1)

@@ -114,13 +114,16 @@ def dequantize(parts: Mapping[str, Tensor], algorithm: str) -> Tensor:
 
 
 def _nvfp4(codes: Tensor, scale: Tensor, outer: Tensor) -> Tensor:
+    """Return the float32 weight `[N, K]` of E2M1 codes `[N, K / 2]`, scales of blocks `[N, K / 16]` and one scale of the layer."""
     rows, columns = len(codes), 2 * codes.shape[1]
     if scale.dtype != torch.float8_e4m3fn or scale.shape != (rows, columns // BLOCK):
         raise ValueError(f"scales {tuple(scale.shape)} in {scale.dtype} for {rows} x {columns}")
     if columns % BLOCK or outer.numel() != 1:
         raise ValueError(f"{columns} inputs and {outer.numel()} outer scales")
-    halves = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)
-    values = FLOATS[4].decode(halves).float()
+    # Two codes a byte, the lower half first.
+    codes_NK = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)
+    values = FLOATS[4].decode(codes_NK).float()
+    # The product of an E4M3 and a float32 scale, rounded once, is the scale of 16 inputs.
     factors = scale.float() * outer.float().reshape(())
     return values * factors.repeat_interleave(BLOCK, dim=1)
 
@@ -184,6 +187,7 @@ def _input_format(algorithm: str, scale: Tensor | None) -> ActivationFormat | No
     if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
         return ActivationFormat(kind="float", bits=8, blocks="token")
     if scale is not None:
+        # ModelOpt stores input_scale, compressed-tensors (whose arithmetic ActivationFormat has) its reciprocal.
         outer = 1 / scale.float()
         return ActivationFormat(
             kind="float", bits=4, blocks="group", group_size=BLOCK, outer_scale=outer

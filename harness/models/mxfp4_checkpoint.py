@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 
 from harness.errors import ModelError
 from harness.models.activation_format import FLOATS
-from harness.models.dequantized import Dequantized, bits_of, read_tensors
+from harness.models.dequantized import Dequantized, bits_of, decode_e8m0, read_tensors
 from harness.models.prequantized import Settings
 
 BLOCKS, SCALES = "_blocks", "_scales"
-E8M0_BIAS = 127
 
 
 def read(
@@ -48,7 +47,9 @@ def read(
 
 def dequantize(blocks: Tensor, scales: Tensor) -> Tensor:
     """Return the float32 stack `[E, K, N]`."""
+    # Two codes a byte, the lower half first.
     codes = torch.stack([blocks & 0xF, blocks >> 4], -1).flatten(-2)
-    factors = torch.ldexp(torch.ones(scales.shape), scales.int() - E8M0_BIAS)
-    values = FLOATS[4].decode(codes) * factors[..., None]
+    factors = decode_e8m0(scales)
+    values = FLOATS[4].decode(codes) * factors[..., None]  # [E, N, K / 32, 32]
+    # transformers' GPT-OSS multiplies x [.., K] by a stack [E, K, N]; files have the outputs first.
     return values.flatten(-2).transpose(1, 2).contiguous()
