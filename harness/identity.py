@@ -1,7 +1,7 @@
-"""Fields that came after records were filed.
+"""Add fields to configurations without changing the identity of old runs.
 
-The identity of a run is the hash of its whole configuration, so a new key would give every old command a new hash, and no
-record on file would be found again. A field declared with `later` is left out of the hash while it has its default.
+The identity of a run is the hash of its configuration. A new key would change the hash of every old command, and no record on file would
+be found again. A field declared with `later` is left out of the hash while it has its default.
 """
 
 import dataclasses

@@ -7,7 +7,8 @@ A value of a key that names a path is quoted before Hydra sees it, so that no ch
                                         but       model.path='a,b'         where a file or folder `a,b` exists
     model.path=${oc.env:HOME}/models    stays an interpolation, unless a file or folder of that very name exists
 
-Left alone is what its writer has quoted or escaped, `null`, and Hydra's sweep functions such as `choice(a,b)`: unless a file of that name exists.
+Values that are quoted or escaped already, `null`, and Hydra's sweep functions such as `choice(a,b)` are left as they are, unless a file of
+that name exists.
 """
 
 import os
@@ -23,7 +24,7 @@ FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str)\(.*\)"
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 ESCAPED = r".*\\[\\()\[\]{}:=, \t].*"
 HYDRA = re.compile(rf"{QUOTED}|{ESCAPED}|{FUNCTION.pattern}", re.DOTALL)
-"""What its writer has quoted, or escaped with backslashes, for Hydra's grammar."""
+"""Values that are quoted already, escaped with backslashes, or functions of Hydra."""
 PARTS = re.compile(rf"(?:{QUOTED})(?=,|$)|(?:\\.|[^,])+")
 """Values of a sweep."""
 
@@ -56,7 +57,7 @@ def _quote(value: str) -> str:
         value = str(Path.cwd() / value)
     if found:  # in a name that exists, `${` is no interpolation
         value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    # A backslash counts as one but in front of a quote, where it must be doubled; the closing quote is one.
+    # Inside quotes Hydra reads a backslash as itself, except before a quote: double it there, also before the closing quote.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 

@@ -1,14 +1,17 @@
 """How exactly a layer multiplies, found by measuring it.
 
 What a library computes depends on the processor: bitsandbytes' 4-bit kernel multiplies in bfloat16 where a CPU has instructions for
-that, a GPU may round float32 operands to TF32. So the first layer of every kind gets random inputs X `[M, K]`, and what comes out is
-held against the product of the layer's own codes in float64:
+that, a GPU may round float32 operands to TF32. So the first layer of every kind multiplies random inputs X `[M, K]`, and its
+output Y is compared with a float64 matmul of the layer's own codes:
 
     error = |Y - (Q(X) Q(W)^T + b)| / |Q(X) Q(W)^T + b|        Frobenius norms; Q(X) = X where inputs are not rounded
 
-Rounding to a float type moves a number by at most its unit roundoff u, which is u / sqrt(3) in the mean square. Two operands and a result,
-rounded independently of each other, leave u; sums of K terms in float32 add sqrt(K) 2^-24 (Higham and Mary, 2019). The type that is
-named is the widest one with error <= 1.5 u + sqrt(K) 2^-24. TF32 has the precision of float16 and is named so.
+The record names the widest float type whose rounding explains the error:
+
+1. Rounding to a type with unit roundoff u has a relative error of at most u, and of u / sqrt(3) in the root mean square.
+2. Two operands and a result are rounded, independently of each other: sqrt(3) u / sqrt(3) = u.
+3. Sums of K terms in float32 add sqrt(K) 2^-24 (Higham and Mary, 2019).
+4. So the type must have error <= 1.5 u + sqrt(K) 2^-24. TF32 has the precision of float16 and is named float16.
 """
 
 import math
@@ -31,28 +34,28 @@ UNIT_ROUNDOFF: Mapping[Precision, float] = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
 }
-"""By type, the most precise first."""
+"""Unit roundoff by type, the most precise first."""
 NUM_ROWS = (1, 64)
-"""Rows of X: many kernels take another path for one row than for a prompt."""
+"""Numbers of rows M: many kernels take another path for one row (decode) than for a prompt."""
 MOST_CHANNELS = 512
-"""Output channels that are compared; in float64 all of a large layer would take gigabytes."""
+"""At most so many output channels are compared: a large layer in float64 would take gigabytes."""
 WRONG = 2.0**-4
-"""Error that no rounding of operands explains: what was multiplied are other codes, scales or inputs."""
+"""A larger error is no rounding: the layer multiplies other codes, scales or inputs than its own."""
 
 
 class Operands(NamedTuple):
-    """What a layer is to multiply."""
+    """What a layer should multiply."""
 
     weight: Tensor
     """Dequantized, float32 `[N, K]`."""
     rounded: Callable[[Tensor], Tensor]
-    """Makes of an input `[M, K]` what the layer makes of it, in float32 or wider."""
+    """Rounds an input `[M, K]` as the layer does; the result is float32 or wider."""
     spread: float = 1.0
-    """Standard deviation of inputs that the layer was made for."""
+    """Standard deviation of the inputs to draw; static scales fit inputs of one size."""
 
 
 class Layer(NamedTuple):
-    """A linear layer in place, and what it is to multiply."""
+    """A linear layer in place, and what it should multiply."""
 
     name: str
     module: nn.Module
@@ -62,20 +65,21 @@ class Layer(NamedTuple):
 
 @runtime_checkable
 class OwnOperands(Protocol):
-    """A backend whose layers multiply something else than the rounded input and the layer's codes."""
+    """A backend whose layers change weights or inputs in another way than by rounding to the recipe's formats."""
 
     def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
-        """Return what the layer in the place of a target is to multiply."""
+        """Return what the layer in the place of a target should multiply."""
 
 
 def operands_of(layer: QuantizedLayer) -> Operands:
-    """Return what a quantized layer is to multiply: its codes, and inputs in their format."""
+    """Return what a quantized layer should multiply: its codes, and inputs in their format."""
     fmt, static = layer.input, layer.input_scales
     if fmt is None:
         return Operands(layer.weight.dequantize(), lambda x: x)
     if static is None:
         return Operands(layer.weight.dequantize(), lambda x: quantize(x, fmt).dequantize())
-    # Static scales were fitted to the model's own inputs. Random ones get their size, or all of them would round to zero.
+    # Static scales fit the model's own inputs. Draw random ones of that size (largest = 4 standard deviations): smaller ones would all
+    # round to zero.
     largest = float(static.combined().values.max()) * fmt.element.max
     return Operands(
         layer.weight.dequantize(), lambda x: encode(x, fmt, static).dequantize(), largest / 4
@@ -102,6 +106,7 @@ def _measure(layer: Layer, loaded: LoadedModel) -> Compute | None:
     for rows in NUM_ROWS:
         shape = rows, weight.shape[1]
         x_MK = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * spread
+        # Cast before both sides use it: rounding the random numbers to the model's type is no error of the layer.
         x_MK = x_MK.to(loaded.dtype).to(loaded.device)
         expected_MC = rounded(x_MK).cpu().double() @ weight_CK.T + bias_C
         if not (norm := float(expected_MC.norm())):  # a layer of zeros says nothing
@@ -124,7 +129,7 @@ def _named(error: float, terms: int) -> Precision | None:
 
 
 def warnings_of(compute: Compute | None, backend: str, loaded: LoadedModel) -> tuple[str, ...]:
-    """Say that products are less exact than the model's type promises."""
+    """Return a warning if matmuls are less exact than the model's type."""
     wanted = str(loaded.dtype).removeprefix("torch.")
     order: list[str | None] = [*UNIT_ROUNDOFF, None]
     if compute is None or order.index(compute.dtype) <= order.index(wanted):

@@ -1,4 +1,4 @@
-"""Layers of checkpoints that came quantized and are multiplied as codes: what each is to multiply, read from what it holds.
+"""What the layers of a quantized checkpoint should multiply, read from the codes and scales that they hold in memory.
 
 bitsandbytes Linear4bit       levels[code] * absmax of the block              inputs as they are
 bitsandbytes Linear8bitLt     code * absmax of the row / 127                  inputs in INT8 but for outliers
@@ -24,11 +24,11 @@ from harness.results.record import Compute
 def measure(loaded: LoadedModel) -> Compute | None:
     """Return how exactly the layers of a checkpoint multiply; None if none of them is known here.
 
-    It is measured once, before the first call of the model: bitsandbytes packs its codes anew there.
+    It is measured once, before the first call of the model, because bitsandbytes then packs its codes in another order.
 
     Raises:
         AuditError: A product is not that of the layer's codes.
-        UnsupportedRecipe: The processor has no exact product of integers.
+        UnsupportedRecipe: The processor has no exact INT8 matmul.
     """
     return loaded.once("compute of the checkpoint", lambda: probe.measure(_kinds(loaded), loaded))
 
@@ -52,10 +52,11 @@ def _reader(module: nn.Linear) -> Callable[[Any], probe.Operands] | None:
 
 
 def _four_bits(layer: Any) -> probe.Operands:
+    # Two codes a byte, the upper half first.
     state, packed = layer.weight.quant_state, layer.weight.data.view(torch.uint8).flatten()
     codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()[: state.shape.numel()]
     absmax = state.absmax
-    if state.nested:
+    if state.nested:  # double quantization: scales are 8-bit codes themselves
         functional = library("functional")
         absmax = functional.dequantize_blockwise(absmax, state.state2) + state.offset
     scale = absmax.flatten().float().repeat_interleave(state.blocksize)[: codes.numel()]

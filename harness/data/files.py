@@ -1,7 +1,6 @@
-"""Files of a user: plain text, and JSONL with one object a line.
+"""Read files of a user: plain text, and JSONL with one object a line.
 
-A file is UTF-8. A byte order mark in front and carriage returns at the ends of lines are how a file is stored, and no part of what
-it says: the same text has the same hash on every system.
+Files are UTF-8. A byte order mark and carriage returns at line ends are removed, so that a text has the same hash on every system.
 """
 
 import json
@@ -28,7 +27,7 @@ def is_rows(path: str) -> bool:
 
 
 def read_text(path: str, key: str) -> str:
-    """Return what a file says.
+    """Return the text of a file.
 
     Args:
         path: The file.

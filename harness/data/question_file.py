@@ -3,9 +3,9 @@
     {"question": "Which is a metal?", "choices": ["tin", "wax", "oak", "air"], "answer": "A", "subject": "materials"}
 
     question, choices, answer    needed; the answer is an index 0..3 or a letter A..D
-    subject                      what the prompt says that questions are about; `miscellaneous` without it
+    subject                      named in the prompt and averaged over; `miscellaneous` without it
     split                        `dev` makes a row a solved example of its subject, `test` (or nothing) a question
-    id                           joins the answers of two runs; the place among the rows of its split and subject without it
+    id                           joins the answers of two runs; without it, the row's number in its split and subject
 
 Examples may also come from a file of their own, all of whose rows are examples.
 """
@@ -24,7 +24,7 @@ from harness.errors import DataError
 SUBJECT = "miscellaneous"
 SPLITS = ("test", "dev")
 USUAL_SHOTS = 5
-"""Examples before a question, as MMLU has it, if every subject has so many."""
+"""Default number of examples before a question, as in MMLU; fewer if some subject has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class QuestionFile:
     """A JSONL file of solved examples, beside those of `path`."""
 
     def text(self) -> Text:
-        """Refuse: questions are no running text."""
+        """Raise DataError: questions are no running text."""
         raise DataError(
             f"this task or calibration needs a text, got the questions {self.path}; use data=text data.path=FILE, or add solved "
             "examples to calibrate on (rows with split dev, or data.examples=FILE)"

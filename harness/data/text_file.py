@@ -21,10 +21,10 @@ class TextFile:
     path: str
     """`.jsonl` and `.ndjson` have one JSON object a line; everything else is plain text."""
     field: str = "text"
-    """What holds the text in a row of JSONL."""
+    """Name of the field with the text in a row of JSONL."""
 
     def __post_init__(self) -> None:
-        """Refuse a JSON file that is one value: it is neither."""
+        """Raise ValueError for a `.json` file, which is neither plain text nor JSONL."""
         if Path(self.path).suffix.lower() == ".json":
             raise ValueError(
                 f"path must be plain text or JSONL (one object a line), got {self.path}; "
@@ -42,7 +42,7 @@ class TextFile:
         return _read(self, changed)
 
     def questions(self) -> QuestionSet:
-        """Refuse: a text asks nothing."""
+        """Raise DataError: a text holds no questions."""
         raise DataError(
             f"this task needs questions, got the text {self.path}; use data=questions data.path=FILE.jsonl, or another task"
         )

@@ -1,16 +1,16 @@
-"""Rounding of activations as a quantized checkpoint asks for it, in float32 whatever the model's type.
+"""Round activations to the format that a quantized checkpoint names. The arithmetic is float32 for models of every type.
 
     q = round(x / s + z), within the range of the element;    x' = (q - z) s
 
 A scale is stored in the checkpoint (static) or fitted to each block of an activation (dynamic). Dynamic scales follow the kernels that
 serve these checkpoints:
 
-    symmetric integers   absmax / (2^(b-1) - 1), as vLLM and this project's recipes have it; compressed-tensors divides by
-                         (2^b - 1) / 2 and uses the lowest code too
+    symmetric integers   absmax / (2^(b-1) - 1), as in vLLM and this project's recipes; compressed-tensors divides by
+                         (2^b - 1) / 2, so that it uses the lowest code too
     FP8                  absmax / 448
     zero points          (max - min) / (2^b - 1), 0 always between min and max
     NVFP4                absmax / 6 as E4M3, in units of a stored scale of the whole layer
-    MX                   a power of two, the next one where the largest element would round beyond the format's range
+    MX                   2^(floor(log2 absmax) - emax), twice that where absmax is close to the next power of two (`CARRY`)
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ FLOATS = {
 }
 """E2M1, E2M3 and E4M3, by bits."""
 LARGEST_EXPONENT = {4: 2, 6: 2, 8: 8}
-"""Of a number of these formats."""
+"""Exponent emax of the largest number of each format."""
 CARRY = {4: 0.875, 6: 0.96875, 8: 0.875}
-"""Fractions in [1/2, 1) from which on MX scales take the next power of two."""
+"""With absmax = f 2^e and f in [1/2, 1): from this f on, MX scales take the next power of two."""
 SMALLEST_NVFP4_SCALE = 0.125
-"""What stands for a block scale that E4M3 rounds to zero; its block becomes zeros."""
+"""Replaces a block scale that E4M3 rounds to zero, so that nothing is divided by 0; the elements of the block round to zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,13 +69,14 @@ class ActivationFormat:
         """Return `x` rounded; same shape and type."""
         values = x.float() if self.scale is not None else self._in_blocks(x.float())
         scale, zero = self._fit(values)
+        # Quantize, saturate, dequantize.
         rounded = (self._element(values / scale + zero) - zero) * scale
         if self.blocks == "group":
             rounded = rounded.flatten(-2)[..., : x.shape[-1]]
         return rounded.reshape(x.shape).to(x.dtype)
 
     def _in_blocks(self, x: Tensor) -> Tensor:
-        """Return `x` with a last axis that shares a scale."""
+        """Return `x` reshaped so that all elements along the last axis share a scale."""
         if self.blocks == "tensor":
             return x.reshape(-1)
         if self.blocks == "group":
@@ -91,6 +92,7 @@ class ActivationFormat:
             zero = none if self.zero_point is None else self.zero_point.to(none)
             return self.scale.to(none), zero
         if not self.symmetric:
+            # The range must hold 0, so that 0 has a code of its own.
             low = blocks.amin(-1, keepdim=True).clamp(max=0)
             high = blocks.amax(-1, keepdim=True).clamp(min=0)
             scale = _not_zero((high - low) / (2**self.bits - 1))
@@ -99,6 +101,7 @@ class ActivationFormat:
         if self.is_mx:
             return _power_of_two(largest, self.bits), none
         if self.outer_scale is not None:
+            # The block's scale in units of 1 / outer, rounded to E4M3, and back.
             outer = self.outer_scale.to(none)
             scale = FLOATS[8].round(outer * (largest / FLOATS[self.bits].max))
             return _not_zero(scale, SMALLEST_NVFP4_SCALE) / outer, none
@@ -113,12 +116,12 @@ class ActivationFormat:
 
 
 def _not_zero(scale: Tensor, instead: float = 1.0) -> Tensor:
-    """Return scales of blocks, those of blocks of zeros replaced."""
+    """Return scales with zeros replaced: a block of zeros has scale 0, by which nothing can be divided."""
     return torch.where(scale == 0, instead, scale)
 
 
 def _power_of_two(largest: Tensor, bits: int) -> Tensor:
-    """Return the scale of an MX block with this largest magnitude; blocks of zeros have any."""
+    """Return the scales of MX blocks, given their absmax. For a block of zeros any scale will do."""
     fraction, exponent = torch.frexp(largest)  # largest = fraction 2^exponent, fraction in [1/2, 1)
     exponent = exponent - 1 + (fraction >= CARRY[bits]).int() - LARGEST_EXPONENT[bits]
     # E8M0 has the exponents -127 to 127.

@@ -1,10 +1,10 @@
-"""Which class of transformers a folder is, how it computes attention, and where in it the text model is.
+"""Which class of transformers loads a folder, which attention it computes, and where in it the text model is.
 
 A multimodal checkpoint is a wrapper: a text model with towers for images or sound beside it. The wrapper's own class is loaded, so
 that every tensor of the files has its place and its name; what is measured is the text model inside:
 
     module              Gemma3ForConditionalGeneration      the wrapper, or the causal language model itself
-    text_model(module)  Gemma3TextModel                     makes hidden states of token ids
+    text_model(module)  Gemma3TextModel                     turns token ids into hidden states
     text_config(module) Gemma3TextConfig                    sizes and attention of the text model
 """
 
@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 from harness.errors import ModelError
 
 PROBE = 40
-"""Tokens on which two attention implementations are compared."""
+"""Length of the sequence on which two attention implementations are compared [token]."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative difference of hidden states that is rounding, by type of the model."""
 LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
@@ -40,7 +40,7 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
     Args:
         folder: The model.
         attention: Attention implementation of transformers. None is `sdpa` in each part of the model that has it, and `eager` in the
-            others; what the writer of `config.json` ran with does not count.
+            others; the attention that `config.json` names is ignored.
         options: Those of `AutoConfig.from_pretrained`.
     """
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
@@ -72,7 +72,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 
 def text_model(module: PreTrainedModel) -> PreTrainedModel:
-    """Return the part that makes hidden states of token ids; architectures have it in one of three places.
+    """Return the part that turns token ids into hidden states; architectures keep it in one of three places.
 
     Raises:
         ModelError: There is none.
@@ -99,7 +99,7 @@ def max_length(module: PreTrainedModel) -> int | None:
     """Return the longest sequence that a model was made for [token]; None if its configuration has no limit."""
     config = text_config(module)
     lengths = (getattr(config, name, None) for name in LENGTHS)
-    # XLNet says -1.
+    # XLNet has -1, for no limit.
     return next((int(length) for length in lengths if length is not None and length > 0), None)
 
 
@@ -113,7 +113,7 @@ def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
     """Compare an attention implementation that was chosen with the one that the class takes by itself.
 
     Raises:
-        ModelError: The class takes no notice of the choice, or computes something else with it: in transformers 5.23, Falcon adds its
+        ModelError: The class ignores the choice, or computes something else with it: in transformers 5.23, Falcon adds its
             ALiBi biases twice if it is `eager`.
     """
     if chosen is None:

@@ -1,8 +1,8 @@
-"""Which product the 4-bit layers of a bitsandbytes checkpoint take (0.50).
+"""Choose the matmul that 4-bit layers of a bitsandbytes checkpoint run (0.50).
 
-`Linear4bit` dequantizes its codes to `compute_dtype`, which the checkpoint chooses, and multiplies in it. On CPUs with AVX512-BF16 it
-packs the codes anew at the first call, for a kernel that rounds inputs, scales and results to bfloat16 whatever the type of the model, and that
-fails for weights that are no whole tiles. So a float32 model is kept off both, and other ones off the kernel where it fails.
+`Linear4bit` dequantizes its codes to the checkpoint's `compute_dtype` and multiplies in that type. On CPUs with AVX512-BF16 it runs another
+kernel, which rounds inputs, scales and results to bfloat16 for models of every type, and fails for weights that are not a multiple of its
+tiles. Here float32 models dequantize and multiply in float32. Other models take the kernel where the shape of the weight allows it.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 TILE = 32
-"""Output channels that the kernel for AVX512-BF16 takes at once."""
+"""The kernel for AVX512-BF16 takes multiples of so many output channels."""
 
 
 def settle(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let the 4-bit layers of a float32 model multiply in float32, and those of others by whatever product fits their shape."""
+    """Make the 4-bit layers of a float32 model multiply in float32, and keep those of other models off a kernel that cannot run them."""
     for layer in module.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             _settle(layer, dtype)

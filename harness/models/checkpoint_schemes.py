@@ -1,4 +1,4 @@
-"""What a checkpoint that is quantized already says of its formats, in words: each library has settings of its own.
+"""Describe the formats of a quantized checkpoint in words. Each library has settings of its own; the words are the same for all.
 
 int4 weights in groups of 128
 int8 weights by channel, int8 inputs by token; fp8 KV cache by tensor, static
@@ -17,7 +17,7 @@ def scheme(settings: Settings) -> str:
 
 
 def rounded_inputs(settings: Settings) -> str | None:
-    """Return the format that layers round their inputs to, where a library does so by itself; None leaves them in float."""
+    """Return the input format of layers that bitsandbytes or torchao runs; None if inputs stay in float."""
     method = settings.get("quant_method")
     if method == "bitsandbytes" and settings.get("load_in_8bit"):
         return f"int8 by token, features beyond {settings.get('llm_int8_threshold', 6.0)} in float"
@@ -154,7 +154,7 @@ def _weight_type(config: Settings) -> str:
 
 
 def unused_bits(settings: Settings) -> int:
-    """Return how many bits of a stored code are none: torchao keeps INT1 to INT7 in a byte each."""
+    """Return the number of padding bits in a stored code: torchao keeps INT1 to INT7 in a byte each."""
     if settings.get("quant_method") != "torchao":
         return 0
     widths = {
@@ -181,7 +181,7 @@ TORCHAO: Mapping[str, str] = {
 
 
 def _of_others(settings: Settings) -> str:
-    """Return the plain settings of a method that is not known here."""
+    """Return the settings of an unknown method as they are."""
     plain = {
         key: value
         for key, value in settings.items()

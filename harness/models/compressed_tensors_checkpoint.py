@@ -1,8 +1,8 @@
-"""Checkpoints of compressed-tensors (llm-compressor, and this project's exports): which layer has which scheme, and its parts.
+"""Checkpoints of compressed-tensors (llm-compressor, and this project's exports): find the scheme and the tensors of each layer.
 
 `config_groups` of the settings give schemes to layers by path, regular expression (`re:`) or class (`Linear`), `ignore` takes layers
-out again. The files have one layer an expert, whatever the model stacks. transformers decompresses experts without their global
-scales and zero points, all of a checkpoint by its first group, and leaves inputs of experts in float; so the files are read here.
+out again. The files have a linear layer for each expert, also where the model has stacks. This project reads the files itself, because transformers 5.23
+ignores global scales and zero points of experts, decompresses every layer by the first group, and leaves inputs of experts in float.
 
     input_scale, input_zero_point, input_global_scale    static scales of a layer's input; output_scale, ... of its output
     k_scale, v_scale                                     of the KV cache, in the attention layer
@@ -32,6 +32,7 @@ BLOCKS: Mapping[str, Blocks] = {
     "group": "group",
     "tensor_group": "group",
 }
+"""What shares a scale of an activation, by the library's strategy."""
 Parts = dict[str, Tensor]
 
 
@@ -88,7 +89,7 @@ def read(
 
 
 def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
-    """Say where rounding an activation depends on what else is in the batch."""
+    """Return a warning for each format with one dynamic scale a tensor: other sequences of a batch change it."""
     shared = {fmt.name for fmt in formats if fmt.blocks == "tensor" and fmt.scale is None}
     return [
         f"activations in {name} share a scale between tokens: results depend on how sequences are batched"
@@ -97,7 +98,7 @@ def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
 
 
 def _config(folder: Path, settings: Settings) -> Any:
-    """Return the library's `QuantizationConfig`."""
+    """Return the library's `QuantizationConfig`, which checks the settings."""
     _refuse_transforms(folder, settings.get("transform_config") or {})
     groups = {}
     for name, group in (settings.get("config_groups") or {}).items():
@@ -117,7 +118,7 @@ def _config(folder: Path, settings: Settings) -> Any:
 
 
 def _refuse_transforms(folder: Path, transforms: Settings) -> None:
-    """Raise ModelError for rotations that the model must apply as it runs; those of weights are in the weights."""
+    """Raise ModelError for rotations of activations, which the model would have to apply as it runs. Rotations of weights are stored in them."""
     online = sorted(
         {
             str(argument.get("location"))
@@ -140,7 +141,7 @@ def _class_of(shape: PreTrainedModel, path: str) -> nn.Module:
 
 
 def _turned(shape: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights of Conv1D layers (GPT-2) as `[N, K]`; some writers leave them as `[K, N]`, and say so by their shapes alone."""
+    """Return weights of Conv1D layers (GPT-2) as `[N, K]`. Some writers store `[K, N]`, which only the shapes of all layers together show."""
     stored = {name: module_at(shape, name.removesuffix(".weight")) for name in weights}
     convs = {name: m.weight.shape for name, m in stored.items() if isinstance(m, Conv1D)}
     if any(weights[name].shape == size != size[::-1] for name, size in convs.items()):
@@ -149,7 +150,7 @@ def _turned(shape: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _scheme(config: Any, path: str, module: nn.Module) -> Any:
-    """Return the scheme of a layer, or None: that of an exact name before an expression before a class."""
+    """Return the scheme of a layer, or None. An exact name wins over an expression, an expression over a class."""
     match = import_module("compressed_tensors.utils.match")
     if match.is_match(path, module, config.ignore or ()):
         return None
@@ -225,6 +226,7 @@ def _check_all_quantized(
     folder: Path, config: Any, shape: PreTrainedModel, weights: Parts, layers: Iterable[str]
 ) -> None:
     """Raise ModelError for linear layers that config.json says are quantized, but the files hold in float."""
+    # Float weights for a layer with a scheme mean that its codes were lost or never written.
     read = set(layers)
     floats = [
         path

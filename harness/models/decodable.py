@@ -1,7 +1,7 @@
-"""Do decode steps of a model compute what whole sequences do? Asked of its class, then of the model itself.
+"""Check that decode steps of a model compute the logits that whole sequences have.
 
-A class that takes no notice of a cache would run every step without its context: fast, and no decoding at all. A cache of fixed
-length is not right for every architecture either (GPT-Neo's local layers).
+A class that ignores its cache would run every step without context, fast and wrong. A cache of fixed length is wrong for some
+architectures too (GPT-Neo's local layers). So the class must have an argument for a cache, and the model must give the same logits.
 """
 
 import inspect
@@ -17,11 +17,11 @@ from harness.models.head import REFUSALS
 from harness.models.source import LoadedModel
 
 CACHES = ("past_key_values", "cache_params")
-"""What classes call their cache; those of recurrent states have the second."""
+"""Names of the argument for a cache; models with recurrent states have the second."""
 DECODED = 2
-"""Tokens that run alone in the comparison."""
+"""Number of tokens that are run one at a time in the comparison."""
 EXACT, ROUNDED = 0.02, 0.25
-"""Largest relative difference of logits: in float32, and where 16 bits or rounded inputs are in between. A lost context is near 1."""
+"""Largest relative difference of logits: of float32 models, and of others, whose rounding moves logits. Without context it is near 1."""
 
 
 def cache_argument(module: PreTrainedModel) -> str:
@@ -51,17 +51,17 @@ def check_decoding(loaded: LoadedModel, prompts_BS: Tensor, length: int | None) 
     """Compare the last tokens of the first prompt, run one at a time, with the whole prompt.
 
     Args:
-        loaded: The model; its float weights are asked, so that what a recipe destroys is not blamed on the architecture.
+        loaded: The model, which is run with its float weights: a recipe may change logits, but not what the architecture can do.
         prompts_BS: Token ids.
         length: See `new_cache`.
 
     Raises:
-        ModelError: They differ, or the model does not run so.
+        ModelError: Logits differ, or the model cannot run token by token.
     """
     kind = "growing" if length is None else "static"
     ids_1S = prompts_BS[:1].to(loaded.device)
-    key = ("obstacle to decoding", kind, ids_1S.shape[1])
-    if reason := loaded.once(key, lambda: _obstacle(loaded, ids_1S, length)):
+    key = ("reason against decoding", kind, ids_1S.shape[1])
+    if reason := loaded.once(key, lambda: _reason(loaded, ids_1S, length)):
         raise ModelError(
             f"the model must decode with a {kind} cache as it runs whole sequences, got a {type(loaded.module).__name__}, but "
             f"{reason}; choose another task.cache, or another model"
@@ -69,7 +69,7 @@ def check_decoding(loaded: LoadedModel, prompts_BS: Tensor, length: int | None) 
 
 
 @torch.inference_mode()
-def _obstacle(loaded: LoadedModel, ids_1S: Tensor, length: int | None) -> str | None:
+def _reason(loaded: LoadedModel, ids_1S: Tensor, length: int | None) -> str | None:
     name, total = cache_argument(loaded.module), ids_1S.shape[1]
     first = max(1, total - DECODED)
     options: dict[str, Any] = {"logits_to_keep": total - first + 1}

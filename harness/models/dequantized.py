@@ -60,7 +60,7 @@ class Dequantized:
     cache: Mapping[str, CacheRounding] = field(default_factory=dict)
     """What rounds keys and values, by the path of the attention layer."""
     warnings: tuple[str, ...] = ()
-    """What the files hold and the model does not do."""
+    """What a user must know: parts of the checkpoint that the model does not apply, or applies otherwise than serving engines."""
 
 
 Reader = Callable[[Path, Settings, torch.dtype, PreTrainedModel], Dequantized]
@@ -121,7 +121,7 @@ def read_packed(
 
 
 def read_tensors(folder: Path, shape: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the tensors of a folder that are the model's; those that its class leaves out by design are not among them."""
+    """Return the tensors of a folder, without those that the model's class ignores by design."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as opened:
@@ -131,8 +131,8 @@ def read_tensors(folder: Path, shape: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def module_at(shape: PreTrainedModel, path: str) -> nn.Module | None:
-    """Return what a layer of the files is in the float model; None for one expert of a stack."""
-    # Files of a body alone leave the prefix out.
+    """Return the module of a layer by its path in the files; None for one expert of a stack, which has no module."""
+    # Files that were saved without the head have no prefix such as `model.`.
     for name in (path, f"{shape.base_model_prefix}.{path}"):
         with suppress(AttributeError):
             return shape.get_submodule(name)

@@ -18,11 +18,11 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 FOREIGN_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
-"""Weights in another layout and adapters, as hubs keep them beside a model: not worth a download."""
+"""Weights in another layout, and adapters, that hubs keep beside a model. They are not downloaded."""
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of a distributed checkpoint, which transformers reads before all others."""
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Further settings, which a model may lack. transformers takes defaults in the place of a damaged generation_config.json."""
+"""Optional files of settings. transformers silently takes defaults if generation_config.json is damaged; here that is an error."""
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 """Where config.json says how weights are quantized; the second key is that of older compressed-tensors checkpoints."""
 
@@ -52,7 +52,7 @@ def missing_files(folder: Path) -> str | None:
 
 
 def is_foreign(file: Path) -> bool:
-    """Say whether a file that is no weights file belongs to something beside the model: an adapter, another layout."""
+    """Say whether a file belongs to an adapter or to weights in another layout, not to the model."""
     return file.name == ADAPTER or (
         file.name.endswith(".safetensors.index.json") and file.name != INDEX
     )
@@ -81,7 +81,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """Return what config.json says, once the form of all settings is sure."""
+    """Return config.json, after checking the form of all settings; a ValueError says what is wrong."""
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"has only a LoRA adapter ({ADAPTER}), without the model that it changes; merge the two with peft's merge_and_unload"
@@ -104,7 +104,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
 
 
 def _check_ends(settings: Mapping[str, Any], name: str) -> None:
-    """Refuse end tokens that are no numbers: no text would ever end."""
+    """Raise ValueError if end tokens are no token ids: no generated text would ever end."""
     ends = settings.get("eos_token_id")
     for end in ends if isinstance(ends, list) else [ends]:
         if not isinstance(end, int | None) or isinstance(end, bool):
@@ -112,7 +112,7 @@ def _check_ends(settings: Mapping[str, Any], name: str) -> None:
 
 
 def _names_a_method(settings: object) -> bool:
-    """Say whether settings of quantization name their method; old ones of bitsandbytes do so by a flag."""
+    """Say whether quantization settings name their method; old bitsandbytes files have a flag instead."""
     flags = ("quant_method", "load_in_8bit", "load_in_4bit")
     return isinstance(settings, dict) and any(settings.get(flag) for flag in flags)
 

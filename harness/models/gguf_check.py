@@ -1,9 +1,9 @@
-"""A converted GGUF file and what it says: tensors, settings, positions.
+"""Check a model that transformers made of a GGUF file against the file: tensors, settings, rotary positions.
 
-transformers 5.23 leaves out tensors that it has no name for and settings that its table lacks, and says nothing of either. So the
-model is held against the file, read with the package gguf: it has as many values as the file has; every setting of the architecture
-is one that the config has too; and positions turn as fast as the file says. What has no place is refused by name, but for two
-things that are carried over: the factors of Llama 3's positions, and Gemma's scale of attention, which llama.cpp knows by the size.
+transformers 5.23 silently drops tensors that it has no name for, and settings that its table lacks. So the file is read with the
+package gguf, and compared: model and file must have the same number of values; every setting of the architecture must be in the
+config; the frequencies of rotary positions must be those of the file. Anything else is refused by name. Two things are added instead:
+the factors of Llama 3's frequencies, and Gemma's scale of attention, which llama.cpp derives from the size of the model.
 """
 
 import re
@@ -25,7 +25,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from harness.models.loading_report import shown
 
 FACTORS = "rope_freqs.weight"
-"""What llama.cpp divides the frequencies of positions by, one factor a frequency."""
+"""Tensor with the factors that llama.cpp divides the frequencies of rotary positions by."""
 FREQUENCIES = r"rotary_emb\.(full_attention_)?inv_freq$"
 """Buffers with the frequencies; local attention has others beside them."""
 EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
@@ -41,14 +41,14 @@ SAME: Mapping[str, tuple[str, ...]] = {
     "final_logit_softcapping": ("final_logit_softcapping",),
     "expert_used_count": ("num_experts_per_tok",),
 }
-"""Settings that change numbers, and the names that configs have for them."""
+"""Settings that change numbers, with their names in configs."""
 SHAPES = (
     *("block_count", "embedding_length", "feed_forward_length", "vocab_size", "context_length"),
     *("expert_count", "expert_feed_forward_length", "expert_shared_feed_forward_length"),
     *("ssm.conv_kernel", "ssm.state_size", "ssm.time_step_rank", "ssm.inner_size"),
     *("rope.freq_base", "rope.dimension_count", "rope.scaling.finetuned"),
 )
-"""Settings that the shapes of the tensors or the positions show, or that change no number."""
+"""Settings that need no check: shapes of tensors or the check of positions cover them, or they change no number."""
 NEUTRAL: Mapping[str, Any] = {
     "rope.scaling.type": "none",
     "rope.scaling.factor": 1.0,
@@ -59,7 +59,7 @@ NEUTRAL: Mapping[str, Any] = {
 
 
 def complete(reader: GGUFReader, module: PreTrainedModel) -> None:
-    """Carry over what transformers forgets of a GGUF file.
+    """Check a model against its GGUF file, and add to its config what transformers drops.
 
     The module itself is not changed, only its config: that is what the model is built from when it is loaded.
 
@@ -69,7 +69,7 @@ def complete(reader: GGUFReader, module: PreTrainedModel) -> None:
     architecture = str(_value(reader, "general.architecture"))
     _check_tensors(reader, module, architecture)
     _check_positions(reader, module, architecture)
-    # What transformers reads by the new way it reads as a whole.
+    # For these architectures transformers has a newer reader, which knows all settings.
     if not is_gguf_arch_supported(architecture):
         _check_settings(reader, module.config, architecture)
     if architecture in ("gemma2", "gemma3"):
@@ -96,9 +96,9 @@ def _check_settings(reader: GGUFReader, config: Any, architecture: str) -> None:
     for key in reader.fields:
         setting = key.removeprefix(prefix)
         stored = _value(reader, key)
-        if (
-            setting == key or setting in SHAPES or not stored
-        ):  # 0: the architecture has no such thing
+        is_foreign = setting == key  # general.*, tokenizer.*
+        is_absent = not stored  # 0: the architecture has no such part
+        if is_foreign or is_absent or setting in SHAPES:
             continue
         expected = NEUTRAL.get(setting) if setting in NEUTRAL else _configured(config, setting)
         if expected is None or not _same(stored, expected):
@@ -120,14 +120,14 @@ def _configured(config: Any, setting: str) -> Any:
 
 
 def _same(stored: Any, expected: Any) -> bool:
-    """Compare two settings; files hold float32."""
+    """Compare two settings, floats at the precision of the file (float32)."""
     if isinstance(stored, float) and isinstance(expected, int | float):
         return isclose(stored, expected, rel_tol=1e-6)
     return bool(stored == expected)
 
 
 def _check_positions(reader: GGUFReader, module: PreTrainedModel, architecture: str) -> None:
-    """Hold the frequencies of rotary positions against the file's base, and carry over the file's factors."""
+    """Compare the frequencies of rotary positions with the file's base, and add the file's factors to the config."""
     held = [buffer for name, buffer in module.named_buffers() if re.search(FREQUENCIES, name)]
     factors = next((tensor.data for tensor in reader.tensors if tensor.name == FACTORS), None)
     plain = getattr(module.config, "rope_parameters", None) or {}
@@ -138,6 +138,7 @@ def _check_positions(reader: GGUFReader, module: PreTrainedModel, architecture: 
     (frequencies,) = held
     width = _value(reader, f"{architecture}.rope.dimension_count") or 2 * len(frequencies)
     base = _value(reader, f"{architecture}.rope.freq_base") or 10000.0
+    # Frequency i of a head of this width: base^(-2 i / width).
     expected = base ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
     if frequencies.shape != expected.shape or not torch.allclose(
         frequencies.double(), expected, rtol=1e-5, atol=0

@@ -1,4 +1,4 @@
-"""What goes into the matmuls of a target: to round it, or to look at it.
+"""Hooks on the activations that a target is multiplied with, to round them or to record them.
 
 A linear layer is called with its input. The experts of a fused stack have no calls of their own: while the module that owns the
 stack runs, every matmul with the stack hands over its other operand, the tokens routed to one expert at a time.
@@ -17,7 +17,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def change_inputs(loaded: LoadedModel, target: Target, change: Change) -> None:
-    """Let `change` make what a target is multiplied with, a tensor `[.., K]`, until `loaded.restore`."""
+    """Replace the activation `[.., K]` that a target is multiplied with by `change` of it, until `loaded.restore`."""
     for each in (target, *target.shared):
         if each.linear is not None:
             loaded.before(each.owner, change)
@@ -42,5 +42,5 @@ def _around_matmuls(loaded: LoadedModel, owner: nn.Module, attribute: str, chang
         running.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     loaded.hooks.append(owner.register_forward_pre_hook(enter))
-    # The last to come is the first to go.
+    # Leave before other hooks of the module run, whose matmuls are not those of its forward.
     loaded.hooks.append(owner.register_forward_hook(leave, prepend=True, always_call=True))

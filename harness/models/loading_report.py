@@ -1,8 +1,8 @@
-"""What transformers says of loading a model, as errors and warnings: tensors in files and tensors in the model are the same set.
+"""Errors and warnings on loading: the files and the model must have the same tensors.
 
-transformers drops tensors that the model has no place for, and makes up random ones for those that the files lack or hold in another
-shape. Here each of the three is an error. Some tensors a class ignores by design (a head for speculative decoding, the frequencies
-of positions that old checkpoints store): those are a warning, and so is whatever lies in the folder and is not the model's.
+transformers drops tensors that the model has no place for, and draws random ones where the files have none or one of another shape.
+Here each of the three is an error. A class may ignore tensors by design, such as a head for speculative decoding, or the position
+frequencies that old checkpoints store: these are a warning. An adapter in the folder is a warning too.
 """
 
 import json
@@ -24,11 +24,11 @@ from harness.models.prequantized import Stored, stored_tensors
 RECOMPUTED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 """Buffers that old checkpoints store and transformers computes; it ignores them for every class."""
 MASKS = re.compile(r"attn(\.attention)?\.(bias|masked_bias|causal_mask)$")
-"""Causal masks and what they put in the place of a score, which old checkpoints of GPT-Neo, GPT-J and CodeGen store."""
+"""Causal masks, and the score of a masked position, which old checkpoints of GPT-Neo, GPT-J and CodeGen store."""
 
 
 def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: Path) -> list[str]:
-    """Return the stored tensors that belong to other parts of a folder's model than the text model that was loaded out of it.
+    """Check that files and model have the same tensors; return stored tensors of other parts, such as a vision tower.
 
     Args:
         loading: What `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)` says.
@@ -96,7 +96,7 @@ def check_once(folder: Path, module: PreTrainedModel) -> None:
 
 
 def _is_of_another_part(key: str, module: PreTrainedModel, folder: Path) -> bool:
-    """Say whether a tensor that has no place belongs to a vision tower or the like, where the text model alone was loaded."""
+    """Say whether a tensor without a place belongs to a part beside the text model, which alone was loaded."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if "text_config" not in config or hasattr(module.config, "text_config"):
         return False
@@ -161,7 +161,8 @@ def is_ignored_by_class(name: str, module: PreTrainedModel) -> bool:
     owners = name.split(".")[:-1]
     for depth, part in enumerate(owners):
         if not isinstance(child := getattr(place, part, None), nn.Module):
-            # Below a decoder layer files may have other names than the model; between layers they have not.
+            # Inside a decoder layer, names in files may differ from those in the model, so a name that is not found proves nothing. The
+            # names of whole layers do not differ: a layer that is missing here is missing in the model.
             return depth == 0 or isinstance(place, nn.ModuleList | PreTrainedModel)
         place = child
     return not hasattr(place, "weight")
@@ -178,7 +179,7 @@ def _is_mask(name: str, tensor: Stored) -> bool:
 
 
 def _untie(module: PreTrainedModel) -> dict[str, str]:
-    """Return the weights that the config ties and that are not; let the config say so, or transformers ties them later."""
+    """Return weights that the config ties but the files hold apart; untie them in the config, or transformers would tie them later."""
     tied = module.get_expanded_tied_weights_keys(all_submodels=True)
     weights = dict(module.named_parameters(remove_duplicate=False))
     apart = {

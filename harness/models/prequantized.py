@@ -1,8 +1,7 @@
-"""What a checkpoint that is quantized already says of itself: method, formats, sizes.
+"""Facts about a quantized checkpoint: method, formats, sizes.
 
-`config.json` names the method and its settings, each library in words of its own. Sizes are counted, not computed from bits: those of
-the tensors in the files, which is the size of the model, and those in memory, which is what runs. Many a method is dequantized
-before it multiplies; then the codes take no less memory than float weights, and speed is that of the float model.
+`config.json` names the method and its settings, each library in words of its own. Sizes are those of tensors, not computed from
+bits: in the files, and in memory. Most methods are dequantized when they are loaded; then memory and speed are those of the float model.
 """
 
 import json
@@ -23,20 +22,20 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prequantized:
-    """A model whose weights were quantized before it came here."""
+    """What is known of a model whose checkpoint is quantized."""
 
     method: str
     """As `config.json` names it, such as `gptq` or `compressed-tensors`."""
     scheme: str
     """Formats of weights and inputs, such as `int4 weights in groups of 128`."""
     kind: Literal["fake-quant", "real"]
-    """`real`: codes are what lies in memory and multiplies. `fake-quant`: they were dequantized when the model was loaded."""
+    """`real`: memory holds codes, and kernels multiply them. `fake-quant`: codes were dequantized when the model was loaded."""
     num_parameters: int
     """Parameters of the float model."""
     num_quantized: int
-    """Those of them that the files hold as codes."""
+    """Parameters that the files hold as codes."""
     packed_bits: int
-    """Their codes at the width of their format, and all that is stored beside them [bit]."""
+    """Size of codes at the width of their format, and of scales and zero points [bit]."""
     file_bytes: int
     """Tensors in the files: codes, scales, and what stayed in float [byte]."""
     stored_bytes: int
@@ -48,7 +47,7 @@ class Prequantized:
     cache: str | None = None
     """What keys and values are rounded to before the cache takes them."""
     warnings: tuple[str, ...] = ()
-    """What a user must know of how it was loaded."""
+    """What a user must know of how the checkpoint was loaded."""
 
     @property
     def origin(self) -> str:
@@ -73,9 +72,9 @@ class Stored:
 
 
 def settings_of(folder: Path) -> Settings | None:
-    """Return what a folder says of its quantization, or None; a damaged file is for transformers to refuse.
+    """Return the quantization settings of a folder, or None: those of `config.json`, or of the file that ModelOpt writes beside it.
 
-    That is in `config.json`, or in a file of its own that exports of ModelOpt have beside it.
+    A damaged file counts as none here; transformers refuses it later.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -1,11 +1,12 @@
-"""Loading a checkpoint that is quantized already.
+"""Load a checkpoint that is quantized already.
 
-A method of `READERS` is read here and dequantized exactly, whatever its kernels are made for; activations are rounded as the checkpoint
-says. The others are loaded by transformers and the library that wrote them. What transformers leaves half done is finished, or refused:
+The methods in `READERS` are read by this project and dequantized exactly, without the libraries and devices of their kernels;
+activations are rounded as the checkpoint says. Other methods are loaded by transformers and the library that wrote them. Their known
+faults are mended or refused:
 
-    bitsandbytes         a lost `nested_absmax` is not missed by transformers 5.23, and the weights come out wrong; 0.50.2 saves scales
-                         of blocks transposed after a forward pass on some CPUs
-    unknown methods      transformers ignores them and would take codes for weights
+    bitsandbytes         transformers 5.23 does not notice a missing `nested_absmax` and makes wrong weights; bitsandbytes 0.50.2 saves
+                         scales of blocks transposed after a forward pass on some CPUs
+    unknown methods      transformers ignores the settings and would take codes for weights
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,9 +62,9 @@ READERS: Mapping[str, Reader] = {
 KNOWN = READERS.keys() | {
     name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING
 }
-"""Those, and the methods that transformers has a loader for."""
+"""The methods that are read here, and those that transformers has a loader for."""
 TRIED = {"bitsandbytes", "torchao"}
-"""Methods whose weights are what their codes stand for as transformers loads them on a CPU; tests compare them."""
+"""Methods that transformers loads right on a CPU: tests compare the weights with the arithmetic of the codes."""
 
 
 def load_prequantized(
@@ -146,7 +147,7 @@ def _facts_of_library(
     module: PreTrainedModel,
 ) -> Prequantized:
     tensors = stored_tensors(folder)
-    # The files may have a weight that the model ties to another a second time.
+    # The files may hold a tied weight twice; count it once.
     names = {name for name, _ in shape.named_parameters(remove_duplicate=False)}
     tied = names - {name for name, _ in shape.named_parameters()}
     floats = float_weights(tensors)
@@ -178,7 +179,7 @@ def _names(roundings: Iterable[Rounding]) -> str | None:
 
 @contextmanager
 def _explained(folder: Path, method: str, device: torch.device) -> Iterator[None]:
-    """Say what to do about what transformers and its libraries raise."""
+    """Turn errors of transformers and its libraries into a ModelError that says what to do."""
     try:
         yield
     except ImportError as reason:
@@ -214,7 +215,7 @@ def _float_config(folder: Path, **options: Any) -> Any:
 def _load(
     folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
 ) -> PreTrainedModel:
-    """Load a folder through transformers, and finish what it leaves."""
+    """Load a folder through transformers and the method's own library, and mend what they get wrong."""
     _check_statistics(folder, stored_tensors(folder))
     config = read_config(folder, options.pop("attention"), **options)
     found: Any = auto_class(config).from_pretrained(
@@ -236,7 +237,7 @@ def _load(
     # transformers leaves the float weights beside codes of bitsandbytes in the type that they have in the files.
     if of_bitsandbytes or getattr(module, "hf_quantizer", None) is None:
         _unify(module, dtype)
-    # Where it lies is what `device_map` said: not every library lets its weights move.
+    # No `module.to(device)`: not every library lets its weights move, and `device_map` has put them there.
     module.train(mode=False)
     module.requires_grad_(False)
     return module
@@ -253,7 +254,7 @@ def _refuse_unexpected(keys: Iterable[str], folder: Path) -> None:
 
 
 def _check_statistics(folder: Path, tensors: Mapping[str, Stored]) -> None:
-    """Raise ModelError if the statistics of bitsandbytes' statistics are lost."""
+    """Raise ModelError if the scales of bitsandbytes' scales (double quantization) are not in the files."""
     lacking = [
         f"{key.removesuffix('.nested_quant_map')}.nested_absmax"
         for key in tensors

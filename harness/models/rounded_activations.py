@@ -1,8 +1,11 @@
-"""Rounded activations of a quantized checkpoint, put into the float model that holds its dequantized weights.
+"""Let a float model with the dequantized weights of a checkpoint round the activations that the checkpoint rounds.
 
-Paths are those of the files. A linear layer gets a hook; experts, which transformers stacks into [E, N, K] parameters, compute expert
-by expert, so that each token is rounded as the layer of its own expert rounds it; keys and values are rounded where the cache takes
-them, once, after the positions were rotated in.
+Paths are those of the files.
+
+linear layers      hooks round inputs and outputs
+experts            transformers stacks them into [E, N, K] parameters; they get a forward that computes one expert at a time, so that
+                   each token is rounded in the format of its own expert
+keys and values    rounded once, after the rotary positions, when the cache takes them
 """
 
 import re
@@ -68,11 +71,11 @@ class _Place(NamedTuple):
     parameter: str
     expert: int | None
     part: int
-    """Which of the matrices that the model keeps as one: the gate is 0, up is 1."""
+    """Index of the matrix in a parameter that joins several: the gate is 0, up is 1."""
 
 
 def _place(module: PreTrainedModel, names: dict[str, nn.Parameter], path: str) -> _Place:
-    """Return where a layer is, by the same rules by which transformers has loaded its weight."""
+    """Return where a layer of the files is in the model, by the rules that transformers loaded its weight by."""
     rules: Any = getattr(module, "_weight_conversions", None) or []
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
@@ -88,7 +91,7 @@ def _place(module: PreTrainedModel, names: dict[str, nn.Parameter], path: str) -
     if source is None:
         return _Place(owner, parameter, None, 0)
     converter = next(rule for rule in converters if source in rule.source_patterns)
-    # Layers may be numbered too; the expert's number is the last.
+    # The path has the number of the decoder layer first, that of the expert last.
     numbers = re.findall(r"\.(\d+)(?=\.)", path)
     if names[name].dim() != 3 or not numbers:
         raise ModelError(
@@ -145,7 +148,7 @@ def _round_experts(
     experts: Any,
     roundings: Mapping[str, Mapping[tuple[int, int], Rounding]],
 ) -> None:
-    """Let a stack of experts compute expert by expert, with inputs of all matrices rounded."""
+    """Replace the forward of a stack of experts by one that rounds the inputs of every matrix, one expert at a time."""
     up = "gate_up_proj" if getattr(experts, "has_gate", False) else "up_proj"
     known = hasattr(experts, "_apply_gate") and not (
         experts.is_transposed or experts.has_bias or experts.has_post_expert_norm
@@ -165,6 +168,7 @@ def _round_experts(
             )
 
     def matmul(name: str, expert: int, x: Tensor) -> Tensor:
+        # Gate and up are one parameter, but may round their inputs with static scales of their own.
         parts = getattr(experts, name)[expert].chunk(num_parts[name])
         rounded = [roundings[name][expert, part](x) for part in range(len(parts))]
         return torch.cat([F.linear(*pair) for pair in zip(rounded, parts, strict=True)], -1)

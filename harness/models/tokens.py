@@ -1,11 +1,10 @@
 """The one place where text becomes token ids.
 
-A tokenizer may put special tokens around a text (its post-processor). Those in front belong to what the model reads: a BOS above all.
-Those behind say that the text is over, and every text of a task goes on: the next window, the answer to a question. They are
-left off. Text is never cut or padded, whatever the tokenizer's file says.
+A tokenizer may put special tokens around a text (its post-processor). Those in front, mostly a BOS, are kept. Those behind
+mean that the text is over, but every text of a task goes on with the next window or the answer to a question: they are left off. Text is never cut or padded, whatever the tokenizer's file says.
 
 A tokenizer may know more tokens than the model has rows for, in its embedding or its head (added tokens, a tokenizer of another
-model). The model is right as long as no such token occurs, and has no number where one does.
+model). That does no harm as long as no such token occurs in a text; where one does, it is an error.
 """
 
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from harness.errors import DataError
 from harness.models.source import LoadedModel
 
 PROBE = "aA0"
-"""A text to see what a tokenizer puts around one."""
+"""A text whose tokens show what the tokenizer puts in front and behind."""
 
 
 class Tokens(NamedTuple):

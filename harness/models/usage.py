@@ -2,9 +2,10 @@
 
 No attribute says reliably which parameters are matrices, which way they lie and whether a text run needs them: Llama 4 stores its experts
 as [experts, in, out] and says so nowhere, Mamba reads the weight of a layer that it never calls, a multimodal model carries a
-vision tower. So the float model runs, and each operator is asked which parameters it gets (`weight_matmuls`).
+vision tower. So the float model runs once, and every operator that it calls is checked for parameters among its arguments (`weight_matmuls`).
 
-A router is found the same way: its output, and nothing but elementwise steps after it, is what a choice of the largest is made of.
+A router is found the same way: an operator that chooses the largest values (`CHOICES`) gets the router's output, changed by elementwise
+operators at most.
 """
 
 from collections import defaultdict
@@ -22,6 +23,7 @@ from harness.models.architecture import max_length
 from harness.models.weight_matmuls import OPERANDS, Operand, WeightMatmuls, storage, tensors
 
 NUM_TOKENS = 32
+"""Length of the sequence that the model runs over."""
 CHOICES = {"aten::topk", "aten::max", "aten::argmax", "aten::sort"}
 """Operators that choose the largest."""
 ELEMENTWISE = {
@@ -31,7 +33,7 @@ ELEMENTWISE = {
 }  # fmt: skip
 """Operators between the matmul of a router and its choice."""
 MOST_ADDED = 4
-"""Weights whose outputs may be added up for one choice; the residual stream has more."""
+"""Weights whose outputs may be added up before one choice. More of them are the residual stream, which no router is made of alone."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,28 +41,28 @@ class Use:
     """What happened to one parameter."""
 
     operands: list[Operand] = field(default_factory=list)
-    """Its part in each matmul."""
+    """How each matmul used it."""
     num_outside: int = 0
-    """Matmuls that happened while none of the modules that own it was called."""
+    """Matmuls outside of a call of any module that owns it, such as those of a parent that reads `.weight`."""
     operators: set[str] = field(default_factory=set)
-    """Whatever else took it, such as `embedding` or `mul`."""
+    """Other operators that took it, such as `embedding` or `mul`."""
     is_router: bool = False
-    """A choice of the largest was made from its output."""
+    """An operator chose the largest of its outputs."""
 
     @property
     def is_used(self) -> bool:
-        """A text run needs it."""
+        """Some operator of a text run takes it."""
         return bool(self.operands or self.operators)
 
 
 Usage = Mapping[str, Use]
-"""By the name of the parameter, every name of a shared one."""
+"""Use by parameter name; a shared parameter stands under each of its names."""
 
 _known: WeakKeyDictionary[nn.Module, Usage] = WeakKeyDictionary()
 
 
 def usage_of(module: PreTrainedModel) -> Usage:
-    """Return what a float model does with its parameters ; it runs the first time it is asked."""
+    """Return what a float model does with its parameters. The model runs at the first call for it; later calls return the same result."""
     if module not in _known:
         _known[module] = _run(module)
     return _known[module]
@@ -154,6 +156,7 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
         super().observe(name, given, result)
         places = {storage(x) for x in tensors(given)}
         is_view = all(storage(x) in places for x in tensors(result))
+        # A view only reads the shape of a weight; whatever takes the view is seen later.
         if not is_view:
             multiplied = {id(given[0][place]) for place in OPERANDS.get(name, ())}
             for x in tensors(given):
@@ -162,6 +165,7 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
         self._follow(name, places, given, result)
 
     def _follow(self, name: str, places: set[int], given: Any, result: Any) -> None:
+        # Weights that the result is an output of, with their number of outputs.
         sources: dict[str, int] = {}
         if name in OPERANDS:
             sources, self._multiplied = self._multiplied, {}
@@ -178,7 +182,7 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
                     self._outputs[place] = sources
 
     def _choose(self, sources: Mapping[str, int], given: Any) -> None:
-        """A choice among as many as a weight has outputs is what a router is for; others choose among tokens."""
+        """Mark as routers the weights with as many outputs as the operator chooses among; other operators choose among tokens."""
         among = next(tensors(given)).shape
         for key, num_outputs in sources.items():
             if num_outputs > 1 and num_outputs in among[-1:]:
@@ -186,7 +190,7 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
 
 
 def _share_among_siblings(module: nn.Module, uses: dict[str, Use]) -> None:
-    """Let experts in a list that no token went to count as used the way those are that some token went to."""
+    """Give experts in a list of modules that got no token the use of a sibling that got some."""
     for path, owner in module.named_modules():
         if not isinstance(owner, nn.ModuleList | nn.ModuleDict):
             continue

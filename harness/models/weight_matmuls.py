@@ -1,8 +1,8 @@
-"""Every matmul that has a weight as an operand, seen where torch dispatches it.
+"""Find every matmul that has a weight as an operand, below everything that a model may do in Python.
 
 A model may reach its weights in many ways: a linear layer calls itself, a mixture indexes one expert of a stack, another block
-transposes the weight of a child, a third casts it first. All of them end in few operators of torch, with an operand that lies in
-the memory of the weight (or of a copy of it). Its strides say which axes of the weight the matmul sums over.
+transposes the weight of a child, a third casts it first. Torch dispatches all of them to a few operators. A dispatch mode sees their operands: one
+that lies in the memory of a weight, or of a copy of it, is that weight. Its strides say which axes of the weight the matmul sums over.
 """
 
 from bisect import bisect_right
@@ -30,7 +30,7 @@ OPERANDS = {
 }
 """Position of the left operand `[.., M, K]` and of the right one `[.., K, N]` among the arguments of each matmul."""
 GROUPED = ("aten::_grouped_mm", "transformers::grouped_mm_fallback")
-"""Matmuls whose third argument says where the rows of each matrix end."""
+"""Matmuls over a stack. Their third argument says at which row of the left operand the rows of each matrix end."""
 COPIES = ("aten::_to_copy", "aten::clone", "aten::index", "aten::index_select")
 """Operators whose result holds numbers of the weight: casts, and experts that are gathered."""
 
@@ -48,8 +48,9 @@ class Operand:
     free: frozenset[int]
     """Axes of the weight that remain in the output."""
     num_summed: int
-    """Length of the sums: less than the axis has where the weight is multiplied in pieces."""
+    """Number of terms of a sum. It is smaller than the axis where the weight is multiplied in pieces."""
     num_free: int
+    """Number of outputs, smaller than the axis likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +59,14 @@ class _Memory:
 
     key: str
     axes: tuple[tuple[int, int, int], ...]
-    """Of each axis of the weight: its number, its stride and its size there."""
+    """For each axis of the weight: its number, and its stride and size in this memory."""
 
 
 Change = Callable[[Operand, Tensor], Tensor]
 
 
 class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block, `seen` is told of every matmul with one of the weights, and may change the other operand."""
+    """Inside the block, `seen` is called for every matmul with one of the weights, and may replace the other operand."""
 
     def __init__(self, weights: Mapping[str, Tensor], seen: Change) -> None:
         """Watch weights by name; `seen` gets the activation as `[.., M, K]` and returns what to multiply instead."""
@@ -101,7 +102,7 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _matmul(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ...]:
-        """Report each operand that is a weight, and return the arguments with what `seen` made of the other."""
+        """Call `seen` for each operand that is a weight, and return the arguments with the other operand replaced by its result."""
         places = OPERANDS[name]
         changed = list(args)
         offsets = (args[2] if len(args) > 2 else kwargs.get("offs")) if name in GROUPED else None
@@ -119,6 +120,7 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operand.position == 0:  # W X: the activation is [.., K, M]
             moved = x[:, None] if x.dim() == 1 else x
             return self._seen(operand, moved.mT).mT.reshape(x.shape)
+        # X W: the activation is [.., M, K]. A grouped matmul hands over the rows of one matrix at a time.
         rows = x[None] if x.dim() == 1 else x
         if ends is None or rows.dim() != 2:
             return self._seen(operand, rows).reshape(x.shape)
@@ -127,7 +129,7 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return torch.cat([self._seen(operand, part) if len(part) else part for part in parts])
 
     def observe(self, name: str, given: Any, result: Any) -> None:
-        """Keep in mind where copies of weights lie, and forget those whose memory holds something else now."""
+        """Remember where copies of weights lie, and forget copies whose memory holds something else now."""
         places = {storage(x) for x in tensors(given)}
         for made in tensors(result):
             if (place := storage(made)) in places:
@@ -139,9 +141,10 @@ class WeightMatmuls(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._copies[place] = _Memory(key=memory.key, axes=axes)
 
     def memory(self, x: Any) -> _Memory | None:
-        """Return what is known of the memory of a tensor, or None if no weight lies there."""
+        """Return the weight, or copy of one, that a tensor lies in; None if it lies in neither."""
         if not isinstance(x, Tensor) or not _has_memory(x):
             return None
+        # The last weight that starts at or before the tensor, if the tensor starts before its end.
         address = x.data_ptr()
         index = bisect_right(self._starts, address) - 1
         if index >= 0 and address < self._ends[index]:
@@ -155,7 +158,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _has_memory(x: Tensor) -> bool:
-    """Say whether a tensor has memory of its own: those of quantization libraries may be shells around some that have."""
+    """Say whether a tensor has memory of its own. Wrapper subclasses of quantization libraries have none: they hold other tensors."""
     return x.numel() > 0 and x.device.type != "meta" and not is_traceable_wrapper_subclass(x)
 
 
@@ -176,8 +179,12 @@ def _axes(weight: Tensor) -> tuple[tuple[int, int, int], ...]:
 
 
 def _covered(memory: _Memory, stride: int, size: int) -> frozenset[int]:
-    """Return the axes of a weight that a dimension of an operand runs along: those whose steps lie within its own."""
-    if size < 2:
+    """Return the axes of a weight that a dimension of an operand runs along.
+
+    A dimension of `size` steps of `stride` covers the offsets `stride .. stride * size`, an axis likewise. They are the same, or one is
+    folded into the other, if these ranges overlap.
+    """
+    if size < 2:  # one step has no direction
         return frozenset()
     return frozenset(
         axis
@@ -201,7 +208,7 @@ def _operand(memory: _Memory, x: Tensor, position: int) -> Operand:
 
 
 def _copied_axes(memory: _Memory, source: Tensor, made: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """Return the axes of the weight in a copy: its last dimensions are those of the source, one index took the place of others."""
+    """Return the axes of the weight in a copy. Casts keep all dimensions; an index replaces leading ones, so count from the last."""
     return tuple(
         (axis, made.stride(-back), made.shape[-back])
         for back in range(1, min(source.dim(), made.dim()) + 1)

@@ -1,4 +1,4 @@
-"""The report on a model that was quantized before it came here: a recipe leaves it as it is."""
+"""The report on a model whose checkpoint is quantized: `quant=none` leaves it as it is."""
 
 from harness.backends import probe, stored_layers
 from harness.errors import UnsupportedRecipe
@@ -10,7 +10,7 @@ from harness.results.record import QuantReport
 
 
 def as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) -> Quantized:
-    """Report on a model that was quantized before it came here.
+    """Report on a model whose checkpoint is quantized.
 
     Raises:
         UnsupportedRecipe: The recipe would quantize it a second time.

@@ -1,6 +1,6 @@
-"""Quantize a model: one target at a time, put in place by the backend, and audited.
+"""Quantize a model one target at a time: the backend puts each quantized weight in place, and an audit checks it.
 
-An audit compares what is in place with what was promised, and the report lists every matrix that stayed in float, with the reason.
+The report lists every matrix that stayed in float, with the reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ def quantize(
     Args:
         loaded: The float model.
         recipe: What to quantize, and what computes with it.
-        backend: What computes instead of the recipe's own backend, with the very weights that are quantized for that one.
+        backend: Runs instead of the recipe's own backend, on the same choice of weights.
 
     Raises:
         ConfigError: A rule or a skip pattern matches nothing.
@@ -74,7 +74,7 @@ def quantize(
 
 
 def audit_after(loaded: LoadedModel) -> None:
-    """Raise AuditError if something took a quantized weight out again while the model was measured."""
+    """Raise AuditError if a quantized weight was replaced while the model was measured."""
     if lost := loaded.displaced():
         raise AuditError(
             f"every quantized weight must stay in place while it is measured, got {lost} of them replaced; "
@@ -133,7 +133,7 @@ def _in_place(
     selection: Selection,
     layers: Sequence[tuple[QuantizedLayer, Installed]],
 ) -> Iterator[probe.Layer]:
-    """Yield the first linear layer of each rule, kernel and shape, with what it is to multiply."""
+    """Yield the first linear layer of each rule, kernel and shape, with what it should multiply."""
     seen: set[tuple[str, str, torch.Size]] = set()
     for (target, rule), (layer, installed) in zip(selection.chosen, layers, strict=True):
         kind = rule, installed.kernel, layer.weight.shape

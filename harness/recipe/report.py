@@ -1,4 +1,4 @@
-"""What a recipe did to a model: the part of the record, and what a user must know."""
+"""Report what a recipe did to a model: the `quant` part of the record, and warnings."""
 
 import math
 from collections import defaultdict
@@ -30,9 +30,9 @@ class Sizes:
     """Parameters of the float model, counted before anything is put in place."""
 
     num_parameters: int
-    """All of them, with those that weights of their own add."""
+    """All parameters, and those that untied weights add."""
     num_used: int
-    """Those of them that a text run needs."""
+    """Parameters that a text run needs."""
     others: tuple[Other, ...]
     """Matrices that no recipe can quantize."""
 
@@ -56,7 +56,7 @@ def report_on(
     dtype: torch.dtype,
     compute: Compute | None,
 ) -> QuantReport:
-    """Return the report on quantized layers, on what they compute in, and on what stayed in float, in the model's type."""
+    """Return the report on quantized layers, their measured matmuls, and the weights that stay in the model's type."""
     num_quantized = sum(math.prod(layer.weight.shape) for layer, _ in layers)
     packed_bits = sum(layer.weight.total_bits for layer, _ in layers)
     rest_bytes = (sizes.num_parameters - num_quantized) * dtype.itemsize
@@ -82,7 +82,7 @@ def report_on(
 def warnings_of(
     recipe: QuantRecipe, selection: Selection, sizes: Sizes, report: QuantReport
 ) -> tuple[str, ...]:
-    """Return what a user must know of the choice of weights and formats."""
+    """Return warnings on the choice of weights and formats."""
     return (
         *_untied_warnings(selection),
         *_left_out_warnings(selection),
@@ -130,7 +130,7 @@ def _left_out_warnings(selection: Selection) -> list[str]:
 
 
 def _others_warnings(sizes: Sizes, report: QuantReport) -> list[str]:
-    """Say how much of a text run's model no recipe can quantize."""
+    """Return a warning with the share of parameters that no recipe can quantize."""
     used = [other.parameter.numel() for other in sizes.others if other.is_used]
     if not used or not report.layers:
         return []
@@ -141,7 +141,7 @@ def _others_warnings(sizes: Sizes, report: QuantReport) -> list[str]:
 
 
 def _input_warnings(recipe: QuantRecipe) -> list[str]:
-    """Say where rounding an input depends on what else is in the batch."""
+    """Return a warning for each rule whose input scales are shared between tokens: other sequences of a batch change them."""
     tokens = torch.empty(2, 64, device="meta")
     return [
         f"inputs of rule {name} in {rule.input.name} share scales between tokens: results depend on how sequences are batched"

@@ -14,9 +14,9 @@ from harness.recipe.recipe import QuantRecipe
 from harness.results.record import SkippedWeight
 
 Decision = tuple[str | None, str | None, int]
-"""The rule of a target, its alias, and the identity of the bias that goes with its weight."""
+"""Targets of one weight are quantized together if these agree: rule, alias, and `id` of the bias that a kernel holds with the weight."""
 NOT = "!"
-"""In front of a glob of `quant.skip`: what it matches is not skipped."""
+"""Prefix of a glob in `quant.skip`: targets that it matches are not skipped."""
 ROUTER = "a router, or the gate of a shared expert; quant.skip with !router quantizes it"
 UNREACHED = (
     "its weight is read by another module, where neither a kernel nor a rounded input has a place"
@@ -25,15 +25,15 @@ UNREACHED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What becomes of the targets of a model."""
+    """Which targets of a model are quantized."""
 
     chosen: tuple[tuple[Target, str], ...]
     """Targets to quantize, each with its rule's name. One of several that share a weight stands for all (`Target.shared`)."""
     skipped: tuple[SkippedWeight, ...]
     untied: tuple[Target, ...]
-    """Targets that get a weight of their own, because another one of the same weight is treated otherwise."""
+    """Targets that get a copy of a shared weight, because the recipe treats another target with that weight differently."""
     left_out: tuple[str, ...]
-    """Names of targets that a rule matches and that stay in float all the same."""
+    """Names of targets that a rule matches but that stay in float, because no module is called with their weight."""
 
 
 def select(recipe: QuantRecipe, targets: Sequence[Target], others: Sequence[Other]) -> Selection:
@@ -106,7 +106,7 @@ def _skip(target: Target, reason: str) -> SkippedWeight:
 def _by_weight(
     recipe: QuantRecipe, targets: Sequence[Target], rules: Sequence[str | None]
 ) -> tuple[list[tuple[Target, str]], list[Target]]:
-    """Put targets together that share a weight and a decision; return those to quantize, and those that part from the first."""
+    """Group targets that share a weight and a decision; return the ones to quantize, and the ones to untie from the first."""
     parts: dict[int, dict[Decision, list[Target]]] = defaultdict(lambda: defaultdict(list))
     for target, rule in zip(targets, rules, strict=True):
         # A kernel holds the bias of its layer too. A head and an embedding are stored apart once they are quantized.

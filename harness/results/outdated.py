@@ -1,7 +1,7 @@
-"""Records on file whose numbers are known to be wrong now, though they say `ok`.
+"""Recognize records that say `ok` but have numbers that a fault, mended since, made wrong.
 
-A fault that was mended since can be told from what a record says of itself. Reports leave such a record out and say why, and its command
-measures again instead of finding it on file. Records made since then name the architecture of the model; the older ones do not.
+The fields of a record show it: records made after these faults were mended name the architecture of the model, older ones do not. Reports
+leave an outdated record out and say why, and its command measures again instead of finding it on file.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from harness.results.record import RunRecord
 
 COMPARING = ("divergence", "noise_floor")
-"""Tasks that once held a quantized checkpoint against itself."""
+"""Tasks that once compared a quantized checkpoint with itself."""
 GGUF_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 """Types of tensors in a GGUF file that are not quantized."""
 COMPARED_WITH_ITSELF = (

@@ -147,9 +147,9 @@ class Compute(_Closed):
     dtype: Literal["float32", "float16", "bfloat16"] | None
     """The widest type whose rounding of operands and results explains the error; null if none does."""
     rel_error: float
-    """Of a product, against that of the layer's own codes in float64 (Frobenius norms): the largest found."""
+    """Largest relative error (Frobenius norms) of a matmul, compared with float64 on the layer's own codes."""
     layer: str
-    """Where it was found."""
+    """The layer with that error."""
 
     @property
     def words(self) -> str:
@@ -181,7 +181,7 @@ class QuantReport(_Closed):
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float
-    """Share of all parameters that were quantized, in [0, 1]."""
+    """Share of the parameters that a text run needs; of all parameters for a checkpoint that came quantized. In [0, 1]."""
     bits_per_weight: float
     """Mean over the quantized parameters, scales included; the float type's bits if there are none [bit]."""
     model_bytes: int

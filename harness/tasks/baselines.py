@@ -1,6 +1,6 @@
-"""What a model is compared with.
+"""Find the float model that a model is compared with.
 
-Every comparison asks for a `Baseline`, so that none holds a thing against itself by accident:
+Every comparison asks for a `Baseline`, so that no model is compared with itself by accident:
 
     model.baseline given            a second model in memory, asked the same token ids
     a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
@@ -25,7 +25,7 @@ from harness.tasks.base import hash_token_ids
 from harness.tasks.windows import check_length
 
 Become = Callable[[], AbstractContextManager[None]]
-"""Makes a loaded model another one inside a block."""
+"""Context manager in which a loaded model has other weights."""
 FLAG = (
     "add the float model that it was made of: +model@model.baseline=hub model.baseline.repo=OWNER/NAME, "
     "+model@model.baseline=local model.baseline.path=FOLDER, or +model@model.baseline=NAME of a file in conf/model"
@@ -38,18 +38,18 @@ class Baseline:
 
     loaded: LoadedModel
     within: Become
-    """Inside of this, `loaded` is the float model."""
+    """Context manager in which `loaded` has float weights."""
     info: BaselineInfo
     warnings: tuple[str, ...] = ()
 
     @property
     def is_itself(self) -> bool:
-        """There is nothing to compare: the model is its own baseline."""
+        """The model is its own baseline, so every difference is 0."""
         return self.info.relation == "itself"
 
     @contextmanager
-    def halves(self, of_model: Scorer) -> Iterator[Scorer]:
-        """Split the float model into its halves; given those of the model that is compared with it."""
+    def split(self, of_model: Scorer) -> Iterator[Scorer]:
+        """Split the float model into body and head, given the split of the measured model."""
         if self.loaded is of_model.loaded:
             yield of_model
         else:
@@ -105,7 +105,7 @@ def own_float(loaded: LoadedModel) -> Baseline:
 
 
 def itself(loaded: LoadedModel) -> Baseline:
-    """Return a model that no recipe has changed, for its own baseline."""
+    """Return a model that no recipe has changed as its own baseline."""
     return Baseline(
         loaded=loaded,
         within=nullcontext,

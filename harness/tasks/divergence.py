@@ -102,7 +102,7 @@ class Divergence:
         text = self.data.text()
         base.check_text(loaded, text, self.window)
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
-        with scorer(loaded) as halves, base.halves(halves) as base_halves:
+        with scorer(loaded) as halves, base.split(halves) as base_halves:
             candidate = side(halves, run_windows(halves, windows.ids))
             beside = baseline(base_halves, windows, base.within)
             pairs = side_by_side(halves, windows, candidate, beside, self.name)
