@@ -1,6 +1,6 @@
-"""The backend of an export: each layer goes to the file, and its rounded values into the model.
+"""The backend of an export writes each quantized layer to the file and puts its rounded values into the model.
 
-The model in memory is then the recipe as it is measured, which the folder is held against when it is read back.
+The model in memory then is the recipe as it is measured. `verify` compares the folder with it.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ class ExportBackend:
     layout: Layout
     writer: ShardWriter
     scale_errors: dict[str, float] = field(default_factory=dict)
-    """By target, for each one written."""
+    """Largest relative difference of a stored scale from the recipe's, by target."""
     parameters: dict[str, str] = field(default_factory=dict)
     """Name of the weight in the model, by target and by those that share its weight."""
     pieces: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class ExportBackend:
         return None
 
     def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:
-        """Refuse what cannot be written, before anything is."""
+        """Raise UnsupportedRecipe for targets that the layout cannot hold, before anything is written."""
         module = loaded.module
         paths = {id(owner): path for path, owner in module.named_modules()}
         places = [(target, each) for target in targets for each in (target, *target.shared)]
@@ -62,6 +62,7 @@ class ExportBackend:
             self.parameters[each.name] = f"{paths[id(each.owner)]}.{each.attribute}"
             meta = each.weight.to("meta")
             names[each.name] = in_file(module, self.parameters[each.name], meta)
+        # Two targets with one name in the file would overwrite each other.
         count = Counter(name for pieces in names.values() for name in pieces)
         for target, each in places:
             pieces = names[each.name]
@@ -116,7 +117,7 @@ class ExportBackend:
 
 
 def _refuse_kind(target: Target, layout: Layout, *, is_embedding: bool) -> None:
-    """Raise UnsupportedRecipe for a weight that readers do not take for one of a linear layer."""
+    """Raise UnsupportedRecipe for a weight that readers cannot load as that of a linear layer."""
     is_stack = target.weight.dim() == 3
     if is_embedding or (isinstance(target.owner, nn.Linear) and not is_stack):
         return

@@ -1,8 +1,8 @@
 """Write a quantized model as a folder: weights, configuration, tokenizer, and what it was made with.
 
 `recipe.quantize` does the quantizing, with a backend that also writes each layer to the file. So an exported layer has the codes
-that the same recipe has when it is measured. The folder is written under another name, read back by a process of its own, held
-against the recipe in memory, and renamed when both agree.
+that the same recipe has when it is measured. The folder is written under a temporary name, read back by another process,
+compared with the recipe in memory, and renamed if both agree.
 """
 
 import os
@@ -116,7 +116,12 @@ def export(
 
 
 def check(recipe: QuantRecipe, layout: Layout, out: Path) -> None:
-    """Refuse what needs no model to be refused."""
+    """Check what can be checked without a model: recipe, layout and folder.
+
+    Raises:
+        ConfigError: The recipe quantizes nothing, or the folder is not empty.
+        UnsupportedRecipe: The layout cannot hold the recipe.
+    """
     if not recipe.rules:
         raise ConfigError(
             f"quant must be a recipe that quantizes, got {recipe.name}; add +quant=int8_row"
@@ -180,7 +185,7 @@ def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter
 
 
 def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
-    """Keep what the recipe in memory computes, with the error of each parameter's scales under all of its names."""
+    """Write the reference of `verify`, with the error of each parameter's scales under all of its names."""
     errors = {
         id(loaded.module.get_parameter(backend.parameters[target])): error
         for target, error in backend.scale_errors.items()
@@ -192,15 +197,14 @@ def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
 def _contents(
     loaded: LoadedModel, recipe: QuantRecipe, quantized: Quantized, backend: ExportBackend
 ) -> Contents:
-    """Return what lies in which form, by paths in the file."""
+    """Return which layers of the file are quantized and which stay in float."""
     module = loaded.module
     paths = {id(owner): path for path, owner in module.named_modules()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
-
     memory: dict[str, str] = {}
 
     def in_files(path: str) -> tuple[str, ...]:
-        """Return the paths in the file of a layer, or of what is known by its parameter: `experts.gate_up_proj`."""
+        """Return the paths in the file of a layer, or of a parameter such as `experts.gate_up_proj`; note names that differ."""
         name = path if path in parameters else f"{path}.weight"
         found = in_file(module, name, parameters[name].to("meta"))
         pieces = tuple(key.removesuffix(".weight") for key in found)
@@ -230,7 +234,7 @@ def _contents(
 def _write_config(
     loaded: LoadedModel, folder: Path, layout: Layout, config: dict[str, Any]
 ) -> None:
-    """Write the JSON files of the model, and what stands beside it."""
+    """Write the JSON files of the model, its tokenizer and other files beside the weights."""
     companions.write(loaded, folder)
     changes = {
         "architectures": [type(loaded.module).__name__],

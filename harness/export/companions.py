@@ -1,8 +1,8 @@
-"""What stands beside the weights of a model: tokenizer, generation settings, preprocessors of images and sound, code.
+"""Write the files beside the weights of a model: tokenizer, generation settings, preprocessors of images and sound, code.
 
-A model that came from a folder keeps the files of that folder, as they are: `generation_config.json` is often one that
-transformers reads and then refuses to save. What never lay in a folder is saved by transformers. Where only transformers 5
-could read a tokenizer, it gets the words of transformers 4, which 5 reads too.
+Files of a model that came from a folder are copied as they are, because transformers reads some `generation_config.json` that it refuses
+to save. The files of other models are saved by transformers. Keys and classes in `tokenizer_config.json` that only transformers 5 knows
+get their names in transformers 4, which 5 reads too.
 """
 
 import json
@@ -70,7 +70,7 @@ def _save_generation(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _make_readable(file: Path) -> None:
-    """Write what transformers 5 renamed in `tokenizer_config.json` under its old names."""
+    """Give what transformers 5 renamed in `tokenizer_config.json` its old names."""
     if not file.is_file():
         return
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

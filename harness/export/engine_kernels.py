@@ -1,8 +1,8 @@
-"""Which matrix products of vLLM take which layer, as its sources say, and a warning where none does.
+"""Which matmul kernels of vLLM run which layer, and a warning for layers that none of them runs.
 
-The table is data: a condition of an engine changes here. Read in the sources of vLLM 0.11.0 (GPU) and 0.32.0 (CPU), and on a
-CPU tried; docs/checkpoints.md has what came out. vLLM joins q, k and v, and gate and up: K stays, and N is the sum of
-multiples, so a layer that fits alone fits joined.
+The conditions in `KERNELS` are those in the sources of vLLM 0.11.0 (GPU) and 0.32.0 (CPU); those of the CPU were tried as well
+(docs/checkpoints.md). vLLM joins q, k and v, and gate and up: K stays, and N is a sum of multiples, so a layer that fits alone
+also fits when it is joined.
 """
 
 from collections import defaultdict
@@ -18,13 +18,13 @@ from harness.quant.block_scaled import BlockScaled
 from harness.quant.layer import LayerRule
 
 ROW, TENSOR, BLOCK, OTHER = -1, 0, -128, -2
-"""Group sizes that are none: a scale for each row, for all of a tensor, for 128 x 128, for blocks of another shape."""
+"""Values of a group size for scales that are not of groups: of rows, the whole tensor, 128 x 128 blocks, blocks of another shape."""
 HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """What a kernel takes."""
+    """A kernel and the layers that it runs."""
 
     name: str
     device: str
@@ -32,9 +32,9 @@ class Kernel:
     """`int4`, `int8` or `fp8`; with `+zero` for zero points."""
     are_inputs_rounded: bool = False
     groups: tuple[int, ...] | None = None
-    """Inputs that share a scale, or one of the names above; None: any group, and rows."""
+    """Group sizes, or one of the names above; None: groups of any size, and rows."""
     multiples: tuple[int, int] = (1, 1)
-    """Of what N (outputs) and K (inputs) must be multiples."""
+    """N (outputs) and K (inputs) must be multiples of these."""
     dtypes: tuple[torch.dtype, ...] = HALF
     """Types of the model."""
 
@@ -110,7 +110,7 @@ KERNELS = (
 def warnings(
     contents: Contents, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> tuple[str, ...]:
-    """Return a line for each device of vLLM and each format of which some layers have no kernel there.
+    """Return a line for each device and format with layers that no kernel of vLLM runs there.
 
     Args:
         contents: What the folder holds.
@@ -121,8 +121,8 @@ def warnings(
     for device in ("GPU", "CPU"):
         lacking: dict[str, list[str]] = defaultdict(list)
         for path, rule in contents.quantized.items():
-            is_product = path != contents.embedding and _facts(rule) is not None
-            if is_product and not fitting(rule, shapes[path], dtype, device):
+            is_matmul = path != contents.embedding and _facts(rule) is not None
+            if is_matmul and not fitting(rule, shapes[path], dtype, device):
                 lacking[rule.weight.name].append(path)
         for name, paths in lacking.items():
             rule, shape = contents.quantized[paths[0]], shapes[paths[0]]
@@ -164,7 +164,7 @@ def _of_kind(rule: LayerRule, device: str) -> list[Kernel]:
 
 
 def _facts(rule: LayerRule) -> tuple[str, int] | None:
-    """Return the kind of the weights and their group size; None for what the table does not know (MX, NVFP4, INT4 inputs)."""
+    """Return the kind of the weights and their group size; None for formats that are not in the table (MX, NVFP4, INT4 inputs)."""
     fmt = unwrapped(rule.weight)
     if (found := integer_format(fmt)) is not None:
         name = f"int{found.element.bits}" + "+zero" * isinstance(found, Affine)
@@ -184,7 +184,7 @@ def _facts(rule: LayerRule) -> tuple[str, int] | None:
 
 
 def _conditions(rule: LayerRule, device: str) -> str:
-    """Return what the kernels for such weights need, in words."""
+    """Describe the conditions of the kernels for such weights."""
     kernels = _of_kind(rule, device)
     if not kernels:
         inputs = "rounded inputs" if rule.input is not None else "inputs in float"

@@ -1,11 +1,11 @@
-"""config.json in the words of transformers 5 and of transformers 4, so that both read the same model.
+"""Write config.json with the keys of transformers 5 and of transformers 4, so that both read the same model.
 
-transformers 5 keeps everything about rotary positions in one entry, which older readers do not know. They take their own
-default instead, without a word:
+transformers 5 keeps everything about rotary positions in one entry. transformers 4 does not know the entry and silently takes its own
+default:
 
     "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}       transformers 4: rope_theta = 10000.0
 
-Here the old keys stand beside it. transformers 5 reads the old `rope_scaling` before `rope_parameters`, so the two must
+So the old keys are written beside it. transformers 5 reads the old `rope_scaling` before `rope_parameters`, so the two must
 say the same; `write` reads the file back and compares.
 """
 
@@ -90,7 +90,7 @@ def with_old_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_layer(rope: Mapping[str, Any]) -> bool:
-    """Say whether there is one entry for each type of layer, under names that transformers 4 does not have."""
+    """Say whether each type of layer has an entry of its own, under names that transformers 4 does not have."""
     return any(isinstance(value, dict) for value in rope.values())
 
 

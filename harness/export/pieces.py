@@ -1,4 +1,4 @@
-"""A quantized weight as the linear layers that a file holds.
+"""Cut a quantized weight into the linear layers that a file holds.
 
 In memory the experts of a mixture are stacks, and gate and up are one matrix. In files, and in serving engines, each expert has
 linear layers of its own:
@@ -7,7 +7,7 @@ linear layers of its own:
                                                              model.layers.0.mlp.experts.0.up_proj.weight   [I, H]
                                                              model.layers.0.mlp.experts.1.gate_proj.weight [I, H] ...
 
-transformers knows the names and the cuts. Codes and scales are cut by the same rules, so no value is made anew.
+transformers has the rules for names and cuts. Codes and scales are cut by them as they are, so nothing is quantized again.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from harness.quant.tensor import ScalePlane
 
 
 def in_file(module: PreTrainedModel, parameter: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return what a checkpoint holds of a parameter, by name: itself under its name there, or its pieces."""
+    """Return the tensors that a checkpoint holds for a parameter, by name: the parameter itself, renamed, or its pieces."""
     found: dict[str, Tensor] = revert_weight_conversion(module, {parameter: tensor})
     return found
 
@@ -60,7 +60,7 @@ def split(
 def _cut(
     module: PreTrainedModel, parameter: str, plane: ScalePlane, layer: QuantizedLayer
 ) -> dict[str, ScalePlane]:
-    """Return the numbers of a plane that belong to each piece."""
+    """Return the scales of each piece."""
     values, shape = plane.values, layer.weight.codes.shape
     size = plane.granularity.block[0]
     if size == -1:

@@ -1,7 +1,7 @@
-"""Read an exported folder the way its readers do: match each layer with its scheme, decompress it, build the float model.
+"""Read an exported folder as other tools do: match each layer with its scheme, decompress it, load the float model.
 
-For compressed-tensors the library's own matching of `config_groups` and `ignore` and its own `decompress` do the work, layer by
-layer, so experts are read too; for GPTQ it is the reader of this project.
+compressed-tensors folders are read by the library's own matching of `config_groups` and `ignore`, and its own `decompress`, one layer at
+a time, experts too. GPTQ folders are read by `harness.models.gptq_checkpoint`.
 """
 
 import importlib
@@ -32,9 +32,9 @@ PARTS = {
     "input_scale",
     "input_global_scale",
 }
-"""What compressed-tensors stores of a layer beside `weight` and `bias`."""
+"""Tensors of a quantized layer in compressed-tensors, beside `weight` and `bias`."""
 LINEAR = nn.Linear(1, 1, device="meta")
-"""What every layer of codes is to its readers, experts too."""
+"""Stands for every quantized layer when schemes are matched by class: experts are linear layers in files."""
 
 
 def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device) -> PreTrainedModel:

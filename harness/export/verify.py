@@ -1,14 +1,14 @@
-"""Hold an exported folder against the recipe in memory: `python -m harness.export.verify FOLDER REFERENCE`.
+"""Compare an exported folder with the recipe in memory: `python -m harness.export.verify FOLDER REFERENCE`.
 
-The recipe in memory leaves a small file: the logits of some tokens, and of every tensor W [.., K] of the model the projection W r
-on a vector r that both sides make of K alone. A process of its own reads the folder, knowing nothing else, and compares:
+The exporting process writes a small reference file from the model in memory: the logits of some tokens, and for every tensor W [.., K] the
+projection W r on a random vector r, whose seed is K. Another process reads the folder and this file alone, and compares:
 
-- W r: each number of W differs by a relative error e at most, so |W r - W' r| <= e |W| |r|, row by row. e is 0 where readers
-  multiply the recipe's codes by the recipe's scales, as both sides then cast the same float32 numbers once;
-- logits: rounding errors of n blocks add up like random ones, to sqrt(8 n) u of the logits' size with 8 roundings of u a block;
-  4 times that is allowed. Inputs are in float on both sides: engines round them by their own arithmetic.
-
-The first finds any wrong code, scale or name, in every expert; the second a wrong configuration.
+1. Projections, which find any wrong code, scale or name, in every expert. If numbers of W differ by a relative error of e at most, then
+   |W r - W' r| <= e |W| |r|, row by row. e is 0 where readers multiply the recipe's codes by the recipe's scales, because both sides then
+   cast the same float32 numbers once.
+2. Logits, which find a wrong configuration. Rounding errors add up like random numbers: 8 roundings of size u in each of n blocks make
+   sqrt(8 n) u of the logits' root mean square. 4 times that is allowed. Inputs stay in float on both sides, since engines round them by
+   their own arithmetic.
 """
 
 import json
@@ -33,16 +33,17 @@ TEXT = (
     "Its base is square, measuring 125 metres on each side."
 )
 TOKENS = 64
+"""Most tokens whose logits are compared."""
 CHUNK = 2**22
-"""Numbers that are projected in float64 at once."""
+"""Most numbers of a tensor that are in float64 at once."""
 NOISE = 2.0**-40
 """Relative error of sums in float64, in any order."""
 ROUNDINGS = 8
-"""In a block: norm, q k v, attention, output, norm, gate and up, down, and the sum."""
+"""Roundings in a decoder block: norm, q k v, attention, output, norm, gate and up, down, and the sum."""
 
 
 def remember(loaded: LoadedModel, errors: Mapping[str, float], file: Path) -> None:
-    """Write what a model, quantized in memory, computes.
+    """Write logits and projections of a model that is quantized in memory.
 
     Args:
         loaded: The model with its rounded weights, inputs in float.
@@ -113,6 +114,7 @@ def compare(folder: Path, file: Path) -> None:
         # A scale that is not exact may also move the cast to the model's type by one step.
         error += unit if error else NOISE
         _compare_projection(name, tensor, expected[f"projection.{name}"], error)
+    # The largest error of any weight: half a step of the model's type, or that of its scale and the cast after it.
     worst = max([unit / 2, *(error + unit for error in facts["errors"].values() if error)])
     blocks = getattr(module.config.get_text_config(), "num_hidden_layers", 32)
     allowed = 4 * (ROUNDINGS * blocks) ** 0.5 * worst
@@ -136,6 +138,7 @@ def _project(tensor: Tensor, change: Any) -> Tensor:
     """Return `change(W) @ change(r)` in float64 for each row of a tensor `[.., K]`; of a vector its numbers."""
     if tensor.dim() < 2:
         return change(tensor.detach().double()).reshape(-1).cpu()  # type: ignore[no-any-return]
+    # Seeded by K alone, so that both processes draw the same vector.
     rows = tensor.detach().flatten(0, -2)
     vector = torch.randn(
         rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(rows.shape[1])
