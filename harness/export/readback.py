@@ -107,7 +107,7 @@ def decompressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> 
 def _refuse_schemes_of_floats(
     module: PreTrainedModel, folder: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Raise ModelError if a matrix that is stored in float has a scheme: readers would look for its codes."""
+    """Raise ModelError if a linear layer in float has a scheme, for which readers would look for codes, or one with codes has none."""
     if settings["quant_method"] == "gptq":
         return
     match = importlib.import_module("compressed_tensors.utils.match")
@@ -127,6 +127,17 @@ def _refuse_schemes_of_floats(
                 f"quantization_config must {'have a scheme for' if is_coded else 'ignore'} {path}, as transformers calls it in "
                 f"memory; it is {', '.join(names)} in the file"
             )
+    _refuse_schemes_of_other_floats(module, stored, settings, targets)
+
+
+def _refuse_schemes_of_other_floats(
+    module: PreTrainedModel,
+    stored: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    targets: list[str],
+) -> None:
+    """Raise ModelError if a float matrix of the files, such as one of an expert, has a scheme; embeddings are looked up by row."""
+    match = importlib.import_module("compressed_tensors.utils.match")
     lookups = {
         name
         for path, owner in module.named_modules()

@@ -42,15 +42,11 @@ def read(
     """Read a folder; see `Reader`."""
     config = _config(folder, settings)
     weights = read_tensors(folder, shape)
-    layers: dict[str, Parts] = defaultdict(dict)
-    for key in weights:
-        path, _, part = key.rpartition(".")
-        if f"{path}.weight_scale" in weights and part in PARTS:
-            layers[path][part] = weights[key]
+    layers = _layers(weights)
     quantized, bits, inputs, outputs = [], 0, {}, {}
     for path, parts in layers.items():
         scheme = _scheme(config, path, _class_of(shape, path))
-        if scheme is None or scheme.weights is None:
+        if scheme is None:
             raise ModelError(
                 f"config.json must say how {path} is quantized, got no config group for it in {folder}; download or convert it again"
             )
@@ -72,11 +68,6 @@ def read(
     weights |= _turned(shape, {name: weights[name] for name in quantized})
     _check_all_quantized(folder, config, shape, weights, layers)
     cache = _cache(folder, config.kv_cache_scheme, shape, weights)
-    warnings = _batch_warnings((*inputs.values(), *outputs.values()))
-    if cache:
-        warnings.append(
-            "keys and values are rounded, as kv_cache_scheme of config.json says; serving engines do so where they are told to"
-        )
     return Dequantized(
         weights=weights,
         quantized=tuple(quantized),
@@ -84,8 +75,18 @@ def read(
         inputs=inputs,
         outputs=outputs,
         cache=cache,
-        warnings=tuple(warnings),
+        warnings=(*_batch_warnings((*inputs.values(), *outputs.values())), *_cache_warnings(cache)),
     )
+
+
+def _layers(tensors: Parts) -> dict[str, Parts]:
+    """Return the tensors of each quantized layer, by its path; only these have a `weight_scale`."""
+    layers: dict[str, Parts] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        path, _, part = key.rpartition(".")
+        if f"{path}.weight_scale" in tensors and part in PARTS:
+            layers[path][part] = tensor
+    return layers
 
 
 def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
@@ -94,6 +95,14 @@ def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
     return [
         f"activations in {name} share a scale between tokens: results depend on how sequences are batched"
         for name in sorted(shared)
+    ]
+
+
+def _cache_warnings(cache: Mapping[str, CacheRounding]) -> list[str]:
+    if not cache:
+        return []
+    return [
+        "keys and values are rounded, as kv_cache_scheme of config.json says; serving engines do so where they are told to"
     ]
 
 

@@ -46,12 +46,7 @@ def read(
             name, scale = _only(tensors, path, SCALES)
             weights[key] = dequantize(codes, scale, block).to(dtype)
             del weights[name]
-            static = None
-            if is_static:
-                name, static = _only(tensors, path, INPUT_SCALES)
-                if static.numel() != 1:
-                    raise ValueError(f"{static.numel()} numbers in {name}, not 1")
-                del weights[name]
+            static = _take_static_scale(weights, path) if is_static else None
         except ValueError as reason:
             raise ModelError(
                 f"layer {path} must be FP8 with scales, got {reason} in {folder}; download or convert it again"
@@ -93,6 +88,14 @@ def dequantize(codes: Tensor, scale: Tensor, block: list[int] | None) -> Tensor:
     # Each scale covers a rectangle of n rows and k columns; those at the edges are cut off with the weight.
     tall = factors.repeat_interleave(block[0], 0)[:rows]
     return codes.float() * tall.repeat_interleave(block[1], 1)[:, :columns]
+
+
+def _take_static_scale(weights: dict[str, Tensor], path: str) -> Tensor:
+    """Return the static scale of a layer's input, and take it out of `weights`."""
+    name, scale = _only(weights, path, INPUT_SCALES)
+    if scale.numel() != 1:
+        raise ValueError(f"{scale.numel()} numbers in {name}, not 1")
+    return weights.pop(name)
 
 
 def _only(tensors: dict[str, Tensor], path: str, names: tuple[str, ...]) -> tuple[str, Tensor]:

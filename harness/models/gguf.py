@@ -54,7 +54,7 @@ class GgufModel:
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
     baseline: ModelSource | None = later(None)
-    """The float model that the file was made of: what it is compared with."""
+    """The float model that the file was made of, to compare the file with."""
     attention: str | None = later(None)
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 

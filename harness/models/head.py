@@ -85,7 +85,7 @@ class Scorer:
     def obstacle(self) -> str | None:
         """Return why the model cannot be scored in halves, or None if it can.
 
-        Asked of the float model, so that what a recipe destroys is not blamed on the architecture.
+        The float model is run: a recipe may change logits, but not what the architecture can do.
         """
         ids_1S = torch.arange(1, 6, device=self.loaded.device)[None]
         with self.loaded.in_float():
@@ -99,7 +99,7 @@ class Scorer:
         if not torch.allclose(whole, halves, rtol=1e-4, atol=1e-4, equal_nan=True):
             gap = float((whole - halves).abs().max())
             return f"its logits differ by {gap} from those of its halves"
-        # Inputs that are rounded with one scale for all tokens let a later token change those before it a little.
+        # Checkpoints with one input scale for all tokens let a later token change earlier hidden states a little: not checked.
         if self.loaded.prequantized is None and _differ(hidden[:, :-1], others[:, :-1]):
             return "its tokens see those after them; a decoder has is_decoder in its config.json"
         return None
@@ -123,7 +123,7 @@ class Scorer:
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
-    """Say whether hidden states differ by more than rounding; NaN is for those who score to find."""
+    """Say whether hidden states differ by more than rounding. NaN counts as no difference: scoring reports it."""
     error = float((a.float() - b.float()).norm() / b.float().norm())
     return error > TOLERANCE[a.dtype]
 
@@ -135,7 +135,7 @@ def _is_float(weight: Tensor) -> bool:
 
 @contextmanager
 def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
-    """Take a model into its halves for a while, without gradients.
+    """Context manager that splits a model into body and LM head, in inference mode.
 
     Raises:
         ModelError: The model has no linear output layer to compute in float32, or is more than a body and a head.

@@ -39,7 +39,7 @@ class HubModel:
     seed: int = 0
     """Seed of random weights."""
     baseline: ModelSource | None = later(None)
-    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
     attention: str | None = later(None)
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
@@ -104,7 +104,7 @@ class LocalModel:
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
-    """The float model that a quantized checkpoint was made of: what the checkpoint is compared with."""
+    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
     attention: str | None = later(None)
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
     weights: ClassVar[Weights] = "pretrained"

@@ -3,14 +3,14 @@
     ids    = BOS? + tokenizer(text)                 one call for the whole text
     window = ids[i*L : (i+1)*L],  i < floor(N / L)  the tail of N mod L tokens is dropped
 
-The first token of a window is not scored: nothing is before it. Other protocols begin to score later. What stands before the
-text is the tokenizer's own choice, or that of `bos`:
+The first token of a window is not scored: nothing is before it. Other protocols begin to score later. The tokenizer decides
+whether a BOS stands before the text, unless `bos` is given:
 
     first    BOS before the first window alone
     every    window = BOS + text[i*(L-1) : (i+1)*(L-1)]: L tokens, each token of the text scored once
     none     nothing
 
-Some models (Gemma) make sense of a text only after a BOS, and a window without one is scored as nonsense.
+Some models (Gemma) understand a text only after a BOS: a window without one gets a meaningless score.
 """
 
 from typing import Literal, NamedTuple
