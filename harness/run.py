@@ -87,7 +87,7 @@ class RunSpec:
 
 
 def _refuse_unpaired(task: PairedTask, recipe: QuantRecipe) -> None:
-    # Without rules the model decides: one that came quantized is unsupported, which is known when it is loaded.
+    # Without rules the loaded model decides: `_refuse_unpaired_model` says `unsupported` for one that came quantized.
     if recipe.rules and recipe.backend.kind != "real":
         raise ConfigError(
             f"quant must be a recipe of a real backend for {task.name}, which holds it against its fake-quantized form, got "

@@ -21,10 +21,11 @@ Kind = Literal["fake-quant", "real"]
 ROUNDING: Mapping[str, float] = MappingProxyType(
     {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 )
-"""Tolerance of products of the same codes, by type of the model and whatever the processor.
+"""Tolerance of matmuls of the same codes, by type of the model, on every processor.
 
-Weight, input, scale, product and result are each rounded to the type at most, by its unit roundoff u and independently of each other: sqrt(5) u
-is 8.7e-3 in bfloat16 and 1.1e-3 in float16. In float32 what is left is the order of sums of K terms, sqrt(K) u: 1e-5 up to K = 28,000.
+16 bits: at most five numbers are rounded to the type (weight, input, scale, sum, result), each by its unit roundoff u and independently of
+the others: sqrt(5) u is 8.7e-3 in bfloat16 and 1.1e-3 in float16. float32: only the order of sums of K terms differs, which moves them by
+sqrt(K) u, 1e-5 up to K = 28,000.
 """
 
 
@@ -41,7 +42,7 @@ class Installed:
 
 
 def install(loaded: LoadedModel, target: Target, module: nn.Module) -> None:
-    """Put a module in the place of a linear layer, and of those that share its weight."""
+    """Put a module in the place of a linear layer, and of all layers that share its weight."""
     for each in (target, *target.shared):
         loaded.replace(each.name, module)
 
@@ -66,7 +67,7 @@ class Backend(Protocol):
         """Return why these rules cannot run on a device, or None if they can. Shapes are for `apply` to refuse."""
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Put the quantized layer in the place of the float weight, for the target and those it stands for (`Target.shared`).
+        """Put the quantized layer in the place of the float weight, in the target and in all that share its weight (`Target.shared`).
 
         `loaded.restore` undoes it.
 

@@ -60,7 +60,7 @@ class BitsandbytesInt8Backend:
             raise ValueError(f"threshold must be >= 0, got {self.threshold}")
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
-        """Return what is missing: the library, a device, one of the two INT8 formats, or exact products of integers."""
+        """Return what is missing: the library, a device, one of the two INT8 formats, or an exact INT8 matmul."""
         return (
             missing(device)
             or next((reason for rule in rules if (reason := _obstacle(rule))), None)
@@ -92,7 +92,7 @@ class BitsandbytesInt8Backend:
         )
 
     def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:  # noqa: ARG002
-        """Return the layer's codes, and what becomes of an input with outliers."""
+        """Return the layer's codes, and the rounding of inputs with outliers."""
         return Operands(layer.weight.dequantize(), lambda x: rounded_inputs(x, self.threshold))
 
     def _threshold_fault(self, module: Any) -> str | None:
@@ -113,7 +113,7 @@ def _obstacle(rule: LayerRule) -> str | None:
 
 
 def rounded_inputs(x_MK: Tensor, threshold: float) -> Tensor:
-    """Return what LLM.int8 makes of inputs: tokens in INT8, but for the features of which some token reaches the threshold."""
+    """Round inputs as LLM.int8 does: to INT8 by token, except features in which some token reaches the threshold."""
     if not threshold:
         return quantize(x_MK, ROWS).dequantize()
     is_outlier_K = (x_MK.abs() >= threshold).any(0)
@@ -124,7 +124,7 @@ def rounded_inputs(x_MK: Tensor, threshold: float) -> Tensor:
 
 @cache
 def saturates(device: torch.device) -> str | None:
-    """Return what is wrong with bitsandbytes' products of integers on a processor, or None if they are exact."""
+    """Return what is wrong with bitsandbytes' INT8 matmul on a processor, or None if it is exact."""
     return overflow(device, library("functional").int8_linear_matmul)
 
 

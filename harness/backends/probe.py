@@ -90,7 +90,7 @@ def measure(layers: Iterable[Layer], loaded: LoadedModel) -> Compute | None:
     """Multiply with every layer and return the worst error; None if there is nothing to measure.
 
     Raises:
-        AuditError: A product is not that of the layer's codes.
+        AuditError: A layer multiplies something else than its codes.
     """
     found = (_measure(layer, loaded) for layer in layers)
     return max((c for c in found if c), key=lambda compute: compute.rel_error, default=None)
@@ -115,7 +115,7 @@ def _measure(layer: Layer, loaded: LoadedModel) -> Compute | None:
         off = float((found_MC - expected_MC).norm()) / norm
         if not off <= WRONG:
             raise AuditError(
-                f"the product of layer {layer.name} must be that of its codes, got a relative error of {off:.2g} for inputs of "
+                f"the matmul of layer {layer.name} must be that of its codes, got a relative error of {off:.2g} for inputs of "
                 f"{rows} rows: its kernel is wrong on this processor, or for this shape; choose another backend"
             )
         error = max(error, off)
@@ -135,5 +135,5 @@ def warnings_of(compute: Compute | None, backend: str, loaded: LoadedModel) -> t
     if compute is None or order.index(compute.dtype) <= order.index(wanted):
         return ()
     return (
-        f"products of {backend} are {compute.words} on this processor, though the model is {wanted}",
+        f"matmuls of {backend} are {compute.words} on this processor, though the model is {wanted}",
     )

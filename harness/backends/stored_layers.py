@@ -27,7 +27,7 @@ def measure(loaded: LoadedModel) -> Compute | None:
     It is measured once, before the first call of the model, because bitsandbytes then packs its codes in another order.
 
     Raises:
-        AuditError: A product is not that of the layer's codes.
+        AuditError: A layer multiplies something else than its codes.
         UnsupportedRecipe: The processor has no exact INT8 matmul.
     """
     return loaded.once("compute of the checkpoint", lambda: probe.measure(_kinds(loaded), loaded))

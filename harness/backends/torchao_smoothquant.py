@@ -151,7 +151,7 @@ class TorchaoSmoothQuantBackend:
         )
 
     def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
-        """Return the smoothed weight, and what rounds an input after its product with 1/s."""
+        """Return the smoothed weight, and the rounding of an input that was multiplied by 1/s."""
         smoothed = self._smoothed(loaded, linear_of(target), layer)
         assert layer.input is not None  # noqa: S101 - `supports` asks for it
         rounded = partial(quantize, fmt=layer.input)

@@ -1,9 +1,9 @@
 """Which weights of a model can be quantized, and which way they lie.
 
-A target is a parameter that the model multiplies activations with, or its token embedding. Every one is seen as a matrix `[N, K]` or a
-stack of matrices `[E, N, K]`, N output and K input features, however it is stored: a Conv1D of GPT-2 lies as `[K, N]`, the
-experts of Llama 4 as `[E, K, N]`. `usage` asks the model. What has two axes or more and is no target is reported too, with the
-reason, so that no weight is left out unseen.
+A target is a parameter that the model multiplies activations with, or its token embedding. Each is viewed as a matrix `[N, K]` or a
+stack of matrices `[E, N, K]`, N outputs and K inputs, however it is stored: GPT-2's Conv1D is `[K, N]`, the experts of Llama 4 are
+`[E, K, N]`. `usage` finds targets and layouts by running the model. Other parameters with two or more axes are reported with the reason,
+so that no weight is left out silently.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from harness.models.usage import Use, usage_of
 from harness.models.weight_layout import WeightLayout, is_linear, layout_of
 
 COPYING = {"_to_copy", "clone", "index", "index_select"}
-"""Operators that say nothing of what a parameter is for."""
+"""Operators that copy a parameter, and do not show what it is used for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +32,15 @@ class Target:
     owner: nn.Module
     attribute: str
     alias: str | None = None
-    """`lm_head` or `embed_tokens`, whatever the architecture calls its own; `router` for those and the gates of shared experts."""
+    """`lm_head`, `embed_tokens`, or `router` for routers and gates of shared experts, in every architecture."""
     tied_to: str | None = None
     """The target that shares this weight, and comes before it."""
     layout: WeightLayout | None = None
-    """How the parameter lies; None if it is the matrix itself, or the stack."""
+    """How to view the parameter as a matrix or stack; None if it is stored as one."""
     called: bool = True
-    """It is multiplied while a module that owns it runs, and nowhere else: its inputs can be reached."""
+    """It is multiplied only in calls of a module that owns it, where a hook can round its inputs."""
     shared: tuple["Target", ...] = ()
-    """Others with this very weight that are quantized with it."""
+    """Targets with the same parameter, which are quantized with this one."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -58,7 +58,7 @@ class Target:
         return matrix.mT if self.layout.transposed else matrix
 
     def stored(self, matrix: Tensor) -> Tensor:
-        """Return a matrix, or a stack, the way the parameter lies."""
+        """Return a matrix or a stack in the layout of the parameter."""
         if self.layout is None:
             return matrix
         turned = matrix.mT if self.layout.transposed else matrix
@@ -66,12 +66,12 @@ class Target:
 
     @property
     def transposed(self) -> bool:
-        """The parameter has the axis of its outputs last."""
+        """The last axis of the parameter has the outputs."""
         return self.layout is not None and self.layout.transposed
 
     @property
     def linear(self) -> nn.Linear | None:
-        """The layer, as the `nn.Linear` that computes the same with the same parameters; None if it does something else as well."""
+        """An `nn.Linear` with the parameters of the layer that computes the same; None if there is none."""
         owner = self.owner
         if not is_linear(owner) or self.attribute != "weight" or not _computes_as_linear(self):
             return None

@@ -1,7 +1,7 @@
 """A checkpoint folder without its weights: tokenizer, configuration and ends of text, for an engine that has loaded the weights.
 
-The module lies on the meta device, which has shapes and no memory, so whatever asks a loaded model for its tokenizer, its longest
-sequence or its end tokens gets the answer that the loaded model would give. Nothing can be computed with it.
+The module lies on the meta device, which has shapes and no memory, so tokenizer, longest sequence and end tokens
+are those of the loaded model. Nothing can be computed with it.
 """
 
 from pathlib import Path

@@ -118,7 +118,7 @@ def test_error_is_that_of_a_plain_product_in_numpy() -> None:
 
 def test_product_of_something_else_is_refused() -> None:
     loaded = TinyModel().load(CPU)
-    with pytest.raises(AuditError, match=r"product of layer model.layers.0.mlp.gate_proj must be"):
+    with pytest.raises(AuditError, match=r"matmul of layer model.layers.0.mlp.gate_proj must be"):
         quantize(loaded, recipe(Stand(via=torch.float32, off=0.2, layer="mlp.gate_proj")))
     loaded.restore()
     with pytest.raises(AuditError, match="error of nan"):
