@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
 from harness.config import build, register, resolve
+from harness.export import verify
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.models.hub import LocalModel
@@ -28,6 +29,12 @@ FACTS = {"command": "", "config": {}, "config_hash": "0" * 64, "packages": {"qua
 LOGITS = 1e-4
 """Logits are of size 1 to 10; two orders of the same float32 sums of 256 terms differ by 1e-6 of that, a few of which become a
 step of a rounded input."""
+
+
+@pytest.fixture(autouse=True)
+def read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read exports back in this process; another test starts the child."""
+    monkeypatch.setattr(verify, "in_child", verify.compare)
 
 
 def recipe(name: str) -> QuantRecipe:

@@ -34,16 +34,6 @@ from harness.tasks.divergence import Divergence
 from harness.timing import machine
 
 CPU = torch.device("cpu")
-GGUF_OF_BLOCKS = Prequantized(
-    method="gguf",
-    scheme="Q4_0",
-    kind="fake-quant",
-    num_parameters=100,
-    num_quantized=64,
-    packed_bits=288,
-    file_bytes=108,
-    stored_bytes=400,
-)
 LENGTH, COUNT = 64, 6
 GROUP = 16  # divides the widths of the tiny model, 48 and 80
 RECIPE = ("+quant=int4_g64", f"quant.group_size={GROUP}")
@@ -352,9 +342,21 @@ def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) 
         baselines.own_float(tiny)
 
 
+BLOCKS = Prequantized(
+    method="gguf",
+    scheme="Q4_0",
+    kind="fake-quant",
+    num_parameters=100,
+    num_quantized=64,
+    packed_bits=288,
+    file_bytes=108,
+    stored_bytes=400,
+)
+
+
 def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> None:
     """What a GGUF file of blocks gives: float weights that were quantized before."""
-    tiny.dequantized = GGUF_OF_BLOCKS
+    tiny.dequantized = BLOCKS
     try:
         with pytest.raises(UnsupportedRecipe, match=r"\+model@model\.baseline="):
             baselines.find(tiny, "divergence")
@@ -379,10 +381,8 @@ def test_old_record_of_a_checkpoint_beside_itself_is_measured_again(
     assert again.baseline is not None
 
 
-def test_dequantized_file_has_no_speed_of_its_own(
-    file: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache.load(TinyModel(), CPU), "dequantized", GGUF_OF_BLOCKS)
+def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
+    cache.load(TinyModel(), CPU).dequantized = BLOCKS
     record = file("model=tiny", "task=throughput")
     assert record.status is Status.UNSUPPORTED
     assert "must be multiplied as it is stored to have a speed" in str(record.error)
