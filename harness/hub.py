@@ -9,9 +9,9 @@ Four places are tried, in this order, and nothing is ever put in a missing one's
 
 A revision is resolved to a commit once; the commit is what the record keeps.
 
-What the library does: a file that breaks off is resumed, five times in a row; of a download that is given up, whole files stay in the
-cache and the broken one is fetched anew by the next command; a file of another size than the hub states is an error; a snapshot
-is taken from the cache only if every file of the hub's list is there.
+The library resumes a broken connection up to five times. If it gives up, whole files stay in the cache, and the next command fetches the
+broken one anew. A file of another size than the hub states is an error. A snapshot is taken from the cache only if every file of the hub's
+list is there.
 """
 
 import os
@@ -34,10 +34,10 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from harness.errors import HarnessError
 
-# Errors of the HTTP client have a base class of its own, which those of the hub derive from.
+# The base class of all errors of the HTTP client, from which those of the hub derive.
 TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]
 UNREACHABLE = (TRANSPORT, OSError, HFValidationError)
-"""What the library raises for files that cannot be had; `OSError` has those of its cache and of sizes."""
+"""Errors of the library for files that it cannot get. Errors of its cache and of wrong sizes are `OSError`."""
 UNAUTHORIZED = (401, 403)
 
 
@@ -51,7 +51,7 @@ class Repository:
     patterns: tuple[str, ...]
     """Globs of the files that are wanted."""
     unwanted: tuple[str, ...] = ()
-    """Globs of those among them that are not."""
+    """Globs of files among these that are not downloaded."""
     missing: Callable[[Path], str | None]
     """What a folder lacks to be whole, or None: an interrupted download must not be taken for the repository."""
     revision: str = "main"
@@ -139,7 +139,7 @@ def _lack(folder: Path, repository: Repository) -> str | None:
 
 
 def _explained(reason: BaseException, repository: Repository) -> str:
-    """Return in one line why a place has no files."""
+    """Return why no files came from a place, in one line."""
     response = getattr(reason, "response", None)
     if isinstance(reason, GatedRepoError) or (
         not isinstance(reason, RepositoryNotFoundError)

@@ -126,7 +126,7 @@ def _is_plain(given: TensorFormat, weight: TensorFormat) -> bool:
 
 
 def _has_product(weight: TensorFormat, device: torch.device) -> bool:
-    """Say whether weight-only products run on integers: on CPUs where they are exact, since float products of 16 bits are slower there."""
+    """Say whether weight-only matmuls run on integers: on CPUs where these are exact and faster than 16-bit floats."""
     return (
         CODES[weight.element.name] is torch.int8
         and weight.granularity.name in WHOLE

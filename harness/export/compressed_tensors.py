@@ -54,7 +54,7 @@ E4M3, E2M1, E2M3 = (4, 3, "nan"), (2, 1, "none"), (2, 3, "none")
 MX_BLOCK, NV_BLOCK = (1, 32), (1, 16)
 E8M0_BIAS = 127
 EMBEDDING_BITS = (4, 8)
-"""Widths of an embedding's codes that vLLM looks up."""
+"""Widths of codes that vLLM's embedding lookup reads [bit]."""
 SCALE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -306,7 +306,7 @@ def _shaped(scale: Tensor, scheme: Any) -> Tensor:
 
 
 def _ignored(contents: Contents) -> list[str]:
-    """Return what stays in float by path, experts by patterns: there are thousands, and readers try each entry on each layer."""
+    """Return the layers that stay in float: paths, but patterns for experts, which are thousands. Readers try each entry on each layer."""
     experts = [path for path in contents.kept if len(re.findall(r"\.\d+(?=\.)", path)) > 1]
     alone = set(experts)
     named = [path for path in contents.kept if path not in alone]
@@ -327,7 +327,7 @@ def _groups(contents: Contents) -> list[Any]:
         linears = [path for path in paths if path != contents.embedding]
         others = [*(contents.quantized.keys() - set(paths)), *contents.kept]
         if len(kinds) == 1 and linears:
-            # To vLLM the head is no "Linear", but it has a name.
+            # The class of vLLM's head is not "Linear", so name it.
             head = [path for path in paths if path == contents.head]
             scheme.targets = ["Linear", *contents.known_as([*embedding, *head])]
         else:

@@ -48,10 +48,10 @@ class Contents:
     kept: tuple[str, ...]
     """Linear layers, and other owners of matrices, that stay in float; the embedding is not among them."""
     memory: Mapping[str, str] = field(default_factory=dict)
-    """What transformers calls a path in memory, where that is not its name in files: layers of multimodal wrappers."""
+    """Name in memory by path in files, where the two differ: layers of multimodal wrappers."""
 
     def known_as(self, paths: Iterable[str]) -> list[str]:
-        """Return paths, and their names in memory: engines match the one, transformers the other."""
+        """Return paths, and their names in memory: engines match names in files, transformers those in memory."""
         named = list(paths)
         return [*named, *(self.memory[path] for path in named if path in self.memory)]
 

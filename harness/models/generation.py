@@ -44,7 +44,7 @@ FREEZING: Mapping[str, Any] = MappingProxyType(
 FEW_ROWS: Mapping[str, Any] = MappingProxyType({"cpp.min_chunk_size": 4096})
 """A loop over the few numbers of a token runs on one thread: starting the others takes longer (INT8 decode: 66 to 86 token/s)."""
 KEPT = ("keys", "values", "conv_states", "recurrent_states")
-"""What the layers of a cache hold of the tokens before."""
+"""Attributes with the state that a layer of a cache keeps of earlier tokens."""
 MOST_GRAPHS = 256
 """Compiled graphs that torch keeps of one function before it refuses; each phase of each model and shape is one."""
 

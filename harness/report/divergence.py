@@ -15,7 +15,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
         return None
     base = group.compared_with
     title = f"Divergence from the baseline: {base.name}"
-    # The baseline differs from itself by nothing: its figures are no result.
+    # The difference of the baseline from itself is 0 by definition, and no result.
     candidates = [row for row in group.rows if not row.is_baseline]
     if not candidates:
         return Section(

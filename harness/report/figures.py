@@ -62,7 +62,7 @@ def count_of(metric: Metric | None) -> str:
 
 
 def path(quant: QuantReport) -> str:
-    """Return what computes: `none` (float), `fake-quant`, or `real` with its backend and the precision that was measured of it."""
+    """Return `none` (float), `fake-quant`, or `real` with the backend and its measured precision."""
     if quant.kind != "real":
         return quant.kind
     compute = quant.compute

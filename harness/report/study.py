@@ -44,7 +44,7 @@ class Row:
     @property
     def is_baseline(self) -> bool:
         """The float model."""
-        # A GGUF file has float weights too once it is dequantized; that it was made of another model, it says.
+        # A dequantized GGUF file has float weights too; `model.baseline` shows that it was made of another model.
         return self.quant.kind == "none" and self.model.baseline is None
 
     @property
@@ -136,7 +136,9 @@ def weights_of(record: RunRecord) -> str | None:
         return base.fingerprint
     if model is None:
         return None
-    return model.baseline or model.fingerprint  # a checkpoint belongs to the model it was made of
+    return (
+        model.baseline or model.fingerprint
+    )  # a checkpoint is grouped with the model it was made of
 
 
 def _key(record: RunRecord) -> str:

@@ -44,7 +44,7 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
 
 
 def left_out(stored: Sequence[Stored]) -> Section | None:
-    """Records whose numbers are known to be wrong now, and why no table has them."""
+    """List records whose numbers are known to be wrong, with the reasons."""
     rows = [
         {
             "task": item.path.parts[-3],
@@ -60,7 +60,7 @@ def left_out(stored: Sequence[Stored]) -> Section | None:
         return None
     return Section(
         title="Left out: records that are known to be wrong",
-        text="These runs ended well before a fault was mended that is in their numbers. No table has them.",
+        text="These runs ended well, but a fault that was mended since made their numbers wrong. No table has them.",
         table=pd.DataFrame(rows),
     )
 

@@ -75,7 +75,7 @@ def disjoint_windows(
             f"the text {text.name} must hold {max(count, 1)} windows of {length} tokens, got "
             f"{len(encoded.ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
         )
-    # A copy: who cuts again gets the text as it was.
+    # A copy, so that nobody changes the ids that later calls share.
     ids = encoded.ids[: count * step].view(count, step).clone()
     ends = encoded.ends[: count * step].view(count, step)
     # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
@@ -122,7 +122,7 @@ class _Encoded(NamedTuple):
     ends: torch.Tensor
     """int64 `[N]`, where in the text each token ends [character]."""
     before: torch.Tensor
-    """int64 `[0]` or `[1]`, what stands before every window."""
+    """BOS in front of every window, int64 `[1]`, or `[0]` for none."""
     sha256: str
 
 
