@@ -55,32 +55,32 @@ class LoadedModel:
     origin: str = "float checkpoint"
     """What the float weights are, such as a dequantized 4-bit file."""
     weights: Weights = "pretrained"
-    """`random`: only the shapes are the model's; nothing it says means anything."""
+    """`random`: only the shapes are the model's, and its outputs mean nothing."""
     prequantized: Prequantized | None = None
-    """What the checkpoint was quantized to; None if its weights are float ones."""
+    """Facts about a quantized checkpoint, to which no recipe can be applied; None for float weights."""
     dequantized: Prequantized | None = None
-    """What the file held that the float weights were dequantized from; recipes can be applied to them."""
+    """Facts about the quantized file that float weights were dequantized from (GGUF); recipes can be applied to these."""
     baseline: "ModelSource | None" = None
-    """The float model that it was made of; `harness.models.cache.load_baseline` loads it."""
+    """The float model that a quantized model was made of; `harness.models.cache.load_baseline` loads it."""
     warnings: tuple[str, ...] = ()
-    """What a user must know of how it was loaded: tensors that were ignored, an adapter beside the weights."""
+    """What a user must know of how the model was loaded: ignored tensors, an adapter beside the weights."""
     folder: Path | None = None
     """Where its files lie, if it came from a folder of transformers' layout."""
     swaps: list[Swap] = field(default_factory=list)
     """Parameters and modules that a recipe has swapped out, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)
-    """What a recipe has put in front of layers."""
+    """Hooks of a recipe, which round or record activations."""
     ties: list["Tie"] = field(default_factory=list)
-    """What configurations said of tied weights before `untie`."""
+    """Configurations that `untie` has changed, with what they said before."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
-    """What `once` has made."""
+    """Results of `once`, by key."""
     is_float: bool = False
-    """Inside `in_float`: hooks let their inputs pass."""
+    """True inside `in_float`, where hooks leave activations as they are."""
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what `make` makes for a key; it is made once and kept as long as the model, that is for a sweep.
+        """Return the result of `make` for a key. It is called once; the result is kept as long as the model, for a whole sweep.
 
-        It may depend on the tokenizer and the float weights, never on a recipe.
+        The result may depend on the tokenizer and the float weights, never on a recipe.
         """
         if key not in self.kept:
             self.kept[key] = make()
