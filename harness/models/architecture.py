@@ -10,6 +10,7 @@ that every tensor of the files has its place and its name; what is measured is t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,33 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
         attention: Attention implementation of transformers. None is `sdpa` in each part of the model that has it, and `eager` in the
             others; what the writer of `config.json` ran with does not count.
         options: Those of `AutoConfig.from_pretrained`.
+
+    Raises:
+        ModelError: transformers does not have this attention implementation, for this class or on this machine.
     """
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    if attention is not None:
+        _check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
     config._attn_implementation = attention  # noqa: SLF001 - no public name; sets those of the parts too
     return config
+
+
+def _check_choice(config: PreTrainedConfig, attention: str, **options: bool) -> None:
+    """Raise ModelError if a class can be built, but not with an attention implementation."""
+    made = auto_class(config)
+    with torch.device("meta"):
+        made.from_config(deepcopy(config), **options)
+        try:
+            made.from_config(deepcopy(config), attn_implementation=attention, **options)
+        except (ValueError, ImportError) as reason:
+            raise _no_such_attention(type(config).__name__, attention, reason) from reason
+
+
+def _no_such_attention(kind: str, attention: str, reason: BaseException) -> ModelError:
+    said = " ".join(str(reason).split())[:300]
+    return ModelError(
+        f"model.attention must be one that runs a model of {kind} here, got {attention}: {said}; leave model.attention out"
+    )
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
@@ -113,7 +137,7 @@ def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
     """Compare an attention implementation that was chosen with the one that the class takes by itself.
 
     Raises:
-        ModelError: The class takes no notice of the choice, or computes something else with it: in transformers 5.23, Falcon adds its
+        ModelError: The model does not run with the choice, the class takes no notice of it, or computes something else with it: in transformers 5.23, Falcon adds its
             ALiBi biases twice if it is `eager`.
     """
     if chosen is None:
@@ -128,7 +152,10 @@ def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
     states = []
     for kernel in (chosen, body.get_correct_attn_implementation(None)):
         config._attn_implementation = kernel  # noqa: SLF001 - no public name
-        states.append(body(ids_1S, use_cache=False).last_hidden_state.float())
+        try:
+            states.append(body(ids_1S, use_cache=False).last_hidden_state.float())
+        except (ValueError, RuntimeError, ImportError) as reason:
+            raise _no_such_attention(type(config).__name__, chosen, reason) from reason
     config._attn_implementation = chosen  # noqa: SLF001
     error = float((states[0] - states[1]).norm() / states[1].norm())
     if not error <= TOLERANCE[module.dtype]:

@@ -46,6 +46,8 @@ class Use:
     """Whatever else took it, such as `embedding` or `mul`."""
     is_router: bool = False
     """A choice of the largest was made from its output."""
+    is_asleep: bool = False
+    """None of the modules that own it was called."""
 
     @property
     def is_used(self) -> bool:
@@ -60,7 +62,7 @@ _known: WeakKeyDictionary[nn.Module, Usage] = WeakKeyDictionary()
 
 
 def usage_of(module: PreTrainedModel) -> Usage:
-    """Return what a float model does with its parameters ; it runs the first time it is asked."""
+    """Return what a float model does with its parameters; it runs the first time it is asked."""
     if module not in _known:
         _known[module] = _run(module)
     return _known[module]
@@ -81,6 +83,8 @@ def _run(module: PreTrainedModel) -> Usage:
         probe = _Probe(first, {name: owners[name] for name in first}, active)
         with torch.inference_mode(mode=False), torch.no_grad(), probe:
             module(ids, use_cache=False)
+    for name, use in probe.uses.items():
+        use.is_asleep = not any(owner in active for owner in owners[name])
     uses = {name: probe.uses[each[0]] for each in names.values() for name in each}
     _share_among_siblings(module, uses)
     return uses
