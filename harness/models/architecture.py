@@ -31,6 +31,8 @@ PROBE = 40
 """Tokens on which two attention implementations are compared."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative difference of hidden states that is rounding, by type of the model."""
+COMPILED = ("flex_attention",)
+"""Attention implementations that torch does not run below a `TorchDispatchMode`, which finds the weights of a model."""
 LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 """What configurations call the longest sequence; MPT has the second, Whisper the third. BLOOM and Mamba have none."""
 
@@ -48,24 +50,28 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
         ModelError: transformers does not have this attention implementation, for this class or on this machine.
     """
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
-    if attention is not None:
-        _check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
+    check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
     config._attn_implementation = attention  # noqa: SLF001 - no public name; sets those of the parts too
     return config
 
 
-def _check_choice(config: PreTrainedConfig, attention: str, **options: bool) -> None:
-    """Raise ModelError if a class can be built, but not with an attention implementation."""
+def check_choice(config: PreTrainedConfig, attention: str | None, **options: bool) -> None:
+    """Raise ModelError if a model of a configuration can be built, but not with an attention implementation that was chosen."""
+    if attention is None:
+        return
+    kind = type(config).__name__
+    if attention in COMPILED:
+        raise _no_such_attention(kind, attention, "it is compiled, and recipes watch each operator")
     made = auto_class(config)
     with torch.device("meta"):
         made.from_config(deepcopy(config), **options)
         try:
             made.from_config(deepcopy(config), attn_implementation=attention, **options)
         except (ValueError, ImportError) as reason:
-            raise _no_such_attention(type(config).__name__, attention, reason) from reason
+            raise _no_such_attention(kind, attention, reason) from reason
 
 
-def _no_such_attention(kind: str, attention: str, reason: BaseException) -> ModelError:
+def _no_such_attention(kind: str, attention: str, reason: BaseException | str) -> ModelError:
     said = " ".join(str(reason).split())[:300]
     return ModelError(
         f"model.attention must be one that runs a model of {kind} here, got {attention}: {said}; leave model.attention out"
