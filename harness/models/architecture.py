@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from harness.errors import ModelError
+from harness.models.loading_report import refuse_untrusted
 
 PROBE = 40
 """Tokens on which two attention implementations are compared."""
@@ -47,9 +48,14 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
         options: Those of `AutoConfig.from_pretrained`.
 
     Raises:
-        ModelError: transformers does not have this attention implementation, for this class or on this machine.
+        ModelError: The folder needs code that is not trusted, or transformers does not have this attention implementation, for this
+            class or on this machine.
     """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    except ValueError as reason:
+        refuse_untrusted(reason, folder)
+        raise
     check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
     config._attn_implementation = attention  # noqa: SLF001 - no public name; sets those of the parts too
     return config

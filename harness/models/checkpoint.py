@@ -27,6 +27,7 @@ from harness.models.loading_report import (
     check_loading,
     in_a_line,
     refuse_adapter,
+    refuse_untrusted,
     warnings_of,
 )
 from harness.models.prequantized import FLOATS, stored_tensors
@@ -110,6 +111,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as reason:  # the library tokenizers raises Exception itself
+        refuse_untrusted(reason, folder)
         lack = "no tokenizer.json" if not (folder / "tokenizer.json").is_file() else None
         raise ModelError(
             f"the model folder must have a config and a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"

@@ -106,7 +106,7 @@ def num_unused_of(module: PreTrainedModel, stored: Mapping[str, int]) -> int:
 
 
 def _loaded_as(
-    module: PreTrainedModel, names: Mapping[str, nn.Parameter], stored: str
+    module: PreTrainedModel, names: dict[str, nn.Parameter], stored: str
 ) -> tuple[str, str | None, list[WeightConverter]]:
     """Return the parameter that a stored weight became, and what made it one of several in there."""
     rules: Any = getattr(module, "_weight_conversions", None) or []
