@@ -122,7 +122,9 @@ def _check(file: Path, model: PreTrainedConfig) -> None:
     """Raise UnsupportedRecipe unless the file has the rotary positions of the model, for transformers of today."""
     if not model.model_type:
         return
-    read = AutoConfig.from_pretrained(file.parent, local_files_only=True)
+    # Code stands beside it where the model was loaded with that code.
+    trust = any(file.parent.glob("*.py"))
+    read = AutoConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=trust)
     for ours, theirs in ((model, read), (model.get_text_config(), read.get_text_config())):
         wanted, got = (getattr(config, "rope_parameters", None) for config in (ours, theirs))
         if _plain(wanted) != _plain(got):

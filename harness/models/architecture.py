@@ -10,6 +10,7 @@ that every tensor of the files has its place and its name; what is measured is t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from harness.errors import ModelError
+from harness.models.loading_report import refuse_untrusted
 
 PROBE = 40
 """Length of the sequence on which two attention implementations are compared [token]."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative difference of hidden states that is rounding, by type of the model."""
+COMPILED = ("flex_attention",)
+"""Attention implementations that torch does not run below a `TorchDispatchMode`, which finds the weights of a model."""
 LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 """What configurations call the longest sequence; MPT has the second, Whisper the third. BLOOM and Mamba have none."""
 
@@ -42,10 +46,42 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
         attention: Attention implementation of transformers. None is `sdpa` in each part of the model that has it, and `eager` in the
             others; the attention that `config.json` names is ignored.
         options: Those of `AutoConfig.from_pretrained`.
+
+    Raises:
+        ModelError: The folder needs code that is not trusted, or transformers does not have this attention implementation, for this
+            class or on this machine.
     """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
+    except ValueError as reason:
+        refuse_untrusted(reason, folder)
+        raise
+    check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
     config._attn_implementation = attention  # noqa: SLF001 - no public name; sets those of the parts too
     return config
+
+
+def check_choice(config: PreTrainedConfig, attention: str | None, **options: bool) -> None:
+    """Raise ModelError if a model of a configuration can be built, but not with an attention implementation that was chosen."""
+    if attention is None:
+        return
+    kind = type(config).__name__
+    if attention in COMPILED:
+        raise _no_such_attention(kind, attention, "it is compiled, and recipes watch each operator")
+    made = auto_class(config)
+    with torch.device("meta"):
+        made.from_config(deepcopy(config), **options)
+        try:
+            made.from_config(deepcopy(config), attn_implementation=attention, **options)
+        except (ValueError, ImportError) as reason:
+            raise _no_such_attention(kind, attention, reason) from reason
+
+
+def _no_such_attention(kind: str, attention: str, reason: BaseException | str) -> ModelError:
+    said = " ".join(str(reason).split())[:300]
+    return ModelError(
+        f"model.attention must be one that runs a model of {kind} here, got {attention}: {said}; leave model.attention out"
+    )
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
@@ -113,7 +149,7 @@ def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
     """Compare an attention implementation that was chosen with the one that the class takes by itself.
 
     Raises:
-        ModelError: The class ignores the choice, or computes something else with it: in transformers 5.23, Falcon adds its
+        ModelError: The model does not run with the choice, its class ignores it, or it computes something else: in transformers 5.23, Falcon adds its
             ALiBi biases twice if it is `eager`.
     """
     if chosen is None:
@@ -128,7 +164,10 @@ def check_attention(module: PreTrainedModel, chosen: str | None) -> None:
     states = []
     for kernel in (chosen, body.get_correct_attn_implementation(None)):
         config._attn_implementation = kernel  # noqa: SLF001 - no public name
-        states.append(body(ids_1S, use_cache=False).last_hidden_state.float())
+        try:
+            states.append(body(ids_1S, use_cache=False).last_hidden_state.float())
+        except (ValueError, RuntimeError, ImportError) as reason:
+            raise _no_such_attention(type(config).__name__, chosen, reason) from reason
     config._attn_implementation = chosen  # noqa: SLF001
     error = float((states[0] - states[1]).norm() / states[1].norm())
     if not error <= TOLERANCE[module.dtype]:

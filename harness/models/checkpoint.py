@@ -27,6 +27,7 @@ from harness.models.loading_report import (
     check_loading,
     in_a_line,
     refuse_adapter,
+    refuse_untrusted,
     warnings_of,
 )
 from harness.models.prequantized import FLOATS, stored_tensors
@@ -82,8 +83,21 @@ def load_folder(
         ) from reason
     module, loading = found
     warnings = warnings_of(folder, module, check_loading(loading, module, folder))
+    _refuse_overflow(module, folder)
     check_attention(module, attention)
     return prepare(module, device), tokenizer, warnings
+
+
+def _refuse_overflow(module: PreTrainedModel, folder: Path) -> None:
+    """Raise ModelError if float16 cannot hold some weight; in the other types no weight of a whole checkpoint is infinite."""
+    if module.dtype is not torch.float16:
+        return
+    for name, parameter in module.named_parameters():
+        if parameter.isinf().any():
+            raise ModelError(
+                f"every weight must be at most {torch.finfo(torch.float16).max:,.0f} in size for model.dtype=float16, got a larger one in "
+                f"{name} of {folder}; take model.dtype=bfloat16 or float32"
+            )
 
 
 def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
@@ -97,6 +111,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as reason:  # the library tokenizers raises Exception itself
+        refuse_untrusted(reason, folder)
         lack = "no tokenizer.json" if not (folder / "tokenizer.json").is_file() else None
         raise ModelError(
             f"the model folder must have a config and a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"

@@ -201,6 +201,15 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
+def refuse_untrusted(reason: BaseException, folder: Path) -> None:
+    """Raise ModelError if what transformers raised says that the code of a folder is not trusted."""
+    if "trust_remote_code" in str(reason):
+        raise ModelError(
+            f"code that a model folder brings along must be trusted to run, got none for {folder}; read its *.py files, then add "
+            "model.trust_remote_code=true"
+        ) from reason
+
+
 def shown(names: Sequence[str]) -> str:
     """Return the first five names, for a message."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

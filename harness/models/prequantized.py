@@ -48,6 +48,17 @@ class Prequantized:
     """What keys and values are rounded to before the cache takes them."""
     warnings: tuple[str, ...] = ()
     """What a user must know of how the checkpoint was loaded."""
+    num_unused: int = 0
+    """Parameters that a text run does not need, such as those of a vision tower."""
+    num_unused_codes: int = 0
+    """Those of them that the files hold as codes."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the parameters of a text run that the files hold as codes."""
+        return (self.num_quantized - self.num_unused_codes) / (
+            self.num_parameters - self.num_unused
+        )
 
     @property
     def origin(self) -> str:

@@ -46,9 +46,10 @@ from harness.models.prequantized import (
     float_weights,
     stored_tensors,
 )
-from harness.models.rounded_activations import round_activations
+from harness.models.rounded_activations import num_unused_of, round_activations
 from harness.models.source import Dtype
 from harness.models.stored_bytes import stored_bytes
+from harness.models.targets import num_unused
 
 READERS: Mapping[str, Reader] = {
     "compressed-tensors": compressed_tensors_checkpoint.read,
@@ -123,12 +124,13 @@ def _facts_of_reader(
     module: PreTrainedModel,
 ) -> Prequantized:
     cache = [rounding for pair in checkpoint.cache.values() for rounding in pair]
+    codes = {name: checkpoint.weights[name].numel() for name in checkpoint.quantized}
     return Prequantized(
         method=str(settings.get("quant_method")),
         scheme=scheme(settings),
         kind="fake-quant",
         num_parameters=_num_parameters(shape),
-        num_quantized=sum(checkpoint.weights[name].numel() for name in checkpoint.quantized),
+        num_quantized=sum(codes.values()),
         packed_bits=checkpoint.packed_bits,
         file_bytes=sum(tensor.nbytes for tensor in stored_tensors(folder).values()),
         stored_bytes=stored_bytes(module),
@@ -136,6 +138,8 @@ def _facts_of_reader(
         outputs=_names(checkpoint.outputs.values()),
         cache=_names(cache),
         warnings=checkpoint.warnings,
+        num_unused=num_unused(module),
+        num_unused_codes=num_unused_of(module, codes),
     )
 
 
@@ -292,8 +296,11 @@ def _as_stored(folder: Path, shape: PreTrainedModel, checkpoint: Dequantized) ->
     weights = dict(checkpoint.weights)
     for name in checkpoint.quantized:
         if not weights[name].isfinite().all():
+            advice = "take model.dtype=bfloat16 or float32, or " * (
+                weights[name].dtype is torch.float16
+            )
             raise ModelError(
-                f"every weight must be finite, got NaN or infinity in {name} of {folder}; download or convert it again"
+                f"every weight must be finite, got NaN or infinity in {name} of {folder}; {advice}download or convert it again"
             )
         if isinstance(module_at(shape, name.removesuffix(".weight")), Conv1D):
             weights[name] = weights[name].T.contiguous()

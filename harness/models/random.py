@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from harness.models.architecture import check_attention
+from harness.models.architecture import check_attention, check_choice
 from harness.models.checkpoint import prepare
 from harness.models.source import Dtype, LoadedModel
 from harness.models.tiny import byte_tokenizer
@@ -124,6 +124,7 @@ def load_random(
         device: Where they lie.
         attention: Attention implementation of transformers; None is the best that the architecture has.
     """
+    check_choice(shape.config(), attention)
     module = shape.build(getattr(torch, dtype), device, attention)
     _fill(module, seed)
     check_attention(module, attention)

@@ -23,6 +23,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from harness.errors import ModelError
 from harness.models.dequantized import CacheRounding, Dequantized, Rounding
 from harness.models.targets import output_layer
+from harness.models.usage import usage_of
 
 
 def round_activations(module: PreTrainedModel, checkpoint: Dequantized) -> None:
@@ -76,12 +77,7 @@ class _Place(NamedTuple):
 
 def _place(module: PreTrainedModel, names: dict[str, nn.Parameter], path: str) -> _Place:
     """Return where a layer of the files is in the model, by the rules that transformers loaded its weight by."""
-    rules: Any = getattr(module, "_weight_conversions", None) or []
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    name, source = rename_source_key(
-        f"{path}.weight", renamings, converters, module.base_model_prefix, names
-    )
+    name, source, converters = _loaded_as(module, names, f"{path}.weight")
     owner, _, parameter = name.rpartition(".")
     if name not in names:
         raise ModelError(
@@ -99,6 +95,28 @@ def _place(module: PreTrainedModel, names: dict[str, nn.Parameter], path: str) -
             "choose another checkpoint"
         )
     return _Place(owner, parameter, int(numbers[-1]), converter.source_patterns.index(source))
+
+
+def num_unused_of(module: PreTrainedModel, stored: Mapping[str, int]) -> int:
+    """Return how many of the parameters in stored weights, by their names in the files, a text run does not need."""
+    usage, names = usage_of(module), dict(module.named_parameters(remove_duplicate=False))
+    unused = {name for name, use in usage.items() if not use.is_used}
+    return sum(
+        count
+        for name, count in stored.items()
+        if unused and _loaded_as(module, names, name)[0] in unused
+    )
+
+
+def _loaded_as(
+    module: PreTrainedModel, names: dict[str, nn.Parameter], stored: str
+) -> tuple[str, str | None, list[WeightConverter]]:
+    """Return the parameter that a stored weight became, and what made it one of several in there."""
+    rules: Any = getattr(module, "_weight_conversions", None) or []
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    name, source = rename_source_key(stored, renamings, converters, module.base_model_prefix, names)
+    return name, source, converters
 
 
 def _on_input(rounding: Rounding) -> Any:

@@ -96,6 +96,8 @@ class Other(NamedTuple):
     reason: str
     is_used: bool
     """A text run needs it."""
+    is_asleep: bool
+    """None of the modules that own it is called by a text run."""
 
     def matches(self, pattern: str) -> bool:
         """Say whether a glob matches its name, or the path of the module that it is the weight of."""
@@ -173,7 +175,7 @@ def find_others(module: PreTrainedModel) -> list[Other]:
         if parameter.dim() < 2 or id(parameter) in reachable:
             continue
         use = usage.get(name, Use())
-        found.append(Other(name, parameter, _reason(use), use.is_used))
+        found.append(Other(name, parameter, _reason(use), use.is_used, use.is_asleep))
     return found
 
 

@@ -48,6 +48,8 @@ class Use:
     """Other operators that took it, such as `embedding` or `mul`."""
     is_router: bool = False
     """An operator chose the largest of its outputs."""
+    is_asleep: bool = False
+    """None of the modules that own it was called."""
 
     @property
     def is_used(self) -> bool:
@@ -83,6 +85,8 @@ def _run(module: PreTrainedModel) -> Usage:
         probe = _Probe(first, {name: owners[name] for name in first}, active)
         with torch.inference_mode(mode=False), torch.no_grad(), probe:
             module(ids, use_cache=False)
+    for name, use in probe.uses.items():
+        use.is_asleep = not any(owner in active for owner in owners[name])
     uses = {name: probe.uses[each[0]] for each in names.values() for name in each}
     _share_among_siblings(module, uses)
     return uses

@@ -32,7 +32,7 @@ def as_it_came(loaded: LoadedModel, stored: Prequantized, recipe: QuantRecipe) -
         backend=stored.method,
         compute=compute,
         num_quantized=stored.num_quantized,
-        coverage=stored.num_quantized / stored.num_parameters,
+        coverage=stored.coverage,
         bits_per_weight=stored.bits_per_weight if stored.num_quantized else float_bits,
         model_bytes=stored.file_bytes,
         stored_bytes=stored.stored_bytes,

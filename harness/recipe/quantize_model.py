@@ -3,18 +3,19 @@
 The report lists every matrix that stayed in float, with the reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.backends import probe
 from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_others, find_targets
+from harness.models.targets import Other, Target, find_others, find_targets
+from harness.models.usage import NUM_TOKENS
 from harness.quant.layer import QuantizedLayer
 from harness.quant.linear import StaticFormat
 from harness.quant.quantize import quantize as quantize_tensor
@@ -62,6 +63,8 @@ def quantize(
         _quantize_target(loaded, recipe, target, rule, static.get(target.name))
         for target, rule in selection.chosen
     ]
+    if recipe.rules:
+        _keep_asleep(loaded, others)
     compute = probe.measure(_in_place(loaded, recipe, selection, layers), loaded)
     report = report_on(recipe, selection, sizes, layers, loaded.dtype, compute)
     warnings = (
@@ -80,6 +83,23 @@ def audit_after(loaded: LoadedModel) -> None:
             f"every quantized weight must stay in place while it is measured, got {lost} of them replaced; "
             "the library that ran the model ties or reloads weights"
         )
+
+
+def _keep_asleep(loaded: LoadedModel, others: Sequence[Other]) -> None:
+    """Let a run fail that calls a layer which the recipe left out because a few tokens did not need it."""
+
+    def refuse(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object) -> None:
+            raise AuditError(
+                f"a layer that {NUM_TOKENS} tokens do not need must not be needed by a longer text, got a call of {path}, which "
+                f"{type(loaded.module).__name__} makes for some texts only, so that it stayed in float; take quant=none"
+            )
+
+        return hook
+
+    for path in {other.name.rpartition(".")[0] for other in others if other.is_asleep}:
+        owner = loaded.module.get_submodule(path)
+        loaded.hooks.append(owner.register_forward_pre_hook(refuse(path)))
 
 
 def _quantize_target(

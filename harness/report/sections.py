@@ -219,8 +219,8 @@ def _size_section(rows: Sequence[Row]) -> Section:
         title=f"Size and coverage: {model.name}, {model.dtype}",
         text=(
             f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
-            "bits/weight is the mean over quantized weights, scales included; coverage is the share of all "
-            "parameters that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
+            "bits/weight is the mean over quantized weights, scales included; coverage is the share of the "
+            "parameters of a text run that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
             "fake-quantized models as much as of the float model."
         ),
         table=pd.DataFrame(table),

@@ -181,7 +181,7 @@ class QuantReport(_Closed):
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float
-    """Share of the parameters that a text run needs; of all parameters for a checkpoint that came quantized. In [0, 1]."""
+    """Share of the parameters that a text run needs that were quantized, in [0, 1]."""
     bits_per_weight: float
     """Mean over the quantized parameters, scales included; the float type's bits if there are none [bit]."""
     model_bytes: int

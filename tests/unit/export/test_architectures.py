@@ -15,7 +15,9 @@ from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
+from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
+from harness.models.tiny import byte_tokenizer
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
@@ -138,8 +140,14 @@ def test_the_text_model_inside_a_wrapper_has_the_wrapper_s_names(
         dtype=torch.float32,
         quantization_config=CompressedTensorsConfig(dequantize=True),
     )
-    quantize(loaded, RECIPE)
+    in_memory = quantize(loaded, RECIPE).report
     wanted = loaded.module.state_dict()
+    byte_tokenizer().save_pretrained(tmp_path / "out")
+    again = LocalModel(path=str(tmp_path / "out"), dtype="float32").load(torch.device("cpu"))
+    as_read = quantize(again, QuantRecipe(name="none")).report
+    # The vision tower is no part of a text run, wherever the codes come from.
+    assert as_read.coverage == in_memory.coverage
+    assert as_read.num_quantized == in_memory.num_quantized
     assert all(torch.equal(value, wanted[key]) for key, value in read.state_dict().items())
     kept = {key for key in tensors if key.endswith(".weight")}
     assert all(torch.equal(tensors[key], floats[key]) for key in kept)

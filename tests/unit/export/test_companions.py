@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def saved(loaded: LoadedModel, folder: Path, **files: Any) -> LocalModel:
 def written(loaded: LoadedModel, out: Path) -> Path:
     export(loaded, RECIPE, CompressedTensors(), out, shard_bytes=10**9, facts=FACTS)
     return out
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -108,3 +122,23 @@ def test_a_tokenizer_has_a_class_that_transformers_4_knows(made: Made, tmp_path:
     text = "a<image>b"
     assert read(text)["input_ids"] == loaded.tokenizer(text)["input_ids"]
     assert "<image>" in read.all_special_tokens
+
+
+def test_a_model_with_code_of_its_own_is_exported_with_it(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "m"))
+    source = saved(made(LlamaForCausalLM, CONFIG), tmp_path / "in")
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    file = tmp_path / "in" / "config.json"
+    file.write_text(json.dumps(read_json(file) | {"model_type": "own", "auto_map": classes}))
+    (tmp_path / "in" / "own.py").write_text(CODE)
+    with pytest.raises(ModelError, match=r"must be trusted.*add model\.trust_remote_code=true"):
+        source.load(CPU)
+    out = written(replace(source, trust_remote_code=True).load(CPU), tmp_path / "out")
+    assert (out / "own.py").read_text() == CODE
+    exported = LocalModel(path=str(out), dtype="float32")
+    with pytest.raises(ModelError, match=r"must be trusted.*add model\.trust_remote_code=true"):
+        exported.load(CPU)
+    assert replace(exported, trust_remote_code=True).load(CPU).prequantized is not None

@@ -94,7 +94,13 @@ def test_attention_is_the_one_that_was_chosen(folder: Path, name: str) -> None:
     ("name", "chosen", "reason"),
     [
         ("gemma2", "sdpa", "does not support an attention implementation"),
-        ("llama", "flex", "is not supported"),
+        ("llama", "flex", "model.attention must be .* got flex: .*is not supported"),
+        (
+            "llama",
+            "flex_attention",
+            "got flex_attention: it is compiled.*; leave model.attention out",
+        ),
+        ("llama", "paged|eager", "got paged.eager: .*without a paged attention cache"),
         ("falcon_alibi", "eager", r"hidden states differ by .* from those with sdpa"),
     ],
 )

@@ -61,6 +61,16 @@ def test_weights_have_the_type_that_was_asked_for(folder: Path, dtype: str) -> N
     assert str(loaded.dtype) == f"torch.{dtype}"
 
 
+def test_float16_that_cannot_hold_a_weight_is_refused_for_that_reason(folder: Path) -> None:
+    file, name = folder / "model.safetensors", "model.layers.0.mlp.down_proj.weight"
+    tensors = load_file(file)
+    tensors[name][0, 0] = 65520  # the smallest number that float16 rounds to infinity
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"at most 65,504 .* larger one in {name}.*=bfloat16"):
+        LocalModel(path=str(folder), dtype="float16").load(CPU)
+    assert load(folder).module.model.layers[0].mlp.down_proj.weight[0, 0] == 65520
+
+
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.config import build, register, resolve
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ModelError
 from harness.models import hub
 from harness.models.hub import HubModel
 from harness.models.random import DRAWN, Shape
@@ -60,6 +60,12 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
         return made
 
     return call
+
+
+def test_attention_that_does_not_exist_is_refused(source: Source) -> None:
+    model = source("qwen3_0_6b", *SMALL, "model.attention=fast")
+    with pytest.raises(ModelError, match=r"model\.attention must be .*got fast: .*leave model"):
+        model.load(CPU)
 
 
 def matrices(model: HubModel) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from harness.backends.fake import FakeBackend
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.backends.torchao import TorchaoBackend
 from harness.backends.torchao_packing import torchao
-from harness.errors import ConfigError, UnsupportedRecipe
+from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import find_others, find_targets
@@ -358,6 +358,33 @@ def test_an_expert_that_no_token_goes_to_is_used_the_way_its_siblings_are(
     assert names == [f"{place}.{i}.{name}" for i in range(2) for name in ("up", "down")]
     others = {other.name: other.reason for other in find_others(module)}
     assert others == {f"{place}.{i}.unused.weight": "not used by a text run" for i in range(2)}
+
+
+class LongTextsOnly(nn.Module):
+    """A block with a layer that texts of more than 32 tokens need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usual, self.long = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.usual(x)
+        return made + self.long(x) if x.shape[1] > 32 else made
+
+
+def test_a_layer_that_only_longer_texts_need_ends_the_run_instead_of_staying_in_float_unseen(
+    load: Callable[..., LoadedModel],
+) -> None:
+    loaded = load("Llama", **SIZES)
+    loaded.module.model.layers[1].mlp = LongTextsOnly()
+    long = torch.arange(3, 43)[None]
+    quantize(loaded, recipe())
+    loaded.module(IDS)
+    with pytest.raises(AuditError, match=r"32 tokens do not need.*got a call of .*mlp\.long"):
+        loaded.module(long)
+    loaded.restore()
+    quantize(loaded, QuantRecipe(name="none"))
+    loaded.module(long)
 
 
 class RoundedFirst(nn.Linear):
