@@ -53,13 +53,13 @@ def read(
                 if static.numel() != 1:
                     raise ValueError(f"{static.numel()} numbers in {name}, not 1")
                 del weights[name]
+            inputs[path] = _input_format(block, static)
         except ValueError as reason:
             raise ModelError(
                 f"layer {path} must be FP8 with scales, got {reason} in {folder}; download or convert it again"
             ) from reason
         bits += bits_of({key: codes, "scale": scale})
         quantized.append(key)
-        inputs[path] = _input_format(block, static)
     warnings = []
     if settings.get("scale_fmt") == "ue8m0" and not is_static:
         warnings.append(
