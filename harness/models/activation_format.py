@@ -57,6 +57,12 @@ class ActivationFormat:
     is_mx: bool = False
     """Scales are powers of two."""
 
+    def __post_init__(self) -> None:
+        """Refuse stored scales that make every activation NaN or infinite."""
+        for what, scale in (("scale", self.scale), ("outer scale", self.outer_scale)):
+            if scale is not None and not (scale.float().isfinite() & (scale.float() > 0)).all():
+                raise ValueError(f"a stored {what} of activations that is not finite and above 0")
+
     @property
     def name(self) -> str:
         """Words for records, such as `int8 by token`."""

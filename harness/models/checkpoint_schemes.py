@@ -28,9 +28,12 @@ def rounded_inputs(settings: Settings) -> str | None:
 
 
 def _of_compressed_tensors(settings: Settings) -> str:
-    groups = (settings.get("config_groups") or {}).values()
+    # A group may be the name of a scheme of the library, such as W8A8, with a list of its layers.
+    groups = settings.get("config_groups") or {}
     words = [
-        _group(group) if isinstance(group, Mapping) else str(group) for group in groups if group
+        _group(group) if isinstance(group, Mapping) else name
+        for name, group in groups.items()
+        if group
     ]
     if cache := settings.get("kv_cache_scheme"):
         words.append(_numbers(cache, "KV cache"))

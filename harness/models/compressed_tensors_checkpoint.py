@@ -9,6 +9,7 @@ ignores global scales and zero points of experts, decompresses every layer by th
     k_proj.output_scale, v_proj.output_scale             the same in older checkpoints
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -24,6 +25,7 @@ from harness.errors import ModelError
 from harness.models.activation_format import ActivationFormat, Blocks
 from harness.models.compressed_tensors_weights import PARTS, dequantize, packed_bits
 from harness.models.dequantized import CacheRounding, Dequantized, module_at, read_tensors
+from harness.models.loading_report import in_a_line
 from harness.models.prequantized import Settings
 
 BLOCKS: Mapping[str, Blocks] = {
@@ -48,7 +50,7 @@ def read(
         scheme = _scheme(config, path, _class_of(shape, path))
         if scheme is None:
             raise ModelError(
-                f"config.json must say how {path} is quantized, got no config group for it in {folder}; download or convert it again"
+                f"config.json must say how {path} is quantized, got no config group for it, or its name in ignore, in {folder}; download or convert it again"
             )
         try:
             weight = dequantize(parts, scheme.weights)
@@ -80,13 +82,20 @@ def read(
 
 
 def _layers(tensors: Parts) -> dict[str, Parts]:
-    """Return the tensors of each quantized layer, by its path; only these have a `weight_scale`."""
+    """Return the tensors of each quantized layer, by its path."""
     layers: dict[str, Parts] = defaultdict(dict)
     for key, tensor in tensors.items():
         path, _, part = key.rpartition(".")
-        if f"{path}.weight_scale" in tensors and part in PARTS:
+        if part in PARTS and _has_codes(tensors, path):
             layers[path][part] = tensor
     return layers
+
+
+def _has_codes(tensors: Parts, path: str) -> bool:
+    """Say whether a layer is quantized. Codes without scales and scales without codes count: `dequantize` names them."""
+    weight = tensors.get(f"{path}.weight")
+    is_code = weight is not None and weight.itemsize == 1
+    return is_code or any(f"{path}.weight_{part}" in tensors for part in ("scale", "packed"))
 
 
 def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
@@ -109,21 +118,44 @@ def _cache_warnings(cache: Mapping[str, CacheRounding]) -> list[str]:
 def _config(folder: Path, settings: Settings) -> Any:
     """Return the library's `QuantizationConfig`, which checks the settings."""
     _refuse_transforms(folder, settings.get("transform_config") or {})
-    groups = {}
-    for name, group in (settings.get("config_groups") or {}).items():
+    groups, stored = {}, settings.get("config_groups") or {}
+    if not isinstance(stored, Mapping):
+        raise ModelError(
+            f"config_groups must be an object of groups, got a {type(stored).__name__} in {folder}; download it again"
+        )
+    for name, group in stored.items():
         groups[name] = group
         if isinstance(group, Mapping) and isinstance(group.get("weights"), Mapping):
             # The library has forgotten the order of activations; the files say it where it matters (weight_g_idx).
             weights = {key: value for key, value in group["weights"].items() if key != "actorder"}
             groups[name] = {**group, "weights": weights}
     library = import_module("compressed_tensors.quantization")
-    config = library.QuantizationConfig.model_validate({**settings, "config_groups": groups})
+    try:
+        config = library.QuantizationConfig.model_validate({**settings, "config_groups": groups})
+    except (ValueError, TypeError, NotImplementedError) as reason:
+        raise ModelError(
+            f"quantization_config must be one that compressed-tensors reads, got {in_a_line(reason)} in {folder}; download it again"
+        ) from reason
+    _check_expressions(folder, config)
     if alone := [name for name, group in config.config_groups.items() if group.weights is None]:
         raise ModelError(
             f"a config group must quantize weights, got {', '.join(alone)} for activations alone in {folder}; "
             "choose another checkpoint"
         )
     return config
+
+
+def _check_expressions(folder: Path, config: Any) -> None:
+    """Raise ModelError for a regular expression that is none."""
+    targets = [target for group in config.config_groups.values() for target in group.targets]
+    for name in (*targets, *(config.ignore or ())):
+        try:
+            re.compile(name.removeprefix("re:") if name.startswith("re:") else "")
+        except re.error as reason:
+            raise ModelError(
+                f"targets and ignore of config.json must hold regular expressions after re:, got {name!r} ({reason}) in {folder}; "
+                "download it again"
+            ) from reason
 
 
 def _refuse_transforms(folder: Path, transforms: Settings) -> None:
@@ -213,14 +245,19 @@ def _cache(
             for key in [key for key in weights if key.endswith(f"{name}scale")]:
                 path = key.removesuffix(f"{name}scale")
                 zero = weights.pop(f"{path}{name}zero_point", None)
-                found[path][side] = ActivationFormat(
-                    kind=args.type,
-                    bits=args.num_bits,
-                    blocks="tensor",
-                    symmetric=args.symmetric,
-                    scale=weights.pop(key),
-                    zero_point=zero,
-                )
+                try:
+                    found[path][side] = ActivationFormat(
+                        kind=args.type,
+                        bits=args.num_bits,
+                        blocks="tensor",
+                        symmetric=args.symmetric,
+                        scale=weights.pop(key),
+                        zero_point=zero,
+                    )
+                except ValueError as reason:
+                    raise ModelError(
+                        f"scales of a KV cache must be numbers above 0, got {reason} as {key} in {folder}; download it again"
+                    ) from reason
     whole = [path for path, sides in found.items() if len(sides) == len("kv")]
     num_layers = sum(hasattr(module, "k_proj") for module in shape.modules())
     if len(whole) != len(found) or len(whole) != num_layers:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from harness.models.activation_format import FLOATS
 from harness.models.dequantized import decode_e8m0
-from harness.models.gptq_checkpoint import WORD, unpack
+from harness.models.gptq_checkpoint import WORD, check_groups, unpack
 
 PARTS = (
     "weight_packed",
@@ -57,13 +57,15 @@ def dequantize(parts: Mapping[str, Tensor], args: Any) -> Tensor:
     # Some writers store the scales of rows as [N], not [N, 1].
     if scale.dim() == 1 and len(scale) == len(codes) > 1:
         scale = scale[:, None]
-    if "weight_global_scale" in parts:
-        scale = scale / parts["weight_global_scale"].float()
-    elif args.strategy == "tensor_group":
-        raise ValueError("no weight_global_scale")
+    if args.strategy == "tensor_group":
+        scale = scale / _global_scale(parts)
+    elif "weight_global_scale" in parts:
+        raise ValueError(f"a weight_global_scale beside one scale a {args.strategy}")
     group = parts.get("weight_g_idx")
     if group is not None and (group < 0).all():  # written where the order is the usual one
         group = None
+    if group is not None:
+        check_groups(group, codes.shape[1], args.group_size or codes.shape[1])
     # Zero points have the shape of the scales and count in codes: subtract them first.
     zero = _zero_point(parts, args, scale)
     if zero is not None:
@@ -85,6 +87,10 @@ def _codes(parts: Mapping[str, Tensor], args: Any) -> Tensor:
         expected = torch.int8 if args.type == "int" else torch.float8_e4m3fn
         if weight.dtype != expected:
             raise ValueError(f"codes in {weight.dtype}, not in {expected}")
+        if args.type == "float" and args.num_bits != BYTE:
+            raise ValueError(f"codes of {BYTE} bits, not of {args.num_bits}")
+        if args.type == "int":
+            _check_range(weight, args.num_bits)
         return weight.float()
     if "weight_packed" not in parts:
         raise ValueError("no codes (weight, weight_packed)")
@@ -123,6 +129,22 @@ def _num_inputs(parts: Mapping[str, Tensor], args: Any) -> int:
     raise ValueError(f"no weight_shape for packed codes of {args.num_bits} bits")
 
 
+def _check_range(integers: Tensor, bits: int) -> None:
+    """Raise ValueError for integers that `bits` do not hold: they have another width than config.json says."""
+    lowest, highest = (int(bound) for bound in integers.aminmax())
+    if lowest < -(2 ** (bits - 1)) or highest >= 2 ** (bits - 1):
+        raise ValueError(f"integers from {lowest} to {highest} where there are {bits} bits")
+
+
+def _global_scale(parts: Mapping[str, Tensor]) -> Tensor:
+    if "weight_global_scale" not in parts:
+        raise ValueError("no weight_global_scale")
+    scale = parts["weight_global_scale"]
+    if scale.numel() != 1:
+        raise ValueError(f"{scale.numel()} numbers in weight_global_scale, not 1")
+    return scale.float().reshape(())
+
+
 def _scale(scale: Tensor) -> Tensor:
     """Return scales in float32; bytes are exponents of two."""
     return decode_e8m0(scale) if scale.dtype == torch.uint8 else scale.float()
@@ -138,10 +160,13 @@ def _zero_point(parts: Mapping[str, Tensor], args: Any, scale: Tensor) -> Tensor
         # Packed along the outputs.
         num_outputs = int(parts["weight_shape"][0])
         zero = _integers(zero.T, args.num_bits, num_outputs).T
-    zero = zero.float()
     if args.symmetric and zero.any():
         raise ValueError("a zero point that is not 0 for symmetric codes")
-    return zero.reshape(scale.shape) if zero.numel() == scale.numel() else zero
+    if args.type == "int":
+        _check_range(zero, args.num_bits)
+    # Rows alone may leave the axis of groups out.
+    same = [size for size in zero.shape if size != 1] == [size for size in scale.shape if size != 1]
+    return zero.float().reshape(scale.shape) if same else zero.float()
 
 
 def _spread(scale: Tensor, codes: Tensor, args: Any, group: Tensor | None) -> Tensor:
@@ -162,8 +187,6 @@ def _spread(scale: Tensor, codes: Tensor, args: Any, group: Tensor | None) -> Te
     if scale.shape != shape:
         raise ValueError(f"scales {tuple(scale.shape)} where there must be {shape}")
     if group is not None:
-        if not 0 <= int(group.min()) <= int(group.max()) < shape[1]:
-            raise ValueError(f"groups up to {int(group.max())} where there are {shape[1]} scales")
         return scale[:, group.long()]
     tall = scale.repeat_interleave(height, 0)[:rows] if height > 1 else scale
     return tall.repeat_interleave(width, 1)[:, :columns] if shape[1] > 1 else tall

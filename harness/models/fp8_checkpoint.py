@@ -47,13 +47,13 @@ def read(
             weights[key] = dequantize(codes, scale, block).to(dtype)
             del weights[name]
             static = _take_static_scale(weights, path) if is_static else None
+            inputs[path] = _input_format(block, static)
         except ValueError as reason:
             raise ModelError(
                 f"layer {path} must be FP8 with scales, got {reason} in {folder}; download or convert it again"
             ) from reason
         bits += bits_of({key: codes, "scale": scale})
         quantized.append(key)
-        inputs[path] = _input_format(block, static)
     warnings = []
     if settings.get("scale_fmt") == "ue8m0" and not is_static:
         warnings.append(

@@ -85,8 +85,37 @@ def dequantize(
         raise ValueError(f"shapes that do not fit for {bits} bits: {shapes}")
     if not 0 <= int(group.min()) <= int(group.max()) < len(scales):
         raise ValueError(f"groups up to {int(group.max())} where there are {len(scales)} scales")
+    _check_settings(settings, group, zeros_GN, bits)
     grid_KN = (codes_KN - zeros_GN[group]).float() * scales.float()[group]
     return grid_KN.T.contiguous()
+
+
+def check_groups(group: Tensor, num_inputs: int, size: int) -> None:
+    """Raise ValueError if the groups of inputs `[K]` are not K / size ones of equal size, but for the last."""
+    expected = torch.arange(num_inputs, device=group.device) // size
+    if group.shape != expected.shape or not group.long().sort().values.equal(expected):
+        raise ValueError(f"a g_idx that is not groups of {size} for {num_inputs} inputs")
+
+
+def _check_settings(settings: Mapping[str, Any], group: Tensor, zeros: Tensor, bits: int) -> None:
+    """Raise ValueError where the tensors are not what the settings say; `dynamic` may say something else of each layer."""
+    if settings.get("dynamic"):
+        return
+    if int(settings.get("bits") or bits) != bits:
+        raise ValueError(f"codes of {bits} bits where config.json says {settings['bits']}")
+    if size := int(settings.get("group_size") or 0):
+        check_groups(group, len(group), size if size > 0 else len(group))
+    # Kernels leave g_idx out where desc_act is false.
+    if settings.get("desc_act") is False and (group.diff() < 0).any():
+        raise ValueError(
+            "a g_idx in the order of activations where config.json says desc_act false"
+        )
+    # Kernels for symmetric codes leave qzeros out.
+    if settings.get("sym") is True and (zeros != 2 ** (bits - 1)).any():
+        raise ValueError(
+            f"zero points that are not {2 ** (bits - 1)} where config.json says sym true (in the other version of the layout, "
+            "checkpoint_format, each is one more or less)"
+        )
 
 
 def _groups(parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> tuple[Tensor, int]:

@@ -204,10 +204,15 @@ def _cache(
     for side in "kv":
         end = f".{side}_proj.{side}_scale"
         for key in [key for key in weights if algorithm and key.endswith(end)]:
-            scale = weights.pop(key)
-            found[key.removesuffix(end)][side] = ActivationFormat(
-                kind="float", bits=8, blocks="tensor", scale=scale
-            )
+            try:
+                rounding = ActivationFormat(
+                    kind="float", bits=8, blocks="tensor", scale=weights.pop(key)
+                )
+            except ValueError as reason:
+                raise ModelError(
+                    f"scales of a KV cache must be numbers above 0, got {reason} as {key}; download the checkpoint again"
+                ) from reason
+            found[key.removesuffix(end)][side] = rounding
     if algorithm is None:
         return {}, ()
     whole = all(len(sides) == len("kv") for sides in found.values())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from harness.errors import ModelError
 from harness.models.folder_files import QUANTIZATION_KEYS, weight_files
 
 FLOATS = {"F16", "BF16", "F32", "F64"}
@@ -82,11 +83,21 @@ class Stored:
     nbytes: int
 
 
+def names_a_quantization(folder: Path) -> bool:
+    """Whether `config.json` says how weights are quantized, not a file beside it."""
+    return _in_config(folder) is not None
+
+
 def settings_of(folder: Path) -> Settings | None:
     """Return the quantization settings of a folder, or None: those of `config.json`, or of the file that ModelOpt writes beside it.
 
     A damaged file counts as none here; transformers refuses it later.
     """
+    config = _in_config(folder)
+    return config if config is not None else _modelopt(folder)
+
+
+def _in_config(folder: Path) -> Settings | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -94,9 +105,16 @@ def settings_of(folder: Path) -> Settings | None:
     if not isinstance(config, dict):
         return None
     text = config.get("text_config")
-    places = (config, text if isinstance(text, dict) else {})
-    found = (place.get(key) for place in places for key in QUANTIZATION_KEYS)
-    return next((settings for settings in found if isinstance(settings, dict)), _modelopt(folder))
+    found = [
+        next((said for key in QUANTIZATION_KEYS if isinstance(said := place.get(key), dict)), None)
+        for place in (config, text if isinstance(text, dict) else {})
+    ]
+    if None not in found and found[0] != found[1]:
+        raise ModelError(
+            f"a config.json must have one quantization_config, got another one in text_config of {folder}; "
+            "take out the one that is not that of its files"
+        )
+    return found[0] if found[0] is not None else found[1]
 
 
 def _modelopt(folder: Path) -> Settings | None:

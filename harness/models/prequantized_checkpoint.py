@@ -40,10 +40,12 @@ from harness.models.checkpoint_schemes import rounded_inputs, scheme, unused_bit
 from harness.models.dequantized import Dequantized, Reader, Rounding, module_at
 from harness.models.loading_report import check_complete
 from harness.models.prequantized import (
+    MODELOPT_FILE,
     Prequantized,
     Settings,
     Stored,
     float_weights,
+    names_a_quantization,
     stored_tensors,
 )
 from harness.models.rounded_activations import num_unused_of, round_activations
@@ -111,7 +113,7 @@ def load_prequantized(
     if not (facts.num_quantized or facts.cache):
         raise ModelError(
             f"a {method} checkpoint must hold codes, got float weights alone in {folder}; "
-            "take quantization_config out of its config.json"
+            f"{'take quantization_config out of its config.json' if names_a_quantization(folder) else f'remove its {MODELOPT_FILE}'}"
         )
     return module, tokenizer, facts
 

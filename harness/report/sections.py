@@ -210,7 +210,7 @@ def _size_section(rows: Sequence[Row]) -> Section:
             "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
             "in memory": _in_memory(row),
             "coverage": figures.share(row.quant.coverage),
-            "matrices quantized": str(len(row.quant.layers)),
+            "matrices quantized": _quantized(row),
             "left in float": _left(row),
         }
         for row in rows
@@ -232,10 +232,21 @@ def _in_memory(row: Row) -> str:
     return figures.MISSING if stored is None else figures.megabytes(stored)
 
 
+def _came_quantized(row: Row) -> bool:
+    """Whether the weights were quantized before they came here: the record has no list of them."""
+    return not row.quant.layers and row.quant.coverage > 0
+
+
+def _quantized(row: Row) -> str:
+    return figures.MISSING if _came_quantized(row) else str(len(row.quant.layers))
+
+
 def _left(row: Row) -> str:
     """Return the first few matrices that stayed in float, with the reasons."""
     if row.is_baseline:
         return "everything"
+    if _came_quantized(row):
+        return figures.MISSING
     shown = [f"{skipped.name}: {skipped.reason}" for skipped in row.quant.skipped[:3]]
     more = len(row.quant.skipped) - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "nothing"
@@ -292,7 +303,7 @@ def _model(group: Group) -> str:
     model = group.model
     text = f"{model.name}, {model.dtype} on {model.device}, {model.origin}"
     if model.origin.startswith("dequantized"):
-        text += " - this baseline is a dequantized low-bit file, not the original float model"
+        text += " - dequantized low-bit weights, not the original float model"
     return text
 
 
