@@ -342,18 +342,22 @@ def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) 
         baselines.own_float(tiny)
 
 
+BLOCKS = Prequantized(
+    method="gguf",
+    scheme="Q4_0",
+    kind="fake-quant",
+    num_parameters=100,
+    num_quantized=64,
+    packed_bits=288,
+    file_bytes=108,
+    stored_bytes=400,
+)
+"""What is known of a GGUF file of blocks."""
+
+
 def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> None:
     """What a GGUF file of blocks gives: float weights that were quantized before."""
-    tiny.dequantized = Prequantized(
-        method="gguf",
-        scheme="Q4_0",
-        kind="fake-quant",
-        num_parameters=100,
-        num_quantized=64,
-        packed_bits=288,
-        file_bytes=108,
-        stored_bytes=400,
-    )
+    tiny.dequantized = BLOCKS
     try:
         with pytest.raises(UnsupportedRecipe, match=r"\+model@model\.baseline="):
             baselines.find(tiny, "divergence")
@@ -379,8 +383,12 @@ def test_old_record_of_a_checkpoint_beside_itself_is_measured_again(
 
 
 def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
-    cache.load(TinyModel(), CPU).is_dequantized = True
-    record = file("model=tiny", "task=throughput")
+    tiny = cache.load(TinyModel(), CPU)
+    tiny.dequantized = BLOCKS
+    try:
+        record = file("model=tiny", "task=throughput")
+    finally:
+        tiny.dequantized = None
     assert record.status is Status.UNSUPPORTED
     assert "must be multiplied as it is stored to have a speed" in str(record.error)
 
