@@ -51,8 +51,11 @@ def check_loading(loading: Mapping[str, Any], module: PreTrainedModel, folder: P
 def check_complete(loading: Mapping[str, Any], source: Path) -> None:
     """Raise ModelError if transformers found no values for some weights of a model."""
     if missing := sorted(loading["missing_keys"]):
+        # PEFT and torch.compile put a prefix before every name.
+        others = sorted(loading.get("unexpected_keys", ()))
+        beside = f" (and has {len(others)} of other names, such as {others[0]})" if others else ""
         raise ModelError(
-            f"every weight of the model must be in its files, but {source} lacks {len(missing)}: {shown(missing)}; "
+            f"every weight of the model must be in its files, but {source} lacks {len(missing)}: {shown(missing)}{beside}; "
             "download or convert it again"
         )
 

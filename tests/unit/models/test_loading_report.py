@@ -221,3 +221,11 @@ def test_vision_tower_beside_a_text_model_is_no_error_and_a_layer_of_text_is(
     loading["unexpected_keys"] = keys | {"model.layers.1.mlp.up_proj.weight"}
     with pytest.raises(ModelError, match=r"has 1 that .*: model\.layers\.1\."):
         check_loading(loading, module, tmp_path)
+
+
+def test_weights_under_other_names_are_named_beside_those_that_lack(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    renamed = {f"_orig_mod.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks \d+: .*of other names, such as _orig_mod\.model"):
+        load(folder)

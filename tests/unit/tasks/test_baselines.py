@@ -352,6 +352,7 @@ BLOCKS = Prequantized(
     file_bytes=108,
     stored_bytes=400,
 )
+"""What is known of a GGUF file of blocks."""
 
 
 def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> None:
@@ -382,8 +383,12 @@ def test_old_record_of_a_checkpoint_beside_itself_is_measured_again(
 
 
 def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
-    cache.load(TinyModel(), CPU).dequantized = BLOCKS
-    record = file("model=tiny", "task=throughput")
+    tiny = cache.load(TinyModel(), CPU)
+    tiny.dequantized = BLOCKS
+    try:
+        record = file("model=tiny", "task=throughput")
+    finally:
+        tiny.dequantized = None
     assert record.status is Status.UNSUPPORTED
     assert "must be multiplied as it is stored to have a speed" in str(record.error)
 
