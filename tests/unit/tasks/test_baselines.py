@@ -352,6 +352,19 @@ def test_other_type_of_the_baseline_is_said(checkpoint: Path, float_folder: Path
     assert any("set model.baseline.dtype=float32" in warning for warning in result.warnings)
 
 
+OF_BLOCKS = Prequantized(
+    method="gguf",
+    scheme="Q4_0",
+    kind="fake-quant",
+    num_parameters=100,
+    num_quantized=64,
+    packed_bits=288,
+    file_bytes=108,
+    stored_bytes=400,
+)
+"""What a file of quantized blocks held."""
+
+
 def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) -> None:
     with pytest.raises(ModelError, match="a recipe must have changed tiny"):
         baselines.own_float(tiny)
@@ -359,16 +372,7 @@ def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) 
 
 def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> None:
     """What a GGUF file of blocks gives: float weights that were quantized before."""
-    tiny.dequantized = Prequantized(
-        method="gguf",
-        scheme="Q4_0",
-        kind="fake-quant",
-        num_parameters=100,
-        num_quantized=64,
-        packed_bits=288,
-        file_bytes=108,
-        stored_bytes=400,
-    )
+    tiny.dequantized = OF_BLOCKS
     try:
         with pytest.raises(UnsupportedRecipe, match=r"\+model@model\.baseline="):
             baselines.find(tiny, "divergence")
@@ -394,8 +398,12 @@ def test_old_record_of_a_checkpoint_beside_itself_is_measured_again(
 
 
 def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
-    cache.load(TinyModel(), CPU).is_dequantized = True
-    record = file("model=tiny", "task=throughput")
+    held = cache.load(TinyModel(), CPU)
+    held.dequantized = OF_BLOCKS
+    try:
+        record = file("model=tiny", "task=throughput")
+    finally:
+        held.dequantized = None
     assert record.status is Status.UNSUPPORTED
     assert "must be multiplied as it is stored to have a speed" in str(record.error)
 
