@@ -138,6 +138,10 @@ def _second(loaded: LoadedModel) -> Baseline:
             f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared token by token, got "
             f"{base.name} with {other}; name the float model it was made of"
         )
+    if (size := _size(loaded)) != (other_size := _size(base)):
+        raise ModelError(
+            f"model.baseline must have the sizes of the model that was made of it ({size}), got {base.name} with {other_size}; {FLAG}"
+        )
     warnings = base.warnings
     if base.dtype is not loaded.dtype:
         warnings += (
@@ -152,6 +156,14 @@ def _second(loaded: LoadedModel) -> Baseline:
 def _vocabulary(loaded: LoadedModel) -> int:
     """Return the number of tokens that a model has logits for."""
     return int(loaded.module.config.get_text_config().vocab_size)
+
+
+def _size(loaded: LoadedModel) -> str:
+    """Return depth and width in words: no quantization changes them."""
+    config = loaded.module.config.get_text_config()
+    # Not every class calls them so.
+    depth, width = (getattr(config, name, "?") for name in ("num_hidden_layers", "hidden_size"))
+    return f"{depth} layers of width {width}"
 
 
 def _ids_sha256(loaded: LoadedModel, text: Text) -> str:

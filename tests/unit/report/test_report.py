@@ -146,6 +146,15 @@ def test_sizes_keep_a_recipe_that_ran_fake_in_one_task_and_real_in_another(
     assert sorted(row[1] for row in rows) == ["fake-quant", "real/torchao"]
 
 
+def test_sizes_of_a_checkpoint_that_came_quantized_claim_no_list_of_layers(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its record has none: neither are 0 matrices quantized, nor is nothing left in float."""
+    root = file_records(make_record("int8_row", 0.49))
+    (row,) = cells(text_of(root, tmp_path), "Size and coverage")
+    assert row[-3:] == ["80.00 %", "-", "-"]
+
+
 def test_nothing_is_emphasized_or_called_best(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -318,6 +318,21 @@ def test_another_vocabulary_is_refused(checkpoint: Path, tmp_path: Path) -> None
         compare(load(checkpoint, baseline=base))
 
 
+def test_model_of_another_depth_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """It has the tokenizer and the vocabulary, and still the checkpoint was not made of it."""
+    loaded = TinyModel().load(CPU)
+    layers = loaded.module.model.layers
+    loaded.module.model.layers = layers[:1]
+    loaded.module.config.num_hidden_layers = 1
+    loaded.module.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    base = LocalModel(path=str(tmp_path), dtype="float32")
+    with pytest.raises(
+        ModelError, match=r"sizes of the model .*\(2 layers .* with 1 layers of width"
+    ):
+        compare(load(checkpoint, baseline=base))
+
+
 def test_quantized_baseline_is_refused(checkpoint: Path, float_folder: Path) -> None:
     base = LocalModel(path=str(checkpoint), dtype="float32")
     for folder in (checkpoint, float_folder):
