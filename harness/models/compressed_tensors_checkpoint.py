@@ -35,6 +35,8 @@ BLOCKS: Mapping[str, Blocks] = {
     "tensor_group": "group",
 }
 """What shares a scale of an activation, by the library's strategy."""
+ACTORDER_GROUP = ("group", "dynamic", True)
+"""Names of one order: groups follow the order of activations, and files say by `weight_g_idx` which input is in which."""
 Parts = dict[str, Tensor]
 
 
@@ -45,6 +47,7 @@ def read(
     config = _config(folder, settings)
     weights = read_tensors(folder, shape)
     layers = _layers(weights)
+    _refuse_unsaid_order(folder, settings, layers)
     quantized, bits, inputs, outputs = [], 0, {}, {}
     for path, parts in layers.items():
         scheme = _scheme(config, path, _class_of(shape, path))
@@ -89,6 +92,26 @@ def _layers(tensors: Parts) -> dict[str, Parts]:
         if part in PARTS and _has_codes(tensors, path):
             layers[path][part] = tensor
     return layers
+
+
+def _refuse_unsaid_order(folder: Path, settings: Settings, layers: Mapping[str, Parts]) -> None:
+    """Raise ModelError for a `weight_g_idx` that reorders inputs where config.json says that groups follow one another."""
+    groups = (settings.get("config_groups") or {}).values()
+    if any(_args(group).get("actorder") in ACTORDER_GROUP for group in groups):
+        return
+    for path, parts in layers.items():
+        group = parts.get("weight_g_idx")
+        if group is not None and bool((group.diff() < 0).any()):
+            raise ModelError(
+                f"layer {path} must have its groups in order unless config.json says actorder: group, got a weight_g_idx that reorders "
+                f"them in {folder}; download or convert it again"
+            )
+
+
+def _args(group: Any) -> Mapping[str, Any]:
+    """Return what a config group says of weights; what is damaged is for the library to refuse."""
+    args = group.get("weights") if isinstance(group, Mapping) else None
+    return args if isinstance(args, Mapping) else {}
 
 
 def _has_codes(tensors: Parts, path: str) -> bool:

@@ -183,6 +183,7 @@ UNEQUAL = (torch.arange(K, dtype=torch.int32) // 40).clamp(max=GROUPS - 1)
         ("nvfp4", put("weight_global_scale", torch.ones(N)), "64 numbers in weight_global_scale"),
         ("zeros", put("weight_zero_point", torch.full((N, GROUPS), 20).char()), "from 20 to 20"),
         ("zeros", lambda t, _: t.update(weight_zero_point=t["weight_zero_point"].T), "scales"),
+        ("int4", put("weight_g_idx", SHUFFLED), "unless config.json says actorder: group"),
         ("int4", put("weight_g_idx", UNEQUAL), "g_idx that is not groups of 32"),
         ("int4", put("weight_g_idx", IN_ORDER[:50]), "g_idx that is not groups of 32"),
         ("gptq", say(group_size=16), "g_idx that is not groups of 16"),
