@@ -77,7 +77,7 @@ class Parity:
     """Distance of a real backend to the fake path; see the module docstring."""
 
     name: ClassVar[str] = "parity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = False
     is_timed: ClassVar[bool] = False
 
@@ -202,7 +202,7 @@ class Parity:
             ids=ids_NL,
             facts=self.data_facts() | facts,
             protocol=(
-                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp32|means=fp64"
+                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp64|means=fp64"
             ),
         )
 

@@ -23,7 +23,7 @@ from harness.models.source import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.windows import Bos
 
-Nll = np.ndarray[Any, np.dtype[np.float32]]
+Nll = np.ndarray[Any, np.dtype[np.float64]]
 """-ln p of some tokens, in order [nat]."""
 
 
