@@ -18,8 +18,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import config
-from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED, MULTIRUN, explain, rewrite
+from harness.arguments import MULTIRUN, rewrite
+from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from harness.errors import ConfigError, HarnessError
+from harness.explain import explain
 
 log = logging.getLogger(__name__)
 

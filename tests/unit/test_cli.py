@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import cli, config
+from harness import config, explain
+from harness.arguments import rewrite
 from harness.summary import Ending, JobResult, print_summary
 
 
@@ -22,12 +23,12 @@ def refused(*overrides: str) -> str:
         initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)),
     ):
         compose("config", overrides=list(overrides))
-    return cli.explain(caught.value)
+    return explain.explain(caught.value)
 
 
 def test_only_a_bare_quant_gets_a_plus() -> None:
-    assert cli.rewrite(["quant=int8_row", "task=mmlu"]) == ["+quant=int8_row", "task=mmlu"]
-    assert cli.rewrite(["-m", "quant=none,fp8_row"]) == ["-m", "+quant=none,fp8_row"]
+    assert rewrite(["quant=int8_row", "task=mmlu"]) == ["+quant=int8_row", "task=mmlu"]
+    assert rewrite(["-m", "quant=none,fp8_row"]) == ["-m", "+quant=none,fp8_row"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_only_a_bare_quant_gets_a_plus() -> None:
     ],
 )
 def test_everything_else_is_left_alone_in_a_single_run(argument: str) -> None:
-    assert cli.rewrite([argument]) == [argument]
+    assert rewrite([argument]) == [argument]
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun", "+experiment=granularity"])
@@ -67,7 +68,7 @@ def test_everything_else_is_left_alone_in_a_single_run(argument: str) -> None:
 def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: str) -> None:
     parser = OverridesParser.create()
     wanted = parser.parse_override(argument)
-    [_, rewritten] = cli.rewrite([flag, argument])
+    [_, rewritten] = rewrite([flag, argument])
     got = parser.parse_override(rewritten)
     assert got.key_or_group == wanted.key_or_group
     # Else it is looked up before the jobs choose their groups.
@@ -79,12 +80,12 @@ def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: s
 
 @pytest.mark.parametrize("argument", ["task.limit=null", "data.path=null", "model.path="])
 def test_in_a_sweep_nothing_is_forced_because_it_cannot_be_chosen(argument: str) -> None:
-    assert cli.rewrite(["-m", argument]) == ["-m", f"++{argument}"]
+    assert rewrite(["-m", argument]) == ["-m", f"++{argument}"]
     assert OverridesParser.create().parse_override(f"++{argument}").is_force_add()
 
 
 def test_multirun_flag_is_found_anywhere() -> None:
-    assert cli.rewrite(["model=tiny", "-m", "quant=none"]) == ["-m", "model=tiny", "+quant=none"]
+    assert rewrite(["model=tiny", "-m", "quant=none"]) == ["-m", "model=tiny", "+quant=none"]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,11 @@ def test_multirun_flag_is_found_anywhere() -> None:
     ],
 )
 def test_in_a_sweep_everything_else_is_left_alone(argument: str) -> None:
-    assert cli.rewrite(["-m", argument]) == ["-m", argument]
+    assert rewrite(["-m", argument]) == ["-m", argument]
 
 
 def test_conf_lies_beside_the_package_or_in_it() -> None:
-    package = Path(cli.__file__).parent
+    package = Path(config.__file__).parent
     assert config.CONF in (package / "conf", package.parent / "conf")
     assert (config.CONF / "config.yaml").is_file()
 
@@ -172,7 +173,7 @@ def test_group_that_must_be_added_says_so() -> None:
 
 
 def test_error_without_a_key_keeps_its_message() -> None:
-    assert cli.explain(HydraException("the disk is on fire")) == "the disk is on fire"
+    assert explain.explain(HydraException("the disk is on fire")) == "the disk is on fire"
 
 
 def test_key_is_found_in_the_cause_of_an_error() -> None:
@@ -182,7 +183,7 @@ def test_key_is_found_in_the_cause_of_an_error() -> None:
     with pytest.raises(OmegaConfBaseException) as caught:
         node.task.sede = 3
     outer.__cause__ = caught.value
-    assert "Legal keys of task: limit, seed (did you mean task.seed?)" in cli.explain(outer)
+    assert "Legal keys of task: limit, seed (did you mean task.seed?)" in explain.explain(outer)
 
 
 # The summary
