@@ -4,9 +4,9 @@ Hydra composes the configuration. Its arguments are put into its spelling first 
 explained (`harness.explain`). A sweep goes on when a job fails, and ends with a table of all jobs.
 """
 
-import logging
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import hydra
@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import config
+from harness import config, signals, sweep
 from harness.arguments import rewrite
 from harness.errors import HarnessError, UnsupportedRecipe
 from harness.explain import explain
@@ -24,37 +24,38 @@ from harness.summary import Ending, JobResult, print_summary
 if TYPE_CHECKING:
     from harness.run import Outcome
 
-log = logging.getLogger(__name__)
-
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
-
-
-_results: list[JobResult] | None = None
-"""Jobs of this command so far; None in a worker process of a launcher, which Hydra must tell of failures itself."""
+REQUEUES = "SUBMITIT_EXECUTOR"
+"""Set in the workers of submitit."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
-def run_job(cfg: DictConfig) -> None:
-    """Build and run one composed configuration; report an error instead of raising it.
+def single_job(cfg: DictConfig) -> None:
+    """Run the one job of a command; those of a sweep go from `harness.sweep` to `run_job`."""
+    result = run_job(cfg)
+    sweep.announce(result)
+    sweep.results.append(result)
+
+
+def run_job(cfg: DictConfig) -> JobResult:
+    """Build and run one composed configuration; return an error instead of raising it.
 
     Hydra would print only the first error of a sweep, at its end, and take `sys.exit(0)` for success.
     """
+    line = trace = ""
     try:
         outcome = _run(cfg)
         text, ending = outcome.summary(), Ending.OK
-        sys.stdout.write(f"{outcome.label}: {text}: {outcome.path}\n")
-        sys.stdout.flush()
+        line = f"{outcome.label}: {text}: {outcome.path}"
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
-        if _results is None:
-            raise
+        if isinstance(reason, SystemExit) and REQUEUES in os.environ:
+            raise  # submitit leaves so when Slurm takes a job back, and starts it again
         text = f"{type(reason).__name__}: {reason}"
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
-        # An error that explains itself needs no traceback.
-        log.error("%s", text, exc_info=not isinstance(reason, HarnessError))
-    if _results is not None:
-        overrides = tuple(HydraConfig.get().overrides.task)
-        _results.append(JobResult(overrides=overrides, ending=ending, text=text))
+        if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
+            trace = "".join(traceback.format_exception(reason))
+    overrides = tuple(HydraConfig.get().overrides.task)
+    return JobResult(overrides=overrides, ending=ending, text=text, line=line, trace=trace)
 
 
 def _run(cfg: DictConfig) -> "Outcome":
@@ -65,30 +66,27 @@ def _run(cfg: DictConfig) -> "Outcome":
 
 
 def main() -> None:
-    """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C."""
-    # Hydra offers no way to hand the jobs' results back.
-    global _results
-    _results = []
+    """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
+    sweep.results.clear()
     sys.argv[1:] = rewrite(sys.argv[1:])
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        run_job()
-    except (HydraException, OmegaConfBaseException, ValueError) as reason:
-        # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
-        sys.stderr.write(f"{explain(reason)}\n")
-        sys.exit(EXIT_FAILED)
-    except OSError as reason:
-        sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what had finished is on file, repeat the command to go on\n")
-        sys.exit(EXIT_INTERRUPTED)
-    if len(_results) > 1:
-        print_summary(_results)
-    endings = {result.ending for result in _results}
+    with signals.stoppable("what had finished is on file, repeat the command to go on"):
+        try:
+            single_job()
+        except (HydraException, OmegaConfBaseException, ValueError) as reason:
+            # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
+            sys.stderr.write(f"{explain(reason)}\n")
+            sys.exit(EXIT_FAILED)
+        except OSError as reason:
+            sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")
+            sys.exit(EXIT_FAILED)
+        finally:
+            if len(sweep.results) > 1:
+                print_summary(sweep.results)
+    endings = {result.ending for result in sweep.results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
-    if Ending.FAILED in endings or endings == {Ending.UNSUPPORTED}:
+    if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)
 
 

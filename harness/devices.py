@@ -42,11 +42,30 @@ def choose(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def of_job(number: int) -> str:
+    """Return the device of a job that runs beside others, where `auto` would give all of them the first GPU.
+
+    Jobs take the GPUs that this process sees in turn. Ray and Slurm show each job its own.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{number % count}" if count else "cpu"
+
+
+def uuid(device: torch.device) -> str | None:
+    """Return what names a GPU on every machine and in every process, or None for a CPU.
+
+    Indices do not: each process counts the GPUs that CUDA_VISIBLE_DEVICES shows it.
+    """
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 @contextmanager
 def exclusive(device: torch.device) -> Iterator[None]:
     """Be the only timed run on a device of this machine, waiting for another to end; the system frees the lock of a dead process."""
-    name = f"quant-harness-{device.type}{device.index or 0}.lock"
-    lock = FileLock(LOCKS / name, mode=0o666)
+    name = uuid(device) or f"{device.type}{device.index or 0}"
+    lock = FileLock(LOCKS / f"quant-harness-{name}.lock", mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -1,6 +1,8 @@
-"""Progress of a long loop: a bar on a terminal, nothing elsewhere."""
+"""Progress of a long loop: a bar on a terminal, a line a minute elsewhere."""
 
+import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
+log = logging.getLogger(__name__)
+
+LINE_S = 60.0
+"""Least time between two lines where no bar can be drawn [s]."""
+_only_lines = False
+
+
+def in_lines() -> None:
+    """Draw no bars in this process from now on: it is one of several that share a terminal."""
+    global _only_lines
+    _only_lines = True
+
 
 class Bar:
     """A bar that counts finished items and the tokens they took."""
@@ -24,6 +38,7 @@ class Bar:
     def __init__(self, progress: Progress, description: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=total, tokens=0, score="")
+        self._said = self._began = time.monotonic()
 
     def advance(self, items: int = 1, *, tokens: int = 0, score: str | None = None) -> None:
         """Count more items as done, and show the score so far."""
@@ -33,6 +48,19 @@ class Bar:
             advance=items,
             tokens=fields["tokens"] + tokens,
             score=fields["score"] if score is None else score,
+        )
+        now = time.monotonic()
+        if self._progress.disable and now - self._said >= LINE_S:
+            self._said = now
+            log.info("%s", self._line(now - self._began))
+
+    def _line(self, seconds: float) -> str:
+        task = self._progress.tasks[self._task]
+        left = seconds / task.completed * (task.remaining or 0)
+        score = f", {task.fields['score']}" if task.fields["score"] else ""
+        return (
+            f"{task.description}: {task.completed:.0f} of {task.total:.0f} in {seconds / 60:.0f} min, "
+            f"about {left / 60:.0f} min left{score}"
         )
 
 
@@ -61,5 +89,7 @@ def bar(description: str, total: int) -> Iterator[Bar]:
         TextColumn("{task.fields[score]}"),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+    with Progress(
+        *columns, console=console, disable=_only_lines or not sys.stderr.isatty()
+    ) as progress:
         yield Bar(progress, description, total)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness import config, devices, memory, provenance
+from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
 from harness.errors import ConfigError, HarnessError, InvalidResult, UnsupportedRecipe
 from harness.models import cache, products
@@ -172,8 +172,8 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
     path = spec.store.path(record, task=spec.task.name, model=model, recipe=spec.recipe.name)
     spec.store.write(path, record)
-    counted_since = memory.reset(spec.device)
     try:
+        counted_since = memory.reset(spec.device)
         update = _measure(spec, path)
         update["duration_s"] = time.perf_counter() - started
         update["peak_memory"] = memory.peak(spec.device, counted_since)
@@ -340,6 +340,8 @@ def _status_of(reason: BaseException) -> Status:
 
 def _chain(reason: BaseException) -> str:
     """Return what went wrong: the message of an error that explains itself, else the traceback."""
+    if isinstance(reason, KeyboardInterrupt):
+        return signals.describe(reason)
     if isinstance(reason, HarnessError):
         return f"{type(reason).__name__}: {reason}"
     return "".join(traceback.format_exception(reason))

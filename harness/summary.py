@@ -1,5 +1,6 @@
 """What became of the jobs of one command, for the end of its output."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,18 @@ class Ending(StrEnum):
     OK = "ok"
     FAILED = "FAILED"
     UNSUPPORTED = "unsupported"
+    CANCELLED = "cancelled"
+    """A signal stopped it."""
+    NOT_RUN = "not run"
+    """A signal stopped the sweep before its turn."""
+
+
+OTHERS = {
+    Ending.UNSUPPORTED: "not supported here",
+    Ending.CANCELLED: "cancelled",
+    Ending.NOT_RUN: "not run",
+}
+"""How the title of a summary counts jobs that neither ended well nor failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +39,19 @@ class JobResult:
     ending: Ending
     text: str
     """Its headline, or its error."""
+    line: str = ""
+    """What it says on standard output; nothing if it has no result."""
+    trace: str = ""
+    """The traceback of an error that does not explain itself."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
     """Print a row a job on standard error, naming it by the overrides that not all jobs share."""
     shared = set(results[0].overrides).intersection(*(result.overrides for result in results))
-    failed, unsupported = (
-        sum(result.ending is ending for result in results)
-        for ending in (Ending.FAILED, Ending.UNSUPPORTED)
-    )
-    title = f"{len(results)} jobs, {failed or 'none'} failed"
-    title += f", {unsupported} not supported here" if unsupported else ""
+    counted = Counter(result.ending for result in results)
+    title = f"{len(results)} jobs, {counted[Ending.FAILED] or 'none'} failed"
+    for ending, words in OTHERS.items():
+        title += f", {counted[ending]} {words}" if counted[ending] else ""
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")

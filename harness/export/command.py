@@ -17,9 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import config
+from harness import config, signals
 from harness.arguments import MULTIRUN, rewrite
-from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED
+from harness.cli import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError
 from harness.explain import explain
 
@@ -89,17 +89,15 @@ def main() -> None:
     if any(argument in MULTIRUN for argument in sys.argv[1:]):
         sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
         sys.exit(EXIT_FAILED)
-    try:
-        export_job()
-    except (HydraException, OmegaConfBaseException) as reason:
-        sys.stderr.write(f"{explain(reason)}\n")
-        sys.exit(EXIT_FAILED)
-    except HarnessError as reason:
-        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was left behind\n")
-        sys.exit(EXIT_INTERRUPTED)
+    with signals.stoppable("nothing was left behind"):
+        try:
+            export_job()
+        except (HydraException, OmegaConfBaseException) as reason:
+            sys.stderr.write(f"{explain(reason)}\n")
+            sys.exit(EXIT_FAILED)
+        except HarnessError as reason:
+            sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+            sys.exit(EXIT_FAILED)
 
 
 register()

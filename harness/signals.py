@@ -1,0 +1,176 @@
+"""Ctrl-C and SIGTERM: a run that is stopped closes its record, and the command says so in one line.
+
+A first signal raises `Interrupted` in the main thread, wherever that is, so that files are closed on the way out. A second one ends the
+process at once. `scancel`, the walltime of a cluster and `docker stop` send SIGTERM; a terminal sends SIGINT to every process of a command.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+WORDS = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
+POLL_S = 0.2
+"""How often a worker looks whether its sweep was stopped [s]."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop."""
+
+    def __init__(self, signum: int) -> None:
+        """Name the signal."""
+        super().__init__(WORDS[signal.Signals(signum)])
+        self.signum = signum
+
+
+def describe(reason: KeyboardInterrupt) -> str:
+    """Return what stopped a run, in words for a record or a terminal."""
+    return str(reason) or WORDS[signal.SIGINT]
+
+
+def exit_code(reason: KeyboardInterrupt) -> int:
+    """Return the exit code that shells give to a command that the signal ended: 130 or 143."""
+    return 128 + getattr(reason, "signum", signal.SIGINT)
+
+
+@contextmanager
+def stoppable(advice: str) -> Iterator[None]:
+    """End this process with a line and the signal's exit code if a signal stops the block.
+
+    Args:
+        advice: What the line says after the signal, such as what to do next.
+    """
+    try:
+        with _handled(_interrupt):
+            yield
+    except KeyboardInterrupt as reason:
+        sys.stderr.write(f"{describe(reason)}; {advice}\n")
+        sys.exit(exit_code(reason))
+
+
+@contextmanager
+def announced(stop: Callable[[int], None], leave: Callable[[], None]) -> Iterator[None]:
+    """Call a function at a first signal instead of interrupting the block, which others run by processes of their own.
+
+    Args:
+        stop: Called with the number of a first signal.
+        leave: Called before a second signal ends this process.
+    """
+
+    def again(signum: int, _frame: FrameType | None) -> None:
+        leave()
+        os._exit(128 + signum)
+
+    def first(signum: int, _frame: FrameType | None) -> None:
+        _set_all(again)
+        stop(signum)
+
+    with _handled(first):
+        yield
+
+
+@contextmanager
+def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
+    """Let SIGTERM, or the process that started this one, interrupt the block; Ctrl-C is for that process to see.
+
+    Signals stay ignored behind the block: a worker that dies between two jobs may take others with it.
+
+    Args:
+        stopped: Returns the signal that stopped the whole sweep, or None.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def once(signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the record is being closed now
+        raise Interrupted(stopped() or signum)
+
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_S):
+            if stopped():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, once)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        done.set()
+        watcher.join()
+
+
+def interrupt(signum: int) -> NoReturn:
+    """Raise what a signal raises; from now on a second one ends this process at once."""
+    _set_all(_leave)
+    raise Interrupted(signum)
+
+
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Keep a terminal's Ctrl-C from the processes that the block starts; here a thread that called `receive_here` gets it.
+
+    A signal mask is inherited, a handler is not.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        receive_here()
+
+
+def receive_here() -> None:
+    """Let the calling thread receive Ctrl-C; Python still handles it in the main thread."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    interrupt(signum)
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    os._exit(128 + signum)
+
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    """Handle the signals that stop a process, except those that it was started to ignore (`nohup`)."""
+    if threading.current_thread() is not threading.main_thread():  # only there handlers can be set
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    _set_all(handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # `_leave` stays, so that a second signal ends what is left to do
+    except BaseException:
+        _restore(before)
+        raise
+    else:
+        _restore(before)
+
+
+def _restore(before: Mapping[signal.Signals, object]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _set_all(handler: Handler) -> None:
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)

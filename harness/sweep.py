@@ -1,0 +1,284 @@
+"""The jobs of one command, run by whatever launcher of Hydra: rows, lines and exit code do not depend on it.
+
+`python -m harness -m` runs its jobs one after another in its own process (`basic`), or in other processes: on this machine (`joblib`,
+`submitit_local`), on a cluster (`submitit_slurm`, `ray`). A job is sent as a `Job`, a value that holds what it must know, and comes back as
+a `JobResult`. Nothing is shared by globals: another process has its own.
+
+`hydra_plugins.quant_harness.sweeper` calls `run`. Hydra executes plugin modules anew, so what is gathered stands here.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from harness import progress, signals
+from harness.journal import Journal
+from harness.summary import Ending, JobResult
+from harness.watch import Watch
+
+log = logging.getLogger(__name__)
+
+results: list[JobResult] = []
+"""Jobs of the command that this process runs, in order."""
+
+IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+KILLED = "the process of the job was killed ({how}) before it had a result; see whether memory ran out, and repeat the command"
+Overrides = Sequence[str]
+
+
+def announce(result: JobResult) -> None:
+    """Print what a job has to say: its result on standard output, an error on standard error."""
+    if result.line:
+        sys.stdout.write(f"{result.line}\n")
+        sys.stdout.flush()
+    elif result.ending in (Ending.FAILED, Ending.UNSUPPORTED):
+        log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """The function that a launcher calls in whatever process."""
+
+    function: Callable[[DictConfig], JobResult]
+    numbers: dict[int, int]
+    """Hydra's number of a job in its launch -> its number in the sweep."""
+    journal: Journal
+    argv: tuple[str, ...]
+    """The command as it was typed."""
+    home: tuple[str, int]
+    """Machine and process that the command was typed in."""
+
+    def __call__(self, cfg: DictConfig) -> JobResult:
+        """Run a job, unless the sweep was stopped meanwhile."""
+        number = self.numbers[HydraConfig.get().job.num]
+        overrides = tuple(HydraConfig.get().overrides.task)
+        here = self.home == _this_process()
+        if (signum := self.journal.stopped()) is not None:
+            return _not_run(overrides, signum)
+        with contextlib.suppress(OSError):  # a full disk; the launcher hands the result back too
+            self.journal.start(number)
+        try:
+            if here:
+                result = self.function(cfg)
+            else:
+                with signals.in_worker(self.journal.stopped):
+                    result = self._as_if_typed_here(cfg, number)
+        except KeyboardInterrupt as reason:
+            result = JobResult(
+                overrides=overrides, ending=Ending.CANCELLED, text=signals.describe(reason)
+            )
+            if here:
+                self._finish(number, result)
+                raise
+        self._finish(number, result)
+        if here:
+            announce(result)
+        return result
+
+    def _as_if_typed_here(self, cfg: DictConfig, number: int) -> JobResult:
+        """Run a job in a worker as the process would that the command was typed in."""
+        # Records name the command that was typed, not the one that started a worker.
+        sys.orig_argv = list(self.argv)
+        progress.in_lines()
+        if cfg.device == "auto":
+            from harness.devices import of_job  # noqa: PLC0415 - torch is for workers
+
+            cfg.device = of_job(number)
+        return self.function(cfg)
+
+    def _finish(self, number: int, result: JobResult) -> None:
+        with contextlib.suppress(OSError):
+            self.journal.finish(number, result)
+
+
+def run(
+    launcher: Launcher,
+    function: Callable[[DictConfig], JobResult],
+    hydra_context: HydraContext,
+    config: DictConfig,
+    batches: Sequence[Sequence[Overrides]],
+) -> None:
+    """Run the jobs of a sweep and put a row for each into `results`.
+
+    Args:
+        launcher: What runs them.
+        function: Runs one job in this process or another, and raises nothing but KeyboardInterrupt.
+        hydra_context: What launchers ask for.
+        config: The configuration of the sweep itself.
+        batches: The overrides of each job; a batch starts when the one before it has ended.
+
+    Raises:
+        KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
+    """
+    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    folder = Path(config.hydra.sweep.dir).absolute() / "jobs" / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    jobs = [overrides for batch in batches for overrides in batch]
+    sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))
+    first = 0
+    try:
+        for batch in batches:
+            sweep.run(range(first, first + len(batch)))
+            first += len(batch)
+    except KeyboardInterrupt as reason:
+        sweep.close(signals.describe(reason))
+        raise
+    finally:
+        results.extend(row for _, row in sorted(sweep.rows.items()))
+        sweep.journal.remove()
+        with contextlib.suppress(OSError):  # another sweep has its own beside it
+            folder.parent.rmdir()
+
+
+class _Sweep:
+    """The jobs of one sweep and their rows."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        function: Callable[[DictConfig], JobResult],
+        hydra_context: HydraContext,
+        config: DictConfig,
+        jobs: Sequence[Overrides],
+        journal: Journal,
+    ) -> None:
+        self.rows: dict[int, JobResult] = {}
+        self.journal = journal
+        self._launcher, self._function = launcher, function
+        self._hydra_context, self._config = hydra_context, config
+        self._jobs = jobs
+        self._launched = 0
+        self._here = config.hydra.launcher._target_ == IN_THIS_PROCESS
+
+    def run(self, numbers: Sequence[int]) -> None:
+        """Launch jobs, and launch again those that a launcher lost without having run them."""
+        left = list(numbers)
+        while left:
+            known = len(self.rows)
+            reason = self._launch(left)
+            if (signum := self.journal.stopped()) is not None:
+                signals.interrupt(signum)
+            left = [number for number in numbers if number not in self.rows]
+            if reason is not None and len(self.rows) == known:  # it would fail again
+                for number in left:
+                    self._lose(number, f"the launcher failed: {type(reason).__name__}: {reason}")
+                return
+
+    def close(self, why: str) -> None:
+        """Give a row to every job that a stopped sweep left."""
+        started = {number for number, _, _ in self.journal.started()}
+        for number in range(len(self._jobs)):
+            if number not in self.rows:
+                ending = Ending.CANCELLED if number in started else Ending.NOT_RUN
+                known = self.journal.result(number)
+                self.rows[number] = known or self._row(number, ending, why)
+
+    def _launch(self, numbers: Sequence[int]) -> Exception | None:
+        """Launch jobs once, and take what results there are; return what the launcher failed with, if it did."""
+        first, self._launched = self._launched, self._launched + len(numbers)
+        job = Job(
+            function=self._function,
+            numbers=dict(enumerate(numbers, start=first)),
+            journal=self.journal,
+            argv=tuple(sys.orig_argv),
+            home=_this_process(),
+        )
+        self._launcher.setup(
+            hydra_context=self._hydra_context, task_function=job, config=self._config
+        )
+        for number in numbers:
+            self.journal.forget(number)
+        overrides = [list(self._jobs[number]) for number in numbers]
+        if self._here:
+            returned = self._launcher.launch(overrides, initial_job_idx=first)
+        else:
+            try:
+                returned = self._launch_elsewhere(overrides, first)
+            except Exception as reason:  # whatever a launcher raises, there is a row for each job
+                return reason
+        for number, item in zip(numbers, returned, strict=True):
+            self._take(number, item)
+        return None
+
+    def _launch_elsewhere(self, overrides: list[list[str]], first: int) -> Sequence[JobReturn]:
+        """Launch jobs in other processes, which a signal here stops.
+
+        Raises:
+            Exception: The launcher failed; there is a row for each job whose process was killed.
+        """
+        watch = Watch(self.journal, self._keep)
+
+        def stop(signum: int) -> None:
+            self.journal.stop(signum)
+            log.warning("stopping: jobs that run close their records; a second Ctrl-C kills them")
+
+        def kill() -> None:
+            for process in watch.running.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+        try:
+            with signals.announced(stop, kill), signals.kept_from_children(), watch:
+                try:
+                    return self._launcher.launch(overrides, initial_job_idx=first)
+                except Exception:
+                    watch.wait()  # a launcher that failed may have left jobs that run
+                    raise
+        except Exception as reason:
+            if self.journal.stopped() is None:
+                signal_name = re.search(r"SIG[A-Z]+", str(reason))
+                how = signal_name.group() if signal_name else "SIGKILL, or a crash"
+                for number in watch.killed or tuple(watch.running):
+                    self._lose(number, KILLED.format(how=how))
+            raise
+
+    def _take(self, number: int, item: JobReturn) -> None:
+        """Keep what a launcher hands back for a job."""
+        if item.status is JobStatus.COMPLETED:
+            self._keep(number, item.return_value)
+            return
+        try:
+            _ = item.return_value
+        except (
+            Exception
+        ) as reason:  # outside of the job's own function, such as a library that is missing there
+            self._lose(number, f"{type(reason).__name__}: {reason}")
+
+    def _keep(self, number: int, row: JobResult) -> None:
+        if number not in self.rows:
+            self.rows[number] = row
+            if not self._here:  # there the job itself has said so
+                announce(row)
+
+    def _lose(self, number: int, text: str) -> None:
+        if number not in self.rows:
+            self.rows[number] = self._row(number, Ending.FAILED, text)
+            announce(self.rows[number])
+
+    def _row(self, number: int, ending: Ending, text: str) -> JobResult:
+        overrides = tuple(filter_overrides(self._jobs[number]))
+        return JobResult(overrides=overrides, ending=ending, text=text)
+
+
+def _not_run(overrides: tuple[str, ...], signum: int) -> JobResult:
+    return JobResult(
+        overrides=overrides, ending=Ending.NOT_RUN, text=str(signals.Interrupted(signum))
+    )
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
