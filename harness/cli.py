@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import config, path_overrides
-from harness.errors import HarnessError, UnsupportedRecipe
+from harness.errors import HarnessError, UnsupportedRecipe, own_error
 from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def _is_sweep(argument: str) -> bool:
 
 def explain(reason: BaseException) -> str:
     """Return Hydra's message, with what it keeps to itself: the cause, and for an unknown key the legal ones."""
+    if own := own_error(reason):
+        return str(own)
     lines = str(reason).strip().splitlines()
     cause: BaseException | None = reason
     while cause is not None:
