@@ -24,6 +24,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import ConfigError
 from harness.identity import without_later_defaults
+from harness.output import place
+from harness.output.names import local_path
 
 OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
@@ -54,8 +56,16 @@ class RunConfig:
 
 
 def register() -> None:
-    """Make the schema known to Hydra as `base_run`."""
+    """Make the schema known to Hydra as `base_run`, and how `conf/config.yaml` checks `results_dir` before Hydra makes a folder in it."""
     ConfigStore.instance().store(name="base_run", node=RunConfig)
+    OmegaConf.register_new_resolver("results_folder", _results_folder, replace=True)
+
+
+def _results_folder(text: str) -> str:
+    """Return the folder of the records; raises OutputError if the text is no path, such as an empty one."""
+    folder = local_path(text, "results_dir")
+    place.folder_to_fill(folder, "results_dir")
+    return str(folder)
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

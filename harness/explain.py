@@ -5,9 +5,13 @@ from difflib import get_close_matches
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.errors import own_error
+
 
 def explain(reason: BaseException) -> str:
     """Return Hydra's message, with what it keeps to itself: the cause, and for an unknown key the legal ones."""
+    if own := own_error(reason):
+        return str(own)
     lines = str(reason).strip().splitlines()
     cause: BaseException | None = reason
     while cause is not None:

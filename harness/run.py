@@ -15,9 +15,16 @@ import torch
 
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
-from harness.errors import ConfigError, HarnessError, InvalidResult, UnsupportedRecipe
+from harness.errors import (
+    ConfigError,
+    HarnessError,
+    InvalidResult,
+    OutputError,
+    UnsupportedRecipe,
+)
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
+from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures
 from harness.results.outdated import outdated
@@ -56,6 +63,7 @@ class RunSpec:
 
         Raises:
             ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.
+            OutputError: `results_dir` is no path.
         """
         allowed = tuple(resolved["allow_targets"])
 
@@ -80,7 +88,7 @@ class RunSpec:
             recipe=recipe,
             task=task,
             device=devices.choose(resolved["device"]),
-            store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
+            store=ResultStore(root=local_path(resolved["results_dir"], "results_dir")),
             force=resolved["force"],
             resolved=resolved,
         )
@@ -132,14 +140,18 @@ class Outcome:
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
-        value = "no value"
-        if (metric := self.headline) is not None and metric.value is not None:
-            value = f"{metric.name} {figures.plain(metric.value)}"
-            if metric.ci95 is not None:
-                value += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-            value += f", n = {metric.n} {metric.n_of}s"
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return f"{value}; {how}"
+        return f"{_spell(self.headline)}; {how}"
+
+
+def _spell(metric: Metric | None) -> str:
+    """Return a metric with its interval and n."""
+    if metric is None or metric.value is None:
+        return "no value"
+    text = f"{metric.name} {figures.plain(metric.value)}"
+    if metric.ci95 is not None:
+        text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
+    return f"{text}, n = {metric.n} {metric.n_of}s"
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -159,6 +171,7 @@ def run(spec: RunSpec) -> Outcome:
 
 def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
+    spec.store.check_room()
     created, started = datetime.now(UTC), time.perf_counter()
     record = RunRecord(
         run_id=f"{identity[:12]}-{created:%Y%m%dT%H%M%S%f}",
@@ -186,9 +199,18 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
             "error": _chain(reason),
             "duration_s": time.perf_counter() - started,
         }
-        spec.store.write(path, record.model_copy(update=failed))
+        _file_failure(spec, path, record.model_copy(update=failed), reason)
         raise
     return Stored(path=path, record=whole)
+
+
+def _file_failure(spec: RunSpec, path: Path, record: RunRecord, reason: BaseException) -> None:
+    """Write a record that says what ended the run; if that cannot be written either, what ended the run is still what is raised."""
+    try:
+        spec.store.write(path, record)
+    except OutputError as unwritable:
+        if not isinstance(reason, OutputError):
+            log.error("%s", unwritable)
 
 
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
@@ -272,7 +294,11 @@ def _alone(spec: RunSpec) -> AbstractContextManager[None]:
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
-    samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
+    try:
+        samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
+    except OutputError:  # not even the time it took shall be lost
+        log.error("measured, but not on file: %s", _spell(next(iter(result.metrics), None)))
+        raise
     return {
         "status": Status.OK,
         "task": result.info,

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
+from harness.output import picture, place, scratch
+from harness.output.atomic import write_atomic
+from harness.output.names import file_stem, local_path
 from harness.report import sections
 from harness.report.divergence import answer_changes, divergences
 from harness.report.engines import engine_runs
@@ -16,13 +19,21 @@ from harness.report.quality import quality_against_bits
 from harness.report.study import Group, comparable, finished
 from harness.report.throughput import throughput
 from harness.report.unfinished import left_out, not_ok, not_supported
-from harness.results.store import ResultStore, Stored, write_atomic
+from harness.results.store import ResultStore, Stored
 
 INTRODUCTION = """\
 Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over
 draws for matrix products. A difference is taken only between runs of one protocol, on the same items. Where it has an
 interval, that is of the paired differences; where it has none, read it as a description of these items, not as a claim
 about the recipes. pp are percentage points; % is a share, or a relative change where the column says so."""
+
+MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
+FIRST_WORDS = "\n\nEvery value stands with its n and 95 % interval"
+"""How reports without the mark begin below their title."""
+HEAD = 2000
+"""Bytes of a file that hold title and mark."""
+SPARE = len("-throughput-999.png")
+"""Most that is appended to the name of a report."""
 
 
 def main() -> None:
@@ -33,21 +44,35 @@ def main() -> None:
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
     parser.add_argument("--out", default="reports", help="folder for the report")
     parser.add_argument("--name", help="name of the report; the folder's own if left out")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files of the report's names that the harness did not write",
+    )
     arguments = parser.parse_args()
     try:
-        path = write(Path(arguments.results), Path(arguments.out), arguments.name)
-    except HarnessError as reason:
+        out = local_path(arguments.out, "--out")
+        path = write(Path(arguments.results), out, arguments.name, force=arguments.force)
+        sys.stdout.write(f"report: {path}\n")
+        sys.stdout.flush()
+    except (HarnessError, OSError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(1)
-    sys.stdout.write(f"report: {path}\n")
 
 
-def write(results: Path, out: Path, name: str | None) -> Path:
-    """Write the report of a folder of records and return its path.
+def write(results: Path, out: Path, name: str | None, *, force: bool = False) -> Path:
+    """Write the report of a folder of records, its pictures beside it, and return its path.
+
+    A report and pictures that the harness wrote are written again; other files of their names only with `force`.
 
     Raises:
-        ResultError: There is no record with a result, or the report cannot be written.
+        ResultError: There is no record with a result.
+        OutputError: The report cannot be written, or would overwrite another file.
     """
+    title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
+    path = out / f"{title}.md"
+    place.folder_to_fill(out, "--out")
+    place.file_to_write(path, "--out", "folder", force=force, is_own=is_own)
     stored, problems = ResultStore(root=results).load()
     groups = comparable(stored)
     if not finished(stored):
@@ -55,12 +80,29 @@ def write(results: Path, out: Path, name: str | None) -> Path:
             f"the folder must hold records with a result as <task>/<model>/*.json, got none in {results}; "
             "run `python -m harness` first, or name another folder"
         )
-    title = name or results.resolve().name
-    path = out / f"{title}.md"
-    found = collect(groups, problems, stored, path)
-    text = render(f"Report: {title}", INTRODUCTION, found)
-    write_atomic(path, text.encode())
+    place.check_room(path, "--out", "folder", within=out)
+    with (
+        place.explained(path, "--out", "folder"),
+        scratch.made(out),
+        scratch.folder_in(out) as folder,
+    ):
+        # Pictures are drawn while sections are made. Nothing is put in place before all is known to be allowed.
+        found = collect(groups, problems, stored, folder / path.name)
+        pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
+        for target in pictures:
+            place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
+        for target, content in pictures.items():
+            write_atomic(target, content, "--out", "folder", force=force, is_own=picture.is_own)
+        text = render(f"Report: {title}", f"{MARK}\n\n{INTRODUCTION}", found)
+        write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
     return path
+
+
+def is_own(path: Path) -> bool:
+    """Say whether a file is a report that this command wrote, with its mark or, before there was one, by its first words."""
+    with path.open("rb") as stream:
+        head = stream.read(HEAD).decode(errors="replace")
+    return head.startswith("# Report: ") and any(words in head for words in (MARK, FIRST_WORDS))
 
 
 def collect(

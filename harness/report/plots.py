@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from harness.labels import write_labels
+from harness.output import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +48,7 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
         [_color(cost) for cost in costs],
         size=7.5,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": ""})
+    figure.savefig(path, metadata=picture.METADATA)
 
 
 def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
@@ -65,8 +65,7 @@ def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Pa
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8
     )
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": ""})
+    figure.savefig(path, metadata=picture.METADATA)
 
 
 def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:

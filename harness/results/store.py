@@ -3,18 +3,16 @@
     <root>/<task>/<model>/<recipe>--<run_id>.json
                           <recipe>--<run_id>.samples.parquet
 
-Every file is written to a temporary name in the same folder, synced, and moved into place: a reader sees the old file
-or the new one, never half of one. There is no index to fall out of step. Two processes with the same configuration
-take turns under a lock that the operating system frees when its holder dies.
+Every file is written by `harness.output`: a reader sees the old file or the new one, never half of one. There is no index
+to fall out of step. Two processes with the same configuration take turns under a lock that the operating system frees
+when its holder dies.
 """
 
 import hashlib
 import io
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +20,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from harness.errors import ResultError
+from harness.output import place
+from harness.output.atomic import write_atomic
+from harness.output.lock import locked
 from harness.results.record import RunRecord, SampleScore, Status
 
 log = logging.getLogger(__name__)
 
+OPTION = "results_dir"
+"""How a user names the folder; errors name it too."""
+ROOM = 2**20
+"""What a record and its samples need [byte]; the largest on file have half of it."""
 SAMPLES_SUFFIX = ".samples.parquet"
 NLL_GRID = 2.0**-26
 """Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
@@ -56,26 +60,13 @@ class ResultStore:
         """Hold the right to run a configuration; wait if another process has it.
 
         Raises:
-            ResultError: The folder cannot be written.
+            OutputError: The folder cannot be written.
         """
-        folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{config_hash[:16]}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.warning("another process runs this configuration; waiting for it")
-                lock.acquire()
-        except OSError as reason:
-            raise ResultError(
-                f"results_dir must be a folder that can be written, got {self.root}: {reason}; "
-                "pass results_dir=FOLDER"
-            ) from reason
-        try:
+        place.folder_to_fill(self.root, OPTION)
+        lock = self.root / ".locks" / f"{config_hash[:16]}.lock"
+        busy = "another process runs this configuration; waiting for it"
+        with locked(lock, OPTION, of=self.root, busy=busy):
             yield
-        finally:
-            lock.release()
 
     def path(self, record: RunRecord, *, task: str, model: str, recipe: str) -> Path:
         """Return where a record belongs, whatever its parts are called."""
@@ -83,9 +74,13 @@ class ResultStore:
         return self.root / safe_name(task) / safe_name(model) / name
 
     def write(self, path: Path, record: RunRecord) -> None:
-        """Write a record, replacing what the path held."""
+        """Write a record, replacing what the path held.
+
+        Raises:
+            OutputError: The disk is full, or the folder cannot be written; what was there before is untouched.
+        """
         text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_atomic(path, f"{text}\n".encode())
+        write_atomic(path, f"{text}\n".encode(), OPTION, "folder", force=True)
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
         """Write the items of the record at `path`; return file name and SHA-256."""
@@ -99,8 +94,16 @@ class ResultStore:
             column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
         )
         file = path.with_suffix(SAMPLES_SUFFIX)
-        write_atomic(file, buffer.getvalue())
+        write_atomic(file, buffer.getvalue(), OPTION, "folder", force=True)
         return file.name, hashlib.sha256(buffer.getvalue()).hexdigest()
+
+    def check_room(self) -> None:
+        """Check that a record and its samples can be written, before they are measured.
+
+        Raises:
+            OutputError: They cannot.
+        """
+        place.check_room(self.root, OPTION, "folder", within=self.root, size=ROOM)
 
     def load(self) -> tuple[list[Stored], list[str]]:
         """Return every whole record, oldest first, and a line for every file that is not one."""
@@ -194,45 +197,3 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
 def safe_name(name: str) -> str:
     """Return a name that is safe in a path: letters, digits, `.`, `_`, `-`; at most 80; no leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:80] or "_"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash never sees half of it.
-
-    Raises:
-        ResultError: The disk is full, or the folder cannot be written; what was there before is untouched.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    except OSError as reason:
-        raise _unwritable(path, reason) from reason
-    scratch = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.chmod(0o644)  # mkstemp makes files that only their owner reads
-        scratch.replace(path)
-        _sync_folder(path.parent)
-    except OSError as reason:
-        raise _unwritable(path, reason) from reason
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power failure, not only a crash of the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritable(path: Path, reason: OSError) -> ResultError:
-    return ResultError(
-        f"results_dir must be a folder that can be written, got {path.parent}: {reason}; "
-        "free some space or pass results_dir=FOLDER"
-    )
