@@ -19,7 +19,7 @@ from harness.errors import ConfigError, HarnessError, InvalidResult, Unsupported
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
-from harness.report import figures
+from harness.report import figures, float_paths
 from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
@@ -129,6 +129,8 @@ class Outcome:
     """The run was on file already."""
     path: Path
     headline: Metric | None
+    beside: str = ""
+    """Ratios of a timed run, each with the name of what it is to."""
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
@@ -138,6 +140,7 @@ class Outcome:
             if metric.ci95 is not None:
                 value += f" [{', '.join(map(figures.plain, metric.ci95))}]"
             value += f", n = {metric.n} {metric.n_of}s"
+        value += f"; {self.beside}" if self.beside else ""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
         return f"{value}; {how}"
 
@@ -351,4 +354,5 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         skipped=skipped,
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
+        beside=float_paths.in_words(stored.record.metric),
     )
