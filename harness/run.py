@@ -26,7 +26,7 @@ from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
-from harness.report import figures
+from harness.report import figures, float_paths
 from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
@@ -137,11 +137,13 @@ class Outcome:
     """The run was on file already."""
     path: Path
     headline: Metric | None
+    beside: str = ""
+    """Ratios of a timed run, each with the name of what it is to."""
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return f"{_spell(self.headline)}; {how}"
+        return "; ".join(filter(None, (_spell(self.headline), self.beside, how)))
 
 
 def _spell(metric: Metric | None) -> str:
@@ -379,4 +381,5 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         skipped=skipped,
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
+        beside=float_paths.in_words(stored.record.metric),
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from harness.report.quality import Cost
     from harness.report.throughput import Bar
 
+FLOAT_COLORS = {"native": "tab:red", "float32": "tab:orange"}
+"""Marks of the float model, by its products."""
 SMALLEST_SHOWN = 1e-4
 """Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
 
@@ -82,12 +84,11 @@ def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
         capsize=3,
         label="as long as the interquartile range, around the median",
     )
-    beside = [(bar.beside, place) for place, bar in zip(places, bars, strict=True) if bar.beside]
-    if beside:
-        speeds, heights = zip(*beside, strict=True)
-        axes.plot(
-            speeds, heights, "|", color="tab:red", markersize=14, label="float, timed with it"
-        )
+    for products, color in FLOAT_COLORS.items():
+        beside = [(b.beside[products], i) for i, b in enumerate(bars) if products in b.beside]
+        if beside:
+            label = f"float with {products} products, timed with it"
+            axes.plot(*zip(*beside, strict=True), "|", color=color, markersize=14, label=label)
     axes.set_yticks(places, [bar.label for bar in bars], fontsize=8)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.25)
