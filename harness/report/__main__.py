@@ -5,18 +5,12 @@ import sys
 from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
-from harness.report import sections
-from harness.report.divergence import answer_changes, divergences
-from harness.report.engines import engine_runs
+from harness.report.contents import collect
+from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
-from harness.report.matmul import matmul_errors
-from harness.report.noise import floor_of, noise_floor
-from harness.report.parity import parities
-from harness.report.quality import quality_against_bits
-from harness.report.study import Group, comparable, finished
-from harness.report.throughput import throughput
-from harness.report.unfinished import left_out, not_ok, not_supported
-from harness.results.store import ResultStore, Stored, write_atomic
+from harness.report.study import finished
+from harness.report.unfinished import shortened
+from harness.results.store import write_atomic
 
 INTRODUCTION = """\
 Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over
@@ -26,20 +20,27 @@ about the recipes. pp are percentage points; % is a share, or a relative change 
 
 
 def main() -> None:
-    """Write the report that the command line asks for; exit with 1 and one line if that cannot be done."""
+    """Write the report that the command line asks for; exit with 1 if that cannot be done, or if a file had to be left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m harness.report", description="Turn the records of a folder into a report."
+        prog="python -m harness.report",
+        description="Turn the records of a folder into a report.",
+        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report is written all the same, "
+        "and its first section lists what is missing.",
     )
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
     parser.add_argument("--out", default="reports", help="folder for the report")
     parser.add_argument("--name", help="name of the report; the folder's own if left out")
     arguments = parser.parse_args()
     try:
-        path = write(Path(arguments.results), Path(arguments.out), arguments.name)
+        path, problems = _write(Path(arguments.results), Path(arguments.out), arguments.name)
     except HarnessError as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(1)
     sys.stdout.write(f"report: {path}\n")
+    for line in shortened(problems):
+        sys.stderr.write(f"left out: {line}\n")
+    if problems:
+        sys.exit(1)
 
 
 def write(results: Path, out: Path, name: str | None) -> Path:
@@ -48,52 +49,20 @@ def write(results: Path, out: Path, name: str | None) -> Path:
     Raises:
         ResultError: There is no record with a result, or the report cannot be written.
     """
-    stored, problems = ResultStore(root=results).load()
-    groups = comparable(stored)
+    return _write(results, out, name)[0]
+
+
+def _write(results: Path, out: Path, name: str | None) -> tuple[Path, list[str]]:
+    """Write the report; return its path and what it lacks."""
+    stored, problems = take_in(results)
     if not finished(stored):
-        raise ResultError(
-            f"the folder must hold records with a result as <task>/<model>/*.json, got none in {results}; "
-            "run `python -m harness` first, or name another folder"
-        )
+        lines = "".join(f"\n{line}" for line in shortened(problems))
+        raise ResultError(f"{nothing_found(results)}{lines}")
     title = name or results.resolve().name
     path = out / f"{title}.md"
-    found = collect(groups, problems, stored, path)
-    text = render(f"Report: {title}", INTRODUCTION, found)
+    text = render(f"Report: {title}", INTRODUCTION, collect(stored, problems, path))
     write_atomic(path, text.encode())
-    return path
-
-
-def collect(
-    groups: list[Group], problems: list[str], stored: list[Stored], path: Path
-) -> list[sections.Section]:
-    """Return every section that has something to say; pictures are written beside `path`."""
-    found: list[sections.Section | None] = []
-    floors = [floor_of(group, groups) for group in groups]
-    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
-        picture = path.with_name(f"{path.stem}-throughput-{number}.png")
-        own = (
-            divergences(group, floor),
-            answer_changes(group),
-            noise_floor(group),
-            parities(group),
-            throughput(group, groups, stored, picture),
-        )
-        found += own if any(own) else (sections.ranking(group, floor and floor.line()),)
-    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
-        picture = path.with_name(f"{path.stem}-quality-{number}.png")
-        found.append(quality_against_bits(group, picture, floor))
-    found += [sections.formats_by_granularity(group) for group in groups]
-    found += [sections.group_size_trend(group) for group in groups]
-    found += sections.direct_against_generate(groups)
-    found += sections.sizes(groups)
-    found += [sections.subjects(group) for group in groups]
-    found += matmul_errors(stored)
-    found += engine_runs(stored)
-    found += [left_out(stored), not_supported(stored), not_ok(stored, problems)]
-    found.append(sections.warnings(groups))
-    if groups:
-        found.append(sections.records(groups))
-    return [section for section in found if section is not None]
+    return path, problems
 
 
 if __name__ == "__main__":

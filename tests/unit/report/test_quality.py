@@ -40,7 +40,9 @@ def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
                 for i, (v, n) in enumerate(zip(nll, TOKENS, strict=False))
             ]
             file, digest = store.write_samples(path, samples)
-            update = {"task": task, "samples_file": file, "samples_sha256": digest}
+            headline = record.metrics[0].model_copy(update={"n": sum(TOKENS[:windows])})
+            update = {"task": task, "metrics": (headline,)}
+            update |= {"samples_file": file, "samples_sha256": digest}
             store.write(path, record.model_copy(update=update))
         return store.root
 
