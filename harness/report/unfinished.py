@@ -90,7 +90,9 @@ def unusable(problems: Sequence[str]) -> Section | None:
 def shortened(problems: Sequence[str]) -> list[str]:
     """Return the first problems, and how many more there are."""
     more = len(problems) - MOST_LISTED
-    return [*problems[:MOST_LISTED], *([f"and {more:,} more"] if more > 0 else [])]
+    # A file's name may hold bytes that UTF-8 cannot write.
+    listed = [line.encode(errors="backslashreplace").decode() for line in problems[:MOST_LISTED]]
+    return [*listed, *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def _names(item: Stored) -> dict[str, str]:

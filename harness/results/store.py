@@ -157,7 +157,7 @@ def read_samples(stored: Stored) -> pd.DataFrame:
         ResultError: The file is missing, or not the one that the record was written with.
     """
     name = stored.record.samples_file
-    if name is None or name != Path(name).name:
+    if not name or name != Path(name).name:
         got = "a record without one" if name is None else f"the name {name}"
         raise ResultError(
             f"{stored.path} must have a samples file beside it, got {got}; repeat the run"

@@ -137,6 +137,15 @@ def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_pa
         quality_against_bits(only_group(root), tmp_path / "p.png")
 
 
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$^{", "模型"])
+def test_names_in_pictures_are_text_and_no_formulas(
+    name: str, study: Callable[..., Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    quality_against_bits(only_group(study({**RECIPES, name: (5.0, NOISE)})), picture)
+    assert picture.stat().st_size > 10_000
+
+
 def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:
     path = write(study(RECIPES), tmp_path / "reports", "formats")
     picture = path.with_name("formats-quality-1.png")
