@@ -27,6 +27,7 @@ from harness.models.source import LoadedModel, ModelSource
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures, float_paths
+from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
@@ -328,6 +329,9 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == spec.task.version
         if measured == fingerprints and same_data and same_task:
+            if lost := lost_evidence(item):
+                log.warning("not on file, measured again: %s", lost)
+                continue
             return item
     return None
 

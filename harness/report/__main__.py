@@ -8,18 +8,11 @@ from harness.errors import HarnessError, ResultError
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
-from harness.report import sections
-from harness.report.divergence import answer_changes, divergences
-from harness.report.engines import engine_runs
+from harness.report.contents import collect
+from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
-from harness.report.matmul import matmul_errors
-from harness.report.noise import floor_of, noise_floor
-from harness.report.parity import parities
-from harness.report.quality import quality_against_bits
-from harness.report.study import Group, comparable, finished
-from harness.report.throughput import throughput
-from harness.report.unfinished import left_out, not_ok, not_supported
-from harness.results.store import ResultStore, Stored
+from harness.report.study import finished
+from harness.report.unfinished import shortened
 
 INTRODUCTION = """\
 Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over
@@ -37,9 +30,12 @@ SPARE = len("-throughput-999.png")
 
 
 def main() -> None:
-    """Write the report that the command line asks for; exit with 1 and one line if that cannot be done."""
+    """Write the report that the command line asks for; exit with 1 if that cannot be done, or if a file had to be left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m harness.report", description="Turn the records of a folder into a report."
+        prog="python -m harness.report",
+        description="Turn the records of a folder into a report.",
+        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report is written all the same, "
+        "and its first section lists what is missing.",
     )
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
     parser.add_argument("--out", default="reports", help="folder for the report")
@@ -52,11 +48,15 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         out = local_path(arguments.out, "--out")
-        path = write(Path(arguments.results), out, arguments.name, force=arguments.force)
-        sys.stdout.write(f"report: {path}\n")
-        sys.stdout.flush()
+        path, problems = _write(Path(arguments.results), out, arguments.name, force=arguments.force)
     except (HarnessError, OSError) as reason:
         sys.stderr.write(f"{reason}\n")
+        sys.exit(1)
+    sys.stdout.write(f"report: {path}\n")
+    sys.stdout.flush()
+    for line in shortened(problems):
+        sys.stderr.write(f"left out: {line}\n")
+    if problems:
         sys.exit(1)
 
 
@@ -69,17 +69,19 @@ def write(results: Path, out: Path, name: str | None, *, force: bool = False) ->
         ResultError: There is no record with a result.
         OutputError: The report cannot be written, or would overwrite another file.
     """
+    return _write(results, out, name, force=force)[0]
+
+
+def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[Path, list[str]]:
+    """Write the report; return its path and what it lacks."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
     path = out / f"{title}.md"
     place.folder_to_fill(out, "--out")
     place.file_to_write(path, "--out", "folder", force=force, is_own=is_own)
-    stored, problems = ResultStore(root=results).load()
-    groups = comparable(stored)
+    stored, problems = take_in(results)
     if not finished(stored):
-        raise ResultError(
-            f"the folder must hold records with a result as <task>/<model>/*.json, got none in {results}; "
-            "run `python -m harness` first, or name another folder"
-        )
+        lines = "".join(f"\n{line}" for line in shortened(problems))
+        raise ResultError(f"{nothing_found(results)}{lines}")
     place.check_room(path, "--out", "folder", within=out)
     with (
         place.explained(path, "--out", "folder"),
@@ -87,7 +89,7 @@ def write(results: Path, out: Path, name: str | None, *, force: bool = False) ->
         scratch.folder_in(out) as folder,
     ):
         # Pictures are drawn while sections are made. Nothing is put in place before all is known to be allowed.
-        found = collect(groups, problems, stored, folder / path.name)
+        found = collect(stored, problems, folder / path.name)
         pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
         for target in pictures:
             place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
@@ -95,7 +97,7 @@ def write(results: Path, out: Path, name: str | None, *, force: bool = False) ->
             write_atomic(target, content, "--out", "folder", force=force, is_own=picture.is_own)
         text = render(f"Report: {title}", f"{MARK}\n\n{INTRODUCTION}", found)
         write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
-    return path
+    return path, problems
 
 
 def is_own(path: Path) -> bool:
@@ -103,39 +105,6 @@ def is_own(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(HEAD).decode(errors="replace")
     return head.startswith("# Report: ") and any(words in head for words in (MARK, FIRST_WORDS))
-
-
-def collect(
-    groups: list[Group], problems: list[str], stored: list[Stored], path: Path
-) -> list[sections.Section]:
-    """Return every section that has something to say; pictures are written beside `path`."""
-    found: list[sections.Section | None] = []
-    floors = [floor_of(group, groups) for group in groups]
-    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
-        picture = path.with_name(f"{path.stem}-throughput-{number}.png")
-        own = (
-            divergences(group, floor),
-            answer_changes(group),
-            noise_floor(group),
-            parities(group),
-            throughput(group, groups, stored, picture),
-        )
-        found += own if any(own) else (sections.ranking(group, floor and floor.line()),)
-    for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
-        picture = path.with_name(f"{path.stem}-quality-{number}.png")
-        found.append(quality_against_bits(group, picture, floor))
-    found += [sections.formats_by_granularity(group) for group in groups]
-    found += [sections.group_size_trend(group) for group in groups]
-    found += sections.direct_against_generate(groups)
-    found += sections.sizes(groups)
-    found += [sections.subjects(group) for group in groups]
-    found += matmul_errors(stored)
-    found += engine_runs(stored)
-    found += [left_out(stored), not_supported(stored), not_ok(stored, problems)]
-    found.append(sections.warnings(groups))
-    if groups:
-        found.append(sections.records(groups))
-    return [section for section in found if section is not None]
 
 
 if __name__ == "__main__":

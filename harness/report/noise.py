@@ -93,7 +93,7 @@ def noise_floor(group: Group) -> Section | None:
             | {title: _small(metric) for title, metric in found.items()}
         )
     return Section(
-        title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}",
+        title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\nThe float model against itself, {floor.row.headline.n:,} tokens. "
             "Differences between recipes that are not above these say nothing about the recipes."

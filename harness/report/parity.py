@@ -31,7 +31,7 @@ def parities(group: Group) -> Section | None:
         for row in group.rows
     ]
     return Section(
-        title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}",
+        title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\nThe same weights and {group.headline.n:,} tokens. Real = fake if the output of every layer "
             "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "

@@ -1,9 +1,12 @@
 """Pictures for reports; the one home of matplotlib in this package."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from harness.labels import write_labels
@@ -21,6 +24,15 @@ SMALLEST_SHOWN = 1e-4
 """Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
 
 
+@contextmanager
+def _as_text() -> Iterator[None]:
+    """Draw names as they are: a dollar sign starts no formula, and a letter that the font lacks is a box without six warnings."""
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+@_as_text()
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
@@ -53,6 +65,7 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     figure.savefig(path, metadata=picture.METADATA)
 
 
+@_as_text()
 def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
     """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
     rows = max(len(of_phase) for of_phase in bars.values())

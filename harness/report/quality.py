@@ -65,7 +65,7 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
     ]
     windows = baseline.task.data["num_windows"]
     return Section(
-        title=f"Quality against bits: {group.task.name} of {group.model.name}",
+        title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
         text=(
             f"Difference of the mean log-loss from the baseline's, paired over {windows} windows, with Student's t interval; "
             "0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in twenty misses. Smallest first. "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness import stats
 from harness.report import figures
 from harness.report.study import Group, Row
 from harness.results.record import Unit
@@ -12,6 +13,8 @@ from harness.results.record import Unit
 GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")
 GRANULARITIES = ("tensor", "row", *GROUPS)
 MMLU_TASKS = ("mmlu", "mmlu_generate")
+QUESTION = "question"
+"""What `n` counts where subjects are asked about."""
 ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
 
 
@@ -92,7 +95,7 @@ def formats_by_granularity(group: Group) -> Section | None:
         return None
     return Section(
         title=f"INT8 against FP8 by granularity: {_title(group)}",
-        text="Same model, data and protocol in every cell.",
+        text=f"{_cell_words(group)} Same model, data and protocol in every cell. Whether the two differ, the table does not say.",
         table=pd.DataFrame(rows),
     )
 
@@ -116,7 +119,7 @@ def group_size_trend(group: Group) -> Section | None:
         return None
     return Section(
         title=f"Group-size trend: {_title(group)}",
-        text="Coarsest first. A scale costs 32 bits.",
+        text=f"{_cell_words(group)} Coarsest first. bits/weight counts the scales.",
         table=pd.DataFrame(rows),
     )
 
@@ -157,7 +160,7 @@ def _both_ways(direct: Group, generate: Group) -> Section:
             }
         )
     return Section(
-        title=f"MMLU, direct against generate: {direct.model.name}",
+        title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
         text=(
             f"The same {direct.headline.n:,} questions. Direct takes the likeliest letter; generate reads the "
             "decoded text, strictly (what cannot be read counts as wrong) or by its first character."
@@ -167,136 +170,34 @@ def _both_ways(direct: Group, generate: Group) -> Section:
 
 
 def subjects(group: Group) -> Section | None:
-    """Accuracy of each subject under each recipe, for tasks that have subjects."""
+    """Accuracy of each subject under each recipe, for tasks that ask questions of subjects."""
     prefix = f"{group.headline.name}/"
-    names = [m.name for m in group.rows[0].stored.record.metrics if m.name.startswith(prefix)]
-    if len(names) < 2:
+    found = [m for m in group.rows[0].stored.record.metrics if m.name.startswith(prefix)]
+    if len(found) < 2 or any(metric.n_of != QUESTION for metric in found):
         return None
     rows = []
-    for name in names:
-        first = group.rows[0].metric(name)
-        cells = {"subject": name.removeprefix(prefix), "n": str(first.n) if first else "-"}
-        cells |= {row.label: figures.number(row.metric(name)) for row in group.rows}
+    for metric in found:
+        cells = {"subject": metric.name.removeprefix(prefix), "n": str(metric.n)}
+        cells |= {row.label: figures.number(row.metric(metric.name)) for row in group.rows}
         rows.append(cells)
+    counts = [metric.n for metric in found]
     return Section(
         title=f"By subject: {_title(group)}",
-        text="With so few questions a subject, most differences here are noise; the records have the intervals.",
+        text=f"{_spread(min(counts))} {_spread(max(counts))} Differences within such intervals say nothing of the recipes; "
+        "the records have the interval of each figure.",
         table=pd.DataFrame(rows),
     )
 
 
-def sizes(groups: Sequence[Group]) -> list[Section]:
-    """Bits, bytes and coverage of each recipe on each model."""
-    sections = []
-    for model in dict.fromkeys((g.model.name, g.model.dtype, g.model.fingerprint) for g in groups):
-        rows: dict[tuple[str, str], Row] = {}
-        for group in groups:
-            if (group.model.name, group.model.dtype, group.model.fingerprint) == model:
-                rows |= {(row.label, figures.path(row.quant)): row for row in group.rows}
-        ordered = sorted(rows.values(), key=lambda row: row.quant.model_bytes)
-        sections.append(_size_section(ordered))
-    return sections
-
-
-def _size_section(rows: Sequence[Row]) -> Section:
-    model = rows[0].model
-    table = [
-        {
-            "recipe": row.label,
-            "path": figures.path(row.quant),
-            "format": ", ".join(row.quant.formats.values()) or model.dtype,
-            "bits/weight": f"{row.quant.bits_per_weight:.3f}",
-            "model, if stored packed": figures.megabytes(row.quant.model_bytes),
-            "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
-            "in memory": _in_memory(row),
-            "coverage": figures.share(row.quant.coverage),
-            "matrices quantized": _quantized(row),
-            "left in float": _left(row),
-        }
-        for row in rows
-    ]
-    return Section(
-        title=f"Size and coverage: {model.name}, {model.dtype}",
-        text=(
-            f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
-            "bits/weight is the mean over quantized weights, scales included; coverage is the share of the "
-            "parameters of a text run that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
-            "fake-quantized models as much as of the float model."
-        ),
-        table=pd.DataFrame(table),
-    )
-
-
-def _in_memory(row: Row) -> str:
-    stored = row.quant.stored_bytes
-    return figures.MISSING if stored is None else figures.megabytes(stored)
-
-
-def _came_quantized(row: Row) -> bool:
-    """Whether the weights were quantized before they came here: the record has no list of them."""
-    return not row.quant.layers and row.quant.coverage > 0
-
-
-def _quantized(row: Row) -> str:
-    return figures.MISSING if _came_quantized(row) else str(len(row.quant.layers))
-
-
-def _left(row: Row) -> str:
-    """Return the first few matrices that stayed in float, with the reasons."""
-    if row.is_baseline:
-        return "everything"
-    if _came_quantized(row):
-        return figures.MISSING
-    shown = [f"{skipped.name}: {skipped.reason}" for skipped in row.quant.skipped[:3]]
-    more = len(row.quant.skipped) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "nothing"
-
-
-def warnings(groups: Sequence[Group]) -> Section | None:
-    """What the runs warned of, each warning once, with the number of runs that gave it."""
-    counts: dict[str, int] = {}
-    for group in groups:
-        for row in group.rows:
-            for text in row.stored.record.warnings:
-                counts[text] = counts.get(text, 0) + 1
-    if not counts:
-        return None
-    rows = [
-        {"runs": str(n), "warning": text if len(text) <= 200 else f"{text[:200]} ..."}
-        for text, n in counts.items()
-    ]
-    return Section(
-        title="Warnings",
-        text="The results stand, but read these. The whole text is in the records.",
-        table=pd.DataFrame(rows),
-    )
-
-
-def records(groups: Sequence[Group]) -> Section:
-    """Where every number comes from."""
-    rows = [
-        {
-            "task": group.task.name,
-            "recipe": row.label,
-            "record": row.stored.path.name,
-            "commit": _commit(row),
-            "seconds": f"{row.stored.record.duration_s or 0:.0f}",
-        }
-        for group in groups
-        for row in group.rows
-    ]
-    return Section(title="Records", text="", table=pd.DataFrame(rows))
-
-
-def _commit(row: Row) -> str:
-    provenance = row.stored.record.provenance
-    if provenance.git_commit is None:
-        return figures.MISSING
-    return provenance.git_commit[:10] + ("+changes" if provenance.git_dirty else "")
+def _spread(n: int) -> str:
+    """Return how little an accuracy over n questions says."""
+    low, high = stats.wilson(n // 2, n)
+    asked = "1 question" if n == 1 else f"{n:,} questions"
+    return f"With {n // 2} of {asked} right the 95 % interval is {figures.share(low)} .. {figures.share(high)}."
 
 
 def _title(group: Group) -> str:
-    return f"{group.task.name} of {group.model.name} ({group.task.data['name']})"
+    return f"{group.task.name} of {group.model.name} ({group.task.data['name']}){group.suffix}"
 
 
 def _model(group: Group) -> str:
@@ -305,6 +206,14 @@ def _model(group: Group) -> str:
     if model.origin.startswith("dequantized"):
         text += " - dequantized low-bit weights, not the original float model"
     return text
+
+
+def _cell_words(group: Group) -> str:
+    """Return what the cells of a table are."""
+    metric = group.headline
+    unit = "" if metric.unit in (Unit.FRACTION, Unit.ONE) else f" [{metric.unit}]"
+    better = "higher" if metric.higher_is_better else "lower"
+    return f"Cells are {metric.name.replace('_', ' ')}{unit}, {better} is better."
 
 
 def _headline(row: Row | None) -> str:

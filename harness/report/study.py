@@ -75,6 +75,8 @@ class Group:
     """Runs that differ in the recipe alone, best first."""
 
     rows: tuple[Row, ...]
+    apart: str = ""
+    """What tells it from other groups of the same task, model and data, for titles; see `harness.report.titles`."""
 
     @property
     def model(self) -> ModelInfo:
@@ -101,6 +103,11 @@ class Group:
         """The float model that the group's models were compared with."""
         named = (row.stored.record.baseline for row in self.rows)
         return next((found for found in named if found is not None), self.model)
+
+    @property
+    def suffix(self) -> str:
+        """The end of a title."""
+        return f": {self.apart}" if self.apart else ""
 
     @property
     def is_quality(self) -> bool:

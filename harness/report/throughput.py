@@ -61,7 +61,7 @@ def throughput(
     lines = [_machine(group), f"Protocol: {group.task.protocol}", READING, *_notes(group)]
     lines += [f"n/a, {item.record.config['quant']['name']}: {reason_of(item)}" for item in refused]
     return Section(
-        title=f"Throughput: {_title(group)}, {_shape(group)}",
+        title=f"Throughput: {_title(group)}, {_shape(group)}{group.suffix}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
         picture=picture.name if shown else None,

@@ -44,6 +44,7 @@ def outdated(record: RunRecord) -> str | None:
 
 def _is_of_blocks(record: RunRecord) -> bool:
     """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
-    source = str(record.config.get("model", {}).get("_target_"))
+    model = record.config.get("model")
+    source = str(model.get("_target_")) if isinstance(model, dict) else ""
     kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
     return source.endswith(".GgufModel") and not GGUF_FLOATS.issuperset(kinds)

@@ -7,9 +7,11 @@ current.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+SCHEMA_VERSION: Final = 1
 
 
 class Unit(StrEnum):
@@ -252,7 +254,7 @@ class SampleScore(_Closed):
 class RunRecord(_Closed):
     """One run. The order of the fields is part of the format."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
     """Configuration hash and start time; also the end of the file name."""
     config_hash: str

@@ -26,7 +26,8 @@ from harness.errors import ResultError
 from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.output.lock import locked
-from harness.results.record import RunRecord, SampleScore, Status
+from harness.results import damage
+from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
 log = logging.getLogger(__name__)
 
@@ -147,17 +148,12 @@ def read(path: Path) -> RunRecord:
     Raises:
         ResultError: The file is not a whole record of this schema version.
     """
+    text = damage.content(path, damage.MOST_RECORD_BYTES)
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        return RunRecord.model_validate_json(text)
     except ValidationError as reason:
-        first = reason.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ResultError(
-            f"{path} must be a whole record, got: {place}: {first['msg']}; "
-            "delete the file and repeat the run"
-        ) from reason
-    except OSError as reason:
-        raise ResultError(f"{path} must be readable, got: {reason}") from reason
+        why = damage.fault(reason, text, SCHEMA_VERSION)
+        raise ResultError(f"{path} must be a whole record, got {why}") from reason
 
 
 def read_samples(stored: Stored) -> pd.DataFrame:
@@ -166,18 +162,24 @@ def read_samples(stored: Stored) -> pd.DataFrame:
     Raises:
         ResultError: The file is missing, or not the one that the record was written with.
     """
-    if stored.record.samples_file is None:
-        raise ResultError(f"{stored.path} must have a samples file, got a record without one")
-    file = stored.path.with_name(stored.record.samples_file)
-    try:
-        content = file.read_bytes()
-    except OSError as reason:
-        raise ResultError(f"{file} must be readable, got: {reason}; repeat the run") from reason
+    name = stored.record.samples_file
+    if not name or name != Path(name).name:
+        got = "a record without one" if name is None else f"the name {name}"
+        raise ResultError(
+            f"{stored.path} must have a samples file beside it, got {got}; repeat the run"
+        )
+    file = stored.path.parent / name
+    content = damage.content(file, damage.MOST_SAMPLES_BYTES)
     if hashlib.sha256(content).hexdigest() != stored.record.samples_sha256:
         raise ResultError(
             f"{file} must have the SHA-256 in its record, got another; repeat the run"
         )
-    return pd.read_parquet(io.BytesIO(content))
+    try:
+        return pd.read_parquet(io.BytesIO(content))
+    except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # all of pyarrow's
+        raise ResultError(
+            f"{file} must be a parquet file, got: {reason}; repeat the run"
+        ) from reason
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:

@@ -40,7 +40,9 @@ def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
                 for i, (v, n) in enumerate(zip(nll, TOKENS, strict=False))
             ]
             file, digest = store.write_samples(path, samples)
-            update = {"task": task, "samples_file": file, "samples_sha256": digest}
+            headline = record.metrics[0].model_copy(update={"n": sum(TOKENS[:windows])})
+            update = {"task": task, "metrics": (headline,)}
+            update |= {"samples_file": file, "samples_sha256": digest}
             store.write(path, record.model_copy(update=update))
         return store.root
 
@@ -133,6 +135,15 @@ def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_pa
     ResultStore(root=root).write(baseline.path, baseline.record.model_copy(update=update))
     with pytest.raises(ResultError, match="must have the windows of the baseline"):
         quality_against_bits(only_group(root), tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$^{", "模型"])
+def test_names_in_pictures_are_text_and_no_formulas(
+    name: str, study: Callable[..., Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    quality_against_bits(only_group(study({**RECIPES, name: (5.0, NOISE)})), picture)
+    assert picture.stat().st_size > 10_000
 
 
 def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:
