@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import config
 from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED, MULTIRUN, explain, rewrite
 from harness.errors import ConfigError, HarnessError
+from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def export_job(cfg: DictConfig) -> None:
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.export.job import run  # noqa: PLC0415
 
-    exported = run(resolved)
+    exported = run(resolved, recipe_name(cfg, resolved))
     for warning in exported.warnings:
         log.warning("%s", warning)
     sys.stdout.write(
