@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
+from harness.report.calibration import calibrations
 from harness.report.divergence import answer_changes, divergences
 from harness.report.engines import engine_runs
 from harness.report.markdown import render
@@ -86,6 +87,7 @@ def collect(
     found += [sections.group_size_trend(group) for group in groups]
     found += sections.direct_against_generate(groups)
     found += sections.sizes(groups)
+    found.append(calibrations(groups))
     found += [sections.subjects(group) for group in groups]
     found += matmul_errors(stored)
     found += engine_runs(stored)
