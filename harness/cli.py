@@ -19,6 +19,7 @@ from harness import config, signals, sweep
 from harness.arguments import rewrite
 from harness.errors import HarnessError, UnsupportedRecipe
 from harness.explain import explain
+from harness.recipe_name import recipe_name
 from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _run(cfg: DictConfig) -> "Outcome":
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.run import RunSpec, run  # noqa: PLC0415
 
-    return run(RunSpec.build(config.resolve(cfg)))
+    resolved = config.resolve(cfg)
+    return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))
 
 
 def main() -> None:

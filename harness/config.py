@@ -85,7 +85,21 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             f"{reason.full_key} must be given, got nothing; add {reason.full_key}=VALUE"
         ) from reason
-    return typing.cast(dict[str, Any], resolved)
+    found = typing.cast(dict[str, Any], resolved)
+    return found | {"quant": _with_data(found["quant"], found["data"])}
+
+
+def _with_data(node: Any, data: Any) -> Any:
+    """Return a recipe in which calibration that names no data takes those of the run.
+
+    `data: ${data}` in its YAML would not do: Hydra merges `+data@quant.calibration.data=text` into what stands there, key by key.
+    """
+    if not isinstance(node, Mapping):
+        return node
+    filled = {key: _with_data(value, data) for key, value in node.items()}
+    if str(node.get("_target_")).rpartition(".")[2] == "CalibrationSet" and not filled.get("data"):
+        filled["data"] = data
+    return filled
 
 
 def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:

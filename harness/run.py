@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ import torch
 
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
+from harness.data import overlap
 from harness.errors import (
     ConfigError,
     HarnessError,
@@ -29,9 +30,9 @@ from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures, float_paths
 from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
-from harness.results.record import Metric, ModelInfo, RunRecord, Status
+from harness.results.record import CalibrationInfo, Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
-from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
+from harness.tasks.base import ModelFreeTask, PairedTask, ScoresData, Task, TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,12 @@ class RunSpec:
     """The configuration it was built from; null where the task has no use for a part."""
 
     @classmethod
-    def build(cls, resolved: Mapping[str, Any]) -> "RunSpec":
+    def build(cls, resolved: Mapping[str, Any], name: str | None = None) -> "RunSpec":
         """Build every component of a resolved configuration; nothing is loaded yet.
+
+        Args:
+            resolved: The configuration.
+            name: What to call the recipe, if not by the name that its file gives; see `harness.recipe_name`.
 
         Raises:
             ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.
@@ -72,6 +77,7 @@ class RunSpec:
             return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
         model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+        recipe = replace(recipe, name=name or recipe.name)
         task: Task | PairedTask | ModelFreeTask = config.build(resolved["task"], "task", allowed)
         if isinstance(task, PairedTask):
             _refuse_unpaired(task, recipe)
@@ -224,6 +230,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
+    _calibration(spec)
     loaded = cache.load(spec.model, spec.device)
     for warning in loaded.warnings:
         log.warning("%s", warning)
@@ -242,8 +249,29 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     return _result_fields(spec, path, result) | {
         "model": info,
         "quant": quantized.report,
-        "warnings": (*loaded.warnings, *quantized.warnings, *result.warnings),
+        "warnings": (
+            *loaded.warnings,
+            *quantized.warnings,
+            *result.warnings,
+            *_overlap_warnings(spec),
+        ),
     }
+
+
+def _overlap_warnings(spec: RunSpec) -> list[str]:
+    """Say what of the scored data stands in the text that the recipe is fitted to."""
+    task, calibration = spec.task, spec.recipe.calibrated_on
+    if calibration is None or task.is_timed or isinstance(task, PairedTask):
+        return []
+    text = calibration.text()
+    if not isinstance(task, ScoresData):
+        return [
+            f"what {task.name} scores was not compared with {text.name}, which the recipe is calibrated on"
+        ]
+    return [
+        f"{found} stand in {text.name}, which the recipe is calibrated on: scores of it are too good"
+        for found in overlap.shared_with(text, task.scored())
+    ]
 
 
 def _refuse(spec: RunSpec) -> None:
@@ -320,6 +348,7 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     alone = isinstance(spec.task, ModelFreeTask)
     fingerprints = (None, None) if alone else _fingerprints(spec.model)
     facts = spec.task.data_facts()
+    calibration = None if alone else _calibration(spec)
     for item in reversed(done):
         record = item.record
         if record.task is None or outdated(record):
@@ -328,12 +357,30 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
         measured = (model.fingerprint, model.baseline) if model else (None, None)
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == spec.task.version
-        if measured == fingerprints and same_data and same_task:
+        same_recipe = alone or _is_of_recipe(record, spec.recipe, calibration)
+        if measured == fingerprints and same_data and same_task and same_recipe:
             if lost := lost_evidence(item):
                 log.warning("not on file, measured again: %s", lost)
                 continue
             return item
     return None
+
+
+def _calibration(spec: RunSpec) -> CalibrationInfo | None:
+    """Return what identifies the text that the recipe is fitted to, before a model is loaded."""
+    calibration = spec.recipe.calibrated_on
+    return calibration.info() if calibration is not None else None
+
+
+def _is_of_recipe(
+    record: RunRecord, recipe: QuantRecipe, calibration: CalibrationInfo | None
+) -> bool:
+    """Say whether a record is of a recipe under its name, fitted to the same text.
+
+    Records made before both were kept are measured again if the recipe looks at a text, or has parts that its name did not say.
+    """
+    quant = record.quant
+    return quant is not None and (quant.name, quant.calibration) == (recipe.name, calibration)
 
 
 def _fingerprints(source: ModelSource) -> tuple[str, str | None]:

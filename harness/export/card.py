@@ -56,6 +56,7 @@ def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dic
         "recipe": report.name,
         "formats": dict(report.formats),
         "input_formats": dict(report.input_formats),
+        "calibration": report.calibration and report.calibration.model_dump(mode="json"),
         "coverage": report.coverage,
         "bits_per_weight": report.bits_per_weight,
         "warnings": list(quantized.warnings),
@@ -90,7 +91,7 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
         command=manifest["command"],
         config_hash=manifest["config_hash"][:12],
         formats=_listed(manifest["formats"]),
-        inputs=_listed(manifest["input_formats"]) or "float",
+        inputs=_inputs(manifest),
         layout=manifest["layout"],
         scheme=f", {config['format']}" if "format" in config else "",
         share=manifest["coverage"],
@@ -108,6 +109,15 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file as transformers does."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _inputs(manifest: Mapping[str, Any]) -> str:
+    """Return the formats of the inputs, and the text that static scales were fitted to."""
+    listed = _listed(manifest["input_formats"]) or "float"
+    if (text := manifest["calibration"]) is None:
+        return listed
+    sizes = f"{text['num_sequences']} x {text['length']} tokens, seed {text['seed']}"
+    return f"{listed}, fitted to {text['text']} (SHA-256 {text['sha256'][:12]}, {sizes})"
 
 
 def _listed(formats: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from harness.arguments import MULTIRUN, rewrite
 from harness.cli import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError
 from harness.explain import explain
+from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def export_job(cfg: DictConfig) -> None:
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.export.job import run  # noqa: PLC0415
 
-    exported = run(resolved)
+    exported = run(resolved, recipe_name(cfg, resolved))
     for warning in exported.warnings:
         log.warning("%s", warning)
     sys.stdout.write(

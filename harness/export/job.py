@@ -1,6 +1,7 @@
 """One export, start to finish: build, check, load, write."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ PLACES = ("out", "shard_gb")
 """Keys that do not change what is written."""
 
 
-def run(resolved: Mapping[str, Any]) -> Exported:
-    """Export what a resolved configuration says.
+def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
+    """Export what a resolved configuration says, and call the recipe by a name; see `harness.recipe_name`.
 
     Raises:
         HarnessError: It cannot be done; nothing was left behind.
@@ -28,6 +29,7 @@ def run(resolved: Mapping[str, Any]) -> Exported:
         return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
     model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+    recipe = replace(recipe, name=name or recipe.name)
     layout = part("layout", Layout)
     if not resolved["shard_gb"] > 0:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")

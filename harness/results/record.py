@@ -160,6 +160,21 @@ class Compute(_Closed):
         return f"{how} (relative error {self.rel_error:.1e} in {self.layer})"
 
 
+class CalibrationInfo(_Closed):
+    """The text that a recipe was fitted to: another text gives other numbers under the same configuration."""
+
+    text: str
+    """Data set and split, or file name."""
+    sha256: str
+    """Hash of the whole text."""
+    num_sequences: int
+    """Sequences drawn from the text."""
+    length: int
+    """Tokens of each."""
+    seed: int
+    """Of the draw."""
+
+
 class QuantReport(_Closed):
     """What became of the weights."""
 
@@ -192,6 +207,8 @@ class QuantReport(_Closed):
     """Size of the model as it lies in memory, float parameters included; null in older records [byte]."""
     skipped: tuple[SkippedWeight, ...]
     layers: tuple[LayerReport, ...]
+    calibration: CalibrationInfo | None = None
+    """What the recipe was fitted to; null for a recipe that looks at no text, and in records made before it was kept."""
 
 
 class TaskInfo(_Closed):

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
 from harness.identity import later
@@ -91,6 +92,10 @@ class Divergence:
         """Return what identifies the text, and the questions if there are any."""
         facts = text_facts(self.data.text())
         return facts | ({"questions": self.questions.data_facts()} if self.questions else {})
+
+    def scored(self) -> Scored:
+        """Return the text, and the questions if there are any."""
+        return Scored((self.data.text(),), self.questions.questions() if self.questions else ())
 
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Compare on every window, then on every question.

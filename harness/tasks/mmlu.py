@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from harness.data.overlap import Scored, own_examples
 from harness.data.source import DataSource, Question, hash_questions
 from harness.errors import ConfigError
 from harness.models.head import scorer
@@ -125,6 +126,10 @@ class MMLU:
             "num_shots": num_shots,
         }
 
+    def scored(self) -> Scored:
+        """Return the questions that are asked."""
+        return Scored(questions=self.questions())
+
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Ask every question; those of a subject run together, because their prompts begin alike."""
         encoded = self._encoded(loaded)
@@ -180,6 +185,17 @@ class MMLU:
 
     def _warnings(self, encoded: Sequence[EncodedQuestion]) -> tuple[str, ...]:
         asked = self.num_shots()
+        own = own_examples(
+            [(item.question, self.data.questions().shots(item.question, asked)) for item in encoded]
+        )
+        # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
+        solved = [
+            f"{len(own)} of {len(encoded)} questions stand with their answer among their own examples (the same words under another id): "
+            f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
+        ]
+        return (*(solved if own else []), *self._short_of_examples(encoded, asked))
+
+    def _short_of_examples(self, encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
         short = {item.question.subject for item in encoded if item.num_shots < asked}
         return tuple(
             f"{subject}: fewer than {asked} examples before a question, the data set has no more"

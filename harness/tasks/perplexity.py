@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
 from harness.identity import later
@@ -87,6 +88,10 @@ class Perplexity:
         """Return name and hash of the text."""
         text = self.data.text()
         return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
+
+    def scored(self) -> Scored:
+        """Return the text."""
+        return Scored(texts=(self.data.text(),))
 
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Score every window or document."""

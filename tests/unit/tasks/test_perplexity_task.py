@@ -94,7 +94,7 @@ def test_score_equals_a_plain_loop(
     if made_of is not None:
         element, block = made_of
         fmt = BlockScaled(element=element, granularity=Granularity(block=block))
-        quantize(tiny, QuantRecipe(rules={"all": LayerRule(match="*", weight=fmt)}))
+        quantize(tiny, QuantRecipe(name="test", rules={"all": LayerRule(match="*", weight=fmt)}))
     found = values(Perplexity(data=data, window=150).run(tiny))
     expected = loop(tiny, data.content, 150)
     assert found["nll"] == pytest.approx(expected, rel=1e-4)
