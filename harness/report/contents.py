@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.report import sections
+from harness.report.calibration import calibrations
 from harness.report.divergence import answer_changes, divergences
 from harness.report.engines import engine_runs
 from harness.report.matmul import matmul_errors
@@ -67,6 +68,7 @@ def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
     yield from (partial(sections.group_size_trend, group) for group in groups)
     yield partial(sections.direct_against_generate, groups)
     yield partial(sizes, groups)
+    yield partial(calibrations, groups)
     yield from (partial(sections.subjects, group) for group in groups)
     yield partial(matmul_errors, stored)
     yield partial(engine_runs, stored)
