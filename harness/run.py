@@ -173,6 +173,7 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         created=created,
         command=provenance.command_line(),
         config=dict(spec.resolved),
+        recipe=spec.recipe.name,
         provenance=provenance.collect(spec.task.seeds, spec.device),
     )
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name

@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.report import figures, plots
 from harness.report.accuracy import accuracy_of
+from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import THROUGHPUT, Group, Row, hardware, options
 from harness.report.unfinished import reason_of, unsupported
@@ -69,7 +70,7 @@ def _without_speed(item: Stored, columns: Sequence[str]) -> dict[str, str]:
     cells |= dict.fromkeys(
         [name for name in columns if "token/s" in name or "/ float" in name], "n/a"
     )
-    return cells | {"recipe": str(item.record.config["quant"]["name"])}
+    return cells | {"recipe": recipe_of(item.record)}
 
 
 def bars_of(group: Group, phase: str) -> list[Bar]:

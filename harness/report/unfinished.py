@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import finished
 from harness.results.outdated import outdated
@@ -28,7 +29,7 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
         {
             "task": item.path.parts[-3],
             "model": item.path.parts[-2],
-            "recipe": item.record.config["quant"]["name"],
+            "recipe": recipe_of(item.record),
             "reason": reason_of(item),
             "file": item.path.name,
         }
@@ -49,7 +50,7 @@ def left_out(stored: Sequence[Stored]) -> Section | None:
         {
             "task": item.path.parts[-3],
             "model": item.path.parts[-2],
-            "recipe": item.record.config["quant"]["name"],
+            "recipe": recipe_of(item.record),
             "reason": reason,
             "file": item.path.name,
         }

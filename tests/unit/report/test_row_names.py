@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.report.accuracy import accuracy_of
 from harness.report.calibration import calibrations
 from harness.report.study import comparable
-from harness.results.record import CalibrationInfo, RunRecord
+from harness.report.unfinished import not_supported
+from harness.results.record import CalibrationInfo, RunRecord, Status
 from harness.results.store import ResultStore
 
 MakeRecord = Callable[..., RunRecord]
@@ -160,3 +162,30 @@ def test_a_report_without_calibration_has_no_section(
 ) -> None:
     root = file_records(make_record("none"), make_record("int8_row"))
     assert calibrations(comparable(ResultStore(root=root).load()[0])) is None
+
+
+def test_accuracy_beside_a_speed_is_that_of_the_same_text(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    root = file_records(
+        calibrated(make_record("static", 30.0, task="throughput"), "train"),
+        calibrated(make_record("static", 20.0, task="perplexity"), "questions"),
+        calibrated(make_record("static", 0.25, task="mmlu"), "train"),
+    )
+    groups = comparable(ResultStore(root=root).load()[0])
+    [timed] = [row for group in groups for row in group.rows if group.task.name == "throughput"]
+    found = accuracy_of(timed, groups)
+    assert found["perplexity"] == "not measured"
+    assert found["MMLU"].startswith("25.00 %")
+
+
+def test_a_run_without_a_result_is_listed_under_its_recipe_s_name(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    changed = {"recipe": "int8_row (skip=[])", "quant": None}
+    failed = make_record("int8_row", status=Status.UNSUPPORTED).model_copy(update=changed)
+    older = make_record("int4_row", status=Status.UNSUPPORTED)
+    section = not_supported(ResultStore(root=file_records(failed, older)).load()[0])
+    assert section is not None
+    assert section.table is not None
+    assert [*section.table["recipe"]] == ["int8_row (skip=[])", "int4_row"]
