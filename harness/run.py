@@ -15,7 +15,7 @@ import torch
 
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
-from harness.data import overlap
+from harness.calibrated import calibration_of, is_of_recipe, overlap_warnings
 from harness.errors import (
     ConfigError,
     HarnessError,
@@ -30,9 +30,9 @@ from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures, float_paths
 from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
-from harness.results.record import CalibrationInfo, Metric, ModelInfo, RunRecord, Status
+from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored
-from harness.tasks.base import ModelFreeTask, PairedTask, ScoresData, Task, TaskResult
+from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +189,7 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         created=created,
         command=provenance.command_line(),
         config=dict(spec.resolved),
+        recipe=spec.recipe.name,
         provenance=provenance.collect(spec.task.seeds, spec.device),
     )
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
@@ -230,7 +231,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
-    _calibration(spec)
+    calibration_of(spec.recipe)
     loaded = cache.load(spec.model, spec.device)
     for warning in loaded.warnings:
         log.warning("%s", warning)
@@ -253,25 +254,9 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
             *loaded.warnings,
             *quantized.warnings,
             *result.warnings,
-            *_overlap_warnings(spec),
+            *overlap_warnings(spec.recipe, spec.task),
         ),
     }
-
-
-def _overlap_warnings(spec: RunSpec) -> list[str]:
-    """Say what of the scored data stands in the text that the recipe is fitted to."""
-    task, calibration = spec.task, spec.recipe.calibrated_on
-    if calibration is None or task.is_timed or isinstance(task, PairedTask):
-        return []
-    text = calibration.text()
-    if not isinstance(task, ScoresData):
-        return [
-            f"what {task.name} scores was not compared with {text.name}, which the recipe is calibrated on"
-        ]
-    return [
-        f"{found} stand in {text.name}, which the recipe is calibrated on: scores of it are too good"
-        for found in overlap.shared_with(text, task.scored())
-    ]
 
 
 def _refuse(spec: RunSpec) -> None:
@@ -348,7 +333,7 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
     alone = isinstance(spec.task, ModelFreeTask)
     fingerprints = (None, None) if alone else _fingerprints(spec.model)
     facts = spec.task.data_facts()
-    calibration = None if alone else _calibration(spec)
+    calibration = calibration_of(spec.recipe)
     for item in reversed(done):
         record = item.record
         if record.task is None or outdated(record):
@@ -357,30 +342,13 @@ def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
         measured = (model.fingerprint, model.baseline) if model else (None, None)
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == spec.task.version
-        same_recipe = alone or _is_of_recipe(record, spec.recipe, calibration)
+        same_recipe = alone or is_of_recipe(record, spec.recipe, calibration)
         if measured == fingerprints and same_data and same_task and same_recipe:
             if lost := lost_evidence(item):
                 log.warning("not on file, measured again: %s", lost)
                 continue
             return item
     return None
-
-
-def _calibration(spec: RunSpec) -> CalibrationInfo | None:
-    """Return what identifies the text that the recipe is fitted to, before a model is loaded."""
-    calibration = spec.recipe.calibrated_on
-    return calibration.info() if calibration is not None else None
-
-
-def _is_of_recipe(
-    record: RunRecord, recipe: QuantRecipe, calibration: CalibrationInfo | None
-) -> bool:
-    """Say whether a record is of a recipe under its name, fitted to the same text.
-
-    Records made before both were kept are measured again if the recipe looks at a text, or has parts that its name did not say.
-    """
-    quant = record.quant
-    return quant is not None and (quant.name, quant.calibration) == (recipe.name, calibration)
 
 
 def _fingerprints(source: ModelSource) -> tuple[str, str | None]:

@@ -74,7 +74,8 @@ def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
     if row.is_baseline:
         return "float"
     given: dict[str, Any] = row.stored.record.config["quant"]
-    return {key: value for key, value in given.items() if key not in ("name", *without)}
+    parts = {key: value for key, value in given.items() if key not in ("name", *without)}
+    return parts | {"text": row.quant.calibration}
 
 
 def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:

@@ -61,6 +61,11 @@ def recipe_facts(record: RunRecord) -> dict[str, str]:
     return facts
 
 
+def recipe_of(record: RunRecord) -> str:
+    """Return the recipe's name of a run that may not have come to quantize."""
+    return record.recipe or str((record.config.get("quant") or {}).get("name"))
+
+
 def is_calibrated(record: RunRecord) -> bool:
     """Say whether a recipe is fitted to a text, by its configuration: records made before the text was kept do not name it."""
     values = dict(_leaves(record.config.get("quant") or {}))

@@ -9,6 +9,7 @@ import pandas as pd
 from harness.report import figures, float_paths, plots
 from harness.report.accuracy import accuracy_of
 from harness.report.float_paths import PHASES
+from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import THROUGHPUT, Group, Row, hardware, options
 from harness.report.unfinished import reason_of, unsupported
@@ -73,7 +74,7 @@ def _without_speed(item: Stored, columns: Sequence[str]) -> dict[str, str]:
     cells = dict.fromkeys(columns, figures.MISSING)
     of_recipe = [n for n in columns if n.startswith(PHASES) and ("token/s" in n or "/ float" in n)]
     cells |= dict.fromkeys(of_recipe, "n/a")
-    return cells | {"recipe": str(item.record.config["quant"]["name"])}
+    return cells | {"recipe": recipe_of(item.record)}
 
 
 def bars_of(group: Group, phase: str) -> list[Bar]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import finished
 from harness.results.outdated import outdated
@@ -100,7 +101,7 @@ def _names(item: Stored) -> dict[str, str]:
     return {
         "task": item.path.parts[-3],
         "model": item.path.parts[-2],
-        "recipe": str(item.record.config["quant"]["name"]),
+        "recipe": recipe_of(item.record),
     }
 
 

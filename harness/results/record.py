@@ -284,6 +284,8 @@ class RunRecord(_Closed):
     command: str
     config: dict[str, Any]
     """The resolved configuration."""
+    recipe: str | None = None
+    """Name of the recipe with what was changed in it, also of a run that did not end well; null in records made before it was kept."""
     model: ModelInfo | None = None
     baseline: BaselineInfo | None = None
     """What the model was compared with; null for a task that compares nothing, and in records made before it was kept."""

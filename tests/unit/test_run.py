@@ -370,6 +370,7 @@ def test_recipe_that_matches_nothing_is_recorded(make_spec: MakeSpec) -> None:
     [stored] = records(spec)
     assert stored.record.status is Status.ERROR
     assert "nowhere" in str(stored.record.error)
+    assert stored.record.recipe == "int8_row"
 
 
 def test_weight_taken_out_while_it_is_measured_fails_the_run(make_spec: MakeSpec) -> None:

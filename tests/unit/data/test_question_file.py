@@ -149,3 +149,16 @@ def test_both_rules_of_mmlu_ask_them(tmp_path: Path, tiny: LoadedModel, answer: 
     for index, item in enumerate(result.samples):
         if isinstance(answer, Direct):
             assert item.scores["correct"] == (item.answer == "ABCD"[index])
+
+
+def test_question_that_is_its_own_example_is_shown_as_lm_eval_does_and_warned_of(
+    tmp_path: Path, tiny: LoadedModel
+) -> None:
+    dev = [ROW | {"split": "dev", "question": f"Question  {index}?"} for index in (1, 7, 8)]
+    asking = [ROW | {"question": f"question {index}?"} for index in range(4)]
+    task = MMLU(data=asked(tmp_path, *asking, *dev), answer=Direct())
+    [question] = [q for q in task.questions() if q.question == "question 1?"]
+    assert len(task.data.questions().shots(question, 3)) == 3
+    [warning] = [text for text in task.run(tiny).warnings if "own examples" in text]
+    assert warning.startswith("1 of 4 questions stand with their answer among their own examples")
+    assert "test/miscellaneous/1;" in warning

@@ -368,7 +368,10 @@ def test_accuracy_of_another_model_type_recipe_or_backend_does_not_count(
 ) -> None:
     study.time("int8_row_real", FASTER, **REAL)
     study.add("int8_row_real", 20.2, "perplexity", **facts)
-    assert study.table(tmp_path)["int8_row_real"]["perplexity"] == "not measured"
+    [(name, cells)] = study.table(tmp_path).items()
+    # Words tell the timed recipe apart from another one of its name.
+    assert name.startswith("int8_row_real")
+    assert cells["perplexity"] == "not measured"
 
 
 def test_accuracy_without_items_or_baseline_is_still_shown(study: Study, tmp_path: Path) -> None:
