@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from harness.errors import ResultError
+from harness.redaction import known_values, redacted_tree
 from harness.results import damage
 from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 
 SAMPLES_SUFFIX = ".samples.parquet"
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
+
+
+WRITTEN_TEXTS = ("command", "config", "error", "warnings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +86,8 @@ class ResultStore:
         return self.root / safe_name(task) / safe_name(model) / name
 
     def write(self, path: Path, record: RunRecord) -> None:
-        """Write a record, replacing what the path held."""
-        text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
+        """Write a record without secrets, replacing what the path held."""
+        text = json.dumps(_without_secrets(record), indent=1, allow_nan=False)
         write_atomic(path, f"{text}\n".encode())
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
@@ -188,6 +193,13 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
             row["token_nll"] = np.asarray(sample.token_nll, dtype=np.float32)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _without_secrets(record: RunRecord) -> dict[str, Any]:
+    """Return the fields of a record with secrets masked; by value only where people or libraries wrote the text."""
+    fields: dict[str, Any] = redacted_tree(record.model_dump(mode="json"))
+    values = known_values()
+    return fields | {key: redacted_tree(fields[key], values) for key in WRITTEN_TEXTS}
 
 
 def safe_name(name: str) -> str:
