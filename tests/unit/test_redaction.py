@@ -21,6 +21,8 @@ from omegaconf import OmegaConf
 from harness import config, provenance
 from harness.config import CONF
 from harness.errors import DataError
+from harness.export import job
+from harness.export.command import register, resolve
 from harness.hydra_files import RedactedFiles
 from harness.redacted_output import redact_logs, redacted_streams
 from harness.redaction import (
@@ -456,6 +458,29 @@ def test_two_runs_with_different_tokens_are_the_same_run() -> None:
     assert hashed(path=one) == hashed(path=other)
     assert hashed(path=one) != hashed(path="https://host/r")
     assert hashed(path=SHAPES["GitHub"]) == hashed(path=SHAPES["GitHub app"])
+
+
+def test_model_card_and_manifest_of_an_export_are_masked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = SHAPES["Hugging Face"]
+    typed = ["python", "-m", "harness.export", f"+hydra.job.env_set.HF_TOKEN={secret}"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    monkeypatch.setattr(job, "export", lambda *_args, facts, **_kwargs: facts)
+    register()
+    overrides = [
+        "model=tiny",
+        "data=embedded",
+        "device=cpu",
+        "+quant=int8_row",
+        "allow_targets=[x]",
+    ]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        composed = compose("export", overrides=[*overrides, f"out={tmp_path}/{secret}"])
+    facts: Any = job.run(resolve(composed))
+    assert secret not in json.dumps(facts)
+    assert facts["command"].endswith(f"HF_TOKEN={MASK}'")
+    assert facts["config"]["out"] == f"{tmp_path}/{MASK}"
 
 
 @pytest.mark.parametrize("subdir", [None, ".hydra"])
