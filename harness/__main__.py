@@ -1,6 +1,8 @@
 """`python -m harness`."""
 
 from harness.cli import main
+from harness.redacted_output import redacted_streams
 
 if __name__ == "__main__":
-    main()
+    with redacted_streams():
+        main()

@@ -20,6 +20,7 @@ from harness.arguments import rewrite
 from harness.errors import HarnessError, UnsupportedRecipe
 from harness.explain import explain
 from harness.recipe_name import recipe_name
+from harness.redacted_output import redact_logs
 from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
@@ -93,3 +94,4 @@ def main() -> None:
 
 
 config.register()
+redact_logs()

@@ -26,6 +26,7 @@ from harness.errors import ConfigError
 from harness.identity import without_later_defaults
 from harness.output import place
 from harness.output.names import local_path
+from harness.redaction import redacted_tree
 
 OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
@@ -103,13 +104,14 @@ def _with_data(node: Any, data: Any) -> Any:
 
 
 def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:
-    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default."""
+    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default, no secret."""
     allowed = tuple(resolved["allow_targets"])
     canonical = {
         key: _canonical(value, key, allowed)
         for key, value in resolved.items()
         if key not in VOLATILE
     }
+    canonical = redacted_tree(canonical)  # a run is the same whosever token it needs
     canonical["device_type"] = device_type
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from harness.redaction import redacted_arguments
 from harness.results.record import Provenance
 from harness.timing.settings import settings
 
@@ -80,8 +81,8 @@ def cpu_flags() -> tuple[str, ...]:
 
 
 def command_line() -> str:
-    """Return the command of this process as it was typed."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    """Return the command of this process as it was typed, secrets masked."""
+    return shlex.join(["python", *redacted_arguments(sys.orig_argv[1:])])
 
 
 @cache

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.redaction import known_values, redacted
+
 
 class Ending(StrEnum):
     """How a job ended, as the summary spells it."""
@@ -55,7 +57,10 @@ def print_summary(results: Sequence[JobResult]) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")
+    values = known_values()
     for result in results:
         name = " ".join(word for word in result.overrides if word not in shared)
-        table.add_row(result.ending, Text(name), Text(result.text))
+        # Masked before the table folds a secret over two lines.
+        cells = (Text(redacted(text, values)) for text in (name, result.text))
+        table.add_row(result.ending, *cells)
     Console(stderr=True).print(table)

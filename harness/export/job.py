@@ -12,6 +12,7 @@ from harness.export.layout import Layout
 from harness.models import cache
 from harness.models.source import ModelSource
 from harness.recipe import QuantRecipe
+from harness.redaction import known_values, redacted_tree
 
 PLACES = ("out", "shard_gb")
 """Keys that do not change what is written."""
@@ -40,7 +41,7 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     made = provenance.collect({}, device)
     facts = {
         "command": provenance.command_line(),
-        "config": dict(resolved),
+        "config": redacted_tree(resolved, known_values()),
         "config_hash": config.config_hash(described, device.type),
         "git_commit": made.git_commit,
         "git_dirty": made.git_dirty,

@@ -1,6 +1,8 @@
 """What stands in a report, in order. A section that cannot be written is listed, and the others are written."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +45,20 @@ def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[S
                 "that is a fault of quant-harness, report it with the records"
             )
     first = unusable(problems)
-    return [first, *found] if first else found
+    return _numbered([first, *found] if first else found)
+
+
+def _numbered(found: Sequence[Section]) -> list[Section]:
+    """Return the sections under titles of their own; what the builders cannot tell apart is counted."""
+    total, seen = Counter(section.title for section in found), Counter[str]()
+    numbered = []
+    for section in found:
+        title = section.title
+        seen[title] += 1
+        if total[title] > 1:
+            section = replace(section, title=f"{title} ({seen[title]} of {total[title]})")
+        numbered.append(section)
+    return numbered
 
 
 def made_by(build: Builder) -> list[Section]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.redaction import redacted
 from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import finished
@@ -91,8 +92,10 @@ def unusable(problems: Sequence[str]) -> Section | None:
 def shortened(problems: Sequence[str]) -> list[str]:
     """Return the first problems, and how many more there are."""
     more = len(problems) - MOST_LISTED
-    # A file's name may hold bytes that UTF-8 cannot write.
-    listed = [line.encode(errors="backslashreplace").decode() for line in problems[:MOST_LISTED]]
+    # A file's name may hold bytes that UTF-8 cannot write, and the command of an old record a token.
+    listed = [
+        redacted(line).encode(errors="backslashreplace").decode() for line in problems[:MOST_LISTED]
+    ]
     return [*listed, *([f"and {more:,} more"] if more > 0 else [])]
 
 

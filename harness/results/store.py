@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from harness.errors import ResultError
 from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.output.lock import locked
+from harness.redaction import known_values, redacted_tree
 from harness.results import damage
 from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
@@ -40,6 +42,9 @@ NLL_GRID = 2.0**-26
 """Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
 the file, where whole float64 numbers take 7.2 and the float32 numbers of older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
+
+
+WRITTEN_TEXTS = ("command", "config", "error", "warnings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +80,12 @@ class ResultStore:
         return self.root / safe_name(task) / safe_name(model) / name
 
     def write(self, path: Path, record: RunRecord) -> None:
-        """Write a record, replacing what the path held.
+        """Write a record without secrets, replacing what the path held.
 
         Raises:
             OutputError: The disk is full, or the folder cannot be written; what was there before is untouched.
         """
-        text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
+        text = json.dumps(_without_secrets(record), indent=1, allow_nan=False)
         write_atomic(path, f"{text}\n".encode(), OPTION, "folder", force=True)
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
@@ -194,6 +199,13 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
             row["token_nll"] = np.rint(np.asarray(sample.token_nll) / NLL_GRID) * NLL_GRID
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _without_secrets(record: RunRecord) -> dict[str, Any]:
+    """Return the fields of a record with secrets masked; by value only where people or libraries wrote the text."""
+    fields: dict[str, Any] = redacted_tree(record.model_dump(mode="json"))
+    values = known_values()
+    return fields | {key: redacted_tree(fields[key], values) for key in WRITTEN_TEXTS}
 
 
 def safe_name(name: str) -> str:
