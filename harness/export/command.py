@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import config
 from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED, MULTIRUN, explain, rewrite
 from harness.errors import ConfigError, HarnessError
+from harness.output.stdout import printing
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class ExportConfig:
     )
     device: str = "auto"
     shard_gb: float = 2.0
+    force: bool = False
     allow_targets: list[str] = field(default_factory=list)
 
 
@@ -74,7 +75,7 @@ def export_job(cfg: DictConfig) -> None:
     for warning in exported.warnings:
         log.warning("%s", warning)
     sys.stdout.write(
-        f"{Path(resolved['out'])}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
+        f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
         f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
         f"read back and compared in {exported.seconds:.1f} s\n"
     )
@@ -88,12 +89,16 @@ def main() -> None:
         sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
         sys.exit(EXIT_FAILED)
     try:
-        export_job()
+        with printing():
+            export_job()
     except (HydraException, OmegaConfBaseException) as reason:
         sys.stderr.write(f"{explain(reason)}\n")
         sys.exit(EXIT_FAILED)
     except HarnessError as reason:
         sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        sys.exit(EXIT_FAILED)
+    except OSError as reason:  # of a file of the model: what is written has errors of its own
+        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was left behind\n")
