@@ -66,19 +66,33 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
 def export_job(cfg: DictConfig) -> None:
-    """Export what one composed configuration says."""
-    resolved = resolve(cfg)
+    """Export what one composed configuration says; end the process with a line if that cannot be done.
+
+    Hydra would print words of its own above an error that is raised.
+    """
+    try:
+        _export(resolve(cfg))
+    except HarnessError as reason:
+        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        sys.exit(EXIT_FAILED)
+    except OSError as reason:  # of a file of the model: what is written has errors of its own
+        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
+        sys.exit(EXIT_FAILED)
+
+
+def _export(resolved: dict[str, Any]) -> None:
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.export.job import run  # noqa: PLC0415
 
     exported = run(resolved)
     for warning in exported.warnings:
         log.warning("%s", warning)
-    sys.stdout.write(
-        f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
-        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
-        f"read back and compared in {exported.seconds:.1f} s\n"
-    )
+    with printing():
+        sys.stdout.write(
+            f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
+            f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
+            f"read back and compared in {exported.seconds:.1f} s\n"
+        )
 
 
 def main() -> None:
@@ -89,16 +103,12 @@ def main() -> None:
         sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
         sys.exit(EXIT_FAILED)
     try:
-        with printing():
-            export_job()
+        export_job()
     except (HydraException, OmegaConfBaseException) as reason:
         sys.stderr.write(f"{explain(reason)}\n")
         sys.exit(EXIT_FAILED)
     except HarnessError as reason:
         sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
-        sys.exit(EXIT_FAILED)
-    except OSError as reason:  # of a file of the model: what is written has errors of its own
-        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was left behind\n")
