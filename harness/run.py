@@ -3,8 +3,8 @@
 import logging
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,7 +202,8 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         update["peak_memory"] = memory.peak(spec.device, counted_since)
         # Validated again, so that no field of a record on file is unchecked.
         whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
-        spec.store.write(path, whole)
+        with _told_if_lost(whole.metrics):
+            spec.store.write(path, whole)
     except BaseException as reason:
         failed = {
             "status": _status_of(reason),
@@ -310,11 +311,8 @@ def _alone(spec: RunSpec) -> AbstractContextManager[None]:
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
-    try:
+    with _told_if_lost(result.metrics):
         samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
-    except OutputError:  # not even the time it took shall be lost
-        log.error("measured, but not on file: %s", _spell(next(iter(result.metrics), None)))
-        raise
     return {
         "status": Status.OK,
         "task": result.info,
@@ -323,6 +321,16 @@ def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, A
         "samples_file": samples_file,
         "samples_sha256": samples_sha256,
     }
+
+
+@contextmanager
+def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
+    """Print the first value of a run that cannot be filed: it may have taken hours."""
+    try:
+        yield
+    except OutputError:
+        log.error("measured, but not on file: %s", _spell(next(iter(metrics), None)))
+        raise
 
 
 def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:

@@ -9,6 +9,7 @@ from harness.models.source import LoadedModel
 from harness.recipe import Quantized
 
 MANIFEST = "quant_harness.json"
+README = "README.md"
 
 CARD = """\
 ---
@@ -77,8 +78,9 @@ def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dic
 
 
 def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write manifest and card."""
-    write_json(folder / MANIFEST, manifest)
+    """Write manifest and card, when all other files are there."""
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
+    write_json(folder / MANIFEST, {**manifest, "files": sorted({*files, MANIFEST, README})})
     origin = manifest["model"]["origin"]
     if manifest["model"]["weights"] == "random":
         origin = "Random weights of this shape, good for measuring speed alone,"
@@ -103,7 +105,22 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
         skipped=", ".join(skipped["name"] for skipped in manifest["skipped"]) or "norms and biases",
         manifest=MANIFEST,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / README).write_text(text, encoding="utf-8")
+
+
+def is_export(folder: Path) -> bool:
+    """Say whether a folder holds an export and nothing else: every file in it is one that its manifest lists."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = set(manifest["files"])
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # no manifest, or one from before it listed files
+        return False
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*")} <= listed
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

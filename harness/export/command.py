@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -22,6 +21,7 @@ from harness.arguments import MULTIRUN, rewrite
 from harness.cli import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError
 from harness.explain import explain
+from harness.output.stdout import printing
 from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class ExportConfig:
     )
     device: str = "auto"
     shard_gb: float = 2.0
+    force: bool = False
     allow_targets: list[str] = field(default_factory=list)
 
 
@@ -68,19 +69,34 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
 def export_job(cfg: DictConfig) -> None:
-    """Export what one composed configuration says."""
-    resolved = resolve(cfg)
+    """Export what one composed configuration says; end the process with a line if that cannot be done.
+
+    Hydra would print words of its own above an error that is raised.
+    """
+    try:
+        resolved = resolve(cfg)
+        _export(resolved, recipe_name(cfg, resolved))
+    except HarnessError as reason:
+        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        sys.exit(EXIT_FAILED)
+    except OSError as reason:  # of a file of the model: what is written has errors of its own
+        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
+        sys.exit(EXIT_FAILED)
+
+
+def _export(resolved: dict[str, Any], name: str | None) -> None:
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.export.job import run  # noqa: PLC0415
 
-    exported = run(resolved, recipe_name(cfg, resolved))
+    exported = run(resolved, name)
     for warning in exported.warnings:
         log.warning("%s", warning)
-    sys.stdout.write(
-        f"{Path(resolved['out'])}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
-        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
-        f"read back and compared in {exported.seconds:.1f} s\n"
-    )
+    with printing():
+        sys.stdout.write(
+            f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
+            f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
+            f"read back and compared in {exported.seconds:.1f} s\n"
+        )
 
 
 def main() -> None:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from harness import config, devices, provenance
 from harness.errors import ConfigError
-from harness.export.checkpoint import Exported, check, export
+from harness.export.checkpoint import OUT, Exported, check, export
 from harness.export.layout import Layout
 from harness.models import cache
 from harness.models.source import ModelSource
+from harness.output.names import local_path
 from harness.recipe import QuantRecipe
 from harness.redaction import known_values, redacted_tree
 
@@ -34,8 +34,8 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     layout = part("layout", Layout)
     if not resolved["shard_gb"] > 0:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
-    out = Path(resolved["out"]).expanduser()
-    check(recipe, layout, out)  # before minutes of loading
+    out, force = local_path(resolved["out"], OUT), resolved["force"]
+    check(recipe, layout, out, force=force)  # before minutes of loading
     device = devices.choose(resolved["device"])
     described = {key: value for key, value in resolved.items() if key not in PLACES}
     made = provenance.collect({}, device)
@@ -54,4 +54,5 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
         out,
         shard_bytes=int(resolved["shard_gb"] * 1e9),
         facts=facts,
+        force=force,
     )

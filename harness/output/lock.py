@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.output.place import explained
+from harness.output.scratch import made
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,7 @@ def locked(file: Path, option: str, *, of: Path, busy: str, mode: int = 0o644) -
     Raises:
         OutputError: The lock cannot be made.
     """
-    with explained(of, option, "folder"):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with explained(of, option, "folder"), made(file.parent):
         lock = FileLock(file, mode=mode)
         try:
             try:

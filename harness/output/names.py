@@ -32,12 +32,12 @@ def local_path(text: str, option: str) -> Path:
         raise OutputError(
             f"{option} must be a path on this machine, got the address {text}; write here and copy it there, or mount that place"
         )
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as reason:  # a user without a home
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - Path would also expand ./~
+    if text.startswith("~") and expanded == text:
         raise OutputError(
-            f"{option} must be a path, got {text}: {reason}; write the path out"
-        ) from reason
+            f"{option} must be a path, got {text}, whose user is unknown; write the path out (./{text} is a folder of that name)"
+        )
+    return Path(expanded)
 
 
 def file_stem(text: str, option: str, *, spare: int) -> str:

@@ -18,4 +18,5 @@ def is_own(path: Path) -> bool:
     if not field or not before.startswith(b"\x89PNG"):
         return False
     size = int.from_bytes(before[-4:], "big") - len(SOFTWARE)
-    return after[:size] in (b"", METADATA["Software"].encode())
+    value = after[: max(size, 0)]
+    return len(value) == size and value in (b"", METADATA["Software"].encode())

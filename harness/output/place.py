@@ -70,10 +70,10 @@ def file_to_write(
             raise OutputError(
                 f"{option} must lead to a new file, got {path}, which exists; {another}, or add {_force(option)} to overwrite it"
             )
-        if what == FILE and not os.access(
-            real, os.W_OK
-        ):  # moving another into its place would be allowed
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if (
+            what == FILE
+        ):  # moving another into its place would be allowed for a file that may not be written
+            os.close(os.open(real, os.O_WRONLY))
     return real
 
 
@@ -155,7 +155,7 @@ def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int =
         disk = shutil.disk_usage(base)
     if disk.total and disk.free < size:  # some file systems know no sizes
         raise OutputError(
-            f"{option} must have room for {size / 1e6:,.1f} MB, got {path} with {disk.free / 1e6:,.1f} MB free; free some space, or "
+            f"{option} must have room for {_spell(size)}, got {path} with {_spell(disk.free)} free; free some space, or "
             f"name another ({_typed(option, noun)})"
         )
 
@@ -185,8 +185,8 @@ def found(path: Path) -> str | None:
         return None
     if stat.S_ISLNK(mode):
         try:
-            mode = path.stat().st_mode
-        except OSError:  # nothing, or a circle of links
+            mode = real_path(path).stat().st_mode
+        except OSError:  # nothing, a circle of links, or a pipe that has no name
             return "a link to nothing"
     return next((words for is_kind, words in KINDS if is_kind(mode)), "no regular file")
 
@@ -197,9 +197,10 @@ def real_path(path: Path) -> Path:
 
 
 def _is_beside(name: Path, path: Path) -> bool:
-    """Say whether a file lies in the folder of a path, or is one of its folders."""
+    """Say whether a file lies in the folder of a path, is one of its folders, or was made to write there."""
     name, folder = real_path(name), real_path(path).parent
-    return name.is_relative_to(folder) or folder.is_relative_to(name)
+    is_scratch = name.name.startswith(scratch.PREFIX)
+    return is_scratch or name.is_relative_to(folder) or folder.is_relative_to(name)
 
 
 def _unwritable(path: Path, option: str, noun: Noun, reason: OSError) -> OutputError:
@@ -221,6 +222,10 @@ def _refuse_system(path: Path, option: str, noun: Noun) -> None:
             f"{option} must be a {noun} on a disk, got {path}, which belongs to the operating system; name another "
             f"({_typed(option, noun)})"
         )
+
+
+def _spell(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 10**5 else f"{size:,} bytes"
 
 
 def _typed(option: str, noun: Noun) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+PREFIX = ".writing-"
+"""How temporary names begin."""
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems that cannot sync; they promise nothing, and nothing more can be done."""
 
@@ -82,4 +84,4 @@ def _sync(descriptor: int) -> None:
 
 
 def _fresh(folder: Path) -> Path:
-    return folder / f".writing-{secrets.token_hex(8)}"
+    return folder / f"{PREFIX}{secrets.token_hex(8)}"

@@ -142,7 +142,7 @@ class ResultStore:
             if item.record.status is Status.RUNNING:
                 update = {
                     "status": Status.ERROR,
-                    "error": "the process ended without closing the record (killed, or out of memory)",
+                    "error": "the process ended without closing the record (killed, out of memory, or its disk was full)",
                 }
                 self.write(item.path, item.record.model_copy(update=update))
 

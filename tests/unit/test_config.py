@@ -14,10 +14,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness import config
 from harness.config import CONF
-from harness.errors import ConfigError
+from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
@@ -471,3 +472,21 @@ def test_task_of_the_study_asks_a_thousand_questions() -> None:
         task = config.build(resolved(f"task={name}")["task"], "task")
         assert isinstance(task, MMLU)
         assert (task.limit, task.seed, task.shots) == (1000, 42, None)
+
+
+def test_hydra_writes_nothing_for_a_run_and_beside_the_records_for_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        cfg = compose("config", ["results_dir='~/out'"], return_hydra_config=True)
+    assert cfg.hydra.run.dir == "."
+    assert cfg.hydra.output_subdir is None
+    assert cfg.hydra.sweep.dir == f"{tmp_path}/out/.hydra"
+    cfg.results_dir = ""
+    with pytest.raises(OmegaConfBaseException) as refused:
+        cfg.hydra.sweep.dir  # noqa: B018
+    assert (
+        str(own_error(refused.value)) == "results_dir must name a place to write, got ''; name one"
+    )
