@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from harness.errors import ConfigError
+from harness.timing.nvml import uuid
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +50,6 @@ def of_job(number: int) -> str:
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{number % count}" if count else "cpu"
-
-
-def uuid(device: torch.device) -> str | None:
-    """Return what names a GPU on every machine and in every process, or None for a CPU.
-
-    Indices do not: each process counts the GPUs that CUDA_VISIBLE_DEVICES shows it.
-    """
-    if device.type != "cuda":
-        return None
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures
 from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
-from harness.results.store import ResultStore, Stored
+from harness.results.store import ResultStore, Stored, next_attempt
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
@@ -154,10 +154,11 @@ def run(spec: RunSpec) -> Outcome:
         if not spec.force and (done := _on_file(spec, known)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
-        return _outcome(spec, _measure_and_file(spec, identity), skipped=False)
+        stored = _measure_and_file(spec, identity, next_attempt(known))
+        return _outcome(spec, stored, skipped=False)
 
 
-def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
+def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
     created, started = datetime.now(UTC), time.perf_counter()
     record = RunRecord(
@@ -165,6 +166,7 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         config_hash=identity,
         status=Status.RUNNING,
         created=created,
+        attempt=attempt,
         command=provenance.command_line(),
         config=dict(spec.resolved),
         provenance=provenance.collect(spec.task.seeds, spec.device),

@@ -38,6 +38,16 @@ def exit_code(reason: KeyboardInterrupt) -> int:
     return 128 + getattr(reason, "signum", signal.SIGINT)
 
 
+def leave_at_once() -> None:
+    """End this process with one line at a signal, until a block handles it: a command has nothing open while its imports run."""
+
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        os.write(2, f"{WORDS[signal.Signals(signum)]}\n".encode())
+        os._exit(128 + signum)
+
+    _set_all(leave)
+
+
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
     """End this process with a line and the signal's exit code if a signal stops the block.

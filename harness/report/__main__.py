@@ -4,6 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # the imports below take a while
+
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
 from harness.report.divergence import answer_changes, divergences
@@ -34,11 +39,12 @@ def main() -> None:
     parser.add_argument("--out", default="reports", help="folder for the report")
     parser.add_argument("--name", help="name of the report; the folder's own if left out")
     arguments = parser.parse_args()
-    try:
-        path = write(Path(arguments.results), Path(arguments.out), arguments.name)
-    except HarnessError as reason:
-        sys.stderr.write(f"{reason}\n")
-        sys.exit(1)
+    with signals.stoppable("no report was written"):
+        try:
+            path = write(Path(arguments.results), Path(arguments.out), arguments.name)
+        except HarnessError as reason:
+            sys.stderr.write(f"{reason}\n")
+            sys.exit(1)
     sys.stdout.write(f"report: {path}\n")
 
 

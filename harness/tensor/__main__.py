@@ -5,6 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+from harness import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # the imports below take a while
+
 from harness.errors import HarnessError
 from harness.tensor.commands import draw, list_formats, tabulate_errors
 
@@ -13,7 +18,8 @@ def main() -> None:
     """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
     arguments = parser().parse_args()
     try:
-        arguments.run(arguments)
+        with signals.stoppable("no file was left half written"):
+            arguments.run(arguments)
         sys.stdout.flush()
     except HarnessError as reason:
         sys.stderr.write(f"{reason}\n")
