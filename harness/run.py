@@ -183,9 +183,10 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
         spec.store.write(path, whole)
     except BaseException as reason:
+        ended_by = signals.received() or reason
         failed = {
-            "status": _status_of(reason),
-            "error": _chain(reason),
+            "status": _status_of(ended_by),
+            "error": _chain(ended_by),
             "duration_s": time.perf_counter() - started,
         }
         spec.store.write(path, record.model_copy(update=failed))

@@ -67,8 +67,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 def export_job(cfg: DictConfig) -> None:
     """Export what one composed configuration says."""
     resolved = resolve(cfg)
-    # Imported here: composing, --help and a typo in a key need no torch.
-    from harness.export.job import run  # noqa: PLC0415
+    with signals.held():  # imported here: composing, --help and a typo in a key need no torch
+        from harness.export.job import run  # noqa: PLC0415
 
     exported = run(resolved)
     for warning in exported.warnings:

@@ -296,6 +296,18 @@ def test_record_of_a_process_that_died_is_closed_by_the_next_run(make_spec: Make
     assert read(second.path).status is Status.OK
 
 
+def test_error_of_a_library_that_a_signal_broke_off_is_filed_as_the_signal(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    came = signals.Interrupted(signal.SIGTERM)
+    monkeypatch.setattr(signals, "_received", [came])
+    with pytest.raises(RuntimeError):
+        run(replace(spec, task=Wrapped(task=spec.task, before=raising(RuntimeError("half")))))
+    [stored] = records(spec)
+    assert (stored.record.status, stored.record.error) == (Status.CANCELLED, "terminated (SIGTERM)")
+
+
 def test_latest_run_is_the_one_filed_last_whatever_the_clock_says(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: one line, the exit code of shells, and files that are closed on the way out."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -109,6 +110,60 @@ def test_handlers_are_back_behind_a_block_that_ended_well_or_with_an_error() -> 
 def test_keyboard_interrupt_of_python_itself_is_ctrl_c() -> None:
     assert signals.describe(KeyboardInterrupt()) == signals.describe(Interrupted(signal.SIGINT))
     assert signals.exit_code(KeyboardInterrupt()) == 130
+
+
+def test_imports_are_not_broken_off_and_the_signal_comes_behind_them() -> None:
+    done = []
+
+    def act() -> None:
+        with signals.stoppable(""):
+            with signals.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("import")
+            done.append("more")
+
+    with pytest.raises(SystemExit) as caught:
+        act()
+    assert caught.value.code == 143
+    assert done == ["import"]
+
+
+def test_second_signal_during_imports_ends_a_command_and_no_worker() -> None:
+    def twice() -> None:
+        with signals.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.write(writes, b"imported")
+
+    def command() -> None:
+        with signals.stoppable(""):
+            twice()
+
+    def worker() -> None:
+        with contextlib.suppress(Interrupted), signals.in_worker(lambda: None):
+            twice()
+        os._exit(7)
+
+    reads, writes = os.pipe()
+    assert in_child(command) == 143
+    assert in_child(worker) == 7
+    assert os.read(reads, 99) == b"imported"
+
+
+def test_error_that_a_broken_off_library_raises_is_known_to_be_the_signal() -> None:
+    def act() -> None:
+        with signals.stoppable(""):
+            assert signals.received() is None
+            try:
+                send(signal.SIGTERM)
+            except KeyboardInterrupt:
+                reason = signals.received()
+                assert reason is not None
+                raise reason from RuntimeError("half a module")
+
+    with pytest.raises(SystemExit) as caught:
+        act()
+    assert caught.value.code == 143
 
 
 def test_announced_signal_does_not_interrupt_and_a_second_one_ends_all() -> None:
