@@ -1,5 +1,10 @@
 """`python -m harness`."""
 
+from harness import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # the imports below take a while
+
 from harness.cli import main
 from harness.redacted_output import redacted_streams
 

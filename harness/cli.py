@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import config, signals, sweep
 from harness.arguments import rewrite
-from harness.errors import HarnessError, UnsupportedRecipe
+from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.explain import explain
 from harness.recipe_name import recipe_name
 from harness.redacted_output import redact_logs
@@ -33,7 +34,14 @@ REQUEUES = "SUBMITIT_EXECUTOR"
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def single_job(cfg: DictConfig) -> None:
-    """Run the one job of a command; those of a sweep go from `harness.sweep` to `run_job`."""
+    """Run the one job of a command; those of a sweep go from `harness.sweep` to `run_job`.
+
+    Raises:
+        ConfigError: It is one of a sweep, whose sweeper would lose what became of its jobs.
+    """
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        chosen = HydraConfig.get().runtime.choices["hydra/sweeper"]
+        raise ConfigError(f"hydra/sweeper must be collecting, got {chosen}; leave it out")
     result = run_job(cfg)
     sweep.announce(result)
     sweep.results.append(result)
@@ -50,19 +58,22 @@ def run_job(cfg: DictConfig) -> JobResult:
         text, ending = outcome.summary(), Ending.OK
         line = f"{outcome.label}: {text}: {outcome.path}"
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
+        if (interrupt := signals.received()) is not None:
+            raise interrupt from reason
         if isinstance(reason, SystemExit) and REQUEUES in os.environ:
             raise  # submitit leaves so when Slurm takes a job back, and starts it again
         text = f"{type(reason).__name__}: {reason}"
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
-    overrides = tuple(HydraConfig.get().overrides.task)
-    return JobResult(overrides=overrides, ending=ending, text=text, line=line, trace=trace)
+    return JobResult(
+        overrides=sweep.typed_overrides(), ending=ending, text=text, line=line, trace=trace
+    )
 
 
 def _run(cfg: DictConfig) -> "Outcome":
-    # Imported here: composing, --help and a typo in a key need no torch.
-    from harness.run import RunSpec, run  # noqa: PLC0415
+    with signals.held():  # imported here: composing, --help and a typo in a key need no torch
+        from harness.run import RunSpec, run  # noqa: PLC0415
 
     resolved = config.resolve(cfg)
     return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))
@@ -80,6 +91,9 @@ def main() -> None:
         except (HydraException, OmegaConfBaseException, ValueError) as reason:
             # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
             sys.stderr.write(f"{explain(reason)}\n")
+            sys.exit(EXIT_FAILED)
+        except HarnessError as reason:
+            sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
             sys.exit(EXIT_FAILED)
         except OSError as reason:
             sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")

@@ -9,6 +9,7 @@ import torch
 
 from harness.errors import ConfigError
 from harness.output.lock import locked
+from harness.timing.nvml import uuid
 
 LOCKS = Path(tempfile.gettempdir())
 """Where timed runs of this machine lock a device."""
@@ -46,16 +47,6 @@ def of_job(number: int) -> str:
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{number % count}" if count else "cpu"
-
-
-def uuid(device: torch.device) -> str | None:
-    """Return what names a GPU on every machine and in every process, or None for a CPU.
-
-    Indices do not: each process counts the GPUs that CUDA_VISIBLE_DEVICES shows it.
-    """
-    if device.type != "cuda":
-        return None
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 @contextmanager

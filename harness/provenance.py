@@ -13,6 +13,7 @@ import torch
 
 from harness.redaction import redacted_arguments
 from harness.results.record import Provenance
+from harness.timing.nvml import uuid
 from harness.timing.settings import settings
 
 PACKAGES = (
@@ -62,6 +63,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         cpu_flags=cpu_flags(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(device) if cuda else None,
+        gpu_uuid=uuid(device),
         cuda=torch.version.cuda if cuda else None,
         torch_flags={
             "float32_matmul_precision": torch.get_float32_matmul_precision(),

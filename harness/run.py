@@ -31,7 +31,7 @@ from harness.report import figures, float_paths
 from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
-from harness.results.store import ResultStore, Stored
+from harness.results.store import ResultStore, Stored, next_attempt
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
@@ -175,10 +175,11 @@ def run(spec: RunSpec) -> Outcome:
         if not spec.force and (done := _on_file(spec, known)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
-        return _outcome(spec, _measure_and_file(spec, identity), skipped=False)
+        stored = _measure_and_file(spec, identity, next_attempt(known))
+        return _outcome(spec, stored, skipped=False)
 
 
-def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
+def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
     spec.store.check_room()
     created, started = datetime.now(UTC), time.perf_counter()
@@ -187,6 +188,7 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         config_hash=identity,
         status=Status.RUNNING,
         created=created,
+        attempt=attempt,
         command=provenance.command_line(),
         config=dict(spec.resolved),
         recipe=spec.recipe.name,
@@ -205,9 +207,10 @@ def _measure_and_file(spec: RunSpec, identity: str) -> Stored:
         with _told_if_lost(whole.metrics):
             spec.store.write(path, whole)
     except BaseException as reason:
+        ended_by = signals.received() or reason
         failed = {
-            "status": _status_of(reason),
-            "error": _chain(reason),
+            "status": _status_of(ended_by),
+            "error": _chain(ended_by),
             "duration_s": time.perf_counter() - started,
         }
         _file_failure(spec, path, record.model_copy(update=failed), reason)

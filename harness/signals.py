@@ -17,6 +17,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 WORDS = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
 POLL_S = 0.2
 """How often a worker looks whether its sweep was stopped [s]."""
+_received: list["Interrupted"] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,6 +39,47 @@ def exit_code(reason: KeyboardInterrupt) -> int:
     return 128 + getattr(reason, "signum", signal.SIGINT)
 
 
+def leave_at_once() -> None:
+    """End this process with one line at a signal, until a block handles it: a command has nothing open while its imports run."""
+
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        os.write(2, f"{WORDS[signal.Signals(signum)]}\n".encode())
+        os._exit(128 + signum)
+
+    _set_all(leave)
+
+
+def received() -> Interrupted | None:
+    """Return the interrupt of this process, if a signal came: a library that it broke off may have raised anything in its place."""
+    return _received[-1] if _received else None
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Keep a signal until the block ends, for imports: one that is broken off may end in any error, or leave half a module.
+
+    A second signal ends the process at once, unless it is a worker.
+    """
+    came: list[int] = []
+
+    def keep(signum: int, _frame: FrameType | None) -> None:
+        if came and before[signal.Signals(signum)] is _interrupt:
+            os._exit(128 + signum)
+        came.append(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    _set_all(keep)
+    try:
+        yield
+    finally:
+        _restore(before)
+        if came:
+            os.kill(os.getpid(), came[0])
+
+
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
     """End this process with a line and the signal's exit code if a signal stops the block.
@@ -45,6 +87,7 @@ def stoppable(advice: str) -> Iterator[None]:
     Args:
         advice: What the line says after the signal, such as what to do next.
     """
+    _received.clear()
     try:
         with _handled(_interrupt):
             yield
@@ -89,7 +132,7 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
 
     def once(signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the record is being closed now
-        raise Interrupted(stopped() or signum)
+        raise _remembered(stopped() or signum)
 
     done = threading.Event()
 
@@ -99,6 +142,7 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
+    _received.clear()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, once)
     watcher = threading.Thread(target=watch, daemon=True)
@@ -114,7 +158,12 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
 def interrupt(signum: int) -> NoReturn:
     """Raise what a signal raises; from now on a second one ends this process at once."""
     _set_all(_leave)
-    raise Interrupted(signum)
+    raise _remembered(signum)
+
+
+def _remembered(signum: int) -> Interrupted:
+    _received.append(Interrupted(signum))
+    return _received[-1]
 
 
 @contextmanager

@@ -18,12 +18,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness import progress, signals
 from harness.journal import Journal
@@ -49,6 +50,12 @@ def announce(result: JobResult) -> None:
         log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
 
 
+def typed_overrides() -> tuple[str, ...]:
+    """Return what the job of this process was asked for, as it was typed: an interpolation in it may lead nowhere."""
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
+    return tuple(cast(dict[str, list[str]], overrides)["task"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """The function that a launcher calls in whatever process."""
@@ -65,7 +72,7 @@ class Job:
     def __call__(self, cfg: DictConfig) -> JobResult:
         """Run a job, unless the sweep was stopped meanwhile."""
         number = self.numbers[HydraConfig.get().job.num]
-        overrides = tuple(HydraConfig.get().overrides.task)
+        overrides = typed_overrides()
         here = self.home == _this_process()
         if (signum := self.journal.stopped()) is not None:
             return _not_run(overrides, signum)
@@ -126,7 +133,7 @@ def run(
     """
     configure_log(config.hydra.job_logging, config.hydra.verbose)
     folder = Path(config.hydra.sweep.dir).absolute() / "jobs" / uuid.uuid4().hex
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
     jobs = [overrides for batch in batches for overrides in batch]
     sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))
     first = 0

@@ -85,8 +85,8 @@ def export_job(cfg: DictConfig) -> None:
 
 
 def _export(resolved: dict[str, Any], name: str | None) -> None:
-    # Imported here: composing, --help and a typo in a key need no torch.
-    from harness.export.job import run  # noqa: PLC0415
+    with signals.held():  # imported here: composing, --help and a typo in a key need no torch
+        from harness.export.job import run  # noqa: PLC0415
 
     exported = run(resolved, name)
     for warning in exported.warnings:

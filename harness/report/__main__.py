@@ -4,6 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # the imports below take a while
+
 from harness.errors import HarnessError, ResultError
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
@@ -46,12 +51,15 @@ def main() -> None:
         help="overwrite files of the report's names that the harness did not write",
     )
     arguments = parser.parse_args()
-    try:
-        out = local_path(arguments.out, "--out")
-        path, problems = _write(Path(arguments.results), out, arguments.name, force=arguments.force)
-    except (HarnessError, OSError) as reason:
-        sys.stderr.write(f"{reason}\n")
-        sys.exit(1)
+    with signals.stoppable("no report was written"):
+        try:
+            out = local_path(arguments.out, "--out")
+            path, problems = _write(
+                Path(arguments.results), out, arguments.name, force=arguments.force
+            )
+        except (HarnessError, OSError) as reason:
+            sys.stderr.write(f"{reason}\n")
+            sys.exit(1)
     sys.stdout.write(f"report: {path}\n")
     sys.stdout.flush()
     for line in shortened(problems):

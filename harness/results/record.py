@@ -238,6 +238,8 @@ class Provenance(_Closed):
     """Instruction sets that decide speed and numerics, such as avx512_bf16."""
     threads: int
     gpu: str | None
+    gpu_uuid: str | None = None
+    """What names the GPU in every process; null on a CPU and in older records."""
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
@@ -279,6 +281,9 @@ class RunRecord(_Closed):
     status: Status
     created: datetime
     """Start, UTC."""
+    attempt: int | None = None
+    """How often this configuration has been run with this one, counted from 1 under the claim, whatever clocks say; null in older
+    records, which come before all others."""
     duration_s: float | None = None
     peak_memory: PeakMemory | None = None
     command: str

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +113,18 @@ class ResultStore:
         place.check_room(self.root, OPTION, "folder", within=self.root, size=ROOM)
 
     def load(self) -> tuple[list[Stored], list[str]]:
-        """Return every whole record, oldest first, and a line for every file that is not one."""
+        """Return every whole record, those of one configuration in the order of their filing, and a line for every file that is not one."""
         stored, problems = [], []
         for path in sorted(self.root.glob("*/*/*.json")):
             try:
                 stored.append(Stored(path=path, record=read(path)))
             except ResultError as reason:
                 problems.append(str(reason))
-        stored.sort(key=lambda item: (item.record.created, item.record.run_id))
+        stored.sort(key=_filed)
         return stored, problems
 
     def find(self, config_hash: str) -> list[Stored]:
-        """Return the whole records of a configuration, oldest first."""
+        """Return the whole records of a configuration in the order of their filing."""
         paths = self.root.glob(f"*/*/*--{config_hash[:12]}-*.json")
         found = []
         for path in paths:
@@ -134,7 +135,7 @@ class ResultStore:
                 continue
             if record.config_hash == config_hash:
                 found.append(Stored(path=path, record=record))
-        return sorted(found, key=lambda item: (item.record.created, item.record.run_id))
+        return sorted(found, key=_filed)
 
     def close_abandoned(self, stored: Iterable[Stored]) -> None:
         """Mark records that still say `running`: whoever holds the claim knows their process is gone."""
@@ -145,6 +146,16 @@ class ResultStore:
                     "error": "the process ended without closing the record (killed, out of memory, or its disk was full)",
                 }
                 self.write(item.path, item.record.model_copy(update=update))
+
+
+def next_attempt(known: Iterable[Stored]) -> int:
+    """Return the `attempt` of a run whose configuration has these records; whoever asks holds the claim."""
+    return 1 + max((item.record.attempt or 0 for item in known), default=0)
+
+
+def _filed(item: Stored) -> tuple[int, datetime, str]:
+    """Return what sorts records: a count, since clocks are set back."""
+    return item.record.attempt or 0, item.record.created, item.record.run_id
 
 
 def read(path: Path) -> RunRecord:

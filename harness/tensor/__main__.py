@@ -4,6 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # the imports below take a while
+
 from harness.errors import HarnessError
 from harness.output.stdout import printing
 from harness.tensor.commands import draw, list_formats, tabulate_errors
@@ -13,7 +18,7 @@ def main() -> None:
     """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
     arguments = parser().parse_args()
     try:
-        with printing():
+        with signals.stoppable("no file was left half written"), printing():
             arguments.run(arguments)
     except HarnessError as reason:
         sys.stderr.write(f"{reason}\n")

@@ -13,6 +13,13 @@ import torch
 Answer = TypeVar("Answer")
 
 
+def uuid(device: torch.device) -> str | None:
+    """Return what names a GPU in every process, or None for a CPU; an index counts those that CUDA_VISIBLE_DEVICES shows a process."""
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 class NoNvml(Exception):  # noqa: N818 - a reason, not a failure
     """NVML cannot be asked; the message says why."""
 
@@ -31,12 +38,12 @@ class Gpu:
         except ImportError as reason:
             raise NoNvml("pynvml is not installed (pip install nvidia-ml-py)") from reason
         self._nvml: Any = pynvml
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        name = uuid(device)
         try:
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         except pynvml.NVMLError as reason:
-            raise NoNvml(f"NVML does not give {uuid}: {reason}") from reason
+            raise NoNvml(f"NVML does not give {name}: {reason}") from reason
 
     @classmethod
     def find(cls, device: torch.device) -> Self | None:

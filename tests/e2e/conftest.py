@@ -22,7 +22,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start `python -m harness ARGUMENTS` and return at once; what still runs at the end is killed."""
     children: list[Child] = []
 
-    def begin(*arguments: str, cwd: Path = tmp_path, without: str = "", **changes: str) -> Child:
+    def begin(
+        *arguments: str,
+        cwd: Path = tmp_path,
+        without: str = "",
+        module: str = "harness",
+        own_group: bool = False,
+        **changes: str,
+    ) -> Child:
         offline = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
         environment = os.environ | offline | changes
         environment.pop(without, None)
@@ -30,12 +37,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "harness", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 cwd=cwd,
                 env=environment,
+                start_new_session=own_group,
             )
         finally:
             signal.signal(signal.SIGINT, before)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore, Stored, read_samples
@@ -65,23 +66,41 @@ def test_killed_run_is_repeated_and_gives_what_an_undisturbed_one_gives(
     assert scratch == []
 
 
-def test_ctrl_c_is_recorded_and_the_command_can_be_repeated(
-    start: Start, tmp_path: Path, records: Records, wait_until_running: Wait
+@pytest.mark.parametrize(
+    ("signum", "code", "words"),
+    [
+        (signal.SIGINT, 130, "interrupted (Ctrl-C)"),
+        (signal.SIGTERM, 143, "terminated (SIGTERM)"),
+    ],
+)
+def test_signal_is_recorded_and_the_command_can_be_repeated(
+    signum: int,
+    code: int,
+    words: str,
+    start: Start,
+    tmp_path: Path,
+    records: Records,
+    wait_until_running: Wait,
 ) -> None:
     root = tmp_path / "results"
     child = start(*LONG)
     wait_until_running(root, child)
-    time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
+    if signum == signal.SIGINT:  # the other one comes while the model is loaded
+        time.sleep(0.3)
+    child.send_signal(signum)
     out, errors = child.communicate(timeout=60)
-    assert child.returncode == 130, errors
+    assert child.returncode == code, errors
     assert out == ""
-    assert "interrupted" in errors
+    last = errors.splitlines()[-1]
+    assert last == f"{words}; what had finished is on file, repeat the command to go on"
     assert "Traceback" not in errors
     [cancelled] = records(root)
     assert cancelled.status is Status.CANCELLED
+    assert cancelled.error == words
     assert cancelled.metrics == ()
 
+    if signum == signal.SIGTERM:
+        return
     finish(start(*LONG))
     assert [r.status for r in records(root)] == [Status.CANCELLED, Status.OK]
 
@@ -94,3 +113,27 @@ def test_two_processes_with_one_command_measure_once(
     assert sorted("already on file, skipped" in out for out in outs) == [False, True]
     [record] = records(tmp_path / "results")
     assert record.status is Status.OK
+
+
+@pytest.mark.parametrize("module", ["harness.export", "harness.report", "harness.tensor"])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_a_command_imports_its_libraries_ends_it_with_a_line(
+    module: str, signum: int, code: int, start: Start, tmp_path: Path
+) -> None:
+    words = {
+        "harness.export": ("+quant=int8_row", "model=tiny", "out=exported"),
+        "harness.report": ("results",),
+        "harness.tensor": ("formats",),
+    }
+    child = start(*words[module], module=module)
+    mapped, deadline = Path(f"/proc/{child.pid}/maps"), time.monotonic() + 60
+    if not mapped.exists():
+        pytest.skip("needs /proc to see what a process has imported")
+    while "numpy" not in mapped.read_text() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signum)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == code, errors
+    assert len(errors.splitlines()) == 1
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -1,7 +1,11 @@
-"""The choice of the device: what was asked for, or an error."""
+"""The choice of the device: what was asked for, or an error; and its lock."""
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from harness import devices
 from harness.errors import ConfigError
@@ -52,3 +56,40 @@ def test_name_that_is_no_device_of_ours_is_refused(
     pretend(monkeypatch, 1)
     with pytest.raises(ConfigError, match=r"device must be auto, cpu, cuda or cuda:N, got"):
         devices.choose(name)
+
+
+def test_jobs_beside_one_another_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2)
+    assert [devices.of_job(n) for n in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    pretend(monkeypatch, 0)
+    assert devices.of_job(3) == "cpu"
+
+
+def test_timed_runs_wait_for_those_on_the_same_gpu_whatever_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuids = {0: "aa-0", 1: "bb-1"}
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda device: SimpleNamespace(uuid=uuids[device.index]),
+    )
+    monkeypatch.setattr(devices, "LOCKS", tmp_path)
+
+    def is_free(device: torch.device) -> bool:
+        with devices.exclusive(device):  # one at a time: this makes the files
+            pass
+        return True
+
+    zero, one = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert is_free(zero)
+    assert is_free(one)
+    locks = sorted(file.name for file in tmp_path.glob("*.lock"))
+    assert locks == ["quant-harness-GPU-aa-0.lock", "quant-harness-GPU-bb-1.lock"]
+    with devices.exclusive(zero):
+        assert is_free(one), "another GPU"
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / locks[0]).acquire(timeout=0)
+        # A process that sees the second GPU alone calls it cuda:0 too.
+        uuids[0] = uuids[1]
+        assert is_free(zero)

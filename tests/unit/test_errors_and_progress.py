@@ -8,6 +8,7 @@ import time
 import pytest
 
 from harness import errors
+from harness import progress as progress_module
 from harness.errors import HarnessError
 from harness.progress import bar
 
@@ -30,6 +31,34 @@ def test_bar_prints_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFix
     with bar("perplexity", 3) as progress:
         for _ in range(3):
             progress.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_line_a_minute_where_there_is_no_terminal(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    caplog.set_level("INFO", "harness")
+    with bar("mmlu", 40) as progress:
+        for _ in range(10):
+            clock[0] += 30
+            progress.advance(2, score="accuracy 30 %")
+    # 20 of 40 took 5 minutes, so the rest takes 5 more.
+    assert [record.message for record in caplog.records] == [
+        f"mmlu: {4 * n} of 40 in {n} min, about {10 - n} min left, accuracy 30 %"
+        for n in range(1, 6)
+    ]
+
+
+def test_process_that_shares_a_terminal_draws_no_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress_module, "_only_lines", False)
+    progress_module.in_lines()
+    with bar("perplexity", 3) as progress:
+        progress.advance(3)
     assert capsys.readouterr() == ("", "")
 
 

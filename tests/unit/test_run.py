@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from harness import config, provenance
+from harness import config, provenance, signals
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
@@ -29,6 +31,7 @@ from harness.errors import (
 from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
+from harness.report.study import finished
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore, Stored, read, read_samples
 from harness.run import RunSpec, run
@@ -296,6 +299,37 @@ def test_record_of_a_process_that_died_is_closed_by_the_next_run(make_spec: Make
     assert read(second.path).status is Status.OK
 
 
+def test_error_of_a_library_that_a_signal_broke_off_is_filed_as_the_signal(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    came = signals.Interrupted(signal.SIGTERM)
+    monkeypatch.setattr(signals, "_received", [came])
+    with pytest.raises(RuntimeError):
+        run(replace(spec, task=Wrapped(task=spec.task, before=raising(RuntimeError("half")))))
+    [stored] = records(spec)
+    assert (stored.record.status, stored.record.error) == (Status.CANCELLED, "terminated (SIGTERM)")
+
+
+def test_latest_run_is_the_one_filed_last_whatever_the_clock_says(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(make_spec(*PERPLEXITY), force=True)
+    paths = []
+    for year in (2030, 2020, 2025):
+        clock = type(
+            "Clock", (datetime,), {"now": lambda zone, y=year: datetime(y, 1, 1, tzinfo=zone)}
+        )
+        monkeypatch.setattr("harness.run.datetime", clock)
+        paths.append(run(spec).path)
+    filed = records(spec)
+    assert [item.path for item in filed] == paths
+    assert [item.record.attempt for item in filed] == [1, 2, 3]
+    [latest] = finished(filed)
+    assert latest.path == paths[-1]
+    assert run(replace(spec, force=False)).path == paths[-1]
+
+
 def test_torn_record_does_not_count(make_spec: MakeSpec) -> None:
     spec = make_spec(*PERPLEXITY)
     first = run(spec)
@@ -316,6 +350,7 @@ def test_torn_record_does_not_count(make_spec: MakeSpec) -> None:
         (RuntimeError("CUDA out of memory"), Status.ERROR),
         (InvalidResult("every log-probability must be finite"), Status.INVALID),
         (KeyboardInterrupt(), Status.CANCELLED),
+        (signals.Interrupted(signal.SIGTERM), Status.CANCELLED),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -342,8 +377,11 @@ def test_failed_task_is_recorded_raised_and_leaves_the_float_weights(
     [stored] = records(spec)
     assert stored.record.status is status
     assert str(reason) in str(stored.record.error)
-    assert type(reason).__name__ in str(stored.record.error)
-    assert ("Traceback" in str(stored.record.error)) is not isinstance(reason, HarnessError)
+    if isinstance(reason, KeyboardInterrupt):
+        assert stored.record.error == signals.describe(reason), "one line"
+    else:
+        assert type(reason).__name__ in str(stored.record.error)
+        assert ("Traceback" in str(stored.record.error)) is not isinstance(reason, HarnessError)
     assert stored.record.duration_s is not None
     assert stored.record.metrics == ()
     assert stored.record.samples_file is None

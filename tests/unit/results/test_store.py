@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from harness.errors import OutputError, ResultError
 from harness.results.record import RunRecord, SampleScore, Status
-from harness.results.store import ResultStore, Stored, read, read_samples, safe_name
+from harness.results.store import (
+    ResultStore,
+    Stored,
+    next_attempt,
+    read,
+    read_samples,
+    safe_name,
+)
 
 MakeRecord = Callable[..., RunRecord]
 HOSTILE = [
@@ -127,6 +134,28 @@ def test_load_is_sorted_by_time(store: ResultStore, make_record: MakeRecord) -> 
     for record in (later[2], later[0], first, later[1]):
         filed(store, record)
     assert [item.record for item in store.load()[0]] == [first, *later]
+
+
+def test_records_of_one_configuration_are_sorted_by_their_count_and_older_ones_come_first(
+    store: ResultStore, make_record: MakeRecord
+) -> None:
+    first = make_record()
+    # Hours after the first record, and how often the configuration had been run.
+    wanted = [("old", 5, None), ("older", 9, None), ("one", 2, 1), ("two", 0, 2), ("three", 7, 3)]
+    known = []
+    for name, hours, attempt in reversed(wanted):
+        record = make_record(
+            run_id=f"{first.config_hash[:12]}-{name}",
+            created=first.created + timedelta(hours=hours),
+            attempt=attempt,
+        )
+        known.append(Stored(path=filed(store, record), record=record))
+    names = [name for name, _, _ in wanted]
+    for found in (store.load()[0], store.find(first.config_hash)):
+        assert [item.record.run_id.rpartition("-")[2] for item in found] == names
+    assert next_attempt(known) == 4
+    assert next_attempt(known[-2:]) == 1, "records without a count"
+    assert next_attempt([]) == 1
 
 
 def test_find_compares_the_whole_hash(
