@@ -7,13 +7,11 @@ explained (`harness.explain`). A sweep goes on when a job fails, and ends with a
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from harness import config
 from harness.arguments import rewrite
@@ -53,7 +51,9 @@ def run_job(cfg: DictConfig) -> None:
         # An error that explains itself needs no traceback.
         log.error("%s", text, exc_info=not isinstance(reason, HarnessError))
     if _results is not None:
-        overrides = tuple(HydraConfig.get().overrides.task)
+        # As they were typed: an interpolation in them may lead nowhere.
+        typed = OmegaConf.to_container(HydraConfig.get().overrides)
+        overrides = tuple(cast(dict[str, list[str]], typed)["task"])
         _results.append(JobResult(overrides=overrides, ending=ending, text=text))
 
 
@@ -69,17 +69,14 @@ def main() -> None:
     # Hydra offers no way to hand the jobs' results back.
     global _results
     _results = []
-    sys.argv[1:] = rewrite(sys.argv[1:])
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
+        sys.argv[1:] = rewrite(sys.argv[1:])
         run_job()
-    except (HydraException, OmegaConfBaseException, ValueError) as reason:
-        # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
-        sys.stderr.write(f"{explain(reason)}\n")
-        sys.exit(EXIT_FAILED)
-    except OSError as reason:
-        sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")
+    # Jobs report their own errors: what comes here is Hydra's, or of a word.
+    except Exception as reason:
+        sys.stderr.write(f"{explain(reason, sys.argv[1:])}\n")
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what had finished is on file, repeat the command to go on\n")

@@ -1,5 +1,6 @@
 """One export, start to finish: build, check, load, write."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def run(resolved: Mapping[str, Any]) -> Exported:
 
     model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
     layout = part("layout", Layout)
-    if not resolved["shard_gb"] > 0:
+    if not 0 < resolved["shard_gb"] < math.inf:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
     out = Path(resolved["out"]).expanduser()
     check(recipe, layout, out)  # before minutes of loading

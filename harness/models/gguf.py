@@ -23,6 +23,7 @@ from filelock import FileLock
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from harness import paths
 from harness.errors import ModelError
 from harness.identity import later
 from harness.models.checkpoint import (
@@ -75,10 +76,10 @@ class GgufModel:
         return loaded
 
     def _file(self) -> Path:
-        file = Path(self.path).expanduser().resolve()
-        if not file.is_file():
+        file = paths.expanded(self.path)
+        if not paths.is_file(file):
             raise ModelError(f"model.path must be a GGUF file, got {str(file)!r}; correct the path")
-        return file
+        return file.resolve()
 
 
 def load_gguf(

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness import __version__
 from harness.errors import HarnessError, ResultError
 from harness.report import sections
 from harness.report.divergence import answer_changes, divergences
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m harness.report", description="Turn the records of a folder into a report."
     )
+    parser.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
     parser.add_argument("--out", default="reports", help="folder for the report")
     parser.add_argument("--name", help="name of the report; the folder's own if left out")

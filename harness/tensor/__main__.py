@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from harness import __version__
 from harness.errors import HarnessError
 from harness.tensor.commands import draw, list_formats, tabulate_errors
 
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m harness.tensor",
         description="Put the tensors of a safetensors file into low-precision formats; list the formats.",
     )
+    whole.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     commands = whole.add_subparsers(required=True, metavar="error | formats | plot")
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument(
