@@ -17,7 +17,7 @@ from harness import config
 from harness.arguments import rewrite
 from harness.errors import HarnessError, UnsupportedRecipe
 from harness.explain import explain
-from harness.summary import Ending, JobResult, print_summary
+from harness.summary import Ending, JobResult, print_summary, print_warnings
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -40,13 +40,13 @@ def run_job(cfg: DictConfig) -> None:
     """
     try:
         outcome = _run(cfg)
-        text, ending = outcome.summary(), Ending.OK
+        text, ending, warnings = outcome.summary(), Ending.OK, outcome.warnings
         sys.stdout.write(f"{outcome.label}: {text}: {outcome.path}\n")
         sys.stdout.flush()
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
         if _results is None:
             raise
-        text = f"{type(reason).__name__}: {reason}"
+        text, warnings = f"{type(reason).__name__}: {reason}", ()
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         # An error that explains itself needs no traceback.
         log.error("%s", text, exc_info=not isinstance(reason, HarnessError))
@@ -54,7 +54,7 @@ def run_job(cfg: DictConfig) -> None:
         # As they were typed: an interpolation in them may lead nowhere.
         typed = OmegaConf.to_container(HydraConfig.get().overrides)
         overrides = tuple(cast(dict[str, list[str]], typed)["task"])
-        _results.append(JobResult(overrides=overrides, ending=ending, text=text))
+        _results.append(JobResult(overrides=overrides, ending=ending, text=text, warnings=warnings))
 
 
 def _run(cfg: DictConfig) -> "Outcome":
@@ -83,6 +83,7 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     if len(_results) > 1:
         print_summary(_results)
+    print_warnings(_results)
     endings = {result.ending for result in _results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
     if Ending.FAILED in endings or endings == {Ending.UNSUPPORTED}:

@@ -129,6 +129,8 @@ class Outcome:
     """The run was on file already."""
     path: Path
     headline: Metric | None
+    warnings: tuple[str, ...] = ()
+    """What a user must know of the value."""
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
@@ -200,8 +202,6 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     loaded = cache.load(spec.model, spec.device)
-    for warning in loaded.warnings:
-        log.warning("%s", warning)
     _refuse_unpaired_model(spec, loaded)
     _refuse_dequantized(spec, loaded)
     try:
@@ -351,4 +351,5 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         skipped=skipped,
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
+        warnings=stored.record.warnings,
     )

@@ -1,5 +1,7 @@
 """What became of the jobs of one command, for the end of its output."""
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +28,8 @@ class JobResult:
     ending: Ending
     text: str
     """Its headline, or its error."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of its value."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
@@ -44,3 +48,11 @@ def print_summary(results: Sequence[JobResult]) -> None:
         name = " ".join(word for word in result.overrides if word not in shared)
         table.add_row(result.ending, Text(name), Text(result.text))
     Console(stderr=True).print(table)
+
+
+def print_warnings(results: Sequence[JobResult]) -> None:
+    """Print each warning of the jobs once, on standard error, and how many of several jobs gave it."""
+    counts = Counter(text for result in results for text in dict.fromkeys(result.warnings))
+    for text, count in counts.items():
+        by = f" ({count} of {len(results)} jobs)" if len(results) > 1 else ""
+        sys.stderr.write(f"warning{by}: {text}\n")

@@ -29,7 +29,7 @@ from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
-    quiet_unless_terminal,
+    quiet,
     sha256_file,
 )
 from harness.models.gguf_check import complete
@@ -154,7 +154,7 @@ def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
 
 
 def _convert(file: Path, target: Path, conversion: str) -> None:
-    quiet_unless_terminal()
+    quiet()
     try:
         reader = GGUFReader(file)
         if reader.get_field("general.architecture") is None:

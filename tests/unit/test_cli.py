@@ -1,8 +1,10 @@
-"""The table at the end of a sweep, without a child process."""
+"""The table and the warnings at the end of a command, without a child process."""
+
+from dataclasses import replace
 
 import pytest
 
-from harness.summary import Ending, JobResult, print_summary
+from harness.summary import Ending, JobResult, print_summary, print_warnings
 
 
 def job(number: int, ending: Ending = Ending.OK, text: str = "fine") -> JobResult:
@@ -46,3 +48,26 @@ def test_summary_cuts_no_long_message(
     print_summary([job(0, Ending.FAILED, " ".join(words)), job(1)])
     printed = capsys.readouterr().err
     assert all(word in printed for word in words)
+
+
+# The warnings
+
+
+def test_warning_of_one_run_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_warnings([replace(job(0), warnings=("all weights are zero [/red]", "second"))])
+    printed = capsys.readouterr()
+    assert printed.out == "", "standard output is for results"
+    assert printed.err == "warning: all weights are zero [/red]\nwarning: second\n"
+
+
+def test_warning_of_several_jobs_is_printed_once_with_their_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gave = [("a", "b", "a"), ("b",), (), ("b",)]
+    print_warnings([replace(job(i), warnings=texts) for i, texts in enumerate(gave)])
+    assert capsys.readouterr().err == "warning (1 of 4 jobs): a\nwarning (3 of 4 jobs): b\n"
+
+
+def test_runs_without_warnings_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    print_warnings([job(0), job(1)])
+    assert capsys.readouterr().err == ""
