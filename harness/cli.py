@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from harness import config, signals, sweep
 from harness.arguments import rewrite
@@ -22,7 +20,7 @@ from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.explain import explain
 from harness.recipe_name import recipe_name
 from harness.redacted_output import redact_logs
-from harness.summary import Ending, JobResult, print_summary
+from harness.summary import Ending, JobResult, print_summary, print_warnings
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -55,19 +53,24 @@ def run_job(cfg: DictConfig) -> JobResult:
     line = trace = ""
     try:
         outcome = _run(cfg)
-        text, ending = outcome.summary(), Ending.OK
+        text, ending, warnings = outcome.summary(), Ending.OK, outcome.warnings
         line = f"{outcome.label}: {text}: {outcome.path}"
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
         if (interrupt := signals.received()) is not None:
             raise interrupt from reason
         if isinstance(reason, SystemExit) and REQUEUES in os.environ:
             raise  # submitit leaves so when Slurm takes a job back, and starts it again
-        text = f"{type(reason).__name__}: {reason}"
+        text, warnings = f"{type(reason).__name__}: {reason}", ()
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
     return JobResult(
-        overrides=sweep.typed_overrides(), ending=ending, text=text, line=line, trace=trace
+        overrides=sweep.typed_overrides(),
+        ending=ending,
+        text=text,
+        line=line,
+        trace=trace,
+        warnings=warnings,
     )
 
 
@@ -82,25 +85,20 @@ def _run(cfg: DictConfig) -> "Outcome":
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
     sweep.results.clear()
-    sys.argv[1:] = rewrite(sys.argv[1:])
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
         try:
+            sys.argv[1:] = rewrite(sys.argv[1:])
             single_job()
-        except (HydraException, OmegaConfBaseException, ValueError) as reason:
-            # Jobs report their own errors: a ValueError here is Hydra's, for flags that exclude each other.
-            sys.stderr.write(f"{explain(reason)}\n")
-            sys.exit(EXIT_FAILED)
-        except HarnessError as reason:
-            sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
-            sys.exit(EXIT_FAILED)
-        except OSError as reason:
-            sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")
+        # Jobs report their own errors: what comes here is Hydra's, or of a word.
+        except Exception as reason:
+            sys.stderr.write(f"{explain(reason, sys.argv[1:])}\n")
             sys.exit(EXIT_FAILED)
         finally:
             if len(sweep.results) > 1:
                 print_summary(sweep.results)
+            print_warnings(sweep.results)
     endings = {result.ending for result in sweep.results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
     if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:

@@ -146,6 +146,8 @@ class Outcome:
     headline: Metric | None
     beside: str = ""
     """Ratios of a timed run, each with the name of what it is to."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of the value."""
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
@@ -237,8 +239,6 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
     calibration_of(spec.recipe)
     loaded = cache.load(spec.model, spec.device)
-    for warning in loaded.warnings:
-        log.warning("%s", warning)
     _refuse_unpaired_model(spec, loaded)
     _refuse_dequantized(spec, loaded)
     try:
@@ -412,4 +412,5 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
         beside=float_paths.in_words(stored.record.metric),
+        warnings=stored.record.warnings,
     )

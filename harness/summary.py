@@ -1,5 +1,6 @@
 """What became of the jobs of one command, for the end of its output."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class JobResult:
     """What it says on standard output; nothing if it has no result."""
     trace: str = ""
     """The traceback of an error that does not explain itself."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of its value."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
@@ -64,3 +67,12 @@ def print_summary(results: Sequence[JobResult]) -> None:
         cells = (Text(redacted(text, values)) for text in (name, result.text))
         table.add_row(result.ending, *cells)
     Console(stderr=True).print(table)
+
+
+def print_warnings(results: Sequence[JobResult]) -> None:
+    """Print each warning of the jobs once, on standard error, and how many of several jobs gave it."""
+    counts = Counter(text for result in results for text in dict.fromkeys(result.warnings))
+    values = known_values()
+    for text, count in counts.items():
+        by = f" ({count} of {len(results)} jobs)" if len(results) > 1 else ""
+        sys.stderr.write(f"warning{by}: {redacted(text, values)}\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from harness import paths
 from harness.data.files import is_rows, read_rows, read_text
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError
@@ -37,8 +38,8 @@ class TextFile:
         Raises:
             DataError: The file is missing, empty or not UTF-8, or a row has no text.
         """
-        stamp = Path(self.path).expanduser()
-        changed = stamp.stat().st_mtime_ns if stamp.is_file() else 0
+        file = paths.expanded(self.path)
+        changed = file.stat().st_mtime_ns if paths.is_file(file) else 0
         return _read(self, changed)
 
     def questions(self) -> QuestionSet:

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from harness import config, signals
 from harness.arguments import MULTIRUN, rewrite
@@ -62,16 +63,15 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError("out must be given, got nothing; add out=DIR")
     # What both commands have is checked by the rules of the other.
     shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
-    own = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(OWN_KEYS)), resolve=True)
-    assert isinstance(own, dict)  # noqa: S101 - it is a copy of a mapping
-    return {**config.resolve(shared), **{str(key): value for key, value in own.items()}}
+    own = OmegaConf.masked_copy(cfg, list(OWN_KEYS))
+    return {**config.resolve(shared), **config.plain(own)}
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
 def export_job(cfg: DictConfig) -> None:
     """Export what one composed configuration says; end the process with a line if that cannot be done.
 
-    Hydra would print words of its own above an error that is raised.
+    Hydra would print all overrides before an error that leaves this function.
     """
     try:
         resolved = resolve(cfg)
@@ -102,18 +102,16 @@ def _export(resolved: dict[str, Any], name: str | None) -> None:
 def main() -> None:
     """Run the command line of this process."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = rewrite(sys.argv[1:])
-    if any(argument in MULTIRUN for argument in sys.argv[1:]):
-        sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
-        sys.exit(EXIT_FAILED)
     with signals.stoppable("nothing was left behind"):
         try:
+            sys.argv[1:] = rewrite(sys.argv[1:])
+            if any(argument in MULTIRUN for argument in sys.argv[1:]):
+                raise ConfigError(
+                    "one command must write one folder, got -m; run it for each recipe"
+                )
             export_job()
-        except (HydraException, OmegaConfBaseException) as reason:
-            sys.stderr.write(f"{explain(reason)}\n")
-            sys.exit(EXIT_FAILED)
-        except HarnessError as reason:
-            sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        except (HydraException, OmegaConfBaseException, YAMLError, HarnessError) as reason:
+            sys.stderr.write(f"{explain(reason, sys.argv[1:], 'export')}\n")
             sys.exit(EXIT_FAILED)
 
 

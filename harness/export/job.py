@@ -1,5 +1,6 @@
 """One export, start to finish: build, check, load, write."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,7 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
     recipe = replace(recipe, name=name or recipe.name)
     layout = part("layout", Layout)
-    if not resolved["shard_gb"] > 0:
+    if not 0 < resolved["shard_gb"] < math.inf:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
     out, force = local_path(resolved["out"], OUT), resolved["force"]
     check(recipe, layout, out, force=force)  # before minutes of loading

@@ -20,12 +20,13 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from harness import paths
 from harness.errors import ModelError
 from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
-    quiet_unless_terminal,
+    quiet,
     sha256_file,
 )
 from harness.models.gguf_check import complete
@@ -76,10 +77,10 @@ class GgufModel:
         return loaded
 
     def _file(self) -> Path:
-        file = Path(self.path).expanduser().resolve()
-        if not file.is_file():
+        file = paths.expanded(self.path)
+        if not paths.is_file(file):
             raise ModelError(f"model.path must be a GGUF file, got {str(file)!r}; correct the path")
-        return file
+        return file.resolve()
 
 
 def load_gguf(
@@ -152,7 +153,7 @@ def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
 
 
 def _convert(file: Path, target: Path, conversion: str) -> None:
-    quiet_unless_terminal()
+    quiet()
     try:
         reader = GGUFReader(file)
         if reader.get_field("general.architecture") is None:

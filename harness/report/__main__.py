@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import signals
+from harness import __version__, signals
 
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
@@ -42,6 +42,7 @@ def main() -> None:
         epilog="The exit code is 0 if every file of the folder could be used, else 1: the report is written all the same, "
         "and its first section lists what is missing.",
     )
+    parser.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
     parser.add_argument("--out", default="reports", help="folder for the report")
     parser.add_argument("--name", help="name of the report; the folder's own if left out")

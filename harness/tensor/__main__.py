@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import signals
+from harness import __version__, signals
 
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m harness.tensor",
         description="Put the tensors of a safetensors file into low-precision formats; list the formats.",
     )
+    whole.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     commands = whole.add_subparsers(required=True, metavar="error | formats | plot")
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument(

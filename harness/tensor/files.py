@@ -15,6 +15,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harness import paths
 from harness.errors import DataError
 
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
@@ -32,7 +33,7 @@ class TensorFile:
         Raises:
             DataError: It is not there, or is not a safetensors file.
         """
-        if not path.is_file():
+        if not paths.is_file(path):
             raise DataError(f"FILE must be a safetensors file, got {path}, which is not a file")
         try:
             self._handle: Any = safe_open(path, framework="pt")

@@ -212,20 +212,23 @@ def test_required_key_that_is_missing_is_named(plug_in: str) -> None:
         ("count", True, "an integer"),
         ("count", 3.0, "an integer"),
         ("count", None, "an integer"),
-        ("share", "0.5", "float"),
-        ("share", True, "float"),
-        ("share", float("nan"), "float"),
-        ("share", float("inf"), "float"),
-        ("exact", 1, "bool"),
-        ("exact", "true", "bool"),
+        ("share", "0.5", "a number"),
+        ("share", True, "a number"),
+        ("share", float("nan"), "a number"),
+        ("share", float("inf"), "a number"),
+        ("exact", 1, "true or false"),
+        ("exact", "true", "true or false"),
         ("label", 3, "a text"),
         ("label", None, "a text"),
         ("kind", "z", "x or y or null"),
         ("kind", True, "x or y or null"),
-        ("sizes", [1, "2"], "a list of an integer"),
-        ("sizes", [1, True], "a list of an integer"),
-        ("sizes", 3, "a list of an integer"),
-        ("sizes", {"a": 1}, "a list of an integer"),
+        ("sizes", [1, "2"], "a list of integers"),
+        ("sizes", [1, True], "a list of integers"),
+        ("sizes", 3, "a list of integers"),
+        ("count", 2**63, "an integer of 64 bits"),
+        ("count", -(10**30), "an integer of 64 bits"),
+        ("sizes", [1, 10**20], "an integer of 64 bits"),
+        ("sizes", {"a": 1}, "a list of integers"),
     ],
 )
 def test_value_of_the_wrong_type_is_refused(
@@ -490,3 +493,9 @@ def test_hydra_writes_nothing_for_a_run_and_beside_the_records_for_a_sweep(
     assert (
         str(own_error(refused.value)) == "results_dir must name a place to write, got ''; name one"
     )
+
+
+def test_conf_lies_beside_the_package_or_in_it() -> None:
+    package = Path(config.__file__).parent
+    assert config.CONF in (package / "conf", package.parent / "conf")
+    assert (config.CONF / "config.yaml").is_file()

@@ -128,7 +128,7 @@ def test_interpolation_stays_one_unless_a_folder_has_its_name(
     "argument",
     [
         "task.window=64",
-        "model.name=a",
+        "model.names=a",
         "path=a b",
         "quant.rules.linear.match=*.path",
         "-m",
