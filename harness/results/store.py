@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 SAMPLES_SUFFIX = ".samples.parquet"
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
+TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +93,7 @@ class ResultStore:
             buffer,
             compression="zstd",
             index=False,
-            use_dictionary=["cluster"],
+            use_dictionary=["cluster", TOKEN_DOCUMENT_LEAF],
             column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
         )
         file = path.with_suffix(SAMPLES_SUFFIX)
@@ -175,7 +176,7 @@ def read_samples(stored: Stored) -> pd.DataFrame:
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
-    """Return one row an item: id, cluster, answer, a column for each score, and the token list."""
+    """Return one row an item: id, cluster, answer, a column for each score, and the token lists."""
     rows = []
     for sample in samples:
         row: dict[str, object] = {"id": sample.id, "cluster": sample.cluster}
@@ -184,6 +185,8 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
         row |= sample.scores
         if sample.token_nll is not None:
             row["token_nll"] = np.asarray(sample.token_nll, dtype=np.float32)
+        if sample.token_document is not None:
+            row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)
     return pd.DataFrame(rows)
 
