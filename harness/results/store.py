@@ -31,6 +31,9 @@ from harness.results.record import RunRecord, SampleScore, Status
 log = logging.getLogger(__name__)
 
 SAMPLES_SUFFIX = ".samples.parquet"
+NLL_GRID = 2.0**-26
+"""Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
+the file, where whole float64 numbers take 7.2 and the float32 numbers of older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
 TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
 
@@ -184,7 +187,7 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
             row["answer"] = sample.answer
         row |= sample.scores
         if sample.token_nll is not None:
-            row["token_nll"] = np.asarray(sample.token_nll, dtype=np.float32)
+            row["token_nll"] = np.rint(np.asarray(sample.token_nll) / NLL_GRID) * NLL_GRID
         if sample.token_document is not None:
             row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)

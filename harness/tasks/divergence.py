@@ -60,7 +60,7 @@ class Divergence:
     """Distance of a model to its float model; see the module docstring."""
 
     name: ClassVar[str] = "divergence"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
 
@@ -254,7 +254,7 @@ def window_protocol(
     text: Text, window: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
 ) -> str:
     """Return what defines the tokens that are compared, in one line."""
-    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp32|means=fp64"
+    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp64|means=fp64"
 
 
 def _check_finite(pairs: TokenPairs, name: str, index: int) -> None:

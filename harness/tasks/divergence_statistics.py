@@ -13,8 +13,7 @@ but for three points. KL is summed as
     kl_t = sum_v p_v (e^r_v - 1 - r_v),   r_v = ln q_v - ln p_v,
 
 which is the same sum because p and q both sum to one. No term is negative, r = 0 gives exactly 0, and an error in a
-softmax's normalization enters squared: in float32 at 49,152 tokens and a KL of 5e-11 the error is 1e-12, that of the plain
-sum 5e-7, negative values included. llama.cpp stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here
+softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.models.log_softmax`). llama.cpp stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here
 nothing is stored or skipped. Its errors take tokens for independent, which makes them too small, by a factor of about three
 where the tokens of a window share a shift of 0.02 nat; here the independent unit is the document, and every interval is that of
 `harness.stats`. Pairing is kept: differences are taken token by token before anything is averaged.
@@ -29,16 +28,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness import stats
+from harness.models.log_softmax import log_softmax, pieces
 from harness.results.record import Metric, Unit
 from harness.tasks.documents import DocumentIds
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
-PIECE = 2**20
-"""Logits that are compared at once: pieces that fit a processor's cache, and little memory beside the logits."""
 PERCENTILES = {
     "p99.9": 99.9,
     "p99": 99.0,
@@ -76,17 +73,16 @@ class TokenPairs(NamedTuple):
 
 def compare_logits(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> TokenPairs:
     """Return the statistics of some tokens from the float32 logits of both models."""
-    rows = max(1, PIECE // logits_NV.shape[-1])
-    pieces = zip(*(torch.split(x, rows) for x in (logits_NV, baseline_NV, targets_N)), strict=True)
-    found_4N = torch.cat([_compare_piece(*piece) for piece in pieces], dim=1)
-    return TokenPairs(*found_4N.double().cpu().numpy())
+    together = pieces(logits_NV.shape[-1], logits_NV, baseline_NV, targets_N)
+    found_4N = torch.cat([_compare_piece(*piece) for piece in together], dim=1)
+    return TokenPairs(*found_4N.cpu().numpy())
 
 
 def _compare_piece(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> Tensor:
     same_top_N = logits_NV.argmax(-1) == baseline_NV.argmax(-1)
-    log_q_NV, log_p_NV = F.log_softmax(logits_NV, -1), F.log_softmax(baseline_NV, -1)
+    log_q_NV, log_p_NV = log_softmax(logits_NV), log_softmax(baseline_NV)
     nll_q_N, nll_p_N = (-log.gather(1, targets_N[:, None])[:, 0] for log in (log_q_NV, log_p_NV))
-    return torch.stack([nll_q_N, nll_p_N, kl_divergence(log_p_NV, log_q_NV), same_top_N.float()])
+    return torch.stack([nll_q_N, nll_p_N, kl_divergence(log_p_NV, log_q_NV), same_top_N.double()])
 
 
 def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:

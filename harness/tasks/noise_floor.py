@@ -73,7 +73,7 @@ class NoiseFloor:
     """Distance of the float model to itself; see the module docstring."""
 
     name: ClassVar[str] = "noise_floor"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}

@@ -83,7 +83,7 @@ class Parity:
     """Distance of a real backend to the fake path; see the module docstring."""
 
     name: ClassVar[str] = "parity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = False
     is_timed: ClassVar[bool] = False
 
@@ -212,7 +212,7 @@ class Parity:
             cluster="window",
             facts=self.data_facts() | facts,
             protocol=(
-                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp32|means=fp64"
+                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp64|means=fp64"
             ),
         )
 

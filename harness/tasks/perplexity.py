@@ -8,8 +8,7 @@ never meet in one comparison:
     perplexity_documents     whole documents, of lm-eval's task `wikitext`          `perplexity_documents`
     perplexity_llama_cpp     second halves of windows, of `llama-perplexity`        `perplexity_llama_cpp`
 
-Log-probabilities are float32 from float32 logits and are summed in float64; those of every token are filed with their
-window or document. Perplexity per token depends on the tokenizer; bits per byte does not.
+Logits are float32, log-probabilities and their sums float64; those of every token are filed with their window or document. Perplexity per token depends on the tokenizer; bits per byte does not.
 """
 
 import math
@@ -43,7 +42,7 @@ from harness.tasks.windows import Bos
 class Perplexity:
     """Perplexity under one protocol; see the module docstring."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
@@ -132,7 +131,7 @@ class Perplexity:
                     tokens=sum(len(segment.ids) for segment in segments),
                     score=f"perplexity {exp(math.fsum(sums) / sum(map(len, parts.values()))):.2f}",
                 )
-        items: list[list[Nll]] = [[np.empty(0, np.float32)] for _ in range(cut.num_items)]
+        items: list[list[Nll]] = [[np.empty(0)] for _ in range(cut.num_items)]
         for index, segment in enumerate(cut.segments):
             items[segment.item].append(parts[index])
         return [np.concatenate(nll) for nll in items]
@@ -149,7 +148,7 @@ class Perplexity:
         return TaskInfo(
             name=self.name,
             version=self.version,
-            protocol=f"{text.name}|{cut.protocol}|loss=fp32|acc=fp64",
+            protocol=f"{text.name}|{cut.protocol}|loss=fp64|acc=fp64",
             data=self.data_facts()
             | {"num_rows": text.num_rows}
             | dict(cut.facts)

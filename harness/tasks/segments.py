@@ -24,7 +24,7 @@ from harness.results.record import Metric
 from harness.tasks.documents import DocumentIds
 from harness.tasks.windows import Bos
 
-Nll = np.ndarray[Any, np.dtype[np.float32]]
+Nll = np.ndarray[Any, np.dtype[np.float64]]
 """-ln p of some tokens, in order [nat]."""
 
 

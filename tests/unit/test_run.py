@@ -261,8 +261,10 @@ def test_changed_weights_are_measured_again(make_spec: MakeSpec) -> None:
 def test_newer_version_of_the_task_is_measured_again(make_spec: MakeSpec) -> None:
     spec = make_spec(*PERPLEXITY)
     run(spec)
-    assert run(replace(spec, task=Wrapped(task=spec.task))).skipped
-    assert not run(replace(spec, task=Wrapped(task=spec.task, version=2))).skipped
+    now = spec.task.version
+    assert run(replace(spec, task=Wrapped(task=spec.task, version=now))).skipped
+    assert not run(replace(spec, task=Wrapped(task=spec.task, version=now + 1))).skipped
+    assert not run(replace(spec, task=Wrapped(task=spec.task, version=now - 1))).skipped
 
 
 @pytest.mark.parametrize(
