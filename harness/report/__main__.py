@@ -19,10 +19,12 @@ from harness.report.unfinished import left_out, not_ok, not_supported
 from harness.results.store import ResultStore, Stored, write_atomic
 
 INTRODUCTION = """\
-Every value stands with its n and 95 % interval: Wilson's for accuracy, Student's t over windows for perplexity and over
-draws for matrix products. A difference is taken only between runs of one protocol, on the same items. Where it has an
-interval, that is of the paired differences; where it has none, read it as a description of these items, not as a claim
-about the recipes. pp are percentage points; % is a share, or a relative change where the column says so."""
+A headline stands with its n and 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t
+over draws for matrix products. A difference is taken only between runs of one protocol, on the same items, paired; it
+has an interval, of accuracies McNemar's exact p too, and a verdict: "cannot tell" where the interval holds 0 or p is 0.05 or more.
+Each is by itself: of twenty recipes without any effect one is expected to miss. A column without an interval or a p beside it (percentiles,
+agreement, values by subject or group size, counts, bits and bytes) describes these items and claims nothing about others.
+pp are percentage points; % is a share, or a relative change where the column says so. How intervals are made: `docs/evaluation.md`."""
 
 
 def main() -> None:
@@ -78,7 +80,11 @@ def collect(
             parities(group),
             throughput(group, groups, stored, picture),
         )
-        found += own if any(own) else (sections.ranking(group, floor and floor.line()),)
+        found += (
+            own
+            if any(own)
+            else (sections.ranking(group, floor and floor.line(), floor.least if floor else 0.0),)
+        )
     for number, (group, floor) in enumerate(zip(groups, floors, strict=True), start=1):
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
         found.append(quality_against_bits(group, picture, floor))

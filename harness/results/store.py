@@ -90,18 +90,10 @@ class ResultStore:
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
         """Write the items of the record at `path`; return file name and SHA-256."""
-        buffer = io.BytesIO()
-        # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
-        samples_frame(samples).to_parquet(
-            buffer,
-            compression="zstd",
-            index=False,
-            use_dictionary=["cluster", TOKEN_DOCUMENT_LEAF],
-            column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
-        )
+        content = encoded(samples_frame(samples))
         file = path.with_suffix(SAMPLES_SUFFIX)
-        write_atomic(file, buffer.getvalue())
-        return file.name, hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_atomic(file, content)
+        return file.name, hashlib.sha256(content).hexdigest()
 
     def load(self) -> tuple[list[Stored], list[str]]:
         """Return every whole record, oldest first, and a line for every file that is not one."""
@@ -192,6 +184,20 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
             row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def encoded(frame: pd.DataFrame) -> bytes:
+    """Return the parquet file of a table of items."""
+    buffer = io.BytesIO()
+    # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
+    frame.to_parquet(
+        buffer,
+        compression="zstd",
+        index=False,
+        use_dictionary=["cluster", TOKEN_DOCUMENT_LEAF],
+        column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
+    )
+    return buffer.getvalue()
 
 
 def safe_name(name: str) -> str:
