@@ -57,8 +57,12 @@ def log_loss(row: Row, reference: Row) -> Paired:
         row, reference, ("nll", "token_nll"), f"{row.task.data.get('name', 'text')} windows"
     )
     if "token_document" in pairs:
-        tokens = np.concatenate(pairs["token_nll"]) - np.concatenate(pairs["token_nll_reference"])
-        sums = stats.clustered(tokens, np.concatenate(pairs["token_document"]))
+        own, other, documents = (
+            np.concatenate(pairs[column].to_list())
+            for column in ("token_nll", "token_nll_reference", "token_document")
+        )
+        # float64 before the difference: older files hold float32.
+        sums = stats.clustered(own.astype(np.float64) - other, documents)
     else:
         differences = (pairs["nll"] - pairs["nll_reference"]).to_numpy(np.float64)
         sums = stats.Clusters(differences, pairs["num_tokens"].to_numpy(np.float64))
