@@ -24,7 +24,7 @@ over draws for matrix products. A difference is taken only between runs of one p
 has an interval, of accuracies McNemar's exact p too, and a verdict: "cannot tell" where the interval holds 0 or p is 0.05 or more.
 Each is by itself: of twenty recipes without any effect one is expected to miss. A column without an interval or a p beside it (percentiles,
 agreement, values by subject or group size, counts, bits and bytes) describes these items and claims nothing about others.
-pp are percentage points; % is a share, or a relative change where the column says so. How intervals are made: `docs/evaluation.md`."""
+pp are percentage points; % is a share, or a relative change where the column says so. How intervals are made: docs/evaluation.md."""
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def relative(value: float, reference: float) -> str:
 
 def p_value(p: float) -> str:
     """Return a p-value with two digits."""
-    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+    return f"{p:.2g}"
 
 
 def share(fraction: float) -> str:

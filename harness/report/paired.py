@@ -53,9 +53,7 @@ def log_loss(row: Row, reference: Row) -> Paired:
     Raises:
         ResultError: A samples file is missing or damaged, or has other windows or documents than the reference's.
     """
-    pairs = _joined(
-        row, reference, ("nll", "token_nll"), f"{row.task.data.get('name', 'text')} windows"
-    )
+    pairs = _joined(row, reference, ("nll", "token_nll"), "windows")
     if "token_document" in pairs:
         own, other, documents = (
             np.concatenate(pairs[column].to_list())

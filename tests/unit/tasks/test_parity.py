@@ -159,9 +159,11 @@ def test_every_metric_has_n_unit_and_interval_or_note() -> None:
     assert {(found.n, found.n_of) for found in tokens} == {(12 * 23, "token")}
     # Seven of each of two layers, and the head.
     assert {(found.n, found.n_of) for found in layers} == {(15, "layer")}
-    # All of the text is of one document.
+    # All of the text is of two documents.
     assert metric(result, "kl").ci95 is None
-    assert metric(result, "kl").note == "no interval from 1 document; it takes 5"
+    assert metric(result, "kl").note == (
+        "no interval from 2 documents, worth 1.7 of equal size; it takes 5"
+    )
 
 
 def test_windows_of_random_tokens_are_independent() -> None:
