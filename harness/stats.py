@@ -113,12 +113,14 @@ def mcnemar(one_way: int, other_way: int) -> float:
 def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
     """Return the interval of a difference of paired proportions, `(to_right - to_wrong) / total`.
 
-    Wald's interval after half a flip is added each way and half a question that stayed right and wrong (Agresti & Min 2005,
-    "Simple improved confidence intervals for comparing matched proportions"): without any flip it still has a width.
+    Wald's interval with a continuity correction of one question (Fleiss 1981; method 2 of Newcombe 1998, "Improved confidence
+    intervals for the difference between binomial proportions based on paired data"). It holds 0 where the exact test of `mcnemar`
+    finds nothing, but for a few tables at the border, and has a width without any flip.
     """
-    wrong, right, num = to_wrong + 0.5, to_right + 0.5, total + 2
-    error = math.sqrt(wrong + right - (right - wrong) ** 2 / num) / num
-    return normal_interval((right - wrong) / num, error)
+    center = (to_right - to_wrong) / total
+    error = math.sqrt(to_wrong + to_right - (to_right - to_wrong) ** 2 / total) / total
+    low, high = normal_interval(center, error)
+    return Interval(max(low - 1 / total, -1.0), min(high + 1 / total, 1.0))
 
 
 def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:

@@ -114,19 +114,34 @@ def test_documents_that_are_worth_too_few_carry_no_interval() -> None:
     assert Clusters(np.ones(6), np.ones(6)).words("window") == "interval by window, 6 of them"
 
 
-@pytest.mark.parametrize(("wrong", "right", "total"), [(0, 0, 20), (14, 26, 1000), (3, 0, 12)])
-def test_interval_of_flips_is_wald_s_of_a_table_with_half_a_count_more_in_each_cell(
+@pytest.mark.parametrize(("wrong", "right", "total"), [(0, 0, 20), (14, 26, 1000), (3, 1, 12)])
+def test_interval_of_flips_is_that_of_the_mean_of_differences_and_one_question_more(
     wrong: int, right: int, total: int
 ) -> None:
-    # The added table has one flip, half each way, and one question that stayed, half right and half wrong.
-    outcomes = np.repeat(
-        [-1.0, 1.0, 0.0], [wrong * 2 + 1, right * 2 + 1, 2 * (total - wrong - right) + 2]
-    )
-    mean = outcomes.mean()
-    error = outcomes.std() / math.sqrt(total + 2)
-    found = flips_interval(wrong, right, total)
-    np.testing.assert_allclose(found, (mean - Z * error, mean + Z * error), rtol=1e-9, atol=1e-12)
-    assert found.high > found.low
+    outcomes = np.repeat([-1.0, 1.0, 0.0], [wrong, right, total - wrong - right])
+    spread = Z * outcomes.std() / math.sqrt(total) + 1 / total
+    expected = (outcomes.mean() - spread, outcomes.mean() + spread)
+    np.testing.assert_allclose(flips_interval(wrong, right, total), expected, rtol=1e-9)
+
+
+def test_interval_of_flips_says_what_mcnemar_s_test_says() -> None:
+    apart = 0
+    for flips in range(150):
+        for right in range(flips + 1):
+            low, high = flips_interval(flips - right, right, 1000)
+            apart += (mcnemar(flips - right, right) < 0.05) == (low <= 0 <= high)
+    # 13 to 4 and 42 to 25, each way: p is 0.049.
+    assert apart == 4
+
+
+def test_interval_of_flips_covers_the_difference() -> None:
+    rng = np.random.default_rng(5)
+    chances = [0.01, 0.02, 0.97]
+    tables = rng.multinomial(1000, chances, 2000)
+    bounds = np.asarray([flips_interval(int(w), int(r), 1000) for w, r, _ in tables])
+    held = ((bounds[:, 0] <= 0.01) & (bounds[:, 1] >= 0.01)).mean()
+    # 97 %, with a standard error of 0.4 points.
+    assert 0.95 < held < 0.985
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
