@@ -1,6 +1,6 @@
 """A text of the user's own: a plain text file, or the rows of a JSONL file.
 
-plain text    the file is the text, and one document
+plain text    the file is the text, and one document: its figures carry no interval
 JSONL         rows joined by a blank line, as WikiText's are; each row is a document
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.data.files import is_rows, read_rows, read_text
-from harness.data.source import QuestionSet, Text
+from harness.data.source import SEPARATOR, QuestionSet, Text, joined_starts
 from harness.errors import DataError
 
 
@@ -58,13 +58,14 @@ def _read(source: TextFile, _changed: int) -> Text:
         )
     else:
         documents = (read_text(source.path, "data.path"),)
-    joined = "\n\n".join(documents)
+    joined = SEPARATOR.join(documents)
     return Text(
         name=Path(source.path).name,
         text=joined,
         sha256=hashlib.sha256(joined.encode()).hexdigest(),
         num_rows=len(documents),
         documents=documents,
+        starts=joined_starts(documents),
         is_as_written=True,
     )
 

@@ -112,5 +112,6 @@ def _of_group(
     if any(own):
         return own
     # The floor is one of log-losses: it says nothing of an accuracy.
-    shows_floor = floor is not None and group.headline.unit is not Unit.FRACTION
-    return (sections.ranking(group, floor.line() if floor and shows_floor else None),)
+    if floor is None or group.headline.unit is Unit.FRACTION:
+        return (sections.ranking(group),)
+    return (sections.ranking(group, floor.line(), floor.least),)

@@ -42,7 +42,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
         title=title,
         text=(
             f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {group.headline.n:,} tokens. Intervals are "
-            "Student's t over windows, paired. Among recipes close to lossless the order by KL says little about tasks."
+            f"by document, paired ({group.headline.note}); columns without one describe these tokens. Among recipes close to lossless the order by KL says little about tasks."
             + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),

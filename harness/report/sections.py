@@ -7,12 +7,13 @@ import pandas as pd
 
 from harness import stats
 from harness.report import figures
+from harness.report.differences import Columns, of_itself, of_pair
+from harness.report.paired import MMLU_TASKS
 from harness.report.study import Group, Row
-from harness.results.record import Unit
+from harness.results.record import Metric, Unit
 
 GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")
 GRANULARITIES = ("tensor", "row", *GROUPS)
-MMLU_TASKS = ("mmlu", "mmlu_generate")
 QUESTION = "question"
 """What `n` counts where subjects are asked about."""
 ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
@@ -30,14 +31,14 @@ class Section:
     """File name of a picture beside the report."""
 
 
-def ranking(group: Group, noise: str | None = None) -> Section:
-    """Every recipe with its value, n, interval, and difference from the baseline of the same group.
+def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Section:
+    """Every recipe with its value, n, interval, and paired difference from the baseline of the same group.
 
-    `noise` says what differs without any quantization.
+    `noise` says what differs without any quantization; a log-loss that differs by at most `least` [nat/token] is no difference.
     """
-    baseline, unit = group.baseline, group.headline.unit
-    fraction = unit is Unit.FRACTION
-    rows = []
+    baseline = group.baseline
+    columns = Columns("difference from baseline", "differs from baseline")
+    rows, notes = [], [_why_none(group.headline)]
     for row in group.rows:
         cells = {
             "recipe": row.label,
@@ -46,37 +47,39 @@ def ranking(group: Group, noise: str | None = None) -> Section:
             "n": figures.count(row.headline),
         }
         if baseline is None:
-            cells["difference from baseline"] = "no baseline"
+            found = of_itself(row, columns, "no baseline")
         elif row is baseline:
-            cells["difference from baseline"] = "0 (baseline)"
+            found = of_itself(row, columns, "0 (baseline)")
         else:
-            cells["difference from baseline"] = figures.difference(row.value, baseline.value, unit)
-        if not fraction:
-            cells["relative"] = (
-                figures.relative(row.value, baseline.value)
-                if baseline and row is not baseline
-                else figures.MISSING
-            )
+            found = of_pair(row, baseline, columns, least)
+        notes.append(found.note and f"Difference: {found.note}.")
+        cells |= found.cells
         cells["bits/weight"] = f"{row.quant.bits_per_weight:.3f}"
         cells["path"] = figures.path(row.quant)
         rows.append(cells)
     better = "higher" if group.headline.higher_is_better else "lower"
     chance = " Guessing among four choices gives 25 %." if group.task.name in MMLU_TASKS else ""
-    return Section(
-        title=_title(group),
-        text=(
-            f"Protocol: {group.task.protocol}\nModel: {_model(group)}\nSorted by value, {better} is "
-            "better. The intervals are those of each row by itself; whether two rows differ, they do not say."
-            f"{chance}" + (f"\n{noise}" if noise else "")
-        ),
-        table=pd.DataFrame(rows),
-    )
+    lines = [
+        f"Protocol: {group.task.protocol}",
+        f"Model: {_model(group)}",
+        f"Sorted by value, {better} is better. The first interval is of each row by itself, the second of its paired difference from "
+        f"the baseline.{chance}",
+        *dict.fromkeys(filter(None, (*notes, noise))),
+    ]
+    return Section(title=_title(group), text="\n".join(lines), table=pd.DataFrame(rows))
+
+
+def _why_none(headline: Metric) -> str | None:
+    """Return why a headline has no interval."""
+    if headline.ci95 is not None:
+        return None
+    return f"Value: {headline.note or 'no interval'}."
 
 
 def formats_by_granularity(group: Group) -> Section | None:
     """INT8 beside FP8 at each granularity, if both were measured at one at least."""
-    unit = group.headline.unit
-    rows, pairs = [], 0
+    columns = Columns("INT8 - FP8", "INT8 is")
+    rows, pairs, notes = [], 0, []
     if not group.is_quality:
         return None
     for granularity in GRANULARITIES:
@@ -86,16 +89,23 @@ def formats_by_granularity(group: Group) -> Section | None:
         int8, fp8 = found["INT8"], found["FP8 E4M3"]
         cells = {"granularity": granularity}
         cells |= {name: _headline(row) for name, row in found.items()}
-        cells["INT8 - FP8"] = figures.MISSING
         if int8 and fp8:
             pairs += 1
-            cells["INT8 - FP8"] = figures.difference(int8.value, fp8.value, unit)
-        rows.append(cells)
+            beside = of_pair(int8, fp8, columns)
+            notes.append(beside.note)
+        else:
+            beside = of_itself(group.rows[0], columns, figures.MISSING)
+        rows.append(cells | beside.cells)
     if not pairs:
         return None
     return Section(
         title=f"INT8 against FP8 by granularity: {_title(group)}",
-        text=f"{_cell_words(group)} Same model, data and protocol in every cell. Whether the two differ, the table does not say.",
+        text="\n".join(
+            [
+                f"{_cell_words(group)} Same model, data and protocol in every cell; the interval is of the paired difference.",
+                *dict.fromkeys(filter(None, notes)),
+            ]
+        ),
         table=pd.DataFrame(rows),
     )
 
@@ -153,7 +163,7 @@ def _both_ways(direct: Group, generate: Group) -> Section:
                 "recipe": row.label,
                 "direct": figures.number(row.headline),
                 "generate": figures.number(other.headline),
-                "generate - direct": figures.difference(other.value, row.value, row.headline.unit),
+                **of_pair(other, row, Columns("generate - direct", "generate is")).cells,
                 "parse rate": figures.number(other.metric("parse_rate")),
                 "generate, first character": figures.number(other.metric("accuracy_first_char")),
                 "ties, direct": figures.count_of(row.metric("ties")),
@@ -163,7 +173,7 @@ def _both_ways(direct: Group, generate: Group) -> Section:
         title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
         text=(
             f"The same {direct.headline.n:,} questions. Direct takes the likeliest letter; generate reads the "
-            "decoded text, strictly (what cannot be read counts as wrong) or by its first character."
+            "decoded text, strictly (what cannot be read counts as wrong) or by its first character. p is of McNemar's exact test."
         ),
         table=pd.DataFrame(rows),
     )

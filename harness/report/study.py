@@ -9,12 +9,12 @@ processor, its threads and the GPU in common too.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import ResultError
 from harness.report.row_names import row_names
-from harness.results.outdated import outdated
+from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
     BaselineInfo,
     CalibrationInfo,
@@ -197,7 +197,8 @@ def _group(items: Sequence[Stored], names: Mapping[str, str]) -> Group:
     return Group(rows=tuple(rows))
 
 
-def _row(item: Stored, names: Mapping[str, str]) -> Row | None:
+def _row(found: Stored, names: Mapping[str, str]) -> Row | None:
+    item = replace(found, record=without_narrow_intervals(found.record))
     record = item.record
     if record.model is None or record.quant is None or record.task is None or not record.metrics:
         return None

@@ -263,11 +263,13 @@ class SampleScore(_Closed):
 
     id: str
     cluster: str
-    """Items of one cluster are not independent: subject, document."""
+    """What the item is of: a subject; the document, or the first and the last of them."""
     scores: dict[str, float]
     answer: str | None = None
     token_nll: tuple[float, ...] | None = None
     """-ln p of each scored token, in order [nat]."""
+    token_document: tuple[int, ...] | None = None
+    """The document that each of these tokens begins in. Tokens of one document are not independent; documents are."""
 
 
 class RunRecord(_Closed):

@@ -43,6 +43,7 @@ NLL_GRID = 2.0**-26
 """Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
 the file, where whole float64 numbers take 7.2 and the float32 numbers of older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
+TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
 
 
 WRITTEN_TEXTS = ("command", "config", "error", "warnings")
@@ -91,18 +92,10 @@ class ResultStore:
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
         """Write the items of the record at `path`; return file name and SHA-256."""
-        buffer = io.BytesIO()
-        # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
-        samples_frame(samples).to_parquet(
-            buffer,
-            compression="zstd",
-            index=False,
-            use_dictionary=["cluster"],
-            column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
-        )
+        content = encoded(samples_frame(samples))
         file = path.with_suffix(SAMPLES_SUFFIX)
-        write_atomic(file, buffer.getvalue(), OPTION, "folder", force=True)
-        return file.name, hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_atomic(file, content, OPTION, "folder", force=True)
+        return file.name, hashlib.sha256(content).hexdigest()
 
     def check_room(self) -> None:
         """Check that a record and its samples can be written, before they are measured.
@@ -199,7 +192,7 @@ def read_samples(stored: Stored) -> pd.DataFrame:
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
-    """Return one row an item: id, cluster, answer, a column for each score, and the token list."""
+    """Return one row an item: id, cluster, answer, a column for each score, and the token lists."""
     rows = []
     for sample in samples:
         row: dict[str, object] = {"id": sample.id, "cluster": sample.cluster}
@@ -208,6 +201,8 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
         row |= sample.scores
         if sample.token_nll is not None:
             row["token_nll"] = np.rint(np.asarray(sample.token_nll) / NLL_GRID) * NLL_GRID
+        if sample.token_document is not None:
+            row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -217,6 +212,20 @@ def _without_secrets(record: RunRecord) -> dict[str, Any]:
     fields: dict[str, Any] = redacted_tree(record.model_dump(mode="json"))
     values = known_values()
     return fields | {key: redacted_tree(fields[key], values) for key in WRITTEN_TEXTS}
+
+
+def encoded(frame: pd.DataFrame) -> bytes:
+    """Return the parquet file of a table of items."""
+    buffer = io.BytesIO()
+    # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
+    frame.to_parquet(
+        buffer,
+        compression="zstd",
+        index=False,
+        use_dictionary=["cluster", TOKEN_DOCUMENT_LEAF],
+        column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
+    )
+    return buffer.getvalue()
 
 
 def safe_name(name: str) -> str:

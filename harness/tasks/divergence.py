@@ -38,6 +38,7 @@ from harness.tasks.base import TaskResult
 from harness.tasks.baselines import Become
 from harness.tasks.divergence_questions import compare_answers
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits, divergence_metrics
+from harness.tasks.documents import document_words, num_documents
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.windows import Bos, Windows, disjoint_windows, window_words
@@ -114,16 +115,22 @@ class Divergence:
         samples = [
             SampleScore(
                 id=f"{text.name}/window/{index}",
-                cluster=str(index),
+                cluster=document_words(documents),
                 scores={"num_tokens": len(nll)} | scores,
                 token_nll=tuple(nll.tolist()),
+                token_document=tuple(documents.tolist()),
             )
-            for index, (nll, scores) in enumerate(zip(pairs.nll, window_scores(pairs), strict=True))
+            for index, (nll, scores, documents) in enumerate(
+                zip(pairs.nll, window_scores(pairs), windows.scored_documents, strict=True)
+            )
         ]
         answers = compare_answers(self.questions, loaded, base) if self.questions else None
         return TaskResult(
             info=self._info(text, windows, loaded, answers),
-            metrics=(*divergence_metrics(pairs), *(answers.metrics if answers else ())),
+            metrics=(
+                *divergence_metrics(pairs, windows.scored_documents),
+                *(answers.metrics if answers else ()),
+            ),
             samples=(*samples, *(answers.samples if answers else ())),
             baseline=base.info,
             warnings=(*text.warnings, *base.warnings, *(answers.warnings if answers else ())),
@@ -244,6 +251,7 @@ def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
         "num_tokens": windows.num_tokens,
         "token_ids_sha256": windows.ids_sha256,
         "num_windows": len(windows.ids),
+        "num_documents": num_documents(windows.scored_documents),
     }
 
 

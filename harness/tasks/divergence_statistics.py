@@ -15,21 +15,24 @@ but for three points. KL is summed as
 which is the same sum because p and q both sum to one. No term is negative, r = 0 gives exactly 0, and an error in a
 softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.models.log_softmax`). llama.cpp stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here
 nothing is stored or skipped. Its errors take tokens for independent, which makes them too small, by a factor of about three
-where the tokens of a window share a shift of 0.02 nat; here the independent unit is the window, and every interval is
-Student's t over the means of windows. Pairing is kept: differences are taken token by token before anything is averaged.
+where the tokens of a window share a shift of 0.02 nat; here the independent unit is the document, and every interval is that of
+`harness.stats`. Pairing is kept: differences are taken token by token before anything is averaged.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from harness import stats
 from harness.models.log_softmax import log_softmax, pieces
 from harness.results.record import Metric, Unit
+from harness.tasks.documents import DocumentIds
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -92,20 +95,21 @@ def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     return torch.where(r < 1, near, far).clamp_min_(0).sum(-1)
 
 
-def divergence_metrics(pairs: TokenPairs) -> tuple[Metric, ...]:
-    """Return every statistic of tokens `[windows, T]`."""
+def divergence_metrics(pairs: TokenPairs, documents: DocumentIds) -> tuple[Metric, ...]:
+    """Return every statistic of tokens `[windows, T]`, of which `documents` has the document."""
     d, delta_p = pairs.nll - pairs.nll_baseline, pairs.delta_p
     nat, one = Unit.NAT_PER_TOKEN, Unit.ONE
+    mean = partial(mean_metric, clusters=documents)
     return (
-        mean_metric("kl_mean", pairs.kl, nat, better=False, finish=_positive),
-        mean_metric("same_top", pairs.same_top, Unit.FRACTION, better=True, finish=_fraction),
-        mean_metric("delta_p_mean", delta_p, one, better=True, note=DELTA_P_NOTE),
-        mean_metric("delta_p_rms", delta_p**2, one, better=False, finish=root, note=DELTA_P_NOTE),
-        mean_metric("ln_ppl_ratio", d, nat, better=False),
-        mean_metric("ppl_ratio", d, one, better=False, finish=math.exp),
-        _ppl_difference(pairs),
-        mean_metric("ppl", pairs.nll, one, better=False, finish=math.exp),
-        mean_metric("ppl_baseline", pairs.nll_baseline, one, better=False, finish=math.exp),
+        mean("kl_mean", pairs.kl, unit=nat, better=False, finish=_positive),
+        mean("same_top", pairs.same_top, unit=Unit.FRACTION, better=True, finish=_fraction),
+        mean("delta_p_mean", delta_p, unit=one, better=True, note=DELTA_P_NOTE),
+        mean("delta_p_rms", delta_p**2, unit=one, better=False, finish=root, note=DELTA_P_NOTE),
+        mean("ln_ppl_ratio", d, unit=nat, better=False),
+        mean("ppl_ratio", d, unit=one, better=False, finish=math.exp),
+        _ppl_difference(pairs, documents),
+        mean("ppl", pairs.nll, unit=one, better=False, finish=math.exp),
+        mean("ppl_baseline", pairs.nll_baseline, unit=one, better=False, finish=math.exp),
         _correlation(pairs),
         *_percentiles("kl", pairs.kl, nat, better=False),
         *_percentiles("delta_p", delta_p, one, better=None),
@@ -114,37 +118,38 @@ def divergence_metrics(pairs: TokenPairs) -> tuple[Metric, ...]:
 
 def mean_metric(
     name: str,
-    values_CT: Array,
-    unit: Unit,
+    values: Array,
     *,
+    clusters: ArrayLike,
+    unit: Unit,
     better: bool,
     finish: Callable[[float], float] = float,
     note: str | None = None,
-    items: tuple[str, str] = ("token", "window"),
+    items: tuple[str, str] = ("token", "document"),
 ) -> Metric:
-    """Return the mean over items, with an interval that takes rows for independent, but not the items in them.
+    """Return the mean over items, with an interval that takes clusters for independent, but not the items in them.
 
     Args:
         name: Name of the metric.
-        values_CT: One row a cluster, one column an item.
+        values: One value an item, of any shape.
+        clusters: The cluster of each item, in the same shape.
         unit: Unit of what is shown.
         better: Whether higher is better.
         finish: A monotone function that turns mean and bounds into what is shown.
         note: How to read the number.
-        items: What a value belongs to, and what a row.
+        items: What a value belongs to, and what a cluster is.
     """
-    means_C = values_CT.mean(axis=1)
-    interval = stats.mean_interval(means_C.tolist())
-    few = None if interval else f"no interval from fewer than {stats.MIN_CLUSTERS} {items[1]}s"
+    sums = stats.clustered(values, clusters)
+    interval = sums.interval()
     return Metric(
         name=name,
-        value=finish(float(means_C.mean())),
+        value=finish(sums.mean),
         unit=unit,
-        n=values_CT.size,
+        n=values.size,
         n_of=items[0],
         ci95=interval and (finish(interval.low), finish(interval.high)),
         higher_is_better=better,
-        note="; ".join(filter(None, (note, few))) or None,
+        note="; ".join(filter(None, (note, sums.words(items[1])))),
     )
 
 
@@ -161,13 +166,18 @@ def root(value: float) -> float:
     return math.sqrt(max(value, 0.0))
 
 
-def _ppl_difference(pairs: TokenPairs) -> Metric:
+def _ppl_difference(pairs: TokenPairs, documents: DocumentIds) -> Metric:
     """Return PPL(candidate) - PPL(base), with the interval of its linear part: du = PPL_q dm_q - PPL_p dm_p."""
-    ppl_q, ppl_p = (math.exp(nll.mean(axis=1).mean()) for nll in (pairs.nll, pairs.nll_baseline))
+    ppl_q, ppl_p = (math.exp(nll.mean()) for nll in (pairs.nll, pairs.nll_baseline))
     linear = ppl_q * pairs.nll - ppl_p * pairs.nll_baseline
-    shift = ppl_q - ppl_p - float(linear.mean(axis=1).mean())
+    shift = ppl_q - ppl_p - float(linear.mean())
     return mean_metric(
-        "ppl_difference", linear, Unit.ONE, better=False, finish=lambda value: value + shift
+        "ppl_difference",
+        linear,
+        clusters=documents,
+        unit=Unit.ONE,
+        better=False,
+        finish=lambda value: value + shift,
     )
 
 

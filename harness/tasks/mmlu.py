@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from harness.data.overlap import Scored, own_examples
-from harness.data.source import DataSource, Question, hash_questions
+from harness.data.source import DataSource, Question, hash_questions, repeated_questions
 from harness.errors import ConfigError
 from harness.models.head import scorer
 from harness.models.shareable import obstacle
@@ -156,7 +156,11 @@ class MMLU:
             info=self._info(encoded),
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
-            warnings=(*self._warnings(encoded), *_sharing_warnings(reason)),
+            warnings=(
+                *repeated_questions(self.questions()),
+                *self._warnings(encoded),
+                *_sharing_warnings(reason),
+            ),
         )
 
     def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
+from harness.tasks.documents import DocumentIds
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
 from harness.tasks.parity_statistics import parity_metrics, stack, verdict, window_samples
 from harness.tasks.windows import Bos, check_length, disjoint_windows
@@ -53,6 +55,10 @@ class Prompts:
     name: str
     ids: Tensor
     """int64 `[n, L]`."""
+    clusters: DocumentIds
+    """What is independent, for each scored token, `[n, L - 1]`: its document, or its window of random tokens."""
+    cluster: str
+    """What these are."""
     facts: dict[str, Any]
     protocol: str
     warnings: tuple[str, ...] = ()
@@ -166,8 +172,8 @@ class Parity:
                 protocol=f"{prompts.protocol}|decode={self.decode}|baseline=fake-quant|kl=fake-to-real",
                 data=prompts.facts,
             ),
-            metrics=(*parity_metrics(beside), *judged),
-            samples=window_samples(prompts.name, beside, self.decode),
+            metrics=(*parity_metrics(beside, prompts.clusters, prompts.cluster), *judged),
+            samples=window_samples(prompts.name, beside, prompts.clusters, self.decode),
             baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
@@ -186,6 +192,8 @@ class Parity:
         return Prompts(
             name=text.name,
             ids=windows.ids,
+            clusters=windows.scored_documents,
+            cluster="document",
             facts=window_facts(text, windows),
             protocol=window_protocol(text, self.window, self.limit_windows, loaded, self.bos),
             warnings=text.warnings,
@@ -200,6 +208,8 @@ class Parity:
         return Prompts(
             name="random",
             ids=ids_NL,
+            clusters=np.repeat(np.arange(len(ids_NL))[:, None], self.window - 1, axis=1),
+            cluster="window",
             facts=self.data_facts() | facts,
             protocol=(
                 f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp64|means=fp64"

@@ -159,9 +159,22 @@ def test_every_metric_has_n_unit_and_interval_or_note() -> None:
     assert {(found.n, found.n_of) for found in tokens} == {(12 * 23, "token")}
     # Seven of each of two layers; the head stays in float.
     assert {(found.n, found.n_of) for found in layers} == {(14, "layer")}
-    few, _ = beside(Real(), replace(TASK, limit_windows=9))
-    assert metric(few, "kl").ci95 is None
-    assert "fewer than 10 windows" in (metric(few, "kl").note or "")
+    # All of the text is of two documents.
+    assert metric(result, "kl").ci95 is None
+    assert metric(result, "kl").note == (
+        "no interval from 2 documents, worth 1.7 of equal size; it takes 5"
+    )
+
+
+def test_windows_of_random_tokens_are_independent() -> None:
+    result, _ = beside(Real(change=noisy), replace(TASK, prompts="random"))
+    means = [sample.scores["difference"] / 23 for sample in result.samples]
+    interval = scipy_stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    found = metric(result, "logprob_difference")
+    assert found.ci95 == pytest.approx(tuple(interval), rel=1e-6)
+    assert found.note == "interval by window, 12 of them"
+    few, _ = beside(Real(), replace(TASK, prompts="random", limit_windows=4))
+    assert metric(few, "kl").note == "no interval from 4 windows; it takes 5"
 
 
 # Unequal models
@@ -196,8 +209,6 @@ def test_numbers_are_those_of_numpy() -> None:
         assert found[name] == pytest.approx(kl, rel=1e-3), name
     assert found["kl"] > 1e-4
     assert found["top1_agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
-    interval = scipy_stats.ttest_1samp(difference.mean(axis=1), 0).confidence_interval(0.95)
-    assert metric(result, "logprob_difference").ci95 == pytest.approx(tuple(interval), abs=1e-5)
     summed = [sample.scores["difference"] for sample in result.samples]
     assert summed == pytest.approx(difference.sum(axis=1), abs=3e-4)
 
