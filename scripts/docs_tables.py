@@ -76,7 +76,8 @@ def machine(made: Mapping[str, Any]) -> str:
         f for f in made["cpu_flags"] if f in ("avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
     ]
     name = made["cpu"].replace("(R)", "").replace(" Processor", "")
-    return f"{name} ({', '.join(flags) or 'neither vnni nor bf16'}), {made['threads']} threads"
+    threads = "1 thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    return f"{name} ({', '.join(flags) or 'neither vnni nor bf16'}), {threads}"
 
 
 def steps(file: Path) -> Rows:
@@ -153,7 +154,7 @@ def readers(file: Path) -> Rows:
     rows = [["recipe", "`dequantize=True`", "left compressed", "the recipe from the float model"]]
     for name, row in found["recipes"].items():
         values = [row[key] for key in ("dequantized", "compressed", "recipe_from_float")]
-        cells = ["inputs stay in float" if v is None else f"{v:.2g}" for v in values]
+        cells = ["inputs stay in float" if v is None else f"{v:#.2g}" if v else "0" for v in values]
         rows.append([f"`{name}`", *cells])
     return rows
 

@@ -187,7 +187,7 @@ def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> No
     text = study.section(tmp_path)[1]
     assert text.count("no counter of energy can be read") == 1
     assert "No prefill mfu: the peak could not be measured" in text
-    assert text.startswith("Machine: cpu (instructions not known), 1 threads\n")
+    assert text.startswith("Machine: cpu (instructions not known), 1 thread\n")
 
 
 # Two ways of the float model
