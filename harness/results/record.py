@@ -243,6 +243,10 @@ class Provenance(_Closed):
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
+    host: str | None = None
+    """Name of the machine; null in records from before 2026-12 and where it has none."""
+    gpu_uuid: str | None = None
+    """Which of several equal GPUs it was, as `nvidia-smi -L` says it."""
     settings: dict[str, str] = {}
     """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
 

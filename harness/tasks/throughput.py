@@ -43,9 +43,9 @@ from harness.tasks.throughput_subject import (
     Subject,
     Within,
     differing_phases,
-    in_float32,
     make_request,
     seen_products,
+    with_float32_products,
 )
 from harness.timing import busy, energy
 from harness.timing.clock import clock_of
@@ -175,7 +175,7 @@ class Throughput:
         native = self._subject(FLOAT, base.loaded, base.within, prompts_BS)
         yield native
         if "float32" in products.ways(base.loaded):
-            widened = in_float32(base.within)
+            widened = with_float32_products(base.within)
             other = self._subject(FLOAT32_PRODUCTS, base.loaded, widened, prompts_BS)
             if differing_phases(native, other):
                 yield other

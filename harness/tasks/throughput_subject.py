@@ -124,7 +124,7 @@ def make_request(
     return Request(timing=timing, energy_j=used)
 
 
-def in_float32(within: Within) -> Within:
+def with_float32_products(within: Within) -> Within:
     """Return a context manager in which the same model is in place, and multiplies in float32."""
 
     @contextmanager

@@ -2,12 +2,10 @@
 
     rate    = count / median(seconds)                       tokens over time, never a mean of rates
     ratio   = median(baseline) / median(candidate)          above 1: faster than the baseline
-              min of the medians of several baselines / median(candidate)     above 1: faster than the fastest of them
     drift   = median(last third) / median(first third) - 1
 
 The interval of a ratio comes from a bootstrap over rounds in which both are drawn together (percentiles of 9,999 draws, by
-`scipy.stats.bootstrap`), since what disturbs a round disturbs both. Of several baselines the fastest is chosen anew in each draw, so
-that the interval also holds the doubt about which one it is. A percentile needs `TAIL` samples beyond it, or it is
+`scipy.stats.bootstrap`), since what disturbs a round disturbs both. A percentile needs `TAIL` samples beyond it, or it is
 that of a few chance events: p90 needs 100, p99 1,000.
 """
 
@@ -64,24 +62,15 @@ def rate_spread(count: float, seconds: Sequence[float]) -> Spread:
 
 def ratio(baseline_s: Sequence[float], candidate_s: Sequence[float], seed: int) -> Ratio:
     """Return the ratio of two speeds from the times of the same rounds."""
-    return ratio_to_fastest((baseline_s,), candidate_s, seed)
-
-
-def ratio_to_fastest(
-    baselines_s: Sequence[Sequence[float]], candidate_s: Sequence[float], seed: int
-) -> Ratio:
-    """Return the ratio of a speed to that of the fastest of some baselines, from the times of the same rounds."""
-
-    def statistic(*drawn: Any, axis: int) -> Any:
-        *baselines, candidate = (np.median(seconds, axis=axis) for seconds in drawn)
-        return np.min(baselines, axis=0) / candidate
-
-    times = [np.asarray(seconds) for seconds in (*baselines_s, candidate_s)]
-    value = float(statistic(*times, axis=-1))
-    if len(candidate_s) < LEAST_ROUNDS:
+    value = float(np.median(baseline_s) / np.median(candidate_s))
+    if len(baseline_s) < LEAST_ROUNDS:
         return Ratio(value, None)
+
+    def statistic(baseline: Any, candidate: Any, axis: int) -> Any:
+        return np.median(baseline, axis=axis) / np.median(candidate, axis=axis)
+
     found = stats.bootstrap(
-        times,
+        (np.asarray(baseline_s), np.asarray(candidate_s)),
         statistic,
         paired=True,
         vectorized=True,

@@ -139,10 +139,10 @@ def test_row_has_speed_spread_ratio_sizes_and_accuracy(study: Study, tmp_path: P
     assert table["int8_row_real"] == {
         "path": "real/scaled_mm",
         "decode [token/s]": "61.2 (IQR 1.22, n = 12)",
-        "float decode beside it [token/s]": "40.0 with native",
+        "float decode beside it [token/s]": "40.0 native",
         "decode / float, native products": "1.530 [1.500, 1.560], faster",
         "prefill [token/s]": "1,420 (IQR 71.0, n = 12)",
-        "float prefill beside it [token/s]": "928 with native",
+        "float prefill beside it [token/s]": "928 native",
         "prefill / float, native products": "1.530 [1.500, 1.560], faster",
         "perplexity": "not measured",
         "MMLU": "not measured",
@@ -190,7 +190,7 @@ def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> No
     text = study.section(tmp_path)[1]
     assert text.count("no counter of energy can be read") == 1
     assert "No prefill mfu: the peak could not be measured" in text
-    assert text.startswith("Machine: cpu (instructions not known), 1 threads\n")
+    assert text.startswith("Machine: cpu (instructions not known), 1 thread\n")
 
 
 # Two ways of the float model
@@ -225,9 +225,9 @@ def test_a_ratio_is_to_the_way_of_the_float_model_that_its_column_and_cell_name(
     row = table["int8_row_real"]
     assert row["prefill / float, native products"] == "1.530 [1.500, 1.560], faster"
     assert row["prefill / float, the faster products"] == cell
-    beside = f"928 with native, {float32:,.0f} with float32"
+    beside = f"928 native, {float32:,.0f} float32"
     assert row["float prefill beside it [token/s]"] == beside
-    assert table["baseline"]["float prefill beside it [token/s]"] == "700 with float32"
+    assert table["baseline"]["float prefill beside it [token/s]"] == "700 float32"
     assert table["baseline"]["prefill / float, the faster products"] == "-"
     # Decoding one sequence is the same in both ways.
     assert "decode / float, the faster products" not in row
@@ -257,7 +257,7 @@ def test_line_of_a_run_names_what_each_ratio_is_to() -> None:
     )
     alone = {m.name: m for m in (*FLOAT, metric("baseline_float32_prefill", 700.0))}
     said = float_paths.in_words(alone.get)
-    assert said == "prefill: 1,000 with native, 700 with float32 products [token/s]"
+    assert said == "prefill: 1,000 native, 700 float32 products [token/s]"
     assert float_paths.in_words({m.name: m for m in FLOAT}.get) == ""
     assert float_paths.in_words({}.get) == ""
 

@@ -10,7 +10,6 @@ from harness.timing.distribution import (
     percentile,
     rate_spread,
     ratio,
-    ratio_to_fastest,
     spread,
 )
 
@@ -68,29 +67,6 @@ def test_what_disturbs_both_of_a_round_does_not_widen_the_interval() -> None:
     assert high - low < 0.05
     low, high = ratio(base, rng.permutation(candidate), seed=0).interval
     assert high - low > 0.2
-
-
-def test_ratio_to_the_fastest_is_the_plain_bootstrap_over_rounds() -> None:
-    rng = np.random.default_rng(0)
-    first, second, candidate = rng.lognormal(0, 0.05, (3, 12))
-    found = ratio_to_fastest((first, second), candidate, seed=7)
-    fastest = min(np.median(first), np.median(second))
-    assert found.value == pytest.approx(fastest / np.median(candidate))
-    draws = []
-    for _ in range(4000):
-        of = rng.integers(0, 12, 12)
-        fastest = min(np.median(first[of]), np.median(second[of]))
-        draws.append(fastest / np.median(candidate[of]))
-    # Two simulations of one distribution; the standard error of such a percentile is about 0.001 here.
-    assert found.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
-
-
-def test_a_baseline_that_is_slower_by_far_changes_nothing() -> None:
-    rng = np.random.default_rng(0)
-    first, candidate = rng.lognormal(0, 0.05, (2, 12))
-    alone = ratio(first, candidate, seed=3)
-    assert ratio_to_fastest((first, 9 * first), candidate, seed=3) == alone
-    assert ratio_to_fastest((9 * first, first), candidate, seed=3) == alone
 
 
 @pytest.mark.parametrize(("percent", "samples"), [(50, 20), (90, 100), (99, 1000), (10, 100)])
