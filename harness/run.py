@@ -15,7 +15,7 @@ import torch
 
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
-from harness.calibrated import calibration_of, is_of_recipe, overlap_warnings
+from harness.calibrated import calibration_of, overlap_warnings
 from harness.errors import (
     ConfigError,
     HarnessError,
@@ -25,11 +25,10 @@ from harness.errors import (
 )
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
+from harness.on_file import same_run
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.report import figures, float_paths
-from harness.results.evidence import lost_evidence
-from harness.results.outdated import outdated
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored, next_attempt
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
@@ -174,7 +173,7 @@ def run(spec: RunSpec) -> Outcome:
     identity = config.config_hash(spec.resolved, spec.device.type)
     with spec.store.claim(identity):
         known = spec.store.find(identity)
-        if not spec.force and (done := _on_file(spec, known)):
+        if not spec.force and (done := same_run(known, spec.model, spec.recipe, spec.task)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
@@ -334,38 +333,6 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     except OutputError:
         log.error("measured, but not on file: %s", _spell(next(iter(metrics), None)))
         raise
-
-
-def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
-    """Return the latest whole run of the same configuration on the same weights and data, if any."""
-    done = [item for item in known if item.record.status is Status.OK]
-    if not done:
-        return None
-    alone = isinstance(spec.task, ModelFreeTask)
-    fingerprints = (None, None) if alone else _fingerprints(spec.model)
-    facts = spec.task.data_facts()
-    calibration = calibration_of(spec.recipe)
-    for item in reversed(done):
-        record = item.record
-        if record.task is None or outdated(record):
-            continue
-        model = record.model
-        measured = (model.fingerprint, model.baseline) if model else (None, None)
-        same_data = all(record.task.data.get(key) == value for key, value in facts.items())
-        same_task = record.task.version == spec.task.version
-        same_recipe = alone or is_of_recipe(record, spec.recipe, calibration)
-        if measured == fingerprints and same_data and same_task and same_recipe:
-            if lost := lost_evidence(item):
-                log.warning("not on file, measured again: %s", lost)
-                continue
-            return item
-    return None
-
-
-def _fingerprints(source: ModelSource) -> tuple[str, str | None]:
-    """Return what identifies the weights of a model and of its baseline."""
-    baseline: ModelSource | None = getattr(source, "baseline", None)
-    return source.fingerprint(), baseline.fingerprint() if baseline is not None else None
 
 
 def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:

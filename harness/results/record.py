@@ -238,15 +238,13 @@ class Provenance(_Closed):
     """Instruction sets that decide speed and numerics, such as avx512_bf16."""
     threads: int
     gpu: str | None
-    gpu_uuid: str | None = None
-    """What names the GPU in every process; null on a CPU and in older records."""
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
     host: str | None = None
     """Name of the machine; null in records from before 2026-12 and where it has none."""
     gpu_uuid: str | None = None
-    """Which of several equal GPUs it was, as `nvidia-smi -L` says it."""
+    """What names the GPU in every process, as `nvidia-smi -L` says it; null on a CPU and in older records."""
     settings: dict[str, str] = {}
     """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
 
