@@ -16,7 +16,7 @@ one at a time on a cache, because many kernels take another path for one row.
 
 Every window runs alone. `reference` keeps in main memory the float32 logits of the fake-quantized and of the float model,
 2 x windows x (L - 1) x vocabulary x 4 bytes, with the defaults 2 x 480 MB at 151,936 tokens and 2 x 155 MB at 49,152; and
-inputs and outputs of the linear layers for one window, 0.2 GB of Qwen3-1.7B in bfloat16.
+inputs and outputs of the quantized layers for one window, 0.2 GB of Qwen3-1.7B in bfloat16.
 """
 
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ class Reference(NamedTuple):
     exact: tuple[Tensor, ...]
     """Those of the float model."""
     calls: Calls
-    """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    """Inputs and outputs of the quantized linear layers of the fake-quantized model in the first window."""
     baseline: BaselineInfo
     """What the float model is."""
 

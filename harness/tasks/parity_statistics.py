@@ -135,7 +135,7 @@ def verdict(
         name="layer_difference",
         value=worst.value,
         higher_is_better=False,
-        note=f"the largest of all linear layers, on the same input: {shown}; no interval",
+        note=f"the largest of all quantized layers, on the same input: {shown}; no interval",
     )
     judged = of_layers(
         name="within_tolerance",

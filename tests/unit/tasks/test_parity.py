@@ -157,8 +157,8 @@ def test_every_metric_has_n_unit_and_interval_or_note() -> None:
         assert found.ci95 or found.note
     tokens, layers = result.metrics[:-2], result.metrics[-2:]
     assert {(found.n, found.n_of) for found in tokens} == {(12 * 23, "token")}
-    # Seven of each of two layers, and the head.
-    assert {(found.n, found.n_of) for found in layers} == {(15, "layer")}
+    # Seven of each of two layers; the head stays in float.
+    assert {(found.n, found.n_of) for found in layers} == {(14, "layer")}
     # All of the text is of two documents.
     assert metric(result, "kl").ci95 is None
     assert metric(result, "kl").note == (
@@ -281,6 +281,7 @@ def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
     result = TASK.run_beside(loaded, reference, {})
     x = reference.calls["model.layers.0.mlp.down_proj"][0].given[0].numpy()
     expected = relative(made.numpy(), x @ weight.numpy().T)
+    assert metric(result, "layer_difference").n == 2, "the head and 12 other layers stay in float"
     assert (metric(result, "layer_difference").value or 0) >= expected * 0.999
 
 
@@ -456,3 +457,14 @@ def test_fake_recipe_has_nothing_to_be_beside(make_spec: Callable[..., RunSpec])
     spec = make_spec(FakeBackend())
     with pytest.raises(ConfigError, match="recipe of a real backend"):
         RunSpec.build(spec.resolved)
+
+
+@pytest.mark.parametrize(
+    ("skip", "count"), [(("lm_head", "embed_tokens"), 14), (("embed_tokens",), 15)]
+)
+def test_only_quantized_layers_are_counted(skip: tuple[str, ...], count: int) -> None:
+    loaded = TinyModel().load(CPU)
+    layers = quantize(loaded, replace(RECIPE, skip=skip)).report.layers
+    calls = TASK.reference(loaded).calls
+    assert sorted(calls) == sorted(layer.name for layer in layers)
+    assert len(calls) == count
