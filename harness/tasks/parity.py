@@ -36,7 +36,13 @@ from harness.progress import bar
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
-from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
+from harness.tasks.divergence import (
+    check_sizes,
+    pair_warnings,
+    text_facts,
+    window_facts,
+    window_protocol,
+)
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
 from harness.tasks.parity_statistics import parity_metrics, stack, verdict, window_samples
@@ -169,7 +175,11 @@ class Parity:
             metrics=(*parity_metrics(beside), *judged),
             samples=window_samples(prompts.name, beside, self.decode),
             baseline=reference.baseline,
-            warnings=(*prompts.warnings, *failure),
+            warnings=(
+                *prompts.warnings,
+                *pair_warnings(beside.real_to_float, prompts.ids),
+                *failure,
+            ),
         )
 
     def _prompts(self, loaded: LoadedModel) -> Prompts:

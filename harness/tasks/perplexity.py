@@ -25,6 +25,7 @@ from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult
+from harness.tasks.degenerate import text_warnings
 from harness.tasks.perplexity_metrics import (
     mean_over,
     running_perplexity,
@@ -109,7 +110,10 @@ class Perplexity:
                 )
                 for index, nll in enumerate(items)
             ),
-            warnings=text.warnings,
+            warnings=(
+                *text.warnings,
+                *text_warnings(np.concatenate(items), cut.targets(), "the model"),
+            ),
         )
 
     def _score(self, loaded: LoadedModel, cut: Segments, budget: int) -> list[Nll]:
