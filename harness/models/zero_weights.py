@@ -8,18 +8,21 @@ SHOWN = 3
 
 def zero_warnings(module: nn.Module) -> tuple[str, ...]:
     """Return a warning that counts and names the zero matrices of a model, if it has any."""
-    matrices = {
-        n: p
-        for n, p in module.named_parameters()
-        if p.dim() > 1 and p.is_floating_point() and not p.is_meta
-    }
-    zero = [name for name, p in matrices.items() if p.numel() and _is_zero(p)]
+    matrices = {name: p for name, p in module.named_parameters() if _is_float_matrix(p)}
+    zero = [name for name, p in matrices.items() if _is_zero(p)]
     if not zero:
         return ()
     names = ", ".join([*zero[:SHOWN], *(["..."] if len(zero) > SHOWN else [])])
     return (
         f"{len(zero)} of {len(matrices)} weight matrices are zero throughout ({names}): the checkpoint is not whole, or was never trained",
     )
+
+
+def _is_float_matrix(parameter: nn.Parameter) -> bool:
+    """Leave out codes, which libraries keep in subclasses and in narrow types."""
+    is_float = parameter.is_floating_point() and parameter.dtype.itemsize > 1
+    is_plain = type(parameter) is nn.Parameter and not parameter.is_meta
+    return is_plain and is_float and parameter.dim() > 1 and parameter.numel() > 0
 
 
 def _is_zero(parameter: nn.Parameter) -> bool:
