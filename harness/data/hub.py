@@ -22,6 +22,7 @@ from harness.data.source import (
     QuestionSet,
     Text,
     check_question,
+    hash_questions,
     joined_starts,
 )
 from harness.errors import DataError
@@ -29,6 +30,9 @@ from harness.hub import Found, Repository, locate
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
 """The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
+
+MMLU_SHA256 = "b44086d179f16ec000209b3e4d5af65bf07186f4916b2029f2b5115161c5ff16"
+"""`hash_questions` of the hub's 14,042 test questions and 285 dev questions, in its order."""
 
 TITLE = re.compile(r"\s*= (?!=).*(?<!=) =\s*")
 """A heading of the first level. Two lines of formulas look like one, and begin an article as on the hub."""
@@ -152,6 +156,13 @@ def _mmlu(source: HubData) -> QuestionSet:
     if missing := sorted({q.subject for q in questions} - examples.keys()):
         raise DataError(f"every subject must have dev questions, got none for {missing}")
     fewest = min(len(solved) for solved in examples.values())
+    sha256 = hash_questions((*questions, *(q for solved in examples.values() for q in solved)))
+    warnings = []
+    if sha256 != MMLU_SHA256:
+        warnings.append(
+            f"the {len(questions)} questions and {sum(map(len, examples.values()))} examples of MMLU have SHA-256 {sha256[:16]}, not "
+            f"{MMLU_SHA256[:16]} as the 14042 and 285 on the hub: accuracy on them is not comparable with published figures"
+        )
     return QuestionSet(
         name="mmlu/test",
         questions=questions,
@@ -159,6 +170,7 @@ def _mmlu(source: HubData) -> QuestionSet:
         default_shots=min(5, fewest),
         max_shots=fewest,
         revision=found.revision,
+        warnings=tuple(warnings),
     )
 
 

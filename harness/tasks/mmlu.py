@@ -20,6 +20,7 @@ from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.accuracy import running_accuracy
 from harness.tasks.base import BATCH_TOKENS, TaskResult, hash_token_ids
+from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu_prompt import EncodedQuestion, encode, select
 from harness.tasks.prefix import PromptBatch, batches
 
@@ -157,7 +158,9 @@ class MMLU:
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
             warnings=(
+                *self.data.questions().warnings,
                 *repeated_questions(self.questions()),
+                *answer_warnings([item.question for item in encoded], ordered),
                 *self._warnings(encoded),
                 *_sharing_warnings(reason),
             ),

@@ -267,6 +267,16 @@ def test_short_tails_are_warned_of_by_format_length_and_layer(tiny: LoadedModel)
     assert done.report.bits_per_weight == (8 * 36864 + 32 * scales) / 36864
 
 
+@pytest.mark.parametrize("size", [47, 79])
+def test_a_short_group_of_one_element_is_a_tail(tiny: LoadedModel, size: int) -> None:
+    done = quantize(tiny, recipe(rules={"all": LayerRule(match="*", weight=fmt(block=(1, size)))}))
+    one = [layer for layer in done.report.layers if layer.shape[-1] == size + 1]
+    assert one
+    assert all(layer.short_tail for layer in one)
+    (warning,) = [text for text in done.warnings if f"rows of {size + 1} end with" in text]
+    assert f"in {len(one)} layers" in warning
+
+
 def test_group_that_divides_every_row_gives_no_warning(tiny: LoadedModel) -> None:
     rules = {"linear": LayerRule(match="*", weight=fmt(block=(1, 16)))}
     assert quantize(tiny, recipe(rules=rules)).warnings == ()
