@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import config, path_overrides
 from harness.errors import HarnessError, UnsupportedRecipe, own_error
+from harness.output.temporary import check_temporary
 from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run_job(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig) -> "Outcome":
+    check_temporary()
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.run import RunSpec, run  # noqa: PLC0415
 

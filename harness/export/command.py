@@ -20,6 +20,7 @@ from harness import config
 from harness.cli import EXIT_FAILED, EXIT_INTERRUPTED, MULTIRUN, explain, rewrite
 from harness.errors import ConfigError, HarnessError
 from harness.output.stdout import printing
+from harness.output.temporary import check_temporary
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def export_job(cfg: DictConfig) -> None:
 
 
 def _export(resolved: dict[str, Any]) -> None:
+    check_temporary()
     # Imported here: composing, --help and a typo in a key need no torch.
     from harness.export.job import run  # noqa: PLC0415
 
