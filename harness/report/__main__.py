@@ -8,6 +8,7 @@ from harness.errors import HarnessError, ResultError
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
+from harness.output.stdout import printing
 from harness.report import sections
 from harness.report.divergence import answer_changes, divergences
 from harness.report.engines import engine_runs
@@ -53,11 +54,14 @@ def main() -> None:
     try:
         out = local_path(arguments.out, "--out")
         path = write(Path(arguments.results), out, arguments.name, force=arguments.force)
-        sys.stdout.write(f"report: {path}\n")
-        sys.stdout.flush()
+        with printing():
+            sys.stdout.write(f"report: {path}\n")
     except (HarnessError, OSError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was left behind\n")
+        sys.exit(130)
 
 
 def write(results: Path, out: Path, name: str | None, *, force: bool = False) -> Path:
