@@ -38,6 +38,7 @@ from harness.models.embedded import gguf_file
 from harness.models.generation import Generation
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
+from harness.output.atomic import write_atomic
 from harness.recipe import QuantRecipe, quantize
 from harness.timing.rounds import interleaved
 from harness.timing.steady import warm_up
@@ -330,7 +331,7 @@ def main() -> None:
             show(title, rows)
             out["tables"][title] = rows
     if chosen.out:
-        chosen.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+        write_atomic(chosen.out, f"{json.dumps(out, indent=1)}\n".encode(), "--out", force=True)
     sys.stdout.flush()
 
 
