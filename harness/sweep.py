@@ -68,6 +68,8 @@ class Job:
     """The command as it was typed."""
     home: tuple[str, int]
     """Machine and process that the command was typed in."""
+    announces: bool
+    """Whether it prints its result; else whoever watches the journal does."""
 
     def __call__(self, cfg: DictConfig) -> JobResult:
         """Run a job, unless the sweep was stopped meanwhile."""
@@ -80,7 +82,9 @@ class Job:
             self.journal.start(number)
         try:
             if here:
-                result = self.function(cfg)
+                with signals.interrupting():
+                    signals.receive_here()  # joblib runs one job at a time in this process, too
+                    result = self.function(cfg)
             else:
                 with signals.in_worker(self.journal.stopped):
                     result = self._as_if_typed_here(cfg, number)
@@ -92,7 +96,7 @@ class Job:
                 self._finish(number, result)
                 raise
         self._finish(number, result)
-        if here:
+        if self.announces:
             announce(result)
         return result
 
@@ -203,6 +207,7 @@ class _Sweep:
             journal=self.journal,
             argv=tuple(sys.orig_argv),
             home=_this_process(),
+            announces=self._here,
         )
         self._launcher.setup(
             hydra_context=self._hydra_context, task_function=job, config=self._config

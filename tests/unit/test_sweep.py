@@ -132,6 +132,12 @@ class Pool(Forks):
     fragile = True
 
 
+class Sequential(Local):
+    """As joblib's with one job at once: no process but this one."""
+
+    target = "some.Launcher"
+
+
 class Single(Forks):
     """One process after another."""
 
@@ -182,6 +188,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     yield call
     sweep.results.clear()
     Singleton.set_state(before)
+    signals._received.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert not any((tmp_path / "results").rglob("jobs")), "the journal is gone"
@@ -195,7 +202,7 @@ def times(tmp_path: Path, word: str) -> int:
     return len((tmp_path / f"ran-{word}").read_text())
 
 
-@pytest.mark.parametrize("kind", [Local, Forks, Pool, Single])
+@pytest.mark.parametrize("kind", [Local, Sequential, Forks, Pool])
 @pytest.mark.parametrize("batches", [1, 3])
 def test_rows_lines_and_errors_are_the_same_under_every_launcher(
     kind: type[Local],
@@ -246,8 +253,9 @@ def test_error_outside_of_a_job_is_a_row(run: Run) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_cancels_what_runs_elsewhere_and_nothing_else_starts(
-    signum: signal.Signals, run: Run, tmp_path: Path
+@pytest.mark.parametrize("kind", [Single, Sequential])
+def test_signal_cancels_what_runs_under_a_launcher_and_nothing_else_starts(
+    kind: type[Local], signum: signal.Signals, run: Run, tmp_path: Path
 ) -> None:
     def send() -> None:
         wait_for((tmp_path / "slept").exists)
@@ -256,7 +264,7 @@ def test_signal_cancels_what_runs_elsewhere_and_nothing_else_starts(
     threading.Thread(target=send).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt) as caught:
-        run(Single, "a", "slow", "b", "c", seconds=60)
+        run(kind, "a", "slow", "b", "c", seconds=60)
     assert time.monotonic() - began < DEADLINE_S
     assert signals.exit_code(caught.value) == 128 + signum
     wanted = {"a": "ok", "slow": "cancelled", "b": "not run", "c": "not run"}
