@@ -18,9 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import config, path_overrides, signals, sweep
+from harness import config, path_overrides, signals
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.summary import Ending, JobResult, print_summary
+from harness.sweep.gather import results
+from harness.sweep.job import announce, typed_overrides
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -43,8 +45,8 @@ def single_job(cfg: DictConfig) -> None:
         chosen = HydraConfig.get().runtime.choices["hydra/sweeper"]
         raise ConfigError(f"hydra/sweeper must be collecting, got {chosen}; leave it out")
     result = run_job(cfg)
-    sweep.announce(result)
-    sweep.results.append(result)
+    announce(result)
+    results.append(result)
 
 
 def run_job(cfg: DictConfig) -> JobResult:
@@ -66,9 +68,7 @@ def run_job(cfg: DictConfig) -> JobResult:
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
-    return JobResult(
-        overrides=sweep.typed_overrides(), ending=ending, text=text, line=line, trace=trace
-    )
+    return JobResult(overrides=typed_overrides(), ending=ending, text=text, line=line, trace=trace)
 
 
 def _run(cfg: DictConfig) -> "Outcome":
@@ -80,7 +80,7 @@ def _run(cfg: DictConfig) -> "Outcome":
 
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
-    sweep.results.clear()
+    results.clear()
     sys.argv[1:] = rewrite(sys.argv[1:])
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -98,9 +98,9 @@ def main() -> None:
             sys.stderr.write(f"results_dir must be a folder that can be written, got: {reason}\n")
             sys.exit(EXIT_FAILED)
         finally:
-            if len(sweep.results) > 1:
-                print_summary(sweep.results)
-    endings = {result.ending for result in sweep.results}
+            if len(results) > 1:
+                print_summary(results)
+    endings = {result.ending for result in results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
     if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)

@@ -20,8 +20,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from harness import cli, signals, sweep
+from harness import cli, signals
 from harness.summary import Ending, JobResult
+from harness.sweep import gather
+from harness.sweep.job import Job
 
 DEADLINE_S = 20.0
 
@@ -59,12 +61,12 @@ def wait_for(condition: Callable[[], object]) -> None:
 class Local:
     """Runs jobs one after another in this process, as Hydra's `basic` does."""
 
-    target = sweep.IN_THIS_PROCESS
+    target = gather.IN_THIS_PROCESS
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def setup(self, *, hydra_context: object, task_function: sweep.Job, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: object, task_function: Job, config: DictConfig) -> None:
         self.task = task_function
 
     def call(self, number: int, overrides: Sequence[str]) -> JobReturn:
@@ -180,13 +182,13 @@ def run(tmp_path: Path) -> Iterator[Run]:
         )
         jobs = [[f"do={word}", "hydra.x=1", "model=tiny"] for word in words]
         size = len(jobs) // batches
-        sweep.results.clear()
+        gather.results.clear()
         chunks = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        sweep.run(launcher, act, None, config, chunks)  # type: ignore[arg-type]
-        return list(sweep.results)
+        gather.run(launcher, act, None, config, chunks)  # type: ignore[arg-type]
+        return list(gather.results)
 
     yield call
-    sweep.results.clear()
+    gather.results.clear()
     Singleton.set_state(before)
     signals._received.clear()
     for number, handler in handlers.items():
@@ -268,8 +270,8 @@ def test_signal_cancels_what_runs_under_a_launcher_and_nothing_else_starts(
     assert time.monotonic() - began < DEADLINE_S
     assert signals.exit_code(caught.value) == 128 + signum
     wanted = {"a": "ok", "slow": "cancelled", "b": "not run", "c": "not run"}
-    assert endings(sweep.results) == wanted
-    assert {row.text for row in sweep.results[1:]} == {signals.WORDS[signum]}
+    assert endings(gather.results) == wanted
+    assert {row.text for row in gather.results[1:]} == {signals.WORDS[signum]}
     assert not (tmp_path / "ran-b").exists()
 
 
@@ -291,7 +293,7 @@ def test_interrupted_job_of_this_process_ends_the_sweep_and_finished_ones_are_ke
     with pytest.raises(KeyboardInterrupt):
         run(Local, "a", "interrupted", "b", "c", batches=2)
     wanted = {"a": "ok", "interrupted": "cancelled", "b": "not run", "c": "not run"}
-    assert endings(sweep.results) == wanted
+    assert endings(gather.results) == wanted
     assert not (tmp_path / "ran-b").exists()
 
 
