@@ -25,6 +25,7 @@ class CollectingSweeper(BasicSweeper):
         # Hydra has called setup.
         assert self.launcher is not None  # noqa: S101
         assert self.hydra_context is not None  # noqa: S101
+        assert self.config is not None  # noqa: S101
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         batches = self.split_arguments(overrides, self.max_batch_size)
