@@ -6,6 +6,8 @@ if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
 from harness.cli import main
+from harness.redacted_output import redacted_streams
 
 if __name__ == "__main__":
-    main()
+    with redacted_streams():
+        main()

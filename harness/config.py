@@ -13,17 +13,21 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import ConfigError
 from harness.identity import without_later_defaults
+from harness.output import place
+from harness.output.names import local_path
+from harness.redaction import redacted_tree
 
 OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
@@ -31,7 +35,15 @@ PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 VOLATILE = ("force", "results_dir", "device")
 """Keys that do not change what is measured; the device is recorded by its type instead."""
-PLAIN = (int, float, str, bool, NoneType)
+SPELLED: Mapping[Any, tuple[str, str]] = {
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    bool: ("true or false", "true or false"),
+    NoneType: ("null", "null"),
+}
+"""Plain types as a user would write one value of them, and several."""
+PLAIN = tuple(SPELLED)
 
 Component = TypeVar("Component")
 
@@ -54,8 +66,16 @@ class RunConfig:
 
 
 def register() -> None:
-    """Make the schema known to Hydra as `base_run`."""
+    """Make the schema known to Hydra as `base_run`, and how `conf/config.yaml` checks `results_dir` before Hydra makes a folder in it."""
     ConfigStore.instance().store(name="base_run", node=RunConfig)
+    OmegaConf.register_new_resolver("results_folder", _results_folder, replace=True)
+
+
+def _results_folder(text: str) -> str:
+    """Return the folder of the records; raises OutputError if the text is no path, such as an empty one."""
+    folder = local_path(text, "results_dir")
+    place.folder_to_fill(folder, "results_dir")
+    return str(folder)
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -69,23 +89,58 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             f"every key of the configuration must be one of {', '.join(legal)}; got {unknown[0]}"
         )
+    return plain(config)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, interpolations resolved.
+
+    Raises:
+        ConfigError: A mandatory value is missing, or an interpolation leads nowhere.
+    """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as reason:
         raise ConfigError(
             f"{reason.full_key} must be given, got nothing; add {reason.full_key}=VALUE"
         ) from reason
-    return typing.cast(dict[str, Any], resolved)
+    except OmegaConfBaseException as reason:
+        raise ConfigError(leads_nowhere(reason)) from reason
+    found = typing.cast(dict[str, Any], resolved)
+    return found | {"quant": _with_data(found["quant"], found["data"])}
+
+
+def _with_data(node: Any, data: Any) -> Any:
+    """Return a recipe in which calibration that names no data takes those of the run.
+
+    `data: ${data}` in its YAML would not do: Hydra merges `+data@quant.calibration.data=text` into what stands there, key by key.
+    """
+    if not isinstance(node, Mapping):
+        return node
+    filled = {key: _with_data(value, data) for key, value in node.items()}
+    if str(node.get("_target_")).rpartition(".")[2] == "CalibrationSet" and not filled.get("data"):
+        filled["data"] = data
+    return filled
+
+
+def leads_nowhere(reason: OmegaConfBaseException) -> str:
+    """Return what is wrong with an interpolation, such as `${model.nam}`."""
+    said = str(reason).splitlines()[0]
+    return (
+        f"{reason.full_key or 'a value'} must be a value, or ${{KEY}} to take that of a key that is there, got: {said}; "
+        r"correct KEY, or type \${ for a dollar sign"
+    )
 
 
 def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:
-    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default."""
+    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default, no secret."""
     allowed = tuple(resolved["allow_targets"])
     canonical = {
         key: _canonical(value, key, allowed)
         for key, value in resolved.items()
         if key not in VOLATILE
     }
+    canonical = redacted_tree(canonical)  # a run is the same whosever token it needs
     canonical["device_type"] = device_type
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -183,11 +238,13 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         ConfigError: It is not.
     """
     if _is_plain(hint):
+        _refuse_huge(value, key)
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
         try:
             return adapter.validate_python(value)
         except ValidationError as reason:
-            raise ConfigError(f"{key} must be {_spell(hint)}, got {value!r}") from reason
+            shown = dict(value) if isinstance(value, Mapping) else value
+            raise ConfigError(f"{key} must be {spell(hint)}, got {shown!r}") from reason
     if get_origin(hint) in (Union, UnionType):
         # A component that may be left out.
         if value is None:
@@ -199,6 +256,15 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         part = get_args(hint)[1]
         return MappingProxyType({n: _checked(v, part, f"{key}.{n}") for n, v in value.items()})
     return check_component(value, hint, key)
+
+
+def _refuse_huge(value: Any, key: str) -> None:
+    """Raise ConfigError for an integer that no library takes."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, int) and not -(2**63) <= part < 2**63:
+            raise ConfigError(
+                f"{key} must be an integer of 64 bits, got {part}; type a smaller one"
+            )
 
 
 def check_component(value: Any, kind: type[Component], key: str) -> Component:
@@ -224,15 +290,16 @@ def _is_plain(hint: Any) -> bool:
     return origin is Literal or hint in PLAIN
 
 
-def _spell(hint: Any) -> str:
-    """Return a type as a user would write its values."""
+def spell(hint: Any, *, several: bool = False) -> str:
+    """Return a type as a user would write its values: one of them, or several."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_spell(part) for part in get_args(hint))
-    if origin is tuple:
-        return f"a list of {_spell(get_args(hint)[0])}"
+        return " or ".join(spell(part, several=several) for part in get_args(hint))
+    if origin in (tuple, list):
+        return f"a list of {spell(get_args(hint)[0], several=True)}"
     if origin is Literal:
         return " or ".join(str(part) for part in get_args(hint))
-    return (
-        "null" if hint is NoneType else {int: "an integer", str: "a text"}.get(hint, hint.__name__)
-    )
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(hint.__members__)
+    one, more = SPELLED.get(hint, (str(hint),) * 2)
+    return more if several else one

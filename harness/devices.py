@@ -1,18 +1,15 @@
 """Which device a run uses, and how a timed run has it to itself."""
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from harness.errors import ConfigError
+from harness.output.lock import locked
 from harness.timing.nvml import uuid
-
-log = logging.getLogger(__name__)
 
 LOCKS = Path(tempfile.gettempdir())
 """Where timed runs of this machine lock a device."""
@@ -56,13 +53,7 @@ def of_job(number: int) -> str:
 def exclusive(device: torch.device) -> Iterator[None]:
     """Be the only timed run on a device of this machine, waiting for another to end; the system frees the lock of a dead process."""
     name = uuid(device) or f"{device.type}{device.index or 0}"
-    lock = FileLock(LOCKS / f"quant-harness-{name}.lock", mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another timed run on %s (%s)", device, lock.lock_file)
-        lock.acquire()
-    try:
+    path = LOCKS / f"quant-harness-{name}.lock"
+    busy = f"waiting for another timed run on {device} ({path})"
+    with locked(path, "TMPDIR", of=LOCKS, busy=busy, mode=0o666):
         yield
-    finally:
-        lock.release()

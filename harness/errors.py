@@ -34,4 +34,15 @@ class InvalidResult(HarnessError):  # noqa: N818 - the run finished, its numbers
 
 
 class ResultError(HarnessError):
-    """A result file cannot be written, or what was read is not a whole record."""
+    """What was read is not a whole record, or a folder has none."""
+
+
+class OutputError(HarnessError):
+    """Something cannot be written where the user wants it, or would overwrite what the harness did not write."""
+
+
+def own_error(reason: BaseException | None) -> HarnessError | None:
+    """Return the error of the harness that a library wrapped in one of its own, or None; some drop the cause and keep the context."""
+    while reason is not None and not isinstance(reason, HarnessError):
+        reason = reason.__cause__ or reason.__context__
+    return reason

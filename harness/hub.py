@@ -30,8 +30,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._validators import validate_repo_id
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from harness import paths
 from harness.errors import HarnessError
 
 # The base class of all errors of the HTTP client, from which those of the hub derive.
@@ -85,7 +87,7 @@ def locate(
         HarnessError: No place has it. The message lists what was tried and three ways to fix it.
     """
     if path is not None:
-        folder = Path(path).expanduser()
+        folder = paths.expanded(path)
         if lack := _lack(folder, repository):
             raise error(
                 f"{override} must lead to a whole {repository.kind} {repository.name}, but {folder} {lack}; "
@@ -94,13 +96,14 @@ def locate(
         return Found(folder=folder, revision=None)
     tried = []
     if root := os.environ.get("HARNESS_DATA"):
-        folder = Path(root).expanduser() / repository.name
+        folder = paths.expanded(root) / repository.name
         lack = _lack(folder, repository)
         if lack is None:
             return Found(folder=folder.resolve(), revision=None)
         tried.append(f"$HARNESS_DATA: {folder} {lack}")
     else:
         tried.append("$HARNESS_DATA: not set")
+    _check_name(repository, override, error)
     for offline, place in ((True, "local hub cache"), (False, "hub")):
         try:
             folder = Path(_download(repository, offline=offline))
@@ -119,6 +122,19 @@ def locate(
     )
 
 
+def _check_name(
+    repository: Repository, override: str, error: Callable[[str], HarnessError]
+) -> None:
+    """Raise the error for a name that the hub can have no repository of."""
+    try:
+        validate_repo_id(repository.name)
+    except HFValidationError as reason:
+        raise error(
+            f"the name of a {repository.kind} must be OWNER/NAME in letters, digits, -, _ and ., got {repository.name!r}; correct it, or "
+            f"pass {override}=FOLDER"
+        ) from reason
+
+
 def _download(repository: Repository, *, offline: bool) -> str:
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -135,7 +151,7 @@ def _download(repository: Repository, *, offline: bool) -> str:
 
 
 def _lack(folder: Path, repository: Repository) -> str | None:
-    return repository.missing(folder) if folder.is_dir() else "is not a folder"
+    return repository.missing(folder) if paths.is_folder(folder) else "is not a folder"
 
 
 def _explained(reason: BaseException, repository: Repository) -> str:

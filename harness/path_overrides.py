@@ -1,6 +1,6 @@
-r"""Paths on the command line, as a shell hands them over: `model.path=/models/v1 (new)` needs no quotes for Hydra's grammar.
+r"""Paths and names on the command line, as a shell hands them over: `model.path=/models/v1 (new)` needs no quotes for Hydra's grammar.
 
-A value of a key that names a path is quoted before Hydra sees it, so that no character of a file name is syntax:
+A value of a key that holds a path or a name is quoted before Hydra sees it, so that no character of a file name is syntax:
 
     model.path=it's [v2]                becomes   model.path='it\'s [v2]'
     -m model.path=a,b                   becomes   model.path='a','b'       a sweep over two folders,
@@ -15,10 +15,12 @@ import os
 import re
 from pathlib import Path
 
-TOP_LEVEL = ("out", "results_dir")
-"""Keys at the top that name a path. They are never swept: a comma in them is part of a name."""
-NESTED = ("path", "include_path")
-"""Last parts of other keys that name a path, such as `model.path`."""
+NEVER_SWEPT = ("out", "results_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Keys that name a path and have one value for all jobs: a comma in them is part of a name."""
+PATHS = ("path", "include_path", "examples")
+"""Last parts of other keys that hold a path, such as `model.path`."""
+NAME = "name"
+"""Last part of keys that hold a name, which is any text."""
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str)\(.*\)")
 """Hydra's functions for the values of a sweep."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
@@ -30,7 +32,7 @@ PARTS = re.compile(rf"(?:{QUOTED})(?=,|$)|(?:\\.|[^,])+")
 
 
 def quoted(argument: str, *, sweep: bool) -> str:
-    """Return a command-line argument with its value quoted for Hydra, if its key names a path.
+    """Return a command-line argument with its value quoted for Hydra, if its key holds a path or a name.
 
     Args:
         argument: One word of the command line, such as `model.path=a b`.
@@ -38,31 +40,39 @@ def quoted(argument: str, *, sweep: bool) -> str:
     """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")
-    at_top = name in TOP_LEVEL
-    if not equals or not (at_top or ("." in name and name.rpartition(".")[2] in NESTED)):
+    owner, _, last = name.rpartition(".")
+    is_single = name in NEVER_SWEPT
+    if not equals or not (is_single or (owner and last in (*PATHS, NAME))):
         return argument
-    whole = at_top or not sweep or _exists(value) or FUNCTION.fullmatch(value)
+    is_path = last != NAME
+    whole = is_single or not sweep or (is_path and exists(value)) or FUNCTION.fullmatch(value)
     parts = [value] if whole else PARTS.findall(value)
-    return f"{key}={','.join(map(_quote, parts))}"
+    return f"{key}={','.join(_quote(part, is_path=is_path) for part in parts)}"
 
 
-def _quote(value: str) -> str:
-    """Return a path as a quoted value of Hydra's grammar, or as it is if it was written for that grammar."""
-    found = _exists(value)
+def _quote(value: str, *, is_path: bool) -> str:
+    """Return a value as a quoted one of Hydra's grammar, or as it is if it was written for that grammar."""
+    found = is_path and exists(value)
     if not found and (value in ("", "null") or HYDRA.fullmatch(value)):
         return value
     # A shell has replaced `~user` already: what it left is the beginning of a name. `???` means a missing value to OmegaConf.
     is_home = not found and os.path.expanduser(value) != value  # noqa: PTH111 - Path raises where there is no such user
-    if value == "???" or (value.startswith("~") and not is_home):
+    if is_path and (value == "???" or (value.startswith("~") and not is_home)):
         value = str(Path.cwd() / value)
     if found:  # in a name that exists, `${` is no interpolation
         value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return in_quotes(value)
+
+
+def in_quotes(value: str) -> str:
+    """Return a text as a quoted value of Hydra's grammar."""
     # Inside quotes Hydra reads a backslash as itself, except before a quote: double it there, also before the closing quote.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
-def _exists(value: str) -> bool:
+def exists(value: str) -> bool:
+    """Say whether there is a file or folder of a name."""
     try:
         return value != "" and Path(value).exists()
     except (OSError, ValueError):  # too long for a name, or with a null byte

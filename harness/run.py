@@ -3,9 +3,9 @@
 import logging
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -15,12 +15,20 @@ import torch
 
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
-from harness.errors import ConfigError, HarnessError, InvalidResult, UnsupportedRecipe
+from harness.calibrated import calibration_of, overlap_warnings
+from harness.errors import (
+    ConfigError,
+    HarnessError,
+    InvalidResult,
+    OutputError,
+    UnsupportedRecipe,
+)
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
+from harness.on_file import same_run
+from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
-from harness.report import figures
-from harness.results.outdated import outdated
+from harness.report import figures, float_paths
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored, next_attempt
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
@@ -51,11 +59,16 @@ class RunSpec:
     """The configuration it was built from; null where the task has no use for a part."""
 
     @classmethod
-    def build(cls, resolved: Mapping[str, Any]) -> "RunSpec":
+    def build(cls, resolved: Mapping[str, Any], name: str | None = None) -> "RunSpec":
         """Build every component of a resolved configuration; nothing is loaded yet.
+
+        Args:
+            resolved: The configuration.
+            name: What to call the recipe, if not by the name that its file gives; see `harness.recipe_name`.
 
         Raises:
             ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.
+            OutputError: `results_dir` is no path.
         """
         allowed = tuple(resolved["allow_targets"])
 
@@ -63,6 +76,7 @@ class RunSpec:
             return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
         model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+        recipe = replace(recipe, name=name or recipe.name)
         task: Task | PairedTask | ModelFreeTask = config.build(resolved["task"], "task", allowed)
         if isinstance(task, PairedTask):
             _refuse_unpaired(task, recipe)
@@ -80,7 +94,7 @@ class RunSpec:
             recipe=recipe,
             task=task,
             device=devices.choose(resolved["device"]),
-            store=ResultStore(root=Path(resolved["results_dir"]).expanduser()),
+            store=ResultStore(root=local_path(resolved["results_dir"], "results_dir")),
             force=resolved["force"],
             resolved=resolved,
         )
@@ -129,17 +143,25 @@ class Outcome:
     """The run was on file already."""
     path: Path
     headline: Metric | None
+    beside: str = ""
+    """Ratios of a timed run, each with the name of what it is to."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of the value."""
 
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
-        value = "no value"
-        if (metric := self.headline) is not None and metric.value is not None:
-            value = f"{metric.name} {figures.plain(metric.value)}"
-            if metric.ci95 is not None:
-                value += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-            value += f", n = {metric.n} {metric.n_of}s"
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return f"{value}; {how}"
+        return "; ".join(filter(None, (_spell(self.headline), self.beside, how)))
+
+
+def _spell(metric: Metric | None) -> str:
+    """Return a metric with its interval and n."""
+    if metric is None or metric.value is None:
+        return "no value"
+    text = f"{metric.name} {figures.plain(metric.value)}"
+    if metric.ci95 is not None:
+        text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
+    return f"{text}, n = {metric.n} {metric.n_of}s"
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -151,7 +173,7 @@ def run(spec: RunSpec) -> Outcome:
     identity = config.config_hash(spec.resolved, spec.device.type)
     with spec.store.claim(identity):
         known = spec.store.find(identity)
-        if not spec.force and (done := _on_file(spec, known)):
+        if not spec.force and (done := same_run(known, spec.model, spec.recipe, spec.task)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
@@ -160,6 +182,7 @@ def run(spec: RunSpec) -> Outcome:
 
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
+    spec.store.check_room()
     created, started = datetime.now(UTC), time.perf_counter()
     record = RunRecord(
         run_id=f"{identity[:12]}-{created:%Y%m%dT%H%M%S%f}",
@@ -169,6 +192,7 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         attempt=attempt,
         command=provenance.command_line(),
         config=dict(spec.resolved),
+        recipe=spec.recipe.name,
         provenance=provenance.collect(spec.task.seeds, spec.device),
     )
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
@@ -181,7 +205,8 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         update["peak_memory"] = memory.peak(spec.device, counted_since)
         # Validated again, so that no field of a record on file is unchecked.
         whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
-        spec.store.write(path, whole)
+        with _told_if_lost(whole.metrics):
+            spec.store.write(path, whole)
     except BaseException as reason:
         ended_by = signals.received() or reason
         failed = {
@@ -189,9 +214,18 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
             "error": _chain(ended_by),
             "duration_s": time.perf_counter() - started,
         }
-        spec.store.write(path, record.model_copy(update=failed))
+        _file_failure(spec, path, record.model_copy(update=failed), reason)
         raise
     return Stored(path=path, record=whole)
+
+
+def _file_failure(spec: RunSpec, path: Path, record: RunRecord, reason: BaseException) -> None:
+    """Write a record that says what ended the run; if that cannot be written either, what ended the run is still what is raised."""
+    try:
+        spec.store.write(path, record)
+    except OutputError as unwritable:
+        if not isinstance(reason, OutputError):
+            log.error("%s", unwritable)
 
 
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
@@ -202,9 +236,8 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     _refuse(spec)
     spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
+    calibration_of(spec.recipe)
     loaded = cache.load(spec.model, spec.device)
-    for warning in loaded.warnings:
-        log.warning("%s", warning)
     _refuse_unpaired_model(spec, loaded)
     _refuse_dequantized(spec, loaded)
     try:
@@ -220,7 +253,12 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     return _result_fields(spec, path, result) | {
         "model": info,
         "quant": quantized.report,
-        "warnings": (*loaded.warnings, *quantized.warnings, *result.warnings),
+        "warnings": (
+            *loaded.warnings,
+            *quantized.warnings,
+            *result.warnings,
+            *overlap_warnings(spec.recipe, spec.task),
+        ),
     }
 
 
@@ -275,7 +313,8 @@ def _alone(spec: RunSpec) -> AbstractContextManager[None]:
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
-    samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
+    with _told_if_lost(result.metrics):
+        samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
     return {
         "status": Status.OK,
         "task": result.info,
@@ -286,31 +325,14 @@ def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, A
     }
 
 
-def _on_file(spec: RunSpec, known: list[Stored]) -> Stored | None:
-    """Return the latest whole run of the same configuration on the same weights and data, if any."""
-    done = [item for item in known if item.record.status is Status.OK]
-    if not done:
-        return None
-    alone = isinstance(spec.task, ModelFreeTask)
-    fingerprints = (None, None) if alone else _fingerprints(spec.model)
-    facts = spec.task.data_facts()
-    for item in reversed(done):
-        record = item.record
-        if record.task is None or outdated(record):
-            continue
-        model = record.model
-        measured = (model.fingerprint, model.baseline) if model else (None, None)
-        same_data = all(record.task.data.get(key) == value for key, value in facts.items())
-        same_task = record.task.version == spec.task.version
-        if measured == fingerprints and same_data and same_task:
-            return item
-    return None
-
-
-def _fingerprints(source: ModelSource) -> tuple[str, str | None]:
-    """Return what identifies the weights of a model and of its baseline."""
-    baseline: ModelSource | None = getattr(source, "baseline", None)
-    return source.fingerprint(), baseline.fingerprint() if baseline is not None else None
+@contextmanager
+def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
+    """Print the first value of a run that cannot be filed: it may have taken hours."""
+    try:
+        yield
+    except OutputError:
+        log.error("measured, but not on file: %s", _spell(next(iter(metrics), None)))
+        raise
 
 
 def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
@@ -356,4 +378,6 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         skipped=skipped,
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
+        beside=float_paths.in_words(stored.record.metric),
+        warnings=stored.record.warnings,
     )

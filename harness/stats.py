@@ -1,15 +1,31 @@
-"""Intervals, by name, over scipy. Nothing here is hand-written statistics, and nothing knows of torch."""
+"""Intervals, by name: scipy's where it has them, and one that clusters tokens by document. Nothing here knows of torch.
+
+The mean of tokens is a ratio of sums over clusters g (documents), y_g the sum of their values and x_g the number of their
+tokens, with shares p_g = x_g / N:
+
+    m   = sum y_g / N
+    V   = (G - 1) / G * sum ((y_g - m x_g) / (N - x_g))^2       m with each document left out once, beside m
+    G*  = 1 / sum p_g^2                                         how many documents of equal length say as much
+    m +- t(0.975, G* - 1) sqrt(V)
+
+V is the delete-one-cluster jackknife, CV3 of MacKinnon, Nielsen & Webb (2023, "Cluster-robust inference: a guide to empirical
+practice"); G* is the effective number of clusters of Carter, Schnepel & Steigerwald (2017) under independent tokens, and of
+Kish (1965). The usual cluster-robust error (CR1, statsmodels' `cov_type="cluster"`) with t(G - 1) is too narrow for texts
+as unequal as WikiText's articles: `scripts/simulate_coverage.py` compares them. With clusters of equal size all of them
+are Student's t interval of the cluster means.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 CONFIDENCE = 0.95
-MIN_CLUSTERS = 10
-"""Fewer independent units than this carry no interval: it would promise more than it knows."""
+MIN_CLUSTERS = 5
+"""Clusters worth fewer than so many of equal size carry no interval: with fewer, the simulated coverage leaves 95 % by over 2 points."""
 
 
 class Interval(NamedTuple):
@@ -17,6 +33,69 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Clusters(NamedTuple):
+    """Sums over clusters, such as the tokens of a document."""
+
+    sums: np.ndarray[Any, np.dtype[np.float64]]
+    """Sum of the values of each cluster."""
+    counts: np.ndarray[Any, np.dtype[np.float64]]
+    """Number of its items."""
+
+    @property
+    def num_items(self) -> int:
+        """Number of items in all clusters."""
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        """The mean over items."""
+        return math.fsum(self.sums) / math.fsum(self.counts)
+
+    @property
+    def effective(self) -> float:
+        """Clusters of equal size that would say as much, in 1..G."""
+        return float(self.counts.sum() ** 2 / (self.counts**2).sum())
+
+    def interval(self) -> Interval | None:
+        """Return the cluster-robust interval of the mean (see the module docstring), or None for too few clusters."""
+        if self.effective < MIN_CLUSTERS:
+            return None
+        num, total, mean = len(self.sums), self.counts.sum(), self.mean
+        influences = (self.sums - mean * self.counts) / (total - self.counts)
+        error = math.sqrt((num - 1) / num) * float(np.linalg.norm(influences))
+        spread = float(stats.t.ppf(0.5 + CONFIDENCE / 2, self.effective - 1)) * error
+        return Interval(mean - spread, mean + spread)
+
+    def words(self, item: str) -> str:
+        """Return what the interval is over, or why there is none; `item` is what a cluster is, such as `document`."""
+        num, least = len(self.counts), MIN_CLUSTERS
+        if self.effective >= least:
+            return f"interval by {item}, {num} of them"
+        of_size = (
+            "" if self.effective > num - 0.05 else f", worth {self.effective:.1f} of equal size"
+        )
+        return f"no interval from {num} {item}{'s' * (num != 1)}{of_size}; it takes {least}"
+
+
+def clustered(values: ArrayLike, clusters: Sequence[Hashable] | ArrayLike) -> Clusters:
+    """Return the sums over clusters.
+
+    Args:
+        values: One value an item, of any shape.
+        clusters: The cluster of each item, in the same shape.
+    """
+    _, index = np.unique(np.asarray(clusters).ravel(), return_inverse=True)
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    ones = np.ones_like(flat)
+    return Clusters(*(np.bincount(index, each).astype(np.float64) for each in (flat, ones)))
+
+
+def mean_interval(values: ArrayLike) -> Interval | None:
+    """Return Student's t interval of a mean over independent values, or None for too few."""
+    flat = np.asarray(values, dtype=np.float64)
+    return Clusters(flat, np.ones_like(flat)).interval() if flat.size else None
 
 
 def wilson(correct: int, total: int) -> Interval:
@@ -31,16 +110,17 @@ def mcnemar(one_way: int, other_way: int) -> float:
     return float(stats.binomtest(one_way, flips).pvalue) if flips else 1.0
 
 
-def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return Student's t interval of a mean over independent units, or None for fewer than 10."""
-    if len(values) < MIN_CLUSTERS:
-        return None
-    array = np.asarray(values, dtype=np.float64)
-    error = float(stats.sem(array))
-    if error == 0.0:
-        return Interval(float(array.mean()), float(array.mean()))
-    low, high = stats.t.interval(CONFIDENCE, len(array) - 1, loc=array.mean(), scale=error)
-    return Interval(float(low), float(high))
+def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
+    """Return the interval of a difference of paired proportions, `(to_right - to_wrong) / total`.
+
+    Wald's interval with a continuity correction of one question (Fleiss 1981; method 2 of Newcombe 1998, "Improved confidence
+    intervals for the difference between binomial proportions based on paired data"). It holds 0 where the exact test of `mcnemar`
+    finds nothing, but for a few tables at the border, and has a width without any flip.
+    """
+    center = (to_right - to_wrong) / total
+    error = math.sqrt(to_wrong + to_right - (to_right - to_wrong) ** 2 / total) / total
+    low, high = normal_interval(center, error)
+    return Interval(max(low - 1 / total, -1.0), min(high + 1 / total, 1.0))
 
 
 def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:

@@ -1,5 +1,6 @@
 """What became of the jobs of one command, for the end of its output."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from enum import StrEnum
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from harness.redaction import known_values, redacted
 
 
 class Ending(StrEnum):
@@ -43,6 +46,8 @@ class JobResult:
     """What it says on standard output; nothing if it has no result."""
     trace: str = ""
     """The traceback of an error that does not explain itself."""
+    warnings: tuple[str, ...] = ()
+    """What a user must know of its value."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
@@ -55,7 +60,19 @@ def print_summary(results: Sequence[JobResult]) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("", "job", "result"):
         table.add_column(column, overflow="fold")
+    values = known_values()
     for result in results:
         name = " ".join(word for word in result.overrides if word not in shared)
-        table.add_row(result.ending, Text(name), Text(result.text))
+        # Masked before the table folds a secret over two lines.
+        cells = (Text(redacted(text, values)) for text in (name, result.text))
+        table.add_row(result.ending, *cells)
     Console(stderr=True).print(table)
+
+
+def print_warnings(results: Sequence[JobResult]) -> None:
+    """Print each warning of the jobs once, on standard error, and how many of several jobs gave it."""
+    counts = Counter(text for result in results for text in dict.fromkeys(result.warnings))
+    values = known_values()
+    for text, count in counts.items():
+        by = f" ({count} of {len(results)} jobs)" if len(results) > 1 else ""
+        sys.stderr.write(f"warning{by}: {redacted(text, values)}\n")

@@ -1,6 +1,6 @@
 """How long fake quantization takes, beside other libraries, in copies of the tensor.
 
-    python scripts/bench_formats.py [--size 4096] [--repeats 7]
+    python scripts/bench_formats.py [--size 4096] [--repeats 7] [--out FILE.json]
 
 Every figure is a time divided by that of `x.clone()`, all measured in this process, one after the other in every repeat; the
 median of the repeats is printed. `target` and `met` are the aim: twice as fast as torchao's
@@ -12,6 +12,7 @@ growth of the process's peak over the tensor and its result, in tensors.
 import argparse
 import contextlib
 import io
+import json
 import logging
 import multiprocessing
 import re
@@ -25,6 +26,7 @@ import torch
 import yaml
 
 from harness.config import build
+from harness.provenance import collect
 from harness.quant.quantize import fake_quantize
 from harness.quant.tensor import TensorFormat
 
@@ -131,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fake quantization in copies of the tensor.")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     size = arguments.size
     x = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
@@ -143,6 +146,7 @@ def main() -> None:
     copy = times["clone"]
     print(f"{size} x {size} float32, {torch.get_num_threads()} threads, copy {copy * 1e3:.1f} ms")
     print(f"{'format':<16}{'copies':>8}{'other':>8}{'target':>8}  {'met':<5}{'extra memory':>12}")
+    rows = {}
     for name in names:
         ours, other = times[name] / copy, times.get(f"{name} other")
         target = LIMITS.get(name)
@@ -152,8 +156,14 @@ def main() -> None:
             f"{value:.2f}" if value else "" for value in (ours, other and other / copy, target)
         ]
         met = "" if target is None else "yes" if ours <= target else "NO"
-        memory = f"{extra_memory(name, size):.2f}"
-        print(f"{name:<16}{cells[0]:>8}{cells[1]:>8}{cells[2]:>8}  {met:<5}{memory:>12}")
+        memory = extra_memory(name, size)
+        print(f"{name:<16}{cells[0]:>8}{cells[1]:>8}{cells[2]:>8}  {met:<5}{memory:>12.2f}")
+        rows[name] = {"copies": ours, "other_copies": other and other / copy, "memory": memory}
+    if arguments.out:
+        made = json.loads(collect({}, torch.device("cpu")).model_dump_json())
+        out = {"size": size, "copy_s": copy, "formats": rows, "provenance": made}
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

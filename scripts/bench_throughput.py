@@ -6,7 +6,8 @@
     python scripts/bench_throughput.py --breakdown                                   where the time of a token goes
 
 Contenders of one table take turns, in rounds of an order drawn anew (`harness.timing.rounds`); times are medians, and ratios are to
-transformers' own `generate`, which `plain` is: its streamer stamps each token. llama.cpp reads the very GGUF file that the other
+transformers' own `generate`, which `plain` is: its streamer stamps each token. `float32 products` is the float model as accuracy tasks run
+it on a CPU without 16-bit instructions. llama.cpp reads the very GGUF file that the other
 weights are dequantized from, so its weights are 4-bit; it runs if `llama-cpp-python` is installed. Compiled contenders pack
 float weights a second time; the time of compiling is reported and not counted.
 
@@ -20,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
 from harness import config, provenance
+from harness.models import products
 from harness.models.embedded import gguf_file
 from harness.models.generation import Generation
 from harness.models.source import LoadedModel
@@ -97,7 +100,13 @@ def plain(loaded: LoadedModel, prompts_BS: Tensor, new: int) -> Contender:
 
 
 def ours(
-    name: str, loaded: LoadedModel, generation: Generation, new: int, *, is_float: bool
+    name: str,
+    loaded: LoadedModel,
+    generation: Generation,
+    new: int,
+    *,
+    is_float: bool,
+    how: products.Products = "native",
 ) -> Contender:
     """Return a generation of the harness."""
 
@@ -110,9 +119,7 @@ def ours(
         return Phases(first - started, time.perf_counter() - first)
 
     def ask() -> Phases:
-        if not is_float:
-            return request()
-        with loaded.in_float():
+        with loaded.in_float() if is_float else nullcontext(), products.multiplied(how):
             return request()
 
     request()  # the cache exists, and what is to be compiled is
@@ -239,6 +246,9 @@ def contenders_of(
         )
     if not chosen.recipes_only:
         own = [plain(loaded, prompts_BS, new), eager, *([base] if compiled else [])]
+        if "float32" in products.ways(loaded):
+            name, generation = "eager, float32 products", Generation(loaded, prompts_BS, new)
+            own.append(ours(name, loaded, generation, new, is_float=True, how="float32"))
         if chosen.model == "smollm2_135m" and chosen.batch == 1:
             guest = llama_cpp(prompts_BS[0].tolist(), new, torch.get_num_threads())
             own += [guest] if guest else []
@@ -306,7 +316,7 @@ def main() -> None:
     out: Json = {"about": about, "tables": {}}
     if chosen.breakdown:
         prompts_BS = torch.randint(0, 1000, (chosen.batch, chosen.prompt))
-        for compiled in (False, True):
+        for compiled in (False,) if chosen.eager else (False, True):
             name = "compiled" if compiled else "eager"
             out["tables"][name] = breakdown(Generation(loaded, prompts_BS, 64, compiled=compiled))
             print(

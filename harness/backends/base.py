@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from harness.calibration.calibration_set import CalibrationSet
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.layer import LayerRule, QuantizedLayer
@@ -77,6 +78,15 @@ class Backend(Protocol):
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         """Return what is in the place of a float weight now, and how it differs from the layer, by type, size and value."""
+
+
+@runtime_checkable
+class CalibratedBackend(Backend, Protocol):
+    """A backend that is fitted to a text."""
+
+    @property
+    def calibration(self) -> CalibrationSet:
+        """What the float model runs over."""
 
 
 @runtime_checkable

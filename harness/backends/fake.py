@@ -4,13 +4,13 @@ Accuracy is that of the format, on any device and for every format. Speed and me
 nothing about them may be concluded from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from harness.backends.base import Installed
 from harness.models.inputs import change_inputs
@@ -18,6 +18,8 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.linear import quantize_activation
+from harness.quant.overflow import overflow_in
+from harness.quant.tensor import Scales, TensorFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +41,7 @@ class FakeBackend:
         for other in target.shared:
             loaded.swap(other.owner, other.attribute, installed)
         if layer.input is not None:
-            rounded = partial(quantize_activation, fmt=layer.input, scales=layer.input_scales)
-            change_inputs(loaded, target, rounded)
+            change_inputs(loaded, target, _rounding(layer.name, layer.input, layer.input_scales))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:  # noqa: ARG002
         """Compare the weight in place with the codes, bit for bit."""
@@ -57,3 +58,13 @@ class FakeBackend:
             stored_bytes=weight.nbytes,
             fault=fault,
         )
+
+
+def _rounding(name: str, fmt: TensorFormat, scales: Scales | None) -> Callable[[Tensor], Tensor]:
+    """Return what rounds the input of a layer, and names the layer whose input the format cannot hold."""
+
+    def rounded(x: Tensor) -> Tensor:
+        with overflow_in(f"input of {name}"):
+            return quantize_activation(x, fmt, scales)
+
+    return rounded

@@ -11,6 +11,7 @@ from harness.data.source import DataSource, Text
 from harness.errors import DataError
 from harness.models.source import LoadedModel
 from harness.models.tokens import tokenize
+from harness.results.record import CalibrationInfo
 
 
 class Sequences(NamedTuple):
@@ -38,13 +39,32 @@ class CalibrationSet:
                 f"num_sequences and length must be >= 1, got {self.num_sequences} and {self.length}"
             )
 
+    def text(self) -> Text:
+        """Return the text that sequences are drawn from; see `harness.calibration.text`."""
+        return calibration_text(self.data)
+
+    def info(self) -> CalibrationInfo:
+        """Return what identifies the sequences, without a model: the part of a recipe's identity that is not configuration.
+
+        Raises:
+            DataError: The text cannot be had.
+        """
+        text = self.text()
+        return CalibrationInfo(
+            text=text.name,
+            sha256=text.sha256,
+            num_sequences=self.num_sequences,
+            length=self.length,
+            seed=self.seed,
+        )
+
     def draw(self, loaded: LoadedModel) -> Sequences:
         """Return the sequences, the same for the same seed, text and tokenizer.
 
         Raises:
             DataError: The text is too short, or a sequence longer than the model was made for.
         """
-        text = calibration_text(self.data)
+        text = self.text()
         ids = torch.tensor(tokenize(text.text, loaded).ids)
         longest = min(len(ids), loaded.max_length or len(ids))
         if self.length > longest:

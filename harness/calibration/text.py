@@ -1,18 +1,19 @@
-"""The text that methods calibrate on: never the one that a task scores, if there is any other.
+"""The text that methods calibrate on: another than the one that a task scores, if there is any other.
 
 A text of the user's own is taken as it is. With `HubData` it is the training split of WikiText-2, or where no place has that the
-solved dev questions of MMLU. With any other source it is the solved examples of the questions, if none of them is asked itself;
-otherwise the scored text, with a warning.
+solved dev questions of MMLU. With any other source it is the solved examples of the questions, unless all of them are asked too;
+then it is the scored text, with a warning. What the text has in common with scored data is found afterwards, by content
+(`harness.data.overlap`): five of MMLU's 285 dev questions are test questions of another subject.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import pyarrow.parquet as pq
 
 from harness.data.hub import HubData
+from harness.data.overlap import content
 from harness.data.source import CHOICES, DataSource, Question, Text
 from harness.data.text_file import TextFile
 from harness.errors import DataError
@@ -23,11 +24,7 @@ TRAINING = "wikitext-2-raw-v1/train-*.parquet"
 def calibration_text(data: DataSource) -> Text:
     """Return text to calibrate on; `warnings` say if it is not what it should be."""
     if isinstance(data, TextFile):
-        text = data.text()
-        warning = (
-            f"calibrated on {text.name}: scores of calibrated recipes on this text are too good"
-        )
-        return replace(text, warnings=(warning,))
+        return data.text()
     if isinstance(data, HubData):
         try:
             return _training_split(data)
@@ -45,11 +42,11 @@ def _training_split(data: HubData) -> Text:
 
 
 def _solved(data: DataSource, why: str) -> Text:
-    """Return solved questions that no task asks, or else the text that perplexity scores."""
+    """Return solved questions, or the text that perplexity scores where every one of them is asked itself."""
     questions = data.questions()
     examples = [example for solved in questions.examples.values() for example in solved]
-    asked = {question.id for question in questions.questions}
-    if examples and not asked & {example.id for example in examples}:
+    asked = {content(question) for question in questions.questions}
+    if any(content(example) not in asked for example in examples):
         name = f"examples of {questions.name}"
         return _text(name, [_spelled(example) for example in examples], None, f"{why} the {name}")
     text = data.text()

@@ -20,7 +20,15 @@ from typing import Any
 
 import yaml
 
-from harness.data.source import CHOICES, Question, QuestionSet, Text, check_question
+from harness.data.source import (
+    CHOICES,
+    SEPARATOR,
+    Question,
+    QuestionSet,
+    Text,
+    check_question,
+    joined_starts,
+)
 from harness.errors import DataError
 
 FOLDER = "tasks/mmlu/flan_cot_fewshot"
@@ -75,13 +83,14 @@ def _samples() -> tuple[tuple[str, int, str, str], ...]:
 @lru_cache(maxsize=1)
 def _text() -> Text:
     explanations = [target.strip() for _, _, _, target in _samples()]
-    joined = "\n\n".join(explanations)
+    joined = SEPARATOR.join(explanations)
     return Text(
         name="lm-eval-mmlu-dev/explanations",
         text=joined,
         sha256=hashlib.sha256(joined.encode()).hexdigest(),
         num_rows=len(explanations),
         documents=tuple(explanations),
+        starts=joined_starts(explanations),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import paths
 from harness.errors import DataError
 
 ROW_SUFFIXES = (".jsonl", ".ndjson")
@@ -36,10 +37,15 @@ def read_text(path: str, key: str) -> str:
     Raises:
         DataError: There is no such file, or it holds nothing, or no UTF-8.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
+    file = paths.expanded(path)
+    if not paths.is_file(file):
         raise DataError(f"{key} must be a file, got {str(file)!r}; correct the path")
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as reason:
+        raise DataError(
+            f"{key} must be a file that can be read, got {file}: {reason.strerror}"
+        ) from reason
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as reason:

@@ -5,17 +5,25 @@ The files are read with pyarrow alone: `datasets` would copy them into a cache o
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from harness.data.source import Question, QuestionSet, Text, check_question
+from harness.data.source import (
+    SEPARATOR,
+    Question,
+    QuestionSet,
+    Text,
+    check_question,
+    joined_starts,
+)
 from harness.errors import DataError
 from harness.hub import Found, Repository, locate
 
@@ -73,7 +81,7 @@ def _wikitext(source: HubData) -> Text:
                 "mend or remove the row"
             )
         rows.append(row["text"])
-    joined = "\n\n".join(rows)
+    joined = SEPARATOR.join(rows)
     sha256 = hashlib.sha256(joined.encode()).hexdigest()
     warnings = []
     if sha256 != WIKITEXT_SHA256:
@@ -82,7 +90,9 @@ def _wikitext(source: HubData) -> Text:
             "hub: perplexity on it is not comparable with published figures"
         )
     # The hub keeps a line that holds one space as an empty row.
-    file = "".join(row or " \n" for row in rows)
+    lines = [row or " \n" for row in rows]
+    file = "".join(lines)
+    file_starts = article_starts(file)
     return Text(
         name="wikitext2-raw-v1/test",
         text=joined,
@@ -92,20 +102,41 @@ def _wikitext(source: HubData) -> Text:
         warnings=tuple(warnings),
         file=file,
         documents=tuple(articles(file)),
+        starts=_in_joined(file_starts, lines, rows),
+        file_starts=file_starts,
     )
 
 
-def articles(file: str) -> Iterator[str]:
-    """Yield the articles of a WikiText file as `EleutherAI/wikitext_document_level` has them.
+def article_starts(file: str) -> tuple[int, ...]:
+    """Return where each article of a WikiText file begins [character].
 
     An article goes from its title to the next one; what is before the first title is left out if it is blank.
     """
-    lines = file.split("\n")
-    starts = [index for index, line in enumerate(lines) if TITLE.fullmatch(line)]
-    for start, end in pairwise([0, *starts, len(lines)]):
-        article = "\n".join(lines[start:end])
-        if article.strip() or end == len(lines):
-            yield article
+    titles, place = [], 0
+    for line in file.split("\n"):
+        if TITLE.fullmatch(line):
+            titles.append(place)
+        place += len(line) + 1
+    before = file[: titles[0]].strip() if titles else True
+    return (0, *titles) if before else tuple(titles)
+
+
+def articles(file: str) -> Iterator[str]:
+    """Yield the articles of a WikiText file as `EleutherAI/wikitext_document_level` has them."""
+    for start, end in pairwise([*article_starts(file), len(file) + 1]):
+        # The line end before the next title belongs to no article.
+        yield file[start : end - 1]
+
+
+def _in_joined(
+    file_starts: Sequence[int], lines: Sequence[str], rows: Sequence[str]
+) -> tuple[int, ...]:
+    """Return where characters of the file are in the text that its rows are joined to."""
+    begins, in_joined = [0, *accumulate(map(len, lines[:-1]))], joined_starts(rows)
+    places = [bisect_right(begins, start) - 1 for start in file_starts]
+    return tuple(
+        in_joined[row] + start - begins[row] for row, start in zip(places, file_starts, strict=True)
+    )
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness import paths
 from harness.data.files import read_rows
 from harness.data.source import CHOICES, Question, QuestionSet, Text, check_question
 from harness.errors import DataError
@@ -48,8 +49,8 @@ class QuestionFile:
         Raises:
             DataError: A file is missing, empty or not UTF-8, a row is no question, or an id stands twice.
         """
-        files = [Path(path).expanduser() for path in (self.path, self.examples) if path]
-        changed = tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+        files = [paths.expanded(path) for path in (self.path, self.examples) if path]
+        changed = tuple(file.stat().st_mtime_ns for file in files if paths.is_file(file))
         return _read(self, changed)
 
 

@@ -7,11 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from harness.errors import DataError
 
 CHOICES = ("A", "B", "C", "D")
+SEPARATOR = "\n\n"
+"""What stands between the rows of a text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +36,28 @@ class Text:
     file: str | None = None
     """The file that the rows were cut from, if it is not `text`."""
     documents: tuple[str, ...] = ()
-    """The articles that the file is made of."""
+    """What the text is made of: articles, rows. They are the independent units of every interval."""
+    starts: tuple[int, ...] = (0,)
+    """Where each document begins in `text` [character]."""
+    file_starts: tuple[int, ...] = (0,)
+    """Where each begins in `file`."""
     is_as_written: bool = False
     """Its words and marks are not set apart by spaces, as WikiText's are."""
+
+    def document_ids(self) -> tuple[int, ...]:
+        """Return a number for each document, the same for those that are equal word for word."""
+        if not self.documents:
+            return tuple(range(len(self.starts)))
+        seen: dict[str, int] = {}
+        return tuple(
+            seen.setdefault(document, index) for index, document in enumerate(self.documents)
+        )
+
+    def document_of(self, begins: Sequence[int]) -> list[int]:
+        """Return the number of the document that each character of `text` is in; what is before the first is of the first."""
+        places = np.searchsorted(np.asarray(self.starts), np.asarray(begins), side="right") - 1
+        found: list[int] = np.asarray(self.document_ids())[places.clip(min=0)].tolist()
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +111,31 @@ class DataSource(Protocol):
 
     def questions(self) -> QuestionSet:
         """Return the questions for MMLU."""
+
+
+def joined_starts(rows: Sequence[str]) -> tuple[int, ...]:
+    """Return where each row begins in the text that the rows are joined to [character]."""
+    lengths = (len(row) + len(SEPARATOR) for row in rows[:-1])
+    return tuple(accumulate(lengths, initial=0))
+
+
+def repeated_questions(questions: Sequence[Question]) -> tuple[str, ...]:
+    """Return a warning if questions are equal up to case, white space and the order of their choices, else nothing."""
+    contents = {
+        (_plain(question.question), tuple(sorted(map(_plain, question.choices))))
+        for question in questions
+    }
+    num = len(questions) - len(contents)
+    if not num:
+        return ()
+    return (
+        f"{num} of {len(questions)} questions repeat another one (same words and choices): each counts as often as it stands, and "
+        f"intervals and p-values take all for different, which is too sure of what {len(contents)} questions say",
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def hash_questions(questions: Sequence[Question]) -> str:

@@ -1,6 +1,6 @@
 """A text of the user's own: a plain text file, or the rows of a JSONL file.
 
-plain text    the file is the text, and one document
+plain text    the file is the text, and one document: its figures carry no interval
 JSONL         rows joined by a blank line, as WikiText's are; each row is a document
 """
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from harness import paths
 from harness.data.files import is_rows, read_rows, read_text
-from harness.data.source import QuestionSet, Text
+from harness.data.source import SEPARATOR, QuestionSet, Text, joined_starts
 from harness.errors import DataError
 
 
@@ -37,8 +38,8 @@ class TextFile:
         Raises:
             DataError: The file is missing, empty or not UTF-8, or a row has no text.
         """
-        stamp = Path(self.path).expanduser()
-        changed = stamp.stat().st_mtime_ns if stamp.is_file() else 0
+        file = paths.expanded(self.path)
+        changed = file.stat().st_mtime_ns if paths.is_file(file) else 0
         return _read(self, changed)
 
     def questions(self) -> QuestionSet:
@@ -57,13 +58,14 @@ def _read(source: TextFile, _changed: int) -> Text:
         )
     else:
         documents = (read_text(source.path, "data.path"),)
-    joined = "\n\n".join(documents)
+    joined = SEPARATOR.join(documents)
     return Text(
         name=Path(source.path).name,
         text=joined,
         sha256=hashlib.sha256(joined.encode()).hexdigest(),
         num_rows=len(documents),
         documents=documents,
+        starts=joined_starts(documents),
         is_as_written=True,
     )
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from harness import paths
 from harness.errors import ConfigError, InvalidResult, ModelError
 from harness.models.checkpoint import folder_fingerprint
 from harness.models.source import Dtype, LoadedModel
@@ -80,7 +81,7 @@ class VllmEngine:
     @property
     def folder(self) -> Path:
         """The folder."""
-        return Path(self.path).expanduser().resolve()
+        return paths.expanded(self.path).absolute()
 
     @property
     def label(self) -> str:

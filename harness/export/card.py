@@ -9,6 +9,7 @@ from harness.models.source import LoadedModel
 from harness.recipe import Quantized
 
 MANIFEST = "quant_harness.json"
+README = "README.md"
 
 CARD = """\
 ---
@@ -56,6 +57,7 @@ def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dic
         "recipe": report.name,
         "formats": dict(report.formats),
         "input_formats": dict(report.input_formats),
+        "calibration": report.calibration and report.calibration.model_dump(mode="json"),
         "coverage": report.coverage,
         "bits_per_weight": report.bits_per_weight,
         "warnings": list(quantized.warnings),
@@ -76,8 +78,9 @@ def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dic
 
 
 def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write manifest and card."""
-    write_json(folder / MANIFEST, manifest)
+    """Write manifest and card, when all other files are there."""
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
+    write_json(folder / MANIFEST, {**manifest, "files": sorted({*files, MANIFEST, README})})
     origin = manifest["model"]["origin"]
     if manifest["model"]["weights"] == "random":
         origin = "Random weights of this shape, good for measuring speed alone,"
@@ -90,7 +93,7 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
         command=manifest["command"],
         config_hash=manifest["config_hash"][:12],
         formats=_listed(manifest["formats"]),
-        inputs=_listed(manifest["input_formats"]) or "float",
+        inputs=_inputs(manifest),
         layout=manifest["layout"],
         scheme=f", {config['format']}" if "format" in config else "",
         share=manifest["coverage"],
@@ -102,12 +105,36 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
         skipped=", ".join(skipped["name"] for skipped in manifest["skipped"]) or "norms and biases",
         manifest=MANIFEST,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / README).write_text(text, encoding="utf-8")
+
+
+def is_export(folder: Path) -> bool:
+    """Say whether a folder holds an export and nothing else: every file in it is one that its manifest lists."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = set(manifest["files"])
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # no manifest, or one from before it listed files
+        return False
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*")} <= listed
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file as transformers does."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _inputs(manifest: Mapping[str, Any]) -> str:
+    """Return the formats of the inputs, and the text that static scales were fitted to."""
+    listed = _listed(manifest["input_formats"]) or "float"
+    if (text := manifest["calibration"]) is None:
+        return listed
+    sizes = f"{text['num_sequences']} x {text['length']} tokens, seed {text['seed']}"
+    return f"{listed}, fitted to {text['text']} (SHA-256 {text['sha256'][:12]}, {sizes})"
 
 
 def _listed(formats: Mapping[str, str]) -> str:

@@ -5,12 +5,8 @@ that the same recipe has when it is measured. The folder is written under a temp
 compared with the recipe in memory, and renamed if both agree.
 """
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +22,14 @@ from harness.export.pieces import in_file
 from harness.export.shards import ShardWriter
 from harness.models.checkpoint import sha256_file
 from harness.models.source import LoadedModel
-from harness.models.targets import output_layer
+from harness.models.targets import find_others, find_targets, output_layer
+from harness.output import place
+from harness.output.atomic import new_folder
 from harness.recipe import Quantized, QuantRecipe, quantize
+from harness.recipe.selection import select
+
+OUT = "out"
+"""The key that names the folder; errors name it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,7 @@ def export(
     *,
     shard_bytes: int,
     facts: Mapping[str, Any],
+    force: bool = False,
 ) -> Exported:
     """Write the folder `out`; the model is as it was afterwards.
 
@@ -61,22 +64,27 @@ def export(
         loaded: The float model.
         recipe: How to quantize it; its backend is not used.
         layout: What the files look like.
-        out: A folder that does not exist, or is empty.
+        out: A folder that does not exist, or is empty; with `force` also one that holds an export and nothing else.
         shard_bytes: Largest size of a file [byte].
         facts: What else the manifest and the model card say: the command and the configuration.
+        force: Replace an export that is there.
 
     Raises:
         UnsupportedRecipe: The layout cannot hold the recipe, or not this model.
-        ConfigError: The folder is not empty.
+        OutputError: The folder must not be replaced, or cannot be written.
         AuditError: The model has NaN or infinity.
         ModelError: The folder does not read back as the recipe; it is not published.
     """
-    check(recipe, layout, out)
+    check(recipe, layout, out, force=force)
     _refuse_damaged(loaded)
-    with _replacing(out) as folder, tempfile.TemporaryDirectory() as scratch:
+    size = least_bytes(loaded, recipe)
+    place.check_room(out, OUT, "folder", within=out.parent, size=size)
+    with new_folder(out, OUT, force=force, is_own=card.is_export) as folder:
         writer = ShardWriter(folder, shard_bytes)
         backend = ExportBackend(layout=layout, writer=writer)
-        reference = Path(scratch) / "reference.safetensors"
+        reference = folder.with_name(
+            "reference.safetensors"
+        )  # beside it, and gone with what is around it
         try:
             quantized = quantize(loaded, replace(recipe, backend=backend))
             _write_rest(loaded, backend, writer)
@@ -115,12 +123,13 @@ def export(
     )
 
 
-def check(recipe: QuantRecipe, layout: Layout, out: Path) -> None:
+def check(recipe: QuantRecipe, layout: Layout, out: Path, *, force: bool = False) -> None:
     """Check what can be checked without a model: recipe, layout and folder.
 
     Raises:
-        ConfigError: The recipe quantizes nothing, or the folder is not empty.
+        ConfigError: The recipe quantizes nothing.
         UnsupportedRecipe: The layout cannot hold the recipe.
+        OutputError: The folder must not be replaced, or cannot be written.
     """
     if not recipe.rules:
         raise ConfigError(
@@ -135,32 +144,20 @@ def check(recipe: QuantRecipe, layout: Layout, out: Path) -> None:
         raise UnsupportedRecipe(
             f"recipe {recipe.name} must be one that layout={layout.name} can hold, but {reason}; it holds {layout.holds}"
         )
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(
-            f"out must be a folder that does not exist or is empty, got {out}; choose another, or remove it"
-        )
+    place.folder_to_make(out, OUT, force=force, is_own=card.is_export)
+    place.check_room(out, OUT, "folder", within=out.parent)
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `out` if the block succeeds, and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        yield scratch
-        _open_to_others(scratch)
-        scratch.replace(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _open_to_others(folder: Path) -> None:
-    """Give a folder and its files the usual permissions: mkdtemp and safetensors make them for the owner alone."""
-    hidden = os.umask(0)
-    os.umask(hidden)
-    folder.chmod(0o777 & ~hidden)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~hidden)
+def least_bytes(loaded: LoadedModel, recipe: QuantRecipe) -> int:
+    """Return a size that no folder is below [byte]: the codes of what the recipe quantizes without scales, and the rest in float."""
+    module = loaded.module
+    chosen = select(recipe, find_targets(module), find_others(module)).chosen
+    bits = {id(target.weight): recipe.rules[rule].weight.element.bits for target, rule in chosen}
+    sizes = [
+        (parameter.numel(), bits.get(id(parameter), 8 * parameter.element_size()))
+        for parameter in module.parameters()
+    ]
+    return sum(count * each for count, each in sizes) // 8
 
 
 def _refuse_damaged(loaded: LoadedModel) -> None:

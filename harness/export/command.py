@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,10 +15,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from harness import config, signals
-from harness.cli import EXIT_FAILED, MULTIRUN, explain, rewrite
+from harness.arguments import MULTIRUN, rewrite
+from harness.cli import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError
+from harness.explain import explain
+from harness.output.stdout import printing
+from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class ExportConfig:
     )
     device: str = "auto"
     shard_gb: float = 2.0
+    force: bool = False
     allow_targets: list[str] = field(default_factory=list)
 
 
@@ -58,43 +63,55 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError("out must be given, got nothing; add out=DIR")
     # What both commands have is checked by the rules of the other.
     shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
-    own = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(OWN_KEYS)), resolve=True)
-    assert isinstance(own, dict)  # noqa: S101 - it is a copy of a mapping
-    return {**config.resolve(shared), **{str(key): value for key, value in own.items()}}
+    own = OmegaConf.masked_copy(cfg, list(OWN_KEYS))
+    return {**config.resolve(shared), **config.plain(own)}
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
 def export_job(cfg: DictConfig) -> None:
-    """Export what one composed configuration says."""
-    resolved = resolve(cfg)
+    """Export what one composed configuration says; end the process with a line if that cannot be done.
+
+    Hydra would print all overrides before an error that leaves this function.
+    """
+    try:
+        resolved = resolve(cfg)
+        _export(resolved, recipe_name(cfg, resolved))
+    except HarnessError as reason:
+        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        sys.exit(EXIT_FAILED)
+    except OSError as reason:  # of a file of the model: what is written has errors of its own
+        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
+        sys.exit(EXIT_FAILED)
+
+
+def _export(resolved: dict[str, Any], name: str | None) -> None:
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
         from harness.export.job import run  # noqa: PLC0415
 
-    exported = run(resolved)
+    exported = run(resolved, name)
     for warning in exported.warnings:
         log.warning("%s", warning)
-    sys.stdout.write(
-        f"{Path(resolved['out'])}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
-        f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
-        f"read back and compared in {exported.seconds:.1f} s\n"
-    )
+    with printing():
+        sys.stdout.write(
+            f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
+            f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
+            f"read back and compared in {exported.seconds:.1f} s\n"
+        )
 
 
 def main() -> None:
     """Run the command line of this process."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = rewrite(sys.argv[1:])
-    if any(argument in MULTIRUN for argument in sys.argv[1:]):
-        sys.stderr.write("one command must write one folder, got -m; run it for each recipe\n")
-        sys.exit(EXIT_FAILED)
     with signals.stoppable("nothing was left behind"):
         try:
+            sys.argv[1:] = rewrite(sys.argv[1:])
+            if any(argument in MULTIRUN for argument in sys.argv[1:]):
+                raise ConfigError(
+                    "one command must write one folder, got -m; run it for each recipe"
+                )
             export_job()
-        except (HydraException, OmegaConfBaseException) as reason:
-            sys.stderr.write(f"{explain(reason)}\n")
-            sys.exit(EXIT_FAILED)
-        except HarnessError as reason:
-            sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
+        except (HydraException, OmegaConfBaseException, YAMLError, HarnessError) as reason:
+            sys.stderr.write(f"{explain(reason, sys.argv[1:], 'export')}\n")
             sys.exit(EXIT_FAILED)
 
 

@@ -1,23 +1,26 @@
 """One export, start to finish: build, check, load, write."""
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from harness import config, devices, provenance
 from harness.errors import ConfigError
-from harness.export.checkpoint import Exported, check, export
+from harness.export.checkpoint import OUT, Exported, check, export
 from harness.export.layout import Layout
 from harness.models import cache
 from harness.models.source import ModelSource
+from harness.output.names import local_path
 from harness.recipe import QuantRecipe
+from harness.redaction import known_values, redacted_tree
 
 PLACES = ("out", "shard_gb")
 """Keys that do not change what is written."""
 
 
-def run(resolved: Mapping[str, Any]) -> Exported:
-    """Export what a resolved configuration says.
+def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
+    """Export what a resolved configuration says, and call the recipe by a name; see `harness.recipe_name`.
 
     Raises:
         HarnessError: It cannot be done; nothing was left behind.
@@ -28,17 +31,18 @@ def run(resolved: Mapping[str, Any]) -> Exported:
         return config.check_component(config.build(resolved[key], key, allowed), kind, key)
 
     model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+    recipe = replace(recipe, name=name or recipe.name)
     layout = part("layout", Layout)
-    if not resolved["shard_gb"] > 0:
+    if not 0 < resolved["shard_gb"] < math.inf:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
-    out = Path(resolved["out"]).expanduser()
-    check(recipe, layout, out)  # before minutes of loading
+    out, force = local_path(resolved["out"], OUT), resolved["force"]
+    check(recipe, layout, out, force=force)  # before minutes of loading
     device = devices.choose(resolved["device"])
     described = {key: value for key, value in resolved.items() if key not in PLACES}
     made = provenance.collect({}, device)
     facts = {
         "command": provenance.command_line(),
-        "config": dict(resolved),
+        "config": redacted_tree(resolved, known_values()),
         "config_hash": config.config_hash(described, device.type),
         "git_commit": made.git_commit,
         "git_dirty": made.git_dirty,
@@ -51,4 +55,5 @@ def run(resolved: Mapping[str, Any]) -> Exported:
         out,
         shard_bytes=int(resolved["shard_gb"] * 1e9),
         facts=facts,
+        force=force,
     )

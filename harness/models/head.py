@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from harness.errors import ModelError
 from harness.models.architecture import TOLERANCE, text_model
+from harness.models.log_softmax import token_nll
 from harness.models.patch import patched
 from harness.models.source import LoadedModel
 from harness.models.targets import output_layer
@@ -67,14 +68,14 @@ class Scorer:
         return logits_1NV.view(*hidden.shape[:-1], -1)
 
     def nll(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Return -ln p of each target given the hidden state before it, float32 `[N]` [nat].
+        """Return -ln p of each target given the hidden state before it, float64 `[N]` [nat].
 
         The logits exist a chunk of positions at a time.
         """
         # Made before the logits: small results that are kept between two chunks keep the heap from reusing their room.
-        nll_N = torch.empty(len(targets_N), device=hidden_NH.device)
+        nll_N = torch.empty(len(targets_N), dtype=torch.float64, device=hidden_NH.device)
         for part, h, y in zip(*map(self.chunks, (nll_N, hidden_NH, targets_N)), strict=True):
-            part.copy_(F.cross_entropy(self.logits(h), y, reduction="none"))
+            part.copy_(token_nll(self.logits(h), y))
         return nll_N
 
     def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness import paths
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
 from harness.identity import later
@@ -56,7 +57,7 @@ class HubModel:
         """`owner/name`; of a folder that the user gave, the folder's own name: nothing says that it holds this repository."""
         if self.path is None or self._random_shape():
             return self.repo
-        return Path(self.path).expanduser().resolve().name
+        return paths.expanded(self.path).absolute().name
 
     def fingerprint(self) -> str:
         """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
@@ -118,10 +119,10 @@ class LocalModel:
         return _load(self, Found(folder=self._folder(), revision=None), device)
 
     def _folder(self) -> Path:
-        folder = Path(self.path).expanduser().resolve()
-        if not folder.is_dir():
+        folder = paths.expanded(self.path)
+        if not paths.is_folder(folder):
             raise ModelError(f"model.path must be a folder, got {str(folder)!r}; correct the path")
-        return folder
+        return folder.resolve()
 
 
 def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:

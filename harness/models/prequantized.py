@@ -4,7 +4,6 @@
 bits: in the files, and in memory. Most methods are dequantized when they are loaded; then memory and speed are those of the float model.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import ModelError
-from harness.models.folder_files import QUANTIZATION_KEYS, weight_files
+from harness.models.folder_files import CONFIG, QUANTIZATION_KEYS, json_object, weight_files
+from harness.paths import is_file
 
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """Types of float weights, as safetensors names them."""
@@ -91,7 +91,7 @@ def names_a_quantization(folder: Path) -> bool:
 def settings_of(folder: Path) -> Settings | None:
     """Return the quantization settings of a folder, or None: those of `config.json`, or of the file that ModelOpt writes beside it.
 
-    A damaged file counts as none here; transformers refuses it later.
+    A damaged config.json counts as none here: `weight_files` refuses it.
     """
     config = _in_config(folder)
     return config if config is not None else _modelopt(folder)
@@ -99,10 +99,8 @@ def settings_of(folder: Path) -> Settings | None:
 
 def _in_config(folder: Path) -> Settings | None:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
+        config = json_object(folder / CONFIG)
+    except ValueError:
         return None
     text = config.get("text_config")
     found = [
@@ -118,11 +116,15 @@ def _in_config(folder: Path) -> Settings | None:
 
 
 def _modelopt(folder: Path) -> Settings | None:
-    try:
-        file = json.loads((folder / MODELOPT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not is_file(folder / MODELOPT_FILE):
         return None
-    said = file.get("quantization") if isinstance(file, dict) else None
+    try:
+        said = json_object(folder / MODELOPT_FILE).get("quantization")
+    except ValueError as reason:
+        raise ModelError(
+            f"a model folder must be one that its tool wrote, but {folder} {reason}; download it again, or take the file out if the "
+            "weights are float ones"
+        ) from reason
     # An unquantized model may have the file too.
     if not isinstance(said, dict) or not any(said.get(key) for key in MODELOPT_KEYS):
         return None
@@ -145,6 +147,17 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
         except (OSError, SafetensorError):
             continue
     return found
+
+
+def damaged_weights(folder: Path) -> str | None:
+    """Return the name of the first safetensors file that cannot be read, and why; None if all can."""
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as reason:
+            return f"a damaged {file.name} ({reason})"
+    return None
 
 
 def _stored(dtype: str, shape: list[int]) -> Stored:

@@ -7,7 +7,7 @@ the order of the sum, and five times as fast. The weight is widened anew for eac
 costs little, and no second copy of the model is held.
 
 The choice is about speed, both products are equally exact, and it is made by the processor's flags: a product that is timed would choose
-otherwise from run to run, and with it the last digits of every score.
+otherwise from run to run, and with it the last digits of every score. `task=throughput` times both ways (`ways`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,12 +32,18 @@ LEAST_ROWS = 64
 Products = Literal["native", "float32"]
 
 
+def ways(loaded: LoadedModel) -> tuple[Products, ...]:
+    """Return every way in which the linear layers of a model can be multiplied; on a GPU, or in float32, there is one."""
+    if loaded.device.type == "cpu" and loaded.dtype in NATIVE:
+        return "native", "float32"
+    return ("native",)
+
+
 def choose(loaded: LoadedModel, cpu_flags: Collection[str]) -> Products:
     """Return how the linear layers of a model are best multiplied here; `native` if the flags are unknown."""
-    native = NATIVE.get(loaded.dtype)
-    if loaded.device.type != "cpu" or native is None or not cpu_flags:
+    if "float32" not in ways(loaded) or not cpu_flags:
         return "native"
-    return "native" if native & set(cpu_flags) else "float32"
+    return "native" if NATIVE[loaded.dtype] & set(cpu_flags) else "float32"
 
 
 @contextmanager

@@ -26,8 +26,10 @@ class Tokens(NamedTuple):
     """A tokenized text."""
 
     ids: list[int]
+    begins: list[int]
+    """Where in the text each token begins [character]; 0 for special tokens in front."""
     ends: list[int]
-    """Where in the text each token ends [character]; 0 for special tokens in front."""
+    """Where it ends."""
 
 
 class Specials(NamedTuple):
@@ -54,7 +56,13 @@ def tokenize(text: str, loaded: LoadedModel, *, prefix: bool = True) -> Tokens:
     front = specials(loaded.tokenizer).prefix if prefix else ()
     ids = [*front, *encoded["input_ids"]]
     check_rows(ids, loaded)
-    return Tokens(ids, [0] * len(front) + [end for _, end in encoded["offset_mapping"]])
+    begins, ends, last = [0] * len(front), [0] * len(front), 0
+    for begin, end in encoded["offset_mapping"]:
+        # Some tokenizers leave white space out of a token's place: what is then empty begins where the one before it ended.
+        begins.append(begin if end > begin else last)
+        ends.append(end)
+        last = end
+    return Tokens(ids, begins, ends)
 
 
 def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:

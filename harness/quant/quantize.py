@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.quant.granularity import Granularity
+from harness.quant.overflow import refuse_overflow
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
 
 PIECE = 2**20
@@ -33,8 +34,13 @@ def quantize(
 
     Raises:
         ValueError: `x` is not floating point, or the format cannot take its shape.
+        FormatOverflow: `x` is finite, and some number of it is not in the format.
     """
-    return encode(x, fmt, fit(x, fmt, axis=axis), axis=axis, generator=generator)
+    made = encode(x, fmt, fit(x, fmt, axis=axis), axis=axis, generator=generator)
+    seen, codes = (along(each, axis, flat=made.flat) for each in (_floating(x), made.codes))
+    for part, some, own in _pieces(seen, codes.contiguous(), made.scales):
+        refuse_overflow(part, own.apply(fmt.element.decode(some)), fmt.name, seen)
+    return made
 
 
 def encode(
@@ -45,7 +51,7 @@ def encode(
     axis: int = -1,
     generator: torch.Generator | None = None,
 ) -> QuantizedTensor:
-    """Return codes of `x` under given scales, which were fitted for the same shape."""
+    """Return codes of `x` under given scales, which were fitted for the same shape. Overflow is not refused: bit for bit the format."""
     flat = fmt.granularity.flat
     seen = along(_floating(x), axis, flat=flat)
     codes = torch.empty(seen.shape, dtype=_code_type(fmt), device=x.device)
@@ -76,6 +82,9 @@ def fake_quantize(
     """Return `x` rounded to what a format can hold, in the type of `x`.
 
     Bit for bit `quantize(x, fmt).dequantize()`, cast once, without the codes; `scales` are fitted unless given.
+
+    Raises:
+        FormatOverflow: `x` is finite, and some number of it is not, in the format or in the type of `x`.
     """
     flat = fmt.granularity.flat
     seen = along(_floating(x), axis, flat=flat)
@@ -83,6 +92,7 @@ def fake_quantize(
     out = torch.empty(seen.shape, dtype=x.dtype, device=x.device)
     for part, whole, own in _pieces(seen, out, scales):
         whole.copy_(own.apply(fmt.to_grid(part.float(), own, generator)))
+        refuse_overflow(part, whole, fmt.name, seen)
     return back(out, x.shape, axis, flat=flat)
 
 

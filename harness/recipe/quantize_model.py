@@ -18,7 +18,8 @@ from harness.models.targets import Other, Target, find_others, find_targets
 from harness.models.usage import NUM_TOKENS
 from harness.quant.layer import QuantizedLayer
 from harness.quant.linear import StaticFormat
-from harness.quant.quantize import quantize as quantize_tensor
+from harness.quant.overflow import FormatOverflow, refuse_overflow
+from harness.quant.quantize import encode, fit
 from harness.quant.tensor import Scales
 from harness.recipe.checkpoint import as_it_came
 from harness.recipe.recipe import QuantRecipe
@@ -118,17 +119,16 @@ def _quantize_target(
             f"{target.name}; add it to quant.skip, or give it a rule without input"
         )
     try:
-        quantized = quantize_tensor(matrix, fmt)
+        quantized = encode(matrix, fmt, fit(matrix, fmt))
+        rounded = quantized.dequantize()
+        # In the model's type: what is finite in float32 may be infinite in float16.
+        refuse_overflow(matrix, rounded.to(matrix.dtype), fmt.name)
+    except FormatOverflow as reason:
+        raise AuditError(f"{reason} (layer {target.name})") from reason
     except ValueError as reason:
         raise UnsupportedRecipe(
             f"{reason} (layer {target.name}); or add the layer to quant.skip"
         ) from reason
-    rounded = quantized.dequantize()
-    if lost := int((~rounded.isfinite()).sum()):
-        raise AuditError(
-            f"{fmt.name} must hold every weight as a finite number, got {lost} of {rounded.numel()} NaN or infinite "
-            f"in {target.name}; choose a format with a wider range"
-        )
     layer = QuantizedLayer(
         name=target.name,
         rule=rule,

@@ -1,15 +1,18 @@
 """A recipe: which weights are stored in which format, and what computes with them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
-from harness.backends.base import Backend
+from harness.backends.base import Backend, CalibratedBackend
 from harness.backends.fake import FakeBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.quant.layer import LayerRule
 from harness.quant.linear import StaticFormat
 
+BASELINE = "none"
+"""Name of the recipe without rules, and of no other."""
 NO_RULES: Mapping[str, LayerRule] = MappingProxyType({})
 
 
@@ -17,7 +20,7 @@ NO_RULES: Mapping[str, LayerRule] = MappingProxyType({})
 class QuantRecipe:
     """How a model is quantized. Without rules it is the float baseline."""
 
-    name: str = "none"
+    name: str = BASELINE
     rules: Mapping[str, LayerRule] = field(default_factory=lambda: NO_RULES)
     """Named rules; the first whose glob matches a target decides."""
     skip: tuple[str, ...] = ("lm_head", "embed_tokens")
@@ -32,10 +35,18 @@ class QuantRecipe:
     calibration: CalibrationSet | None = None
     """The text that static scales are fitted to."""
 
+    @property
+    def calibrated_on(self) -> CalibrationSet | None:
+        """What the recipe is fitted to, for static scales or by its backend; None if it looks at no text."""
+        if any(rule.static_input for rule in self.rules.values()):
+            return self.calibration
+        return self.backend.calibration if isinstance(self.backend, CalibratedBackend) else None
+
     def __post_init__(self) -> None:
-        """Refuse a group size that formats cannot use, and static scales without a source."""
+        """Refuse parts that contradict each other."""
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size must be >= 1, got {self.group_size}")
+        self._check_name()
         for name, rule in self.rules.items():
             if rule.static_input and not (
                 self.calibration
@@ -46,3 +57,31 @@ class QuantRecipe:
                     f"rules.{name} must have an input format with a scale that all tokens share, and calibration, to have "
                     f"static_input, got input {rule.input and rule.input.name} and calibration {self.calibration}"
                 )
+            if rule.static_input and isinstance(self.backend, CalibratedBackend):
+                raise ValueError(
+                    f"rules.{name} must leave static_input out beside a backend with a calibration of its own, got "
+                    f"{self.backend.name}; a recipe is fitted to one text"
+                )
+
+    def _check_name(self) -> None:
+        """Raise ValueError unless the name is `none` for the baseline, and for nothing else."""
+        if self.rules and self.name == BASELINE:
+            raise ValueError(
+                f"name must be one of its own for a recipe with rules, got {BASELINE}, which is the baseline; "
+                "set quant.name=NAME"
+            )
+        if self.rules:
+            return
+        baseline = {
+            item.name: BASELINE if item.name == "name" else _default(item) for item in fields(self)
+        }
+        changed = [name for name, value in baseline.items() if getattr(self, name) != value]
+        if changed:
+            raise ValueError(
+                f"{changed[0]} must be left out without rules, which make a recipe, got {getattr(self, changed[0])!r}; "
+                "quant=none is the baseline as it is, or choose a recipe to change"
+            )
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()

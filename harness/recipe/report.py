@@ -76,6 +76,7 @@ def report_on(
         stored_bytes=rest_bytes + sum(installed.stored_bytes for _, installed in layers),
         skipped=(*selection.skipped, *map(_skipped, sizes.others)),
         layers=tuple(_layer_report(layer, installed) for layer, installed in layers),
+        calibration=recipe.calibrated_on.info() if recipe.calibrated_on else None,
     )
 
 

@@ -18,10 +18,10 @@ NOT_MEASURED = "not measured"
 RANDOM = "n/a (random weights)"
 MEASURES: Mapping[str, tuple[tuple[str, ...], Pairing]] = {
     "perplexity": (
-        ("perplexity", "perplexity_llama_cpp", "perplexity_documents"),
+        paired.TEXT_TASKS,
         paired.log_loss,
     ),
-    "MMLU": (("mmlu", "mmlu_generate"), paired.accuracy),
+    "MMLU": (paired.MMLU_TASKS, paired.accuracy),
 }
 """Tasks that give a measure, the preferred one first, and how two runs of one are paired."""
 
@@ -74,7 +74,8 @@ def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
     if row.is_baseline:
         return "float"
     given: dict[str, Any] = row.stored.record.config["quant"]
-    return {key: value for key, value in given.items() if key not in ("name", *without)}
+    parts = {key: value for key, value in given.items() if key not in ("name", *without)}
+    return parts | {"text": row.quant.calibration}
 
 
 def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:
@@ -118,10 +119,11 @@ def _difference(row: Row, baseline: Row, pairing: Pairing) -> str:
     """Return the paired difference with its interval, or the plain one of runs whose items were not kept."""
     unit = row.headline.unit
     if row.stored.record.samples_file is None or baseline.stored.record.samples_file is None:
-        return figures.difference(row.value, baseline.value, unit)
+        return f"{figures.difference(row.value, baseline.value, unit)}, no interval"
     found = pairing(row, baseline)
     scale, name = (1.0, "nat/token") if pairing is paired.log_loss else (100.0, "pp")
-    text = f"{scale * found.value:+.3g}"
+    bounds = "no interval"
     if found.interval is not None:
-        text += f" [{', '.join(f'{scale * bound:+.3g}' for bound in found.interval)}]"
-    return f"{text} {name}"
+        bounds = f"[{', '.join(f'{scale * bound:+.3g}' for bound in found.interval)}]"
+    p = "" if found.p is None else f", p = {figures.p_value(found.p)}"
+    return f"{scale * found.value:+.3g} {name} {bounds}{p}"

@@ -14,7 +14,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
     if group.task.name != "divergence":
         return None
     base = group.compared_with
-    title = f"Divergence from the baseline: {base.name}"
+    title = f"Divergence from the baseline: {base.name}{group.suffix}"
     # The difference of the baseline from itself is 0 by definition, and no result.
     candidates = [row for row in group.rows if not row.is_baseline]
     if not candidates:
@@ -42,7 +42,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
         title=title,
         text=(
             f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {group.headline.n:,} tokens. Intervals are "
-            "Student's t over windows, paired. Among recipes close to lossless the order by KL says little about tasks."
+            f"by document, paired ({group.headline.note}); columns without one describe these tokens. Among recipes close to lossless the order by KL says little about tasks."
             + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),
@@ -70,7 +70,7 @@ def answer_changes(group: Group) -> Section | None:
     ]
     n = next(metric.n for row in asked if (metric := row.metric("flips")) is not None)
     return Section(
-        title=f"Answers that changed: {group.model.name}",
+        title=f"Answers that changed: {group.model.name}{group.suffix}",
         text=(
             f"The same {n:,} questions asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
             "recipe by itself: of twenty recipes without any effect one is expected below 0.05."

@@ -37,6 +37,11 @@ def relative(value: float, reference: float) -> str:
     return f"{100 * (value / reference - 1):+.3f} %"
 
 
+def p_value(p: float) -> str:
+    """Return a p-value with two digits."""
+    return f"{p:.2g}"
+
+
 def share(fraction: float) -> str:
     """Return a fraction as a percentage."""
     return f"{100 * fraction:.2f} %"

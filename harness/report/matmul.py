@@ -18,18 +18,25 @@ MEASURES = {
     "element_error": "Error of X itself, nothing multiplied: mean magnitude of the error over mean magnitude of X.",
 }
 
+FIRST = next(iter(MEASURES))
+SAME = "The same draws, protocol and record as in the table before."
+
 
 def matmul_errors(stored: Sequence[Stored]) -> list[Section]:
     """Return a table for each way of rounding, of every run of the task that ended well."""
-    return [
-        _section(item, task, measure)
+    runs = [
+        (item, task)
         for item in finished(stored)
         if (task := item.record.task) is not None and task.name == TASK
+    ]
+    return [
+        _section(item, task, measure, f", run {number}" if len(runs) > 1 else "")
+        for number, (item, task) in enumerate(runs, start=1)
         for measure in MEASURES
     ]
 
 
-def _section(item: Stored, task: TaskInfo, measure: str) -> Section:
+def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
     rows = []
     for shape in task.data["shapes"]:
         for kind in task.data["inputs"]:
@@ -42,15 +49,17 @@ def _section(item: Stored, task: TaskInfo, measure: str) -> Section:
                 cells[f"{above} / {below}"] = _cell(metric)
             rows.append(cells)
     return Section(
-        title=f"Matrix multiply, {measure.replace('_', ' ').replace('/', ', ')}",
-        text=f"{MEASURES[measure]}\n{_facts(item, task)}",
+        title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
+        text=f"{MEASURES[measure]}\n{_facts(item, task) if measure == FIRST else SAME}",
         table=pd.DataFrame(rows),
     )
 
 
 def _facts(item: Stored, task: TaskInfo) -> str:
+    has_intervals = any(metric.ci95 is not None for metric in item.record.metrics)
+    intervals = "95 % intervals in brackets" if has_intervals else "too few for intervals"
     return (
-        f"n = {item.record.metrics[0].n} draws; 95 % intervals in brackets; ratios are geometric means of the draws' own ratios.\n"
+        f"n = {item.record.metrics[0].n} draws; {intervals}; ratios are geometric means of the draws' own ratios.\n"
         f"Protocol: {task.protocol}\nRecord: {item.path.name}"
     )
 

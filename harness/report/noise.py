@@ -44,7 +44,7 @@ class Floor(NamedTuple):
         return None if metric is None else metric.value
 
     @property
-    def ln_ppl_ratio(self) -> float:
+    def least(self) -> float:
         """Largest change of the mean log-loss by the order of sums alone [nat/token]."""
         found = [self.value(variant, "ln_ppl_ratio") for variant in ARITHMETIC]
         return max(abs(value) for value in found if value is not None)
@@ -91,15 +91,23 @@ def noise_floor(group: Group) -> Section | None:
         rows.append(
             {"change": (change or variant).partition(";")[0]}
             | {title: _small(metric) for title, metric in found.items()}
+            | {"its 95 % interval": _bounds(found["ln PPL ratio"])}
         )
     return Section(
-        title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}",
+        title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\nThe float model against itself, {floor.row.headline.n:,} tokens. "
-            "Differences between recipes that are not above these say nothing about the recipes."
+            "Differences between recipes that are not above these say nothing about the recipes. The last column has the interval by "
+            "document of the ln PPL ratio, as far as there are documents enough; the other figures describe these tokens."
         ),
         table=pd.DataFrame(rows),
     )
+
+
+def _bounds(metric: Metric | None) -> str:
+    if metric is None or metric.ci95 is None:
+        return figures.MISSING
+    return " .. ".join(f"{bound:+.2e}" for bound in metric.ci95)
 
 
 def _small(metric: Metric | None) -> str:

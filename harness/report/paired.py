@@ -1,6 +1,7 @@
 """Differences of two runs on the same items, taken item by item, so that what the items share cancels."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,42 +11,99 @@ from harness.errors import ResultError
 from harness.report.study import Row
 from harness.results.store import read_samples
 
+TEXT_TASKS = ("perplexity", "perplexity_llama_cpp", "perplexity_documents")
+"""Tasks whose items hold the log-loss of tokens, the preferred one first."""
+MMLU_TASKS = ("mmlu", "mmlu_generate")
+"""Tasks whose items are answers."""
+NO_DOCUMENTS = "the items do not say which document each token is of; `python scripts/add_documents.py FOLDER` adds it, or repeat the run"
+ALPHA = 1 - stats.CONFIDENCE
 
-class Paired(NamedTuple):
-    """A mean difference from the baseline."""
+Verdict = Literal["better", "worse", "cannot tell"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paired:
+    """A mean difference from another run."""
 
     value: float
+    """Of log-loss [nat/token], lower is better; of accuracy, higher is better."""
     interval: stats.Interval | None
+    note: str
+    """What the interval is over, or why there is none."""
+    p: float | None = None
+    """McNemar's p-value of a difference of accuracies."""
+
+    def verdict(self, least: float = 0.0) -> Verdict:
+        """Say whether the run is better or worse than the other one; a log-loss by more than `least`, the noise floor."""
+        if self.p is not None:
+            is_clear, is_better = self.p < ALPHA, self.value > 0
+        else:
+            is_clear = (
+                self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+            )
+            is_clear, is_better = is_clear and abs(self.value) > least, self.value < 0
+        if not is_clear:
+            return "cannot tell"
+        return "better" if is_better else "worse"
 
 
-def log_loss(row: Row, baseline: Row) -> Paired:
-    """Return mean NLL minus the baseline's [nat/token], over all tokens, with Student's t interval over windows.
+def log_loss(row: Row, reference: Row) -> Paired:
+    """Return mean NLL minus the reference's [nat/token], over all tokens, with its interval by document.
 
     Raises:
-        ResultError: A samples file is missing or damaged, or has other windows than the baseline's.
+        ResultError: A samples file is missing or damaged, or has other windows or documents than the reference's.
     """
-    pairs = _joined(row, baseline, "nll", "windows")
-    tokens = pairs["num_tokens"].to_numpy(np.float64)
-    differences = (pairs["nll"] - pairs["nll_baseline"]).to_numpy(np.float64)
-    value = float(differences.sum() / tokens.sum())
-    return Paired(value, stats.mean_interval((differences / tokens).tolist()))
+    pairs = _joined(row, reference, ("nll", "token_nll"), "windows")
+    if "token_document" in pairs:
+        own, other, documents = (
+            np.concatenate(pairs[column].to_list())
+            for column in ("token_nll", "token_nll_reference", "token_document")
+        )
+        # float64 before the difference: older files hold float32.
+        sums = stats.clustered(own.astype(np.float64) - other, documents)
+    else:
+        differences = (pairs["nll"] - pairs["nll_reference"]).to_numpy(np.float64)
+        sums = stats.Clusters(differences, pairs["num_tokens"].to_numpy(np.float64))
+        if row.task.name != "perplexity_documents":
+            return Paired(value=sums.mean, interval=None, note=f"no interval: {NO_DOCUMENTS}")
+    return Paired(value=sums.mean, interval=sums.interval(), note=sums.words("document"))
 
 
-def accuracy(row: Row, baseline: Row) -> Paired:
-    """Return accuracy minus the baseline's, with Student's t interval over questions.
+def accuracy(row: Row, reference: Row) -> Paired:
+    """Return accuracy minus the reference's, with McNemar's exact test and an interval.
 
     Raises:
-        ResultError: A samples file is missing or damaged, or has other questions than the baseline's.
+        ResultError: A samples file is missing or damaged, or has other questions than the reference's.
     """
-    pairs = _joined(row, baseline, "correct", "questions")
-    differences = (pairs["correct"] - pairs["correct_baseline"]).to_numpy(np.float64)
-    return Paired(float(differences.mean()), stats.mean_interval(differences.tolist()))
+    pairs = _joined(row, reference, ("correct",), "questions")
+    differences = pairs["correct"] - pairs["correct_reference"]
+    to_wrong, to_right = int((differences < 0).sum()), int((differences > 0).sum())
+    return Paired(
+        value=float(differences.mean()),
+        interval=stats.flips_interval(to_wrong, to_right, len(pairs)),
+        note=f"interval over questions, {len(pairs)} of them",
+        p=stats.mcnemar(to_wrong, to_right),
+    )
 
 
-def _joined(row: Row, baseline: Row, score: str, items: str) -> pd.DataFrame:
-    own, reference = (read_samples(found.stored).set_index("id") for found in (row, baseline))
-    if set(own.index) != set(reference.index):
+def difference(row: Row, reference: Row) -> Paired | None:
+    """Return the paired difference of two runs of a text or of questions; None for other tasks, and for runs without items.
+
+    Raises:
+        ResultError: A samples file is missing or damaged, or the runs have other items.
+    """
+    if None in (row.stored.record.samples_file, reference.stored.record.samples_file):
+        return None
+    if row.task.name in TEXT_TASKS:
+        return log_loss(row, reference)
+    return accuracy(row, reference) if row.task.name in MMLU_TASKS else None
+
+
+def _joined(row: Row, reference: Row, scores: tuple[str, ...], items: str) -> pd.DataFrame:
+    own, other = (read_samples(found.stored).set_index("id") for found in (row, reference))
+    if set(own.index) != set(other.index):
         raise ResultError(
             f"{row.stored.path} must have the {items} of the baseline to be paired with it, got others; repeat the run"
         )
-    return own.join(reference[score].rename(f"{score}_baseline"))
+    found = [score for score in scores if score in other]
+    return own.join(other[found].add_suffix("_reference"))

@@ -31,13 +31,14 @@ def parities(group: Group) -> Section | None:
         for row in group.rows
     ]
     return Section(
-        title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}",
+        title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\nThe same weights and {group.headline.n:,} tokens. Real = fake if the output of every layer "
             "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "
             "is shown. The other columns are end to end: the log-probability of the token that follows, without the sign of its "
-            "difference and with Student's t interval over windows. Layers that round their inputs amplify differences in the last "
-            "place to the size of what rounding does at all, which the distances from the float model show."
+            f"difference ({group.headline.note}). Layers that round their inputs amplify differences in the last "
+            "place to the size of what rounding does at all, which the distances from the float model show. Products says how exactly "
+            f"the backend multiplied on its processor, as measured; records made before that was kept have {figures.MISSING}."
         ),
         table=pd.DataFrame(rows),
     )

@@ -1,12 +1,16 @@
 """Pictures for reports; the one home of matplotlib in this package."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from harness.labels import write_labels
+from harness.output import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,10 +18,21 @@ if TYPE_CHECKING:
     from harness.report.quality import Cost
     from harness.report.throughput import Bar
 
+FLOAT_COLORS = {"native": "tab:red", "float32": "tab:orange"}
+"""Marks of the float model, by its products."""
 SMALLEST_SHOWN = 1e-4
 """Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
 
 
+@contextmanager
+def _as_text() -> Iterator[None]:
+    """Draw names as they are: a dollar sign starts no formula, and a letter that the font lacks is a box without six warnings."""
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+@_as_text()
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
@@ -47,10 +62,10 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
         [_color(cost) for cost in costs],
         size=7.5,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": ""})
+    figure.savefig(path, metadata=picture.METADATA)
 
 
+@_as_text()
 def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
     """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
     rows = max(len(of_phase) for of_phase in bars.values())
@@ -65,8 +80,7 @@ def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Pa
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8
     )
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": ""})
+    figure.savefig(path, metadata=picture.METADATA)
 
 
 def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
@@ -83,12 +97,11 @@ def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
         capsize=3,
         label="as long as the interquartile range, around the median",
     )
-    beside = [(bar.beside, place) for place, bar in zip(places, bars, strict=True) if bar.beside]
-    if beside:
-        speeds, heights = zip(*beside, strict=True)
-        axes.plot(
-            speeds, heights, "|", color="tab:red", markersize=14, label="float, timed with it"
-        )
+    for products, color in FLOAT_COLORS.items():
+        beside = [(b.beside[products], i) for i, b in enumerate(bars) if products in b.beside]
+        if beside:
+            label = f"float with {products} products, timed with it"
+            axes.plot(*zip(*beside, strict=True), "|", color=color, markersize=14, label=label)
     axes.set_yticks(places, [bar.label for bar in bars], fontsize=8)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.25)

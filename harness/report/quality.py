@@ -1,7 +1,7 @@
 """What a format costs in quality and saves in bits: a table and a picture.
 
 The cost is the difference of the mean negative log-likelihood from the baseline's [nat/token], that is the logarithm of
-the ratio of perplexities. It is paired: both models scored the same windows, so the interval is that of the windows'
+the ratio of perplexities. It is paired: both models scored the same tokens, so the interval is that of the documents'
 differences, many times narrower than those of the perplexities by themselves.
 """
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from harness import stats
-from harness.report import figures, paired, plots
+from harness.report import figures, plots
 from harness.report.noise import Floor
+from harness.report.paired import Paired, log_loss
 from harness.report.sections import Section
 from harness.report.study import Group, Row
 
@@ -25,11 +26,20 @@ class Cost:
     """One format's price in quality."""
 
     row: Row
-    nll: float
+    difference: Paired
     """Mean NLL minus the baseline's [nat/token]."""
-    interval: stats.Interval | None
     on_frontier: bool = False
     """No other format of the group has both fewer or equal bits and a smaller cost."""
+
+    @property
+    def nll(self) -> float:
+        """Mean NLL minus the baseline's [nat/token]."""
+        return self.difference.value
+
+    @property
+    def interval(self) -> stats.Interval | None:
+        """Its interval."""
+        return self.difference.interval
 
     @property
     def bits(self) -> float:
@@ -63,14 +73,15 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
         }
         for cost in costs
     ]
-    windows = baseline.task.data["num_windows"]
+    # All recipes scored the same documents.
+    how = costs[0].difference.note
     return Section(
-        title=f"Quality against bits: {group.task.name} of {group.model.name}",
+        title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
         text=(
-            f"Difference of the mean log-loss from the baseline's, paired over {windows} windows, with Student's t interval; "
+            f"Difference of the mean log-loss from the baseline's, paired token by token; {how}. "
             "0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in twenty misses. Smallest first. "
             "On the frontier is a format if no other here has as few bits and a smaller difference; that describes these "
-            "windows, and no test of one format against another is in it."
+            "tokens, and no test of one format against another is in it."
             + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),
@@ -80,8 +91,7 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
 
 def _cost(row: Row, baseline: Row) -> Cost:
     """Return the paired difference of a row from the baseline."""
-    found = paired.log_loss(row, baseline)
-    return Cost(row=row, nll=found.value, interval=found.interval)
+    return Cost(row=row, difference=log_loss(row, baseline))
 
 
 def _marked(costs: list[Cost]) -> list[Cost]:
@@ -97,13 +107,10 @@ def _marked(costs: list[Cost]) -> list[Cost]:
 
 def _spell(interval: stats.Interval | None) -> str:
     if interval is None:
-        return f"{figures.MISSING} (fewer than {stats.MIN_CLUSTERS} windows)"
+        return figures.MISSING
     return f"{interval.low:+.5f} .. {interval.high:+.5f}"
 
 
 def _verdict(cost: Cost, floor: Floor | None) -> str:
-    if cost.interval is None or cost.interval.low <= 0 <= cost.interval.high:
-        return "cannot tell"
-    if floor is not None and abs(cost.nll) <= floor.ln_ppl_ratio:
-        return "cannot tell (within the noise floor)"
-    return "worse" if cost.nll > 0 else "better"
+    found, above = cost.difference.verdict(), cost.difference.verdict(floor.least if floor else 0.0)
+    return above if above == found else f"{above} (within the noise floor)"

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness import stats
 from harness.report import figures
+from harness.report.differences import Columns, of_itself, of_pair
+from harness.report.paired import MMLU_TASKS
 from harness.report.study import Group, Row
-from harness.results.record import Unit
+from harness.results.record import Metric, Unit
 
 GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")
 GRANULARITIES = ("tensor", "row", *GROUPS)
-MMLU_TASKS = ("mmlu", "mmlu_generate")
+QUESTION = "question"
+"""What `n` counts where subjects are asked about."""
 ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
 
 
@@ -27,14 +31,14 @@ class Section:
     """File name of a picture beside the report."""
 
 
-def ranking(group: Group, noise: str | None = None) -> Section:
-    """Every recipe with its value, n, interval, and difference from the baseline of the same group.
+def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Section:
+    """Every recipe with its value, n, interval, and paired difference from the baseline of the same group.
 
-    `noise` says what differs without any quantization.
+    `noise` says what differs without any quantization; a log-loss that differs by at most `least` [nat/token] is no difference.
     """
-    baseline, unit = group.baseline, group.headline.unit
-    fraction = unit is Unit.FRACTION
-    rows = []
+    baseline = group.baseline
+    columns = Columns("difference from baseline", "differs from baseline")
+    rows, notes = [], [_why_none(group.headline)]
     for row in group.rows:
         cells = {
             "recipe": row.label,
@@ -43,37 +47,39 @@ def ranking(group: Group, noise: str | None = None) -> Section:
             "n": figures.count(row.headline),
         }
         if baseline is None:
-            cells["difference from baseline"] = "no baseline"
+            found = of_itself(row, columns, "no baseline")
         elif row is baseline:
-            cells["difference from baseline"] = "0 (baseline)"
+            found = of_itself(row, columns, "0 (baseline)")
         else:
-            cells["difference from baseline"] = figures.difference(row.value, baseline.value, unit)
-        if not fraction:
-            cells["relative"] = (
-                figures.relative(row.value, baseline.value)
-                if baseline and row is not baseline
-                else figures.MISSING
-            )
+            found = of_pair(row, baseline, columns, least)
+        notes.append(found.note and f"Difference: {found.note}.")
+        cells |= found.cells
         cells["bits/weight"] = f"{row.quant.bits_per_weight:.3f}"
         cells["path"] = figures.path(row.quant)
         rows.append(cells)
     better = "higher" if group.headline.higher_is_better else "lower"
     chance = " Guessing among four choices gives 25 %." if group.task.name in MMLU_TASKS else ""
-    return Section(
-        title=_title(group),
-        text=(
-            f"Protocol: {group.task.protocol}\nModel: {_model(group)}\nSorted by value, {better} is "
-            "better. The intervals are those of each row by itself; whether two rows differ, they do not say."
-            f"{chance}" + (f"\n{noise}" if noise else "")
-        ),
-        table=pd.DataFrame(rows),
-    )
+    lines = [
+        f"Protocol: {group.task.protocol}",
+        f"Model: {_model(group)}",
+        f"Sorted by value, {better} is better. The first interval is of each row by itself, the second of its paired difference from "
+        f"the baseline.{chance}",
+        *dict.fromkeys(filter(None, (*notes, noise))),
+    ]
+    return Section(title=_title(group), text="\n".join(lines), table=pd.DataFrame(rows))
+
+
+def _why_none(headline: Metric) -> str | None:
+    """Return why a headline has no interval."""
+    if headline.ci95 is not None:
+        return None
+    return f"Value: {headline.note or 'no interval'}."
 
 
 def formats_by_granularity(group: Group) -> Section | None:
     """INT8 beside FP8 at each granularity, if both were measured at one at least."""
-    unit = group.headline.unit
-    rows, pairs = [], 0
+    columns = Columns("INT8 - FP8", "INT8 is")
+    rows, pairs, notes = [], 0, []
     if not group.is_quality:
         return None
     for granularity in GRANULARITIES:
@@ -83,16 +89,23 @@ def formats_by_granularity(group: Group) -> Section | None:
         int8, fp8 = found["INT8"], found["FP8 E4M3"]
         cells = {"granularity": granularity}
         cells |= {name: _headline(row) for name, row in found.items()}
-        cells["INT8 - FP8"] = figures.MISSING
         if int8 and fp8:
             pairs += 1
-            cells["INT8 - FP8"] = figures.difference(int8.value, fp8.value, unit)
-        rows.append(cells)
+            beside = of_pair(int8, fp8, columns)
+            notes.append(beside.note)
+        else:
+            beside = of_itself(group.rows[0], columns, figures.MISSING)
+        rows.append(cells | beside.cells)
     if not pairs:
         return None
     return Section(
         title=f"INT8 against FP8 by granularity: {_title(group)}",
-        text="Same model, data and protocol in every cell.",
+        text="\n".join(
+            [
+                f"{_cell_words(group)} Same model, data and protocol in every cell; the interval is of the paired difference.",
+                *dict.fromkeys(filter(None, notes)),
+            ]
+        ),
         table=pd.DataFrame(rows),
     )
 
@@ -116,7 +129,7 @@ def group_size_trend(group: Group) -> Section | None:
         return None
     return Section(
         title=f"Group-size trend: {_title(group)}",
-        text="Coarsest first. A scale costs 32 bits.",
+        text=f"{_cell_words(group)} Coarsest first. bits/weight counts the scales.",
         table=pd.DataFrame(rows),
     )
 
@@ -150,153 +163,51 @@ def _both_ways(direct: Group, generate: Group) -> Section:
                 "recipe": row.label,
                 "direct": figures.number(row.headline),
                 "generate": figures.number(other.headline),
-                "generate - direct": figures.difference(other.value, row.value, row.headline.unit),
+                **of_pair(other, row, Columns("generate - direct", "generate is")).cells,
                 "parse rate": figures.number(other.metric("parse_rate")),
                 "generate, first character": figures.number(other.metric("accuracy_first_char")),
                 "ties, direct": figures.count_of(row.metric("ties")),
             }
         )
     return Section(
-        title=f"MMLU, direct against generate: {direct.model.name}",
+        title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
         text=(
             f"The same {direct.headline.n:,} questions. Direct takes the likeliest letter; generate reads the "
-            "decoded text, strictly (what cannot be read counts as wrong) or by its first character."
+            "decoded text, strictly (what cannot be read counts as wrong) or by its first character. p is of McNemar's exact test."
         ),
         table=pd.DataFrame(rows),
     )
 
 
 def subjects(group: Group) -> Section | None:
-    """Accuracy of each subject under each recipe, for tasks that have subjects."""
+    """Accuracy of each subject under each recipe, for tasks that ask questions of subjects."""
     prefix = f"{group.headline.name}/"
-    names = [m.name for m in group.rows[0].stored.record.metrics if m.name.startswith(prefix)]
-    if len(names) < 2:
+    found = [m for m in group.rows[0].stored.record.metrics if m.name.startswith(prefix)]
+    if len(found) < 2 or any(metric.n_of != QUESTION for metric in found):
         return None
     rows = []
-    for name in names:
-        first = group.rows[0].metric(name)
-        cells = {"subject": name.removeprefix(prefix), "n": str(first.n) if first else "-"}
-        cells |= {row.label: figures.number(row.metric(name)) for row in group.rows}
+    for metric in found:
+        cells = {"subject": metric.name.removeprefix(prefix), "n": str(metric.n)}
+        cells |= {row.label: figures.number(row.metric(metric.name)) for row in group.rows}
         rows.append(cells)
+    counts = [metric.n for metric in found]
     return Section(
         title=f"By subject: {_title(group)}",
-        text="With so few questions a subject, most differences here are noise; the records have the intervals.",
+        text=f"{_spread(min(counts))} {_spread(max(counts))} Differences within such intervals say nothing of the recipes; "
+        "the records have the interval of each figure.",
         table=pd.DataFrame(rows),
     )
 
 
-def sizes(groups: Sequence[Group]) -> list[Section]:
-    """Bits, bytes and coverage of each recipe on each model."""
-    sections = []
-    for model in dict.fromkeys((g.model.name, g.model.dtype, g.model.fingerprint) for g in groups):
-        rows: dict[tuple[str, str], Row] = {}
-        for group in groups:
-            if (group.model.name, group.model.dtype, group.model.fingerprint) == model:
-                rows |= {(row.label, figures.path(row.quant)): row for row in group.rows}
-        ordered = sorted(rows.values(), key=lambda row: row.quant.model_bytes)
-        sections.append(_size_section(ordered))
-    return sections
-
-
-def _size_section(rows: Sequence[Row]) -> Section:
-    model = rows[0].model
-    table = [
-        {
-            "recipe": row.label,
-            "path": figures.path(row.quant),
-            "format": ", ".join(row.quant.formats.values()) or model.dtype,
-            "bits/weight": f"{row.quant.bits_per_weight:.3f}",
-            "model, if stored packed": figures.megabytes(row.quant.model_bytes),
-            "of the float model": figures.share(row.quant.model_bytes / model.float_bytes),
-            "in memory": _in_memory(row),
-            "coverage": figures.share(row.quant.coverage),
-            "matrices quantized": _quantized(row),
-            "left in float": _left(row),
-        }
-        for row in rows
-    ]
-    return Section(
-        title=f"Size and coverage: {model.name}, {model.dtype}",
-        text=(
-            f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
-            "bits/weight is the mean over quantized weights, scales included; coverage is the share of the "
-            "parameters of a text run that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
-            "fake-quantized models as much as of the float model."
-        ),
-        table=pd.DataFrame(table),
-    )
-
-
-def _in_memory(row: Row) -> str:
-    stored = row.quant.stored_bytes
-    return figures.MISSING if stored is None else figures.megabytes(stored)
-
-
-def _came_quantized(row: Row) -> bool:
-    """Whether the weights were quantized before they came here: the record has no list of them."""
-    return not row.quant.layers and row.quant.coverage > 0
-
-
-def _quantized(row: Row) -> str:
-    return figures.MISSING if _came_quantized(row) else str(len(row.quant.layers))
-
-
-def _left(row: Row) -> str:
-    """Return the first few matrices that stayed in float, with the reasons."""
-    if row.is_baseline:
-        return "everything"
-    if _came_quantized(row):
-        return figures.MISSING
-    shown = [f"{skipped.name}: {skipped.reason}" for skipped in row.quant.skipped[:3]]
-    more = len(row.quant.skipped) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "nothing"
-
-
-def warnings(groups: Sequence[Group]) -> Section | None:
-    """What the runs warned of, each warning once, with the number of runs that gave it."""
-    counts: dict[str, int] = {}
-    for group in groups:
-        for row in group.rows:
-            for text in row.stored.record.warnings:
-                counts[text] = counts.get(text, 0) + 1
-    if not counts:
-        return None
-    rows = [
-        {"runs": str(n), "warning": text if len(text) <= 200 else f"{text[:200]} ..."}
-        for text, n in counts.items()
-    ]
-    return Section(
-        title="Warnings",
-        text="The results stand, but read these. The whole text is in the records.",
-        table=pd.DataFrame(rows),
-    )
-
-
-def records(groups: Sequence[Group]) -> Section:
-    """Where every number comes from."""
-    rows = [
-        {
-            "task": group.task.name,
-            "recipe": row.label,
-            "record": row.stored.path.name,
-            "commit": _commit(row),
-            "seconds": f"{row.stored.record.duration_s or 0:.0f}",
-        }
-        for group in groups
-        for row in group.rows
-    ]
-    return Section(title="Records", text="", table=pd.DataFrame(rows))
-
-
-def _commit(row: Row) -> str:
-    provenance = row.stored.record.provenance
-    if provenance.git_commit is None:
-        return figures.MISSING
-    return provenance.git_commit[:10] + ("+changes" if provenance.git_dirty else "")
+def _spread(n: int) -> str:
+    """Return how little an accuracy over n questions says."""
+    low, high = stats.wilson(n // 2, n)
+    asked = "1 question" if n == 1 else f"{n:,} questions"
+    return f"With {n // 2} of {asked} right the 95 % interval is {figures.share(low)} .. {figures.share(high)}."
 
 
 def _title(group: Group) -> str:
-    return f"{group.task.name} of {group.model.name} ({group.task.data['name']})"
+    return f"{group.task.name} of {group.model.name} ({group.task.data['name']}){group.suffix}"
 
 
 def _model(group: Group) -> str:
@@ -305,6 +216,14 @@ def _model(group: Group) -> str:
     if model.origin.startswith("dequantized"):
         text += " - dequantized low-bit weights, not the original float model"
     return text
+
+
+def _cell_words(group: Group) -> str:
+    """Return what the cells of a table are."""
+    metric = group.headline
+    unit = "" if metric.unit in (Unit.FRACTION, Unit.ONE) else f" [{metric.unit}]"
+    better = "higher" if metric.higher_is_better else "lower"
+    return f"Cells are {metric.name.replace('_', ' ')}{unit}, {better} is better."
 
 
 def _headline(row: Row | None) -> str:

@@ -7,15 +7,17 @@ processor, its threads and the GPU in common too.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import ResultError
-from harness.results.outdated import outdated
+from harness.report.row_names import row_names
+from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
     BaselineInfo,
+    CalibrationInfo,
     Metric,
     ModelInfo,
     QuantReport,
@@ -34,6 +36,7 @@ class Row:
     """A run that ended well, with its parts known to be there."""
 
     label: str
+    """The recipe's name, with what tells it apart; see `row_names`."""
     stored: Stored
     model: ModelInfo
     quant: QuantReport
@@ -75,6 +78,8 @@ class Group:
     """Runs that differ in the recipe alone, best first."""
 
     rows: tuple[Row, ...]
+    apart: str = ""
+    """What tells it from other groups of the same task, model and data, for titles; see `harness.report.titles`."""
 
     @property
     def model(self) -> ModelInfo:
@@ -103,6 +108,11 @@ class Group:
         return next((found for found in named if found is not None), self.model)
 
     @property
+    def suffix(self) -> str:
+        """The end of a title."""
+        return f": {self.apart}" if self.apart else ""
+
+    @property
     def is_quality(self) -> bool:
         """Its numbers say how good a model is."""
         return self.task.name not in (THROUGHPUT, PARITY)
@@ -115,8 +125,19 @@ class Group:
 
 def finished(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs that ended well; of repeated ones only the latest counts."""
-    latest = {item.record.config_hash: item for item in stored if item.record.status is Status.OK}
-    return list(latest.values())
+    latest = {
+        (item.record.config_hash, _text_of(item.record)): item
+        for item in stored
+        if item.record.status is Status.OK
+    }
+    # A text that was not kept may be any: a run with a known one takes its place.
+    known = {config_hash for config_hash, text in latest if text is not None}
+    return [item for (of, text), item in latest.items() if text is not None or of not in known]
+
+
+def _text_of(record: RunRecord) -> CalibrationInfo | None:
+    """Return the text that a recipe was fitted to: another one makes another recipe of the same configuration."""
+    return record.quant.calibration if record.quant is not None else None
 
 
 def comparable(stored: Sequence[Stored]) -> list[Group]:
@@ -125,7 +146,8 @@ def comparable(stored: Sequence[Stored]) -> list[Group]:
     for item in finished(stored):
         if item.record.model is not None and outdated(item.record) is None:
             groups[_key(item.record)].append(item)
-    found = [group for items in groups.values() if (group := _group(items)).rows]
+    names = row_names([*groups.values()])
+    found = [group for items in groups.values() if (group := _group(items, names)).rows]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
 
 
@@ -168,26 +190,23 @@ def hardware(record: RunRecord) -> tuple[object, ...]:
     return made.cpu, made.threads, made.gpu
 
 
-def _group(items: Sequence[Stored]) -> Group:
-    names = Counter(_label(item.record) for item in items)
+def _group(items: Sequence[Stored], names: Mapping[str, str]) -> Group:
     rows = [row for item in items if (row := _row(item, names)) is not None]
     higher = bool(rows) and rows[0].headline.higher_is_better
     rows.sort(key=lambda row: (-row.value if higher else row.value, row.quant.model_bytes))
     return Group(rows=tuple(rows))
 
 
-def _row(item: Stored, names: Counter[str]) -> Row | None:
+def _row(found: Stored, names: Mapping[str, str]) -> Row | None:
+    item = replace(found, record=without_narrow_intervals(found.record))
     record = item.record
     if record.model is None or record.quant is None or record.task is None or not record.metrics:
         return None
     headline = record.metrics[0]
     if headline.value is None:
         return None
-    label = _label(record)
-    if names[label] > 1:  # recipes that were changed on the command line share a name
-        label += f" ({record.config_hash[:6]})"
     return Row(
-        label=label,
+        label=names[record.run_id],
         stored=item,
         model=record.model,
         quant=record.quant,
@@ -195,14 +214,3 @@ def _row(item: Stored, names: Counter[str]) -> Row | None:
         headline=headline,
         value=headline.value,
     )
-
-
-def _label(record: RunRecord) -> str:
-    """Return the recipe's name; without a recipe, `baseline` for a float model and the model's own name for a quantized one."""
-    model, quant = record.model, record.quant
-    if model is None or quant is None:
-        return ""
-    if quant.name != "none":
-        return quant.name
-    is_baseline = quant.kind == "none" and model.baseline is None
-    return "baseline" if is_baseline else model.name

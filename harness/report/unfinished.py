@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.redaction import redacted
+from harness.report.row_names import recipe_of
 from harness.report.sections import Section
 from harness.report.study import finished
 from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import Stored
+
+MOST_LISTED = 50
 
 
 def unsupported(stored: Sequence[Stored]) -> list[Stored]:
@@ -25,13 +29,7 @@ def reason_of(item: Stored) -> str:
 def not_supported(stored: Sequence[Stored]) -> Section | None:
     """Recipes that cannot run where they were asked for."""
     rows = [
-        {
-            "task": item.path.parts[-3],
-            "model": item.path.parts[-2],
-            "recipe": item.record.config["quant"]["name"],
-            "reason": reason_of(item),
-            "file": item.path.name,
-        }
+        _names(item) | {"reason": reason_of(item), "file": item.path.name}
         for item in unsupported(stored)
     ]
     if not rows:
@@ -46,13 +44,7 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
 def left_out(stored: Sequence[Stored]) -> Section | None:
     """List records whose numbers are known to be wrong, with the reasons."""
     rows = [
-        {
-            "task": item.path.parts[-3],
-            "model": item.path.parts[-2],
-            "recipe": item.record.config["quant"]["name"],
-            "reason": reason,
-            "file": item.path.name,
-        }
+        _names(item) | {"reason": reason, "file": item.path.name}
         for item in finished(stored)
         if (reason := outdated(item.record)) is not None
     ]
@@ -65,17 +57,55 @@ def left_out(stored: Sequence[Stored]) -> Section | None:
     )
 
 
-def not_ok(stored: Sequence[Stored], problems: Sequence[str]) -> Section | None:
-    """Runs that did not end well and were not repeated with success, and files that are no records."""
+def not_ok(stored: Sequence[Stored]) -> Section | None:
+    """Runs that did not end well and were not repeated with success."""
     rows = [
-        {"file": item.path.name, "status": item.record.status.value, "reason": reason_of(item)}
+        _names(item)
+        | {
+            "status": item.record.status.value,
+            "reason": reason_of(item),
+            "file": item.path.name,
+        }
         for item in _unfinished(stored)
         if item.record.status is not Status.UNSUPPORTED
     ]
-    rows += [{"file": "-", "status": "unreadable", "reason": problem} for problem in problems]
     if not rows:
         return None
-    return Section(title="Runs without a result", text="", table=pd.DataFrame(rows))
+    return Section(
+        title="Runs without a result",
+        text="Their commands stand in the files; the same command measures again.",
+        table=pd.DataFrame(rows),
+    )
+
+
+def unusable(problems: Sequence[str]) -> Section | None:
+    """List files and sections that the report lacks, each with what to do."""
+    if not problems:
+        return None
+    return Section(
+        title="Left out: files that cannot be used",
+        text="The report is written from the other files. Until these are mended it may lack results.",
+        table=pd.DataFrame({"what must be, what is, and what to do": shortened(problems)}),
+    )
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """Return the first problems, and how many more there are."""
+    more = len(problems) - MOST_LISTED
+    # A file's name may hold bytes that UTF-8 cannot write, and the command of an old record a token.
+    listed = [
+        redacted(line).encode(errors="backslashreplace").decode() for line in problems[:MOST_LISTED]
+    ]
+    return [*listed, *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def _names(item: Stored) -> dict[str, str]:
+    """Return the task, model and recipe of a run, which may have ended before it had them."""
+    return {
+        "task": item.path.parts[-3],
+        "model": item.path.parts[-2],
+        "recipe": recipe_of(item.record),
+    }
 
 
 def _unfinished(stored: Sequence[Stored]) -> list[Stored]:

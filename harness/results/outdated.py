@@ -19,6 +19,40 @@ COMPARED_WITH_ITSELF = (
 READ_OTHERWISE = "quantized checkpoints were read less exactly (type of the weights, scales of experts, rounding of inputs); repeat the run"
 CHOSEN_OTHERWISE = "in models with matrices of more than two axes other weights were quantized, or along another axis; repeat the run"
 
+OVER_TEXT = (
+    "perplexity",
+    "perplexity_llama_cpp",
+    "perplexity_documents",
+    "divergence",
+    "noise_floor",
+    "parity",
+)
+"""Tasks whose intervals once took windows for independent."""
+PARTS_OF_TEXT = ("token", "word", "byte")
+"""What their figures are over; those over questions were right."""
+BY_CLUSTER = "interval by "
+"""What is in the note of an interval that holds."""
+TOO_NARROW = (
+    "no interval: the one on file takes windows for independent, which is too narrow; repeat the run, or, for a perplexity, run "
+    "`python scripts/add_documents.py FOLDER`"
+)
+
+
+def without_narrow_intervals(record: RunRecord) -> RunRecord:
+    """Return a record without the intervals that were made over windows of a text, each with a note that says so."""
+    task = record.task
+    if task is None or task.name not in OVER_TEXT or task.data.get("name") == "random tokens":
+        return record
+    metrics = tuple(
+        metric.model_copy(
+            update={"ci95": None, "note": "; ".join(filter(None, (metric.note, TOO_NARROW)))}
+        )
+        if metric.ci95 and metric.n_of in PARTS_OF_TEXT and BY_CLUSTER not in (metric.note or "")
+        else metric
+        for metric in record.metrics
+    )
+    return record.model_copy(update={"metrics": metrics})
+
 
 def outdated(record: RunRecord) -> str | None:
     """Return why the numbers of a record are known to be wrong and what to do, or None."""
@@ -44,6 +78,7 @@ def outdated(record: RunRecord) -> str | None:
 
 def _is_of_blocks(record: RunRecord) -> bool:
     """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
-    source = str(record.config.get("model", {}).get("_target_"))
+    model = record.config.get("model")
+    source = str(model.get("_target_")) if isinstance(model, dict) else ""
     kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
     return source.endswith(".GgufModel") and not GGUF_FLOATS.issuperset(kinds)

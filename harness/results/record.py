@@ -7,9 +7,11 @@ current.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+SCHEMA_VERSION: Final = 1
 
 
 class Unit(StrEnum):
@@ -158,6 +160,21 @@ class Compute(_Closed):
         return f"{how} (relative error {self.rel_error:.1e} in {self.layer})"
 
 
+class CalibrationInfo(_Closed):
+    """The text that a recipe was fitted to: another text gives other numbers under the same configuration."""
+
+    text: str
+    """Data set and split, or file name."""
+    sha256: str
+    """Hash of the whole text."""
+    num_sequences: int
+    """Sequences drawn from the text."""
+    length: int
+    """Tokens of each."""
+    seed: int
+    """Of the draw."""
+
+
 class QuantReport(_Closed):
     """What became of the weights."""
 
@@ -190,6 +207,8 @@ class QuantReport(_Closed):
     """Size of the model as it lies in memory, float parameters included; null in older records [byte]."""
     skipped: tuple[SkippedWeight, ...]
     layers: tuple[LayerReport, ...]
+    calibration: CalibrationInfo | None = None
+    """What the recipe was fitted to; null for a recipe that looks at no text, and in records made before it was kept."""
 
 
 class TaskInfo(_Closed):
@@ -219,11 +238,13 @@ class Provenance(_Closed):
     """Instruction sets that decide speed and numerics, such as avx512_bf16."""
     threads: int
     gpu: str | None
-    gpu_uuid: str | None = None
-    """What names the GPU in every process; null on a CPU and in older records."""
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
+    host: str | None = None
+    """Name of the machine; null in records from before 2026-12 and where it has none."""
+    gpu_uuid: str | None = None
+    """What names the GPU in every process, as `nvidia-smi -L` says it; null on a CPU and in older records."""
     settings: dict[str, str] = {}
     """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
 
@@ -244,17 +265,19 @@ class SampleScore(_Closed):
 
     id: str
     cluster: str
-    """Items of one cluster are not independent: subject, document."""
+    """What the item is of: a subject; the document, or the first and the last of them."""
     scores: dict[str, float]
     answer: str | None = None
     token_nll: tuple[float, ...] | None = None
     """-ln p of each scored token, in order [nat]."""
+    token_document: tuple[int, ...] | None = None
+    """The document that each of these tokens begins in. Tokens of one document are not independent; documents are."""
 
 
 class RunRecord(_Closed):
     """One run. The order of the fields is part of the format."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
     """Configuration hash and start time; also the end of the file name."""
     config_hash: str
@@ -270,6 +293,8 @@ class RunRecord(_Closed):
     command: str
     config: dict[str, Any]
     """The resolved configuration."""
+    recipe: str | None = None
+    """Name of the recipe with what was changed in it, also of a run that did not end well; null in records made before it was kept."""
     model: ModelInfo | None = None
     baseline: BaselineInfo | None = None
     """What the model was compared with; null for a task that compares nothing, and in records made before it was kept."""

@@ -3,36 +3,50 @@
     <root>/<task>/<model>/<recipe>--<run_id>.json
                           <recipe>--<run_id>.samples.parquet
 
-Every file is written to a temporary name in the same folder, synced, and moved into place: a reader sees the old file
-or the new one, never half of one. There is no index to fall out of step. Two processes with the same configuration
-take turns under a lock that the operating system frees when its holder dies.
+Every file is written by `harness.output`: a reader sees the old file or the new one, never half of one. There is no index
+to fall out of step. Two processes with the same configuration take turns under a lock that the operating system frees
+when its holder dies.
 """
 
 import hashlib
 import io
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from harness.errors import ResultError
-from harness.results.record import RunRecord, SampleScore, Status
+from harness.output import place
+from harness.output.atomic import write_atomic
+from harness.output.lock import locked
+from harness.redaction import known_values, redacted_tree
+from harness.results import damage
+from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
 log = logging.getLogger(__name__)
 
+OPTION = "results_dir"
+"""How a user names the folder; errors name it too."""
+ROOM = 2**20
+"""What a record and its samples need [byte]; the largest on file have half of it."""
 SAMPLES_SUFFIX = ".samples.parquet"
+NLL_GRID = 2.0**-26
+"""Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
+the file, where whole float64 numbers take 7.2 and the float32 numbers of older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
+TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
+
+
+WRITTEN_TEXTS = ("command", "config", "error", "warnings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,26 +68,13 @@ class ResultStore:
         """Hold the right to run a configuration; wait if another process has it.
 
         Raises:
-            ResultError: The folder cannot be written.
+            OutputError: The folder cannot be written.
         """
-        folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{config_hash[:16]}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.warning("another process runs this configuration; waiting for it")
-                lock.acquire()
-        except OSError as reason:
-            raise ResultError(
-                f"results_dir must be a folder that can be written, got {self.root}: {reason}; "
-                "pass results_dir=FOLDER"
-            ) from reason
-        try:
+        place.folder_to_fill(self.root, OPTION)
+        lock = self.root / ".locks" / f"{config_hash[:16]}.lock"
+        busy = "another process runs this configuration; waiting for it"
+        with locked(lock, OPTION, of=self.root, busy=busy):
             yield
-        finally:
-            lock.release()
 
     def path(self, record: RunRecord, *, task: str, model: str, recipe: str) -> Path:
         """Return where a record belongs, whatever its parts are called."""
@@ -81,24 +82,28 @@ class ResultStore:
         return self.root / safe_name(task) / safe_name(model) / name
 
     def write(self, path: Path, record: RunRecord) -> None:
-        """Write a record, replacing what the path held."""
-        text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_atomic(path, f"{text}\n".encode())
+        """Write a record without secrets, replacing what the path held.
+
+        Raises:
+            OutputError: The disk is full, or the folder cannot be written; what was there before is untouched.
+        """
+        text = json.dumps(_without_secrets(record), indent=1, allow_nan=False)
+        write_atomic(path, f"{text}\n".encode(), OPTION, "folder", force=True)
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
         """Write the items of the record at `path`; return file name and SHA-256."""
-        buffer = io.BytesIO()
-        # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
-        samples_frame(samples).to_parquet(
-            buffer,
-            compression="zstd",
-            index=False,
-            use_dictionary=["cluster"],
-            column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
-        )
+        content = encoded(samples_frame(samples))
         file = path.with_suffix(SAMPLES_SUFFIX)
-        write_atomic(file, buffer.getvalue())
-        return file.name, hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_atomic(file, content, OPTION, "folder", force=True)
+        return file.name, hashlib.sha256(content).hexdigest()
+
+    def check_room(self) -> None:
+        """Check that a record and its samples can be written, before they are measured.
+
+        Raises:
+            OutputError: They cannot.
+        """
+        place.check_room(self.root, OPTION, "folder", within=self.root, size=ROOM)
 
     def load(self) -> tuple[list[Stored], list[str]]:
         """Return every whole record, those of one configuration in the order of their filing, and a line for every file that is not one."""
@@ -131,7 +136,7 @@ class ResultStore:
             if item.record.status is Status.RUNNING:
                 update = {
                     "status": Status.ERROR,
-                    "error": "the process ended without closing the record (killed, or out of memory)",
+                    "error": "the process ended without closing the record (killed, out of memory, or its disk was full)",
                 }
                 self.write(item.path, item.record.model_copy(update=update))
 
@@ -152,17 +157,12 @@ def read(path: Path) -> RunRecord:
     Raises:
         ResultError: The file is not a whole record of this schema version.
     """
+    text = damage.content(path, damage.MOST_RECORD_BYTES)
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        return RunRecord.model_validate_json(text)
     except ValidationError as reason:
-        first = reason.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ResultError(
-            f"{path} must be a whole record, got: {place}: {first['msg']}; "
-            "delete the file and repeat the run"
-        ) from reason
-    except OSError as reason:
-        raise ResultError(f"{path} must be readable, got: {reason}") from reason
+        why = damage.fault(reason, text, SCHEMA_VERSION)
+        raise ResultError(f"{path} must be a whole record, got {why}") from reason
 
 
 def read_samples(stored: Stored) -> pd.DataFrame:
@@ -171,22 +171,28 @@ def read_samples(stored: Stored) -> pd.DataFrame:
     Raises:
         ResultError: The file is missing, or not the one that the record was written with.
     """
-    if stored.record.samples_file is None:
-        raise ResultError(f"{stored.path} must have a samples file, got a record without one")
-    file = stored.path.with_name(stored.record.samples_file)
-    try:
-        content = file.read_bytes()
-    except OSError as reason:
-        raise ResultError(f"{file} must be readable, got: {reason}; repeat the run") from reason
+    name = stored.record.samples_file
+    if not name or name != Path(name).name:
+        got = "a record without one" if name is None else f"the name {name}"
+        raise ResultError(
+            f"{stored.path} must have a samples file beside it, got {got}; repeat the run"
+        )
+    file = stored.path.parent / name
+    content = damage.content(file, damage.MOST_SAMPLES_BYTES)
     if hashlib.sha256(content).hexdigest() != stored.record.samples_sha256:
         raise ResultError(
             f"{file} must have the SHA-256 in its record, got another; repeat the run"
         )
-    return pd.read_parquet(io.BytesIO(content))
+    try:
+        return pd.read_parquet(io.BytesIO(content))
+    except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # all of pyarrow's
+        raise ResultError(
+            f"{file} must be a parquet file, got: {reason}; repeat the run"
+        ) from reason
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
-    """Return one row an item: id, cluster, answer, a column for each score, and the token list."""
+    """Return one row an item: id, cluster, answer, a column for each score, and the token lists."""
     rows = []
     for sample in samples:
         row: dict[str, object] = {"id": sample.id, "cluster": sample.cluster}
@@ -194,53 +200,34 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
             row["answer"] = sample.answer
         row |= sample.scores
         if sample.token_nll is not None:
-            row["token_nll"] = np.asarray(sample.token_nll, dtype=np.float32)
+            row["token_nll"] = np.rint(np.asarray(sample.token_nll) / NLL_GRID) * NLL_GRID
+        if sample.token_document is not None:
+            row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _without_secrets(record: RunRecord) -> dict[str, Any]:
+    """Return the fields of a record with secrets masked; by value only where people or libraries wrote the text."""
+    fields: dict[str, Any] = redacted_tree(record.model_dump(mode="json"))
+    values = known_values()
+    return fields | {key: redacted_tree(fields[key], values) for key in WRITTEN_TEXTS}
+
+
+def encoded(frame: pd.DataFrame) -> bytes:
+    """Return the parquet file of a table of items."""
+    buffer = io.BytesIO()
+    # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
+    frame.to_parquet(
+        buffer,
+        compression="zstd",
+        index=False,
+        use_dictionary=["cluster", TOKEN_DOCUMENT_LEAF],
+        column_encoding={TOKEN_NLL_LEAF: "BYTE_STREAM_SPLIT"},
+    )
+    return buffer.getvalue()
 
 
 def safe_name(name: str) -> str:
     """Return a name that is safe in a path: letters, digits, `.`, `_`, `-`; at most 80; no leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:80] or "_"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash never sees half of it.
-
-    Raises:
-        ResultError: The disk is full, or the folder cannot be written; what was there before is untouched.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    except OSError as reason:
-        raise _unwritable(path, reason) from reason
-    scratch = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.chmod(0o644)  # mkstemp makes files that only their owner reads
-        scratch.replace(path)
-        _sync_folder(path.parent)
-    except OSError as reason:
-        raise _unwritable(path, reason) from reason
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power failure, not only a crash of the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritable(path: Path, reason: OSError) -> ResultError:
-    return ResultError(
-        f"results_dir must be a folder that can be written, got {path.parent}: {reason}; "
-        "free some space or pass results_dir=FOLDER"
-    )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from harness.data.overlap import Scored
 from harness.models.source import LoadedModel
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
@@ -53,6 +54,14 @@ class Measurement(Protocol):
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the data, without a model: the part of a run's identity that is not configuration."""
+
+
+@runtime_checkable
+class ScoresData(Protocol):
+    """A task that says which data its scores come from, so that what a recipe was fitted to can be compared with it."""
+
+    def scored(self) -> Scored:
+        """Return texts and questions, whole, whatever share of them is taken."""
 
 
 @runtime_checkable

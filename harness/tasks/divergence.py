@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
 from harness.identity import later
@@ -37,6 +38,7 @@ from harness.tasks.base import TaskResult
 from harness.tasks.baselines import Become
 from harness.tasks.divergence_questions import compare_answers
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits, divergence_metrics
+from harness.tasks.documents import document_words, num_documents
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.windows import Bos, Windows, disjoint_windows, window_words
@@ -59,7 +61,7 @@ class Divergence:
     """Distance of a model to its float model; see the module docstring."""
 
     name: ClassVar[str] = "divergence"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
 
@@ -92,6 +94,10 @@ class Divergence:
         facts = text_facts(self.data.text())
         return facts | ({"questions": self.questions.data_facts()} if self.questions else {})
 
+    def scored(self) -> Scored:
+        """Return the text, and the questions if there are any."""
+        return Scored((self.data.text(),), self.questions.questions() if self.questions else ())
+
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Compare on every window, then on every question.
 
@@ -109,16 +115,22 @@ class Divergence:
         samples = [
             SampleScore(
                 id=f"{text.name}/window/{index}",
-                cluster=str(index),
+                cluster=document_words(documents),
                 scores={"num_tokens": len(nll)} | scores,
                 token_nll=tuple(nll.tolist()),
+                token_document=tuple(documents.tolist()),
             )
-            for index, (nll, scores) in enumerate(zip(pairs.nll, window_scores(pairs), strict=True))
+            for index, (nll, scores, documents) in enumerate(
+                zip(pairs.nll, window_scores(pairs), windows.scored_documents, strict=True)
+            )
         ]
         answers = compare_answers(self.questions, loaded, base) if self.questions else None
         return TaskResult(
             info=self._info(text, windows, loaded, answers),
-            metrics=(*divergence_metrics(pairs), *(answers.metrics if answers else ())),
+            metrics=(
+                *divergence_metrics(pairs, windows.scored_documents),
+                *(answers.metrics if answers else ()),
+            ),
             samples=(*samples, *(answers.samples if answers else ())),
             baseline=base.info,
             warnings=(*text.warnings, *base.warnings, *(answers.warnings if answers else ())),
@@ -239,6 +251,7 @@ def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
         "num_tokens": windows.num_tokens,
         "token_ids_sha256": windows.ids_sha256,
         "num_windows": len(windows.ids),
+        "num_documents": num_documents(windows.scored_documents),
     }
 
 
@@ -246,7 +259,7 @@ def window_protocol(
     text: Text, window: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
 ) -> str:
     """Return what defines the tokens that are compared, in one line."""
-    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp32|means=fp64"
+    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp64|means=fp64"
 
 
 def _check_finite(pairs: TokenPairs, name: str, index: int) -> None:

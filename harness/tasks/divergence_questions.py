@@ -130,8 +130,9 @@ def _change(
 ) -> Metric:
     return mean_metric(
         name,
-        values[:, None],
-        Unit.ONE,
+        values,
+        clusters=np.arange(len(values)),
+        unit=Unit.ONE,
         better=better,
         finish=finish,
         note=DELTA_P_NOTE,

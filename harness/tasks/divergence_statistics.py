@@ -13,29 +13,29 @@ but for three points. KL is summed as
     kl_t = sum_v p_v (e^r_v - 1 - r_v),   r_v = ln q_v - ln p_v,
 
 which is the same sum because p and q both sum to one. No term is negative, r = 0 gives exactly 0, and an error in a
-softmax's normalization enters squared: in float32 at 49,152 tokens and a KL of 5e-11 the error is 1e-12, that of the plain
-sum 5e-7, negative values included. llama.cpp stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here
+softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.models.log_softmax`). llama.cpp stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here
 nothing is stored or skipped. Its errors take tokens for independent, which makes them too small, by a factor of about three
-where the tokens of a window share a shift of 0.02 nat; here the independent unit is the window, and every interval is
-Student's t over the means of windows. Pairing is kept: differences are taken token by token before anything is averaged.
+where the tokens of a window share a shift of 0.02 nat; here the independent unit is the document, and every interval is that of
+`harness.stats`. Pairing is kept: differences are taken token by token before anything is averaged.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness import stats
+from harness.models.log_softmax import log_softmax, pieces
 from harness.results.record import Metric, Unit
+from harness.tasks.documents import DocumentIds
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
-PIECE = 2**20
-"""Logits that are compared at once: pieces that fit a processor's cache, and little memory beside the logits."""
 PERCENTILES = {
     "p99.9": 99.9,
     "p99": 99.0,
@@ -73,17 +73,16 @@ class TokenPairs(NamedTuple):
 
 def compare_logits(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> TokenPairs:
     """Return the statistics of some tokens from the float32 logits of both models."""
-    rows = max(1, PIECE // logits_NV.shape[-1])
-    pieces = zip(*(torch.split(x, rows) for x in (logits_NV, baseline_NV, targets_N)), strict=True)
-    found_4N = torch.cat([_compare_piece(*piece) for piece in pieces], dim=1)
-    return TokenPairs(*found_4N.double().cpu().numpy())
+    together = pieces(logits_NV.shape[-1], logits_NV, baseline_NV, targets_N)
+    found_4N = torch.cat([_compare_piece(*piece) for piece in together], dim=1)
+    return TokenPairs(*found_4N.cpu().numpy())
 
 
 def _compare_piece(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> Tensor:
     same_top_N = logits_NV.argmax(-1) == baseline_NV.argmax(-1)
-    log_q_NV, log_p_NV = F.log_softmax(logits_NV, -1), F.log_softmax(baseline_NV, -1)
+    log_q_NV, log_p_NV = log_softmax(logits_NV), log_softmax(baseline_NV)
     nll_q_N, nll_p_N = (-log.gather(1, targets_N[:, None])[:, 0] for log in (log_q_NV, log_p_NV))
-    return torch.stack([nll_q_N, nll_p_N, kl_divergence(log_p_NV, log_q_NV), same_top_N.float()])
+    return torch.stack([nll_q_N, nll_p_N, kl_divergence(log_p_NV, log_q_NV), same_top_N.double()])
 
 
 def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
@@ -96,20 +95,21 @@ def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     return torch.where(r < 1, near, far).clamp_min_(0).sum(-1)
 
 
-def divergence_metrics(pairs: TokenPairs) -> tuple[Metric, ...]:
-    """Return every statistic of tokens `[windows, T]`."""
+def divergence_metrics(pairs: TokenPairs, documents: DocumentIds) -> tuple[Metric, ...]:
+    """Return every statistic of tokens `[windows, T]`, of which `documents` has the document."""
     d, delta_p = pairs.nll - pairs.nll_baseline, pairs.delta_p
     nat, one = Unit.NAT_PER_TOKEN, Unit.ONE
+    mean = partial(mean_metric, clusters=documents)
     return (
-        mean_metric("kl_mean", pairs.kl, nat, better=False, finish=_positive),
-        mean_metric("same_top", pairs.same_top, Unit.FRACTION, better=True, finish=_fraction),
-        mean_metric("delta_p_mean", delta_p, one, better=True, note=DELTA_P_NOTE),
-        mean_metric("delta_p_rms", delta_p**2, one, better=False, finish=root, note=DELTA_P_NOTE),
-        mean_metric("ln_ppl_ratio", d, nat, better=False),
-        mean_metric("ppl_ratio", d, one, better=False, finish=math.exp),
-        _ppl_difference(pairs),
-        mean_metric("ppl", pairs.nll, one, better=False, finish=math.exp),
-        mean_metric("ppl_baseline", pairs.nll_baseline, one, better=False, finish=math.exp),
+        mean("kl_mean", pairs.kl, unit=nat, better=False, finish=_positive),
+        mean("same_top", pairs.same_top, unit=Unit.FRACTION, better=True, finish=_fraction),
+        mean("delta_p_mean", delta_p, unit=one, better=True, note=DELTA_P_NOTE),
+        mean("delta_p_rms", delta_p**2, unit=one, better=False, finish=root, note=DELTA_P_NOTE),
+        mean("ln_ppl_ratio", d, unit=nat, better=False),
+        mean("ppl_ratio", d, unit=one, better=False, finish=math.exp),
+        _ppl_difference(pairs, documents),
+        mean("ppl", pairs.nll, unit=one, better=False, finish=math.exp),
+        mean("ppl_baseline", pairs.nll_baseline, unit=one, better=False, finish=math.exp),
         _correlation(pairs),
         *_percentiles("kl", pairs.kl, nat, better=False),
         *_percentiles("delta_p", delta_p, one, better=None),
@@ -118,37 +118,38 @@ def divergence_metrics(pairs: TokenPairs) -> tuple[Metric, ...]:
 
 def mean_metric(
     name: str,
-    values_CT: Array,
-    unit: Unit,
+    values: Array,
     *,
+    clusters: ArrayLike,
+    unit: Unit,
     better: bool,
     finish: Callable[[float], float] = float,
     note: str | None = None,
-    items: tuple[str, str] = ("token", "window"),
+    items: tuple[str, str] = ("token", "document"),
 ) -> Metric:
-    """Return the mean over items, with an interval that takes rows for independent, but not the items in them.
+    """Return the mean over items, with an interval that takes clusters for independent, but not the items in them.
 
     Args:
         name: Name of the metric.
-        values_CT: One row a cluster, one column an item.
+        values: One value an item, of any shape.
+        clusters: The cluster of each item, in the same shape.
         unit: Unit of what is shown.
         better: Whether higher is better.
         finish: A monotone function that turns mean and bounds into what is shown.
         note: How to read the number.
-        items: What a value belongs to, and what a row.
+        items: What a value belongs to, and what a cluster is.
     """
-    means_C = values_CT.mean(axis=1)
-    interval = stats.mean_interval(means_C.tolist())
-    few = None if interval else f"no interval from fewer than {stats.MIN_CLUSTERS} {items[1]}s"
+    sums = stats.clustered(values, clusters)
+    interval = sums.interval()
     return Metric(
         name=name,
-        value=finish(float(means_C.mean())),
+        value=finish(sums.mean),
         unit=unit,
-        n=values_CT.size,
+        n=values.size,
         n_of=items[0],
         ci95=interval and (finish(interval.low), finish(interval.high)),
         higher_is_better=better,
-        note="; ".join(filter(None, (note, few))) or None,
+        note="; ".join(filter(None, (note, sums.words(items[1])))),
     )
 
 
@@ -165,13 +166,18 @@ def root(value: float) -> float:
     return math.sqrt(max(value, 0.0))
 
 
-def _ppl_difference(pairs: TokenPairs) -> Metric:
+def _ppl_difference(pairs: TokenPairs, documents: DocumentIds) -> Metric:
     """Return PPL(candidate) - PPL(base), with the interval of its linear part: du = PPL_q dm_q - PPL_p dm_p."""
-    ppl_q, ppl_p = (math.exp(nll.mean(axis=1).mean()) for nll in (pairs.nll, pairs.nll_baseline))
+    ppl_q, ppl_p = (math.exp(nll.mean()) for nll in (pairs.nll, pairs.nll_baseline))
     linear = ppl_q * pairs.nll - ppl_p * pairs.nll_baseline
-    shift = ppl_q - ppl_p - float(linear.mean(axis=1).mean())
+    shift = ppl_q - ppl_p - float(linear.mean())
     return mean_metric(
-        "ppl_difference", linear, Unit.ONE, better=False, finish=lambda value: value + shift
+        "ppl_difference",
+        linear,
+        clusters=documents,
+        unit=Unit.ONE,
+        better=False,
+        finish=lambda value: value + shift,
     )
 
 

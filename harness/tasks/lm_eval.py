@@ -37,6 +37,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness import paths
 from harness.errors import ConfigError, DataError, InvalidResult
 from harness.models.head import scorer
 from harness.models.patch import patched
@@ -96,8 +97,10 @@ class LMEval:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length must be >= 2 tokens or null, got {self.max_length}")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
+        if self.include_path is not None and not paths.is_folder(Path(self.include_path)):
             raise ValueError(f"include_path must be a folder or null, got {self.include_path}")
+        if not 0 <= self.seed < 2**32:  # numpy takes no other
+            raise ValueError(f"seed must be 0..{2**32 - 1}, got {self.seed}")
 
     @property
     def seeds(self) -> dict[str, int]:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from harness.errors import InvalidResult
 from harness.progress import bar
+from harness.quant.overflow import overflow_in
 from harness.quant.quantize import fake_quantize
 from harness.quant.tensor import TensorFormat
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -101,7 +102,8 @@ class MatmulError:
             for case in self.cases():
                 for index in range(self.draws):
                     x, w = (operand.to(device) for operand in draw(case, self.seed, index))
-                    scores = self._scores(x, w)
+                    with overflow_in(case.name):
+                        scores = self._scores(x, w)
                     if bad := [key for key, value in scores.items() if not math.isfinite(value)]:
                         raise InvalidResult(
                             f"every error must be finite, got {scores[bad[0]]} for {bad[0]} in {case.name}; "

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from harness.data.source import DataSource, Question, hash_questions
+from harness.data.overlap import Scored, own_examples
+from harness.data.source import DataSource, Question, hash_questions, repeated_questions
 from harness.errors import ConfigError
 from harness.models.head import scorer
 from harness.models.shareable import obstacle
@@ -25,7 +26,7 @@ from harness.tasks.prefix import PromptBatch, batches
 
 @runtime_checkable
 class AnswerRule(Protocol):
-    """How an answer is taken from a model."""
+    """How an answer is taken from a model. A change of the rule that moves a number gives it a higher `version`."""
 
     @property
     def task_name(self) -> str:
@@ -48,7 +49,6 @@ class AnswerRule(Protocol):
 class MMLU:
     """MMLU with a rule that takes the answers; see the module docstring."""
 
-    version: ClassVar[int] = 1
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
 
@@ -80,6 +80,11 @@ class MMLU:
     def name(self) -> str:
         """`mmlu` or `mmlu_generate`."""
         return self.answer.task_name
+
+    @property
+    def version(self) -> int:
+        """That of the rule; 1 for a rule that says none."""
+        return getattr(self.answer, "version", 1)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -121,6 +126,10 @@ class MMLU:
             "num_shots": num_shots,
         }
 
+    def scored(self) -> Scored:
+        """Return the questions that are asked."""
+        return Scored(questions=self.questions())
+
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Ask every question; those of a subject run together, because their prompts begin alike."""
         encoded = self._encoded(loaded)
@@ -147,7 +156,11 @@ class MMLU:
             info=self._info(encoded),
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
-            warnings=(*self._warnings(encoded), *_sharing_warnings(reason)),
+            warnings=(
+                *repeated_questions(self.questions()),
+                *self._warnings(encoded),
+                *_sharing_warnings(reason),
+            ),
         )
 
     def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:
@@ -176,6 +189,17 @@ class MMLU:
 
     def _warnings(self, encoded: Sequence[EncodedQuestion]) -> tuple[str, ...]:
         asked = self.num_shots()
+        own = own_examples(
+            [(item.question, self.data.questions().shots(item.question, asked)) for item in encoded]
+        )
+        # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
+        solved = [
+            f"{len(own)} of {len(encoded)} questions stand with their answer among their own examples (the same words under another id): "
+            f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
+        ]
+        return (*(solved if own else []), *self._short_of_examples(encoded, asked))
+
+    def _short_of_examples(self, encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
         short = {item.question.subject for item in encoded if item.num_shots < asked}
         return tuple(
             f"{subject}: fewer than {asked} examples before a question, the data set has no more"

@@ -1,7 +1,7 @@
 """The direct rule: the answer is the likeliest of " A" .. " D" as the next token.
 
-This is how lm-evaluation-harness 0.4.13 scores MMLU. Log-probabilities are float32 over the whole vocabulary, which
-is what keeps answers from tying: `ties` counts the questions where the best answer was not alone. The first of tied
+This is how lm-evaluation-harness 0.4.13 scores MMLU. Log-probabilities are float64 over the whole vocabulary, from
+float32 logits, so that only equal logits tie: `ties` counts the questions where the best answer was not alone. The first of tied
 answers is the prediction, as in lm-eval; `accuracy_split_ties` gives each of them its share instead.
 """
 
@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from harness.data.source import CHOICES
 from harness.errors import InvalidResult
+from harness.models.log_softmax import log_softmax
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import accuracy_metrics
@@ -24,14 +25,15 @@ class Direct:
     """The likeliest letter; see `AnswerRule`."""
 
     task_name: ClassVar[str] = "mmlu"
-    protocol: ClassVar[str] = "answer=log-prob-of-letter-fp32"
+    protocol: ClassVar[str] = "answer=log-prob-of-letter-fp64"
+    version: ClassVar[int] = 2
 
     def score(
         self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
         """Take the letters' log-probabilities after each prompt."""
         answers = list(answer_ids(loaded, items[0].text))
-        scores_BC = batch.first().log_softmax(dim=-1)[:, answers].tolist()
+        scores_BC = log_softmax(batch.first())[:, answers].tolist()
         return [_score(item, scores_C) for item, scores_C in zip(items, scores_BC, strict=True)]
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:

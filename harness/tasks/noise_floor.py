@@ -48,6 +48,7 @@ from harness.tasks.divergence import (
     window_scores,
 )
 from harness.tasks.divergence_statistics import TokenPairs, divergence_metrics
+from harness.tasks.documents import DocumentIds, document_words
 from harness.tasks.windows import Bos, Windows, disjoint_windows
 
 SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
@@ -72,7 +73,7 @@ class NoiseFloor:
     """Distance of the float model to itself; see the module docstring."""
 
     name: ClassVar[str] = "noise_floor"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
@@ -122,9 +123,12 @@ class NoiseFloor:
                 data=window_facts(text, windows),
             ),
             metrics=tuple(
-                m for v in variants if v.name in found for m in _metrics(v, found[v.name])
+                metric
+                for variant in variants
+                if variant.name in found
+                for metric in _metrics(variant, found[variant.name], windows.scored_documents)
             ),
-            samples=_samples(text.name, found),
+            samples=_samples(text.name, found, windows.scored_documents),
             baseline=base.info,
             warnings=(*text.warnings, *_of_second(base), *warnings),
         )
@@ -225,8 +229,8 @@ def cast(loaded: LoadedModel, dtype: torch.dtype) -> Become:
     return become
 
 
-def _metrics(variant: Variant, pairs: TokenPairs) -> list[Metric]:
-    by_name = {metric.name: metric for metric in divergence_metrics(pairs)}
+def _metrics(variant: Variant, pairs: TokenPairs, documents: DocumentIds) -> list[Metric]:
+    by_name = {metric.name: metric for metric in divergence_metrics(pairs, documents)}
     change = f"{variant.name} {variant.change}"
     return [
         by_name[name].model_copy(
@@ -239,14 +243,16 @@ def _metrics(variant: Variant, pairs: TokenPairs) -> list[Metric]:
     ]
 
 
-def _samples(text_name: str, found: dict[str, TokenPairs]) -> tuple[SampleScore, ...]:
+def _samples(
+    text_name: str, found: dict[str, TokenPairs], documents_NT: DocumentIds
+) -> tuple[SampleScore, ...]:
     """Return one item a window: the baseline's NLL, and the sums of every variant."""
     scores = {name: window_scores(pairs) for name, pairs in found.items()}
     nll_NT = next(iter(found.values())).nll_baseline
     return tuple(
         SampleScore(
             id=f"{text_name}/window/{index}",
-            cluster=str(index),
+            cluster=document_words(documents_T),
             scores={"num_tokens": len(nll_T), "nll_baseline": float(nll_T.sum())}
             | {
                 f"{name}/{score}": value
@@ -255,6 +261,7 @@ def _samples(text_name: str, found: dict[str, TokenPairs]) -> tuple[SampleScore,
                 if score != "nll_baseline"
             },
             token_nll=tuple(nll_T.tolist()),
+            token_document=tuple(documents_T.tolist()),
         )
-        for index, nll_T in enumerate(nll_NT)
+        for index, (nll_T, documents_T) in enumerate(zip(nll_NT, documents_NT, strict=True))
     )

@@ -16,13 +16,14 @@ one at a time on a cache, because many kernels take another path for one row.
 
 Every window runs alone. `reference` keeps in main memory the float32 logits of the fake-quantized and of the float model,
 2 x windows x (L - 1) x vocabulary x 4 bytes, with the defaults 2 x 480 MB at 151,936 tokens and 2 x 155 MB at 49,152; and
-inputs and outputs of the linear layers for one window, 0.2 GB of Qwen3-1.7B in bfloat16.
+inputs and outputs of the quantized layers for one window, 0.2 GB of Qwen3-1.7B in bfloat16.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
+from harness.tasks.documents import DocumentIds
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
 from harness.tasks.parity_statistics import parity_metrics, stack, verdict, window_samples
 from harness.tasks.windows import Bos, check_length, disjoint_windows
@@ -53,6 +55,10 @@ class Prompts:
     name: str
     ids: Tensor
     """int64 `[n, L]`."""
+    clusters: DocumentIds
+    """What is independent, for each scored token, `[n, L - 1]`: its document, or its window of random tokens."""
+    cluster: str
+    """What these are."""
     facts: dict[str, Any]
     protocol: str
     warnings: tuple[str, ...] = ()
@@ -67,7 +73,7 @@ class Reference(NamedTuple):
     exact: tuple[Tensor, ...]
     """Those of the float model."""
     calls: Calls
-    """Inputs and outputs of the fake-quantized model's linear layers in the first window."""
+    """Inputs and outputs of the quantized linear layers of the fake-quantized model in the first window."""
     baseline: BaselineInfo
     """What the float model is."""
 
@@ -77,7 +83,7 @@ class Parity:
     """Distance of a real backend to the fake path; see the module docstring."""
 
     name: ClassVar[str] = "parity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = False
     is_timed: ClassVar[bool] = False
 
@@ -166,8 +172,8 @@ class Parity:
                 protocol=f"{prompts.protocol}|decode={self.decode}|baseline=fake-quant|kl=fake-to-real",
                 data=prompts.facts,
             ),
-            metrics=(*parity_metrics(beside), *judged),
-            samples=window_samples(prompts.name, beside, self.decode),
+            metrics=(*parity_metrics(beside, prompts.clusters, prompts.cluster), *judged),
+            samples=window_samples(prompts.name, beside, prompts.clusters, self.decode),
             baseline=reference.baseline,
             warnings=(*prompts.warnings, *failure),
         )
@@ -186,6 +192,8 @@ class Parity:
         return Prompts(
             name=text.name,
             ids=windows.ids,
+            clusters=windows.scored_documents,
+            cluster="document",
             facts=window_facts(text, windows),
             protocol=window_protocol(text, self.window, self.limit_windows, loaded, self.bos),
             warnings=text.warnings,
@@ -200,9 +208,11 @@ class Parity:
         return Prompts(
             name="random",
             ids=ids_NL,
+            clusters=np.repeat(np.arange(len(ids_NL))[:, None], self.window - 1, axis=1),
+            cluster="window",
             facts=self.data_facts() | facts,
             protocol=(
-                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp32|means=fp64"
+                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp64|means=fp64"
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Real beside fake, layer by layer: what is in the place of each linear layer gets the very inputs that the fake one got.
+"""Real beside fake, layer by layer: what is in the place of each quantized linear layer gets the very inputs that the fake one got.
 
     difference = |y_real - y_fake| / |y_fake|        Frobenius norms over all tokens of a part
 
@@ -42,11 +42,12 @@ Calls = Mapping[str, list[Call]]
 
 @contextmanager
 def recorded(loaded: LoadedModel) -> Iterator[Calls]:
-    """Record every call of every linear layer inside the block."""
+    """Record every call of every quantized linear layer inside the block; one that stays in float is the same in both models."""
     calls: dict[str, list[Call]] = {}
+    quantized = {id(swap.owner) for swap in loaded.swaps}
     with ExitStack() as hooks:
         for name, module in loaded.module.named_modules():
-            if is_linear(module):
+            if is_linear(module) and id(module) in quantized:
                 hooks.enter_context(_listening(module, calls.setdefault(name, [])))
         yield calls
 

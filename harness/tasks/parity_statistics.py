@@ -9,6 +9,7 @@ import numpy as np
 from harness.errors import InvalidResult
 from harness.results.record import Compute, Metric, SampleScore, Unit
 from harness.tasks.divergence_statistics import Array, TokenPairs, mean_metric
+from harness.tasks.documents import DocumentIds, document_words
 from harness.tasks.parity_layers import LayerDifference
 
 
@@ -60,10 +61,19 @@ def _check_finite(beside: Beside) -> None:
             )
 
 
-def parity_metrics(beside: Beside) -> tuple[Metric, ...]:
-    """Return how far real and fake are apart, and each from the float model."""
+def parity_metrics(
+    beside: Beside, clusters: DocumentIds, cluster: str = "document"
+) -> tuple[Metric, ...]:
+    """Return how far real and fake are apart, and each from the float model.
+
+    Args:
+        beside: Statistics of tokens `[windows, L - 1]`.
+        clusters: What is independent, for each of these tokens: its document, or its window of random tokens.
+        cluster: What these are.
+    """
     difference, nat = beside.difference, Unit.NAT_PER_TOKEN
-    mean = partial(mean_metric, unit=nat, better=False, finish=_positive)
+    of_tokens = partial(mean_metric, clusters=clusters, items=("token", cluster))
+    mean = partial(of_tokens, unit=nat, better=False, finish=_positive)
     largest = Metric(
         name="logprob_difference_max",
         value=float(difference.max()),
@@ -78,7 +88,7 @@ def parity_metrics(beside: Beside) -> tuple[Metric, ...]:
         mean("logprob_difference", difference),
         largest,
         mean("kl", beside.real_to_fake.kl),
-        mean_metric("top1_agreement", same_top, fraction, better=True, finish=_fraction),
+        of_tokens("top1_agreement", same_top, unit=fraction, better=True, finish=_fraction),
         mean("float_kl_fake", beside.fake_to_float.kl),
         mean("float_kl_real", beside.real_to_float.kl),
     )
@@ -125,7 +135,7 @@ def verdict(
         name="layer_difference",
         value=worst.value,
         higher_is_better=False,
-        note=f"the largest of all linear layers, on the same input: {shown}; no interval",
+        note=f"the largest of all quantized layers, on the same input: {shown}; no interval",
     )
     judged = of_layers(
         name="within_tolerance",
@@ -136,7 +146,9 @@ def verdict(
     return (largest, judged), failure
 
 
-def window_samples(name: str, beside: Beside, decode: int) -> tuple[SampleScore, ...]:
+def window_samples(
+    name: str, beside: Beside, clusters: DocumentIds, decode: int
+) -> tuple[SampleScore, ...]:
     """Return an item for each window: sums over its tokens, and the real model's NLL of each token."""
     columns = {
         "difference": beside.difference,
@@ -151,10 +163,11 @@ def window_samples(name: str, beside: Beside, decode: int) -> tuple[SampleScore,
     return tuple(
         SampleScore(
             id=f"{name}/window/{index}",
-            cluster=str(index),
+            cluster=document_words(clusters[index]),
             scores={"num_tokens": len(nll_T)}
             | {key: float(values[index]) for key, values in sums.items()},
             token_nll=tuple(nll_T.tolist()),
+            token_document=tuple(clusters[index].tolist()),
         )
         for index, nll_T in enumerate(beside.real_to_fake.nll)
     )

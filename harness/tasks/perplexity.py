@@ -8,16 +8,17 @@ never meet in one comparison:
     perplexity_documents     whole documents, of lm-eval's task `wikitext`          `perplexity_documents`
     perplexity_llama_cpp     second halves of windows, of `llama-perplexity`        `perplexity_llama_cpp`
 
-Log-probabilities are float32 from float32 logits and are summed in float64; those of every token are filed with their
-window or document. Perplexity per token depends on the tokenizer; bits per byte does not.
+Logits are float32, log-probabilities and their sums float64; those of every token are filed with their window or document. Perplexity per token depends on the tokenizer; bits per byte does not.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
 from harness.identity import later
@@ -26,9 +27,10 @@ from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult
+from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity_metrics import (
+    exp,
     mean_over,
-    running_perplexity,
     text_figures,
     total,
 )
@@ -41,7 +43,7 @@ from harness.tasks.windows import Bos
 class Perplexity:
     """Perplexity under one protocol; see the module docstring."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
@@ -89,6 +91,10 @@ class Perplexity:
         text = self.data.text()
         return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
 
+    def scored(self) -> Scored:
+        """Return the text."""
+        return Scored(texts=(self.data.text(),))
+
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Score every window or document."""
         text = self.data.text()
@@ -96,19 +102,20 @@ class Perplexity:
         cut = self.segmentation.cut(text, loaded, self.window, limit, self.bos)
         budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
         items = self._score(loaded, cut, budget)
-        metrics = text_figures(mean_over(items, self.segmentation.item), cut)
+        metrics = text_figures(mean_over(items, cut.documents), cut)
         metrics.sort(key=lambda metric: metric.name != self.segmentation.headline)
         return TaskResult(
             info=self._info(text, cut, budget),
-            metrics=(*metrics, *self.segmentation.further(items)),
+            metrics=(*metrics, *self.segmentation.further(items, cut.documents)),
             samples=tuple(
                 SampleScore(
                     id=f"{text.name}/{self.segmentation.item}/{index}",
-                    cluster=str(index),
+                    cluster=document_words(documents),
                     scores={"nll": total(nll), "num_tokens": len(nll)},
                     token_nll=tuple(nll.tolist()),
+                    token_document=tuple(documents.tolist()),
                 )
-                for index, nll in enumerate(items)
+                for index, (nll, documents) in enumerate(zip(items, cut.documents, strict=True))
             ),
             warnings=text.warnings,
         )
@@ -127,9 +134,9 @@ class Perplexity:
                 progress.advance(
                     len(batch),
                     tokens=sum(len(segment.ids) for segment in segments),
-                    score=running_perplexity(sums, [len(nll) for nll in parts.values()]),
+                    score=f"perplexity {exp(math.fsum(sums) / sum(map(len, parts.values()))):.2f}",
                 )
-        items: list[list[Nll]] = [[np.empty(0, np.float32)] for _ in range(cut.num_items)]
+        items: list[list[Nll]] = [[np.empty(0)] for _ in range(cut.num_items)]
         for index, segment in enumerate(cut.segments):
             items[segment.item].append(parts[index])
         return [np.concatenate(nll) for nll in items]
@@ -146,11 +153,12 @@ class Perplexity:
         return TaskInfo(
             name=self.name,
             version=self.version,
-            protocol=f"{text.name}|{cut.protocol}|loss=fp32|acc=fp64",
+            protocol=f"{text.name}|{cut.protocol}|loss=fp64|acc=fp64",
             data=self.data_facts()
             | {"num_rows": text.num_rows}
             | dict(cut.facts)
             | {
+                "num_documents": num_documents(cut.documents),
                 f"num_{self.segmentation.item}s": cut.num_items,
                 "scored_bytes": cut.scored_bytes,
                 "scored_words": cut.scored_words,

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 
 from harness.data.source import Text
@@ -25,6 +26,7 @@ from harness.models.source import LoadedModel
 from harness.models.tokens import check_rows, tokenize
 from harness.results.record import Metric
 from harness.tasks.base import hash_token_ids
+from harness.tasks.documents import DocumentIds
 from harness.tasks.segments import Nll, Segment, Segments
 from harness.tasks.windows import Bos, check_length
 
@@ -95,6 +97,10 @@ class Documents:
                 for ids, first in rolling(tokens, prefix, window)
             ),
             num_items=len(pages),
+            documents=tuple(
+                np.full(len(tokens), document)
+                for tokens, document in zip(encoded, text.document_ids()[:limit], strict=True)
+            ),
             scored_bytes=sum(len(page.encode()) for page in pages),
             scored_words=sum(len(re.split(r"\s+", page)) for page in pages),
             protocol=(
@@ -107,7 +113,11 @@ class Documents:
             },
         )
 
-    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:  # noqa: ARG002 - the protocol's
+    def further(
+        self,
+        items: Sequence[Nll],  # noqa: ARG002 - the protocol's
+        documents: Sequence[DocumentIds],  # noqa: ARG002
+    ) -> tuple[Metric, ...]:
         """Return nothing: lm-eval has no more."""
         return ()
 

@@ -23,6 +23,7 @@ from harness.errors import DataError
 from harness.models.source import LoadedModel
 from harness.models.tokens import adds_bos
 from harness.results.record import Metric, Unit
+from harness.tasks.documents import DocumentIds
 from harness.tasks.perplexity_metrics import TOO_LARGE, exp
 from harness.tasks.segments import Nll, Segment, Segments
 from harness.tasks.windows import Bos, disjoint_windows
@@ -47,10 +48,12 @@ class HalfWindows:
         bos: Bos | None,  # noqa: ARG002 - the vocabulary says
     ) -> Segments:
         """Cut the file into windows, the tail dropped."""
-        content = text.text if text.file is None else text.file
-        digest = hashlib.sha256(content.encode()).hexdigest()
+        file = text
+        if text.file is not None:
+            file = replace(text, text=text.file, starts=text.file_starts)
+        digest = hashlib.sha256(file.text.encode()).hexdigest()
         first = window // 2 + 1
-        file = replace(text, text=content, sha256=digest)
+        file = replace(file, sha256=digest)
         found = disjoint_windows(file, loaded, window, limit, first)
         if found.num_tokens < 2 * window:
             raise DataError(
@@ -64,6 +67,7 @@ class HalfWindows:
         return Segments(
             segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
             num_items=len(found.ids),
+            documents=tuple(found.documents[:, first:].numpy()),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
             protocol=(
@@ -77,7 +81,11 @@ class HalfWindows:
             },
         )
 
-    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:
+    def further(
+        self,
+        items: Sequence[Nll],
+        documents: Sequence[DocumentIds],  # noqa: ARG002 - llama.cpp knows none
+    ) -> tuple[Metric, ...]:
         """Return what llama.cpp prints behind `+/-`."""
         nll = np.concatenate(items).astype(np.float64)
         if len(nll) < 2:

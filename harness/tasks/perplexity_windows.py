@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 from harness.data.source import Text
 from harness.models.source import LoadedModel
 from harness.results.record import Metric
+from harness.tasks.documents import DocumentIds
 from harness.tasks.perplexity_metrics import mean_over, perplexity_figure
 from harness.tasks.segments import Nll, Segment, Segments
 from harness.tasks.windows import Bos, disjoint_windows, window_words
@@ -44,18 +45,19 @@ class DisjointWindows:
         return Segments(
             segments=tuple(Segment(ids, 1, index) for index, ids in enumerate(found.ids)),
             num_items=len(found.ids),
+            documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
             protocol=window_words(window, limit, loaded, bos),
             facts={"num_tokens": found.num_tokens, "token_ids_sha256": found.ids_sha256},
         )
 
-    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:
+    def further(self, items: Sequence[Nll], documents: Sequence[DocumentIds]) -> tuple[Metric, ...]:
         """Return the perplexity of the first tokens of every window."""
         window = len(items[0]) + 1
         return tuple(
             perplexity_figure(
-                mean_over([nll[: size - 1] for nll in items], self.item),
+                mean_over([nll[: size - 1] for nll in items], [of[: size - 1] for of in documents]),
                 name=f"perplexity/first_{size}",
                 note=f"of the first {size} tokens of every window of {window}, not of the text in windows of {size}",
             )

@@ -21,9 +21,10 @@ from harness.data.source import Text
 from harness.models.head import Scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric
+from harness.tasks.documents import DocumentIds
 from harness.tasks.windows import Bos
 
-Nll = np.ndarray[Any, np.dtype[np.float32]]
+Nll = np.ndarray[Any, np.dtype[np.float64]]
 """-ln p of some tokens, in order [nat]."""
 
 
@@ -50,6 +51,8 @@ class Segments:
     segments: tuple[Segment, ...]
     """Those of an item in the order of its tokens."""
     num_items: int
+    documents: tuple[DocumentIds, ...]
+    """Those of the scored tokens of each item."""
     scored_bytes: int
     """UTF-8 bytes that figures per byte are over."""
     scored_words: int
@@ -74,7 +77,7 @@ class Segmentation(Protocol):
 
     @property
     def item(self) -> Literal["window", "document"]:
-        """What counts as one independent item, and what a limit counts."""
+        """What an item is, and what a limit counts. The independent units are documents, whatever the items are."""
 
     @property
     def least_window(self) -> int:
@@ -93,8 +96,8 @@ class Segmentation(Protocol):
             DataError: The text or the model does not fit.
         """
 
-    def further(self, items: Sequence[Nll]) -> tuple[Metric, ...]:
-        """Return figures of this protocol alone that the pass has in it; `items` are the scored tokens of each item."""
+    def further(self, items: Sequence[Nll], documents: Sequence[DocumentIds]) -> tuple[Metric, ...]:
+        """Return figures of this protocol alone that the pass has in it; both are of the scored tokens of each item."""
 
 
 def batches(segments: Sequence[Segment], budget: int) -> Iterator[list[int]]:

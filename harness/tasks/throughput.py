@@ -5,9 +5,10 @@ every request is the same work. Its times are TTFT, TPOT and the gaps between to
 
     prefill [token/s] = B S / TTFT          decode [token/s] = B (G - 1) / (E2E - TTFT)
 
-A quantized model is measured in rounds, interleaved with the float model it was made of (`harness.timing.rounds`), after both have
-warmed up until they are steady. Every time is on file, one item a phase and one a gap; a metric is a median over rounds. How to
-read the numbers, what makes them void, and how to measure on a GPU: docs/throughput.md.
+A quantized model is measured in rounds, interleaved with the float model it was made of (`harness.timing.rounds`), after all have
+warmed up until they are steady. A 16-bit float model on a CPU is measured twice, with native products and with float32 ones
+(`harness.tasks.throughput_subject`): which is faster depends on the processor. Every time is on file, one item a phase and one a gap; a
+metric is a median over rounds. How to read the numbers, what makes them void, and how to measure on a GPU: docs/throughput.md.
 """
 
 import logging
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
+from harness.models import products
 from harness.models.decodable import check_decoding
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
@@ -28,10 +30,23 @@ from harness.models.stored_bytes import stored_bytes
 from harness.results.record import TaskInfo
 from harness.tasks import baselines, throughput_prompts
 from harness.tasks.base import TaskResult, hash_token_ids
-from harness.tasks.baselines import Baseline, Become
+from harness.tasks.baselines import Baseline
 from harness.tasks.throughput_metrics import all_metrics, items
 from harness.tasks.throughput_roofline import streamed_bytes, utilizations
-from harness.tasks.throughput_subject import Requests, Size, Subject, make_request, seen_products
+from harness.tasks.throughput_subject import (
+    FLOAT,
+    FLOAT32_PRODUCTS,
+    LABELS,
+    RECIPE,
+    Requests,
+    Size,
+    Subject,
+    Within,
+    differing_phases,
+    make_request,
+    seen_products,
+    with_float32_products,
+)
 from harness.timing import busy, energy
 from harness.timing.clock import clock_of
 from harness.timing.distribution import LEAST_ROUNDS, MOST_DRIFT, drift
@@ -137,10 +152,12 @@ class Throughput:
             name: Requests(size=self.size, warm_up=warmed[name], rounds=tuple(made))
             for name, made in rounds.items()
         }
-        uses = utilizations(base.loaded, subjects, found)
+        by_name = {subject.name: subject for subject in subjects}
+        judged = [subject for subject in subjects if subject.name != FLOAT32_PRODUCTS]
+        uses = utilizations(base.loaded, judged, found)
         return TaskResult(
-            info=self._info(prompts_BS, subjects[0].generation.attention),
-            metrics=tuple(all_metrics(found, subjects, uses, no_energy, self.seed)),
+            info=self._info(prompts_BS, by_name[FLOAT].generation.attention),
+            metrics=tuple(all_metrics(found, by_name, uses, no_energy, self.seed)),
             samples=tuple(items(found)),
             baseline=base.info,
             # That a float model is timed alone needs no warning: without a ratio nothing is compared.
@@ -155,21 +172,29 @@ class Throughput:
         self, loaded: LoadedModel, base: Baseline, prompts_BS: Tensor
     ) -> Iterator[Subject]:
         """Yield what is timed, the float model first."""
-        timed: dict[str, tuple[LoadedModel, Become]] = {"float": (base.loaded, base.within)}
+        native = self._subject(FLOAT, base.loaded, base.within, prompts_BS)
+        yield native
+        if "float32" in products.ways(base.loaded):
+            widened = with_float32_products(base.within)
+            other = self._subject(FLOAT32_PRODUCTS, base.loaded, widened, prompts_BS)
+            if differing_phases(native, other):
+                yield other
         if not base.is_itself:
-            timed["recipe"] = (loaded, nullcontext)
-        for name, (model, placed) in timed.items():
-            make = partial(Generation, model, prompts_BS, cache=self.cache)
-            with placed():
-                subject = Subject(
-                    name=name,
-                    within=placed,
-                    generation=make(self.new_tokens, compiled=self.compile),
-                    weight_bytes=stored_bytes(model.module),
-                    streamed_bytes=streamed_bytes(model),
-                    products=seen_products(make(2)),
-                )
-            yield subject
+            yield self._subject(RECIPE, loaded, nullcontext, prompts_BS)
+
+    def _subject(
+        self, name: str, loaded: LoadedModel, within: Within, prompts_BS: Tensor
+    ) -> Subject:
+        make = partial(Generation, loaded, prompts_BS, cache=self.cache)
+        with within():
+            return Subject(
+                name=name,
+                within=within,
+                generation=make(self.new_tokens, compiled=self.compile),
+                weight_bytes=stored_bytes(loaded.module),
+                streamed_bytes=streamed_bytes(loaded),
+                products=seen_products(make(2)),
+            )
 
     def _info(self, prompts_BS: Tensor, attention: str) -> TaskInfo:
         return TaskInfo(
@@ -190,9 +215,9 @@ def _unsteady(found: Mapping[str, Requests], device: torch.device) -> Iterator[s
     for name, requests in found.items():
         if not requests.warm_up.steady:
             yield (
-                f"the {name} model was not steady within {TOLERANCE:.0%} after {len(requests.warm_up.seconds)} warm-ups"
+                f"the {LABELS[name]} was not steady within {TOLERANCE:.0%} after {len(requests.warm_up.seconds)} warm-ups"
             )
-    moved = drift(next(iter(found.values())).total_s)
+    moved = drift(found[FLOAT].total_s)
     if abs(moved) > MOST_DRIFT:
         yield (
             f"unstable: the time of the float model changed by {moved:+.1%} between the first rounds and the last; "

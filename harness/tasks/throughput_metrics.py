@@ -4,21 +4,30 @@
     tpot   = median(E2E - TTFT) / (G - 1)        <name>_iqr: third quartile less the first, over the rounds
 
 A median has no interval here: a few rounds of one process say little about another day. A ratio to the float model has one, since
-both met the same disturbances (`harness.timing.distribution`). Gaps between tokens are pooled over rounds.
+both met the same disturbances (`harness.tasks.throughput_ratios`). Gaps between tokens are pooled over rounds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.models.generation import Phase
 from harness.results.record import Metric, SampleScore, Unit
+from harness.tasks.throughput_ratios import ratios
 from harness.tasks.throughput_roofline import Utilization
-from harness.tasks.throughput_subject import Requests, Subject
+from harness.tasks.throughput_subject import (
+    FLOAT,
+    FLOAT32_PRODUCTS,
+    PHASES,
+    RECIPE,
+    Requests,
+    Subject,
+    differing_phases,
+)
 from harness.timing.distribution import (
     Spread,
     drift,
     least_samples,
     percentile,
     rate_spread,
-    ratio,
     spread,
 )
 from harness.timing.energy import LEAST_S
@@ -28,32 +37,38 @@ PERCENTILES = (50, 90, 99)
 
 def all_metrics(
     requests: Mapping[str, Requests],
-    subjects: Sequence[Subject],
+    subjects: Mapping[str, Subject],
     uses: Mapping[str, Utilization],
     no_energy: str | None,
     seed: int,
 ) -> list[Metric]:
-    """Return every metric of what was measured last, beside the first if there are two; the headline first.
+    """Return every metric of the quantized model beside the float one, or of the float model alone; the headline first.
 
     Args:
-        requests: What was timed: the float model, and the quantized one after it.
-        subjects: The same models.
-        uses: Their shares of the machine.
+        requests: What was timed, by the name of the subject.
+        subjects: The same subjects.
+        uses: Shares of the machine, of the float model and of the quantized one.
         no_energy: Why there is no energy, or None.
         seed: Of the bootstrap.
     """
-    baseline, measured = next(iter(requests.values())), requests[subjects[-1].name]
-    metrics = list(_speeds(measured))
-    metrics += _gaps(measured)
-    if len(requests) > 1:
-        metrics += _ratios(baseline, measured, seed)
-        metrics += [each for each in _speeds(baseline, "baseline_") if _is_baseline(each.name)]
+    baseline, name = requests[FLOAT], RECIPE if RECIPE in subjects else FLOAT
+    measured, subject = requests[name], subjects[name]
+    is_quantized = name == RECIPE
+    other = subjects.get(FLOAT32_PRODUCTS)
+    differing = differing_phases(subjects[FLOAT], other) if other is not None else ()
+    metrics = [*_speeds(measured), *_gaps(measured)]
+    if is_quantized:
+        metrics += ratios(requests, differing, seed)
+        metrics += _baseline_speeds(baseline, "baseline_", PHASES)
+    if differing:
+        metrics += _baseline_speeds(requests[FLOAT32_PRODUCTS], "baseline_float32_", differing)
     metrics.append(_drift(baseline))
-    metrics += _memory(subjects[-1])
-    for index, subject in enumerate(reversed(subjects)):
-        metrics += _uses("baseline_" if index else "", uses[subject.name], len(measured.rounds))
+    metrics += _memory(subject)
+    metrics += _uses("", uses[name], len(measured.rounds))
+    if is_quantized:
+        metrics += _uses("baseline_", uses[FLOAT], len(baseline.rounds))
     metrics.append(_energy(measured, no_energy))
-    metrics += _compile(subjects[-1])
+    metrics += _compile(subject)
     return metrics
 
 
@@ -77,11 +92,14 @@ def _item(identity: str, cluster: str, seconds: float, tokens: int | None) -> Sa
     return SampleScore(id=identity, cluster=cluster, scores=scores)
 
 
-def _is_baseline(name: str) -> bool:
-    return name.removesuffix("_iqr") in ("baseline_decode", "baseline_prefill")
+def _baseline_speeds(requests: Requests, prefix: str, phases: Sequence[Phase]) -> Iterator[Metric]:
+    """Yield the rates of some phases of a float path, with their spreads."""
+    for metric in _speeds(requests):
+        if metric.name.removesuffix("_iqr") in phases:
+            yield metric.model_copy(update={"name": prefix + metric.name})
 
 
-def _speeds(requests: Requests, prefix: str = "") -> Iterator[Metric]:
+def _speeds(requests: Requests) -> Iterator[Metric]:
     """Yield rates and times with their spreads."""
     size = requests.size
     prefill_s, decode_s, total_s = requests.prefill_s, requests.decode_s, requests.total_s
@@ -96,7 +114,7 @@ def _speeds(requests: Requests, prefix: str = "") -> Iterator[Metric]:
         ("tpot", Unit.SECOND_PER_TOKEN, spread(per_token)),
         ("end_to_end", token_s, rate_spread(both, total_s)),
     ):
-        yield from _with_spread(prefix + name, unit, found, len(decode_s), warm_ups)
+        yield from _with_spread(name, unit, found, len(decode_s), warm_ups)
 
 
 def _with_spread(
@@ -139,26 +157,6 @@ def _gaps(requests: Requests) -> Iterator[Metric]:
             n_of="gap",
             higher_is_better=False,
             note=note,
-        )
-
-
-def _ratios(baseline: Requests, measured: Requests, seed: int) -> Iterator[Metric]:
-    """Yield how much faster each phase is than that of the float model."""
-    phases = {
-        "decode_ratio": (baseline.decode_s, measured.decode_s),
-        "prefill_ratio": (baseline.prefill_s, measured.prefill_s),
-    }
-    for name, (before, after) in phases.items():
-        found = ratio(before, after, seed)
-        yield Metric(
-            name=name,
-            value=found.value,
-            unit=Unit.ONE,
-            n=len(after),
-            n_of="round",
-            ci95=found.interval,
-            higher_is_better=True,
-            note="to the float model in interleaved rounds; bootstrap over rounds",
         )
 
 

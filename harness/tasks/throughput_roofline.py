@@ -16,7 +16,7 @@ from torch import nn
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
 from harness.models.targets import find_targets, find_unreachable, num_unused, output_layer
-from harness.tasks.throughput_subject import Requests, Subject
+from harness.tasks.throughput_subject import LABELS, Requests, Subject
 from harness.timing import machine, roofline
 from harness.timing.roofline import Shape
 
@@ -110,7 +110,7 @@ def streamed_bytes(loaded: LoadedModel) -> int:
 def utilizations(
     loaded: LoadedModel, subjects: Sequence[Subject], requests: Mapping[str, Requests]
 ) -> dict[str, Utilization]:
-    """Return the utilization of each subject.
+    """Return the utilization of each of some subjects by its name.
 
     Raises:
         InvalidResult: One is above 1.
@@ -119,7 +119,7 @@ def utilizations(
         shape = shape_of(loaded)
     except NoRoofline as reason:
         absent = Utilization(mbu=None, mbu_note=str(reason), mfu=None, mfu_note=str(reason))
-        return dict.fromkeys(requests, absent)
+        return {subject.name: absent for subject in subjects}
     dtype = str(loaded.dtype).removeprefix("torch.")
     return {
         subject.name: _utilization(shape, subject, requests[subject.name], loaded.device, dtype)
@@ -152,13 +152,14 @@ def _mbu(
         f"{si(cost.num_bytes)}B a step, {si(achieved)}B/s; measured here: {si(peaks[read])}B/s reading that much again and "
         f"again, {si(peaks[machine.COPY])}B/s copying"
     )
-    return roofline.possible(f"decode_mbu of the {subject.name} model", value), note
+    return roofline.possible(f"decode_mbu of the {LABELS[subject.name]}", value), note
 
 
 def _mfu(
     shape: Shape, subject: Subject, requests: Requests, device: torch.device, dtype: str
 ) -> tuple[float | None, str]:
-    size, work = requests.size, subject.products.work
+    size, seen = requests.size, subject.products["prefill"]
+    work = seen.work
     # The attention kernel of CPUs takes 16-bit operands and computes in float32.
     attends = (dtype, "float32") if device.type == "cpu" else (dtype,)
     types = sorted({*attends, *work})
@@ -184,8 +185,8 @@ def _mfu(
         f"{work.get(name, 0) / total:.0%} of products in {name} ({si(peaks[machine.product(name)])}op/s)"
         for name in sorted(types, key=lambda name: -work.get(name, 0))
     )
-    note = f"{si(cost.products + cost.attention)} operations; {parts}, measured here; {', '.join(subject.products.kernels)}"
-    return roofline.possible(f"prefill_mfu of the {subject.name} model", value), note
+    note = f"{si(cost.products + cost.attention)} operations; {parts}, measured here; {', '.join(seen.kernels)}"
+    return roofline.possible(f"prefill_mfu of the {LABELS[subject.name]}", value), note
 
 
 def _measured(

@@ -1,15 +1,40 @@
-"""What is timed: the float model or the quantized one, and the requests that are made of it."""
+"""What is timed, and the requests that are made of it.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+    float              the float model, multiplied as the library does in the model's type
+    float32_products   the same model, its 16-bit products made in float32 (`harness.models.products`)
+    recipe             the quantized model
+
+A CPU without 16-bit instructions makes 16-bit products several times as slowly as float32 ones. There a recipe that is faster than
+`float` may gain nothing over `float32_products`; elsewhere it may be the other way round. So both are timed, wherever they differ.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from harness.models.generation import Generation
+from harness.models import products
+from harness.models.generation import Generation, Phase
 from harness.timing.clock import Clock
 from harness.timing.energy import Counter
 from harness.timing.kernels import Products, Spy
 from harness.timing.request import Timing, time_request
 from harness.timing.steady import WarmUp
+
+FLOAT, FLOAT32_PRODUCTS, RECIPE = "float", "float32_products", "recipe"
+"""Names of what is timed, in the ids of items."""
+LABELS = MappingProxyType(
+    {
+        FLOAT: "float model",
+        FLOAT32_PRODUCTS: "float model with float32 products",
+        RECIPE: "quantized model",
+    }
+)
+"""The same in words."""
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+"""In the order of a request."""
+
+Within = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +59,16 @@ class Subject:
     """A model to be timed."""
 
     name: str
-    """`float`, or `recipe`: the model that a recipe has changed, or a checkpoint that came quantized."""
-    within: Callable[[], AbstractContextManager[None]]
+    """`float`, `float32_products`, or `recipe`: the model that a recipe has changed, or a checkpoint that came quantized."""
+    within: Within
     """Inside of this it is in place."""
     generation: Generation
     weight_bytes: int
     """Memory of its weights [byte]."""
     streamed_bytes: int
     """Memory of the matrices that every decode step reads [byte]."""
-    products: Products
-    """What it multiplies with in prefill."""
+    products: Mapping[Phase, Products]
+    """What it multiplies with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +87,10 @@ class Requests:
     size: Size
     warm_up: WarmUp
     rounds: tuple[Request, ...]
+
+    def seconds(self, phase: Phase) -> list[float]:
+        """Return the time of a phase in each round [s]."""
+        return self.prefill_s if phase == "prefill" else self.decode_s
 
     @property
     def prefill_s(self) -> list[float]:
@@ -95,9 +124,29 @@ def make_request(
     return Request(timing=timing, energy_j=used)
 
 
-def seen_products(generation: Generation) -> Products:
-    """Return what the model that is in place multiplies with in prefill."""
-    spy = Spy()
-    with spy:
-        generation.prefill()
-    return spy.products()
+def with_float32_products(within: Within) -> Within:
+    """Return a context manager in which the same model is in place, and multiplies in float32."""
+
+    @contextmanager
+    def placed() -> Iterator[None]:
+        with within(), products.multiplied("float32"):
+            yield
+
+    return placed
+
+
+def seen_products(generation: Generation) -> dict[Phase, Products]:
+    """Return what the model that is in place multiplies with in each phase."""
+    found: dict[Phase, Products] = {}
+    for phase, run in zip(PHASES, (generation.prefill, generation.step), strict=True):
+        with Spy() as spy:
+            run()
+        found[phase] = spy.products()
+    return found
+
+
+def differing_phases(one: Subject, other: Subject) -> tuple[Phase, ...]:
+    """Return the phases in which two subjects multiply in other types; in the others they are the same work."""
+    return tuple(
+        phase for phase in PHASES if one.products[phase].work != other.products[phase].work
+    )

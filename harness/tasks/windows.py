@@ -22,6 +22,7 @@ from harness.errors import DataError
 from harness.models.source import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, tokenize
 from harness.tasks.base import hash_token_ids
+from harness.tasks.documents import DocumentIds
 
 Bos = Literal["first", "every", "none"]
 """Which windows begin with a BOS token."""
@@ -32,6 +33,8 @@ class Windows(NamedTuple):
 
     ids: torch.Tensor
     """int64 `[n, L]`."""
+    documents: torch.Tensor
+    """int64 `[n, L]`, the document of the text that each token begins in; a BOS is of the document that follows."""
     num_tokens: int
     """Tokens of the whole text, the dropped tail included."""
     ids_sha256: str
@@ -40,6 +43,12 @@ class Windows(NamedTuple):
     """UTF-8 bytes of the scored text."""
     scored_words: int
     """Words of the scored text, separated by white space."""
+
+    @property
+    def scored_documents(self) -> DocumentIds:
+        """The document of every token but the first of each window, `[n, L - 1]`."""
+        found: DocumentIds = self.documents[:, 1:].numpy()
+        return found
 
 
 def disjoint_windows(
@@ -65,7 +74,9 @@ def disjoint_windows(
             tokenizer has no BOS token.
     """
     check_length(length, loaded)
-    encoded = loaded.once(("token ids", text.sha256, bos), lambda: _encode(text, loaded, bos))
+    encoded = loaded.once(
+        ("token ids", text.sha256, text.starts, bos), lambda: _encode(text, loaded, bos)
+    )
     num_before = len(encoded.before)
     step = length - num_before
     available = len(encoded.ids) // step
@@ -77,6 +88,7 @@ def disjoint_windows(
         )
     # A copy, so that nobody changes the ids that later calls share.
     ids = encoded.ids[: count * step].view(count, step).clone()
+    documents = encoded.documents[: count * step].view(count, step)
     ends = encoded.ends[: count * step].view(count, step)
     # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
     if num_before:
@@ -85,6 +97,7 @@ def disjoint_windows(
     pieces = [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
     return Windows(
         ids=torch.cat([encoded.before.expand(count, num_before), ids], dim=1),
+        documents=torch.cat([documents[:, :num_before], documents], dim=1),
         num_tokens=len(encoded.ids),
         ids_sha256=encoded.sha256,
         scored_bytes=sum(len(piece.encode()) for piece in pieces),
@@ -121,19 +134,22 @@ class _Encoded(NamedTuple):
     """int64 `[N]`."""
     ends: torch.Tensor
     """int64 `[N]`, where in the text each token ends [character]."""
+    documents: torch.Tensor
+    """int64 `[N]`, the document that each token begins in."""
     before: torch.Tensor
     """BOS in front of every window, int64 `[1]`, or `[0]` for none."""
     sha256: str
 
 
 def _encode(text: Text, loaded: LoadedModel, bos: Bos | None) -> _Encoded:
-    ids, ends = tokenize(text.text, loaded, prefix=bos is None)
+    ids, begins, ends = tokenize(text.text, loaded, prefix=bos is None)
     before = [_bos_id(loaded)] if bos == "every" else []
     if bos == "first":
-        ids, ends = [_bos_id(loaded), *ids], [0, *ends]
+        ids, begins, ends = [_bos_id(loaded), *ids], [0, *begins], [0, *ends]
     return _Encoded(
         ids=torch.tensor(ids),
         ends=torch.tensor(ends),
+        documents=torch.tensor(text.document_of(begins)),
         before=torch.tensor(before, dtype=torch.long),
         # With a BOS at every window the text is a sequence of its own, so that the hash is another one than without.
         sha256=hash_token_ids([before, ids] if before else [ids]),

@@ -1,16 +1,16 @@
 """`python -m harness.tensor`: what formats do to the tensors of a file, and which formats there are."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from harness import signals
+from harness import __version__, signals
 
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
 from harness.errors import HarnessError
+from harness.output.stdout import printing
 from harness.tensor.commands import draw, list_formats, tabulate_errors
 
 
@@ -18,16 +18,14 @@ def main() -> None:
     """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
     arguments = parser().parse_args()
     try:
-        with signals.stoppable("no file was left half written"):
+        with signals.stoppable("no file was left half written"), printing():
             arguments.run(arguments)
-        sys.stdout.flush()
     except HarnessError as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(1)
-    except (
-        BrokenPipeError
-    ):  # whoever read the table has seen enough; Python would fail again when it closes the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was left behind\n")
+        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m harness.tensor",
         description="Put the tensors of a safetensors file into low-precision formats; list the formats.",
     )
+    whole.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     commands = whole.add_subparsers(required=True, metavar="error | formats | plot")
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument(
@@ -46,13 +45,17 @@ def parser() -> argparse.ArgumentParser:
     )
     chosen.add_argument("--tensor", default="*", metavar="GLOB", help="only tensors of such names")
 
+    written = argparse.ArgumentParser(add_help=False)
+    written.add_argument(
+        "--force", action="store_true", help="overwrite an existing file that --out leads to"
+    )
+
     command = commands.add_parser(
-        "error", parents=[chosen], help="a row of errors for each tensor and format"
+        "error", parents=[chosen, written], help="a row of errors for each tensor and format"
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a safetensors file")
     command.add_argument(
         "--out",
-        type=Path,
         metavar="FILE",
         help="write the dequantized tensors, float32, as TENSOR/FORMAT",
     )
@@ -63,13 +66,11 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "plot",
-        parents=[chosen],
+        parents=[chosen, written],
         help="grids.png, the values of the elements; with FILE error.png, error against bits",
     )
     command.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a safetensors file")
-    command.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where the PNG files go"
-    )
+    command.add_argument("--out", required=True, metavar="FOLDER", help="where the PNG files go")
     command.set_defaults(run=draw)
     return whole
 

@@ -1,20 +1,30 @@
 """What the three commands do, from parsed arguments to what is printed and written."""
 
 import argparse
+import math
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from harness.errors import ConfigError, DataError
+from harness.output import place
+from harness.output.atomic import new_file
+from harness.output.names import local_path
+from harness.output.picture import METADATA, is_own
 from harness.quant.tensor import TensorFormat
 from harness.tensor import catalog, plot, table
 from harness.tensor.error import Error, pool
 from harness.tensor.facts import SHAPE, facts
-from harness.tensor.files import TensorFile, new_file, write_header, write_tensor
+from harness.tensor.files import TensorFile, header, write_tensor
 from harness.tensor.measure import measure
+
+OUT = "--out"
+ERRORS, GRIDS = "error.png", "grids.png"
 
 
 def list_formats(_: argparse.Namespace) -> None:
@@ -35,19 +45,15 @@ def tabulate_errors(arguments: argparse.Namespace) -> None:
     """Print the table of errors, and write the dequantized tensors if asked to."""
     formats = catalog.find(arguments.format)
     file, names = _open(arguments)
-    out: Path | None = arguments.out
-    if out and out.exists() and out.samefile(file.path):
-        raise DataError(f"--out must not be the file that is read, got {out}; name another file")
     errors: dict[tuple[str, str], Error] = {}
     with ExitStack() as stack:
-        stream = stack.enter_context(new_file(out)) if out else None
-        if stream:
-            pairs = [(name, fmt) for name in names for fmt in formats]
-            write_header(stream, {f"{name}/{fmt}": file.shape(name) for name, fmt in pairs})
+        write: Callable[[Tensor], None] = _ignore
+        if arguments.out is not None:
+            shapes = {f"{name}/{fmt}": file.shape(name) for name in names for fmt in formats}
+            write = stack.enter_context(_dequantized(arguments, file, shapes))
         for item in measure(file, names, formats):
             errors[item.tensor, item.format] = item.error
-            if stream:
-                write_tensor(stream, item.values)
+            write(item.values)
     rows = [(name, _spell(file.shape(name)), fmt, error) for (name, fmt), error in errors.items()]
     if len(names) > 1:
         rows += [(f"all {len(names)}", "", fmt, _pooled(errors, fmt)) for fmt in formats]
@@ -56,34 +62,61 @@ def tabulate_errors(arguments: argparse.Namespace) -> None:
         [(*place, *table.error_cells(error)) for *place, error in rows],
         table.ERROR_NUMBERS,
     )
-    if out:
-        sys.stdout.write(f"dequantized tensors: {out}\n")
+    if arguments.out is not None:
+        sys.stdout.write(f"dequantized tensors: {arguments.out}\n")
+
+
+@contextmanager
+def _dequantized(
+    arguments: argparse.Namespace, file: TensorFile, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Callable[[Tensor], None]]:
+    """Yield a function that appends a tensor to the file of `--out`, which appears when all of `shapes` are in it."""
+    out = local_path(arguments.out, OUT)
+    if _is_same(out, file.path):
+        raise DataError(f"--out must not be the file that is read, got {out}; name another file")
+    place.file_to_write(out, OUT, force=arguments.force)
+    beginning = header(shapes)
+    size = len(beginning) + 4 * sum(map(math.prod, shapes.values()))
+    place.check_room(out, OUT, "file", within=out.parent, size=size)
+    with new_file(out, OUT, force=arguments.force) as stream:
+        stream.write(beginning)
+        yield partial(write_tensor, stream)
+
+
+def _is_same(out: Path, other: Path) -> bool:
+    """Say whether two names are of one file."""
+    try:
+        return out.samefile(other)
+    except OSError:  # there is no such file yet, or no such folder
+        return False
+
+
+def _ignore(_: Tensor) -> None:
+    """Write nothing."""
 
 
 def draw(arguments: argparse.Namespace) -> None:
     """Write the drawings and print their paths."""
     formats = catalog.find(arguments.format)
+    folder = local_path(arguments.out, OUT)
+    place.folder_to_fill(folder, OUT)
+    for name in (GRIDS,) if arguments.file is None else (GRIDS, ERRORS):
+        place.file_to_write(folder / name, OUT, "folder", force=arguments.force, is_own=is_own)
+    place.check_room(folder, OUT, "folder", within=folder)
     figures = _errors_figure(arguments, formats) if arguments.file is not None else {}
     gridded = {name: fmt for name, fmt in formats.items() if plot.has_grid(fmt)}
     if missing := [name for name in formats if name not in gridded]:
-        _tell(f"not in grids.png, too many values: {', '.join(missing)}")
+        _tell(f"not in {GRIDS}, too many values: {', '.join(missing)}")
     if gridded:
-        figures["grids.png"] = plot.draw_grids(gridded)
+        figures[GRIDS] = plot.draw_grids(gridded)
     if not figures:
         raise ConfigError(
             f"--format must name a format that can be drawn, got {arguments.format}; add one of at most "
             f"{plot.MOST_BITS} bits"
         )
-    folder: Path = arguments.out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise DataError(
-            f"--out must be a folder that can be written, got {folder}: {reason}"
-        ) from reason
     for name, figure in figures.items():
-        with new_file(folder / name) as stream:
-            figure.savefig(stream, format="png")
+        with new_file(folder / name, OUT, "folder", force=arguments.force, is_own=is_own) as stream:
+            figure.savefig(stream, format="png", metadata=METADATA)
         sys.stdout.write(f"{folder / name}\n")
 
 
@@ -96,17 +129,17 @@ def _errors_figure(
     errors = {name: _pooled(found, name) for name in formats}
     for name, error in errors.items():
         if error.problem:
-            _tell(f"not in error.png: {name}: {error.problem}")
+            _tell(f"not in {ERRORS}: {name}: {error.problem}")
     drawn = {name: e for name, e in errors.items() if not e.problem and not e.exact}
     exact = ", ".join(name for name, error in errors.items() if error.exact)
     if not drawn:
-        _tell(f"no error.png: no format has an error to draw{f', exact: {exact}' if exact else ''}")
+        _tell(f"no {ERRORS}: no format has an error to draw{f', exact: {exact}' if exact else ''}")
         return {}
     n = next(iter(errors.values())).n
     what = names[0] if len(names) == 1 else f"{len(names)} tensors"
     title = f"Error against storage: {file.path.name}, {what}, {n:,} elements"
     title += f"\nexact, not drawn: {exact}" if exact else ""
-    return {"error.png": plot.draw_errors(drawn, formats, title)}
+    return {ERRORS: plot.draw_errors(drawn, formats, title)}
 
 
 def _open(arguments: argparse.Namespace) -> tuple[TensorFile, list[str]]:

@@ -39,6 +39,8 @@ class Error:
     """Elements that are NaN or infinite."""
     overflowed: int = 0
     """Finite elements that the format turns into NaN or infinity."""
+    overflow_from: float = math.inf
+    """The smallest magnitude of these."""
 
     @property
     def problem(self) -> str | None:
@@ -48,7 +50,7 @@ class Error:
         if self.not_finite:
             return f"no score: {self.not_finite} of {self.n} are NaN or Inf in the file"
         if self.overflowed:
-            return f"no score: {self.overflowed} of {self.n} overflow to NaN or Inf"
+            return f"no score: {self.overflowed} of {self.n} overflow to NaN or Inf, the smallest of them {self.overflow_from:g}"
         if self.max_abs > 0 and (self.noise == 0 or self.signal == 0):
             return "no score: a sum of squares is 0 in float64"
         return None
@@ -90,6 +92,7 @@ def _compare(x: Tensor, q: Tensor) -> Error:
     if x.numel() == 0:
         return Error()
     finite = x.isfinite()
+    lost = x[finite & ~q.isfinite()].abs()
     difference = q - x
     return Error(
         n=x.numel(),
@@ -97,7 +100,8 @@ def _compare(x: Tensor, q: Tensor) -> Error:
         noise=float(difference.square().sum()),
         max_abs=float(difference.abs().max()),
         not_finite=int((~finite).sum()),
-        overflowed=int((finite & ~q.isfinite()).sum()),
+        overflowed=len(lost),
+        overflow_from=float(lost.min()) if len(lost) else math.inf,
     )
 
 
@@ -105,4 +109,8 @@ def pool(errors: Iterable[Error]) -> Error:
     """Return the error of all elements together."""
     parts = list(errors)
     sums = (sum(getattr(part, name) for part in parts) for name in SUMS)
-    return Error(**dict(zip(SUMS, sums, strict=True)), max_abs=max(part.max_abs for part in parts))
+    return Error(
+        **dict(zip(SUMS, sums, strict=True)),
+        max_abs=max(part.max_abs for part in parts),
+        overflow_from=min(part.overflow_from for part in parts),
+    )

@@ -2,15 +2,12 @@
 
 A file is the length of its header (64 bits), the header (JSON: type, shape and place of every tensor), and the bytes of
 the tensors. The header of a file to write follows from the shapes alone, so tensors are written as they come and none
-has to stay in memory. A new file gets its name when it is whole.
+has to stay in memory.
 """
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +15,7 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harness import paths
 from harness.errors import DataError
 
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
@@ -35,7 +33,7 @@ class TensorFile:
         Raises:
             DataError: It is not there, or is not a safetensors file.
         """
-        if not path.is_file():
+        if not paths.is_file(path):
             raise DataError(f"FILE must be a safetensors file, got {path}, which is not a file")
         try:
             self._handle: Any = safe_open(path, framework="pt")
@@ -76,43 +74,16 @@ class TensorFile:
         return tensor
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name when the block ends without an error.
-
-    Raises:
-        DataError: The folder is not there or cannot be written; what had the name before is untouched.
-    """
-    if not path.parent.is_dir():
-        raise DataError(f"--out must lie in a folder that exists, got {path}; make {path.parent}")
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        scratch = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            scratch.chmod(0o644)  # mkstemp makes files that only their owner reads
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as reason:
-        raise DataError(
-            f"--out must be a file that can be written, got {path}: {reason}"
-        ) from reason
-
-
-def write_header(stream: IO[bytes], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Write the header of a file of float32 tensors, which must follow in the same order."""
-    header, start = {}, 0
+def header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Return the beginning of a file of float32 tensors, which must follow in the same order."""
+    places, start = {}, 0
     for name, shape in shapes.items():
         end = start + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
+        places[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
         start = end
-    text = json.dumps(header).encode()
+    text = json.dumps(places).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
-    stream.write(len(text).to_bytes(8, "little") + text)
+    return len(text).to_bytes(8, "little") + text
 
 
 def write_tensor(stream: IO[bytes], tensor: Tensor) -> None:

@@ -23,6 +23,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/calibration.md",
     "docs/checkpoints.md",
     "docs/evaluation.md",
     "docs/formats.md",

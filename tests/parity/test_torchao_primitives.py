@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from bit_exact import codes_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from harness.formats.minifloat import Minifloat
 from harness.quant.affine import Affine, FloatZero
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.tensor import TensorFormat
 
@@ -90,7 +90,7 @@ def test_integers_equal_torchao(
     x, granularity, block = draw(data, tensors, "tiny", "huge", "special")
     fmt = integer_format(bits, kind, granularity)
     theirs = integers_of_torchao(x, fmt.element, kind, block)
-    found = quantize(x, fmt)
+    found = codes_of(x, fmt)
     scales, values = found.scales, found.dequantize()
     finite = finite_blocks(x, granularity)
     # Where a block holds infinity and there is a zero point, our scale is NaN as the whole block is.
@@ -119,7 +119,7 @@ def test_tinygemm_layout_equals_torchao(
     call = (block, scale, zero, torch.uint8, 0, 15)
     codes = primitives._quantize_affine_tinygemm(x.float(), *call)
     values = primitives._dequantize_affine_tinygemm(codes, *call, output_dtype=torch.float32)
-    found = quantize(x, FloatZero(granularity=granularity))
+    found = codes_of(x, FloatZero(granularity=granularity))
     assert found.scales.offset is not None
     assert_equal(found.scales.planes[0].values.flatten(), scale.flatten())
     assert_equal(found.scales.offset.values.flatten(), zero.flatten())
@@ -138,7 +138,7 @@ def test_fp8_equals_torchao(
     codes = primitives._quantize_affine_float8(x.float(), scale, dtype)
     # Without a bound on scales zeros are 0 / 0, as they are there.
     rule = FloatScale(lowest=0.0)
-    found = quantize(x, BlockScaled(element=FLOATS[dtype], granularity=granularity, scale=rule))
+    found = codes_of(x, BlockScaled(element=FLOATS[dtype], granularity=granularity, scale=rule))
     values = found.dequantize()
     assert_equal(found.scales.planes[0].values, scale)
     assert_equal(found.codes, codes.view(torch.uint8), where=~values.isnan())
@@ -155,7 +155,7 @@ def test_fp8_with_power_of_two_scales_equals_torchao(
     scale = primitives._choose_scale_float8(x.float(), block, dtype, torch.float8_e8m0fnu)
     codes = primitives._quantize_affine_float8(x.float(), scale, dtype)
     rule = PowerOfTwoScale(rule="nearest")
-    found = quantize(x, BlockScaled(element=FLOATS[dtype], granularity=granularity, scale=rule))
+    found = codes_of(x, BlockScaled(element=FLOATS[dtype], granularity=granularity, scale=rule))
     # The logarithm of zero makes zeros NaN there: test_torchao_differs.
     some = scale > 0
     assert_equal(found.scales.planes[0].values, scale, where=some)
@@ -174,7 +174,7 @@ def test_a_bound_on_scales_changes_fp8_only_below_it(
     x, granularity, block = draw(data, tensors, "tiny")
     scale = primitives._choose_scale_float8(x.float(), block, dtype)
     codes = primitives._quantize_affine_float8(x.float(), scale, dtype)
-    found = quantize(x, BlockScaled(element=FLOATS[dtype], granularity=granularity))
+    found = codes_of(x, BlockScaled(element=FLOATS[dtype], granularity=granularity))
     lowest = torch.finfo(torch.float32).smallest_normal
     usual = granularity.expand(scale >= lowest, x.shape)
     assert_equal(found.scales.planes[0].values, scale.clamp(min=lowest))
@@ -190,7 +190,7 @@ def test_division_differs_from_the_reciprocal_only_at_ties(
     x, granularity, block = draw(data, tensors)
     element = Integer(bits=bits)
     theirs = integers_of_torchao(x, element, "narrow", block)
-    found = quantize(x, BlockScaled(element=element, granularity=granularity))
+    found = codes_of(x, BlockScaled(element=element, granularity=granularity))
     scale = found.scales.planes[0].values
     assert_equal(scale.flatten(), theirs["scale"].flatten())
     ours = element.decode(found.codes)

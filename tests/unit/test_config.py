@@ -14,10 +14,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness import config
 from harness.config import CONF
-from harness.errors import ConfigError
+from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
@@ -211,20 +212,23 @@ def test_required_key_that_is_missing_is_named(plug_in: str) -> None:
         ("count", True, "an integer"),
         ("count", 3.0, "an integer"),
         ("count", None, "an integer"),
-        ("share", "0.5", "float"),
-        ("share", True, "float"),
-        ("share", float("nan"), "float"),
-        ("share", float("inf"), "float"),
-        ("exact", 1, "bool"),
-        ("exact", "true", "bool"),
+        ("share", "0.5", "a number"),
+        ("share", True, "a number"),
+        ("share", float("nan"), "a number"),
+        ("share", float("inf"), "a number"),
+        ("exact", 1, "true or false"),
+        ("exact", "true", "true or false"),
         ("label", 3, "a text"),
         ("label", None, "a text"),
         ("kind", "z", "x or y or null"),
         ("kind", True, "x or y or null"),
-        ("sizes", [1, "2"], "a list of an integer"),
-        ("sizes", [1, True], "a list of an integer"),
-        ("sizes", 3, "a list of an integer"),
-        ("sizes", {"a": 1}, "a list of an integer"),
+        ("sizes", [1, "2"], "a list of integers"),
+        ("sizes", [1, True], "a list of integers"),
+        ("sizes", 3, "a list of integers"),
+        ("count", 2**63, "an integer of 64 bits"),
+        ("count", -(10**30), "an integer of 64 bits"),
+        ("sizes", [1, 10**20], "an integer of 64 bits"),
+        ("sizes", {"a": 1}, "a list of integers"),
     ],
 )
 def test_value_of_the_wrong_type_is_refused(
@@ -471,3 +475,27 @@ def test_task_of_the_study_asks_a_thousand_questions() -> None:
         task = config.build(resolved(f"task={name}")["task"], "task")
         assert isinstance(task, MMLU)
         assert (task.limit, task.seed, task.shots) == (1000, 42, None)
+
+
+def test_hydra_writes_nothing_for_a_run_and_beside_the_records_for_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        cfg = compose("config", ["results_dir='~/out'"], return_hydra_config=True)
+    assert cfg.hydra.run.dir == "."
+    assert cfg.hydra.output_subdir is None
+    assert cfg.hydra.sweep.dir == f"{tmp_path}/out/.hydra"
+    cfg.results_dir = ""
+    with pytest.raises(OmegaConfBaseException) as refused:
+        cfg.hydra.sweep.dir  # noqa: B018
+    assert (
+        str(own_error(refused.value)) == "results_dir must name a place to write, got ''; name one"
+    )
+
+
+def test_conf_lies_beside_the_package_or_in_it() -> None:
+    package = Path(config.__file__).parent
+    assert config.CONF in (package / "conf", package.parent / "conf")
+    assert (config.CONF / "config.yaml").is_file()

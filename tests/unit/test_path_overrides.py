@@ -7,7 +7,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from harness import cli
+from harness.arguments import rewrite
 from harness.path_overrides import quoted
 
 NAMES = [
@@ -66,7 +66,7 @@ def read(argument: str) -> list[str]:
 def test_path_that_exists_is_what_it_says(tmp_path: Path, name: str, key: str) -> None:
     (tmp_path / name).mkdir(exist_ok=True)
     for flags in ([], ["-m"]):
-        [*_, argument] = cli.rewrite([*flags, f"{key}={tmp_path / name}"])
+        [*_, argument] = rewrite([*flags, f"{key}={tmp_path / name}"])
         assert read(argument) == [str(tmp_path / name)]
 
 
@@ -128,7 +128,7 @@ def test_interpolation_stays_one_unless_a_folder_has_its_name(
     "argument",
     [
         "task.window=64",
-        "model.name=a",
+        "model.names=a",
         "path=a b",
         "quant.rules.linear.match=*.path",
         "-m",
@@ -145,10 +145,10 @@ def test_other_arguments_are_left_alone(argument: str) -> None:
 
 
 def test_command_line_quotes_paths_behind_a_sweep() -> None:
-    assert cli.rewrite(["model.path=/x/a b", "-m", "+quant=none,int8_row"]) == [
+    assert rewrite(["model.path=/x/a b", "-m", "+quant=none,int8_row"]) == [
         "-m",
         "++model.path='/x/a b'",
         "+quant=none,int8_row",
     ]
-    assert cli.rewrite(["-m", "model.path=/x/a,/x/b c"]) == ["-m", "model.path='/x/a','/x/b c'"]
-    assert cli.rewrite(["results_dir=/x/it's"]) == ["results_dir='/x/it\\'s'"]
+    assert rewrite(["-m", "model.path=/x/a,/x/b c"]) == ["-m", "model.path='/x/a','/x/b c'"]
+    assert rewrite(["results_dir=/x/it's"]) == ["results_dir='/x/it\\'s'"]

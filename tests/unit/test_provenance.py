@@ -5,8 +5,9 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,30 @@ def test_provenance_says_what_this_process_runs_on() -> None:
     assert found.cpu
     assert (found.gpu, found.cuda) == (None, None)
     assert Provenance.model_validate_json(found.model_dump_json()) == found
+
+
+def test_what_multiplied_is_on_file_where_it_is_installed() -> None:
+    found = provenance.collect({}, CPU).packages
+    for name in ("torchao", "bitsandbytes", "compressed-tensors", "accelerate", "triton", "vllm"):
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            installed = None
+        assert found.get(name) == installed
+
+
+def test_machine_and_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "node-7")
+    assert provenance.collect({}, CPU).host == "node-7"
+    assert provenance.collect({}, CPU).gpu_uuid is None
+    properties = SimpleNamespace(uuid="1b2c")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    monkeypatch.setattr(provenance, "settings", lambda device: {})
+    found = provenance.collect({}, torch.device("cuda:1"))
+    assert (found.gpu, found.gpu_uuid) == ("H200", "GPU-1b2c")
+    monkeypatch.setattr(platform, "node", lambda: "")  # a system without a name
+    assert provenance.collect({}, CPU).host is None
 
 
 def test_flags_of_torch_are_those_in_force() -> None:

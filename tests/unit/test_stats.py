@@ -4,9 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats as scipy_stats
 
-from harness.stats import macro_interval, mcnemar, mean_interval, wilson
+from harness.stats import (
+    Clusters,
+    clustered,
+    flips_interval,
+    macro_interval,
+    mcnemar,
+    mean_interval,
+    wilson,
+)
 
 Z = 1.959963984540054
 """The normal quantile of 0.975."""
@@ -32,16 +41,107 @@ def test_wilson_equals_statsmodels(hits: int, total: int) -> None:
     np.testing.assert_allclose(wilson(hits, total), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("count", [10, 11, 141])
+@pytest.mark.parametrize("count", [5, 11, 141])
 def test_mean_interval_equals_a_t_test(count: int) -> None:
     values = np.random.default_rng(count).normal(3, 0.2, count)
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
     np.testing.assert_allclose(mean_interval(values.tolist()), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 9])
-def test_fewer_than_ten_values_carry_no_interval(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_fewer_than_five_values_carry_no_interval(count: int) -> None:
     assert mean_interval([float(i) for i in range(count)]) is None
+
+
+def unequal(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of 12 documents of 20 to 200 tokens, and the document of each, in no order."""
+    rng = np.random.default_rng(seed)
+    documents = rng.permutation(np.repeat(np.arange(12), rng.integers(20, 200, 12)))
+    return rng.normal(3, 1, len(documents)) + rng.normal(0, 0.5, 12)[documents], documents
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clustered_interval_equals_a_plain_loop_that_leaves_out_each_document(seed: int) -> None:
+    values, documents = unequal(seed)
+    mean = values.mean()
+    left_out = [values[documents != document].mean() for document in range(12)]
+    error = math.sqrt(11 / 12 * sum((each - mean) ** 2 for each in left_out))
+    shares = [float((documents == document).mean()) for document in range(12)]
+    freedom = 1 / sum(share**2 for share in shares) - 1
+    expected = scipy_stats.t.interval(0.95, freedom, loc=mean, scale=error)
+    found = clustered(values, documents)
+    assert found.mean == pytest.approx(mean, rel=1e-12)
+    assert found.effective == pytest.approx(freedom + 1, rel=1e-12)
+    np.testing.assert_allclose(found.interval(), expected, rtol=1e-9)
+
+
+def test_documents_of_equal_length_have_student_s_interval_and_statsmodels_cluster_robust_one() -> (
+    None
+):
+    rng = np.random.default_rng(3)
+    documents = np.repeat(np.arange(9), 50)
+    values = rng.normal(3, 1, 450) + rng.normal(0, 0.5, 9)[documents]
+    found = clustered(values, documents).interval()
+    means = values.reshape(9, 50).mean(1)
+    student = scipy_stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    fit = sm.OLS(values, np.ones(450)).fit(
+        cov_type="cluster", cov_kwds={"groups": documents}, use_t=True
+    )
+    np.testing.assert_allclose(found, student, rtol=1e-9)
+    # statsmodels counts tokens in a correction of its own, (N - 1) / (N - 1) here: none.
+    np.testing.assert_allclose(found, fit.conf_int()[0], rtol=1e-9)
+
+
+def test_clustered_interval_is_wider_than_that_of_independent_tokens() -> None:
+    values, documents = unequal(7)
+    by_document, by_token = clustered(values, documents).interval(), mean_interval(values)
+    assert by_document is not None
+    assert by_token is not None
+    assert by_document.high - by_document.low > 2 * (by_token.high - by_token.low)
+
+
+def test_documents_that_are_worth_too_few_carry_no_interval() -> None:
+    # Twenty documents, of which one has nearly all tokens.
+    found = Clusters(np.arange(20.0), np.asarray([1000.0] + [10.0] * 19))
+    assert found.effective < 2
+    assert found.interval() is None
+    assert found.words("document") == (
+        "no interval from 20 documents, worth 1.4 of equal size; it takes 5"
+    )
+    assert Clusters(np.ones(1), np.ones(1)).words("document") == (
+        "no interval from 1 document; it takes 5"
+    )
+    assert Clusters(np.ones(6), np.ones(6)).words("window") == "interval by window, 6 of them"
+
+
+@pytest.mark.parametrize(("wrong", "right", "total"), [(0, 0, 20), (14, 26, 1000), (3, 1, 12)])
+def test_interval_of_flips_is_that_of_the_mean_of_differences_and_one_question_more(
+    wrong: int, right: int, total: int
+) -> None:
+    outcomes = np.repeat([-1.0, 1.0, 0.0], [wrong, right, total - wrong - right])
+    spread = Z * outcomes.std() / math.sqrt(total) + 1 / total
+    expected = (outcomes.mean() - spread, outcomes.mean() + spread)
+    np.testing.assert_allclose(flips_interval(wrong, right, total), expected, rtol=1e-9)
+
+
+def test_interval_of_flips_says_what_mcnemar_s_test_says() -> None:
+    apart = 0
+    for flips in range(150):
+        for right in range(flips + 1):
+            low, high = flips_interval(flips - right, right, 1000)
+            apart += (mcnemar(flips - right, right) < 0.05) == (low <= 0 <= high)
+    # 13 to 4 and 42 to 25, each way: p is 0.049.
+    assert apart == 4
+
+
+def test_interval_of_flips_covers_the_difference() -> None:
+    rng = np.random.default_rng(5)
+    chances = [0.01, 0.02, 0.97]
+    tables = rng.multinomial(1000, chances, 2000)
+    bounds = np.asarray([flips_interval(int(w), int(r), 1000) for w, r, _ in tables])
+    held = ((bounds[:, 0] <= 0.01) & (bounds[:, 1] >= 0.01)).mean()
+    # 97 %, with a standard error of 0.4 points.
+    assert 0.95 < held < 0.985
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from harness.data import hub
 from harness.data.hub import HubData, articles
+from harness.data.source import repeated_questions
 from harness.errors import DataError
 
 SCHEMA = pa.schema(
@@ -193,6 +194,48 @@ def test_articles_go_from_title_to_title(tmp_path: Path) -> None:
     text = write_wikitext(tmp_path, rows).text()
     assert text.file == " \n = One = \n \n Body \n = = Part = = \n = Two = \n \n"
     assert text.documents == (" = One = \n \n Body \n = = Part = = ", " = Two = \n \n")
+
+
+def test_articles_begin_in_the_joined_text_and_in_the_file_where_their_titles_do(
+    tmp_path: Path,
+) -> None:
+    rows = ["", " = One = \n", "", " Body \n", " = = Part = = \n", " = Two = \n", ""]
+    text = write_wikitext(tmp_path, rows).text()
+    assert text.file is not None
+    assert [text.file[start : start + 8] for start in text.file_starts] == [" = One =", " = Two ="]
+    assert [text.text[start : start + 8] for start in text.starts] == [" = One =", " = Two ="]
+    begins = list(range(len(text.text)))
+    assert text.document_of(begins) == [int(begin >= text.starts[1]) for begin in begins]
+
+
+def test_row_of_several_lines_may_begin_an_article_within(tmp_path: Path) -> None:
+    text = write_wikitext(tmp_path, [" = A = \nx\n = B = \n", " = C = \n"]).text()
+    assert [text.text[start : start + 6] for start in text.starts] == [" = A =", " = B =", " = C ="]
+
+
+def test_text_without_a_title_is_one_document(tmp_path: Path) -> None:
+    text = write_wikitext(tmp_path, ["no title\n", "at all\n"]).text()
+    assert (text.starts, text.file_starts, len(text.documents)) == ((0,), (0,), 1)
+
+
+def test_real_articles_are_the_same_in_both_forms_of_the_text(hub_root: Path) -> None:
+    text = HubData(path=str(hub_root)).text()
+    assert text.file is not None
+    assert len(text.starts) == len(text.file_starts) == len(text.documents) == 62
+    # The rows joined have two line ends more between rows, and none for an empty one.
+    ends = [*text.starts[1:], len(text.text)]
+    joined = [text.text[start:end] for start, end in zip(text.starts, ends, strict=True)]
+    words = [page.split() for page in text.documents]
+    assert [page.split() for page in joined] == words
+    ends = [*text.file_starts[1:], len(text.file) + 1]
+    assert text.documents == tuple(
+        text.file[start : end - 1] for start, end in zip(text.file_starts, ends, strict=True)
+    )
+
+
+def test_real_mmlu_repeats_some_questions(hub_root: Path) -> None:
+    (warning,) = repeated_questions(HubData(path=str(hub_root)).questions().questions)
+    assert warning.startswith("106 of 14042 questions repeat another one")
 
 
 def loader(file: str) -> list[str]:

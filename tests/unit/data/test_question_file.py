@@ -149,3 +149,44 @@ def test_both_rules_of_mmlu_ask_them(tmp_path: Path, tiny: LoadedModel, answer: 
     for index, item in enumerate(result.samples):
         if isinstance(answer, Direct):
             assert item.scores["correct"] == (item.answer == "ABCD"[index])
+
+
+def test_question_that_is_its_own_example_is_shown_as_lm_eval_does_and_warned_of(
+    tmp_path: Path, tiny: LoadedModel
+) -> None:
+    dev = [ROW | {"split": "dev", "question": f"Question  {index}?"} for index in (1, 7, 8)]
+    asking = [ROW | {"question": f"question {index}?"} for index in range(4)]
+    task = MMLU(data=asked(tmp_path, *asking, *dev), answer=Direct())
+    [question] = [q for q in task.questions() if q.question == "question 1?"]
+    assert len(task.data.questions().shots(question, 3)) == 3
+    [warning] = [text for text in task.run(tiny).warnings if "own examples" in text]
+    assert warning.startswith("1 of 4 questions stand with their answer among their own examples")
+    assert "test/miscellaneous/1;" in warning
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return ROW | {"question": "Another one?"} | fields
+
+
+@pytest.mark.parametrize(
+    ("rows", "num"),
+    [
+        ([ROW, changed()], 0),
+        ([ROW, ROW | {"choices": ["a", "b", "c", "e"]}], 0),
+        ([ROW, ROW, ROW, changed()], 2),
+        ([ROW, ROW | {"question": " which? ", "subject": "law"}], 1),
+        ([ROW, ROW | {"choices": ["d", "c", "b", "a"], "answer": "B"}], 1),
+        ([ROW | {"split": "dev"}, ROW], 0),
+    ],
+)
+def test_questions_that_repeat_are_warned_of_with_their_number(
+    tmp_path: Path, tiny: LoadedModel, rows: list[dict[str, Any]], num: int
+) -> None:
+    result = MMLU(data=asked(tmp_path, *rows), answer=Direct(), shots=0).run(tiny)
+    total = sum(row.get("split") != "dev" for row in rows)
+    found = [warning for warning in result.warnings if "repeat another one" in warning]
+    assert len(found) == bool(num)
+    if num:
+        assert found[0].startswith(f"{num} of {total} questions repeat")
+        assert f"what {total - num} questions say" in found[0]
+    assert result.metrics[0].n == total

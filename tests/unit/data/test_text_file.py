@@ -121,10 +121,9 @@ def test_text_asks_nothing(tmp_path: Path) -> None:
         plain(tmp_path, b"text").questions()
 
 
-def test_calibration_takes_it_with_a_warning(tmp_path: Path, tiny: LoadedModel) -> None:
+def test_calibration_takes_it(tmp_path: Path, tiny: LoadedModel) -> None:
     source = plain(tmp_path, b"abcdefgh")
     assert calibration_text(source).text == "abcdefgh"
-    assert "too good" in calibration_text(source).warnings[0]
     ids = CalibrationSet(data=source, num_sequences=2, length=8).draw(tiny).ids
     assert [tiny.tokenizer.decode(row) for row in ids] == ["abcdefgh"] * 2
 
@@ -159,3 +158,21 @@ def test_same_text_in_other_documents_is_another_one(tmp_path: Path, tiny: Loade
         for result in [Perplexity(data=source, segmentation=Documents(), window=8).run(tiny)]
     ]
     assert counts == [[3, 3], [8]]
+
+
+def test_rows_are_documents_that_begin_where_they_were_joined(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = ["one", "two\n\nparts", "three"]
+    file.write_text("".join(f"{json.dumps({'text': row})}\n" for row in rows))
+    text = TextFile(path=str(file)).text()
+    ends = [*text.starts[1:], len(text.text) + 2]
+    assert [
+        text.text[start : end - 2] for start, end in zip(text.starts, ends, strict=True)
+    ] == rows
+    assert text.document_of([0, 2, 4, 5, 9, len(text.text) - 1]) == [0, 0, 0, 1, 1, 2]
+
+
+def test_plain_file_is_one_document(tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("one\n\ntwo")
+    assert TextFile(path=str(file)).text().starts == (0,)

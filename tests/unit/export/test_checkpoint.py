@@ -2,10 +2,10 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
-from harness.errors import AuditError, ConfigError, ModelError, UnsupportedRecipe
-from harness.export import verify
-from harness.export.checkpoint import export
+from harness.errors import AuditError, ConfigError, ModelError, OutputError, UnsupportedRecipe
+from harness.export import checkpoint, verify
+from harness.export.checkpoint import export, least_bytes
 from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
 from harness.export.layout import Layout
@@ -25,6 +25,7 @@ from harness.formats.integer import Integer
 from harness.formats.native import Native
 from harness.models.checkpoint import sha256_file
 from harness.models.source import LoadedModel
+from harness.output import place
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
@@ -216,28 +217,91 @@ def test_the_model_is_as_it_was_afterwards(tiny: LoadedModel, tmp_path: Path) ->
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_folder_with_files_is_refused_and_an_empty_one_is_not(
-    tiny: LoadedModel, tmp_path: Path
+def test_an_export_is_replaced_with_force_alone(tiny: LoadedModel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o700)
+    exported(tiny, out)
+    before = {file.name: file.stat().st_ino for file in out.iterdir()}
+    assert out.stat().st_mode & 0o777 == 0o700, "permissions of the folder that was there"
+    with pytest.raises(OutputError) as refused:
+        exported(tiny, out)
+    assert str(refused.value) == (
+        f"out must be a folder that does not exist or is empty, got {out}, which the harness wrote; name another, or add "
+        "force=true to replace it"
+    )
+    assert {file.name: file.stat().st_ino for file in out.iterdir()} == before
+    export(tiny, INT8_ROW, Gptq(), out, shard_bytes=20_000, facts=FACTS, force=True)
+    assert read_json(out / "quant_harness.json")["layout"] == "gptq"
+    assert not (out / "model.safetensors").exists(), "nothing of the old one is left"
+    assert list(tmp_path.iterdir()) == [out]
+    found = sorted(file.name for file in out.iterdir())
+    assert read_json(out / "quant_harness.json")["files"] == found
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_no_export_wrote_is_never_replaced(
+    force: bool, tiny: LoadedModel, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    out.mkdir()
     exported(tiny, out)
-    before = sorted(out.iterdir())
-    with pytest.raises(ConfigError, match="out must be a folder that does not exist or is empty"):
-        exported(tiny, out)
-    assert sorted(out.iterdir()) == before
+    (out / "adapter.bin").write_text("mine")
+    old = tmp_path / "old"  # a manifest of a version that did not list files
+    exported(tiny, old)
+    manifest = read_json(old / "quant_harness.json")
+    del manifest["files"]
+    (old / "quant_harness.json").write_text(json.dumps(manifest))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "quant_harness.json").write_text("[]")
+    for folder in (out, old, mine):
+        before = {file: file.read_bytes() for file in folder.iterdir()}
+        with pytest.raises(
+            OutputError, match=r"files that the harness did not write; name another"
+        ):
+            export(tiny, INT8_ROW, Gptq(), folder, shard_bytes=9**9, facts=FACTS, force=force)
+        assert {file: file.read_bytes() for file in folder.iterdir()} == before
     file = tmp_path / "file"
     file.write_text("mine")
-    with pytest.raises(ConfigError, match="out must be a folder"):
-        exported(tiny, file)
+    with pytest.raises(OutputError, match=r"out must be a folder .*which is a file"):
+        export(tiny, INT8_ROW, Gptq(), file, shard_bytes=9**9, facts=FACTS, force=force)
     assert file.read_text() == "mine"
+
+
+def test_a_folder_needs_at_least_its_codes_and_what_stays_in_float(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    found = exported(tiny, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    more = sum(t.nbytes for name, t in tensors.items() if name.endswith(("_scale", "_shape")))
+    assert least_bytes(tiny, INT8_ROW) == found.total_bytes - more
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_quantized(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need = least_bytes(tiny, INT8_ROW)
+
+    def disk(free: int) -> None:
+        usage = lambda _: SimpleNamespace(total=10**9, used=0, free=free)  # noqa: E731
+        monkeypatch.setattr(place.shutil, "disk_usage", usage)
+
+    disk(need - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "quantize", None)
+        with pytest.raises(
+            OutputError, match=rf"out must have room for {need:,} bytes, got .*free some"
+        ):
+            exported(tiny, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    disk(need)
+    exported(tiny, tmp_path / "out")
 
 
 def test_a_failure_on_the_way_leaves_nothing_behind(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        assert len(list(tmp_path.glob("*/model-*"))) > 2, "files were written before"
+        assert len(list(tmp_path.glob("*/*/model-*"))) > 2, "files were written before"
         raise ModelError("another model")
 
     monkeypatch.setattr(verify, "in_child", fail)
@@ -257,7 +321,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(
 def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(
     name: str, value: float, tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "mkdtemp", None)
+    monkeypatch.setattr(checkpoint, "new_folder", None)
     numbers = tiny.module.get_parameter(name).data.view(-1)
     before = float(numbers[3])
     numbers[3] = value

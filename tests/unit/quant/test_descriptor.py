@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from bit_exact import codes_of, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -212,15 +213,15 @@ def test_yaml_takes_a_text_and_names_the_key_of_a_wrong_one() -> None:
 
 def same_without_c(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
     other = replace(parse(entry.parts[1]), do_carry=False).format()
-    assert not entry.differing({"dq": fake_quantize(entry.x.float(), other)}, found["dq"])
+    assert not entry.differing({"dq": values_of(entry.x.float(), other)}, found["dq"])
 
 
 def same_with_ties_to_even(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
     fmt = parse(entry.parts[1]).format()
     assert isinstance(fmt, BlockScaled)
     other = replace(fmt, element=replace(fmt.element, rounding="nearest_even"))
-    assert not entry.differing({"dq": fake_quantize(entry.x.float(), other)}, found["dq"])
-    step = quantize(entry.x.float(), fmt).scales.planes[0]
+    assert not entry.differing({"dq": values_of(entry.x.float(), other)}, found["dq"])
+    step = codes_of(entry.x.float(), fmt).scales.planes[0]
     units = entry.x.float() / step.granularity.expand(step.values, entry.x.shape)
     assert (units[differing["dq"]].abs() % 1 == 0.5).all()
 
@@ -238,7 +239,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 
 
 def test_descriptors_equal_fake_quant_ops_and_hifloat4(entry: Any) -> None:
-    values = fake_quantize(entry.x.float(), parse(entry.parts[1]).format())
+    values = values_of(entry.x.float(), parse(entry.parts[1]).format())
     entry.check({"dq": values}, values, KNOWN_DIFFERENT)
 
 

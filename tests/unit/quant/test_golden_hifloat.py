@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from bit_exact import codes_of, values_of
 
 from harness.formats.hif8 import HiF8
 from harness.quant.hif4 import HiF
 from harness.quant.hif4_v12 import HiFv12
-from harness.quant.quantize import fake_quantize, quantize
 from harness.quant.tensor import TensorFormat
 from harness.quant.unscaled import Unscaled
 
@@ -31,9 +31,9 @@ def format_of(parts: list[str]) -> TensorFormat:
 def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     fmt = format_of(entry.parts)
-    quantized = quantize(entry.x, fmt)
+    quantized = codes_of(entry.x, fmt)
     # Not by the codes: what `saturate: false` gives beyond the range has none.
-    values = fake_quantize(entry.x, fmt)
+    values = values_of(entry.x, fmt)
     roles = {"codes": quantized.codes, "values": values, "dq": values, "out_bf16_as_f32": values}
     if quantized.scales.planes:
         factor4, factor8, scale = (plane.values for plane in quantized.scales.planes)

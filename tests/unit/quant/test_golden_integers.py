@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from bit_exact import codes_of
 
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
@@ -12,7 +13,6 @@ from harness.quant.affine import Affine, FloatZero
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.tensor import TensorFormat
 
@@ -99,7 +99,7 @@ def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     fmt = format_of(entry.parts)
     element: NumberFormat = fmt.element
-    quantized = quantize(entry.x, fmt)
+    quantized = codes_of(entry.x, fmt)
     values, scales = quantized.dequantize(), quantized.scales
     scale = scales.planes[0].values
     grid = element.decode(quantized.codes)

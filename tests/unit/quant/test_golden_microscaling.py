@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from bit_exact import codes_of, values_of
 
 from harness.formats.base import NumberFormat, Rounding
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import fake_quantize, fit, quantize
+from harness.quant.quantize import fit
 from harness.quant.range import AbsMax, MseSearch, RangeRule
 from harness.quant.scale import E8M0, PowerOfTwoScale
 
@@ -71,7 +72,7 @@ def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     # The oracle's noise is the first that torch draws after seeding with 0.
     noise = torch.Generator().manual_seed(0)
-    quantized = quantize(entry.x, format_of(entry.parts), generator=noise)
+    quantized = codes_of(entry.x, format_of(entry.parts), noise)
     values = quantized.dequantize()
     codes = {"codes": quantized.codes, "scale_e8m0": E8M0.encode(quantized.scales.planes[0].values)}
     return {role: (codes | {"dq": values})[role] for role in entry.stored}, values
@@ -94,7 +95,7 @@ def logarithm_rounds_up(
     infinity = "nan" if entry.parts[1].startswith("int") else "saturate"
     fmt = replace(format_of(entry.parts), scale=PowerOfTwoScale(infinity=infinity))
     larger = torch.nextafter(entry.x, entry.x.sign() * torch.inf)
-    expected = fake_quantize(entry.x, fmt, scales=fit(larger, fmt))
+    expected = values_of(entry.x, fmt, fit(larger, fmt))
     theirs = entry.stored["dq"].float()
     equal = (theirs == expected) | (theirs.isnan() & expected.isnan())
     assert equal[where].all()

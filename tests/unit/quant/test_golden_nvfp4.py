@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from bit_exact import codes_of
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
@@ -11,7 +12,6 @@ from harness.formats.minifloat import Minifloat
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import quantize
 
 E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 MAGNITUDES = (
@@ -39,7 +39,7 @@ def format_of(parts: list[str]) -> BlockScaled:
 
 def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
-    quantized = quantize(entry.x, format_of(entry.parts))
+    quantized = codes_of(entry.x, format_of(entry.parts))
     planes, values = quantized.scales.planes, quantized.dequantize()
     roles = {"codes": quantized.codes, "scale_e4m3": planes[0].values, "dq": values}
     roles |= {"per_tensor_scale": planes[1].values} if len(planes) > 1 else {}
@@ -63,7 +63,7 @@ def zero_scale_is_not_zero(
     entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """The scale is s + 2^-60: blocks of scale 0 come back as garbage of that size."""
-    scales = quantize(entry.x, format_of(entry.parts)).scales.planes[0].values
+    scales = codes_of(entry.x, format_of(entry.parts)).scales.planes[0].values
     zero = (scales == 0).repeat_interleave(16, -1)
     assert not (differing["dq"] & ~zero).any()
     assert entry.stored["dq"].float()[zero].abs().max() <= 6 * 2.0**-60

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from bit_exact import codes_of
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.qlora import QLoRAScale, dynamic_map
-from harness.quant.quantize import quantize
 
 BIN = 2 / 65535
 """Width of the bins in which bitsandbytes looks 8-bit codes up on a CPU, of units in [-1, 1]."""
@@ -46,7 +46,7 @@ def input_of(entry: Any) -> torch.Tensor:
 def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     x, fmt = input_of(entry), format_of(entry.parts)
-    quantized = quantize(x, fmt)
+    quantized = codes_of(x, fmt)
     values = quantized.dequantize()
     statistics = quantized.scales.planes[0].values.flatten()
     signed = isinstance(fmt.element, Integer)

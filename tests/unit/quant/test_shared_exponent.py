@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from bit_exact import values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from harness.formats.integer import Integer
 from harness.quant.block_scaled import BlockScaled
 from harness.quant.descriptor import parse
 from harness.quant.granularity import Granularity
+from harness.quant.overflow import FormatOverflow
 from harness.quant.quantize import bits_per_element, fake_quantize, quantize
 from harness.quant.shared_exponent import SharedExponent, shared_microexponents
 
@@ -108,7 +110,10 @@ def test_size_counts_an_exponent_for_each_outer_block_and_a_distance_for_each_bl
 def test_an_overflow_makes_an_outer_block_of_integers_nan_and_saturates_floats() -> None:
     # k = 3, K = 1: exponents -7 .. 7 of absmax; integers of 3 bits end at 7 * 2^5 = 224, and 240 rounds beyond.
     x = torch.tensor([239.0, 1.0, 0.0, 0.0, 240.0, 1.0, 32.0, 0.0])
-    integers = fake_quantize(x, parse("e0m3K1k3B2b2").format()).tolist()
+    fmt = parse("e0m3K1k3B2b2").format()
+    with pytest.raises(FormatOverflow, match="got 240, which becomes nan"):
+        fake_quantize(x, fmt)
+    integers = values_of(x, fmt).tolist()
     assert integers[:4] == [224.0, 0.0, 0.0, 0.0]
     assert all(math.isnan(value) for value in integers[4:])
     floats = fake_quantize(x, parse("e2m1K1k3B2b2").format()).tolist()

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
+from items import with_items
 
 from harness.results.record import (
     Metric,
@@ -64,6 +65,7 @@ def make_record() -> MakeRecord:
             n=1000,
             n_of="question" if fraction else "token",
             ci95=(value * 0.9, value * 1.1),
+            note=None if fraction else "interval by document, 17 of them",
             higher_is_better=fraction,
         )
         quantized = recipe != "none"
@@ -146,13 +148,13 @@ def make_record() -> MakeRecord:
 
 @pytest.fixture
 def file_records(tmp_path: Path) -> Callable[..., Path]:
-    """Write records to a results folder and return it."""
+    """Write records and their items to a results folder and return it."""
 
     def write(*records: RunRecord, task: str = "t") -> Path:
         store = ResultStore(root=tmp_path / "results")
         for record in records:
             path = store.path(record, task=task, model="m", recipe="r")
-            store.write(path, record)
+            store.write(path, with_items(store, path, record))
         return store.root
 
     return write

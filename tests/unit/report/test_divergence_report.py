@@ -9,6 +9,7 @@ import pytest
 from harness.report.__main__ import write
 from harness.report.divergence import answer_changes, divergences
 from harness.report.noise import Floor, floor_of, noise_floor
+from harness.report.paired import Paired
 from harness.report.quality import Cost, _verdict
 from harness.report.study import Group, comparable
 from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
@@ -46,14 +47,17 @@ def floor_record(make_record: MakeRecord, **fields: Any) -> RunRecord:
     return record.model_copy(update={"metrics": found})
 
 
+BY_DOCUMENT = "interval by document, 17 of them"
+
+
 def divergence_record(
     make_record: MakeRecord, recipe: str, kl: float, **answers: float
 ) -> RunRecord:
     record = make_record(recipe, task="divergence")
     found = [
-        metric("kl_mean", kl, ci95=(kl * 0.9, kl * 1.1)),
+        metric("kl_mean", kl, ci95=(kl * 0.9, kl * 1.1), note=BY_DOCUMENT),
         metric("kl_p99", kl * 9),
-        metric("ln_ppl_ratio", kl / 2, ci95=(kl / 3, kl)),
+        metric("ln_ppl_ratio", kl / 2, ci95=(kl / 3, kl), note=BY_DOCUMENT),
         metric("same_top", 0.9, Unit.FRACTION),
         *(metric(name, value, Unit.ONE) for name, value in answers.items()),
     ]
@@ -78,6 +82,7 @@ def test_divergences_are_listed_from_the_smallest_with_their_intervals(
     assert section.table is not None
     assert list(section.table["recipe"]) == ["int8", "int4"]
     assert list(section.table["KL mean [nat/token]"]) == ["0.0125", "0.25"]
+    assert BY_DOCUMENT in section.text
     assert section.table["95 % interval"][1] == "0.225 .. 0.275"
     assert section.table["same top token"][0] == "90.00 %"
     assert section.table["max"][0] == "-"
@@ -118,7 +123,7 @@ def test_noise_floor_is_that_of_the_same_model_on_the_same_kind_of_device(
     floor = floor_of(mine, groups)
     assert floor is not None
     assert floor.row.model.fingerprint == mine.model.fingerprint
-    assert floor.ln_ppl_ratio == 4e-6, "the type is a change of arithmetic, not of order"
+    assert floor.least == 4e-6, "the type is a change of arithmetic, not of order"
     alone = [group for group in groups if group.task.name == "perplexity"]
     assert floor_of(mine, alone) is None
 
@@ -158,7 +163,8 @@ def test_difference_within_the_floor_has_no_verdict(
 ) -> None:
     (group,) = groups_of(file_records(floor_record(make_record)))
     (row,) = group.rows
-    cost = Cost(row=row, nll=nll, interval=Interval(nll * 0.9, nll * 1.1))
+    bounds = Interval(min(nll * 0.9, nll * 1.1), max(nll * 0.9, nll * 1.1))
+    cost = Cost(row=row, difference=Paired(value=nll, interval=bounds, note="n"))
     assert _verdict(cost, Floor(row)) == expected
     assert _verdict(cost, None) in ("worse", "better")
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,34 @@ from harness.results.store import ResultStore
 
 MakeRecord = Callable[..., RunRecord]
 TOKENS = (100, 50, *[100] * 10)
-"""Windows of unequal length, so that means over tokens and over windows differ."""
+"""Windows of unequal length, so that means over tokens and over windows differ. Each is a document."""
 BASE = np.random.default_rng(0).normal(3.0, 0.4, len(TOKENS))
 NOISE = np.random.default_rng(1).normal(0.0, 0.002, len(TOKENS))
+
+
+def samples_of(nll: Sequence[float], *, documents: bool = True) -> list[SampleScore]:
+    """Return windows whose tokens all have the same NLL."""
+    return [
+        SampleScore(
+            id=str(i),
+            cluster=str(i),
+            scores={"nll": v * n, "num_tokens": n},
+            token_nll=(v,) * n,
+            token_document=(i,) * n if documents else None,
+        )
+        for i, (v, n) in enumerate(zip(nll, TOKENS, strict=False))
+    ]
 
 
 @pytest.fixture
 def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
     """File a baseline and recipes, given as name -> (bits, NLL above the baseline in each window)."""
 
-    def file(recipes: dict[str, tuple[float, Sequence[float]]], windows: int = len(TOKENS)) -> Path:
+    def file(
+        recipes: dict[str, tuple[float, Sequence[float]]],
+        windows: int = len(TOKENS),
+        documents: bool = True,
+    ) -> Path:
         store = ResultStore(root=tmp_path / "results")
         for name, (bits, extra) in {"none": (32.0, np.zeros(len(TOKENS))), **recipes}.items():
             nll = [float(v) for v in (BASE + extra)[:windows]]
@@ -35,12 +54,11 @@ def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
             data = {**record.task.data, "num_windows": windows}
             task = record.task.model_copy(update={"data": data})
             path = store.path(record, task="perplexity", model="m", recipe=name)
-            samples = [
-                SampleScore(id=str(i), cluster=str(i), scores={"nll": v * n, "num_tokens": n})
-                for i, (v, n) in enumerate(zip(nll, TOKENS, strict=False))
-            ]
+            samples = samples_of(nll, documents=documents)
             file, digest = store.write_samples(path, samples)
-            update = {"task": task, "samples_file": file, "samples_sha256": digest}
+            headline = record.metrics[0].model_copy(update={"n": sum(TOKENS[:windows])})
+            update = {"task": task, "metrics": (headline,)}
+            update |= {"samples_file": file, "samples_sha256": digest}
             store.write(path, record.model_copy(update=update))
         return store.root
 
@@ -78,8 +96,12 @@ def test_difference_is_that_of_token_means(study: Callable[..., Path], tmp_path:
 
 def test_interval_is_paired(study: Callable[..., Path], tmp_path: Path) -> None:
     low, high = table_of(study(RECIPES), tmp_path)["six"]["95 % interval"].split(" .. ")
-    expected = scipy_stats.ttest_1samp(NOISE + 0.02, 0).confidence_interval(0.95)
-    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=6e-6)
+    values, documents = np.repeat(NOISE + 0.02, TOKENS), np.repeat(np.arange(12), TOKENS)
+    left_out = np.asarray([values[documents != i].mean() for i in range(12)])
+    error = math.sqrt(11 / 12 * ((left_out - values.mean()) ** 2).sum())
+    freedom = sum(TOKENS) ** 2 / sum(n**2 for n in TOKENS) - 1
+    expected = scipy_stats.t.interval(0.95, freedom, loc=values.mean(), scale=error)
+    assert (float(low), float(high)) == pytest.approx(expected, abs=6e-6)
     # Unpaired, the windows' own spread of 0.4 would drown it.
     assert float(high) - float(low) < 0.01
 
@@ -106,12 +128,22 @@ def test_frontier_has_what_nothing_smaller_beats(
     assert frontier == ["four", "six", "big", "good"]
 
 
-def test_few_windows_carry_no_interval_and_no_verdict(
-    study: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"windows": 4}, "no interval from 4 documents, worth 3.8 of equal size; it takes 5"),
+        ({"documents": False}, "no interval: the items do not say which document each token is of"),
+    ],
+)
+def test_few_or_unknown_documents_carry_no_interval_and_no_verdict_and_say_why(
+    study: Callable[..., Path], tmp_path: Path, options: dict[str, Any], reason: str
 ) -> None:
-    table = table_of(study(RECIPES, windows=5), tmp_path)
-    assert {row["differs from baseline"] for row in table.values()} == {"cannot tell"}
-    assert all("fewer than 10 windows" in row["95 % interval"] for row in table.values())
+    section = quality_against_bits(only_group(study(RECIPES, **options)), tmp_path / "p.png")
+    assert section is not None
+    assert section.table is not None
+    assert set(section.table["differs from baseline"]) == {"cannot tell"}
+    assert set(section.table["95 % interval"]) == {"-"}
+    assert reason in section.text
 
 
 def test_too_few_formats_make_no_section(study: Callable[..., Path], tmp_path: Path) -> None:
@@ -133,6 +165,15 @@ def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_pa
     ResultStore(root=root).write(baseline.path, baseline.record.model_copy(update=update))
     with pytest.raises(ResultError, match="must have the windows of the baseline"):
         quality_against_bits(only_group(root), tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$^{", "模型"])
+def test_names_in_pictures_are_text_and_no_formulas(
+    name: str, study: Callable[..., Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    quality_against_bits(only_group(study({**RECIPES, name: (5.0, NOISE)})), picture)
+    assert picture.stat().st_size > 10_000
 
 
 def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:

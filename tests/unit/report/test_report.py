@@ -64,8 +64,8 @@ def test_int8_and_fp8_are_compared_at_each_granularity(
     )
     text = text_of(root, tmp_path)
     rows = cells(text, "INT8 against FP8 by granularity")
-    assert ["row", "52.00 %", "49.00 %", "+3.00 pp"] in rows
-    assert ["g64", "50.00 %", "-", "-"] in rows
+    assert ["row", "52.00 %", "49.00 %", "+3.00 pp", "-", "-", "-"] in rows
+    assert ["g64", "50.00 %", "-", "-", "-", "-", "-"] in rows
     trend = cells(text, "Group-size trend")
     assert [row[:2] for row in trend] == [
         ["a whole row", "8.000"],
@@ -90,7 +90,7 @@ def test_direct_and_generate_are_joined_only_on_the_same_questions(
         make_record("none", 0.45, task="mmlu_generate", extra=(parse,)),
     )
     row = cells(text_of(same, tmp_path), "MMLU, direct against generate")[0]
-    assert row[1:5] == ["50.00 %", "45.00 %", "-5.00 pp", "90.00 %"]
+    assert row[1:8] == ["50.00 %", "45.00 %", "-5.00 pp", "-", "-", "-", "90.00 %"]
     other = file_records(make_record("none", 0.5, task="mmlu_generate", data="data-2"))
     for file in other.rglob("*.json"):
         if "run-2" in file.name:
@@ -108,9 +108,10 @@ def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
         make_record("fp8_row", config_hash="again"),
     )
     (root / "t/m/half.json").write_text('{"schema_version": 1', encoding="utf-8")
-    rows = cells(text_of(root, tmp_path), "Runs without a result")
-    assert [row[1] for row in rows] == ["error", "unreadable"]
-    assert "half.json" in rows[1][2]
+    text = text_of(root, tmp_path)
+    assert [row[2:4] for row in cells(text, "Runs without a result")] == [["int8\\_row", "error"]]
+    ((line,),) = cells(text, "Left out: files that cannot be used")
+    assert "half.json must be a whole record" in line
 
 
 def test_path_and_stored_size_tell_real_from_fake(

@@ -58,15 +58,6 @@ def test_runs_that_did_not_end_well_are_left_out(
     assert groups_of(file_records(*(make_record("none", status=status) for status in bad))) == []
 
 
-def test_recipes_of_one_name_are_told_apart(
-    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
-) -> None:
-    root = file_records(make_record("int8_row", 0.5), make_record("int8_row", 0.6))
-    (group,) = groups_of(root)
-    labels = [row.label for row in group.rows]
-    assert sorted(labels) == ["int8_row (000001)", "int8_row (000002)"]
-
-
 def test_format_names_split_into_element_and_granularity(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
 ) -> None:

@@ -127,7 +127,7 @@ def test_protocol_says_where_bos_stands(
 ) -> None:
     task = Perplexity(data=DATA, window=9, limit_windows=2, bos=bos)
     protocol = task.run(model(tiny, adds=adds)).info.protocol
-    assert protocol == rf"fixed|join=\n\n|L=9|{words}|loss=fp32|acc=fp64"
+    assert protocol == rf"fixed|join=\n\n|L=9|{words}|loss=fp64|acc=fp64"
 
 
 def test_divergence_and_noise_floor_read_the_same_windows(tiny: LoadedModel) -> None:

@@ -28,7 +28,7 @@ MMLU_40 = MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=40)
 
 def two_bits(loaded: LoadedModel) -> None:
     fmt = BlockScaled(element=Integer(bits=2), granularity=Granularity(block=(1, -1)))
-    quantize(loaded, QuantRecipe(rules={"all": LayerRule(match="*", weight=fmt)}))
+    quantize(loaded, QuantRecipe(name="test", rules={"all": LayerRule(match="*", weight=fmt)}))
 
 
 def test_flips_are_those_of_a_plain_loop_over_both_models_answers() -> None:

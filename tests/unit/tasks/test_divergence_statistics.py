@@ -8,8 +8,8 @@ import torch
 from scipy import special
 from scipy import stats as scipy_stats
 
+from harness.models import log_softmax
 from harness.results.record import Metric, Unit
-from harness.tasks import divergence_statistics
 from harness.tasks.divergence_statistics import (
     TokenPairs,
     compare_logits,
@@ -45,8 +45,15 @@ def pairs(windows: int, tokens: int, seed: int = 0) -> TokenPairs:
     )
 
 
-def metrics(found: TokenPairs) -> dict[str, Metric]:
-    return {metric.name: metric for metric in divergence_metrics(found)}
+def documents_of(found: TokenPairs) -> np.ndarray:
+    """Return documents of one window each."""
+    return np.repeat(np.arange(len(found.nll))[:, None], found.nll.shape[1], axis=1)
+
+
+def metrics(found: TokenPairs, documents: np.ndarray | None = None) -> dict[str, Metric]:
+    if documents is None:
+        documents = documents_of(found)
+    return {metric.name: metric for metric in divergence_metrics(found, documents)}
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 10.0])
@@ -103,19 +110,19 @@ def test_kl_is_right_where_probabilities_vanish_in_float32() -> None:
     assert kl_of(base, candidate).numpy() == pytest.approx(entropy(base, candidate), rel=1e-6)
 
 
-@pytest.mark.parametrize("piece", [1, 700, 2**20])
+@pytest.mark.parametrize("piece", [1, 700, 2**17])
 def test_logits_are_compared_token_by_token(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr(divergence_statistics, "PIECE", piece)
+    monkeypatch.setitem(log_softmax.PIECE, "cpu", piece)
     candidate, base = logits(0), logits(0) + logits(1, scale=1.0)
     targets = torch.arange(50) * 5
     found = compare_logits(candidate, base, targets)
     q, p = (special.log_softmax(x.double().numpy(), axis=-1) for x in (candidate, base))
     rows = np.arange(50)
-    assert found.nll == pytest.approx(-q[rows, targets], rel=1e-5)
-    assert found.nll_baseline == pytest.approx(-p[rows, targets], rel=1e-5)
-    assert found.kl == pytest.approx(entropy(base, candidate), rel=1e-5)
+    assert found.nll == pytest.approx(-q[rows, targets], rel=1e-13)
+    assert found.nll_baseline == pytest.approx(-p[rows, targets], rel=1e-13)
+    assert found.kl == pytest.approx(entropy(base, candidate), rel=1e-12)
     assert found.delta_p == pytest.approx(
-        np.exp(q[rows, targets]) - np.exp(p[rows, targets]), abs=1e-7
+        np.exp(q[rows, targets]) - np.exp(p[rows, targets]), abs=1e-15
     )
     same = q.argmax(-1) == p.argmax(-1)
     assert 0 < same.sum() < 50
@@ -194,7 +201,7 @@ def test_errors_are_those_of_llama_cpp_when_each_window_is_one_token() -> None:
     assert shown["ppl_correlation"].value == pytest.approx(correlation, rel=1e-9)
 
 
-def test_interval_of_the_ratio_is_scipys_paired_one_over_windows() -> None:
+def test_interval_of_the_ratio_is_scipys_paired_one_over_documents_of_equal_length() -> None:
     found = pairs(15, 30)
     shown = metrics(found)
     paired = scipy_stats.ttest_rel(found.nll.mean(axis=1), found.nll_baseline.mean(axis=1))
@@ -205,6 +212,21 @@ def test_interval_of_the_ratio_is_scipys_paired_one_over_windows() -> None:
     squares = (found.delta_p**2).mean(axis=1)
     low, high = scipy_stats.ttest_1samp(squares, 0).confidence_interval(0.95)
     assert (rms_low**2, rms_high**2) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_interval_is_by_document_whatever_the_windows_are() -> None:
+    found = pairs(16, 30)
+    # Of a window and a half, of two and of one, and again.
+    documents = np.repeat(np.arange(12), [45, 60, 15] * 4).reshape(16, 30)
+    low, high = metrics(found, documents)["kl_mean"].ci95
+    kl = [found.kl[documents == document] for document in range(12)]
+    mean, num = found.kl.mean(), found.kl.size
+    left_out = [np.concatenate(kl[:i] + kl[i + 1 :]).mean() for i in range(12)]
+    error = math.sqrt(11 / 12 * sum((each - mean) ** 2 for each in left_out))
+    freedom = num**2 / sum(len(each) ** 2 for each in kl) - 1
+    expected = scipy_stats.t.interval(0.95, freedom, loc=mean, scale=error)
+    assert (low, high) == pytest.approx(expected, rel=1e-9)
+    assert metrics(found, documents)["kl_mean"].note == "interval by document, 12 of them"
 
 
 def test_interval_is_wider_than_that_of_independent_tokens_where_windows_differ() -> None:
@@ -241,8 +263,8 @@ def test_equal_models_differ_by_exactly_nothing() -> None:
     assert {m.value for name, m in shown.items() if name.startswith("delta_p")} == {0.0}
 
 
-def test_few_windows_have_no_interval_but_a_note() -> None:
-    for metric in divergence_metrics(pairs(9, 50)):
+def test_few_documents_have_no_interval_but_a_note() -> None:
+    for metric in metrics(pairs(4, 50)).values():
         assert metric.ci95 is None
         assert "no interval" in metric.note
 

@@ -198,9 +198,9 @@ def test_ratio_is_paired_by_draw_and_its_inverse_is_that_of_the_other_order() ->
 
 
 def test_few_draws_carry_no_interval_and_say_why() -> None:
-    result = run({"f": INT8_ROW}, shapes=((3, 32),), draws=9)
+    result = run({"f": INT8_ROW}, shapes=((3, 32),), draws=4)
     assert all(metric.ci95 is None for metric in result.metrics)
-    assert all("fewer than 10 draws" in str(metric.note) for metric in result.metrics)
+    assert all("fewer than 5 draws" in str(metric.note) for metric in result.metrics)
 
 
 # What is drawn
@@ -290,7 +290,7 @@ class Broken:
 
 
 def test_error_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(InvalidResult, match=r"rel_error/both/bad in normal/16x512"):
+    with pytest.raises(InvalidResult, match=r"becomes nan.* \(normal/16x512\)"):
         run({"bad": Broken()})
 
 

@@ -214,7 +214,7 @@ def test_nothing_measured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quantized_model_is_refused(tiny: LoadedModel, with_inputs: bool) -> None:
     fmt = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
     rule = LayerRule(match="*", weight=fmt, input=fmt if with_inputs else None)
-    quantize(tiny, QuantRecipe(rules={"all": rule}))
+    quantize(tiny, QuantRecipe(name="test", rules={"all": rule}))
     with pytest.raises(
         ConfigError, match=r"quant must be none for noise_floor, .* leave quant out"
     ):

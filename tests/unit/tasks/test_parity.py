@@ -157,11 +157,24 @@ def test_every_metric_has_n_unit_and_interval_or_note() -> None:
         assert found.ci95 or found.note
     tokens, layers = result.metrics[:-2], result.metrics[-2:]
     assert {(found.n, found.n_of) for found in tokens} == {(12 * 23, "token")}
-    # Seven of each of two layers, and the head.
-    assert {(found.n, found.n_of) for found in layers} == {(15, "layer")}
-    few, _ = beside(Real(), replace(TASK, limit_windows=9))
-    assert metric(few, "kl").ci95 is None
-    assert "fewer than 10 windows" in (metric(few, "kl").note or "")
+    # Seven of each of two layers; the head stays in float.
+    assert {(found.n, found.n_of) for found in layers} == {(14, "layer")}
+    # All of the text is of two documents.
+    assert metric(result, "kl").ci95 is None
+    assert metric(result, "kl").note == (
+        "no interval from 2 documents, worth 1.7 of equal size; it takes 5"
+    )
+
+
+def test_windows_of_random_tokens_are_independent() -> None:
+    result, _ = beside(Real(change=noisy), replace(TASK, prompts="random"))
+    means = [sample.scores["difference"] / 23 for sample in result.samples]
+    interval = scipy_stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    found = metric(result, "logprob_difference")
+    assert found.ci95 == pytest.approx(tuple(interval), rel=1e-6)
+    assert found.note == "interval by window, 12 of them"
+    few, _ = beside(Real(), replace(TASK, prompts="random", limit_windows=4))
+    assert metric(few, "kl").note == "no interval from 4 windows; it takes 5"
 
 
 # Unequal models
@@ -196,8 +209,6 @@ def test_numbers_are_those_of_numpy() -> None:
         assert found[name] == pytest.approx(kl, rel=1e-3), name
     assert found["kl"] > 1e-4
     assert found["top1_agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
-    interval = scipy_stats.ttest_1samp(difference.mean(axis=1), 0).confidence_interval(0.95)
-    assert metric(result, "logprob_difference").ci95 == pytest.approx(tuple(interval), abs=1e-5)
     summed = [sample.scores["difference"] for sample in result.samples]
     assert summed == pytest.approx(difference.sum(axis=1), abs=3e-4)
 
@@ -270,6 +281,7 @@ def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
     result = TASK.run_beside(loaded, reference, {})
     x = reference.calls["model.layers.0.mlp.down_proj"][0].given[0].numpy()
     expected = relative(made.numpy(), x @ weight.numpy().T)
+    assert metric(result, "layer_difference").n == 2, "the head and 12 other layers stay in float"
     assert (metric(result, "layer_difference").value or 0) >= expected * 0.999
 
 
@@ -445,3 +457,14 @@ def test_fake_recipe_has_nothing_to_be_beside(make_spec: Callable[..., RunSpec])
     spec = make_spec(FakeBackend())
     with pytest.raises(ConfigError, match="recipe of a real backend"):
         RunSpec.build(spec.resolved)
+
+
+@pytest.mark.parametrize(
+    ("skip", "count"), [(("lm_head", "embed_tokens"), 14), (("embed_tokens",), 15)]
+)
+def test_only_quantized_layers_are_counted(skip: tuple[str, ...], count: int) -> None:
+    loaded = TinyModel().load(CPU)
+    layers = quantize(loaded, replace(RECIPE, skip=skip)).report.layers
+    calls = TASK.reference(loaded).calls
+    assert sorted(calls) == sorted(layer.name for layer in layers)
+    assert len(calls) == count

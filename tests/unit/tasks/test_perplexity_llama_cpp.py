@@ -104,4 +104,4 @@ def test_text_shorter_than_two_windows_is_refused(tiny: LoadedModel) -> None:
 
 
 def test_one_token_has_no_error() -> None:
-    assert HalfWindows().further([np.ones(1, np.float32)]) == ()
+    assert HalfWindows().further([np.ones(1)], [np.zeros(1, np.int64)]) == ()

@@ -16,7 +16,8 @@ from harness.tasks.perplexity_windows import DisjointWindows
 
 def further(window: int, count: int = 12) -> dict[str, Metric]:
     random = np.random.default_rng(0).random((count, window - 1), dtype=np.float32)
-    return {metric.name: metric for metric in DisjointWindows().further(list(random))}
+    documents = [np.full(window - 1, index) for index in range(count)]
+    return {metric.name: metric for metric in DisjointWindows().further(list(random), documents)}
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from harness.data.embedded import EmbeddedData
 from harness.errors import DataError, InvalidResult
+from harness.models import products
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.results.record import Metric, Unit
 from harness.tasks import throughput as task_module
-from harness.tasks import throughput_roofline
+from harness.tasks import throughput_roofline, throughput_subject
 from harness.tasks.base import Task, TaskResult
 from harness.tasks.throughput import Throughput
 from harness.timing import busy, energy, machine, roofline
@@ -31,13 +32,23 @@ class World:
     """A clock, and how long phases take on it."""
 
     time_ns: int = 0
-    prefill_s: dict[str, float] = field(default_factory=lambda: {"float": 0.8, "recipe": 0.4})
-    step_s: dict[str, float] = field(default_factory=lambda: {"float": 0.02, "recipe": 0.005})
+    prefill_s: dict[str, float] = field(
+        default_factory=lambda: {"float": 0.8, "float32_products": 0.2, "recipe": 0.4}
+    )
+    step_s: dict[str, float] = field(
+        default_factory=lambda: {"float": 0.02, "float32_products": 0.01, "recipe": 0.005}
+    )
+    native_type: str = "bfloat16"
+    float32_phases: tuple[str, ...] = ("prefill",)
+    """Phases in which float32 products are made where they are asked for."""
     slower: float = 0.0
     """Each request takes so much longer than the one before."""
     noise: Iterator[float] | None = None
     order: list[str] = field(default_factory=list)
     joules_per_s: float = 100.0
+
+    def multiplies_in(self, phase: str) -> str:
+        return "float32" if in_float32() and phase in self.float32_phases else self.native_type
 
     def sleep(self, seconds: float) -> None:
         factor = (1 + self.slower) ** len(self.order) * (next(self.noise) if self.noise else 1.0)
@@ -55,6 +66,12 @@ class World:
 
     def read(self) -> float:
         return self.time_ns * 1e-9 * self.joules_per_s
+
+
+def in_float32() -> bool:
+    """Say whether 16-bit products are made in float32 now."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    return any(isinstance(mode, products._Float32Products) for mode in modes)
 
 
 @pytest.fixture
@@ -77,11 +94,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         ) -> None:
             self.loaded, self.prompts_BS, self.left = loaded, prompts_BS, 0
             self.new_tokens, self.compile_s = new_tokens, 1.5 if compiled else 0.0
-            self.name = "float" if loaded.is_float or not loaded.swaps else "recipe"
+            self.name = self._in_place()
+
+        def _in_place(self) -> str:
+            if not self.loaded.is_float and self.loaded.swaps:
+                return "recipe"
+            return "float32_products" if in_float32() else "float"
 
         def _spend(self, phase: dict[str, float]) -> None:
-            in_place = "float" if self.loaded.is_float or not self.loaded.swaps else "recipe"
-            assert in_place == self.name  # what is timed is what is in the model
+            assert self._in_place() == self.name  # what is timed is what is in the model
             world.sleep(phase[self.name])
 
         def prefill(self) -> None:
@@ -106,7 +127,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(
         task_module,
         "seen_products",
-        lambda generation: Products(work={"float32": 1.0}, kernels=("aten.linear",)),
+        lambda generation: {
+            phase: Products(work={world.multiplies_in(phase): 1.0}, kernels=("aten.linear",))
+            for phase in ("prefill", "decode")
+        },
     )
     monkeypatch.setattr(busy.Watch, "warnings", lambda self: [])
     monkeypatch.setattr(task_module, "settings", lambda device: {})
@@ -199,6 +223,94 @@ def test_a_model_that_gets_slower_is_flagged(world: World, tiny: LoadedModel) ->
     assert not any("unstable" in warning for warning in task().run(tiny).warnings)
 
 
+# Two float paths
+
+
+@pytest.fixture
+def half() -> LoadedModel:
+    return TinyModel(dtype="bfloat16").load(torch.device("cpu"))
+
+
+# What the processor can do plays no part: where the instructions are, float32 products may be the slower ones, and are timed too.
+@pytest.mark.parametrize(
+    ("float32_s", "of_float32", "of_best", "faster"),
+    [(0.2, 0.5, 0.5, "float32"), (1.6, 4.0, 2.0, "native")],
+)
+def test_a_16_bit_model_is_its_own_baseline_in_both_of_its_ways(
+    world: World,
+    half: LoadedModel,
+    float32_s: float,
+    of_float32: float,
+    of_best: float,
+    faster: str,
+) -> None:
+    world.prefill_s["float32_products"] = float32_s
+    result = task().run(recipe(half))
+    assert value(result, "baseline_prefill") == pytest.approx(2 * 8 / 0.8)
+    assert value(result, "baseline_float32_prefill") == pytest.approx(2 * 8 / float32_s)
+    assert value(result, "prefill_ratio") == pytest.approx(2.0)
+    assert value(result, "prefill_ratio_float32") == pytest.approx(of_float32)
+    assert value(result, "prefill_ratio_best") == pytest.approx(of_best)
+    found = metrics(result)
+    assert found["prefill_ratio_best"].ci95 == pytest.approx((of_best, of_best))
+    assert f"with {faster} products, the faster" in str(found["prefill_ratio_best"].note)
+    assert "with native products" in str(found["prefill_ratio"].note)
+    assert "with float32 products" in str(found["prefill_ratio_float32"].note)
+    timed = world.order[-30:]
+    assert (timed[0], timed[-1]) == ("float", "float")
+    assert all(timed.count(name) == 10 for name in ("float", "float32_products", "recipe"))
+    assert {sample.id.split("/")[0] for sample in result.samples} == set(timed)
+
+
+def test_a_phase_in_which_both_ways_are_the_same_products_has_one_baseline(
+    world: World, half: LoadedModel
+) -> None:
+    alone = set(metrics(task().run(recipe(half))))
+    assert not {
+        name for name in alone if "decode" in name and ("float32" in name or "best" in name)
+    }
+    world.float32_phases = ("prefill", "decode")
+    found = task().run(recipe(half))
+    assert value(found, "decode_ratio_float32") == pytest.approx(2)
+    assert value(found, "decode_ratio_best") == pytest.approx(2)
+    assert value(found, "baseline_float32_decode") == pytest.approx(2 / 0.01)
+    world.float32_phases, world.order = (), []
+    none = task().run(recipe(half))
+    assert set(world.order) == {"float", "recipe"}
+    assert not {name for name in metrics(none) if "float32" in name or "best" in name}
+
+
+def test_a_16_bit_float_model_alone_has_the_speed_of_both_ways_and_no_ratio(
+    world: World, half: LoadedModel
+) -> None:
+    result = task().run(half)
+    assert result.metrics[0].name == "decode"
+    assert value(result, "decode") == pytest.approx(2 / 0.02)
+    assert value(result, "prefill") == pytest.approx(2 * 8 / 0.8)
+    assert value(result, "baseline_float32_prefill") == pytest.approx(2 * 8 / 0.2)
+    assert not {name for name in metrics(result) if "ratio" in name}
+
+
+def test_a_float32_model_has_one_baseline(world: World, tiny: LoadedModel) -> None:
+    world.float32_phases = ("prefill", "decode")
+    found = metrics(task().run(recipe(tiny)))
+    assert set(world.order) == {"float", "recipe"}
+    assert not {name for name in found if "float32" in name or "best" in name}
+
+
+def test_drift_and_utilization_are_those_of_native_products(
+    world: World, half: LoadedModel
+) -> None:
+    found = metrics(task().run(recipe(half)))
+    assert "native products" not in str(found["baseline_drift"].note)
+    assert {name for name in found if name.endswith(("mbu", "mfu"))} == {
+        "decode_mbu",
+        "prefill_mfu",
+        "baseline_decode_mbu",
+        "baseline_prefill_mfu",
+    }
+
+
 # Gaps, energy, memory, utilization
 
 
@@ -266,6 +378,7 @@ def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
         return {q: 1e12 if q == machine.product("float32") else 1e9 for q in questions}
 
     monkeypatch.setattr(machine, "peaks", peaks)
+    world.native_type = "float32"
     long = {"prompt_tokens": 4096, "new_tokens": 2, "batch_size": 1}
     shape = roofline.prefill(throughput_roofline.shape_of(loaded), 0, 1, 4096)
     # Less time than attention alone would take at the peak of bfloat16; all products are float32 in this world.
@@ -412,6 +525,31 @@ def test_it_is_a_timed_task_for_any_weights() -> None:
 
 
 # For real
+
+
+def test_float32_products_are_really_made_in_float32_and_only_for_many_rows(
+    half: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        machine, "peaks", lambda device, questions, again=False: dict.fromkeys(questions, 1e15)
+    )
+    seen: dict[str, Any] = {}
+
+    def see(subject: Any, *rest: Any) -> Any:
+        seen[subject.name] = {phase: set(made.work) for phase, made in subject.products.items()}
+        return throughput_subject.make_request(subject, *rest)
+
+    monkeypatch.setattr(task_module, "make_request", see)
+    result = task(prompt_tokens=products.LEAST_ROWS, batch_size=1).run(half)
+    native = {"prefill": {"bfloat16"}, "decode": {"bfloat16"}}
+    # The head sees one row.
+    assert seen == {
+        "float": native,
+        "float32_products": native | {"prefill": {"float32", "bfloat16"}},
+    }
+    assert value(result, "baseline_float32_prefill") > 0
+    few = task(prompt_tokens=products.LEAST_ROWS - 1, batch_size=1).run(half)
+    assert "baseline_float32_prefill" not in metrics(few)
 
 
 @pytest.mark.parametrize("cache", ["static", "dynamic"])

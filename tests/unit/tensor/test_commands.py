@@ -1,14 +1,17 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.output import place
 from harness.quant.quantize import fake_quantize, quantize
-from harness.tensor import catalog
+from harness.tensor import catalog, commands
 
 from .conftest import Run, normal
 
@@ -84,14 +87,66 @@ def test_output_file_has_the_dequantized_tensors(
             assert torch.equal(value, fake_quantize(x.float(), fmt)), (name, key)
 
 
-def test_output_replaces_an_older_file_and_leaves_no_other(
+def test_an_existing_file_is_overwritten_with_force_alone(
     run: Run, file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.safetensors"
-    out.write_text("old")
-    assert run("error", file, "--format", "mxfp4", "--tensor", "norm", "--out", out).code == 0
+    out.write_text("mine")
+    words = ("error", file, "--format", "mxfp4", "--tensor", "norm", "--out", out)
+    done = run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        f"--out must lead to a new file, got {out}, which exists; name another (--out FILE), or add --force to overwrite it\n"
+    )
+    assert out.read_text() == "mine"
+    assert run(*words, "--force").code == 0
     assert list(load_file(out)) == ["norm/mxfp4"]
     assert sorted(tmp_path.iterdir()) == [out, file]
+
+
+def test_drawings_are_drawn_again_and_other_pictures_kept(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plots"
+    words = ("plot", file, "--format", "mxfp4,int8_row", "--tensor", "norm", "--out", folder)
+    assert run(*words).code == 0
+    (folder / "notes.txt").write_text("mine")
+    assert run(*words).code == 0, "its own"
+    figure = Figure()
+    figure.savefig(folder / "error.png")
+    mine = (folder / "error.png").read_bytes()
+    done = run(*words)
+    assert (done.code, done.out) == (1, ""), "nothing is written if not all may be"
+    assert "error.png, which exists; name another (--out FOLDER), or add --force" in done.err
+    assert (folder / "error.png").read_bytes() == mine
+    without = [word for word in words if word is not file]
+    assert run(*without).code == 0, "grids.png alone"
+    assert run(*words, "--force").code == 0
+    assert (folder / "error.png").read_bytes() != mine
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["error.png", "grids.png", "notes.txt"]
+
+
+def test_the_size_of_the_file_is_known_before_anything_is_measured(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ("error", file, "--format", "mxfp4,fp16", "--tensor", "norm", "--out", out)
+    assert run(*words).code == 0
+    size = out.stat().st_size
+    out.unlink()
+    usage = SimpleNamespace(total=10**9, free=size)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda _: usage)
+    assert run(*words).code == 0
+    out.unlink()
+    usage.free = size - 1
+    monkeypatch.setattr(commands, "measure", None)
+    done = run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert (
+        f"--out must have room for {size} bytes, got {out} with {size - 1} bytes free" in done.err
+    )
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
@@ -102,7 +157,7 @@ def test_the_input_is_never_overwritten(run: Run, file: Path, tmp_path: Path, li
         out.symlink_to(file)
     elif link == "hard":
         out.hardlink_to(file)
-    done = run("error", file, "--format", "mxfp4", "--out", out)
+    done = run("error", file, "--format", "mxfp4", "--out", out, "--force")
     assert (done.code, done.out) == (1, "")
     assert "--out must not be the file that is read" in done.err
     assert file.read_bytes() == before
@@ -122,12 +177,16 @@ def test_numbers_that_are_not_finite_have_a_note_in_the_place_of_a_score(
         assert rows["empty", fmt]["note"] == "no elements"
         assert rows["empty", fmt]["bits/element"] == "-"
         assert "1 of 6 are NaN" in rows["all 4", fmt]["note"]
-    assert "1 of 2 overflow" in rows["huge", "fp16"]["note"]
+    note = rows["huge", "fp16"]["note"]
+    assert note == "no score: 1 of 2 overflow to NaN or Inf, the smallest of them 1e+06"
     assert rows["huge", "int8_row"]["note"] == ""
     for row in rows.values():
         scores = [row[name] for name in ("MSE", "relative error [%]", "SQNR [dB]")]
         assert (scores == ["-"] * 3) == bool(row["note"])
     assert rows["nan", "fp16"]["bits/element"] == "16.0000"
+
+
+FP32 = ["some.safetensors", "--format", "fp32"]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +197,16 @@ def test_numbers_that_are_not_finite_have_a_note_in_the_place_of_a_score(
         (["integers.safetensors", "--format", "mxfp4"], "--tensor must match a floating-point"),
         (["some.safetensors", "--format", "mxfp4", "--tensor", "x"], "--tensor must match"),
         (["some.safetensors", "--format", "mxfp5"], "did you mean mxfp"),
-        (["some.safetensors", "--format", "fp32", "--out", "no/where"], "a folder that exists"),
-        (["some.safetensors", "--format", "fp32", "--out", "."], "must be a file"),
+        ([*FP32, "--out", "."], "must lead to a file, got ., which is a folder"),
+        ([*FP32, "--out", "text.safetensors/x"], "got text.safetensors/x: Not a directory"),
+        ([*FP32, "--out", "n" * 300], "File name too long"),
+        ([*FP32, "--out", f"new/{'n' * 300}"], "File name too long"),
+        ([*FP32, "--out", "/proc/x"], "which belongs to the operating system"),
+        ([*FP32, "--out", "/dev/full"], "which belongs to the operating system"),
+        ([*FP32, "--out", "/dev/stdout", "--force"], "which belongs to the operating system"),
+        ([*FP32, "--out", "-"], "--out must be a path, got -"),
+        ([*FP32, "--out", ""], "--out must name a place to write, got ''"),
+        ([*FP32, "--out", "s3://bucket/x"], "a path on this machine, got the address s3://"),
     ],
 )
 @pytest.mark.usefixtures("file")

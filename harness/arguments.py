@@ -1,0 +1,112 @@
+"""The words of a command line, checked, and put into the one spelling that Hydra takes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from harness import __version__, path_overrides, syntax
+from harness.errors import ConfigError
+from harness.messages import did_you_mean
+
+MULTIRUN = ("-m", "--multirun")
+SHOWN = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r")
+"""Flags with which no sweep starts."""
+ADDED_GROUPS = ("quant=", "experiment=")
+
+
+def rewrite(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments in the one spelling that Hydra takes.
+
+    - Flags move to the front: behind a first override Hydra would not find them.
+    - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
+    - An experiment is a sweep, with `-m` or without it.
+    - Paths are quoted; see `harness.path_overrides`.
+    - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
+      and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
+      cannot be chosen, and a choice of one text loses its quotes: they are forced (`++`), and an unknown key among them is
+      refused when the job is built.
+
+    Raises:
+        ConfigError: A word is no flag and no override.
+        SystemExit: The version was asked for, and is printed.
+    """
+    if "--version" in arguments:
+        sys.stdout.write(f"quant-harness {__version__}\n")
+        sys.exit(0)
+    for argument in arguments:
+        syntax.check_characters(argument)
+    flags, words = _flags_and_words(arguments)
+    words = [f"+{word}" if word.startswith(ADDED_GROUPS) else word for word in words]
+    multirun = any(flag in MULTIRUN for flag in flags)
+    experiment = any(word.startswith("+experiment=") for word in words)
+    if experiment and not multirun and not any(flag in SHOWN for flag in flags):
+        flags, multirun = ["-m", *flags], True
+    words = [path_overrides.quoted(word, sweep=multirun) for word in words]
+    for word in words:
+        syntax.check(word)
+    return [*flags, *(_for_jobs(word) if multirun else word for word in words)]
+
+
+def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into flags, with their values, and all other words."""
+    parser = get_args_parser()
+    # Its own function prints a page and exits.
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    words: list[str] = parser.parse_intermixed_args(list(arguments)).overrides
+    flags, left = [], list(words)
+    for argument in arguments:
+        if left and argument == left[0]:
+            del left[0]
+        else:
+            flags.append(argument)
+    # Else the first word would be taken for what to show.
+    if flags and flags[-1] in ("--info", "-i"):
+        flags[-1] = "--info=all"
+    return flags, [] if "--hydra-help" in flags else words
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    """Raise ConfigError for what the parser of flags says."""
+    _, unrecognized, words = message.partition("unrecognized arguments: ")
+    if not unrecognized:
+        flag, _, what = message.removeprefix("argument ").partition(": ")
+        if flag == "ambiguous option":
+            raise ConfigError(f"a flag must be spelled out, got {what}")
+        raise ConfigError(
+            f"the flag {flag} must be as `python -m harness --help` shows, got: {what}"
+        )
+    word = words.split()[0]
+    name, equals, value = word.lstrip("-").partition("=")
+    meant = f"; did you mean {name}={value}?" if equals else did_you_mean(word, _flags())
+    raise ConfigError(
+        f"a word that begins with a dash must be a flag ({', '.join(_flags())}), got {word}{meant or ''}; "
+        "a setting is KEY=VALUE, without dashes"
+    )
+
+
+def _flags() -> list[str]:
+    parser: argparse.ArgumentParser = get_args_parser()
+    return [flag for action in parser._actions for flag in action.option_strings[:1]]  # noqa: SLF001 - no public list
+
+
+def _for_jobs(argument: str) -> str:
+    """Return an override of a swept run so that it is applied to the jobs only."""
+    key, equals, value = argument.partition("=")
+    place = key.rpartition("@")[2]
+    of_group = place.split(".")[0] in ("model", "task", "quant", "data") and "." in place
+    if not equals or not of_group or _is_sweep(argument):
+        return argument
+    forced = value in ("", "null") or value[0] in "'\""
+    return f"++{argument}" if forced else f"{key}=choice({value})"
+
+
+def _is_sweep(argument: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:  # Hydra will say what is wrong with it
+        return True

@@ -1,0 +1,99 @@
+"""What two sets of data have in common, by content: the same words under another name, id or layout.
+
+Passages are compared as words alone: lower case, without punctuation and line ends, so that `( A ) @-@ b` is `(a)-b`. A passage of a text is a
+paragraph (between blank lines) or one of its lines, if it is long enough to be nobody else's: headings and short lines are left out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from harness.data.source import CHOICES, Question, Text
+
+MIN_WORDS = 12
+"""Of a passage. Headings and stock phrases are shorter: of WikiText-2's validation split no passage so long stands in its test split."""
+WORD = re.compile(r"\w+")
+BLANK_LINE = re.compile(r"\n\s*\n")
+
+
+class Scored(NamedTuple):
+    """What a task takes its scores from."""
+
+    texts: tuple[Text, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+
+def words(text: str) -> str:
+    """Return the words of a text, joined by spaces."""
+    return " ".join(WORD.findall(text.casefold()))
+
+
+def content(question: Question) -> tuple[str, ...]:
+    """Return what makes a question the same as another one: its words and those of its choices, in order."""
+    return (words(question.question), *map(words, question.choices))
+
+
+def passages(text: str) -> frozenset[str]:
+    """Return the paragraphs and lines of a text, as words, without the short ones."""
+    return frozenset(_long(_parts(text)))
+
+
+def shared_with(text: Text, scored: Scored) -> list[str]:
+    """Return what of scored data stands in a text, in words; nothing if nothing does.
+
+    Args:
+        text: What a recipe is fitted to.
+        scored: What is scored afterwards.
+    """
+    seen = passages(text.text)
+    found = []
+    for other in scored.texts:
+        own = passages(other.text)
+        if common := len(own & seen):
+            found.append(f"{common:,} of the {len(own):,} passages of {other.name}")
+    # A solved question is one paragraph, however short; so is one that stands there without its answer.
+    blocks = frozenset(map(words, BLANK_LINE.split(text.text)))
+    asked = [
+        q.id for q in scored.questions if not blocks.isdisjoint(_spellings(q)) or _stem(q, seen)
+    ]
+    if asked:
+        found.append(
+            f"{len(asked):,} of the {len(scored.questions):,} questions: {', '.join(asked[:10])}{' ..' * (len(asked) > 10)}"
+        )
+    return found
+
+
+def own_examples(questions: Sequence[tuple[Question, Sequence[Question]]]) -> list[str]:
+    """Return the ids of questions that stand, solved, among the examples shown before them."""
+    return [
+        question.id
+        for question, shots in questions
+        if content(question) in {content(shot) for shot in shots}
+    ]
+
+
+def _parts(text: str) -> Iterator[str]:
+    yield from BLANK_LINE.split(text)
+    yield from text.splitlines()
+
+
+def _long(parts: Iterator[str]) -> Iterator[str]:
+    return (found for part in parts if (found := words(part)).count(" ") >= MIN_WORDS - 1)
+
+
+def _stem(question: Question, seen: frozenset[str]) -> bool:
+    return words(question.question) in seen
+
+
+def _spellings(question: Question) -> Iterator[str]:
+    """Yield a question with its choices as a paragraph, without an answer and with each of the four."""
+    lines = [question.question]
+    lines += [
+        f"{letter} {choice}" for letter, choice in zip(CHOICES, question.choices, strict=True)
+    ]
+    plain = words("\n".join(lines))
+    yield from (
+        plain,
+        f"{plain} answer",
+        *(f"{plain} answer {letter.lower()}" for letter in CHOICES),
+    )

@@ -1,0 +1,27 @@
+"""Parts of the messages that a user reads."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
+    """Return `; did you mean X?` with the legal name that is closest to what was typed, or nothing if none is close.
+
+    Args:
+        got: What was typed.
+        legal: The names that could have been meant.
+        spelled: How a name is typed, with braces in its place.
+    """
+    names = list(legal)
+    close = get_close_matches(got.lower(), names, n=1)
+    # A name that goes on after what was typed, such as limit_windows after limt.
+    begun = {name[: len(got) + 1]: name for name in reversed(names) if len(got) > 2}
+    close = close or [
+        begun[part] for part in get_close_matches(got.lower(), begun, n=1, cutoff=0.75)
+    ]
+    return f"; did you mean {spelled.format(close[0])}?" if close else ""
+
+
+def in_one_line(text: object) -> str:
+    """Return a text without line breaks and runs of spaces, cut after 500 characters."""
+    return " ".join(str(text).split())[:500]

@@ -1,0 +1,62 @@
+"""Whether a run is on file: the same configuration on the same weights, data and calibration text, with its samples intact."""
+
+import logging
+from collections.abc import Sequence
+
+from harness.calibrated import calibration_of, is_of_recipe
+from harness.models.source import ModelSource
+from harness.recipe import QuantRecipe
+from harness.results.evidence import lost_evidence
+from harness.results.outdated import outdated
+from harness.results.record import Status
+from harness.results.store import Stored
+from harness.tasks.base import ModelFreeTask, PairedTask, Task
+
+log = logging.getLogger(__name__)
+
+
+def same_run(
+    known: Sequence[Stored],
+    model: ModelSource,
+    recipe: QuantRecipe,
+    task: Task | PairedTask | ModelFreeTask,
+) -> Stored | None:
+    """Return the latest whole run among the records of a configuration, or None if it must be measured.
+
+    A run whose samples are gone or altered is named in a warning, and does not count.
+
+    Args:
+        known: Records with the hash of the configuration, oldest first.
+        model: Where the weights come from; they are identified without being loaded.
+        recipe: What the weights are quantized with.
+        task: What is measured.
+    """
+    done = [item for item in known if item.record.status is Status.OK]
+    if not done:
+        return None
+    alone = isinstance(task, ModelFreeTask)
+    fingerprints = (None, None) if alone else _fingerprints(model)
+    facts = task.data_facts()
+    calibration = calibration_of(recipe)
+    for item in reversed(done):
+        record = item.record
+        if record.task is None or outdated(record):
+            continue
+        measured = (
+            (record.model.fingerprint, record.model.baseline) if record.model else (None, None)
+        )
+        same_data = all(record.task.data.get(key) == value for key, value in facts.items())
+        same_task = record.task.version == task.version
+        same_recipe = alone or is_of_recipe(record, recipe, calibration)
+        if measured == fingerprints and same_data and same_task and same_recipe:
+            if lost := lost_evidence(item):
+                log.warning("not on file, measured again: %s", lost)
+                continue
+            return item
+    return None
+
+
+def _fingerprints(source: ModelSource) -> tuple[str, str | None]:
+    """Return what identifies the weights of a model and of its baseline."""
+    baseline: ModelSource | None = getattr(source, "baseline", None)
+    return source.fingerprint(), baseline.fingerprint() if baseline is not None else None

@@ -1,0 +1,60 @@
+"""What a command prints or logs passes `harness.redaction`, whoever writes it: Hydra, a library, a traceback."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import IO, Any, cast
+
+from harness.redaction import known_values, redacted
+
+
+class RedactedStream:
+    """A text stream without secrets; all but writing is the stream's own."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text with its secrets masked."""
+        self._stream.write(redacted(text, known_values()))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts one after another."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def redacted_streams() -> Iterator[None]:
+    """Context manager that masks secrets in all that this process prints."""
+    streams = (cast(IO[str], RedactedStream(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(next(streams)), redirect_stderr(next(streams)):
+        yield
+
+
+def redact_logs() -> None:
+    """Mask secrets in every log record when it is made, so that no handler or file of a user's configuration has them."""
+    logging.setLogRecordFactory(_redacted_record)
+
+
+def _redacted_record(*args: Any, **fields: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **fields)
+    values = known_values()
+    try:
+        message = record.getMessage()
+    except (
+        TypeError,
+        ValueError,
+    ):  # arguments that do not fit: logging says so where the record is written
+        return record
+    if (masked := redacted(message, values)) != message:
+        record.msg, record.args = masked, None
+    if record.exc_info:
+        # Formatters take this text in the place of their own.
+        record.exc_text = redacted(logging.Formatter().formatException(record.exc_info), values)
+    return record

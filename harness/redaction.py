@@ -1,0 +1,212 @@
+"""Redaction: secrets are masked in whatever is printed or filed.
+
+A secret is known by its shape (the prefixes of providers), by the name of its key (`model.token=...`, `"password": ...`), or by its value, if a
+variable of the environment or an argument of this command has it under such a name. What is masked reads `***`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+MASK = "***"
+SHAPES = re.compile(
+    r"(?<![A-Za-z0-9_-])(?:"
+    + "|".join(
+        (
+            r"(?:hf|api_org)_(?=[A-Za-z0-9]*[A-Z0-9])[A-Za-z0-9]{16,}",  # Hugging Face
+            r"sk-(?=[\w-]*\d)(?=[\w-]*[A-Za-z0-9]{16})[\w-]{20,}",  # OpenAI, Anthropic, OpenRouter
+            r"gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",  # GitHub
+            r"gl(?:pat|dt|rt|cbt|ptt|oas|soat|agent|ft|imt)-[\w-]{16,}",  # GitLab
+            r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])(?:[\s:/,;\"']+[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+]))?",  # AWS, its secret behind it
+            r"xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}",  # Slack
+            r"AIza[\w-]{35}|ya29\.[\w-]{20,}",  # Google
+            r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",  # JSON web token
+            r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
+            r"nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{30,}",  # NVIDIA, Groq, Replicate
+            r"npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}|dckr_pat_[\w-]{20,}",  # npm, PyPI, Docker
+            r"SG\.[\w-]{16,}\.[\w-]{16,}",  # SendGrid
+        )
+    )
+    + ")"
+)
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+USER_OF_URL = re.compile(
+    r"(\b[a-z][a-z0-9+.-]*://)(?:[^\s/'\"@:]*:[^\s/'\"]*|[^\s/'\"@:]{12,})@", re.I
+)
+SIGNATURE_OF_URL = re.compile(r"([?&](?:sig|signature|x-amz-signature)=)[^\s&\"']+", re.I)
+AUTHORIZATION = re.compile(
+    r"(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|\bbearer\s+(?=[\w.~+/-]{16}))[^\s'\",;}]+",
+    re.I,
+)
+ASSIGNMENT = re.compile(
+    r"(?<![\w.@/+-])(?P<quoted>['\"]?)(?P<key>[\w.@/+-]++)(?P=quoted)(?P<sign>\s*[=:]\s*)"
+    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;\"'(){}\[\]]+)"
+)
+OPTION = re.compile(r"(?<![\w-])(?P<key>--?[A-Za-z][\w-]*)\s+(?P<value>[^\s-]\S*)")
+OVERRIDE = re.compile(r"(?P<key>[+~-]{0,2}[\w./@-]+)=(?P<value>.+)", re.DOTALL)
+
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+SECRET_WORDS = frozenset(
+    [
+        "secret",
+        "secrets",
+        "password",
+        "passwords",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "pass",
+        "credential",
+        "credentials",
+        "apikey",
+    ]
+)
+KINDS_OF_KEY = frozenset(
+    ["api", "access", "secret", "private", "auth", "signing", "encryption", "account"]
+)
+PLAIN_TOKENS = frozenset(
+    [
+        "bos",
+        "eos",
+        "pad",
+        "unk",
+        "sep",
+        "cls",
+        "mask",
+        "special",
+        "added",
+        "image",
+        "audio",
+        "video",
+        "per",
+        "next",
+        "first",
+        "last",
+        "top",
+        "stop",
+        "start",
+        "end",
+        "is",
+        "each",
+        "a",
+        "the",
+    ]
+)
+"""Words in front of `token` that make it one of a text."""
+NO_SECRETS = frozenset(("", "$", "none", "null", "true", "false", MASK))
+SHORTEST = 8
+"""Values shorter than this are masked under their key alone: elsewhere they may be anything."""
+
+
+def redacted(text: str, values: Iterable[str] = ()) -> str:
+    """Return a text with its secrets masked.
+
+    Args:
+        text: Anything that is to be printed or filed.
+        values: Secrets that are known, to be masked wherever they stand; see `known_values`.
+    """
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    whole = OVERRIDE.fullmatch(text)
+    if whole and is_secret_name(whole["key"]) and _may_be_secret(whole["key"], whole["value"]):
+        return f"{whole['key']}={MASK}"
+    text = PRIVATE_KEY.sub(MASK, text)
+    text = USER_OF_URL.sub(rf"\1{MASK}@", text)
+    text = SIGNATURE_OF_URL.sub(rf"\1{MASK}", text)
+    text = AUTHORIZATION.sub(rf"\1{MASK}", text)
+    text = SHAPES.sub(MASK, text)
+    return OPTION.sub(_after_option, ASSIGNMENT.sub(_assigned, text))
+
+
+def redacted_tree(node: Any, values: Iterable[str] = (), *, under_secret: bool = False) -> Any:
+    """Return plain data with the secrets masked: texts by `redacted`, and what stands under a key with such a name."""
+    if isinstance(node, Mapping):
+        return {
+            key: redacted_tree(
+                child,
+                values,
+                under_secret=under_secret
+                or (is_secret_name(str(key)) and _may_be_secret(str(key), str(child))),
+            )
+            for key, child in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [redacted_tree(child, values, under_secret=under_secret) for child in node]
+    if under_secret and node is not None and not isinstance(node, bool):
+        return MASK if str(node).lower() not in NO_SECRETS else node
+    return redacted(node, values) if isinstance(node, str) else node
+
+
+def redacted_arguments(arguments: Iterable[str]) -> list[str]:
+    """Return the words of a command line; `--token VALUE` is two of them."""
+    words, before = [], ""
+    for word in arguments:
+        is_value = before.startswith("-") and "=" not in before and is_secret_name(before)
+        words.append(MASK if is_value and not word.startswith("-") else redacted(word))
+        before = word
+    return words
+
+
+def known_values() -> set[str]:
+    """Return the secrets that this process was given, by the names of variables and arguments."""
+    words = list(sys.orig_argv[1:])
+    named = [*os.environ.items(), *pairwise(words)]
+    named += [(key, value) for key, _, value in (word.partition("=") for word in words)]
+    found = set()
+    for name, value in named:
+        is_name = not any(sign in name for sign in "= \n") and is_secret_name(name)
+        if is_name and _may_be_secret(name, value):
+            whole = value.strip("'\"")
+            found |= {whole, *whole.split(",")}
+    return {value for value in found if len(value) >= SHORTEST and not value.startswith("${")}
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether a key, variable or option holds a secret by its name.
+
+    Example:
+        `HF_TOKEN`, `model.token`, `apiKey`, `--db-password`; but not `num_tokens`, `eos_token`, `token_nll`.
+    """
+    words = [word.lower() for word in WORD.findall(name)]
+    if not words:
+        return False
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if last == "token":
+        return before not in PLAIN_TOKENS
+    return last in SECRET_WORDS or (last == "key" and before in KINDS_OF_KEY)
+
+
+def _may_be_secret(name: str, value: str) -> bool:
+    """Say whether a value under such a name can be one: no constant, no reference, and for tokens no number."""
+    plain = value.strip().strip("'\"")
+    if plain.lower() in NO_SECRETS or plain.startswith("${"):
+        return False
+    of_text = WORD.findall(name)[-1].lower() == "token" and re.fullmatch(r"[-+.\de]+", plain)
+    return not of_text and not (WORD.findall(name)[-1].lower() == "pwd" and plain[:1] in "/~.")
+
+
+def _assigned(found: re.Match[str]) -> str:
+    key, sign, value = found["key"], found["sign"], found["value"]
+    if not is_secret_name(key) or not _may_be_secret(key, value):
+        return found[0]
+    quote = value[0] if value[0] in "'\"" else ""
+    plain = value.strip("'\"")
+    looks_random = len(plain) >= SHORTEST and any(char.isdigit() for char in plain)
+    # In prose and code, what follows a colon or a spaced sign need not be a value.
+    if (
+        sign != "="
+        and not looks_random
+        and not (found["quoted"] and quote and len(plain) > SHORTEST)
+    ):
+        return found[0]
+    return f"{found['quoted']}{key}{found['quoted']}{sign}{quote}{MASK}{quote}"
+
+
+def _after_option(found: re.Match[str]) -> str:
+    hides = is_secret_name(found["key"]) and _may_be_secret(found["key"], found["value"])
+    return f"{found['key']} {MASK}" if hides else found[0]

@@ -1,0 +1,117 @@
+"""What stands in a report, in order. A section that cannot be written is listed, and the others are written."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.report import sections
+from harness.report.calibration import calibrations
+from harness.report.divergence import answer_changes, divergences
+from harness.report.engines import engine_runs
+from harness.report.matmul import matmul_errors
+from harness.report.noise import Floor, floor_of, noise_floor
+from harness.report.parity import parities
+from harness.report.quality import quality_against_bits
+from harness.report.sections import Section
+from harness.report.sizes import sizes
+from harness.report.sources import records, warnings
+from harness.report.study import Group, comparable
+from harness.report.throughput import throughput
+from harness.report.titles import told_apart
+from harness.report.unfinished import left_out, not_ok, not_supported, unusable
+from harness.results.record import Unit
+from harness.results.store import Stored
+
+Builder = Callable[[], Section | Sequence[Section | None] | None]
+
+
+def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[Section]:
+    """Return every section that has something to say; pictures are written beside `path`.
+
+    A section that fails is added to `problems`, which stand first in the report.
+    """
+    found: list[Section] = []
+    for build in builders(stored, path):
+        try:
+            found += made_by(build)
+        except HarnessError as reason:
+            problems.append(f"a section of the report is missing: {reason}")
+        except Exception as reason:  # one fault must not cost the whole report
+            problems.append(
+                f"a section of the report is missing: {type(reason).__name__}: {reason}; "
+                "that is a fault of quant-harness, report it with the records"
+            )
+    first = unusable(problems)
+    return _numbered([first, *found] if first else found)
+
+
+def _numbered(found: Sequence[Section]) -> list[Section]:
+    """Return the sections under titles of their own; what the builders cannot tell apart is counted."""
+    total, seen = Counter(section.title for section in found), Counter[str]()
+    numbered = []
+    for section in found:
+        title = section.title
+        seen[title] += 1
+        if total[title] > 1:
+            section = replace(section, title=f"{title} ({seen[title]} of {total[title]})")
+        numbered.append(section)
+    return numbered
+
+
+def made_by(build: Builder) -> list[Section]:
+    """Return the sections that a builder makes."""
+    made = build()
+    several = [made] if made is None or isinstance(made, Section) else made
+    return [section for section in several if section is not None]
+
+
+def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
+    """Yield what makes each section, in the order of the report."""
+    groups = told_apart(comparable(stored))
+    floors = [floor_of(group, groups) for group in groups]
+    numbered = list(enumerate(zip(groups, floors, strict=True), start=1))
+    for number, (group, floor) in numbered:
+        picture = path.with_name(f"{path.stem}-throughput-{number}.png")
+        yield partial(_of_group, group, groups, stored, floor, picture)
+    for number, (group, floor) in numbered:
+        picture = path.with_name(f"{path.stem}-quality-{number}.png")
+        yield partial(quality_against_bits, group, picture, floor)
+    yield from (partial(sections.formats_by_granularity, group) for group in groups)
+    yield from (partial(sections.group_size_trend, group) for group in groups)
+    yield partial(sections.direct_against_generate, groups)
+    yield partial(sizes, groups)
+    yield partial(calibrations, groups)
+    yield from (partial(sections.subjects, group) for group in groups)
+    yield partial(matmul_errors, stored)
+    yield partial(engine_runs, stored)
+    yield partial(left_out, stored)
+    yield partial(not_supported, stored)
+    yield partial(not_ok, stored)
+    yield partial(warnings, stored)
+    yield partial(records, stored)
+
+
+def _of_group(
+    group: Group,
+    groups: Sequence[Group],
+    stored: Sequence[Stored],
+    floor: Floor | None,
+    picture: Path,
+) -> Sequence[Section | None]:
+    """Return the tables of a task's own, or else the ranking."""
+    own = (
+        divergences(group, floor),
+        answer_changes(group),
+        noise_floor(group),
+        parities(group),
+        throughput(group, groups, stored, picture),
+    )
+    if any(own):
+        return own
+    # The floor is one of log-losses: it says nothing of an accuracy.
+    if floor is None or group.headline.unit is Unit.FRACTION:
+        return (sections.ranking(group),)
+    return (sections.ranking(group, floor.line(), floor.least),)

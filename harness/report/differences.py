@@ -1,0 +1,70 @@
+"""The cells of a paired difference: by how much, within which bounds, and whether that can be told from nothing."""
+
+import math
+from typing import NamedTuple
+
+from harness.errors import ResultError
+from harness.report import figures, paired
+from harness.report.study import Row
+from harness.results.record import Unit
+
+
+class Columns(NamedTuple):
+    """What the columns are called."""
+
+    difference: str
+    verdict: str
+
+
+class Cells(NamedTuple):
+    """One row's cells."""
+
+    cells: dict[str, str]
+    note: str | None
+    """Why there is no interval, or None."""
+
+
+def of_itself(row: Row, columns: Columns, text: str) -> Cells:
+    """Return the cells of a row without a difference; `text` says why."""
+    return Cells(_cells(row, columns, text, *[figures.MISSING] * 4), None)
+
+
+def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> Cells:
+    """Return the cells of a row beside another one; a log-loss within `least`, the noise floor, is no difference."""
+    unit = row.headline.unit
+    shown = figures.difference(row.value, reference.value, unit)
+    relative = figures.relative(row.value, reference.value)
+    try:
+        found = paired.difference(row, reference)
+    except ResultError as reason:
+        blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
+        return Cells(blank, f"no interval: {reason}")
+    if found is None:
+        blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
+        return Cells(blank, "no interval: these runs have no items to pair")
+    p = figures.MISSING if found.p is None else figures.p_value(found.p)
+    cells = _cells(row, columns, shown, relative, _bounds(row, found), p, found.verdict(least))
+    return Cells(cells, None if found.interval else found.note)
+
+
+def _cells(
+    row: Row, columns: Columns, difference: str, relative: str, interval: str, p: str, verdict: str
+) -> dict[str, str]:
+    """Return the cells in order; a share has a p-value, and no relative difference."""
+    if row.headline.unit is Unit.FRACTION:
+        between = {"its 95 % interval": interval, "p": p}
+    else:
+        between = {"relative": relative, "its 95 % interval": interval}
+    return {columns.difference: difference, **between, columns.verdict: verdict}
+
+
+def _bounds(row: Row, found: paired.Paired) -> str:
+    """Return the interval of a difference in pp, or of a perplexity relative to the other one."""
+    if found.interval is None:
+        return figures.MISSING
+    if row.headline.unit is Unit.FRACTION:
+        return " .. ".join(f"{100 * bound:+.2f} pp" for bound in found.interval)
+    # A perplexity a word or a byte takes the log-loss of several tokens.
+    nll = row.metric("nll")
+    tokens = nll.n / row.headline.n if nll is not None else 1.0
+    return " .. ".join(f"{100 * math.expm1(bound * tokens):+.3f} %" for bound in found.interval)

@@ -1,0 +1,160 @@
+"""What rows of a report are called: by the recipe, and where several share its name, by what differs between them, in words.
+
+    int8_row                                        the only recipe of that name
+    w8a8_static (calibrated on notes.txt)           beside the same recipe, calibrated on another text
+    baseline (model.revision=v2)                    beside a baseline of the same weights, asked for in another way
+
+Recipes are told apart over the whole report, so that a name means one recipe in all of its tables; what is left, inside a group.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.results.record import RunRecord
+from harness.results.store import Stored
+
+Facts = Mapping[str, str]
+VOLATILE = ("force", "results_dir", "device")
+"""Keys of a configuration that do not change what is measured."""
+UNKNOWN_TEXT = "calibrated on an unknown text"
+
+
+def row_names(groups: Sequence[Sequence[Stored]]) -> dict[str, str]:
+    """Return what to call each run, by run id.
+
+    Args:
+        groups: Runs that are compared with each other, group by group.
+    """
+    records = [item.record for group in groups for item in group]
+    names = {record.run_id: _plain(record) for record in records}
+    names = _told_apart(
+        names, {record.run_id: recipe_facts(record) for record in records}, common=True
+    )
+    for group in groups:
+        own = {item.record.run_id: names[item.record.run_id] for item in group}
+        facts = {item.record.run_id: _run_facts(item.record) for item in group}
+        names |= _told_apart(own, facts, common=False)
+    return names
+
+
+def recipe_facts(record: RunRecord) -> dict[str, str]:
+    """Return what a recipe is, in words by key: formats, backend, calibration text, and single values of its configuration."""
+    quant = record.quant
+    if quant is None:
+        return {}
+    facts = {
+        "formats": _listed("weights", quant.formats),
+        "inputs": _listed("inputs", quant.input_formats),
+        "backend": quant.backend,
+    }
+    if (text := quant.calibration) is not None:
+        facts["text"] = f"calibrated on {text.text}"
+        facts["sha256"] = f"SHA-256 {text.sha256[:12]}"
+    elif is_calibrated(record):
+        facts |= {"text": UNKNOWN_TEXT, "sha256": "SHA-256 unknown"}
+    for key, value in _leaves(record.config.get("quant") or {}, "quant"):
+        # The data of a calibration are told by their text, formats by their names.
+        if ".data." not in key and not (key.startswith("quant.rules.") and _is_of_format(key)):
+            facts[key] = f"{key.removeprefix('quant.')}={value}"
+    facts.pop("quant.name", None)
+    return facts
+
+
+def recipe_of(record: RunRecord) -> str:
+    """Return the recipe's name of a run that may not have come to quantize."""
+    return record.recipe or str((record.config.get("quant") or {}).get("name"))
+
+
+def is_calibrated(record: RunRecord) -> bool:
+    """Say whether a recipe is fitted to a text, by its configuration: records made before the text was kept do not name it."""
+    values = dict(_leaves(record.config.get("quant") or {}))
+    return any(
+        (key.endswith(".static_input") and value == "true")
+        or key.startswith("backend.calibration.")
+        for key, value in values.items()
+    )
+
+
+def _plain(record: RunRecord) -> str:
+    """Return the recipe's name; without a recipe, `baseline` for a float model and the model's own name for a quantized one."""
+    model, quant = record.model, record.quant
+    if model is None or quant is None:
+        return ""
+    if quant.name != "none":
+        return quant.name
+    is_baseline = quant.kind == "none" and model.baseline is None
+    return "baseline" if is_baseline else model.name
+
+
+def _run_facts(record: RunRecord) -> dict[str, str]:
+    """Return every value of a configuration, and as the last resort when it was run."""
+    config = {key: value for key, value in record.config.items() if key not in VOLATILE}
+    facts = {key: f"{key}={value}" for key, value in _leaves(config)}
+    model = record.model
+    if model is not None:
+        facts = {"model": model.name, "dtype": model.dtype, "attention": model.attention} | facts
+    return facts | {"created": f"{record.created:%Y-%m-%d %H:%M:%S}"}
+
+
+def _told_apart(
+    names: Mapping[str, str], facts: Mapping[str, Facts], *, common: bool
+) -> dict[str, str]:
+    """Return names in which runs that share one have words for the facts that differ between them.
+
+    Args:
+        names: By run id.
+        facts: Words by key, by run id; the first keys are tried first.
+        common: Use only facts that all of them have: older records lack keys that came later.
+    """
+    told = dict(names)
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for run, name in names.items():
+        sharing[name].append(run)
+    for name, runs in sharing.items():
+        keys = dict.fromkeys(key for run in runs for key in facts[run])
+        usable = [key for key in keys if not common or all(key in facts[run] for run in runs)]
+        chosen = _distinguishing(usable, [facts[run] for run in runs])
+        for run in runs:
+            words = [facts[run][key] for key in chosen if key in facts[run]]
+            told[run] = f"{name} ({', '.join(words)})" if words else name
+    return told
+
+
+def _distinguishing(keys: Sequence[str], facts: Sequence[Facts]) -> list[str]:
+    """Return the first keys that together tell facts apart as far as all keys do."""
+    chosen: list[str] = []
+    kinds = 1
+    for key in keys:
+        tried = [*chosen, key]
+        found = len({tuple(each.get(k) for k in tried) for each in facts})
+        if found > kinds:
+            chosen, kinds = tried, found
+    return chosen
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of every value of a configuration that is no mapping."""
+    if not isinstance(node, Mapping):
+        yield path, _spelled(node)
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _spelled(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_spelled, value))}]"
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _is_of_format(key: str) -> bool:
+    return any(f".{part}." in key for part in ("weight", "input"))
+
+
+def _listed(what: str, formats: Mapping[str, str]) -> str:
+    shown = [fmt if len(formats) == 1 else f"{rule} {fmt}" for rule, fmt in formats.items()]
+    return f"{what} {', '.join(shown) or 'float'}"

@@ -1,0 +1,54 @@
+"""Titles that say how two tables of one task, model and data differ."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.report.study import Group, options
+
+
+def told_apart(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with what tells each from the others of its task, model and data; nothing if it is the only one.
+
+    Example:
+        `questions=40-by-seed-42, shots=1` beside `questions=8-by-seed-42, shots=4`.
+    """
+    alike = defaultdict(list)
+    for index, group in enumerate(groups):
+        alike[group.task.name, group.model.name, group.task.data.get("name")].append(index)
+    told = list(groups)
+    for indices in alike.values():
+        if len(indices) > 1:
+            words = _differences([groups[index] for index in indices])
+            for index, text in zip(indices, words, strict=True):
+                told[index] = replace(groups[index], apart=text)
+    return told
+
+
+def _differences(groups: Sequence[Group]) -> list[str]:
+    """Return what each group has and not all have, in as few kinds of facts as tell them all apart."""
+    kinds = [_facts(group) for group in groups]
+    words = [""] * len(groups)
+    for depth in range(1, len(kinds[0]) + 1):
+        facts = [[fact for kind in own[:depth] for fact in kind] for own in kinds]
+        common = set(facts[0]).intersection(*facts)
+        words = [", ".join(fact for fact in own if fact not in common) for own in facts]
+        if len(set(words)) == len(words):
+            break
+    return words
+
+
+def _facts(group: Group) -> list[list[str]]:
+    """Return what defines a group, kind by kind, the one that a reader knows first in front."""
+    model, task = group.model, group.task
+    record = group.rows[0].stored.record
+    made = record.provenance
+    return [
+        task.protocol.split("|"),
+        [f"{model.weights} weights", model.dtype, f"on {model.device}"],
+        [f"{model.products} products", f"attention {model.attention}"],
+        [f"version {task.version}", f"weights {model.fingerprint[:8]}"],
+        [made.gpu or made.cpu, f"{made.threads} threads"],
+        [f"{key}={value}" for key, value in options(record).items()],
+        [f"{key}={value}" for key, value in task.data.items()],
+    ]

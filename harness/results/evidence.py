@@ -1,0 +1,45 @@
+"""Whether the items that a record's numbers were computed from are still on file.
+
+A run that ended well leaves a record and the file of its items. A number whose items are gone or were changed cannot be
+checked or compared any more: reports leave such a run out and say why, and its command measures again.
+"""
+
+from harness.errors import ResultError
+from harness.results.store import Stored, read_samples
+
+TOKEN_COUNTS = "num_tokens"  # noqa: S105 - a column, not a secret
+
+
+def lost_evidence(stored: Stored) -> str | None:
+    """Return what is wrong with the items of a run that ended well and what to do, or None."""
+    try:
+        check_evidence(stored)
+    except ResultError as reason:
+        return str(reason)
+    return None
+
+
+def check_evidence(stored: Stored) -> tuple[str, ...]:
+    """Check the items of a run that ended well; return their ids in order.
+
+    Raises:
+        ResultError: The samples file is missing, not the one that the record was written with, or does not fit the metrics.
+    """
+    frame = read_samples(stored)
+    file, metrics = stored.record.samples_file, stored.record.metrics
+    if "id" not in frame or frame["id"].duplicated().any():
+        raise ResultError(f"{file} must have items with an id each, got others; repeat the run")
+    if not metrics:
+        raise ResultError(f"{stored.path} must have metrics, got none; repeat the run")
+    headline = metrics[0]
+    num_items = len(frame)
+    of_tokens = headline.n_of == "token" and TOKEN_COUNTS in frame
+    counted = int(frame[TOKEN_COUNTS].sum()) if of_tokens else num_items
+    # Other units count parts of the items: rounds of a timing, draws of a product, the documents of one task.
+    fits = counted == headline.n if of_tokens else 0 <= headline.n <= counted
+    if not fits:
+        raise ResultError(
+            f"{stored.path} must have the {headline.n:,} {headline.n_of}s of {headline.name} on file, "
+            f"got {counted:,} in {file}; repeat the run"
+        )
+    return tuple(frame["id"])

@@ -1,0 +1,119 @@
+"""How far a checkpoint is from its recipe, read by transformers: the tables of docs/checkpoints.md.
+
+    python scripts/bench_checkpoints.py --out results/bench_checkpoints/smollm2.json
+
+SmolLM2-135M is exported with each recipe, read back by transformers with compressed-tensors, and asked for the log-probabilities
+of one text. Differences are means of their absolute values over the tokens of it [nat/token]. Nothing is timed.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
+
+from harness import config, provenance
+from harness.data.embedded import EmbeddedData
+from harness.export.checkpoint import export
+from harness.export.compressed_tensors import CompressedTensors
+from harness.export.gptq import Gptq
+from harness.models import cache
+from harness.models.embedded import EmbeddedModel
+from harness.models.source import LoadedModel
+from harness.models.tokens import tokenize
+from harness.recipe import QuantRecipe, quantize
+
+RECIPES = ("int8_row", "int4_g64", "fp8_row", "nvfp4", "w8a8")
+WITH_INPUTS = ("w8a8",)
+"""Read with `dequantize=True` their inputs stay in float, which is another model."""
+TOKENS = 512
+FACTS = {
+    "command": "scripts/bench_checkpoints.py",
+    "config": {},
+    "config_hash": "0" * 64,
+    "packages": {"quant-harness": "0"},
+}
+
+Json = dict[str, Any]
+
+
+def recipe(name: str) -> QuantRecipe:
+    """Return a recipe of conf/quant."""
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        node = config.resolve(compose("config", ["data=embedded", f"+quant={name}"]))["quant"]
+    return config.check_component(config.build(node, "quant"), QuantRecipe, "quant")
+
+
+@torch.no_grad()
+def log_probabilities(module: PreTrainedModel, ids_S: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of every token but the first, `[S - 1]`."""
+    found = module(ids_S[None], use_cache=False).logits.float().log_softmax(-1)
+    return found[0, :-1].gather(-1, ids_S[1:, None]).squeeze(-1)
+
+
+def read(folder: Path, ids_S: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Return the log-probabilities that transformers gives a folder."""
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options)
+    found = log_probabilities(module.train(mode=False), ids_S)
+    del module
+    gc.collect()
+    return found
+
+
+def measure(name: str, loaded: LoadedModel, ids_S: torch.Tensor) -> Json:
+    """Return the differences of one recipe."""
+    chosen, of_float = recipe(name), log_probabilities(loaded.module, ids_S)
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).abs().mean())
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        made = export(loaded, chosen, CompressedTensors(), out, shard_bytes=10**9, facts=FACTS)
+        quantize(loaded, chosen)
+        in_memory = log_probabilities(loaded.module, ids_S)
+        loaded.restore()
+        dequantize = {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+        return {
+            "scale_error": made.scale_error,
+            "recipe_from_float": apart(in_memory, of_float),
+            "compressed": apart(read(out, ids_S), in_memory),
+            "dequantized": None
+            if name in WITH_INPUTS
+            else apart(read(out, ids_S, **dequantize), in_memory),
+        }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")  # transformers warns that it is told how to read the folder
+    logging.disable(logging.WARNING)
+    loaded = cache.load(EmbeddedModel(), torch.device("cpu"))
+    ids_S = torch.tensor(tokenize(EmbeddedData().text().text, loaded).ids[:TOKENS])
+    rows = {}
+    for name in RECIPES:
+        rows[name] = measure(name, loaded, ids_S)
+        print(name, rows[name], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        made = export(loaded, recipe("int4_g64"), Gptq(), out, shard_bytes=10**9, facts=FACTS)
+    about = json.loads(provenance.collect({}, loaded.device).model_dump_json())
+    result = {"tokens": len(ids_S), "recipes": rows, "gptq_scale_error": made.scale_error, "provenance": about}  # fmt: skip
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How exactly each backend multiplies on this processor: the table of docs/low_precision.md.
+
+    python scripts/bench_exactness.py --out results/bench_exactness/tiny.json
+
+The tiny model is quantized in each type with each recipe; the figure is `quant.compute.rel_error`, the largest relative error of a layer.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from harness import config, provenance
+from harness.errors import HarnessError
+from harness.models.tiny import TinyModel
+from harness.recipe import QuantRecipe, quantize
+
+RECIPES = (
+    "int8_row_real",
+    "w8a8_real",
+    "fp8_row_real",
+    "torchao_int8_row",
+    "torchao_int8_dynamic",
+    "bnb_int8",
+)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def recipe(name: str) -> QuantRecipe:
+    """Return a recipe of conf/quant."""
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        node = config.resolve(compose("config", ["data=embedded", f"+quant={name}"]))["quant"]
+    return config.check_component(config.build(node, "quant"), QuantRecipe, "quant")
+
+
+def rel_error(name: str, dtype: str) -> float | str:
+    """Return the largest relative error of a layer, or why there is none."""
+    loaded = TinyModel(dtype=dtype).load(torch.device("cpu"))
+    try:
+        compute = quantize(loaded, recipe(name)).report.compute
+    except HarnessError as reason:
+        return str(reason)
+    return compute.rel_error if compute else "not measured"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    out = parser.parse_args().out
+    rows = {name: {dtype: rel_error(name, dtype) for dtype in DTYPES} for name in RECIPES}
+    made: dict[str, Any] = json.loads(provenance.collect({}, torch.device("cpu")).model_dump_json())
+    text = json.dumps({"recipes": rows, "provenance": made}, indent=1) + "\n"
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

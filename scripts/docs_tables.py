@@ -1,0 +1,247 @@
+"""Write the tables of measured figures in README and docs from the files under `results/` that hold them.
+
+    python scripts/docs_tables.py            rewrite them
+    python scripts/docs_tables.py --check    exit with 1 if a table is not what its file says
+
+A table stands between `<!-- table: NAME from results/FILE -->` and `<!-- end of table -->`. One without a file says that it was not measured.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.report import figures, float_paths
+from harness.results.store import ResultStore, Stored
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+REGION = re.compile(
+    r"(<!-- table: (?P<name>\w+) from (?P<file>results/\S+) -->\n).*?(<!-- end of table -->)",
+    re.DOTALL,
+)
+NOT_MEASURED = "*Not measured yet: `{file}` does not exist.*\n"
+
+OTHERS = {
+    "lm_eval": "lm-eval 0.4.13, batch size 4 (its fastest)",
+    "plain_loop": "loop over `model(ids).logits.float()`",
+}
+
+NAMES = {
+    "plain": "transformers, `generate`",
+    "eager": "float model, eager",
+    "eager, float32 products": "float model, eager, float32 products",
+    "compiled": "float model, compiled",
+    "llama.cpp Q4_1": "llama.cpp on the same file (4-bit weights)",
+}
+
+Rows = list[list[str]]
+Json = dict[str, Any]
+
+
+def rendered(text: str, root: Path = ROOT) -> str:
+    """Return a document with every table as its file says."""
+
+    def replace(found: re.Match[str]) -> str:
+        file = root / found["file"]
+        body = NOT_MEASURED.format(file=found["file"])
+        if file.exists():
+            rows = TABLES[found["name"]](file)
+            body = markdown(rows) + f"\nFrom `{found['file']}`.\n"
+        return f"{found[1]}{body}{found[4]}"
+
+    return REGION.sub(replace, text)
+
+
+def markdown(rows: Rows) -> str:
+    """Return a table whose first row is its header."""
+    header, *body = rows
+    lines = [header, ["---"] * len(header), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def load(file: Path) -> Json:
+    """Return the output of a benchmark."""
+    found: Json = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def machine(made: Mapping[str, Any]) -> str:
+    """Return a processor and which 16-bit or 8-bit instructions it has."""
+    flags = [
+        f for f in made["cpu_flags"] if f in ("avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
+    ]
+    name = made["cpu"].replace("(R)", "").replace(" Processor", "")
+    threads = "1 thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    return f"{name} ({', '.join(flags) or 'neither vnni nor bf16'}), {threads}"
+
+
+def steps(file: Path) -> Rows:
+    """Return where the time of a decode step goes [ms]."""
+    found = load(file)
+    tables = found["tables"]
+    names = [kind for kind in next(iter(tables.values())) if kind != "step"]
+    kinds = [kind for kind in names if any(table[kind] for table in tables.values())]
+    rest = {name: table["step"] - sum(table[k] for k in kinds) for name, table in tables.items()}
+    lines = {kind: {name: table[kind] for name, table in tables.items()} for kind in kinds}
+    lines |= {"the rest: Python and dispatch": rest}
+    lines |= {"a token": {name: table["step"] for name, table in tables.items()}}
+    return [
+        [machine(found["about"]["provenance"]), *(f"{name} [ms]" for name in tables)],
+        *([kind, *(f"{value:.1f}" for value in of.values())] for kind, of in lines.items()),
+    ]
+
+
+def request_speeds(folder: Path) -> Rows:
+    """Return prefill and decode of every contender [token/s], two columns a machine."""
+    found = [load(file) for file in sorted(folder.glob("smollm2*.json"))]
+    header, rows = ["[token/s]"], dict[str, list[str]]()
+    for index, each in enumerate(found):
+        name = machine(each["about"]["provenance"])
+        header += [f"{name}: {phase}" for phase in ("prefill", "decode")]
+        for title, contenders in each["tables"].items():
+            # The first contender of a recipe's table is the float model again.
+            for row in contenders if title == "float" else contenders[1:]:
+                cells = rows.setdefault(row["name"], [figures.MISSING] * 2 * len(found))
+                speeds = row["prefill_tokens_per_s"], row["decode_tokens_per_s"]
+                cells[2 * index : 2 * index + 2] = map(figures.rate, speeds)
+    return [header, *([NAMES.get(name, name), *cells] for name, cells in rows.items())]
+
+
+def prefill(folder: Path) -> Rows:
+    """Return the records of timed runs: prefill beside both ways of the float model, one row a machine and recipe."""
+    rows = [
+        [
+            "machine",
+            "recipe",
+            "prefill [token/s]",
+            "float beside it [token/s]",
+            "/ native products",
+            "/ the faster products",
+        ]
+    ]
+    stored = [item for item in ResultStore(root=folder).load()[0] if item.record.metrics]
+    latest = {(item.record.provenance.cpu, _recipe(item)): item for item in stored}
+    for (_, name), item in latest.items():
+        metric = item.record.metric
+        speed = metric("prefill")
+        if speed is None or speed.value is None:
+            continue
+        rows.append(
+            [
+                machine(item.record.provenance.model_dump()),
+                f"`{name}`",
+                figures.rate(speed.value),
+                float_paths.in_turn(float_paths.speeds(metric, "prefill")) or figures.MISSING,
+                float_paths.ratio(metric("prefill_ratio")),
+                float_paths.ratio_to_faster(metric, "prefill"),
+            ]
+        )
+    return rows
+
+
+def _recipe(item: Stored) -> str:
+    return item.record.quant.name if item.record.quant else ""
+
+
+def readers(file: Path) -> Rows:
+    """Return how far transformers' reading of a checkpoint is from the recipe [nat/token]."""
+    found = load(file)
+    rows = [["recipe", "`dequantize=True`", "left compressed", "the recipe from the float model"]]
+    for name, row in found["recipes"].items():
+        values = [row[key] for key in ("dequantized", "compressed", "recipe_from_float")]
+        cells = ["inputs stay in float" if v is None else f"{v:#.2g}" if v else "0" for v in values]
+        rows.append([f"`{name}`", *cells])
+    return rows
+
+
+def scale_errors(file: Path) -> Rows:
+    """Return the largest relative difference of a stored scale from the recipe's."""
+    found = load(file)
+    errors = {name: row["scale_error"] for name, row in found["recipes"].items()}
+    exact = [name for name, error in errors.items() if error == 0]
+    rows = [
+        ["", "`scale_error`"],
+        [f"compressed-tensors: {', '.join(f'`{n}`' for n in exact)}", "0"],
+    ]
+    rows += [[f"compressed-tensors: `{n}`", f"{e:.1e}"] for n, e in errors.items() if e]
+    return [*rows, ["GPTQ: `int4_g64`", f"{found['gptq_scale_error']:.1e}"]]
+
+
+def exactness(file: Path) -> Rows:
+    """Return the largest relative error of a layer, by type of the model."""
+    found = load(file)
+    rows: Rows = []
+    for name, errors in found["recipes"].items():
+        cells = [f"{e:.1e}" if isinstance(e, float) else "unsupported" for e in errors.values()]
+        rows.append([f"`{name}`", *cells])
+    return [[machine(found["provenance"]), *next(iter(found["recipes"].values()))], *rows]
+
+
+def formats(file: Path) -> Rows:
+    """Return how long formats take, in copies of the tensor."""
+    found = load(file)
+    about = f"{machine(found['provenance'])}, a copy takes {1000 * found['copy_s']:.1f} ms"
+    rows = [[about, "here [copies]", "the other library [copies]", "memory [tensors]"]]
+    for name, row in found["formats"].items():
+        other = row["other_copies"]
+        cells = [f"{row['copies']:.2f}", f"{other:.2f}" if other else "-", f"{row['memory']:.2f}"]
+        rows.append([f"`{name}`", *cells])
+    return rows
+
+
+def evaluation(folder: Path) -> Rows:
+    """Return accuracy tasks beside lm-eval and a plain loop: medians of the runs on file."""
+    first, second = (load(folder / f"{n}.json") for n in ("direct_and_perplexity", "generate"))
+    parts = {
+        "MMLU, direct": (first["parts"]["direct"], "lm_eval", "question"),
+        "MMLU, generate": (second["parts"]["generate"], "lm_eval", "question"),
+        "perplexity": (first["parts"]["perplexity"], "plain_loop", "window"),
+    }
+    own = machine(first["parts"]["direct"]["machine"])
+    rows = [[own, "quant-harness", "beside it", "ratio", "ratio with native products"]]
+    for name, (part, key, unit) in parts.items():
+        ours, theirs = (statistics.median(part[k]["seconds"]) for k in ("quant_harness", key))
+        ratios = f"{part['speedup']:.1f}", f"{part['speedup_native']:.1f}"
+        other = f"{OTHERS[key]}: {figures.rate(theirs)} s"
+        rows.append(
+            [f"{name}, {part[unit + 's']} {unit}s", f"{figures.rate(ours)} s", other, *ratios]
+        )
+    return rows
+
+
+TABLES: Mapping[str, Callable[[Path], Rows]] = {
+    function.__name__: function
+    for function in (
+        evaluation,
+        steps,
+        request_speeds,
+        prefill,
+        readers,
+        scale_errors,
+        exactness,
+        formats,
+    )
+}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Rewrite or check every document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(words).check
+    other = [d for d in DOCUMENTS if rendered(d.read_text("utf-8")) != d.read_text("utf-8")]
+    for document in other:
+        sys.stdout.write(f"{document.relative_to(ROOT)}\n")
+        if not check:
+            document.write_text(rendered(document.read_text("utf-8")), encoding="utf-8")
+    if check and other:
+        sys.exit("these tables are not what results/ says: python scripts/docs_tables.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""A format bit for bit, overflow to infinity and NaN included, which `quantize` and `fake_quantize` refuse."""
+
+import torch
+
+from harness.quant.quantize import encode, fit
+from harness.quant.tensor import QuantizedTensor, Scales, TensorFormat, along, back
+
+
+def codes_of(
+    x: torch.Tensor, fmt: TensorFormat, generator: torch.Generator | None = None
+) -> QuantizedTensor:
+    """Return what `quantize` does."""
+    return encode(x, fmt, fit(x, fmt), generator=generator)
+
+
+def values_of(x: torch.Tensor, fmt: TensorFormat, scales: Scales | None = None) -> torch.Tensor:
+    """Return what `fake_quantize` does, float32."""
+    flat = fmt.granularity.flat
+    scales = fit(x, fmt) if scales is None else scales
+    return back(scales.apply(fmt.to_grid(along(x, -1, flat=flat), scales)), x.shape, -1, flat=flat)

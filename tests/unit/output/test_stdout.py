@@ -1,0 +1,47 @@
+"""Standard output that cannot be written, in a process of its own: Python writes once more when it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from harness.errors import OutputError
+from harness.output.stdout import printing
+try:
+    with printing():
+        sys.stdout.write("row\\n" * 50_000)
+except OutputError as reason:
+    sys.exit(str(reason))
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "standard output must be writable, got: No space left on device; free some space, or send it elsewhere\n"
+    )
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() == 0

@@ -1,0 +1,182 @@
+"""A report as an outsider reads it: nothing twice, nothing empty, nothing that is not so."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from harness.report import contents
+from harness.report.__main__ import write
+from harness.report.contents import collect
+from harness.report.intake import take_in
+from harness.report.sections import Section, subjects
+from harness.report.study import comparable
+from harness.results.record import Metric, RunRecord, Unit
+
+ROOT = Path(__file__).parents[3]
+STUDIES = sorted(path for path in (ROOT / "results").glob("*-smollm2"))
+MakeRecord = Callable[..., RunRecord]
+FileRecords = Callable[..., Path]
+
+
+def headings(text: str) -> list[str]:
+    return [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+
+
+def metric(name: str, n: int, n_of: str, **changes: Any) -> Metric:
+    fields: dict[str, Any] = {"value": 0.5, "unit": Unit.FRACTION, "higher_is_better": True}
+    return Metric(name=name, n=n, n_of=n_of, **fields | changes)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_published_studies_are_whole_and_every_table_says_something(
+    study: Path, tmp_path: Path
+) -> None:
+    stored, problems = take_in(study)
+    assert problems == []
+    found = collect(stored, problems, tmp_path / "r.md")
+    assert problems == []
+    titles = [section.title for section in found]
+    assert len(titles) == len(set(titles))
+    assert not any("By subject: perplexity" in title for title in titles)
+    for section in found:
+        assert section.text, f"{section.title} is explained"
+        assert section.table is not None
+        assert len(section.table), section.title
+        assert not section.table.isna().any().any(), section.title
+
+
+def test_windows_of_a_text_are_no_subjects(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    parts = tuple(metric(f"perplexity/first_{n}", n, "token") for n in (512, 1024))
+    record = make_record("none", 9.0, task="perplexity", extra=parts)
+    (group,) = comparable(take_in(file_records(record)).stored)
+    assert subjects(group) is None
+
+
+def test_subjects_say_how_little_their_numbers_of_questions_tell(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    parts = tuple(metric(f"accuracy/{s}", n, "question") for s, n in (("a", 3), ("b", 400)))
+    (group,) = comparable(take_in(file_records(make_record("none", extra=parts))).stored)
+    section = subjects(group)
+    assert section is not None
+    for right, n in ((1, 3), (200, 400)):
+        found = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert f"{100 * found.low:.2f} % .. {100 * found.high:.2f} %" in section.text
+    assert "so few" not in section.text
+
+
+DIFFERENT: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "options": ({"options": {"limit": 8}}, {"options": {"limit": 9}}, "limit=8"),
+    "type": ({"dtype": "float32"}, {"dtype": "bfloat16"}, "bfloat16"),
+    "weights": ({"weights": "pretrained"}, {"weights": "random"}, "random weights"),
+    "fingerprint": ({"fingerprint": "aaaa1111x"}, {"fingerprint": "bbbb2222y"}, "weights aaaa1111"),
+    "device": ({"device": "cpu"}, {"device": "cuda"}, "on cuda"),
+    "data": ({"data": "one"}, {"data": "two"}, "questions_sha256=one"),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+@pytest.mark.parametrize("task", ["mmlu", "perplexity", "divergence"])
+def test_titles_say_how_tables_differ(
+    kind: str, task: str, make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    one, other, expected = DIFFERENT[kind]
+    root = file_records(
+        *(
+            make_record(r, task=task, **facts)
+            for facts in (one, other)
+            for r in ("none", "int8_row")
+        )
+    )
+    titles = headings(write(root, tmp_path / "out", "r").read_text(encoding="utf-8"))
+    assert len(titles) == len(set(titles)), titles
+    told = [title.replace("\\", "") for title in titles]
+    assert any(expected in title for title in told), told
+    assert not any("of 2)" in title for title in told), "counting is the last resort"
+
+
+def test_a_table_that_stands_alone_has_a_plain_title(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    text = write(file_records(make_record("none")), tmp_path / "out", "r").read_text()
+    assert headings(text) == ["mmlu of m (questions)", "Size and coverage: m, float32", "Records"]
+
+
+def test_sizes_stand_once_a_model_however_many_tasks_it_ran(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    tasks = ("mmlu", "perplexity", "mmlu_generate")
+    root = file_records(
+        *(make_record(r, task=task) for task in tasks for r in ("none", "int8_row")),
+        make_record("int8_row", seed=7),
+    )
+    text = write(root, tmp_path / "out", "r").read_text(encoding="utf-8")
+    assert sum("Size and coverage" in title for title in headings(text)) == 1
+    table = text.split("## Size and coverage")[1].split("\n## ")[0]
+    assert table.count("\n| int8\\_row ") == 1
+    assert table.count("\n| baseline ") == 1
+
+
+def test_two_models_of_one_name_have_two_tables_of_sizes_that_say_which(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    root = file_records(*(make_record("none", fingerprint=f"{name}-weights") for name in "ab"))
+    titles = headings(write(root, tmp_path / "out", "r").read_text(encoding="utf-8"))
+    sizes = [title for title in titles if title.startswith("Size")]
+    assert sizes == [f"Size and coverage: m, float32, pretrained weights {x}-weight" for x in "ab"]
+
+
+def test_floor_of_log_losses_stands_beside_no_accuracy(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    small = {
+        "unit": Unit.NAT_PER_TOKEN,
+        "value": 1e-6,
+        "higher_is_better": False,
+        "note": "batch 2",
+    }
+    floor = tuple(metric(f"batch/{n}", 1, "token", **small) for n in ("kl_mean", "ln_ppl_ratio"))
+    root = file_records(
+        make_record("none"),
+        make_record("none", 9.0, task="perplexity"),
+        make_record("none", task="noise_floor", metrics=floor),
+    )
+    text = write(root, tmp_path / "out", "r").read_text(encoding="utf-8")
+    sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
+    assert "Noise floor, the float" in sections["perplexity of m (questions)"]
+    assert "Noise floor, the float" not in sections["mmlu of m (questions)"]
+
+
+def test_warnings_name_the_runs_that_gave_them(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    names = [f"r{i}" for i in range(6)]
+    root = file_records(*(make_record(name, warnings=("beware",)) for name in names))
+    text = write(root, tmp_path / "out", "r").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "beware" in line)
+    assert "mmlu r0, mmlu r1, mmlu r2, mmlu r3 and 2 more" in line
+
+
+def test_section_that_fails_is_listed_and_the_others_are_written(
+    make_record: MakeRecord,
+    file_records: FileRecords,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Records that are well each by itself may still not go together."""
+
+    def fail(*_: object) -> Section:
+        raise ZeroDivisionError("two of them")
+
+    stored, problems = take_in(file_records(make_record("none"), make_record("int8_row")))
+    monkeypatch.setattr(contents, "sizes", fail)
+    found = collect(stored, problems, tmp_path / "r.md")
+    assert len(problems) == 1
+    assert "a section of the report is missing: ZeroDivisionError: two of them" in problems[0]
+    assert found[0].title == "Left out: files that cannot be used"
+    assert [section.title for section in found[1:]] == ["mmlu of m (questions)", "Records"]

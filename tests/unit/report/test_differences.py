@@ -1,0 +1,240 @@
+"""Differences in tables: paired, with an interval or McNemar's p, and a verdict that says no more than they do."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+from harness.report.sections import (
+    Section,
+    direct_against_generate,
+    formats_by_granularity,
+    ranking,
+)
+from harness.report.study import Group, comparable
+from harness.results.record import Metric, RunRecord, SampleScore, Unit
+from harness.results.store import ResultStore
+
+MakeRecord = Callable[..., RunRecord]
+LENGTHS = (300, 120, 240, 60, 310, 90, 200, 150)
+File = Callable[..., None]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(root=tmp_path)
+
+
+@pytest.fixture
+def file(make_record: MakeRecord, store: ResultStore) -> File:
+    """File a run with its items."""
+
+    def write(recipe: str, value: float, samples: Sequence[SampleScore], **facts: Any) -> None:
+        record = make_record(recipe, value, **facts)
+        assert record.task is not None
+        path = store.path(record, task=record.task.name, model="m", recipe=recipe)
+        name, digest = store.write_samples(path, samples)
+        update = {"samples_file": name, "samples_sha256": digest}
+        store.write(path, record.model_copy(update=update))
+
+    return write
+
+
+def answers(correct: np.ndarray) -> list[SampleScore]:
+    return [
+        SampleScore(id=f"q{i}", cluster="s", scores={"correct": float(v)})
+        for i, v in enumerate(correct)
+    ]
+
+
+def windows(nll: np.ndarray, size: int = 70) -> list[SampleScore]:
+    """Cut tokens of documents of `LENGTHS` into windows."""
+    documents = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    return [
+        SampleScore(
+            id=str(start),
+            cluster="",
+            scores={"nll": float(part.sum()), "num_tokens": len(part)},
+            token_nll=tuple(part.tolist()),
+            token_document=tuple(documents[start : start + size].tolist()),
+        )
+        for start in range(0, len(nll), size)
+        for part in [nll[start : start + size]]
+    ]
+
+
+def rows_of(section: Section | None, key: str = "recipe") -> dict[str, dict[str, str]]:
+    assert section is not None
+    assert section.table is not None
+    found: dict[str, dict[str, str]] = section.table.set_index(key).to_dict("index")
+    return found
+
+
+def groups_of(store: ResultStore) -> list[Group]:
+    stored, problems = store.load()
+    assert not problems
+    return comparable(stored)
+
+
+BEFORE = np.arange(1000) % 4 == 0
+
+
+def flipped(to_wrong: int, to_right: int) -> np.ndarray:
+    after = BEFORE.copy()
+    after[np.flatnonzero(BEFORE)[:to_wrong]] = False
+    after[np.flatnonzero(~BEFORE)[:to_right]] = True
+    return after
+
+
+@pytest.mark.parametrize(
+    ("to_wrong", "to_right", "verdict"),
+    [(14, 26, "cannot tell"), (2, 26, "better"), (26, 2, "worse"), (0, 0, "cannot tell")],
+)
+def test_accuracy_is_better_only_where_mcnemar_s_test_says_so(
+    file: File, store: ResultStore, to_wrong: int, to_right: int, verdict: str
+) -> None:
+    after = flipped(to_wrong, to_right)
+    file("none", 0.25, answers(BEFORE))
+    file("fp8_row", float(after.mean()), answers(after))
+    (group,) = groups_of(store)
+    row = rows_of(ranking(group))["fp8_row"]
+    table = [[0, to_wrong], [to_right, 0]]
+    p = mcnemar(table, exact=True).pvalue if to_wrong + to_right else 1.0
+    assert row["p"] == f"{p:.2g}"
+    assert row["differs from baseline"] == verdict
+    assert row["difference from baseline"] == f"{(to_right - to_wrong) / 10:+.2f} pp"
+    low, high = (
+        float(bound.removesuffix(" pp")) for bound in row["its 95 % interval"].split(" .. ")
+    )
+    assert low < (to_right - to_wrong) / 10 < high
+    assert rows_of(ranking(group))["baseline"]["differs from baseline"] == "-"
+
+
+def shifted(seed: int, mean: float) -> np.ndarray:
+    """Return differences of tokens that share a part by document."""
+    rng = np.random.default_rng(seed)
+    documents = np.repeat(rng.normal(mean, 0.01, len(LENGTHS)), LENGTHS)
+    return documents + rng.normal(0, 0.02, sum(LENGTHS))
+
+
+def bounds(values: np.ndarray) -> tuple[float, float]:
+    """The interval that leaves out each document once, by a plain loop."""
+    documents, num = np.repeat(np.arange(len(LENGTHS)), LENGTHS), len(LENGTHS)
+    left_out = [values[documents != index].mean() for index in range(num)]
+    error = math.sqrt((num - 1) / num * sum((each - values.mean()) ** 2 for each in left_out))
+    freedom = sum(LENGTHS) ** 2 / sum(length**2 for length in LENGTHS) - 1
+    low, high = scipy_stats.t.interval(0.95, freedom, loc=values.mean(), scale=error)
+    return float(low), float(high)
+
+
+NLL = np.random.default_rng(0).normal(3, 1, sum(LENGTHS))
+
+
+def test_perplexity_is_compared_by_document_in_each_table(file: File, store: ResultStore) -> None:
+    less, more = shifted(1, 0.002), shifted(2, 0.05)
+    for name, extra, fmt in (
+        ("none", 0 * NLL, None),
+        ("int8_row", less, "int8_row"),
+        ("fp8_row", more, "fp8_e4m3fn_row"),
+    ):
+        value = math.exp(float((NLL + extra).mean()))
+        file(name, value, windows(NLL + extra), task="perplexity", fmt=fmt)
+    (group,) = groups_of(store)
+    found = rows_of(ranking(group))
+    for name, extra, verdict in (("int8_row", less, "cannot tell"), ("fp8_row", more, "worse")):
+        low, high = bounds(extra)
+        shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
+        assert found[name]["its 95 % interval"] == shown
+        assert found[name]["differs from baseline"] == verdict
+    assert rows_of(ranking(group, least=0.5))["fp8_row"]["differs from baseline"] == "cannot tell"
+    row = rows_of(formats_by_granularity(group), "granularity")["row"]
+    low, high = bounds(less - more)
+    shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
+    assert row["its 95 % interval"] == shown
+    assert row["INT8 is"] == "better"
+
+
+def test_perplexity_a_word_takes_the_log_loss_of_its_tokens(file: File, store: ResultStore) -> None:
+    extra = shifted(1, 0.01)
+    nll = Metric(
+        name="nll", value=3.0, unit=Unit.NAT_PER_TOKEN, n=3000, n_of="token", higher_is_better=False
+    )
+    for name, more in (("none", 0 * NLL), ("int8_row", extra)):
+        file(name, 20.0, windows(NLL + more), task="perplexity", extra=(nll,))
+    (group,) = groups_of(store)
+    # The headline is over 1,000 of what these 3,000 tokens make.
+    low, high = bounds(3 * extra)
+    shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
+    assert rows_of(ranking(group))["int8_row"]["its 95 % interval"] == shown
+
+
+def test_generate_and_direct_are_paired(file: File, store: ResultStore) -> None:
+    parse = Metric(
+        name="parse_rate",
+        value=1.0,
+        unit=Unit.FRACTION,
+        n=9,
+        n_of="question",
+        higher_is_better=True,
+    )
+    after = flipped(5, 30)
+    file("none", 0.25, answers(BEFORE))
+    file("none", float(after.mean()), answers(after), task="mmlu_generate", extra=(parse,))
+    (section,) = direct_against_generate(groups_of(store))
+    row = rows_of(section)["baseline"]
+    assert (row["generate - direct"], row["generate is"]) == ("+2.50 pp", "better")
+    assert row["p"] == f"{mcnemar([[0, 5], [30, 0]], exact=True).pvalue:.2g}"
+
+
+def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one(
+    make_record: MakeRecord, store: ResultStore
+) -> None:
+    old = make_record("none", 20.0, "perplexity")
+    old = old.model_copy(
+        update={"metrics": tuple(m.model_copy(update={"note": None}) for m in old.metrics)}
+    )
+    store.write(store.path(old, task="perplexity", model="m", recipe="none"), old)
+    (group,) = groups_of(store)
+    section = ranking(group)
+    assert rows_of(section)["baseline"]["95 % interval"] == "-"
+    assert "takes windows for independent" in section.text
+    assert "scripts/add_documents.py" in section.text
+    # The record itself is as it was.
+    assert group.rows[0].stored.path.read_bytes() == store.load()[0][0].path.read_bytes()
+    assert store.load()[0][0].record.metrics[0].ci95 is not None
+
+
+def test_intervals_of_questions_stay_in_old_records(
+    make_record: MakeRecord, store: ResultStore
+) -> None:
+    record = make_record("int8_row", 0.3, "divergence")
+    store.write(store.path(record, task="divergence", model="m", recipe="r"), record)
+    (group,) = groups_of(store)
+    assert group.rows[0].headline.ci95 == record.metrics[0].ci95
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered", "without"])
+def test_lost_items_leave_the_value_and_a_line_that_says_why_there_is_no_interval(
+    file: File, store: ResultStore, make_record: MakeRecord, damage: str
+) -> None:
+    file("none", 0.25, answers(BEFORE))
+    if damage == "without":
+        record = make_record("int8_row", 0.26)
+        store.write(store.path(record, task="mmlu", model="m", recipe="int8_row"), record)
+    else:
+        file("int8_row", 0.26, answers(flipped(0, 10)))
+        (items,) = store.root.glob("mmlu/m/int8_row*.parquet")
+        items.unlink() if damage == "lost" else items.write_bytes(b"x")
+    (group,) = groups_of(store)
+    section = ranking(group)
+    row = rows_of(section)["int8_row"]
+    assert row["difference from baseline"] == "+1.00 pp"
+    assert (row["p"], row["its 95 % interval"], row["differs from baseline"]) == ("-", "-", "-")
+    reason = "no items to pair" if damage == "without" else "repeat the run"
+    assert "Difference: no interval: " in section.text
+    assert reason in section.text

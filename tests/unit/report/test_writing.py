@@ -1,0 +1,118 @@
+"""What a report may overwrite, and what happens where it cannot be written."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from harness.errors import OutputError
+from harness.output.picture import METADATA
+from harness.report import __main__ as command
+from harness.report.__main__ import is_own, write
+
+REPORTS = Path(__file__).parents[3] / "reports"
+PICTURE = "study-quality-1.png"
+
+
+@pytest.fixture
+def results(make_record: Callable[..., object], file_records: Callable[..., Path]) -> Path:
+    return file_records(make_record("none"), make_record("int8_row", 0.49))
+
+
+@pytest.fixture
+def _with_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have a picture."""
+
+    def collect(groups: object, problems: object, stored: object, path: Path) -> list[object]:
+        Figure(figsize=(1, 1)).savefig(path.with_name(PICTURE), metadata=METADATA)
+        return []
+
+    monkeypatch.setattr(command, "collect", collect)
+
+
+@pytest.mark.usefixtures("_with_picture")
+def test_a_report_and_its_pictures_are_written_again(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports"
+    for _ in range(2):
+        assert write(results, out, "study") == out / "study.md"
+        assert sorted(path.name for path in out.iterdir()) == [PICTURE, "study.md"]
+        assert is_own(out / "study.md")
+        (out / "study.md").write_text((out / "study.md").read_text() + "changed by hand")
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*-smollm2.md")), ids=lambda path: path.name)
+def test_reports_on_file_are_known(path: Path) -> None:
+    assert is_own(path)
+
+
+def test_a_file_that_a_person_began_alike_is_not_a_report_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    for text in ("", "# Report: mine\n\nEvery value I found.\n", "\xff", "Written by python"):
+        path.write_text(text)
+        assert not is_own(path)
+
+
+@pytest.mark.usefixtures("_with_picture")
+@pytest.mark.parametrize("name", ["study.md", PICTURE])
+def test_files_of_others_are_overwritten_with_force_alone(
+    name: str, results: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(OutputError) as refused:
+        write(results, out, "study")
+    assert str(refused.value) == (
+        f"--out must lead to a new file, got {out / name}, which exists; name another (--out FOLDER), or add --force to "
+        "overwrite it"
+    )
+    assert [path.name for path in out.iterdir()] == [name], "nothing is written if not all may be"
+    assert (out / name).read_text() == "mine"
+    write(results, out, "study", force=True)
+    assert sorted(path.name for path in out.iterdir()) == [PICTURE, "study.md"]
+    assert (out / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "n" * 240])
+def test_a_name_must_stay_in_the_folder(name: str, results: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=r"^--name must be a name "):
+        write(results, tmp_path / "reports", name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_results_without_a_name_asks_for_one(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"^--name must be a name without a folder, got ''"):
+        write(Path("/"), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("", "--out must name a place to write, got ''"),
+        ("s3://bucket/x", "got the address s3://bucket/x"),
+        ("/proc/x", "got /proc/x, which belongs to the operating system"),
+        ("/dev/null", "got /dev/null, which belongs to the operating system"),
+        ("file", "--out must be a folder that can be written, got file, which is a file"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told_in_one_line(
+    out: str,
+    said: str,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr(sys, "argv", ["report", str(results), "--out", out, "--force"])
+    with pytest.raises(SystemExit, match="1"):
+        command.main()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
