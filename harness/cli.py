@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness import config, signals, sweep
+from harness import config, signals
 from harness.arguments import rewrite
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.explain import explain
@@ -22,6 +22,8 @@ from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
 from harness.redacted_output import redact_logs
 from harness.summary import Ending, JobResult, print_summary, print_warnings
+from harness.sweep.gather import results
+from harness.sweep.job import announce, typed_overrides
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -42,8 +44,8 @@ def single_job(cfg: DictConfig) -> None:
         chosen = HydraConfig.get().runtime.choices["hydra/sweeper"]
         raise ConfigError(f"hydra/sweeper must be collecting, got {chosen}; leave it out")
     result = run_job(cfg)
-    sweep.announce(result)
-    sweep.results.append(result)
+    announce(result)
+    results.append(result)
 
 
 def run_job(cfg: DictConfig) -> JobResult:
@@ -66,7 +68,7 @@ def run_job(cfg: DictConfig) -> JobResult:
         if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
     return JobResult(
-        overrides=sweep.typed_overrides(),
+        overrides=typed_overrides(),
         ending=ending,
         text=text,
         line=line,
@@ -86,7 +88,7 @@ def _run(cfg: DictConfig) -> "Outcome":
 
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
-    sweep.results.clear()
+    results.clear()
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
@@ -98,10 +100,10 @@ def main() -> None:
             sys.stderr.write(f"{explain(reason, sys.argv[1:])}\n")
             sys.exit(EXIT_FAILED)
         finally:
-            if len(sweep.results) > 1:
-                print_summary(sweep.results)
-            print_warnings(sweep.results)
-    endings = {result.ending for result in sweep.results}
+            if len(results) > 1:
+                print_summary(results)
+            print_warnings(results)
+    endings = {result.ending for result in results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
     if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)

@@ -87,13 +87,21 @@ def stoppable(advice: str) -> Iterator[None]:
     Args:
         advice: What the line says after the signal, such as what to do next.
     """
-    _received.clear()
     try:
-        with _handled(_interrupt):
+        with interrupting():
             yield
     except KeyboardInterrupt as reason:
         sys.stderr.write(f"{describe(reason)}; {advice}\n")
         sys.exit(exit_code(reason))
+    finally:
+        _received.clear()
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise `Interrupted` in the block at a signal."""
+    with _handled(_interrupt):
+        yield
 
 
 @contextmanager
@@ -142,7 +150,6 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    _received.clear()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, once)
     watcher = threading.Thread(target=watch, daemon=True)
@@ -153,6 +160,7 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         done.set()
         watcher.join()
+        _received.clear()
 
 
 def interrupt(signum: int) -> NoReturn:

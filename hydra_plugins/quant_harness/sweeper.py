@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 
 class CollectingSweeper(BasicSweeper):
-    """Runs every combination of the swept values; `harness.sweep` has what became of them."""
+    """Runs every combination of the swept values; `harness.sweep.gather` has what became of them."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run a sweep.
@@ -19,15 +19,16 @@ class CollectingSweeper(BasicSweeper):
         Args:
             arguments: The overrides of the command line; commas separate values.
         """
-        from harness import sweep  # noqa: PLC0415 - see the top
-        from harness.cli import run_job  # noqa: PLC0415
+        from harness.cli import run_job  # noqa: PLC0415 - see the top
+        from harness.sweep.gather import run  # noqa: PLC0415
 
         # Hydra has called setup.
         assert self.launcher is not None  # noqa: S101
         assert self.hydra_context is not None  # noqa: S101
+        assert self.config is not None  # noqa: S101
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         batches = self.split_arguments(overrides, self.max_batch_size)
         for batch in batches:
             self.validate_batch_is_legal(batch)
-        sweep.run(self.launcher, run_job, self.hydra_context, self.config, batches)
+        run(self.launcher, run_job, self.hydra_context, self.config, batches)

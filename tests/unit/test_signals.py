@@ -19,6 +19,7 @@ BOTH = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signa
 def _handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in signals.STOPPING}
     yield
+    signals._received.clear()
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from harness import signals
-from harness.journal import Journal
 from harness.summary import JobResult
+from harness.sweep.journal import Journal
 
 POLL_S = 0.2
 HAS_HANDLES = hasattr(os, "pidfd_open")

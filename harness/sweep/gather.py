@@ -1,8 +1,4 @@
-"""The jobs of one command, run by whatever launcher of Hydra: rows, lines and exit code do not depend on it.
-
-`python -m harness -m` runs its jobs one after another in its own process (`basic`), or in other processes: on this machine (`joblib`,
-`submitit_local`), on a cluster (`submitit_slurm`, `ray`). A job is sent as a `Job`, a value that holds what it must know, and comes back as
-a `JobResult`. Nothing is shared by globals: another process has its own.
+"""Launch the jobs of a sweep and have a row for each, whatever becomes of the launcher.
 
 `hydra_plugins.quant_harness.sweeper` calls `run`. Hydra executes plugin modules anew, so what is gathered stands here.
 """
@@ -12,24 +8,21 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from harness import progress, signals
-from harness.journal import Journal
+from harness import signals
 from harness.summary import Ending, JobResult
-from harness.watch import Watch
+from harness.sweep.job import Job, announce, this_process
+from harness.sweep.journal import Journal
+from harness.sweep.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -39,77 +32,6 @@ results: list[JobResult] = []
 IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 KILLED = "the process of the job was killed ({how}) before it had a result; see whether memory ran out, and repeat the command"
 Overrides = Sequence[str]
-
-
-def announce(result: JobResult) -> None:
-    """Print what a job has to say: its result on standard output, an error on standard error."""
-    if result.line:
-        sys.stdout.write(f"{result.line}\n")
-        sys.stdout.flush()
-    elif result.ending in (Ending.FAILED, Ending.UNSUPPORTED):
-        log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
-
-
-def typed_overrides() -> tuple[str, ...]:
-    """Return what the job of this process was asked for, as it was typed: an interpolation in it may lead nowhere."""
-    overrides = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
-    return tuple(cast(dict[str, list[str]], overrides)["task"])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """The function that a launcher calls in whatever process."""
-
-    function: Callable[[DictConfig], JobResult]
-    numbers: dict[int, int]
-    """Hydra's number of a job in its launch -> its number in the sweep."""
-    journal: Journal
-    argv: tuple[str, ...]
-    """The command as it was typed."""
-    home: tuple[str, int]
-    """Machine and process that the command was typed in."""
-
-    def __call__(self, cfg: DictConfig) -> JobResult:
-        """Run a job, unless the sweep was stopped meanwhile."""
-        number = self.numbers[HydraConfig.get().job.num]
-        overrides = typed_overrides()
-        here = self.home == _this_process()
-        if (signum := self.journal.stopped()) is not None:
-            return _not_run(overrides, signum)
-        with contextlib.suppress(OSError):  # a full disk; the launcher hands the result back too
-            self.journal.start(number)
-        try:
-            if here:
-                result = self.function(cfg)
-            else:
-                with signals.in_worker(self.journal.stopped):
-                    result = self._as_if_typed_here(cfg, number)
-        except KeyboardInterrupt as reason:
-            result = JobResult(
-                overrides=overrides, ending=Ending.CANCELLED, text=signals.describe(reason)
-            )
-            if here:
-                self._finish(number, result)
-                raise
-        self._finish(number, result)
-        if here:
-            announce(result)
-        return result
-
-    def _as_if_typed_here(self, cfg: DictConfig, number: int) -> JobResult:
-        """Run a job in a worker as the process would that the command was typed in."""
-        # Records name the command that was typed, not the one that started a worker.
-        sys.orig_argv = list(self.argv)
-        progress.in_lines()
-        if cfg.device == "auto":
-            from harness.devices import of_job  # noqa: PLC0415 - torch is for workers
-
-            cfg.device = of_job(number)
-        return self.function(cfg)
-
-    def _finish(self, number: int, result: JobResult) -> None:
-        with contextlib.suppress(OSError):
-            self.journal.finish(number, result)
 
 
 def run(
@@ -202,7 +124,8 @@ class _Sweep:
             numbers=dict(enumerate(numbers, start=first)),
             journal=self.journal,
             argv=tuple(sys.orig_argv),
-            home=_this_process(),
+            home=this_process(),
+            announces=self._here,
         )
         self._launcher.setup(
             hydra_context=self._hydra_context, task_function=job, config=self._config
@@ -279,13 +202,3 @@ class _Sweep:
     def _row(self, number: int, ending: Ending, text: str) -> JobResult:
         overrides = tuple(filter_overrides(self._jobs[number]))
         return JobResult(overrides=overrides, ending=ending, text=text)
-
-
-def _not_run(overrides: tuple[str, ...], signum: int) -> JobResult:
-    return JobResult(
-        overrides=overrides, ending=Ending.NOT_RUN, text=str(signals.Interrupted(signum))
-    )
-
-
-def _this_process() -> tuple[str, int]:
-    return socket.gethostname(), os.getpid()

@@ -20,8 +20,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from harness import cli, signals, sweep
+from harness import cli, signals
 from harness.summary import Ending, JobResult
+from harness.sweep import gather
+from harness.sweep.job import Job
 
 DEADLINE_S = 20.0
 
@@ -59,12 +61,12 @@ def wait_for(condition: Callable[[], object]) -> None:
 class Local:
     """Runs jobs one after another in this process, as Hydra's `basic` does."""
 
-    target = sweep.IN_THIS_PROCESS
+    target = gather.IN_THIS_PROCESS
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def setup(self, *, hydra_context: object, task_function: sweep.Job, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: object, task_function: Job, config: DictConfig) -> None:
         self.task = task_function
 
     def call(self, number: int, overrides: Sequence[str]) -> JobReturn:
@@ -132,6 +134,12 @@ class Pool(Forks):
     fragile = True
 
 
+class Sequential(Local):
+    """As joblib's with one job at once: no process but this one."""
+
+    target = "some.Launcher"
+
+
 class Single(Forks):
     """One process after another."""
 
@@ -174,14 +182,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
         )
         jobs = [[f"do={word}", "hydra.x=1", "model=tiny"] for word in words]
         size = len(jobs) // batches
-        sweep.results.clear()
+        gather.results.clear()
         chunks = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        sweep.run(launcher, act, None, config, chunks)  # type: ignore[arg-type]
-        return list(sweep.results)
+        gather.run(launcher, act, None, config, chunks)  # type: ignore[arg-type]
+        return list(gather.results)
 
     yield call
-    sweep.results.clear()
+    gather.results.clear()
     Singleton.set_state(before)
+    signals._received.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert not any((tmp_path / "results").rglob("jobs")), "the journal is gone"
@@ -195,7 +204,7 @@ def times(tmp_path: Path, word: str) -> int:
     return len((tmp_path / f"ran-{word}").read_text())
 
 
-@pytest.mark.parametrize("kind", [Local, Forks, Pool, Single])
+@pytest.mark.parametrize("kind", [Local, Sequential, Forks, Pool])
 @pytest.mark.parametrize("batches", [1, 3])
 def test_rows_lines_and_errors_are_the_same_under_every_launcher(
     kind: type[Local],
@@ -246,8 +255,9 @@ def test_error_outside_of_a_job_is_a_row(run: Run) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_cancels_what_runs_elsewhere_and_nothing_else_starts(
-    signum: signal.Signals, run: Run, tmp_path: Path
+@pytest.mark.parametrize("kind", [Single, Sequential])
+def test_signal_cancels_what_runs_under_a_launcher_and_nothing_else_starts(
+    kind: type[Local], signum: signal.Signals, run: Run, tmp_path: Path
 ) -> None:
     def send() -> None:
         wait_for((tmp_path / "slept").exists)
@@ -256,12 +266,12 @@ def test_signal_cancels_what_runs_elsewhere_and_nothing_else_starts(
     threading.Thread(target=send).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt) as caught:
-        run(Single, "a", "slow", "b", "c", seconds=60)
+        run(kind, "a", "slow", "b", "c", seconds=60)
     assert time.monotonic() - began < DEADLINE_S
     assert signals.exit_code(caught.value) == 128 + signum
     wanted = {"a": "ok", "slow": "cancelled", "b": "not run", "c": "not run"}
-    assert endings(sweep.results) == wanted
-    assert {row.text for row in sweep.results[1:]} == {signals.WORDS[signum]}
+    assert endings(gather.results) == wanted
+    assert {row.text for row in gather.results[1:]} == {signals.WORDS[signum]}
     assert not (tmp_path / "ran-b").exists()
 
 
@@ -283,7 +293,7 @@ def test_interrupted_job_of_this_process_ends_the_sweep_and_finished_ones_are_ke
     with pytest.raises(KeyboardInterrupt):
         run(Local, "a", "interrupted", "b", "c", batches=2)
     wanted = {"a": "ok", "interrupted": "cancelled", "b": "not run", "c": "not run"}
-    assert endings(sweep.results) == wanted
+    assert endings(gather.results) == wanted
     assert not (tmp_path / "ran-b").exists()
 
 

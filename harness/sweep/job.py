@@ -1,0 +1,106 @@
+"""One job of a sweep, as it is sent to the process that runs it."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from harness import progress, signals
+from harness.summary import Ending, JobResult
+from harness.sweep.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+def announce(result: JobResult) -> None:
+    """Print what a job has to say: its result on standard output, an error on standard error."""
+    if result.line:
+        sys.stdout.write(f"{result.line}\n")
+        sys.stdout.flush()
+    elif result.ending in (Ending.FAILED, Ending.UNSUPPORTED):
+        log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
+
+
+def typed_overrides() -> tuple[str, ...]:
+    """Return what the job of this process was asked for, as it was typed: an interpolation in it may lead nowhere."""
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
+    return tuple(cast(dict[str, list[str]], overrides)["task"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """The function that a launcher calls in whatever process."""
+
+    function: Callable[[DictConfig], JobResult]
+    numbers: dict[int, int]
+    """Hydra's number of a job in its launch -> its number in the sweep."""
+    journal: Journal
+    argv: tuple[str, ...]
+    """The command as it was typed."""
+    home: tuple[str, int]
+    """Machine and process that the command was typed in."""
+    announces: bool
+    """Whether it prints its result; else whoever watches the journal does."""
+
+    def __call__(self, cfg: DictConfig) -> JobResult:
+        """Run a job, unless the sweep was stopped meanwhile."""
+        number = self.numbers[HydraConfig.get().job.num]
+        overrides = typed_overrides()
+        here = self.home == this_process()
+        if (signum := self.journal.stopped()) is not None:
+            return not_run(overrides, signum)
+        with contextlib.suppress(OSError):  # a full disk; the launcher hands the result back too
+            self.journal.start(number)
+        try:
+            if here:
+                with signals.interrupting():
+                    signals.receive_here()  # joblib runs one job at a time in this process, too
+                    result = self.function(cfg)
+            else:
+                with signals.in_worker(self.journal.stopped):
+                    result = self._in_worker(cfg, number)
+        except KeyboardInterrupt as reason:
+            result = JobResult(
+                overrides=overrides, ending=Ending.CANCELLED, text=signals.describe(reason)
+            )
+            if here:
+                self._finish(number, result)
+                raise
+        self._finish(number, result)
+        if self.announces:
+            announce(result)
+        return result
+
+    def _in_worker(self, cfg: DictConfig, number: int) -> JobResult:
+        # Records name the command that was typed, not the one that started a worker.
+        sys.orig_argv = list(self.argv)
+        progress.in_lines()
+        if cfg.device == "auto":
+            with signals.held():  # torch is for workers
+                from harness.devices import of_job  # noqa: PLC0415
+
+            cfg.device = of_job(number)
+        return self.function(cfg)
+
+    def _finish(self, number: int, result: JobResult) -> None:
+        with contextlib.suppress(OSError):
+            self.journal.finish(number, result)
+
+
+def this_process() -> tuple[str, int]:
+    """Return machine and number of this process."""
+    return socket.gethostname(), os.getpid()
+
+
+def not_run(overrides: tuple[str, ...], signum: int) -> JobResult:
+    """Return the row of a job whose sweep was stopped before its turn."""
+    return JobResult(
+        overrides=overrides, ending=Ending.NOT_RUN, text=str(signals.Interrupted(signum))
+    )
