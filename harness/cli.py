@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import config, path_overrides
 from harness.errors import HarnessError, UnsupportedRecipe
-from harness.redacted_output import redact_logs
 from harness.summary import Ending, JobResult, print_summary
 
 if TYPE_CHECKING:
@@ -157,4 +156,3 @@ def _legal_keys(parent: DictConfig, key: str) -> str:
 
 
 config.register()
-redact_logs()
