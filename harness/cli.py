@@ -20,7 +20,6 @@ from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.explain import explain
 from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
-from harness.redacted_output import redact_logs
 from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides
@@ -110,4 +109,3 @@ def main() -> None:
 
 
 config.register()
-redact_logs()

@@ -246,9 +246,16 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     "items fewer": (lambda v: v.with_items(v.items().iloc[:-1]), "tokens of perplexity on file"),
     "items twice": (
         lambda v: v.with_items(pd.concat([v.items(), v.items()])),
-        "must have items with an id each",
+        "must have an id for each item, got some twice",
     ),
-    "items without id": (lambda v: v.with_items(v.items().drop(columns="id")), "an id each"),
+    "items without id": (
+        lambda v: v.with_items(v.items().drop(columns="id")),
+        "must have an id and",
+    ),
+    "items without numbers": (
+        lambda v: v.with_items(v.items().assign(num_tokens="many")),
+        "must have an id and numbers for each item",
+    ),
     "items renamed": (
         lambda v: v.with_items(v.items().assign(id=lambda f: f["id"] + "?")),
         "must have the items of the other runs",
