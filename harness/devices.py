@@ -1,5 +1,6 @@
 """Which device a run uses, and how a timed run has it to itself."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from harness.errors import ConfigError
 from harness.output.lock import locked
 from harness.timing.nvml import uuid
 
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""There is a folder of this name where the driver found a GPU."""
 LOCKS = Path(tempfile.gettempdir())
 """Where timed runs of this machine lock a device."""
 
@@ -44,8 +47,16 @@ def of_job(number: int) -> str:
     """Return the device of a job that runs beside others, where `auto` would give all of them the first GPU.
 
     Jobs take the GPUs that this process sees in turn. Ray and Slurm show each job its own.
+
+    Raises:
+        ConfigError: The launcher hides the GPUs of this machine, as submitit does unless it is told how many a job needs.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count and os.environ.get("CUDA_VISIBLE_DEVICES") == "" and GPUS.is_dir():
+        raise ConfigError(
+            "hydra.launcher.gpus_per_node must say how many GPUs a job needs with device=auto, got none on a machine that has some; "
+            "pass hydra.launcher.gpus_per_node=1, or device=cpu"
+        )
     return f"cuda:{number % count}" if count else "cpu"
 
 

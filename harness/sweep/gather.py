@@ -181,12 +181,9 @@ class _Sweep:
         if item.status is JobStatus.COMPLETED:
             self._keep(number, item.return_value)
             return
-        try:
-            _ = item.return_value
-        except (
-            Exception
-        ) as reason:  # outside of the job's own function, such as a library that is missing there
-            self._lose(number, f"{type(reason).__name__}: {reason}")
+        # Outside of the job's own function, such as a library that is missing there. The public property prints all overrides.
+        reason = item._return_value  # noqa: SLF001
+        self._lose(number, f"{type(reason).__name__}: {reason}")
 
     def _keep(self, number: int, row: JobResult) -> None:
         if number not in self.rows:

@@ -115,8 +115,14 @@ def test_two_processes_with_one_command_measure_once(
     assert record.status is Status.OK
 
 
-@pytest.mark.parametrize("module", ["harness.export", "harness.report", "harness.tensor"])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("module", "signum", "code"),
+    [
+        ("harness.export", signal.SIGINT, 130),
+        ("harness.report", signal.SIGTERM, 143),
+        ("harness.tensor", signal.SIGINT, 130),
+    ],
+)
 def test_signal_while_a_command_imports_its_libraries_ends_it_with_a_line(
     module: str, signum: int, code: int, start: Start, tmp_path: Path
 ) -> None:

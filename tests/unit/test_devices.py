@@ -65,6 +65,20 @@ def test_jobs_beside_one_another_take_the_gpus_in_turn(monkeypatch: pytest.Monke
     assert devices.of_job(3) == "cpu"
 
 
+def test_gpus_that_a_launcher_hides_are_not_replaced_by_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(devices, "GPUS", tmp_path / "none")
+    assert devices.of_job(0) == "cpu", "there are none to hide"
+    monkeypatch.setattr(devices, "GPUS", tmp_path)
+    with pytest.raises(ConfigError, match="must say how many GPUs a job needs"):
+        devices.of_job(0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert devices.of_job(0) == "cpu", "nobody hid them; torch has no CUDA"
+
+
 def test_timed_runs_wait_for_those_on_the_same_gpu_whatever_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
