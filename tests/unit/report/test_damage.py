@@ -232,6 +232,10 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
         lambda v: v.change(samples_file=""),
         "must have a samples file beside it",
     ),
+    "samples with a null in the name": (
+        lambda v: v.change(samples_file=f"{v.path.stem}\0"),
+        "must be readable, got: embedded null",
+    ),
     "samples gone": (lambda v: v.samples.unlink(), "No such file or directory"),
     "samples empty": (lambda v: v.samples.write_bytes(b""), "must have the SHA-256 in its record"),
     "samples altered by a bit": (flipped, "must have the SHA-256 in its record"),
