@@ -316,7 +316,8 @@ def main() -> None:
              "provenance": json.loads(provenance.collect({}, loaded.device).model_dump_json())}  # fmt: skip
     out: Json = {"about": about, "tables": {}}
     if chosen.breakdown:
-        prompts_BS = torch.randint(0, 1000, (chosen.batch, chosen.prompt))
+        vocabulary = loaded.module.config.get_text_config().vocab_size
+        prompts_BS = torch.randint(0, vocabulary, (chosen.batch, chosen.prompt))
         for compiled in (False,) if chosen.eager else (False, True):
             name = "compiled" if compiled else "eager"
             out["tables"][name] = breakdown(Generation(loaded, prompts_BS, 64, compiled=compiled))
