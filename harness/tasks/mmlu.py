@@ -151,11 +151,7 @@ class MMLU:
             info=self._info(encoded),
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
-            warnings=(
-                *repeated_questions(self.questions()),
-                *self._warnings(encoded),
-                *_sharing_warnings(reason),
-            ),
+            warnings=(*self._warnings(encoded), *_sharing_warnings(reason)),
         )
 
     def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:
@@ -185,9 +181,12 @@ class MMLU:
     def _warnings(self, encoded: Sequence[EncodedQuestion]) -> tuple[str, ...]:
         asked = self.num_shots()
         short = {item.question.subject for item in encoded if item.num_shots < asked}
-        return tuple(
-            f"{subject}: fewer than {asked} examples before a question, the data set has no more"
-            for subject in sorted(short)
+        return (
+            *repeated_questions(self.questions()),
+            *(
+                f"{subject}: fewer than {asked} examples before a question, the data set has no more"
+                for subject in sorted(short)
+            ),
         )
 
 
