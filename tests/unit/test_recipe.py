@@ -208,6 +208,15 @@ def test_weight_that_is_not_finite_is_refused(bad: float) -> None:
         quantize(loaded, recipe())
 
 
+def test_a_weight_of_zeros_stays_zero_without_an_error() -> None:
+    loaded = TinyModel().load(CPU)
+    weight = loaded.module.model.layers[1].mlp.up_proj.weight
+    weight.data.zero_()
+    layers = {layer.name: layer for layer in quantize(loaded, recipe()).report.layers}
+    assert layers["model.layers.1.mlp.up_proj"].rel_error == 0.0
+    assert loaded.module.model.layers[1].mlp.up_proj.weight.eq(0).all()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Idle(FakeBackend):
     """Says that it did its work, and does nothing."""
