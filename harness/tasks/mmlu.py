@@ -159,7 +159,6 @@ class MMLU:
             samples=ordered,
             warnings=(
                 *self.data.questions().warnings,
-                *repeated_questions(self.questions()),
                 *answer_warnings([item.question for item in encoded], ordered),
                 *self._warnings(encoded),
                 *_sharing_warnings(reason),
@@ -200,7 +199,8 @@ class MMLU:
             f"{len(own)} of {len(encoded)} questions stand with their answer among their own examples (the same words under another id): "
             f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
         ]
-        return (*(solved if own else []), *self._short_of_examples(encoded, asked))
+        repeated = repeated_questions(self.questions())
+        return (*repeated, *(solved if own else []), *self._short_of_examples(encoded, asked))
 
     def _short_of_examples(self, encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
         short = {item.question.subject for item in encoded if item.num_shots < asked}
