@@ -18,8 +18,8 @@ from harness import config, signals
 from harness.arguments import rewrite
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.explain import explain
+from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
-from harness.redacted_output import redact_logs
 from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides
@@ -77,6 +77,7 @@ def run_job(cfg: DictConfig) -> JobResult:
 
 
 def _run(cfg: DictConfig) -> "Outcome":
+    check_temporary()
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
         from harness.run import RunSpec, run  # noqa: PLC0415
 
@@ -108,4 +109,3 @@ def main() -> None:
 
 
 config.register()
-redact_logs()

@@ -10,6 +10,7 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from harness.redacted_output import redact_logs
 from harness.redaction import known_values, redacted_tree
 
 
@@ -17,7 +18,8 @@ class RedactedFiles(Callback):
     """Mask secrets in the configurations that Hydra files: `multirun.yaml`, and `config.yaml` and others if asked for."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra has written the files and runs the job next, in whatever process."""
+        """Hydra has written the files, set up logging and runs the job next, in whatever process."""
+        redact_logs()
         _redact_files(config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:

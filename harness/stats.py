@@ -65,8 +65,7 @@ class Clusters(NamedTuple):
         num, total, mean = len(self.sums), self.counts.sum(), self.mean
         influences = (self.sums - mean * self.counts) / (total - self.counts)
         error = math.sqrt((num - 1) / num) * float(np.linalg.norm(influences))
-        spread = float(stats.t.ppf(0.5 + CONFIDENCE / 2, self.effective - 1)) * error
-        return Interval(mean - spread, mean + spread)
+        return t_interval(mean, error, self.effective - 1)
 
     def words(self, item: str) -> str:
         """Return what the interval is over, or why there is none; `item` is what a cluster is, such as `document`."""
@@ -119,7 +118,7 @@ def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
     """
     center = (to_right - to_wrong) / total
     error = math.sqrt(to_wrong + to_right - (to_right - to_wrong) ** 2 / total) / total
-    low, high = normal_interval(center, error)
+    low, high = t_interval(center, error)
     return Interval(max(low - 1 / total, -1.0), min(high + 1 / total, 1.0))
 
 
@@ -132,10 +131,10 @@ def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:
         return None
     errors = [float(stats.sem(np.asarray(group, dtype=np.float64))) for group in groups]
     center = float(np.mean([np.mean(group) for group in groups]))
-    return normal_interval(center, math.hypot(*errors) / len(groups))
+    return t_interval(center, math.hypot(*errors) / len(groups))
 
 
-def normal_interval(center: float, error: float) -> Interval:
-    """Return the interval of an estimate whose standard error is known."""
-    spread = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * error
+def t_interval(center: float, error: float, freedom: float = math.inf) -> Interval:
+    """Return the interval of an estimate with a standard error of so many degrees of freedom; the normal one for infinitely many."""
+    spread = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(center - spread, center + spread)

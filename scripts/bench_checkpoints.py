@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from bench_throughput import recipe_of
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
-from harness import config, provenance
+from harness import provenance
 from harness.data.embedded import EmbeddedData
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
@@ -28,7 +28,7 @@ from harness.models import cache
 from harness.models.embedded import EmbeddedModel
 from harness.models.source import LoadedModel
 from harness.models.tokens import tokenize
-from harness.recipe import QuantRecipe, quantize
+from harness.recipe import quantize
 
 RECIPES = ("int8_row", "int4_g64", "fp8_row", "nvfp4", "w8a8")
 WITH_INPUTS = ("w8a8",)
@@ -42,14 +42,6 @@ FACTS = {
 }
 
 Json = dict[str, Any]
-
-
-def recipe(name: str) -> QuantRecipe:
-    """Return a recipe of conf/quant."""
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        node = config.resolve(compose("config", ["data=embedded", f"+quant={name}"]))["quant"]
-    return config.check_component(config.build(node, "quant"), QuantRecipe, "quant")
 
 
 @torch.no_grad()
@@ -70,7 +62,7 @@ def read(folder: Path, ids_S: torch.Tensor, **options: Any) -> torch.Tensor:
 
 def measure(name: str, loaded: LoadedModel, ids_S: torch.Tensor) -> Json:
     """Return the differences of one recipe."""
-    chosen, of_float = recipe(name), log_probabilities(loaded.module, ids_S)
+    chosen, of_float = recipe_of(name), log_probabilities(loaded.module, ids_S)
 
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one - other).abs().mean())
@@ -107,7 +99,7 @@ def main() -> None:
         print(name, rows[name], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        made = export(loaded, recipe("int4_g64"), Gptq(), out, shard_bytes=10**9, facts=FACTS)
+        made = export(loaded, recipe_of("int4_g64"), Gptq(), out, shard_bytes=10**9, facts=FACTS)
     about = json.loads(provenance.collect({}, loaded.device).model_dump_json())
     result = {"tokens": len(ids_S), "recipes": rows, "gptq_scale_error": made.scale_error, "provenance": about}  # fmt: skip
     if chosen.out:

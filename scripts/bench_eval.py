@@ -46,6 +46,8 @@ from harness.errors import HarnessError
 from harness.models import products
 from harness.models.embedded import EmbeddedModel
 from harness.models.source import LoadedModel
+from harness.output import place
+from harness.output.atomic import write_atomic
 from harness.results.record import SampleScore
 from harness.tasks.base import Task
 from harness.tasks.mmlu import MMLU
@@ -376,6 +378,8 @@ def main() -> None:
         "windows": arguments.windows,
     }
     result = merged(arguments.out, settings, {})  # a wrong file ends this before the hour it takes
+    if arguments.out:
+        place.check_room(arguments.out, "--out", "file", within=arguments.out.parent)
     bench = Bench(arguments)
     machine = provenance.collect({}, torch.device("cpu")).model_dump(mode="json")
     facts = {"machine": machine, "matmul_peak_flop_per_s": bench.peaks}
@@ -385,7 +389,8 @@ def main() -> None:
         parts[name] = part | facts
         result = merged(arguments.out, settings, parts)
         if arguments.out:
-            arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(result, indent=1) + "\n"
+            write_atomic(arguments.out, text.encode(), "--out", force=True)
     for row in result["targets"]:
         met = "met" if row["met"] else "missed"
         bench.say(f"{row['target']}: {row['measured']:.4g} of {row['at_least']:g}, {met}")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from bench_throughput import recipe_of
 
-from harness import config, provenance
+from harness import provenance
 from harness.errors import HarnessError
 from harness.models.tiny import TinyModel
-from harness.recipe import QuantRecipe, quantize
+from harness.recipe import quantize
 
 RECIPES = (
     "int8_row_real",
@@ -29,19 +29,11 @@ RECIPES = (
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def recipe(name: str) -> QuantRecipe:
-    """Return a recipe of conf/quant."""
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        node = config.resolve(compose("config", ["data=embedded", f"+quant={name}"]))["quant"]
-    return config.check_component(config.build(node, "quant"), QuantRecipe, "quant")
-
-
 def rel_error(name: str, dtype: str) -> float | str:
     """Return the largest relative error of a layer, or why there is none."""
     loaded = TinyModel(dtype=dtype).load(torch.device("cpu"))
     try:
-        compute = quantize(loaded, recipe(name)).report.compute
+        compute = quantize(loaded, recipe_of(name)).report.compute
     except HarnessError as reason:
         return str(reason)
     return compute.rel_error if compute else "not measured"

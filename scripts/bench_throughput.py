@@ -38,6 +38,7 @@ from harness.models.embedded import gguf_file
 from harness.models.generation import Generation
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
+from harness.output.atomic import write_atomic
 from harness.recipe import QuantRecipe, quantize
 from harness.timing.rounds import interleaved
 from harness.timing.steady import warm_up
@@ -315,7 +316,8 @@ def main() -> None:
              "provenance": json.loads(provenance.collect({}, loaded.device).model_dump_json())}  # fmt: skip
     out: Json = {"about": about, "tables": {}}
     if chosen.breakdown:
-        prompts_BS = torch.randint(0, 1000, (chosen.batch, chosen.prompt))
+        vocabulary = loaded.module.config.get_text_config().vocab_size
+        prompts_BS = torch.randint(0, vocabulary, (chosen.batch, chosen.prompt))
         for compiled in (False,) if chosen.eager else (False, True):
             name = "compiled" if compiled else "eager"
             out["tables"][name] = breakdown(Generation(loaded, prompts_BS, 64, compiled=compiled))
@@ -330,7 +332,7 @@ def main() -> None:
             show(title, rows)
             out["tables"][title] = rows
     if chosen.out:
-        chosen.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+        write_atomic(chosen.out, f"{json.dumps(out, indent=1)}\n".encode(), "--out", force=True)
     sys.stdout.flush()
 
 

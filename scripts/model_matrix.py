@@ -36,6 +36,7 @@ from harness.formats.integer import Integer  # noqa: E402
 from harness.models.hub import LocalModel  # noqa: E402
 from harness.models.source import LoadedModel  # noqa: E402
 from harness.models.tiny import byte_tokenizer  # noqa: E402
+from harness.output.atomic import write_atomic  # noqa: E402
 from harness.quant.block_scaled import BlockScaled  # noqa: E402
 from harness.quant.granularity import Granularity  # noqa: E402
 from harness.quant.layer import LayerRule  # noqa: E402
@@ -207,7 +208,8 @@ def main() -> None:
         return
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     table = HEADER + "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
-    PAGE.write_text(before + BEGIN + table + END + rest.partition(END)[2], encoding="utf-8")
+    text = before + BEGIN + table + END + rest.partition(END)[2]
+    write_atomic(PAGE, text.encode(), "PAGE", force=True)
 
 
 if __name__ == "__main__":

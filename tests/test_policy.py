@@ -107,3 +107,27 @@ def test_checked_in_results_are_whole_records_without_nan() -> None:
         record = read(path)
         if record.samples_file is not None:
             assert path.with_name(record.samples_file).is_file(), path
+
+
+WRITING = {"write_text", "write_bytes", "mkstemp", "mkdtemp", "TemporaryDirectory"}
+WRITERS = {
+    "harness/export/companions.py": "into the folder of an export",
+    "harness/export/card.py": "into the folder of an export",
+    "harness/export/model_config.py": "into the folder of an export",
+    "harness/export/shards.py": "into the folder of an export",
+    "harness/memory.py": "to the kernel",
+}
+"""Modules that write by themselves, and where to."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_everything_is_written_by_the_one_writer(path: Path) -> None:
+    name = ids(path)
+    if name.startswith("harness/output/") or name in WRITERS:
+        return
+    found = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in WRITING
+    ]
+    assert found == [], "write with harness.output, which checks the place and leaves no half file"

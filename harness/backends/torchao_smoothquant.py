@@ -35,7 +35,8 @@ from harness.backends.torchao import (
 from harness.backends.torchao_layouts import Layout, choose
 from harness.backends.torchao_packing import torchao
 from harness.calibration.calibration_set import CalibrationSet
-from harness.errors import UnsupportedRecipe
+from harness.data.source import Text
+from harness.errors import DataError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.weight_layout import is_linear
@@ -52,10 +53,8 @@ class Maxima(NamedTuple):
 
     by_layer: Mapping[str, Tensor]
     """max |X| `[K]` of each linear layer that ran, in the model's type."""
-    text: str
-    """Name of the text."""
-    warnings: tuple[str, ...]
-    """What to know of it."""
+    text: Text
+    """What the model ran over."""
 
 
 class Smoothed(NamedTuple):
@@ -110,8 +109,17 @@ class TorchaoSmoothQuantBackend:
         return None
 
     def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Run the float model over the calibration set, unless another recipe of the sweep has done so."""
-        return self._maxima(loaded).warnings
+        """Run the float model over the calibration set, unless another recipe of the sweep has done so.
+
+        Raises:
+            DataError: The text is not the one that the other recipe saw.
+        """
+        seen, text = self._maxima(loaded).text, self.calibration.text()
+        if seen.sha256 != text.sha256:
+            raise DataError(
+                f"the calibration text must stay as it is while a sweep runs, got another content of {text.name}; repeat the command"
+            )
+        return text.warnings
 
     @torch.no_grad()
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
@@ -142,7 +150,7 @@ class TorchaoSmoothQuantBackend:
         calibration = self.calibration
         how = (
             f"input times 1/s by SmoothQuant, alpha {self.alpha:g}, {calibration.num_sequences} x {calibration.length} tokens "
-            f"of {self._maxima(loaded).text}"
+            f"of {self._maxima(loaded).text.name}"
         )
         return replace(
             found,
@@ -208,7 +216,7 @@ def observe(loaded: LoadedModel, calibration: CalibrationSet) -> Maxima:
             for hook in hooks:
                 hook.remove()
     by_layer = {name: seen.x_abs_max for name, seen in observers.items() if seen.calibration_count}
-    return Maxima(MappingProxyType(by_layer), text.name, text.warnings)
+    return Maxima(MappingProxyType(by_layer), text)
 
 
 def _show(observer: nn.Module) -> Any:

@@ -10,9 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-import pyarrow.parquet as pq
-
-from harness.data.hub import HubData
+from harness.data.hub import HubData, text_rows
 from harness.data.overlap import content
 from harness.data.source import CHOICES, DataSource, Question, Text
 from harness.data.text_file import TextFile
@@ -36,9 +34,7 @@ def calibration_text(data: DataSource) -> Text:
 @lru_cache(maxsize=4)
 def _training_split(data: HubData) -> Text:
     found = data.locate("Salesforce/wikitext", (TRAINING,), data.wikitext_revision)
-    files = sorted(found.folder.glob(TRAINING))
-    rows = [row for file in files for row in pq.read_table(file)["text"].to_pylist()]
-    return _text("wikitext2-raw-v1/train", rows, found.revision)
+    return _text("wikitext2-raw-v1/train", text_rows(found, TRAINING), found.revision)
 
 
 def _solved(data: DataSource, why: str) -> Text:

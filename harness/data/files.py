@@ -73,7 +73,7 @@ def read_rows(path: str, key: str) -> Iterator[Row]:
         try:
             fields = json.loads(line)
             json.dumps(fields, ensure_ascii=False).encode()
-        except ValueError as reason:
+        except (ValueError, RecursionError) as reason:
             raise DataError(
                 f"{place}: must be a JSON object in valid Unicode, got {line[:60]!r} ({reason}); mend or remove the line"
             ) from reason

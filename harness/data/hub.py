@@ -22,13 +22,18 @@ from harness.data.source import (
     QuestionSet,
     Text,
     check_question,
+    hash_questions,
     joined_starts,
 )
 from harness.errors import DataError
 from harness.hub import Found, Repository, locate
+from harness.messages import in_one_line
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
 """The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
+
+MMLU_SHA256 = "b44086d179f16ec000209b3e4d5af65bf07186f4916b2029f2b5115161c5ff16"
+"""`hash_questions` of the hub's 14,042 test questions and 285 dev questions, in its order."""
 
 TITLE = re.compile(r"\s*= (?!=).*(?<!=) =\s*")
 """A heading of the first level. Two lines of formulas look like one, and begin an article as on the hub."""
@@ -73,14 +78,7 @@ class HubData:
 def _wikitext(source: HubData) -> Text:
     pattern = "wikitext-2-raw-v1/test-*.parquet"
     found = source.locate("Salesforce/wikitext", (pattern,), source.wikitext_revision)
-    rows = []
-    for index, row in enumerate(_rows(found, pattern, ("text",))):
-        if not isinstance(row["text"], str):
-            raise DataError(
-                f"{found.folder}/{pattern}, row {index}: text must be a string, got {row['text']!r}; "
-                "mend or remove the row"
-            )
-        rows.append(row["text"])
+    rows = text_rows(found, pattern)
     joined = SEPARATOR.join(rows)
     sha256 = hashlib.sha256(joined.encode()).hexdigest()
     warnings = []
@@ -105,6 +103,23 @@ def _wikitext(source: HubData) -> Text:
         starts=_in_joined(file_starts, lines, rows),
         file_starts=file_starts,
     )
+
+
+def text_rows(found: Found, pattern: str) -> list[str]:
+    """Return the texts of the rows of a WikiText split.
+
+    Raises:
+        DataError: A file cannot be read, or a row holds no text.
+    """
+    rows: list[str] = []
+    for index, row in enumerate(_rows(found, pattern, ("text",))):
+        if not isinstance(row["text"], str):
+            raise DataError(
+                f"{found.folder}/{pattern}, row {index}: text must be a string, got {row['text']!r}; "
+                "mend or remove the row"
+            )
+        rows.append(row["text"])
+    return rows
 
 
 def article_starts(file: str) -> tuple[int, ...]:
@@ -152,6 +167,13 @@ def _mmlu(source: HubData) -> QuestionSet:
     if missing := sorted({q.subject for q in questions} - examples.keys()):
         raise DataError(f"every subject must have dev questions, got none for {missing}")
     fewest = min(len(solved) for solved in examples.values())
+    sha256 = hash_questions((*questions, *(q for solved in examples.values() for q in solved)))
+    warnings = []
+    if sha256 != MMLU_SHA256:
+        warnings.append(
+            f"the {len(questions)} questions and {sum(map(len, examples.values()))} examples of MMLU have SHA-256 {sha256[:16]}, not "
+            f"{MMLU_SHA256[:16]} as the 14042 and 285 on the hub: accuracy on them is not comparable with published figures"
+        )
     return QuestionSet(
         name="mmlu/test",
         questions=questions,
@@ -159,6 +181,7 @@ def _mmlu(source: HubData) -> QuestionSet:
         default_shots=min(5, fewest),
         max_shots=fewest,
         revision=found.revision,
+        warnings=tuple(warnings),
     )
 
 
@@ -184,10 +207,13 @@ def _rows(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str
     rows: list[dict[str, Any]] = []
     for file in sorted(found.folder.glob(pattern)):
         try:
-            rows += pq.read_table(file, columns=list(columns)).to_pylist()
-        except (OSError, ValueError, KeyError) as reason:
+            table = pq.ParquetFile(file)
+            held = table.schema_arrow.names
+            if absent := [name for name in columns if name not in held]:
+                raise ValueError(f"no {', '.join(absent)} among its columns {', '.join(held)}")
+            rows += table.read(columns=list(columns)).to_pylist()
+        except (OSError, ValueError) as reason:
             raise DataError(
-                f"{file} must be a parquet file with the columns {', '.join(columns)}, got: {reason}; "
-                "download it again"
+                f"{file} must be a parquet file with the columns {', '.join(columns)}, got {in_one_line(reason)}; download it again"
             ) from reason
     return rows

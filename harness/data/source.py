@@ -88,6 +88,7 @@ class QuestionSet:
     max_shots: int
     revision: str | None = None
     """Commit of the hub."""
+    warnings: tuple[str, ...] = ()
 
     def shots(self, question: Question, count: int) -> tuple[Question, ...]:
         """Return the first `count` examples for a question, never itself."""

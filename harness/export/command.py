@@ -23,6 +23,7 @@ from harness.cli import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError
 from harness.explain import explain
 from harness.output.stdout import printing
+from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def export_job(cfg: DictConfig) -> None:
 
 
 def _export(resolved: dict[str, Any], name: str | None) -> None:
+    check_temporary()
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
         from harness.export.job import run  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ while runs are of models that were made of it.
 import torch
 
 from harness.models.source import LoadedModel, ModelSource
+from harness.models.zero_weights import zero_warnings
 
 _held: dict[tuple[ModelSource, torch.device], LoadedModel] = {}
 
@@ -27,7 +28,8 @@ def load_baseline(loaded: LoadedModel) -> LoadedModel | None:
 def _get(source: ModelSource, device: torch.device) -> LoadedModel:
     key = (source, device)
     if key not in _held:
-        _held[key] = source.load(device)
+        loaded = _held[key] = source.load(device)
+        loaded.warnings += zero_warnings(loaded.module)
     loaded = _held[key]
     loaded.restore()
     return loaded

@@ -24,9 +24,8 @@ def file_in(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         try:
             yield path, stream
         finally:
-            with suppress(
-                OSError
-            ):  # all is written after `sync`; after an error that one is to be told
+            # After `sync` nothing is left to write; after an error that error is the one to tell.
+            with suppress(OSError):
                 stream.close()
     finally:
         path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from harness.errors import HarnessError, ResultError
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
+from harness.output.stdout import printing
 from harness.report.contents import collect
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
@@ -63,8 +64,8 @@ def main() -> None:
         except (HarnessError, OSError) as reason:
             sys.stderr.write(f"{reason}\n")
             sys.exit(1)
-    sys.stdout.write(f"report: {path}\n")
-    sys.stdout.flush()
+    with printing():
+        sys.stdout.write(f"report: {path}\n")
     for line in shortened(problems):
         sys.stderr.write(f"left out: {line}\n")
     if problems:

@@ -42,7 +42,7 @@ def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[S
         except Exception as reason:  # one fault must not cost the whole report
             problems.append(
                 f"a section of the report is missing: {type(reason).__name__}: {reason}; "
-                "that is a fault of quant-harness, report it with the records"
+                "a record that was edited, or a fault of quant-harness: report it with the records"
             )
     first = unusable(problems)
     return _numbered([first, *found] if first else found)

@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from harness.labels import write_labels
 from harness.output import picture
+from harness.output.temporary import check_temporary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from harness.report.quality import Cost
     from harness.report.throughput import Bar
@@ -27,6 +25,10 @@ SMALLEST_SHOWN = 1e-4
 @contextmanager
 def _as_text() -> Iterator[None]:
     """Draw names as they are: a dollar sign starts no formula, and a letter that the font lacks is a box without six warnings."""
+    # matplotlib needs a folder for its cache when it is imported, and a report without pictures none.
+    check_temporary()
+    import matplotlib as mpl  # noqa: PLC0415
+
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
@@ -35,7 +37,9 @@ def _as_text() -> Iterator[None]:
 @_as_text()
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
-    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    figure = _figure(figsize=(9, 5.5))
+    from harness.labels import write_labels  # noqa: PLC0415
+
     axes = figure.subplots()
     for cost in costs:
         color = _color(cost)
@@ -69,7 +73,7 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
 def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
     """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
     rows = max(len(of_phase) for of_phase in bars.values())
-    figure = Figure(figsize=(9, 1.9 + 0.4 * rows), dpi=120, layout="constrained")
+    figure = _figure(figsize=(9, 1.9 + 0.4 * rows))
     panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
     for axes, (phase, of_phase) in zip(panels, bars.items(), strict=True):
         _draw_bars(axes, of_phase)
@@ -81,6 +85,12 @@ def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Pa
     )
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata=picture.METADATA)
+
+
+def _figure(figsize: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    return Figure(figsize=figsize, dpi=120, layout="constrained")
 
 
 def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:

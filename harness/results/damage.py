@@ -36,8 +36,8 @@ def content(path: Path, most: int) -> bytes:
                 f"{path} must have at most {most:,} bytes, got {found.st_size:,}; it is not from here, move it elsewhere"
             )
         return path.read_bytes()
-    except OSError as reason:
-        what = reason.strerror or str(reason)
+    except (OSError, ValueError) as reason:  # a ValueError for a name with a null character
+        what = getattr(reason, "strerror", None) or str(reason)
         raise ResultError(
             f"{path} must be readable, got: {what}; make it so, or repeat the run"
         ) from reason

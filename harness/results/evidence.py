@@ -25,21 +25,25 @@ def check_evidence(stored: Stored) -> tuple[str, ...]:
     Raises:
         ResultError: The samples file is missing, not the one that the record was written with, or does not fit the metrics.
     """
-    frame = read_samples(stored)
-    file, metrics = stored.record.samples_file, stored.record.metrics
-    if "id" not in frame or frame["id"].duplicated().any():
-        raise ResultError(f"{file} must have items with an id each, got others; repeat the run")
+    frame, metrics = read_samples(stored), stored.record.metrics
     if not metrics:
         raise ResultError(f"{stored.path} must have metrics, got none; repeat the run")
-    headline = metrics[0]
-    num_items = len(frame)
-    of_tokens = headline.n_of == "token" and TOKEN_COUNTS in frame
-    counted = int(frame[TOKEN_COUNTS].sum()) if of_tokens else num_items
+    headline, file = metrics[0], stored.record.samples_file
+    try:
+        ids = tuple(map(str, frame["id"]))
+        counts_tokens = headline.n_of == "token" and TOKEN_COUNTS in frame
+        counted = int(frame[TOKEN_COUNTS].sum()) if counts_tokens else len(frame)
+    except (KeyError, TypeError, ValueError, OverflowError) as reason:
+        raise ResultError(
+            f"{file} must have an id and numbers for each item, got {type(reason).__name__}: {reason}; repeat the run"
+        ) from reason
+    if len(set(ids)) < len(ids):
+        raise ResultError(f"{file} must have an id for each item, got some twice; repeat the run")
     # Other units count parts of the items: rounds of a timing, draws of a product, the documents of one task.
-    fits = counted == headline.n if of_tokens else 0 <= headline.n <= counted
+    fits = counted == headline.n if counts_tokens else 0 <= headline.n <= counted
     if not fits:
         raise ResultError(
             f"{stored.path} must have the {headline.n:,} {headline.n_of}s of {headline.name} on file, "
             f"got {counted:,} in {file}; repeat the run"
         )
-    return tuple(frame["id"])
+    return ids

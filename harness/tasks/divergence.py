@@ -36,6 +36,7 @@ from harness.results.record import SampleScore, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult
 from harness.tasks.baselines import Become
+from harness.tasks.degenerate import text_warnings
 from harness.tasks.divergence_questions import compare_answers
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits, divergence_metrics
 from harness.tasks.documents import document_words, num_documents
@@ -133,7 +134,12 @@ class Divergence:
             ),
             samples=(*samples, *(answers.samples if answers else ())),
             baseline=base.info,
-            warnings=(*text.warnings, *base.warnings, *(answers.warnings if answers else ())),
+            warnings=(
+                *text.warnings,
+                *base.warnings,
+                *pair_warnings(pairs, windows.ids),
+                *(answers.warnings if answers else ()),
+            ),
         )
 
     def _info(
@@ -229,6 +235,14 @@ def window_scores(pairs: TokenPairs) -> list[dict[str, float]]:
     }
     sums = {name: values.sum(axis=1).tolist() for name, values in columns.items()}
     return [dict(zip(sums, row, strict=True)) for row in zip(*sums.values(), strict=True)]
+
+
+def pair_warnings(pairs: TokenPairs, ids_NL: Tensor) -> tuple[str, ...]:
+    """Return what makes the NLLs of either model meaningless, given the windows."""
+    targets = ids_NL[:, 1:].numpy()
+    sides = (pairs.nll, "the model"), (pairs.nll_baseline, "the float model")
+    found = (text_warnings(nll, targets, whose) for nll, whose in sides)
+    return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))
 
 
 def check_sizes(window: int, limit_windows: int | None) -> None:

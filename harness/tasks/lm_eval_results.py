@@ -1,7 +1,7 @@
 """lm-eval's results as metrics and samples of a record.
 
 A metric is named `<task>/<metric>`, with `/<filter>` behind it where a task reads its answers in more ways than one, and the
-same for groups. Intervals are `value +- 1.96 stderr` with lm-eval's standard error, cut to the range of the metric; what has no
+same for groups. Intervals are Student's t with lm-eval's standard error over documents, cut to the range of the metric; what has no
 standard error (perplexities over all words of all documents) has a note instead.
 """
 
@@ -71,13 +71,13 @@ def _interval(
     """Return the interval, or why there is none."""
     if not _is_number(value):
         return None, f"lm-eval gives {value}, which is no finite number"
-    if num < 2:
-        return None, "no interval from a single document"
+    if num < stats.MIN_CLUSTERS:
+        return None, f"no interval from fewer than {stats.MIN_CLUSTERS} documents"
     if not _is_number(error):
         return None, "no interval: lm-eval has no standard error for this aggregate"
     if error == 0:
         return None, "no interval: all documents score the same"
-    low, high = stats.normal_interval(float(value), float(error))
+    low, high = stats.t_interval(float(value), float(error), num - 1)
     if unit is Unit.FRACTION:
         high = min(high, 1.0)
     if unit is Unit.FRACTION or metric in WEIGHTS or metric == "perplexity":

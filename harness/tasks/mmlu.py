@@ -20,6 +20,7 @@ from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.accuracy import running_accuracy
 from harness.tasks.base import BATCH_TOKENS, TaskResult, hash_token_ids
+from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu_prompt import EncodedQuestion, encode, select
 from harness.tasks.prefix import PromptBatch, batches
 
@@ -157,7 +158,8 @@ class MMLU:
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
             warnings=(
-                *repeated_questions(self.questions()),
+                *self.data.questions().warnings,
+                *answer_warnings([item.question for item in encoded], ordered),
                 *self._warnings(encoded),
                 *_sharing_warnings(reason),
             ),
@@ -197,7 +199,8 @@ class MMLU:
             f"{len(own)} of {len(encoded)} questions stand with their answer among their own examples (the same words under another id): "
             f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
         ]
-        return (*(solved if own else []), *self._short_of_examples(encoded, asked))
+        repeated = repeated_questions(self.questions())
+        return (*repeated, *(solved if own else []), *self._short_of_examples(encoded, asked))
 
     def _short_of_examples(self, encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
         short = {item.question.subject for item in encoded if item.num_shots < asked}

@@ -39,6 +39,7 @@ from harness.tasks.divergence import (
     Side,
     baseline,
     check_sizes,
+    pair_warnings,
     run_windows,
     side,
     side_by_side,
@@ -130,7 +131,12 @@ class NoiseFloor:
             ),
             samples=_samples(text.name, found, windows.scored_documents),
             baseline=base.info,
-            warnings=(*text.warnings, *_of_second(base), *warnings),
+            warnings=(
+                *text.warnings,
+                *pair_warnings(next(iter(found.values())), windows.ids),
+                *_of_second(base),
+                *warnings,
+            ),
         )
 
 

@@ -37,7 +37,13 @@ from harness.progress import bar
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids
-from harness.tasks.divergence import check_sizes, text_facts, window_facts, window_protocol
+from harness.tasks.divergence import (
+    check_sizes,
+    pair_warnings,
+    text_facts,
+    window_facts,
+    window_protocol,
+)
 from harness.tasks.divergence_statistics import TokenPairs, compare_logits
 from harness.tasks.documents import DocumentIds
 from harness.tasks.parity_layers import Calls, layer_differences, recorded
@@ -175,7 +181,11 @@ class Parity:
             metrics=(*parity_metrics(beside, prompts.clusters, prompts.cluster), *judged),
             samples=window_samples(prompts.name, beside, prompts.clusters, self.decode),
             baseline=reference.baseline,
-            warnings=(*prompts.warnings, *failure),
+            warnings=(
+                *prompts.warnings,
+                *pair_warnings(beside.real_to_float, prompts.ids),
+                *failure,
+            ),
         )
 
     def _prompts(self, loaded: LoadedModel) -> Prompts:

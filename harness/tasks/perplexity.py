@@ -27,6 +27,7 @@ from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult
+from harness.tasks.degenerate import text_warnings
 from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity_metrics import (
     exp,
@@ -117,7 +118,10 @@ class Perplexity:
                 )
                 for index, (nll, documents) in enumerate(zip(items, cut.documents, strict=True))
             ),
-            warnings=text.warnings,
+            warnings=(
+                *text.warnings,
+                *text_warnings(np.concatenate(items), cut.targets(), "the model"),
+            ),
         )
 
     def _score(self, loaded: LoadedModel, cut: Segments, budget: int) -> list[Nll]:

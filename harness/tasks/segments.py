@@ -62,6 +62,11 @@ class Segments:
     facts: Mapping[str, Any]
     """Sizes and hashes, for the record."""
 
+    def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the ids of the scored tokens, item by item."""
+        by_item = sorted(self.segments, key=lambda segment: segment.item)
+        return torch.cat([segment.ids[segment.first :] for segment in by_item]).numpy()
+
 
 @runtime_checkable
 class Segmentation(Protocol):

@@ -11,15 +11,20 @@ if __name__ == "__main__":
 
 from harness.errors import HarnessError
 from harness.output.stdout import printing
-from harness.tensor.commands import draw, list_formats, tabulate_errors
+from harness.output.temporary import check_temporary
 
 
 def main() -> None:
     """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
     arguments = parser().parse_args()
     try:
-        with signals.stoppable("no file was left half written"), printing():
-            arguments.run(arguments)
+        check_temporary()
+        with signals.stoppable("no file was left half written"):
+            # Imported here: `--help` needs no torch.
+            from harness.tensor import commands  # noqa: PLC0415
+
+            with printing():
+                getattr(commands, arguments.run)(arguments)
     except HarnessError as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(1)
@@ -59,10 +64,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write the dequantized tensors, float32, as TENSOR/FORMAT",
     )
-    command.set_defaults(run=tabulate_errors)
+    command.set_defaults(run="tabulate_errors")
 
     command = commands.add_parser("formats", help="every format of conf/format")
-    command.set_defaults(run=list_formats)
+    command.set_defaults(run="list_formats")
 
     command = commands.add_parser(
         "plot",
@@ -71,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a safetensors file")
     command.add_argument("--out", required=True, metavar="FOLDER", help="where the PNG files go")
-    command.set_defaults(run=draw)
+    command.set_defaults(run="draw")
     return whole
 
 

@@ -127,9 +127,9 @@ def test_sweep_over_group_sizes_gives_a_record_each(
     [
         (["task=mmlu", "task.limt=3"], "task.limt", ["shots", "limit", "subjects", "task.limit?"]),
         (["quant=int8_rwo"], "int8_rwo", ["int8_row", "fp8_group", "none"]),
-        (["+experiment=nope"], "experiment/nope", ["granularity"]),
-        (["task=mmul"], "task/mmul", ["mmlu", "perplexity", "mmlu_generate"]),
-        (["force=maybe"], "maybe", ["ool"]),
+        (["+experiment=nope"], "nope", ["granularity"]),
+        (["task=mmul"], "mmul", ["mmlu", "perplexity", "mmlu_generate"]),
+        (["force=maybe"], "maybe", ["true or false"]),
         (["+typo=1"], "typo", ["model", "task", "quant", "results_dir"]),
         (["+quant.foo=1"], "quant.foo", ["name", "rules", "skip", "group_size", "backend"]),
         (["task=mmlu", "task.limit=abc"], "task.limit", ["integer", "null", "'abc'"]),

@@ -1,10 +1,16 @@
 """The table and the warnings at the end of a command, without a child process."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from harness import __version__, cli
+from harness.export import command
+from harness.report import __main__ as report
 from harness.summary import Ending, JobResult, print_summary, print_warnings
+from harness.tensor import __main__ as tensor
 
 
 def job(number: int, ending: Ending = Ending.OK, text: str = "fine") -> JobResult:
@@ -71,3 +77,67 @@ def test_warning_of_several_jobs_is_printed_once_with_their_number(
 def test_runs_without_warnings_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     print_warnings([job(0), job(1)])
     assert capsys.readouterr().err == ""
+
+
+# The commands, in this process
+
+
+@pytest.mark.parametrize("main", [cli.main, command.main])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hello"], "a word of the command line must be KEY=VALUE, got 'hello'"),
+        (["model=tinyy"], "did you mean model=tiny?"),
+        (["model=tiny", "model.sede=3"], "did you mean model.seed?"),
+        (["hydra.mode=foo"], "hydra.mode must be RUN or MULTIRUN or null, got hydra.mode=foo"),
+        (["hydra.run.dir=${foo}"], "Interpolation key 'foo' not found"),
+        (["--config-dir", "/not/there"], "--config-dir must be a folder, got /not/there"),
+    ],
+)
+def test_wrong_command_line_ends_with_a_message_and_no_traceback(
+    main: Callable[[], None],
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["harness", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+    assert "Error executing job" not in printed.err
+    assert len(printed.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("main", [cli.main, command.main, report.main, tensor.main])
+def test_version_is_that_of_this_program(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["harness", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"quant-harness {__version__}\n"
+
+
+def test_error_of_an_export_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for words, said in (
+        ([], "out must be given, got nothing; add out=DIR"),
+        (
+            [f"out={tmp_path}/x", "quant=int8_row", "shard_gb=1e400"],
+            "shard_gb must be above 0, got inf",
+        ),
+        (["out=${x}", "quant=int8_row"], "Interpolation key 'x' not found"),
+    ):
+        monkeypatch.setattr("sys.argv", ["harness.export", "model=tiny", "data=embedded", *words])
+        with pytest.raises(SystemExit) as caught:
+            command.main()
+        assert caught.value.code == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert said in line

@@ -46,6 +46,24 @@ NAMES = [
     "1e5",
     "-m",
     "tab\tand\nline",
+    "\n",
+    "{",
+    "}",
+    "(",
+    "[",
+    "true",
+    "1e3",
+    "12",
+    "@",
+    "a@b:c",
+    "\\",
+    "\\'",
+    "\N{SNOWMAN}\N{ROCKET}",
+    "\u201cquoted\u201d",
+    "a\u2013b",
+    "--flag",
+    "=x",
+    ",",
 ]
 
 
@@ -61,7 +79,23 @@ def read(argument: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("key", ["model.path", "data.path", "++model.baseline.path", "results_dir"])
+KEYS = [
+    "model.path",
+    "data.path",
+    "data.examples",
+    "+data.path",
+    "++model.baseline.path",
+    "quant.calibration.data.path",
+    "task.include_path",
+    "task.engine.path",
+    "out",
+    "results_dir",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", NAMES)
 def test_path_that_exists_is_what_it_says(tmp_path: Path, name: str, key: str) -> None:
     (tmp_path / name).mkdir(exist_ok=True)
@@ -152,3 +186,19 @@ def test_command_line_quotes_paths_behind_a_sweep() -> None:
     ]
     assert rewrite(["-m", "model.path=/x/a,/x/b c"]) == ["-m", "model.path='/x/a','/x/b c'"]
     assert rewrite(["results_dir=/x/it's"]) == ["results_dir='/x/it\\'s'"]
+
+
+@pytest.mark.parametrize("key", ["model.name", "quant.name", "++quant.name"])
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "x(1)", "ünï日本", "a#b", "it's", "~t", "[v2]", "7", "true", "a=b", "a\\b", "50 %"],
+)
+def test_name_is_any_text(key: str, name: str) -> None:
+    for flags in ([], ["-m"]):
+        [*_, argument] = rewrite([*flags, f"{key}={name}"])
+        assert read(argument) == [name]
+
+
+def test_names_with_a_comma_are_a_sweep() -> None:
+    assert read(quoted("quant.name=a (1),b", sweep=True)) == ["a (1)", "b"]
+    assert read(quoted("quant.name=a (1),b", sweep=False)) == ["a (1),b"]

@@ -208,6 +208,15 @@ def test_weight_that_is_not_finite_is_refused(bad: float) -> None:
         quantize(loaded, recipe())
 
 
+def test_a_weight_of_zeros_stays_zero_without_an_error() -> None:
+    loaded = TinyModel().load(CPU)
+    weight = loaded.module.model.layers[1].mlp.up_proj.weight
+    weight.data.zero_()
+    layers = {layer.name: layer for layer in quantize(loaded, recipe()).report.layers}
+    assert layers["model.layers.1.mlp.up_proj"].rel_error == 0.0
+    assert loaded.module.model.layers[1].mlp.up_proj.weight.eq(0).all()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Idle(FakeBackend):
     """Says that it did its work, and does nothing."""
@@ -265,6 +274,16 @@ def test_short_tails_are_warned_of_by_format_length_and_layer(tiny: LoadedModel)
     # 48 = 32 + 16 has two groups, 80 = 32 + 32 + 16 has three.
     scales = 2 * ((ROWS - 48) * 2 + 48 * 3)
     assert done.report.bits_per_weight == (8 * 36864 + 32 * scales) / 36864
+
+
+@pytest.mark.parametrize("size", [47, 79])
+def test_a_short_group_of_one_element_is_a_tail(tiny: LoadedModel, size: int) -> None:
+    done = quantize(tiny, recipe(rules={"all": LayerRule(match="*", weight=fmt(block=(1, size)))}))
+    one = [layer for layer in done.report.layers if layer.shape[-1] == size + 1]
+    assert one
+    assert all(layer.short_tail for layer in one)
+    (warning,) = [text for text in done.warnings if f"rows of {size + 1} end with" in text]
+    assert f"in {len(one)} layers" in warning
 
 
 def test_group_that_divides_every_row_gives_no_warning(tiny: LoadedModel) -> None:

@@ -483,6 +483,7 @@ def test_model_card_and_manifest_of_an_export_are_masked(
     assert facts["config"]["out"] == f"{tmp_path}/{MASK}"
 
 
+@pytest.mark.usefixtures("_logs_as_before")
 @pytest.mark.parametrize("subdir", [None, ".hydra"])
 def test_files_of_hydra_are_masked(subdir: str | None, tmp_path: Path) -> None:
     secret = SHAPES["Hugging Face"]

@@ -1,7 +1,9 @@
 """torchao's SmoothQuant: factors out of calibration, smoothed weights in our codes, inputs multiplied by 1/s."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from harness.backends.torchao_packing import torchao
 from harness.backends.torchao_smoothquant import ScaledInputLinear, TorchaoSmoothQuantBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
-from harness.errors import UnsupportedRecipe
+from harness.data.text_file import TextFile
+from harness.errors import DataError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
@@ -103,6 +106,7 @@ def test_layer_computes_the_smoothed_product(
     before = {name: owner.weight.clone() for name, owner in floats.items()}
     report = quantize_model(loaded, recipe(rule, alpha, skip)).report
     assert len(report.layers) == (14 if kind == "int8" else 10)
+    assert report.calibration == SET.info()
     for layer in report.layers:
         assert "SmoothQuant, alpha" in (layer.kernel or "")
         module: Any = loaded.module.get_submodule(layer.name)
@@ -271,3 +275,17 @@ def test_scaled_input_linear_is_a_linear_layer_of_a_scaled_input() -> None:
     layer.register_buffer("input_scale", torch.tensor([1.0, 2.0, 0.5, 0.0]))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(layer(x), F.linear(x * layer.input_scale, layer.weight, layer.bias))
+
+
+def test_a_text_that_changes_during_a_sweep_ends_the_run(tiny: LoadedModel, tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("A text. " * 20)
+    chosen = CalibrationSet(data=TextFile(path=str(file)), num_sequences=1, length=8)
+    backend = TorchaoSmoothQuantBackend(calibration=chosen)
+    assert backend.prepare(tiny, ()) == ()
+    file.write_text("Another. " * 20)
+    os.utime(file, ns=(1, 1))  # files are read again when their time changes
+    with pytest.raises(
+        DataError, match=r"stay as it is while a sweep runs, got another .* own\.txt"
+    ):
+        backend.prepare(tiny, ())

@@ -303,3 +303,25 @@ def test_environment_variable_finds_the_real_data(
 ) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(hub_root))
     assert HubData().text().num_rows == 4358
+
+
+def test_other_questions_than_the_hub_s_are_warned_of(tmp_path: Path) -> None:
+    (warning,) = write_mmlu(tmp_path, [row()], [row()]).questions().warnings
+    assert "the 1 questions and 1 examples of MMLU have SHA-256 " in warning
+    assert "not comparable with published figures" in warning
+
+
+def test_one_other_answer_in_real_mmlu_is_warned_of(hub_root: Path, tmp_path: Path) -> None:
+    assert HubData(path=str(hub_root)).questions().warnings == ()
+    folder = tmp_path / "cais/mmlu/all"
+    folder.mkdir(parents=True)
+    for file in (hub_root / "cais/mmlu/all").glob("*.parquet"):
+        table = pq.read_table(file)
+        if file.name.startswith("dev-"):
+            answers = table["answer"].to_pylist()
+            answers[-1] = (answers[-1] + 1) % 4
+            table = table.set_column(
+                table.column_names.index("answer"), "answer", pa.array(answers)
+            )
+        pq.write_table(table, folder / file.name)
+    assert len(HubData(path=str(tmp_path)).questions().warnings) == 1

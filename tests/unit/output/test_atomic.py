@@ -271,6 +271,18 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_folder_of_others_is_not_replaced_by_force(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with (
+        pytest.raises(OutputError, match="files that the harness did not write"),
+        new_folder(out, "out", force=True, is_own=is_ours),
+    ):
+        pass
+    assert [file.name for file in out.iterdir()] == ["mine"]
+
+
 def save(folder: Path) -> None:
     save_file({"a": torch.ones(10_000)}, folder / "a.safetensors")
 

@@ -152,6 +152,11 @@ def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
         ((1, -1), (5, 100), False),
         ((128, 128), (130, 128), True),
         ((1, 64), (3, 5, 100), True),
+        ((1, 64), (5, 65), True),  # a group of one element
+        ((1, 64), (5, 63), True),
+        ((64, 64), (65, 64), True),
+        ((1, 2), (5, 3), True),
+        ((1, 1), (5, 3), False),
     ],
 )
 def test_has_tail(block: tuple[int, int], shape: Shape, short: bool) -> None:

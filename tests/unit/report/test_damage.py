@@ -232,6 +232,10 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
         lambda v: v.change(samples_file=""),
         "must have a samples file beside it",
     ),
+    "samples with a null in the name": (
+        lambda v: v.change(samples_file=f"{v.path.stem}\0"),
+        "must be readable, got: embedded null",
+    ),
     "samples gone": (lambda v: v.samples.unlink(), "No such file or directory"),
     "samples empty": (lambda v: v.samples.write_bytes(b""), "must have the SHA-256 in its record"),
     "samples altered by a bit": (flipped, "must have the SHA-256 in its record"),
@@ -246,9 +250,16 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     "items fewer": (lambda v: v.with_items(v.items().iloc[:-1]), "tokens of perplexity on file"),
     "items twice": (
         lambda v: v.with_items(pd.concat([v.items(), v.items()])),
-        "must have items with an id each",
+        "must have an id for each item, got some twice",
     ),
-    "items without id": (lambda v: v.with_items(v.items().drop(columns="id")), "an id each"),
+    "items without id": (
+        lambda v: v.with_items(v.items().drop(columns="id")),
+        "must have an id and",
+    ),
+    "items without numbers": (
+        lambda v: v.with_items(v.items().assign(num_tokens="many")),
+        "must have an id and numbers for each item",
+    ),
     "items renamed": (
         lambda v: v.with_items(v.items().assign(id=lambda f: f["id"] + "?")),
         "must have the items of the other runs",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats as scipy_stats
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 
@@ -40,8 +41,6 @@ ROWS = [
     }
     for number in range(12)
 ]
-Z = 1.959963984540054
-"""The 97.5 % point of the normal distribution."""
 
 METRICS = "[{metric: acc}, {metric: acc_norm}]"
 TASKS = {
@@ -183,7 +182,8 @@ def test_numbers_are_those_of_lm_eval_by_itself(tasks: Tasks, name: str) -> None
         _, kind, *label = each.name.split("/")
         error = expected[each.name][1][f"{kind}_stderr,{''.join(label) or 'none'}"]
         if each.ci95 is not None:
-            low, high = max(each.value - Z * error, 0), each.value + Z * error
+            spread = scipy_stats.t.ppf(0.975, each.n - 1) * error
+            low, high = max(each.value - spread, 0), each.value + spread
             assert each.ci95 == pytest.approx((low, high), rel=1e-3)
         else:
             assert error in ("N/A", 0.0)

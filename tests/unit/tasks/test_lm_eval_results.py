@@ -9,8 +9,8 @@ from harness.errors import InvalidResult
 from harness.results.record import Metric, Unit
 from harness.tasks import lm_eval_results
 
-Z = 1.959963984540054
-"""The 97.5 % point of the normal distribution."""
+T = 2.7764451051977987
+"""The 97.5 % point of Student's t with 4 degrees of freedom."""
 
 
 def test_log_probability_that_is_not_finite_is_an_invalid_result() -> None:
@@ -61,12 +61,12 @@ def results_of(name: str, value: Any, error: Any = "N/A", num: int = 5) -> tuple
 @pytest.mark.parametrize(
     ("value", "error", "num", "interval", "note"),
     [
-        (0.5, 0.1, 5, (0.5 - Z * 0.1, 0.5 + Z * 0.1), None),
-        (0.9, 0.1, 5, (0.9 - Z * 0.1, 1.0), None),
-        (0.1, 0.1, 5, (0.0, 0.1 + Z * 0.1), None),
+        (0.5, 0.1, 5, (0.5 - T * 0.1, 0.5 + T * 0.1), None),
+        (0.9, 0.1, 5, (0.9 - T * 0.1, 1.0), None),
+        (0.1, 0.1, 5, (0.0, 0.1 + T * 0.1), None),
         (0.5, "N/A", 5, None, "has no standard error"),
         (1.0, 0.0, 5, None, "all documents score the same"),
-        (1.0, 0.0, 1, None, "a single document"),
+        (0.5, 0.1, 4, None, "fewer than 5 documents"),
         (math.nan, 0.1, 5, None, "lm-eval gives nan"),
         ("N/A", "N/A", 5, None, "lm-eval gives N/A"),
     ],
