@@ -102,6 +102,7 @@ class Forks(Local):
                 number, overrides = waiting.pop(0)
                 ours, theirs = multiprocessing.Pipe(duplex=False)
                 if (child := os.fork()) == 0:
+                    sys.orig_argv = ["python", "worker"]
                     theirs.send_bytes(pickle.dumps(self.call(number, overrides)))
                     os._exit(0)
                 theirs.close()
