@@ -27,8 +27,9 @@ import torch
 from harness.config import build
 from harness.errors import HarnessError, ResultError
 from harness.models.source import LoadedModel
+from harness.output.atomic import write_atomic
 from harness.results.record import Metric, RunRecord, Status
-from harness.results.store import ResultStore, Stored, encoded, read_samples, write_atomic
+from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_metrics import mean_over, text_figures
@@ -172,13 +173,13 @@ def with_interval(metric: Metric, found: Metric) -> Metric:
 def replace(item: Stored, record: RunRecord, frame: pd.DataFrame) -> None:
     """Put new items and the record that has their hash in the place of the old ones."""
     content = encoded(frame)
-    write_atomic(scratch(item), content)
+    write_atomic(scratch(item), content, "RESULTS", "folder", force=True)
     digest = hashlib.sha256(content).hexdigest()
     whole = record.model_copy(update={"samples_sha256": digest})
     # Fields that records did not have then stay absent.
     fields = whole.model_dump(mode="json", exclude_unset=True)
     text = json.dumps(fields, indent=1, allow_nan=False)
-    write_atomic(item.path, f"{text}\n".encode())
+    write_atomic(item.path, f"{text}\n".encode(), "RESULTS", "folder", force=True)
     scratch(item).replace(items_file(item))
 
 
