@@ -10,6 +10,9 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
+from hydra._internal.core_plugins.importlib_resources_config_source import (
+    ImportlibResourcesConfigSource,
+)
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -74,10 +77,15 @@ def check(word: str) -> None:
 def _check_folders(value: object) -> None:
     """Raise ConfigError if a place of `hydra.searchpath` is not there: Hydra would only warn."""
     for place in value if isinstance(value, list) else [value]:
-        folder = str(place).removeprefix("file://")
-        if "://" not in folder and not Path(folder).is_dir():
+        scheme, _, rest = str(place).rpartition("://")
+        there = (
+            ImportlibResourcesConfigSource(provider="", path=str(place)).available()
+            if scheme == "pkg"
+            else Path(rest).is_dir() and scheme in ("", "file")
+        )
+        if not there:
             raise ConfigError(
-                f"hydra.searchpath must be a list of folders, got {place}; correct the path"
+                f"hydra.searchpath must be a list of folders, or of packages as pkg://NAME, got {place}; correct the path"
             )
 
 

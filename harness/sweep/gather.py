@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from harness import signals
 from harness.summary import Ending, JobResult
@@ -53,9 +54,10 @@ def run(
     Raises:
         KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
     """
-    configure_log(config.hydra.job_logging, config.hydra.verbose)
-    folder = Path(config.hydra.sweep.dir).absolute() / "jobs" / uuid.uuid4().hex
+    root = Path(config.hydra.sweep.dir).absolute()
+    folder = root / "jobs" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
+    _log_as_jobs(config, root)
     jobs = [overrides for batch in batches for overrides in batch]
     sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))
     first = 0
@@ -71,6 +73,14 @@ def run(
         sweep.journal.remove()
         with contextlib.suppress(OSError):  # another sweep has its own beside it
             folder.parent.rmdir()
+
+
+def _log_as_jobs(config: DictConfig, root: Path) -> None:
+    """Let the sweep itself log as its jobs do; a log file (`hydra/job_logging=default`) lies in a folder that Hydra knows in jobs alone."""
+    known = copy.deepcopy(config)
+    with read_write(known):
+        known.hydra.runtime.output_dir = str(root)
+    configure_log(known.hydra.job_logging, known.hydra.verbose)
 
 
 class _Sweep:
