@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from harness import config, signals
 from harness.arguments import rewrite
-from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
+from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
 from harness.explain import explain
 from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
@@ -64,7 +64,11 @@ def run_job(cfg: DictConfig) -> JobResult:
             raise  # submitit leaves so when Slurm takes a job back, and starts it again
         text, warnings = f"{type(reason).__name__}: {reason}", ()
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
-        if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
+        if said := of_this_machine(reason):
+            text = said
+        elif not isinstance(
+            reason, HarnessError
+        ):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
     return JobResult(
         overrides=typed_overrides(),

@@ -20,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
 from harness import signals
+from harness.output import place
 from harness.summary import Ending, JobResult
 from harness.sweep.job import Job, announce, this_process
 from harness.sweep.journal import Journal
@@ -53,10 +54,12 @@ def run(
 
     Raises:
         KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
+        OutputError: Nothing can be written where the records go.
     """
     root = Path(config.hydra.sweep.dir).absolute()
     folder = root / "jobs" / uuid.uuid4().hex
-    folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
+    with place.explained(Path(config.results_dir), "results_dir", "folder"):
+        folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
     _log_as_jobs(config, root)
     jobs = [overrides for batch in batches for overrides in batch]
     sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))

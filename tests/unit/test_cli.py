@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from harness import __version__, cli
 from harness.export import command
@@ -141,3 +142,16 @@ def test_error_of_an_export_is_one_line(
         assert caught.value.code == 1
         [line] = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+def test_job_that_the_machine_refuses_a_file_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/models/mine")
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    monkeypatch.setattr(cli, "typed_overrides", tuple)
+    row = cli.run_job(OmegaConf.create({}))
+    assert (row.ending, row.trace) == (Ending.FAILED, "")
+    assert "got /models/mine: Permission denied; correct its path or its permissions" in row.text
