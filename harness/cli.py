@@ -22,7 +22,7 @@ from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
 from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.gather import results
-from harness.sweep.job import announce, typed_overrides
+from harness.sweep.job import announce, typed_overrides, unprinted
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -92,6 +92,7 @@ def _run(cfg: DictConfig) -> "Outcome":
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
     results.clear()
+    unprinted.clear()
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
@@ -106,9 +107,11 @@ def main() -> None:
             if len(results) > 1:
                 print_summary(results)
             print_warnings(results)
+            for text in unprinted:
+                sys.stderr.write(f"{text}; what was measured is on file\n")
     endings = {result.ending for result in results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
-    if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
+    if unprinted or endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)
 
 

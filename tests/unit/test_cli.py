@@ -11,6 +11,7 @@ from harness import __version__, cli
 from harness.export import command
 from harness.report import __main__ as report
 from harness.summary import Ending, JobResult, print_summary, print_warnings
+from harness.sweep.job import announce
 from harness.tensor import __main__ as tensor
 
 
@@ -155,3 +156,27 @@ def test_job_that_the_machine_refuses_a_file_has_no_traceback(
     row = cli.run_job(OmegaConf.create({}))
     assert (row.ending, row.trace) == (Ending.FAILED, "")
     assert "got /models/mine: Permission denied; correct its path or its permissions" in row.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_results_that_cannot_be_printed_are_no_failed_jobs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_two_jobs() -> None:
+        for number in range(2):
+            result = replace(job(number), line="perplexity 20")
+            announce(result)
+            cli.results.append(result)
+
+    monkeypatch.setattr(cli, "single_job", run_two_jobs)
+    monkeypatch.setattr("sys.argv", ["harness", "model=tiny"])
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert "2 jobs, none failed" in printed
+    assert printed.splitlines()[-1] == (
+        "standard output must be writable, got: No space left on device; free some space, or send it elsewhere; what was measured is on file"
+    )
