@@ -278,7 +278,8 @@ def check_component(value: Any, kind: type[Component], key: str) -> Component:
         raise ConfigError(
             f"{key} must be a {kind.__name__} (a node with _target_, such as those in conf/), got {shown!r}"
         )
-    names = [getattr(value, item.name) for item in dataclasses.fields(value) if item.name == "name"]
+    named = {item.name for item in dataclasses.fields(value)} & {"name"}  # type: ignore[arg-type]
+    names = [getattr(value, name) for name in named]
     if any(isinstance(name, str) and not name.strip() for name in names):
         raise ConfigError(
             f"{key}.name must be a text that tells it apart, got an empty one; leave it out, or set {key}.name=NAME"

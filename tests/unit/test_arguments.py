@@ -170,6 +170,12 @@ def test_in_a_sweep_everything_else_is_left_alone(argument: str) -> None:
         ),
         ("hydra.searchpath=[pkg://nope]", "must be a list of folders, or of packages"),
         ("hydra.searchpath=[s3://nope]", "got s3://nope; correct the path"),
+        (
+            "task.x=range(0,2000000000)",
+            "at most 10,000 values, got task.x=range(0,2000000000) with 2,000,000,000",
+        ),
+        ("task.x=range(0,10,0)", "with a step of 0; correct its end or its step"),
+        ("task.x=range(5,1e99)", "at most 10,000 values"),
         # flags
         ("--experimental-rerun=run.pickle", "got --experimental-rerun run.pickle, a pickle"),
         ("--exp=run.pickle", "got --experimental-rerun run.pickle, a pickle"),

@@ -94,6 +94,7 @@ def test_runs_without_warnings_print_nothing(capsys: pytest.CaptureFixture[str])
         (["hydra.mode=foo"], "hydra.mode must be RUN or MULTIRUN or null, got hydra.mode=foo"),
         (["hydra.run.dir=${foo}"], "Interpolation key 'foo' not found"),
         (["--config-dir", "/not/there"], "--config-dir must be a folder, got /not/there"),
+        (["--config-path", "/"], "--config-path must be a folder with "),
     ],
 )
 def test_wrong_command_line_ends_with_a_message_and_no_traceback(
