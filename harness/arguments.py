@@ -16,13 +16,14 @@ from harness.messages import did_you_mean
 MULTIRUN = ("-m", "--multirun")
 SHOWN = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r")
 """Flags with which no sweep starts."""
+RERUN = "--experimental-rerun"
 ADDED_GROUPS = ("quant=", "experiment=")
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in the one spelling that Hydra takes.
 
-    - Flags move to the front: behind a first override Hydra would not find them.
+    - Flags are spelled out, and move to the front: behind a first override Hydra would not find them.
     - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
     - An experiment is a sweep, with `-m` or without it.
     - Paths are quoted; see `harness.path_overrides`.
@@ -35,6 +36,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
         ConfigError: A word is no flag and no override.
         SystemExit: The version was asked for, and is printed.
     """
+    arguments = [_spelled_out(argument) for argument in arguments]
     if "--version" in arguments:
         sys.stdout.write(f"quant-harness {__version__}\n")
         sys.exit(0)
@@ -57,7 +59,13 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     parser = get_args_parser()
     # Its own function prints a page and exits.
     parser.error = _refuse_flag  # type: ignore[method-assign]
-    words: list[str] = parser.parse_intermixed_args(list(arguments)).overrides
+    parsed = parser.parse_intermixed_args(list(arguments))
+    if parsed.experimental_rerun:
+        raise ConfigError(
+            f"a run must be started by its own command line, got {RERUN} {parsed.experimental_rerun}, a pickle: reading one runs "
+            "whatever code is in it; repeat the command that the record names"
+        )
+    words: list[str] = parsed.overrides
     flags, left = [], list(words)
     for argument in arguments:
         if left and argument == left[0]:
@@ -91,7 +99,17 @@ def _refuse_flag(message: str) -> NoReturn:
 
 def _flags() -> list[str]:
     parser: argparse.ArgumentParser = get_args_parser()
-    return [flag for action in parser._actions for flag in action.option_strings[:1]]  # noqa: SLF001 - no public list
+    found = [flag for action in parser._actions for flag in action.option_strings[:1]]  # noqa: SLF001 - no public list
+    return [flag for flag in found if flag != RERUN]
+
+
+def _spelled_out(argument: str) -> str:
+    """Return a flag whose beginning was typed in full; the parser takes both, and nothing else would know it."""
+    name, equals, value = argument.partition("=")
+    begun = [flag for flag in (*_flags(), RERUN) if flag.startswith(name)]
+    if len(begun) != 1 or not name.startswith("--") or name == "--":
+        return argument
+    return f"{begun[0]}{equals}{value}"
 
 
 def _for_jobs(argument: str) -> str:

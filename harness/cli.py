@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 
 from harness import config, signals
 from harness.arguments import rewrite
-from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
+from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
 from harness.explain import explain
 from harness.output.temporary import check_temporary
 from harness.recipe_name import recipe_name
 from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.gather import results
-from harness.sweep.job import announce, typed_overrides
+from harness.sweep.job import announce, typed_overrides, unprinted
 
 if TYPE_CHECKING:
     from harness.run import Outcome
@@ -64,7 +64,11 @@ def run_job(cfg: DictConfig) -> JobResult:
             raise  # submitit leaves so when Slurm takes a job back, and starts it again
         text, warnings = f"{type(reason).__name__}: {reason}", ()
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
-        if not isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
+        if said := of_this_machine(reason):
+            text = said
+        elif not isinstance(
+            reason, HarnessError
+        ):  # an error that explains itself needs no traceback
             trace = "".join(traceback.format_exception(reason))
     return JobResult(
         overrides=typed_overrides(),
@@ -88,6 +92,7 @@ def _run(cfg: DictConfig) -> "Outcome":
 def main() -> None:
     """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
     results.clear()
+    unprinted.clear()
     # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
@@ -102,9 +107,11 @@ def main() -> None:
             if len(results) > 1:
                 print_summary(results)
             print_warnings(results)
+            for text in unprinted:
+                sys.stderr.write(f"{text}; what was measured is on file\n")
     endings = {result.ending for result in results}
     # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
-    if endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
+    if unprinted or endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)
 
 

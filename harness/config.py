@@ -271,12 +271,18 @@ def check_component(value: Any, kind: type[Component], key: str) -> Component:
     """Return a component if it is of a kind: a dataclass, or a protocol whose members it has.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: It is something else, or its name says nothing.
     """
     if not dataclasses.is_dataclass(value) or not isinstance(value, kind):
         shown = dict(value) if isinstance(value, Mapping) else value
         raise ConfigError(
             f"{key} must be a {kind.__name__} (a node with _target_, such as those in conf/), got {shown!r}"
+        )
+    named = {item.name for item in dataclasses.fields(value)} & {"name"}  # type: ignore[arg-type]
+    names = [getattr(value, name) for name in named]
+    if any(isinstance(name, str) and not name.strip() for name in names):
+        raise ConfigError(
+            f"{key}.name must be a text that tells it apart, got an empty one; leave it out, or set {key}.name=NAME"
         )
     return value
 

@@ -46,3 +46,15 @@ def own_error(reason: BaseException | None) -> HarnessError | None:
     while reason is not None and not isinstance(reason, HarnessError):
         reason = reason.__cause__ or reason.__context__
     return reason
+
+
+def of_this_machine(reason: BaseException) -> str | None:
+    """Return in one line what this machine refused, a file or memory, and what to do; None for another error."""
+    said = next(iter(str(reason).splitlines()), "")
+    if isinstance(reason, OSError) and reason.filename is not None:
+        return f"a file must be one that can be read, got {reason.filename}: {reason.strerror}; correct its path or its permissions"
+    # torch's error of a GPU is named so; that of a CPU is a RuntimeError.
+    names = [kind.__name__ for kind in type(reason).__mro__]
+    if {"MemoryError", "OutOfMemoryError"} & set(names) or "DefaultCPUAllocator" in said:
+        return f"the run must fit into memory, got: {said or names[0]}; take a smaller model, window or batch, or another device"
+    return None

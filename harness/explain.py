@@ -119,6 +119,10 @@ def explain(reason: BaseException, words: Sequence[str] = (), name: str = "confi
     if text := next((text for cause in causes if (text := _of_cause(cause, got, words))), None):
         return text
     line = in_one_line(reason)
+    if line.startswith("Cannot find primary config") and any(
+        word.startswith(("--config-path", "-cp")) for word in words
+    ):
+        return f"--config-path must be a folder with {name}.yaml, got one without; folders of your own are added with --config-dir"
     if found := re.fullmatch(NO_CHOICE, line):
         return _no_such_choice(found[1], words, name)
     for pattern, message in MESSAGES:

@@ -35,8 +35,8 @@ SHAPES = re.compile(
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-USER_OF_URL = re.compile(
-    r"(\b[a-z][a-z0-9+.-]*://)(?:[^\s/'\"@:]*:[^\s/'\"]*|[^\s/'\"@:]{12,})@", re.I
+USER_OF_URL = re.compile(  # pathlib leaves one of the slashes
+    r"(\b[a-z][a-z0-9+.-]*://?)(?:[^\s/'\"@:]*:[^\s/'\"]*|[^\s/'\"@:]{12,})@", re.I
 )
 SIGNATURE_OF_URL = re.compile(r"([?&](?:sig|signature|x-amz-signature)=)[^\s&\"']+", re.I)
 AUTHORIZATION = re.compile(
@@ -192,10 +192,12 @@ def _may_be_secret(name: str, value: str) -> bool:
 
 def _assigned(found: re.Match[str]) -> str:
     key, sign, value = found["key"], found["sign"], found["value"]
-    if not is_secret_name(key) or not _may_be_secret(key, value):
-        return found[0]
     quote = value[0] if value[0] in "'\"" else ""
     plain = value.strip("'\"")
+    if not is_secret_name(key) or not _may_be_secret(key, value):
+        # What is assigned may be an assignment itself.
+        before = found[0].removesuffix(value)
+        return before + quote + ASSIGNMENT.sub(_assigned, value[len(quote) :])
     looks_random = len(plain) >= SHORTEST and any(char.isdigit() for char in plain)
     # In prose and code, what follows a colon or a spaced sign need not be a value.
     if (

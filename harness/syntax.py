@@ -4,13 +4,18 @@ Hydra's grammar answers in a parser's words ("no viable alternative at input"). 
 ours: what the word must be, what it is, and how to type it.
 """
 
+import math
 import re
 import shlex
 import unicodedata
 from functools import cache
 from pathlib import Path
 
+from hydra._internal.core_plugins.importlib_resources_config_source import (
+    ImportlibResourcesConfigSource,
+)
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 
 from harness.config import CONF
@@ -27,6 +32,8 @@ PLAIN = {
 }
 """Characters that chat clients and word processors put in the place of plain ones."""
 BRACKETS = {")": "(", "]": "[", "}": "{"}
+MOST_VALUES = 10_000
+"""Values of a range in a sweep."""
 SHOWN = 200
 """Characters of a value that a message shows."""
 CALL = re.compile(r"\w+\(.*\)", re.DOTALL)
@@ -57,6 +64,8 @@ def check(word: str) -> None:
         raise ConfigError(
             f"a key at the top must have a value, got {word}, which deletes it; type {group}=VALUE, or leave the word out"
         )
+    if isinstance(steps := override.value(), RangeSweep):
+        _check_range(word, steps)
     if group == "hydra.searchpath":
         _check_folders(override.value())
     if group not in option_groups() or override.is_delete() or override.is_sweep_override():
@@ -71,13 +80,29 @@ def check(word: str) -> None:
         raise ConfigError(_choose(group, f"{value!r}" if value is not None else "null"))
 
 
+def _check_range(word: str, steps: RangeSweep) -> None:
+    """Raise ConfigError for a range that never ends, or has more values than a sweep can have: Hydra would write all of them down."""
+    first, last, step = (float(each or 0) for each in (steps.start, steps.stop, steps.step))
+    number = (last - first) / step if step else math.inf
+    if not number <= MOST_VALUES:
+        raise ConfigError(
+            f"a range must have at most {MOST_VALUES:,} values, got {word} with {f'{number:,.0f}' if step else 'a step of 0'}; "
+            "correct its end or its step"
+        )
+
+
 def _check_folders(value: object) -> None:
     """Raise ConfigError if a place of `hydra.searchpath` is not there: Hydra would only warn."""
     for place in value if isinstance(value, list) else [value]:
-        folder = str(place).removeprefix("file://")
-        if "://" not in folder and not Path(folder).is_dir():
+        scheme, _, rest = str(place).rpartition("://")
+        there = (
+            ImportlibResourcesConfigSource(provider="", path=str(place)).available()
+            if scheme == "pkg"
+            else Path(rest).is_dir() and scheme in ("", "file")
+        )
+        if not there:
             raise ConfigError(
-                f"hydra.searchpath must be a list of folders, got {place}; correct the path"
+                f"hydra.searchpath must be a list of folders, or of packages as pkg://NAME, got {place}; correct the path"
             )
 
 

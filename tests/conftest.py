@@ -7,8 +7,10 @@ if (
 ):  # workers share the cores; torch reads this when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,3 +96,25 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return call
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user that root's rights do not help; the test runs as that user."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    is_root = os.geteuid() == 0
+    nobody = 65534
+    if is_root:
+        os.chown(folder, nobody, nobody)
+        os.setegid(nobody)
+        os.seteuid(nobody)
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+            os.setegid(0)
+        for made in [folder, *folder.rglob("*")]:
+            if made.is_dir() and not made.is_symlink():
+                made.chmod(0o700)
+        shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from yaml import YAMLError
 from harness import config, signals
 from harness.arguments import MULTIRUN, rewrite
 from harness.cli import EXIT_FAILED
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, of_this_machine
 from harness.explain import explain
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
@@ -80,9 +80,11 @@ def export_job(cfg: DictConfig) -> None:
     except HarnessError as reason:
         sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
         sys.exit(EXIT_FAILED)
-    except OSError as reason:  # of a file of the model: what is written has errors of its own
-        sys.stderr.write(f"the files of the model must be readable, got: {reason}\n")
-        sys.exit(EXIT_FAILED)
+    except Exception as reason:
+        if said := of_this_machine(reason):
+            sys.stderr.write(f"{said}\n")
+            sys.exit(EXIT_FAILED)
+        raise
 
 
 def _export(resolved: dict[str, Any], name: str | None) -> None:

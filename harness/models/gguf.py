@@ -30,6 +30,7 @@ from harness.models.checkpoint import (
     sha256_file,
 )
 from harness.models.gguf_check import complete
+from harness.models.gguf_header import WholeReader, check_sizes
 from harness.models.loading_report import check_complete, check_shapes, check_taken, in_a_line
 from harness.models.prequantized import FLOATS, Prequantized
 from harness.models.source import Dtype, LoadedModel, ModelSource, Weights
@@ -155,9 +156,10 @@ def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
 def _convert(file: Path, target: Path, conversion: str) -> None:
     quiet()
     try:
-        reader = GGUFReader(file)
+        reader = WholeReader(file)
         if reader.get_field("general.architecture") is None:
             raise ValueError("it does not name an architecture")
+        check_sizes(reader, file)
         found: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

@@ -14,6 +14,7 @@ from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
 from harness.models.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
 from harness.models.loading_report import check_once, warnings_of
+from harness.models.plausible import check_sizes
 from harness.models.prequantized import settings_of
 from harness.models.prequantized_checkpoint import load_prequantized
 from harness.models.random import Shape, load_random
@@ -131,7 +132,9 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
         "trust_remote_code": source.trust_remote_code,
         "attention": source.attention,
     }
-    weight_files(folder)  # before anything reads the config
+    # Before anything reads the config.
+    weight_files(folder)
+    check_sizes(folder, trust_remote_code=source.trust_remote_code)
     settings, stored = settings_of(folder), None
     if settings is None:
         module, tokenizer, warnings = load_folder(

@@ -153,6 +153,7 @@ def damaged_weights(folder: Path) -> str | None:
     """Return the name of the first safetensors file that cannot be read, and why; None if all can."""
     for file in weight_files(folder):
         try:
+            file.open("rb").close()  # of one that may not be read safetensors says "no such file"
             with safe_open(file, "pt"):
                 pass
         except (OSError, SafetensorError) as reason:

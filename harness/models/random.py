@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 
 from harness.models.architecture import check_attention, check_choice
 from harness.models.checkpoint import prepare
+from harness.models.plausible import check_memory
 from harness.models.source import Dtype, LoadedModel
 from harness.models.tiny import byte_tokenizer
 
@@ -78,6 +79,12 @@ class Shape:
         facts["rope_parameters"] = dict(self.rope_parameters)
         return {name: value for name, value in facts.items() if value is not None}
 
+    @property
+    def least_parameters(self) -> int:
+        """A number that the parameters reach: the embedding, and the feed-forward and output matrices of each layer."""
+        of_layer = 2 * self.hidden_size * self.intermediate_size + self.hidden_size
+        return self.vocab_size * self.hidden_size + self.num_hidden_layers * of_layer
+
     def fingerprint(self, seed: int) -> str:
         """Return the shape's hash and the seed: they determine the weights."""
         text = json.dumps([self.model_type, self._facts()], sort_keys=True)
@@ -124,15 +131,17 @@ def load_random(
         device: Where they lie.
         attention: Attention implementation of transformers; None is the best that the architecture has.
     """
+    as_type: torch.dtype = getattr(torch, dtype)
+    check_memory(shape.least_parameters * as_type.itemsize, "weights of model.shape", device)
     check_choice(shape.config(), attention)
-    module = shape.build(getattr(torch, dtype), device, attention)
+    module = shape.build(as_type, device, attention)
     _fill(module, seed)
     check_attention(module, attention)
     return LoadedModel(
         module=module,
         tokenizer=byte_tokenizer(),
         name=like,
-        dtype=getattr(torch, dtype),
+        dtype=as_type,
         device=device,
         fingerprint=shape.fingerprint(seed),
         origin=f"random weights in the shape of {like}: {shape.num_hidden_layers} layers of {shape.hidden_size}",

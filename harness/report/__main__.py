@@ -14,6 +14,7 @@ from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
 from harness.output.stdout import printing
+from harness.redacted_output import redacted_streams
 from harness.report.contents import collect
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
@@ -120,4 +121,5 @@ def is_own(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    with redacted_streams():
+        main()

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from harness.report.sections import Section
 
@@ -17,7 +18,8 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
         # Two spaces at the end of a line keep the break.
         parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
         if section.picture is not None:
-            parts.append(f"![{escape(section.title)}]({section.picture})")
+            # A link ends at a space or a bracket, and a colon would begin an address.
+            parts.append(f"![{escape(section.title)}]({quote(section.picture)})")
         if section.table is not None:
             cells = section.table.map(escape).rename(columns=escape)
             parts.append(cells.to_markdown(index=False, disable_numparse=True))

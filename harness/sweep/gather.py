@@ -17,9 +17,10 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, read_write
 
 from harness import signals
+from harness.output import place
 from harness.summary import Ending, JobResult
 from harness.sweep.job import Job, announce, this_process
 from harness.sweep.journal import Journal
@@ -53,15 +54,13 @@ def run(
 
     Raises:
         KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
+        OutputError: Nothing can be written where the records go.
     """
-    whole = Path(config.hydra.sweep.dir).absolute()
-    folder = whole / "jobs" / uuid.uuid4().hex
-    folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
-    # Settings of the user's own may log to a file in the folder of a job; a sweep has its own folder.
-    of_sweep = copy.deepcopy(config)
-    with flag_override(of_sweep, ["readonly", "struct"], False):
-        of_sweep.hydra.runtime.output_dir = str(whole)
-    configure_log(of_sweep.hydra.job_logging, config.hydra.verbose)
+    root = Path(config.hydra.sweep.dir).absolute()
+    folder = root / "jobs" / uuid.uuid4().hex
+    with place.explained(Path(config.results_dir), "results_dir", "folder"):
+        folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
+    _log_as_jobs(config, root)
     jobs = [overrides for batch in batches for overrides in batch]
     sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))
     first = 0
@@ -77,6 +76,14 @@ def run(
         sweep.journal.remove()
         with contextlib.suppress(OSError):  # another sweep has its own beside it
             folder.parent.rmdir()
+
+
+def _log_as_jobs(config: DictConfig, root: Path) -> None:
+    """Let the sweep itself log as its jobs do; a log file (`hydra/job_logging=default`) lies in a folder that Hydra knows in jobs alone."""
+    known = copy.deepcopy(config)
+    with read_write(known):
+        known.hydra.runtime.output_dir = str(root)
+    configure_log(known.hydra.job_logging, known.hydra.verbose)
 
 
 class _Sweep:

@@ -13,17 +13,26 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness import progress, signals
+from harness.errors import OutputError
+from harness.output.stdout import printing
 from harness.summary import Ending, JobResult
 from harness.sweep.journal import Journal
 
 log = logging.getLogger(__name__)
 
 
+unprinted: list[str] = []
+"""Why results of this command could not be printed; they are on file."""
+
+
 def announce(result: JobResult) -> None:
     """Print what a job has to say: its result on standard output, an error on standard error."""
     if result.line:
-        sys.stdout.write(f"{result.line}\n")
-        sys.stdout.flush()
+        try:
+            with printing():
+                sys.stdout.write(f"{result.line}\n")
+        except OutputError as reason:  # of no job: what it measured is on file
+            unprinted.append(str(reason))
     elif result.ending in (Ending.FAILED, Ending.UNSUPPORTED):
         log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
 

@@ -28,6 +28,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
+
+from huggingface_hub.utils import logging
 
 from harness import paths
 from harness.errors import ConfigError, DataError, InvalidResult
@@ -269,6 +272,8 @@ def _load_one(manager: Any, name: str) -> Loaded:
         DatasetsError,
     )
 
+    if "HF_HUB_VERBOSITY" not in os.environ:  # it says of each attempt, twice, what the error says
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         part: Loaded = manager.load([name])
     except (*UNAVAILABLE, DatasetsError) as reason:

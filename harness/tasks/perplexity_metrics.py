@@ -66,17 +66,26 @@ def perplexity_figure(nll: Clusters, name: str = "perplexity", note: str | None 
 
 
 def text_figures(nll: Clusters, cut: Segments) -> list[Metric]:
-    """Return the figures per token, word and byte of a text."""
+    """Return the figures per token, word and byte of a text; one without words, such as a line break, has none per word."""
     words, size = cut.scored_words, cut.scored_bytes
-    per_word, per_byte = nll.num_items / words, nll.num_items / size
+    per_byte = nll.num_items / size
     token: dict[str, Any] = {"unit": Unit.NAT_PER_TOKEN, "n": nll.num_items, "n_of": "token"}
     word: dict[str, Any] = {"unit": Unit.ONE, "n": words, "n_of": "word"}
     byte: dict[str, Any] = {"unit": Unit.ONE, "n": size, "n_of": "byte"}
     bits: dict[str, Any] = byte | {"unit": Unit.BIT_PER_BYTE}
+    by_word = (
+        [
+            figure(
+                nll, lambda mean: exp(mean * nll.num_items / words), name="word_perplexity", **word
+            )
+        ]
+        if words
+        else []
+    )
     return [
         perplexity_figure(nll),
         figure(nll, float, name="nll", **token),
-        figure(nll, lambda mean: exp(mean * per_word), name="word_perplexity", **word),
+        *by_word,
         figure(nll, lambda mean: exp(mean * per_byte), name="byte_perplexity", **byte),
         figure(nll, lambda mean: mean * per_byte / math.log(2), name="bits_per_byte", **bits),
     ]

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 from harness.errors import HarnessError
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
+from harness.redacted_output import redacted_streams
 
 
 def main() -> None:
@@ -81,4 +82,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    with redacted_streams():
+        main()

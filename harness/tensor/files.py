@@ -36,9 +36,11 @@ class TensorFile:
         if not paths.is_file(path):
             raise DataError(f"FILE must be a safetensors file, got {path}, which is not a file")
         try:
+            path.open("rb").close()  # of one that may not be read safetensors says "no such file"
             self._handle: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as reason:
-            raise DataError(f"FILE must be a safetensors file, got {path}: {reason}") from reason
+            said = getattr(reason, "strerror", None) or reason
+            raise DataError(f"FILE must be a safetensors file, got {path}: {said}") from reason
         self.path = path
 
     def floating(self, pattern: str) -> tuple[list[str], list[str]]:

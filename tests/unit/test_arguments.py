@@ -164,8 +164,21 @@ def test_in_a_sweep_everything_else_is_left_alone(argument: str) -> None:
         ("quant=null", "quant must be quant=OPTION, got null"),
         ("~task", "a key at the top must have a value, got ~task"),
         ("~device", "type device=VALUE, or leave the word out"),
-        ("hydra.searchpath=[/not/there]", "must be a list of folders, got /not/there"),
+        (
+            "hydra.searchpath=[/not/there]",
+            "must be a list of folders, or of packages as pkg://NAME, got /not/there",
+        ),
+        ("hydra.searchpath=[pkg://nope]", "must be a list of folders, or of packages"),
+        ("hydra.searchpath=[s3://nope]", "got s3://nope; correct the path"),
+        (
+            "task.x=range(0,2000000000)",
+            "at most 10,000 values, got task.x=range(0,2000000000) with 2,000,000,000",
+        ),
+        ("task.x=range(0,10,0)", "with a step of 0; correct its end or its step"),
+        ("task.x=range(5,1e99)", "at most 10,000 values"),
         # flags
+        ("--experimental-rerun=run.pickle", "got --experimental-rerun run.pickle, a pickle"),
+        ("--exp=run.pickle", "got --experimental-rerun run.pickle, a pickle"),
         ("--foo", "must be a flag (--help,"),
         ("-x", "must be a flag (--help,"),
         ("--task=mmlu", "did you mean task=mmlu?"),
@@ -190,6 +203,18 @@ def test_text_that_the_message_proposes_is_read_as_typed(value: str) -> None:
     override = OverridesParser.create().parse_override(word)
     assert override.key_or_group == "task.x"
     assert str(override.value()).replace("\\${", "${") == value
+
+
+def test_a_package_may_be_searched() -> None:
+    assert rewrite(["hydra.searchpath=[pkg://harness]"]) == ["hydra.searchpath=[pkg://harness]"]
+
+
+def test_a_flag_whose_beginning_was_typed_is_the_whole_flag() -> None:
+    words = ["task.limit=8", "--multi", "--config-d=a"]
+    assert rewrite(words) == ["--multirun", "--config-dir=a", "task.limit=choice(8)"]
+    assert rewrite(["--cfg", "job", "--resol"]) == ["--cfg", "job", "--resolve"]
+    with pytest.raises(SystemExit):
+        rewrite(["--versio"])
 
 
 def test_flags_move_to_the_front_with_their_values() -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from harness import __version__, cli
 from harness.export import command
 from harness.report import __main__ as report
 from harness.summary import Ending, JobResult, print_summary, print_warnings
+from harness.sweep.job import announce
 from harness.tensor import __main__ as tensor
 
 
@@ -92,6 +94,7 @@ def test_runs_without_warnings_print_nothing(capsys: pytest.CaptureFixture[str])
         (["hydra.mode=foo"], "hydra.mode must be RUN or MULTIRUN or null, got hydra.mode=foo"),
         (["hydra.run.dir=${foo}"], "Interpolation key 'foo' not found"),
         (["--config-dir", "/not/there"], "--config-dir must be a folder, got /not/there"),
+        (["--config-path", "/"], "--config-path must be a folder with "),
     ],
 )
 def test_wrong_command_line_ends_with_a_message_and_no_traceback(
@@ -141,3 +144,40 @@ def test_error_of_an_export_is_one_line(
         assert caught.value.code == 1
         [line] = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+def test_job_that_the_machine_refuses_a_file_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/models/mine")
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    monkeypatch.setattr(cli, "typed_overrides", tuple)
+    row = cli.run_job(OmegaConf.create({}))
+    assert (row.ending, row.trace) == (Ending.FAILED, "")
+    assert "got /models/mine: Permission denied; correct its path or its permissions" in row.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_results_that_cannot_be_printed_are_no_failed_jobs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_two_jobs() -> None:
+        for number in range(2):
+            result = replace(job(number), line="perplexity 20")
+            announce(result)
+            cli.results.append(result)
+
+    monkeypatch.setattr(cli, "single_job", run_two_jobs)
+    monkeypatch.setattr("sys.argv", ["harness", "model=tiny"])
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert "2 jobs, none failed" in printed
+    assert printed.splitlines()[-1] == (
+        "standard output must be writable, got: No space left on device; free some space, or send it elsewhere; what was measured is on file"
+    )

@@ -20,6 +20,8 @@ from harness import config
 from harness.config import CONF
 from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
+from harness.models.hub import LocalModel
+from harness.models.source import ModelSource
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.run import RunSpec
@@ -501,3 +503,9 @@ def test_conf_lies_beside_the_package_or_in_it() -> None:
     package = Path(config.__file__).parent
     assert config.CONF in (package / "conf", package.parent / "conf")
     assert (config.CONF / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_name_that_says_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.name must be a text .*; leave it out, or set"):
+        config.check_component(LocalModel(path="/x", name=name), ModelSource, "model")

@@ -1,15 +1,19 @@
 """Errors are for users; a bar is for terminals."""
 
 import inspect
+import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
 from harness import errors
 from harness import progress as progress_module
-from harness.errors import HarnessError
+from harness.errors import HarnessError, of_this_machine
 from harness.progress import bar
 
 CLASSES = [item for item in vars(errors).values() if inspect.isclass(item)]
@@ -25,6 +29,36 @@ def test_every_error_is_a_harness_error_with_a_docstring() -> None:
 def test_no_error_passes_for_a_bad_argument() -> None:
     # A ValueError of a component is rewritten with its key; one of these must not be.
     assert not any(issubclass(error, ValueError | KeyError | OSError) for error in CLASSES)
+
+
+def raised(call: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of any kind
+        call()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: torch.empty(10**15), r"the run must fit into memory, got: .*; take a smaller"),
+        (lambda: bytearray(10**17), r"the run must fit into memory, got: MemoryError; take a "),
+        (
+            lambda: Path("/not/there").read_bytes(),
+            r"got /not/there: No such file or directory; correct ",
+        ),
+        (lambda: torch.empty(-1), None),
+        (lambda: {}["x"], None),
+        (lambda: os.read(99999, 1), None),  # names no file
+    ],
+)
+def test_what_the_machine_refuses_is_a_line(call: Callable[[], object], said: str | None) -> None:
+    text = of_this_machine(raised(call))
+    if said is None:
+        assert text is None
+    else:
+        assert text is not None
+        assert re.search(said, text)
+        assert "\n" not in text
 
 
 def test_bar_prints_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

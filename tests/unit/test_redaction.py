@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import string
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -105,6 +106,7 @@ def test_token_of_a_provider_is_masked_wherever_it_stands(provider: str) -> None
     ("text", "secret"),
     [
         ("https://user:pa55word@host/repo.git", "pa55word"),
+        (str(Path("https://user:pa55word@host/repo.git")), "pa55word"),
         ("git+https://x-access-token:abc@github.com/a/b", "abc@"),
         ("https://0123456789abcdef0123@host/a", "0123456789abcdef0123"),
         ("postgresql://me:s3cr3t@db:5432/x?ssl=1", "s3cr3t"),
@@ -127,6 +129,8 @@ def test_token_of_a_provider_is_masked_wherever_it_stands(provider: str) -> None
         else ("db.pass=hunter2", "hunter2"),
         ("upload --token abcdef --out x", "abcdef"),
         ("--db-password hunter2", "hunter2"),
+        ('hydra.job.env_set="{HF_TOKEN: abc-def-ghi1}"', "abc-def-ghi1"),
+        ("url=https://host/a?token=abcdef", "abcdef"),
         ("?access_token=abc&user=me", "abc&"),
     ],
 )
@@ -546,3 +550,16 @@ def test_sweep_leaves_no_secret_on_disk_or_terminal(
     assert all(
         f"HF_TOKEN={MASK}" in command and f"//{MASK}@host" in command for command in commands
     )
+
+
+@pytest.mark.parametrize(
+    "module", ["harness", "harness.export", "harness.report", "harness.tensor"]
+)
+def test_every_command_masks_what_it_prints(module: str) -> None:
+    secret = SHAPES["Hugging Face"]
+    finished = subprocess.run(
+        [sys.executable, "-m", module, f"--{secret}"], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode != 0
+    assert MASK in finished.stderr
+    assert secret not in finished.stdout + finished.stderr

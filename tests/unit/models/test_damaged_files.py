@@ -129,3 +129,12 @@ def test_file_that_is_no_gguf_is_named(
             GgufModel(path=str(file)).load(CPU)
         assert "model.gguf" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_called_so(tiny: LoadedModel, unprivileged: Path) -> None:
+    folder = unprivileged / "model"
+    tiny.module.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0)
+    assert "Permission denied" in told(folder)
+    assert "No such file" not in told(folder)

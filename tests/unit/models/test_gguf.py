@@ -250,6 +250,38 @@ def test_missing_tensor_is_a_model_error_and_never_a_random_weight(
         GgufModel(path=str(tmp_path / "m.gguf")).load(CPU)
 
 
+def damaged_after(content: bytes, key: str, skipped: int, number: bytes) -> bytes:
+    """Return a file with another number so many bytes behind a key."""
+    place = content.index(key.encode()) + len(key) + skipped
+    return content[:place] + number + content[place + len(number) :]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("key", "skipped", "number", "said"),
+    [
+        # Behind a key stand its type and its value: of an array, the type of its elements and their number.
+        ("llama.block_count", 4, (2**31).to_bytes(4, "little"), "the file has 12 tensors"),
+        ("llama.vocab_size", 4, (2**31).to_bytes(4, "little"), "a model of 68,7"),
+        ("llama.feed_forward_length", 4, (2**31).to_bytes(4, "little"), "it holds 10,224"),
+        ("tokenizer.ggml.token_type", 8, (10**18).to_bytes(8, "little"), "bytes or more, and has"),
+        ("tokenizer.ggml.tokens", 8, (10**18).to_bytes(8, "little"), "bytes or more, and has"),
+        ("GGUF", 4, (10**18).to_bytes(8, "little"), "bytes or more, and has"),  # tensors
+        ("GGUF", 12, (10**18).to_bytes(8, "little"), "bytes or more, and has"),  # keys
+    ],
+)
+def test_a_size_that_the_file_cannot_fill_is_refused_before_it_is_made(
+    tmp_path: Path, key: str, skipped: int, number: bytes, said: str
+) -> None:
+    file = tmp_path / "m.gguf"
+    write_model(file)
+    file.write_bytes(damaged_after(file.read_bytes(), key, skipped, number))
+    with pytest.raises(ModelError, match="GGUF file that transformers can dequantize") as caught:
+        GgufModel(path=str(file)).load(CPU)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_copy_is_read_where_nothing_can_be_written(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

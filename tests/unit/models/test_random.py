@@ -259,3 +259,13 @@ def test_shape_is_frozen(source: Source) -> None:
     assert isinstance(shape, Shape)
     with pytest.raises(dataclasses.FrozenInstanceError):
         shape.hidden_size = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "size", ["vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size"]
+)
+def test_a_shape_that_no_memory_holds_is_refused_before_it_is_made(
+    source: Source, size: str
+) -> None:
+    with pytest.raises(ModelError, match=r"model\.shape must fit into the memory of cpu"):
+        source("qwen3_0_6b", *SMALL, f"model.shape.{size}={64 * 10**13}").load(CPU)

@@ -2,38 +2,14 @@
 
 import os
 import resource
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-NOBODY = 65534
 Limited = Callable[[int], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder of a user that root's rights do not help; the test runs as that user."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.chown(folder, NOBODY, NOBODY)
-        os.setegid(NOBODY)
-        os.seteuid(NOBODY)
-    try:
-        yield folder
-    finally:
-        if is_root:
-            os.seteuid(0)
-            os.setegid(0)
-        for made in [folder, *folder.rglob("*")]:
-            if made.is_dir() and not made.is_symlink():
-                made.chmod(0o700)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

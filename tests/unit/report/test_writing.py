@@ -1,8 +1,10 @@
 """What a report may overwrite, and what happens where it cannot be written."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from matplotlib.figure import Figure
@@ -11,6 +13,8 @@ from harness.errors import OutputError
 from harness.output.picture import METADATA
 from harness.report import __main__ as command
 from harness.report.__main__ import is_own, write
+from harness.report.markdown import render
+from harness.report.sections import Section
 
 REPORTS = Path(__file__).parents[3] / "reports"
 PICTURE = "study-quality-1.png"
@@ -40,6 +44,16 @@ def test_a_report_and_its_pictures_are_written_again(results: Path, tmp_path: Pa
         assert sorted(path.name for path in out.iterdir()) == [PICTURE, "study.md"]
         assert is_own(out / "study.md")
         (out / "study.md").write_text((out / "study.md").read_text() + "changed by hand")
+
+
+def test_the_link_to_a_picture_is_one_whatever_its_name() -> None:
+    name = "ünï日本 (1)=x [a]#?:-quality-1.png"
+    section = Section(title="Quality", text="", picture=name)
+    [line] = [line for line in render("r", "", [section]).splitlines() if line.startswith("!")]
+    # CommonMark: a destination without pointed brackets ends at a space or an unbalanced parenthesis.
+    found = re.fullmatch(r"!\[Quality\]\(([A-Za-z0-9%._-]+)\)", line)
+    assert found is not None, line
+    assert unquote(found[1]) == name
 
 
 @pytest.mark.parametrize("path", sorted(REPORTS.glob("*-smollm2.md")), ids=lambda path: path.name)

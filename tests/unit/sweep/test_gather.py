@@ -21,11 +21,25 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from harness import cli, signals
+from harness.errors import OutputError
 from harness.summary import Ending, JobResult
 from harness.sweep import gather
 from harness.sweep.job import Job
 
 DEADLINE_S = 20.0
+LOGGING = {
+    "version": 1,
+    "root": {"level": "WARNING"},
+    "handlers": {
+        "file": {
+            "class": "logging.FileHandler",
+            "filename": "${hydra.runtime.output_dir}/harness.log",
+            "delay": True,
+        }
+    },
+    "disable_existing_loggers": False,
+}
+"""With a file, like Hydra's default."""
 
 
 def act(cfg: DictConfig) -> JobResult:
@@ -179,18 +193,24 @@ def run(tmp_path: Path) -> Iterator[Run]:
     before = Singleton.get_state()
 
     def call(
-        kind: type[Local] | Local, *words: str, batches: int = 1, **settings: Any
+        kind: type[Local] | Local,
+        *words: str,
+        batches: int = 1,
+        logging: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> list[JobResult]:
         settings = {"folder": str(tmp_path), "device": "cpu", "seconds": 0, **settings}
         launcher = kind if isinstance(kind, Local) else kind(**settings)
         config = OmegaConf.create(
             {
+                "results_dir": str(tmp_path / "results"),
                 "hydra": {
+                    "runtime": {"output_dir": "???"},  # known in jobs alone
                     "launcher": {"_target_": launcher.target},
                     "sweep": {"dir": str(tmp_path / "results" / ".hydra")},
-                    "job_logging": {"version": 1, "root": None},
+                    "job_logging": logging or {"version": 1, "root": None},
                     "verbose": False,
-                }
+                },
             }
         )
         jobs = [[f"do={word}", "hydra.x=1", "model=tiny"] for word in words]
@@ -330,6 +350,20 @@ def test_jobs_find_no_gpu_where_there_is_none(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     [row] = run(Forks, "a", device="auto")
     assert row.text.split()[0] == "cpu"
+
+
+def test_a_log_file_is_no_obstacle_though_its_folder_is_known_in_jobs_alone(run: Run) -> None:
+    [row] = run(Local, "fine", logging=LOGGING)
+    assert row.ending is Ending.OK
+
+
+def test_a_sweep_that_cannot_be_written_says_so_as_a_run_does(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(
+        OutputError,
+        match=r"^results_dir must be a folder that can be written, got .*; name another",
+    ):
+        run(Local, "fine")
 
 
 def test_function_of_a_job_is_sent_by_name_not_with_its_globals() -> None:

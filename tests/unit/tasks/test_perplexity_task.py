@@ -183,6 +183,16 @@ def test_bytes_and_words_by_hand(tiny: LoadedModel) -> None:
     assert found["bits_per_byte"] == pytest.approx(nll / 10 / math.log(2))
 
 
+def test_a_text_without_words_has_no_figure_per_word(tiny: LoadedModel) -> None:
+    result = Perplexity(data=Fixed(content=" \n abc"), window=2, limit_windows=1).run(tiny)
+    assert result.info.data["scored_words"] == 0
+    nll = result.samples[0].scores["nll"]
+    found = values(result)
+    assert "word_perplexity" not in found
+    assert found["nll"] == pytest.approx(nll)
+    assert found["byte_perplexity"] == pytest.approx(math.exp(nll))
+
+
 def test_bytes_count_text_and_not_tokens(tiny: LoadedModel) -> None:
     # Tokens: x, " A", " ", y, " B", z, w. Scored are six tokens that spell eight bytes and three words.
     result = Perplexity(data=Fixed(content="x A y Bzw"), window=7).run(tiny)

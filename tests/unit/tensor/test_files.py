@@ -80,6 +80,14 @@ def test_a_folder_and_nothing_are_no_files(tmp_path: Path) -> None:
             TensorFile(path)
 
 
+def test_a_file_that_may_not_be_read_is_called_so(unprivileged: Path) -> None:
+    path = unprivileged / "x.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"x\.safetensors: Permission denied$"):
+        TensorFile(path)
+
+
 def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
     tensors = {
         'quote " and back\\slash': torch.randn(3, 5),

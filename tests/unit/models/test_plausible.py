@@ -1,0 +1,107 @@
+"""Sizes that no file can fill: refused by config.json and headers alone, in a moment and without memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.errors import ModelError
+from harness.models.hub import LocalModel
+from harness.models.plausible import check_memory, layer_counts, num_values
+from harness.models.random import Shape
+from harness.models.source import LoadedModel
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    tiny.module.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def told(folder: Path, **changed: int) -> str:
+    """Return what a user is told of a folder whose config.json has other sizes."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(ModelError) as caught:
+        LocalModel(path=str(folder), dtype="float32").load(CPU)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("layers", [21, 10**6, 10**19])
+def test_more_layers_than_tensors_are_refused(folder: Path, layers: int) -> None:
+    assert f"has num_hidden_layers {layers} and the weights 20 tensors" in told(
+        folder, num_hidden_layers=layers
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [
+        ("vocab_size", 10**15),
+        ("vocab_size", 5000),
+        ("hidden_size", 4 * 10**12),
+        ("intermediate_size", 10**15),
+        ("head_dim", 10**9),
+        ("num_key_value_heads", 10**9),
+    ],
+)
+def test_more_values_than_the_files_hold_are_refused(folder: Path, key: str, size: int) -> None:
+    assert "the weights hold at most 49,632 in" in told(folder, **{key: size})
+
+
+def test_a_smaller_lack_is_told_by_names(folder: Path) -> None:
+    assert "model.layers.2." in told(folder, num_hidden_layers=3)
+
+
+def test_layers_of_parts_are_counted() -> None:
+    config: dict[str, Any] = {
+        "text_config": {"num_hidden_layers": 3, "num_attention_heads": 99},
+        "vision_config": {"depth": 4},
+        "n_layer": 5,
+        "max_window_layers": 28,
+        "num_layers": None,
+    }
+    assert sorted(layer_counts(config)) == [
+        ("depth", 4),
+        ("n_layer", 5),
+        ("num_hidden_layers", 3),
+    ]
+
+
+SHAPE: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"num_hidden_layers": 5}, {"intermediate_size": 999}, {"tie_word_embeddings": False}],
+)
+def test_parameters_of_a_shape_are_bounded_from_below(changed: dict[str, Any]) -> None:
+    shape = Shape(**SHAPE | changed)
+    assert 0.4 * num_values(shape.config()) < shape.least_parameters <= num_values(shape.config())
+
+
+def test_what_no_memory_holds_is_refused() -> None:
+    check_memory(10**6, "weights", CPU)
+    with pytest.raises(
+        ModelError, match=r"^weights must fit into the memory of cpu, .* got 1,000,000,000\.0 GB"
+    ):
+        check_memory(10**18, "weights", CPU)
