@@ -89,7 +89,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             f"every key of the configuration must be one of {', '.join(legal)}; got {unknown[0]}"
         )
-    return plain(config)
+    found = plain(config)
+    return found | {"quant": _with_data(found["quant"], found["data"])}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -106,8 +107,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
         ) from reason
     except OmegaConfBaseException as reason:
         raise ConfigError(leads_nowhere(reason)) from reason
-    found = typing.cast(dict[str, Any], resolved)
-    return found | {"quant": _with_data(found["quant"], found["data"])}
+    return typing.cast(dict[str, Any], resolved)
 
 
 def _with_data(node: Any, data: Any) -> Any:

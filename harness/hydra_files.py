@@ -10,6 +10,7 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from harness.output.atomic import write_atomic
 from harness.redacted_output import redact_logs
 from harness.redaction import known_values, redacted_tree
 
@@ -48,6 +49,5 @@ def _redact_file(file: Path) -> None:
     found = yaml.safe_load(text)
     masked = redacted_tree(found, values)
     if masked != found:
-        file.write_text(
-            yaml.safe_dump(masked, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        dumped = yaml.safe_dump(masked, sort_keys=False, allow_unicode=True)
+        write_atomic(file, dumped.encode(), "results_dir", "folder", force=True)

@@ -14,6 +14,7 @@ cut off between is completed by the next call.
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,9 @@ import torch
 from harness.config import build
 from harness.errors import HarnessError, ResultError
 from harness.models.source import LoadedModel
+from harness.output.atomic import write_atomic
 from harness.results.record import Metric, RunRecord, Status
-from harness.results.store import ResultStore, Stored, encoded, read_samples, write_atomic
+from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_metrics import mean_over, text_figures
@@ -47,8 +49,7 @@ def main() -> None:
     """Mend the records of the folder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder with records")
-    store = ResultStore(root=parser.parse_args().results)
-    stored, problems = store.load()
+    stored, problems = ResultStore(root=parser.parse_args().results).load()
     models: Models = {}
     for item in stored:
         if item.record.status is not Status.OK or item.record.task is None:
@@ -56,7 +57,7 @@ def main() -> None:
         if item.record.task.name not in TASKS:
             continue
         try:
-            found = mend(store, item, models)
+            found = mend(item, models)
         except HarnessError as reason:
             problems.append(f"{item.path}: {reason}")
         else:
@@ -66,7 +67,7 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
-def mend(store: ResultStore, item: Stored, models: Models) -> str:
+def mend(item: Stored, models: Models) -> str:
     """Add documents and intervals to one record; return what was done.
 
     Raises:
@@ -86,7 +87,7 @@ def mend(store: ResultStore, item: Stored, models: Models) -> str:
     frame["cluster"] = [document_words(documents) for documents in cut.documents]
     frame[COLUMN] = [documents.astype(np.int32) for documents in cut.documents]
     record = renewed(item.record, task, items, cut)
-    replace(store, item, record, frame)
+    replace(item, record, frame)
     return f"{record.metrics[0].note}: {item.record.metrics[0].ci95} -> {record.metrics[0].ci95}"
 
 
@@ -169,12 +170,16 @@ def with_interval(metric: Metric, found: Metric) -> Metric:
     return metric.model_copy(update={"ci95": found.ci95, "note": found.note})
 
 
-def replace(store: ResultStore, item: Stored, record: RunRecord, frame: pd.DataFrame) -> None:
+def replace(item: Stored, record: RunRecord, frame: pd.DataFrame) -> None:
     """Put new items and the record that has their hash in the place of the old ones."""
     content = encoded(frame)
-    write_atomic(scratch(item), content)
+    write_atomic(scratch(item), content, "RESULTS", "folder", force=True)
     digest = hashlib.sha256(content).hexdigest()
-    store.write(item.path, record.model_copy(update={"samples_sha256": digest}))
+    whole = record.model_copy(update={"samples_sha256": digest})
+    # Fields that records did not have then stay absent.
+    fields = whole.model_dump(mode="json", exclude_unset=True)
+    text = json.dumps(fields, indent=1, allow_nan=False)
+    write_atomic(item.path, f"{text}\n".encode(), "RESULTS", "folder", force=True)
     scratch(item).replace(items_file(item))
 
 

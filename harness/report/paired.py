@@ -100,10 +100,19 @@ def difference(row: Row, reference: Row) -> Paired | None:
 
 
 def _joined(row: Row, reference: Row, scores: tuple[str, ...], items: str) -> pd.DataFrame:
-    own, other = (read_samples(found.stored).set_index("id") for found in (row, reference))
+    own, other = (_items(found, scores[0]) for found in (row, reference))
     if set(own.index) != set(other.index):
         raise ResultError(
             f"{row.stored.path} must have the {items} of the baseline to be paired with it, got others; repeat the run"
         )
     found = [score for score in scores if score in other]
     return own.join(other[found].add_suffix("_reference"))
+
+
+def _items(row: Row, score: str) -> pd.DataFrame:
+    items = read_samples(row.stored)
+    if missing := {"id", score} - set(items):
+        raise ResultError(
+            f"{row.stored.path} must have items with the columns id and {score}, got none of {', '.join(sorted(missing))}; repeat the run"
+        )
+    return items.set_index("id")

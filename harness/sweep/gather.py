@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
 from harness import signals
 from harness.summary import Ending, JobResult
@@ -53,9 +54,14 @@ def run(
     Raises:
         KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
     """
-    configure_log(config.hydra.job_logging, config.hydra.verbose)
-    folder = Path(config.hydra.sweep.dir).absolute() / "jobs" / uuid.uuid4().hex
+    whole = Path(config.hydra.sweep.dir).absolute()
+    folder = whole / "jobs" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)  # overrides may hold a secret
+    # Settings of the user's own may log to a file in the folder of a job; a sweep has its own folder.
+    of_sweep = copy.deepcopy(config)
+    with flag_override(of_sweep, ["readonly", "struct"], False):
+        of_sweep.hydra.runtime.output_dir = str(whole)
+    configure_log(of_sweep.hydra.job_logging, config.hydra.verbose)
     jobs = [overrides for batch in batches for overrides in batch]
     sweep = _Sweep(launcher, function, hydra_context, config, jobs, Journal(folder=folder))
     first = 0

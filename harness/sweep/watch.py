@@ -57,6 +57,7 @@ class Watch:
 
     def wait(self) -> None:
         """Wait until no job runs on this machine."""
+        time.sleep(3 * POLL_S)  # what happened last has been seen by then
         while HAS_HANDLES and self.running:
             time.sleep(POLL_S)
 

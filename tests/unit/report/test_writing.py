@@ -25,7 +25,7 @@ def results(make_record: Callable[..., object], file_records: Callable[..., Path
 def _with_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have a picture."""
 
-    def collect(groups: object, problems: object, stored: object, path: Path) -> list[object]:
+    def collect(stored: object, problems: object, path: Path) -> list[object]:
         Figure(figsize=(1, 1)).savefig(path.with_name(PICTURE), metadata=METADATA)
         return []
 

@@ -85,6 +85,10 @@ def aged(tmp_path: Path) -> Aged:
             }
         )
         store.write(now.path, old)
+        # A field that older records do not have.
+        fields = json.loads(now.path.read_text())
+        del fields["peak_memory"]
+        now.path.write_text(json.dumps(fields))
         return store, now, Stored(path=now.path, record=old)
 
     return make
@@ -120,6 +124,7 @@ def test_record_becomes_what_a_run_would_file_now(
     assert now.record.task is not None
     assert found.record.task.data == now.record.task.data
     assert any("scripts/add_documents.py" in warning for warning in found.record.warnings)
+    assert "peak_memory" not in json.loads(found.path.read_text())
     frame = read_samples(found)
     for column in ("id", "nll", "num_tokens"):
         assert frame[column].equals(before[column])

@@ -93,6 +93,8 @@ class Forks(Local):
     at_once = 2
     fragile = False
     """A death ends all that run."""
+    hasty = False
+    """A death is told at once, while others run on."""
 
     def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
         waiting, running = list(enumerate(job_overrides, start=initial_job_idx)), {}
@@ -102,8 +104,11 @@ class Forks(Local):
                 number, overrides = waiting.pop(0)
                 ours, theirs = multiprocessing.Pipe(duplex=False)
                 if (child := os.fork()) == 0:
-                    theirs.send_bytes(pickle.dumps(self.call(number, overrides)))
-                    os._exit(0)
+                    sys.orig_argv = ["python", "worker"]
+                    try:
+                        theirs.send_bytes(pickle.dumps(self.call(number, overrides)))
+                    finally:
+                        os._exit(0)
                 theirs.close()
                 running[number] = child, ours
             for number, (child, pipe) in list(running.items()):
@@ -112,6 +117,8 @@ class Forks(Local):
                 try:
                     ended[number] = pickle.loads(pipe.recv_bytes())  # noqa: S301 - our own child
                 except EOFError:
+                    if self.hasty:
+                        raise RuntimeError("a job has not produced any output") from None
                     if self.fragile:
                         self.end(running)
                         raise RuntimeError("exit codes of the workers: {SIGKILL(-9)}") from None
@@ -132,6 +139,12 @@ class Pool(Forks):
     """As joblib's."""
 
     fragile = True
+
+
+class Hasty(Forks):
+    """As submitit's, which asks for one result after another."""
+
+    hasty = True
 
 
 class Sequential(Local):
@@ -233,8 +246,11 @@ def test_job_whose_process_is_killed_has_a_row_and_the_others_of_its_pool_finish
     assert [times(tmp_path, word) for word in ("slow", "die", "b", "c")] == [2, 1, 1, 1]
 
 
-def test_job_whose_process_is_killed_alone_takes_none_with_it(run: Run, tmp_path: Path) -> None:
-    rows = run(Forks, "die", "slow", "b", seconds=1)
+@pytest.mark.parametrize("kind", [Forks, Hasty])
+def test_job_whose_process_is_killed_alone_takes_none_with_it(
+    kind: type[Local], run: Run, tmp_path: Path
+) -> None:
+    rows = run(kind, "die", "slow", "b", seconds=1)
     assert endings(rows) == {"die": "FAILED", "slow": "ok", "b": "ok"}
     assert "killed (SIGKILL, or a crash)" in rows[0].text
     assert [times(tmp_path, word) for word in ("slow", "die", "b")] == [1, 1, 1]
