@@ -25,7 +25,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 MIN_CLUSTERS = 5
-"""Clusters worth fewer than so many of equal size carry no interval: with fewer, the simulated coverage leaves 95 % by over 2 points."""
+"""Clusters worth fewer than so many of equal size carry no interval: with the 4 or 5 unequal articles that are worth 2.9 to 3.5, up to 97.6 % of them hold the truth."""
 
 
 class Interval(NamedTuple):
@@ -112,14 +112,23 @@ def mcnemar(one_way: int, other_way: int) -> float:
 def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
     """Return the interval of a difference of paired proportions, `(to_right - to_wrong) / total`.
 
-    Wald's interval with a continuity correction of one question (Fleiss 1981; method 2 of Newcombe 1998, "Improved confidence
-    intervals for the difference between binomial proportions based on paired data"). It holds 0 where the exact test of `mcnemar`
-    finds nothing, but for a few tables at the border, and has a width without any flip.
+    The hull of two, each of which fails where the other one holds:
+
+    - Wald's with one flip each way added (Bonett & Price 2012, "Adjusted Wald confidence interval for a difference of binomial
+      proportions based on paired data"). It has a width without any flip, and with flips one way only.
+    - The share of flips that go right, by Clopper & Pearson's exact interval, times the flips. It holds 0 exactly where `mcnemar`
+      finds nothing.
     """
-    center = (to_right - to_wrong) / total
-    error = math.sqrt(to_wrong + to_right - (to_right - to_wrong) ** 2 / total) / total
-    low, high = t_interval(center, error)
-    return Interval(max(low - 1 / total, -1.0), min(high + 1 / total, 1.0))
+    flips, more = to_wrong + to_right, total + 2
+    center = (to_right - to_wrong) / more
+    error = math.sqrt(((flips + 2) / more - center**2) / more)
+    adjusted = t_interval(center, error)
+    exact = Interval(0.0, 0.0)
+    if flips:
+        share = stats.binomtest(to_right, flips).proportion_ci(CONFIDENCE, method="exact")
+        exact = Interval(*((2 * float(end) - 1) * flips / total for end in (share.low, share.high)))
+    low, high = min(adjusted.low, exact.low), max(adjusted.high, exact.high)
+    return Interval(max(low, -1.0), min(high, 1.0))
 
 
 def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:

@@ -45,12 +45,13 @@ class Text:
     """Its words and marks are not set apart by spaces, as WikiText's are."""
 
     def document_ids(self) -> tuple[int, ...]:
-        """Return a number for each document, the same for those that are equal word for word."""
+        """Return a number for each document, the same for those with the same words."""
         if not self.documents:
             return tuple(range(len(self.starts)))
         seen: dict[str, int] = {}
         return tuple(
-            seen.setdefault(document, index) for index, document in enumerate(self.documents)
+            seen.setdefault(" ".join(document.split()), index)
+            for index, document in enumerate(self.documents)
         )
 
     def document_of(self, begins: Sequence[int]) -> list[int]:

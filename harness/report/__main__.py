@@ -23,8 +23,9 @@ from harness.report.unfinished import shortened
 
 INTRODUCTION = """\
 A headline stands with its n and 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t
-over draws for matrix products. A difference is taken only between runs of one protocol, on the same items, paired; it
-has an interval, of accuracies McNemar's exact p too, and a verdict: "cannot tell" where the interval holds 0 or p is 0.05 or more.
+over draws for matrix products. Where there is none, a line above the table says why. A difference is taken only between runs of one
+protocol, on the same items, paired, and has such an interval too, of accuracies McNemar's exact p, and a verdict: "cannot tell" where the
+interval holds 0 or p is 0.05 or more.
 Each is by itself: of twenty recipes without any effect one is expected to miss. A column without an interval or a p beside it (percentiles,
 agreement, values by subject or group size, counts, bits and bytes) describes these items and claims nothing about others.
 pp are percentage points; % is a share, or a relative change where the column says so. How intervals are made: docs/evaluation.md."""

@@ -41,7 +41,11 @@ def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> C
         return Cells(blank, f"no interval: {reason}")
     if found is None:
         blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
-        return Cells(blank, "no interval: these runs have no items to pair")
+        files = (row.stored.record.samples_file, reference.stored.record.samples_file)
+        why = "these runs have no items to pair"
+        if None not in files:
+            why = f"differences of {row.task.name} are not paired item by item"
+        return Cells(blank, f"no interval: {why}")
     p = figures.MISSING if found.p is None else figures.p_value(found.p)
     cells = _cells(row, columns, shown, relative, _bounds(row, found), p, found.verdict(least))
     return Cells(cells, None if found.interval else found.note)

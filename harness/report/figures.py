@@ -33,7 +33,9 @@ def difference(value: float, reference: float, unit: Unit) -> str:
 
 
 def relative(value: float, reference: float) -> str:
-    """Return the relative difference, in percent of the reference."""
+    """Return the relative difference, in percent of the reference; nothing is a percentage of 0."""
+    if reference == 0:
+        return MISSING
     return f"{100 * (value / reference - 1):+.3f} %"
 
 

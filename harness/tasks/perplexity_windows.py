@@ -4,7 +4,7 @@ r"""The protocol of the GPTQ and AWQ papers: disjoint windows of the rows joined
     PPL = exp(nll / (n * (L - 1)))
 
 Frantar et al., "GPTQ" (2022), and their published code take the loss in the model's own type, which rounds each window's
-bf16 loss by up to 0.8 %; here it is float32.
+bf16 loss by up to 0.8 %; here it is float64 of float32 logits.
 
 The context of a window's first w tokens does not depend on L, so the same pass has the figures of shorter windows in it:
 those of the first w tokens of every window. They are over a share w / L of the text, and not what a run with windows of

@@ -114,34 +114,59 @@ def test_documents_that_are_worth_too_few_carry_no_interval() -> None:
     assert Clusters(np.ones(6), np.ones(6)).words("window") == "interval by window, 6 of them"
 
 
-@pytest.mark.parametrize(("wrong", "right", "total"), [(0, 0, 20), (14, 26, 1000), (3, 1, 12)])
-def test_interval_of_flips_is_that_of_the_mean_of_differences_and_one_question_more(
+@pytest.mark.parametrize(("wrong", "right", "total"), [(0, 0, 20), (5, 0, 20), (14, 26, 1000)])
+def test_interval_of_flips_is_the_hull_of_two_closed_forms(
     wrong: int, right: int, total: int
 ) -> None:
-    outcomes = np.repeat([-1.0, 1.0, 0.0], [wrong, right, total - wrong - right])
-    spread = Z * outcomes.std() / math.sqrt(total) + 1 / total
-    expected = (outcomes.mean() - spread, outcomes.mean() + spread)
-    np.testing.assert_allclose(flips_interval(wrong, right, total), expected, rtol=1e-9)
+    outcomes = np.repeat([-1.0, 1.0, 0.0], [wrong + 1, right + 1, total - wrong - right])
+    spread = Z * outcomes.std() / math.sqrt(len(outcomes))
+    low, high = outcomes.mean() - spread, outcomes.mean() + spread
+    if flips := wrong + right:
+        # Clopper & Pearson: the binomial tails of the flips to right are 2.5 % at the ends.
+        least = scipy_stats.beta.ppf(0.025, right, wrong + 1) if right else 0.0
+        most = scipy_stats.beta.ppf(0.975, right + 1, wrong) if wrong else 1.0
+        low = min(low, (2 * least - 1) * flips / total)
+        high = max(high, (2 * most - 1) * flips / total)
+    np.testing.assert_allclose(flips_interval(wrong, right, total), (low, high), rtol=1e-9)
 
 
-def test_interval_of_flips_says_what_mcnemar_s_test_says() -> None:
-    apart = 0
-    for flips in range(150):
-        for right in range(flips + 1):
-            low, high = flips_interval(flips - right, right, 1000)
-            apart += (mcnemar(flips - right, right) < 0.05) == (low <= 0 <= high)
-    # 13 to 4 and 42 to 25, each way: p is 0.049.
-    assert apart == 4
+@pytest.mark.parametrize("total", [1, 3, 12, 20, 60, 1000])
+def test_interval_of_flips_says_what_mcnemar_s_test_says(total: int) -> None:
+    apart = []
+    for wrong in range(min(total, 20) + 1):
+        for right in range(min(total - wrong, 20) + 1):
+            low, high = flips_interval(wrong, right, total)
+            if (mcnemar(wrong, right) < 0.05) == (low <= 0 <= high):
+                apart.append((wrong, right))
+    assert apart == []
 
 
-def test_interval_of_flips_covers_the_difference() -> None:
-    rng = np.random.default_rng(5)
-    chances = [0.01, 0.02, 0.97]
-    tables = rng.multinomial(1000, chances, 2000)
-    bounds = np.asarray([flips_interval(int(w), int(r), 1000) for w, r, _ in tables])
-    held = ((bounds[:, 0] <= 0.01) & (bounds[:, 1] >= 0.01)).mean()
-    # 97 %, with a standard error of 0.4 points.
-    assert 0.95 < held < 0.985
+@pytest.mark.parametrize(
+    ("total", "flips"),
+    [(20, (2, 0.2)), (281, (2, 0.2)), (281, (3, 0)), (60, (6, 2)), (1000, (8, 8))],
+)
+def test_interval_of_flips_covers_the_difference(total: int, flips: tuple[float, float]) -> None:
+    # Every table of up to 40 flips each way, weighed by its chance.
+    chances = [flips[0] / total, flips[1] / total, 1 - sum(flips) / total]
+    held = 0.0
+    for wrong in range(min(total, 40) + 1):
+        for right in range(min(total - wrong, 40) + 1):
+            chance = scipy_stats.multinomial.pmf(
+                [wrong, right, total - wrong - right], total, chances
+            )
+            if chance > 1e-6:
+                low, high = flips_interval(wrong, right, total)
+                held += chance if low <= chances[1] - chances[0] <= high else 0.0
+    assert held > 0.945
+
+
+def test_few_flips_one_way_do_not_exclude_no_difference() -> None:
+    # Three questions, all of which flip: a fair coin does that one time in four.
+    low, high = flips_interval(3, 0, 3)
+    assert low == -1
+    assert high > 0.3
+    # No flip among 60 still allows 1 in 20.
+    assert flips_interval(0, 0, 60).high > 0.04
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:

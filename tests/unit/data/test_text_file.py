@@ -176,3 +176,10 @@ def test_plain_file_is_one_document(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text("one\n\ntwo")
     assert TextFile(path=str(file)).text().starts == (0,)
+
+
+def test_documents_with_the_same_words_are_one(tmp_path: Path) -> None:
+    said = ("The same words.", "Other words.", "The  same\nwords.\n")
+    text = rows(tmp_path, *(json.dumps({"text": each}) for each in said)).text()
+    assert text.document_ids() == (0, 1, 0)
+    assert text.document_of(text.starts) == [0, 1, 0]

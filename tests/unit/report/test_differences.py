@@ -238,3 +238,15 @@ def test_lost_items_leave_the_value_and_a_line_that_says_why_there_is_no_interva
     reason = "no items to pair" if damage == "without" else "repeat the run"
     assert "Difference: no interval: " in section.text
     assert reason in section.text
+
+
+def test_baseline_that_answers_nothing_rightly_does_not_cost_the_table(
+    file: File, store: ResultStore
+) -> None:
+    nothing, some = np.zeros(40, dtype=bool), np.arange(40) < 8
+    file("none", 0.0, answers(nothing))
+    file("int8_row", 0.2, answers(some))
+    (group,) = groups_of(store)
+    row = rows_of(ranking(group))["int8_row"]
+    assert row["difference from baseline"] == "+20.00 pp"
+    assert row["differs from baseline"] == "better"

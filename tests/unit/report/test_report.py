@@ -66,9 +66,10 @@ def test_int8_and_fp8_are_compared_at_each_granularity(
     text = text_of(root, tmp_path)
     rows = cells(text, "INT8 against FP8 by granularity")
     assert [*rows[0][:4], rows[0][6]] == ["row", "52.00 %", "49.00 %", "+3.00 pp", "better"]
-    # 30 answers changed, all one way: Wald's interval, a continuity correction of 1 / n, and twice 2^-30.
-    half = 1.959964 * math.sqrt(30 - 30**2 / 1000) / 1000 + 1 / 1000
-    assert rows[0][4] == f"+{100 * (0.03 - half):.2f} pp .. +{100 * (0.03 + half):.2f} pp"
+    # 30 answers changed, all one way: Wald's interval with a flip each way added.
+    center = 30 / 1002
+    half = 1.959964 * math.sqrt((32 / 1002 - center**2) / 1002)
+    assert rows[0][4] == f"+{100 * (center - half):.2f} pp .. +{100 * (center + half):.2f} pp"
     assert float(rows[0][5]) == pytest.approx(2 * 0.5**30, rel=0.05)
     assert ["g64", "50.00 %", "-", "-", "-", "-", "-"] in rows
     trend = cells(text, "Group-size trend")
