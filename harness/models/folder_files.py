@@ -87,10 +87,10 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _read_by_transformers(folder: Path) -> list[Path]:
-    """Return what has the name of a file that transformers reads beside the weights."""
+    """Return what has the name of a file that transformers reads beside the weights; nothing of a folder that is not there."""
     return [
         file
-        for file in folder.iterdir()
+        for file in folder.glob("*")
         if file.suffix in (".json", ".jinja", ".model", ".txt", ".py")
     ]
 

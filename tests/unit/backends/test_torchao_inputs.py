@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from bit_exact import values_of
 
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
+from harness.quant.overflow import FormatOverflow
 from harness.quant.quantize import fake_quantize, quantize
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -44,7 +46,10 @@ def test_the_largest_int8_input_is_a_tie_that_its_sign_decides() -> None:
 
 def test_fp8_token_of_zeros_is_not_a_number_and_an_int8_one_is_zero() -> None:
     zeros = torch.zeros(1, 16)
-    assert fake_quantize(zeros, TorchaoInput(kind="fp8", per="token")).isnan().all()
+    fp8 = TorchaoInput(kind="fp8", per="token")
+    assert values_of(zeros, fp8).isnan().all()
+    with pytest.raises(FormatOverflow, match="got 0, which becomes nan"):
+        fake_quantize(zeros, fp8)
     assert (fake_quantize(zeros, TorchaoInput(kind="int8", per="token")) == 0).all()
 
 
