@@ -180,7 +180,7 @@ def test_unknown_revision_and_unknown_name_are_told_apart(hub: Hub) -> None:
 
 
 def test_name_that_is_none_is_one_error(hub: Hub) -> None:
-    with pytest.raises(ModelError, match="must be OWNER/NAME in letters.*got 'a/b/c'"):
+    with pytest.raises(ModelError, match=r"must be OWNER/NAME in letters.*got 'a/b/c'"):
         HubModel(repo="a/b/c").fingerprint()
 
 
