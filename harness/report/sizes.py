@@ -8,6 +8,7 @@ import pandas as pd
 from harness.report import figures
 from harness.report.sections import Section
 from harness.report.study import Group, Row
+from harness.report.titles import weights_words
 
 
 def sizes(groups: Sequence[Group]) -> list[Section]:
@@ -19,9 +20,8 @@ def sizes(groups: Sequence[Group]) -> list[Section]:
     names = Counter((name, dtype) for name, dtype, _ in by_model)
     sections = []
     for (name, dtype, fingerprint), of_model in by_model.items():
-        model = of_model[0].model
         apart = names[name, dtype] > 1
-        mark = f", {model.weights} weights {fingerprint[:8]}" if apart else ""
+        mark = f", {weights_words(fingerprint)}" if apart else ""
         sections.append(_size_section(of_model, f"{name}, {dtype}{mark}"))
     return sections
 

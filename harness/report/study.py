@@ -7,7 +7,7 @@ processor, its threads and the GPU in common too.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,8 +118,18 @@ class Group:
         return self.task.name not in (THROUGHPUT, PARITY)
 
     def find(self, element: str, granularity: str) -> Row | None:
-        """Return the row of a format, the fake-quantized one if it can be had: it has the format and nothing else."""
-        found = [r for r in self.rows if (r.element, r.granularity) == (element, granularity)]
+        """Return the row of a format, of those that quantize the same parameters as most rows of one format do.
+
+        The fake-quantized one if it can be had: it has the format and nothing else.
+        """
+        counts = Counter(row.quant.num_quantized for row in self.rows if row.granularity)
+        usual = max(counts, key=lambda num: (counts[num], -num), default=None)
+        found = [
+            row
+            for row in self.rows
+            if (row.element, row.granularity) == (element, granularity)
+            and row.quant.num_quantized == usual
+        ]
         return min(found, key=lambda row: row.quant.kind == "real", default=None)
 
 

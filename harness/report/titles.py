@@ -1,5 +1,6 @@
 """Titles that say how two tables of one task, model and data differ."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,8 +48,13 @@ def _facts(group: Group) -> list[list[str]]:
         task.protocol.split("|"),
         [f"{model.weights} weights", model.dtype, f"on {model.device}"],
         [f"{model.products} products", f"attention {model.attention}"],
-        [f"version {task.version}", f"weights {model.fingerprint[:8]}"],
+        [f"version {task.version}", weights_words(model.fingerprint)],
         [made.gpu or made.cpu, f"{made.threads} threads"],
         [f"{key}={value}" for key, value in options(record).items()],
         [f"{key}={value}" for key, value in task.data.items()],
     ]
+
+
+def weights_words(fingerprint: str) -> str:
+    """Return the weights in a word: a hash in its first digits, a name such as `tiny-v1-seed0` whole."""
+    return f"weights {re.sub('[0-9a-f]{32,}', lambda found: found[0][:8], fingerprint)}"

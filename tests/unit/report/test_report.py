@@ -54,6 +54,21 @@ def test_without_a_baseline_no_difference_is_shown(
     assert cells(text, "mmlu of m")[0][4] == "no baseline"
 
 
+def test_formats_are_compared_on_the_same_parameters_only(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    more = make_record("int8_row (skip=[])", 0.9, fmt="int8_row")
+    assert more.quant is not None
+    quant = more.quant.model_copy(update={"num_quantized": 900})
+    root = file_records(
+        more.model_copy(update={"quant": quant}),
+        make_record("int8_row", 0.52),
+        make_record("fp8_row", 0.49, fmt="fp8_e4m3fn_row"),
+    )
+    rows = cells(text_of(root, tmp_path), "INT8 against FP8 by granularity")
+    assert rows[0][:4] == ["row", "52.00 %", "49.00 %", "+3.00 pp"]
+
+
 def test_int8_and_fp8_are_compared_at_each_granularity(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
 ) -> None:
