@@ -43,6 +43,8 @@ STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
     }
 )
 """What a record says of a run that such an error ended; any other is `error`."""
+NO_INTERVAL = "no interval"
+"""How the note of a metric begins that says why it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +163,11 @@ def _spell(metric: Metric | None) -> str:
     text = f"{metric.name} {figures.plain(metric.value)}"
     if metric.ci95 is not None:
         text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-    return f"{text}, n = {metric.n} {metric.n_of}s"
+    text += f", n = {metric.n} {metric.n_of}s"
+    why = next(
+        (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
+    )
+    return f"{text} ({why})" if why else text
 
 
 def run(spec: RunSpec) -> Outcome:

@@ -267,6 +267,7 @@ def test_short_tails_are_warned_of_by_format_length_and_layer(tiny: LoadedModel)
     done = quantize(tiny, recipe(rules=rules))
     assert all(layer.short_tail for layer in done.report.layers)
     assert done.warnings[0].startswith("int8_g32: rows of 48 end with a short group in 12 layers: ")
+    assert done.warnings[0].endswith("model.layers.0.mlp.gate_proj, ..."), "five names tell which"
     assert done.warnings[1] == (
         "int8_g32: rows of 80 end with a short group in 2 layers: "
         "model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj"

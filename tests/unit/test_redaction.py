@@ -558,7 +558,10 @@ def test_sweep_leaves_no_secret_on_disk_or_terminal(
 def test_every_command_masks_what_it_prints(module: str) -> None:
     secret = SHAPES["Hugging Face"]
     finished = subprocess.run(
-        [sys.executable, "-m", module, f"--{secret}"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, "formats", f"--x={secret}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert finished.returncode != 0
     assert MASK in finished.stderr

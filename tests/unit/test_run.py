@@ -32,9 +32,9 @@ from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.report.study import finished
-from harness.results.record import RunRecord, Status
+from harness.results.record import Metric, RunRecord, Status, Unit
 from harness.results.store import ResultStore, Stored, read, read_samples
-from harness.run import RunSpec, run
+from harness.run import Outcome, RunSpec, run
 from harness.tasks.base import Task, TaskResult
 
 MakeSpec = Callable[..., RunSpec]
@@ -606,3 +606,19 @@ def test_runs_are_named_after_hash_and_start(make_spec: MakeSpec) -> None:
 def test_parity_without_a_recipe_is_a_mistake_on_a_float_model(make_spec: MakeSpec) -> None:
     with pytest.raises(ConfigError, match="quant must be a recipe of a real backend"):
         run(make_spec("task=parity"))
+
+
+def test_a_headline_without_an_interval_says_why() -> None:
+    metric = Metric(
+        name="perplexity",
+        value=20.0,
+        unit=Unit.ONE,
+        n=4094,
+        n_of="token",
+        higher_is_better=False,
+        note="first; no interval from 2 documents, worth 1.8 of equal size; it takes 5",
+    )
+    outcome = Outcome(label="a", skipped=False, path=Path("x"), headline=metric)
+    assert outcome.summary() == (
+        "perplexity 20.0000, n = 4094 tokens (no interval from 2 documents, worth 1.8 of equal size); done"
+    )
