@@ -28,10 +28,13 @@ def check_evidence(stored: Stored) -> tuple[str, ...]:
     frame, metrics = read_samples(stored), stored.record.metrics
     if not metrics:
         raise ResultError(f"{stored.path} must have metrics, got none; repeat the run")
-    headline, file = metrics[0], stored.record.samples_file
+    file = stored.record.samples_file
+    # Words and bytes are not counted by item; a figure over them stands beside one over the tokens of the same text.
+    of_tokens = next((metric for metric in metrics if metric.n_of == "token"), None)
+    counts_tokens = of_tokens is not None and TOKEN_COUNTS in frame
+    metric = of_tokens if of_tokens is not None and counts_tokens else metrics[0]
     try:
         ids = tuple(map(str, frame["id"]))
-        counts_tokens = headline.n_of == "token" and TOKEN_COUNTS in frame
         counted = int(frame[TOKEN_COUNTS].sum()) if counts_tokens else len(frame)
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise ResultError(
@@ -40,10 +43,10 @@ def check_evidence(stored: Stored) -> tuple[str, ...]:
     if len(set(ids)) < len(ids):
         raise ResultError(f"{file} must have an id for each item, got some twice; repeat the run")
     # Other units count parts of the items: rounds of a timing, draws of a product, the documents of one task.
-    fits = counted == headline.n if counts_tokens else 0 <= headline.n <= counted
+    fits = counted == metric.n if counts_tokens else 0 <= metric.n <= counted
     if not fits:
         raise ResultError(
-            f"{stored.path} must have the {headline.n:,} {headline.n_of}s of {headline.name} on file, "
+            f"{stored.path} must have the {metric.n:,} {metric.n_of}s of {metric.name} on file, "
             f"got {counted:,} in {file}; repeat the run"
         )
     return ids

@@ -11,7 +11,9 @@ import torch
 from harness.config import build
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.results.record import Unit
+from harness.results.evidence import lost_evidence
+from harness.results.record import RunRecord, Unit
+from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
@@ -116,6 +118,20 @@ def test_samples_have_unique_ids_and_finite_scores(
     for sample in samples:
         assert sample.scores
         assert all(math.isfinite(value) for value in sample.scores.values())
+
+
+@each_task
+def test_items_on_file_account_for_the_metrics(
+    composed: Compose, results: Callable[[AnyTask], TaskResult], name: str, tmp_path: Path
+) -> None:
+    """Else the run would not be on file, and no report would show it."""
+    result = results(small(composed, name))
+    path = tmp_path / "task" / "model" / "recipe--run.json"
+    file, digest = ResultStore(root=tmp_path).write_samples(path, result.samples)
+    record = RunRecord.model_construct(
+        metrics=result.metrics, samples_file=file, samples_sha256=digest
+    )
+    assert lost_evidence(Stored(path=path, record=record)) is None
 
 
 @each_task
