@@ -1,4 +1,4 @@
-"""The configurations that Hydra files hold no secrets: `multirun.yaml`, and `config.yaml` and others if they are asked for.
+"""The configurations that Hydra files hold no secrets: `config.yaml` and others if they are asked for, and `multirun.yaml` of older versions.
 
 `conf/config.yaml` names the class among Hydra's callbacks; Hydra calls it in every process that runs a job.
 """
@@ -16,7 +16,7 @@ from harness.redaction import known_values, redacted_tree
 
 
 class RedactedFiles(Callback):
-    """Mask secrets in the configurations that Hydra files: `multirun.yaml`, and `config.yaml` and others if asked for."""
+    """Mask secrets in the configurations that Hydra files, and in those that older versions left in the folder."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Hydra has written the files, set up logging and runs the job next, in whatever process."""
