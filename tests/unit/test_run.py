@@ -156,7 +156,9 @@ def test_outcome_says_what_ran_and_what_came_out(make_spec: MakeSpec) -> None:
     metric = metrics(outcome.path)["perplexity"]
     assert outcome.label == "int8_row perplexity"
     assert metric["ci95"] is None, "two documents are too few"
-    assert summary == f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens; done"
+    assert metric["note"].startswith("no interval from 2 documents")
+    expected = f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens ({metric['note']}); done"
+    assert summary == expected
 
 
 def test_record_says_running_while_the_task_runs(make_spec: MakeSpec) -> None:
