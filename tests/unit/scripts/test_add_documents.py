@@ -191,6 +191,7 @@ def test_other_text_or_other_items_are_refused_and_left_alone(
         record = record.model_copy(update={"metrics": (other, *record.metrics[1:])})
     store.write(old.path, record)
     written = old.path.read_bytes()
+    capsys.readouterr()  # the run above logs to standard error where a test before has set logging up
     assert call(script, monkeypatch, store) == 1
     (line,) = capsys.readouterr().err.splitlines()
     reason = {"text": "text_sha256", "documents": "token_ids_sha256", "value": "perplexity"}[change]
