@@ -52,6 +52,7 @@ def write_labels(
             va="center",
             fontsize=size,
             color=color,
+            parse_math=False,  # names may have dollar signs
             bbox=BEHIND,
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0},
         )

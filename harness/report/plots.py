@@ -23,18 +23,14 @@ SMALLEST_SHOWN = 1e-4
 
 
 @contextmanager
-def _as_text() -> Iterator[None]:
-    """Draw names as they are: a dollar sign starts no formula, and a letter that the font lacks is a box without six warnings."""
-    # matplotlib needs a folder for its cache when it is imported, and a report without pictures none.
-    check_temporary()
-    import matplotlib as mpl  # noqa: PLC0415
-
-    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+def _quietly() -> Iterator[None]:
+    """Draw a letter that the font lacks as a box, without six warnings."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
 
-@_as_text()
+@_quietly()
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = _figure(figsize=(9, 5.5))
@@ -54,7 +50,9 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     _scale(axes, costs)
     axes.set_xlabel("bits per quantized weight, scales included")
     axes.set_ylabel("log-loss above the baseline [nat/token], 95 % interval")
-    axes.set_title(f"Quality against bits: {title}")
+    axes.set_title(
+        f"Quality against bits: {title}", parse_math=False
+    )  # names may have dollar signs
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right", frameon=False)
     figure.draw_without_rendering()  # the layout decides where points lie
@@ -69,7 +67,7 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     figure.savefig(path, metadata=picture.METADATA)
 
 
-@_as_text()
+@_quietly()
 def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
     """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
     rows = max(len(of_phase) for of_phase in bars.values())
@@ -83,11 +81,13 @@ def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Pa
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8
     )
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(path, metadata=picture.METADATA)
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":
+    # matplotlib needs a folder for its cache when it is imported, and a report without pictures none.
+    check_temporary()
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     return Figure(figsize=figsize, dpi=120, layout="constrained")
@@ -112,7 +112,7 @@ def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
         if beside:
             label = f"float with {products} products, timed with it"
             axes.plot(*zip(*beside, strict=True), "|", color=color, markersize=14, label=label)
-    axes.set_yticks(places, [bar.label for bar in bars], fontsize=8)
+    axes.set_yticks(places, [bar.label for bar in bars], fontsize=8, parse_math=False)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.25)
 

@@ -123,7 +123,7 @@ def draw_grids(formats: Mapping[str, TensorFormat]) -> Figure:
     binary.set_title("by powers of two; at the right the formats", fontsize=10)
     right = binary.twinx()
     right.set(ylim=linear.get_ylim(), yticks=range(len(rows)))
-    right.set_yticklabels([_some(users[element]) for element in rows], fontsize=8)
+    right.set_yticklabels([_some(users[element]) for element in rows], fontsize=8, parse_math=False)
     for axes in (linear, binary, right):
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="0.9")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
 from harness.errors import ResultError
@@ -168,12 +169,23 @@ def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_pa
 
 
 @pytest.mark.parametrize("name", [r"$\frac$", "a$b$^{", "模型"])
-def test_names_in_pictures_are_text_and_no_formulas(
-    name: str, study: Callable[..., Path], tmp_path: Path
+def test_names_in_pictures_are_text_and_the_powers_of_the_axis_are_formulas(
+    name: str, study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = tmp_path / "p.png"
+    picture, drawn, save = tmp_path / "p.png", [], Figure.savefig
+
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     quality_against_bits(only_group(study({**RECIPES, name: (5.0, NOISE)})), picture)
     assert picture.stat().st_size > 10_000
+    axes = drawn[0].axes[0]
+    assert [text.get_parse_math() for text in axes.texts if text.get_text() == name] == [False]
+    powers = [label for label in axes.get_yticklabels() if label.get_text().startswith("$")]
+    assert powers, "the axis has a logarithmic scale"
+    assert all(label.get_parse_math() for label in powers)
 
 
 def test_report_shows_the_picture_it_wrote(study: Callable[..., Path], tmp_path: Path) -> None:
