@@ -177,13 +177,27 @@ def run(spec: RunSpec) -> Outcome:
         HarnessError: Some stage failed; the record on file says so too.
     """
     identity = config.config_hash(spec.resolved, spec.device.type)
+    # What is on file can be read where nothing can be written.
+    before, problems = spec.store.find(identity)
+    for problem in problems:
+        log.warning("%s", problem)
+    if done := _on_file(spec, before):
+        return _outcome(spec, done, skipped=True)
     with spec.store.claim(identity):
-        known = spec.store.find(identity)
-        if not spec.force and (done := same_run(known, spec.model, spec.recipe, spec.task)):
+        known, _ = spec.store.find(identity)
+        # Another process may have run it in the meantime.
+        if known != before and (done := _on_file(spec, known)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
         return _outcome(spec, stored, skipped=False)
+
+
+def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
+    """Return the record that makes a run unnecessary, if there is one among those of its configuration."""
+    if spec.force:
+        return None
+    return same_run(known, spec.model, spec.recipe, spec.task, spec.device)
 
 
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
