@@ -43,8 +43,6 @@ STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
     }
 )
 """What a record says of a run that such an error ended; any other is `error`."""
-NO_INTERVAL = "no interval"
-"""How the note of a metric begins that says why it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,21 +151,7 @@ class Outcome:
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (_spell(self.headline), self.beside, how)))
-
-
-def _spell(metric: Metric | None) -> str:
-    """Return a metric with its interval and n."""
-    if metric is None or metric.value is None:
-        return "no value"
-    text = f"{metric.name} {figures.plain(metric.value)}"
-    if metric.ci95 is not None:
-        text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-    text += f", n = {metric.n} {metric.n_of}s"
-    why = next(
-        (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
-    )
-    return f"{text} ({why})" if why else text
+        return "; ".join(filter(None, (figures.in_words(self.headline), self.beside, how)))
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -351,7 +335,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        log.error("measured, but not on file: %s", _spell(next(iter(metrics), None)))
+        log.error("measured, but not on file: %s", figures.in_words(next(iter(metrics), None)))
         raise
 
 
