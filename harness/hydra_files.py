@@ -1,4 +1,4 @@
-"""The configurations that Hydra files hold no secrets: `config.yaml` and others if they are asked for, and `multirun.yaml` of older versions.
+"""The configurations that Hydra files, if it is asked for them, hold no secrets.
 
 `conf/config.yaml` names the class among Hydra's callbacks; Hydra calls it in every process that runs a job.
 """
@@ -8,39 +8,29 @@ from typing import Any
 
 import yaml
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.output.atomic import write_atomic
 from harness.redacted_output import redact_logs
 from harness.redaction import known_values, redacted_tree
 
+WRITTEN = ("config.yaml", "hydra.yaml", "overrides.yaml")
+"""What Hydra writes into `hydra.output_subdir`; other files in that folder are not its own."""
+
 
 class RedactedFiles(Callback):
-    """Mask secrets in the configurations that Hydra files, and in those that older versions left in the folder."""
+    """Mask secrets in the configurations that Hydra files, and in logs."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Hydra has written the files, set up logging and runs the job next, in whatever process."""
         redact_logs()
-        _redact_files(config)
-
-    def on_run_end(self, config: DictConfig, **_: Any) -> None:
-        """Mask what was written meanwhile."""
-        _redact_files(config)
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Mask what was written meanwhile."""
-        _redact_files(config)
-
-
-def _redact_files(config: DictConfig) -> None:
-    hydra = config.hydra
-    files = [Path(hydra.sweep.dir) / "multirun.yaml"]
-    output = OmegaConf.select(config, "hydra.runtime.output_dir")
-    if output and hydra.output_subdir is not None:
-        files += Path(output, hydra.output_subdir).glob("*.yaml")
-    for file in files:
-        if file.is_file():
-            _redact_file(file)
+        hydra = config.hydra
+        if hydra.output_subdir is None:
+            return
+        folder = Path(hydra.runtime.output_dir, hydra.output_subdir)
+        for file in (folder / name for name in WRITTEN):
+            if file.is_file():
+                _redact_file(file)
 
 
 def _redact_file(file: Path) -> None:

@@ -1,8 +1,14 @@
-"""Whether a run is on file: the same configuration on the same weights, data and calibration text, with its samples intact."""
+"""Whether a run is on file: the same configuration on the same weights, data and calibration text, with its samples intact.
+
+A speed is on file for the machine that it was measured on.
+"""
 
 import logging
 from collections.abc import Sequence
 
+import torch
+
+from harness import provenance
 from harness.calibrated import calibration_of, is_of_recipe
 from harness.models.source import ModelSource
 from harness.recipe import QuantRecipe
@@ -20,6 +26,7 @@ def same_run(
     model: ModelSource,
     recipe: QuantRecipe,
     task: Task | PairedTask | ModelFreeTask,
+    device: torch.device,
 ) -> Stored | None:
     """Return the latest whole run among the records of a configuration, or None if it must be measured.
 
@@ -30,6 +37,7 @@ def same_run(
         model: Where the weights come from; they are identified without being loaded.
         recipe: What the weights are quantized with.
         task: What is measured.
+        device: What it is measured on.
     """
     done = [item for item in known if item.record.status is Status.OK]
     if not done:
@@ -38,6 +46,7 @@ def same_run(
     fingerprints = (None, None) if alone else _fingerprints(model)
     facts = task.data_facts()
     calibration = calibration_of(recipe)
+    hardware = provenance.hardware(device)
     for item in reversed(done):
         record = item.record
         if record.task is None or outdated(record):
@@ -48,7 +57,8 @@ def same_run(
         same_data = all(record.task.data.get(key) == value for key, value in facts.items())
         same_task = record.task.version == task.version
         same_recipe = alone or is_of_recipe(record, recipe, calibration)
-        if measured == fingerprints and same_data and same_task and same_recipe:
+        same_speed = not task.is_timed or record.provenance.hardware == hardware
+        if measured == fingerprints and same_data and same_task and same_recipe and same_speed:
             if lost := lost_evidence(item):
                 log.warning("not on file, measured again: %s", lost)
                 continue

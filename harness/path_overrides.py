@@ -11,9 +11,10 @@ Values that are quoted or escaped already, `null`, and Hydra's sweep functions s
 that name exists.
 """
 
-import os
 import re
 from pathlib import Path
+
+from harness import paths
 
 NEVER_SWEPT = ("out", "results_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Keys that name a path and have one value for all jobs: a comma in them is part of a name."""
@@ -45,18 +46,18 @@ def quoted(argument: str, *, sweep: bool) -> str:
     if not equals or not (is_single or (owner and last in (*PATHS, NAME))):
         return argument
     is_path = last != NAME
-    whole = is_single or not sweep or (is_path and exists(value)) or FUNCTION.fullmatch(value)
+    whole = is_single or not sweep or (is_path and paths.exists(value)) or FUNCTION.fullmatch(value)
     parts = [value] if whole else PARTS.findall(value)
     return f"{key}={','.join(_quote(part, is_path=is_path) for part in parts)}"
 
 
 def _quote(value: str, *, is_path: bool) -> str:
     """Return a value as a quoted one of Hydra's grammar, or as it is if it was written for that grammar."""
-    found = is_path and exists(value)
+    found = is_path and paths.exists(value)
     if not found and (value in ("", "null") or HYDRA.fullmatch(value)):
         return value
     # A shell has replaced `~user` already: what it left is the beginning of a name. `???` means a missing value to OmegaConf.
-    is_home = not found and os.path.expanduser(value) != value  # noqa: PTH111 - Path raises where there is no such user
+    is_home = not found and paths.expanded(value) != Path(value)
     if is_path and (value == "???" or (value.startswith("~") and not is_home)):
         value = str(Path.cwd() / value)
     if found:  # in a name that exists, `${` is no interpolation
@@ -69,11 +70,3 @@ def in_quotes(value: str) -> str:
     # Inside quotes Hydra reads a backslash as itself, except before a quote: double it there, also before the closing quote.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
-
-
-def exists(value: str) -> bool:
-    """Say whether there is a file or folder of a name."""
-    try:
-        return value != "" and Path(value).exists()
-    except (OSError, ValueError):  # too long for a name, or with a null byte
-        return False

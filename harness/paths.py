@@ -13,6 +13,11 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - the other one raises
 
 
+def exists(path: Path | str) -> bool:
+    """Say whether a path leads to anything that can be seen; an empty text does not."""
+    return os.path.exists(path)  # noqa: PTH110 - the other one raises
+
+
 def is_file(path: Path) -> bool:
     """Say whether a path leads to a file that can be seen."""
     return os.path.isfile(path)  # noqa: PTH113 - the other one raises

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.redaction import redacted_arguments
-from harness.results.record import Provenance
+from harness.results.record import Hardware, Provenance
 from harness.timing.nvml import uuid
 from harness.timing.settings import settings
 
@@ -69,10 +69,8 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         python=platform.python_version(),
         os=platform.platform(),
         host=platform.node() or None,
-        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        **hardware(device)._asdict(),
         cpu_flags=cpu_flags(),
-        threads=torch.get_num_threads(),
-        gpu=torch.cuda.get_device_name(device) if cuda else None,
         gpu_uuid=uuid(device),
         cuda=torch.version.cuda if cuda else None,
         torch_flags={
@@ -83,6 +81,15 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
         },
         seeds=dict(seeds),
         settings=settings(device),
+    )
+
+
+def hardware(device: torch.device) -> Hardware:
+    """Return what the speed of a run that starts now depends on."""
+    return Hardware(
+        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     )
 
 

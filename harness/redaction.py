@@ -36,17 +36,17 @@ PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
 USER_OF_URL = re.compile(  # pathlib leaves one of the slashes
-    r"(\b[a-z][a-z0-9+.-]*://?)(?:[^\s/'\"@:]*:[^\s/'\"]*|[^\s/'\"@:]{12,})@", re.I
+    r"(\b[a-z][a-z0-9+.-]{0,30}://?)(?:[^\s/'\"@:]*:[^\s/'\"]*|[^\s/'\"@:]{12,})@", re.I
 )
 SIGNATURE_OF_URL = re.compile(r"([?&](?:sig|signature|x-amz-signature)=)[^\s&\"']+", re.I)
 AUTHORIZATION = re.compile(
     r"(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?|\bbearer\s+(?=[\w.~+/-]{16}))[^\s'\",;}]+",
     re.I,
 )
-ASSIGNMENT = re.compile(
+ASSIGNED = re.compile(
     r"(?<![\w.@/+-])(?P<quoted>['\"]?)(?P<key>[\w.@/+-]++)(?P=quoted)(?P<sign>\s*[=:]\s*)"
-    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;\"'(){}\[\]]+)"
 )
+VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s&;\"'(){}\[\]]+")
 OPTION = re.compile(r"(?<![\w-])(?P<key>--?[A-Za-z][\w-]*)\s+(?P<value>[^\s-]\S*)")
 OVERRIDE = re.compile(r"(?P<key>[+~-]{0,2}[\w./@-]+)=(?P<value>.+)", re.DOTALL)
 
@@ -120,7 +120,7 @@ def redacted(text: str, values: Iterable[str] = ()) -> str:
     text = SIGNATURE_OF_URL.sub(rf"\1{MASK}", text)
     text = AUTHORIZATION.sub(rf"\1{MASK}", text)
     text = SHAPES.sub(MASK, text)
-    return OPTION.sub(_after_option, ASSIGNMENT.sub(_assigned, text))
+    return OPTION.sub(_after_option, _without_assigned(text))
 
 
 def redacted_tree(node: Any, values: Iterable[str] = (), *, under_secret: bool = False) -> Any:
@@ -190,23 +190,28 @@ def _may_be_secret(name: str, value: str) -> bool:
     return not of_text and not (WORD.findall(name)[-1].lower() == "pwd" and plain[:1] in "/~.")
 
 
-def _assigned(found: re.Match[str]) -> str:
-    key, sign, value = found["key"], found["sign"], found["value"]
-    quote = value[0] if value[0] in "'\"" else ""
+def _without_assigned(text: str) -> str:
+    """Return a text with the values masked that are assigned to secret names."""
+    parts, end = [], 0
+    # What is assigned to another name may be an assignment itself, so values are read under secret names alone.
+    for found in ASSIGNED.finditer(text):
+        value = VALUE.match(text, found.end()) if is_secret_name(found["key"]) else None
+        if found.start() < end or value is None or not _is_assigned_secret(found, value[0]):
+            continue
+        quote = value[0][0] if value[0][0] in "'\"" else ""
+        parts += [text[end : value.start()], f"{quote}{MASK}{quote}"]
+        end = value.end()
+    return "".join([*parts, text[end:]])
+
+
+def _is_assigned_secret(found: re.Match[str], value: str) -> bool:
+    """Say whether a value is one that a secret name was given; in prose and code, what follows a colon or a spaced sign need not be."""
+    if not _may_be_secret(found["key"], value):
+        return False
     plain = value.strip("'\"")
-    if not is_secret_name(key) or not _may_be_secret(key, value):
-        # What is assigned may be an assignment itself.
-        before = found[0].removesuffix(value)
-        return before + quote + ASSIGNMENT.sub(_assigned, value[len(quote) :])
     looks_random = len(plain) >= SHORTEST and any(char.isdigit() for char in plain)
-    # In prose and code, what follows a colon or a spaced sign need not be a value.
-    if (
-        sign != "="
-        and not looks_random
-        and not (found["quoted"] and quote and len(plain) > SHORTEST)
-    ):
-        return found[0]
-    return f"{found['quoted']}{key}{found['quoted']}{sign}{quote}{MASK}{quote}"
+    both_quoted = found["quoted"] and value[0] in "'\""
+    return found["sign"] == "=" or looks_random or bool(both_quoted and len(plain) > SHORTEST)
 
 
 def _after_option(found: re.Match[str]) -> str:

@@ -43,8 +43,6 @@ STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
     }
 )
 """What a record says of a run that such an error ended; any other is `error`."""
-NO_INTERVAL = "no interval"
-"""How the note of a metric begins that says why it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,21 +151,7 @@ class Outcome:
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (_spell(self.headline), self.beside, how)))
-
-
-def _spell(metric: Metric | None) -> str:
-    """Return a metric with its interval and n."""
-    if metric is None or metric.value is None:
-        return "no value"
-    text = f"{metric.name} {figures.plain(metric.value)}"
-    if metric.ci95 is not None:
-        text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-    text += f", n = {metric.n} {metric.n_of}s"
-    why = next(
-        (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
-    )
-    return f"{text} ({why})" if why else text
+        return "; ".join(filter(None, (figures.in_words(self.headline), self.beside, how)))
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -177,13 +161,27 @@ def run(spec: RunSpec) -> Outcome:
         HarnessError: Some stage failed; the record on file says so too.
     """
     identity = config.config_hash(spec.resolved, spec.device.type)
+    # What is on file can be read where nothing can be written.
+    before, problems = spec.store.find(identity)
+    for problem in problems:
+        log.warning("%s", problem)
+    if done := _on_file(spec, before):
+        return _outcome(spec, done, skipped=True)
     with spec.store.claim(identity):
-        known = spec.store.find(identity)
-        if not spec.force and (done := same_run(known, spec.model, spec.recipe, spec.task)):
+        known, _ = spec.store.find(identity)
+        # Another process may have run it in the meantime.
+        if known != before and (done := _on_file(spec, known)):
             return _outcome(spec, done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
         return _outcome(spec, stored, skipped=False)
+
+
+def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
+    """Return the record that makes a run unnecessary, if there is one among those of its configuration."""
+    if spec.force:
+        return None
+    return same_run(known, spec.model, spec.recipe, spec.task, spec.device)
 
 
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
@@ -337,7 +335,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        log.error("measured, but not on file: %s", _spell(next(iter(metrics), None)))
+        log.error("measured, but not on file: %s", figures.in_words(next(iter(metrics), None)))
         raise
 
 

@@ -18,10 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 
+from harness import paths
 from harness.config import CONF
 from harness.errors import ConfigError
 from harness.messages import did_you_mean, in_one_line
-from harness.path_overrides import exists, in_quotes
+from harness.path_overrides import in_quotes
 
 PLAIN = {
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),
@@ -98,7 +99,7 @@ def _check_folders(value: object) -> None:
         there = (
             ImportlibResourcesConfigSource(provider="", path=str(place)).available()
             if scheme == "pkg"
-            else Path(rest).is_dir() and scheme in ("", "file")
+            else paths.is_folder(Path(rest)) and scheme in ("", "file")
         )
         if not there:
             raise ConfigError(
@@ -132,7 +133,7 @@ def _problem_of_characters(word: str) -> str | None:
         return f"a word of the command line must be valid UTF-8, got {word!r}; rename the file, or link to it"
     if not word.strip():
         return f"a word of the command line must be KEY=VALUE, got an empty one ({word!r}); take it out"
-    if word.endswith("\r") and not exists(word.partition("=")[2]):
+    if word.endswith("\r") and not paths.exists(word.partition("=")[2]):
         return (
             f"a word of the command line must not end with a carriage return, got {word!r}: the script has the line ends of "
             "Windows; convert it with dos2unix, or sed -i 's/\\r$//' SCRIPT"

@@ -116,7 +116,6 @@ WRITERS = {
     "harness/export/model_config.py": "into the folder of an export",
     "harness/export/shards.py": "into the folder of an export",
     "harness/memory.py": "to the kernel",
-    "harness/sweep/journal.py": "into a folder that lasts as long as its sweep",
 }
 """Modules that write by themselves, and where to."""
 

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from harness import paths
 from harness.errors import OutputError
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -32,12 +33,12 @@ def local_path(text: str, option: str) -> Path:
         raise OutputError(
             f"{option} must be a path on this machine, got the address {text}; write here and copy it there, or mount that place"
         )
-    expanded = os.path.expanduser(text)  # noqa: PTH111 - Path would also expand ./~
-    if text.startswith("~") and expanded == text:
+    expanded = paths.expanded(text)
+    if text.startswith("~") and expanded == Path(text):
         raise OutputError(
             f"{option} must be a path, got {text}, whose user is unknown; write the path out (./{text} is a folder of that name)"
         )
-    return Path(expanded)
+    return expanded
 
 
 def file_stem(text: str, option: str, *, spare: int) -> str:

@@ -6,7 +6,8 @@ import pandas as pd
 
 from harness.report import figures
 from harness.report.sections import Section
-from harness.report.study import finished
+from harness.report.study import TIMED, finished
+from harness.report.throughput import machine
 from harness.results.record import TaskInfo
 from harness.results.store import Stored
 
@@ -33,9 +34,11 @@ def _section(item: Stored, task: TaskInfo) -> Section:
         for metric in item.record.metrics
         if "/" not in metric.name  # those of subjects are in the record
     ]
-    warnings = "".join(f"\n{warning}" for warning in item.record.warnings)
+    lines = [f"Protocol: {task.protocol}", f"Record: {item.path.name}", *item.record.warnings]
+    if task.name in TIMED:
+        lines.insert(0, machine(item.record.provenance))
     return Section(
         title=f"{task.name}: {task.data['engine']}",
-        text=f"Protocol: {task.protocol}\nRecord: {item.path.name}{warnings}",
+        text="\n".join(lines),
         table=pd.DataFrame(rows),
     )

@@ -3,6 +3,8 @@
 from harness.results.record import Metric, QuantReport, Unit
 
 MISSING = "-"
+NO_INTERVAL = "no interval"
+"""How the note of a metric begins that says why it has none."""
 
 
 def number(metric: Metric | None) -> str:
@@ -89,3 +91,17 @@ def rate(value: float) -> str:
 def milliseconds(metric: Metric | None) -> str:
     """Return a metric that is a time in seconds."""
     return MISSING if metric is None or metric.value is None else rate(1000 * metric.value)
+
+
+def in_words(metric: Metric | None) -> str:
+    """Return a metric with its interval and n, in one line."""
+    if metric is None or metric.value is None:
+        return "no value"
+    text = f"{metric.name} {plain(metric.value)}"
+    if metric.ci95 is not None:
+        text += f" [{', '.join(map(plain, metric.ci95))}]"
+    text += f", n = {metric.n} {metric.n_of}s"
+    why = next(
+        (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
+    )
+    return f"{text} ({why})" if why else text

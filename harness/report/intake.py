@@ -14,7 +14,7 @@ from typing import NamedTuple
 from harness.errors import ResultError
 from harness.report.contents import builders, made_by
 from harness.report.markdown import render
-from harness.report.study import THROUGHPUT, Group, comparable
+from harness.report.study import THROUGHPUT, Group, comparable, measured
 from harness.results.evidence import check_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Status
@@ -105,9 +105,9 @@ def _presentable(stored: Sequence[Stored]) -> Intake:
 
 def _with_evidence(stored: Sequence[Stored]) -> Intake:
     """Keep results whose items are on file. Where those of the latest run are lost, an earlier one counts."""
-    kept, problems, found = [], [], set[str]()
+    kept, problems, found = [], [], set[object]()
     for item in reversed(stored):
-        identity = item.record.config_hash
+        identity = measured(item)
         is_shown = item.record.status is Status.OK and outdated(item.record) is None
         if is_shown and identity not in found:
             try:

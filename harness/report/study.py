@@ -18,6 +18,7 @@ from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
     BaselineInfo,
     CalibrationInfo,
+    Hardware,
     Metric,
     ModelInfo,
     QuantReport,
@@ -29,6 +30,8 @@ from harness.results.store import Stored
 
 THROUGHPUT, PARITY = "throughput", "parity"
 """Tasks that measure no quality."""
+TIMED = (THROUGHPUT, "throughput_vllm")
+"""Tasks that measure speed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,19 +138,23 @@ class Group:
 
 def finished(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs that ended well; of repeated ones only the latest counts."""
-    latest = {
-        (item.record.config_hash, _text_of(item.record)): item
-        for item in stored
-        if item.record.status is Status.OK
-    }
+    latest = {measured(item): item for item in stored if item.record.status is Status.OK}
     # A text that was not kept may be any: a run with a known one takes its place.
-    known = {config_hash for config_hash, text in latest if text is not None}
+    known = {of for of, text in latest if text is not None}
     return [item for (of, text), item in latest.items() if text is not None or of not in known]
 
 
-def _text_of(record: RunRecord) -> CalibrationInfo | None:
-    """Return the text that a recipe was fitted to: another one makes another recipe of the same configuration."""
-    return record.quant.calibration if record.quant is not None else None
+def asked_for(item: Stored) -> tuple[str, Hardware | None]:
+    """Return what tells a run from others, however it ended: its configuration and, where speed is measured, the machine."""
+    record = item.record
+    task = record.task.name if record.task is not None else item.path.parts[-3]
+    return record.config_hash, record.provenance.hardware if task in TIMED else None
+
+
+def measured(item: Stored) -> tuple[tuple[str, Hardware | None], CalibrationInfo | None]:
+    """Return what tells a run that ended well from others: a recipe that was fitted to another text is another recipe."""
+    quant = item.record.quant
+    return asked_for(item), quant.calibration if quant is not None else None
 
 
 def comparable(stored: Sequence[Stored]) -> list[Group]:
@@ -184,7 +191,7 @@ def _key(record: RunRecord) -> str:
     dtypes = [model.dtype] if beside == model.dtype else [model.dtype, beside]
     machine = [weights_of(record), dtypes, model.device, model.attention, model.products]
     protocol = [task.name, task.version, task.protocol]
-    timed = hardware(record) if task.name == THROUGHPUT else ()
+    timed = record.provenance.hardware if task.name in TIMED else ()
     parts = [machine, model.weights, timed, protocol, options(record), facts]
     return json.dumps(parts, sort_keys=True)
 
@@ -192,12 +199,6 @@ def _key(record: RunRecord) -> str:
 def options(record: RunRecord) -> dict[str, Any]:
     """Return every option of the task; those of the model are in its fingerprint and type."""
     return {key: value for key, value in record.config["task"].items() if key != "data"}
-
-
-def hardware(record: RunRecord) -> tuple[object, ...]:
-    """Return what a speed depends on."""
-    made = record.provenance
-    return made.cpu, made.threads, made.gpu
 
 
 def _group(items: Sequence[Stored], names: Mapping[str, str]) -> Group:

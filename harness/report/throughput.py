@@ -11,9 +11,9 @@ from harness.report.accuracy import accuracy_of
 from harness.report.float_paths import PHASES
 from harness.report.row_names import recipe_of
 from harness.report.sections import Section
-from harness.report.study import THROUGHPUT, Group, Row, hardware, options
+from harness.report.study import THROUGHPUT, Group, Row, options
 from harness.report.unfinished import reason_of, unsupported
-from harness.results.record import Metric
+from harness.results.record import Metric, Provenance
 from harness.results.store import Stored
 
 LEAST_BARS = 2
@@ -59,7 +59,12 @@ def throughput(
     if shown:
         bars = {phase: bars_of(group, phase) for phase in PHASES}
         plots.bars_of_throughput(bars, f"{_title(group)}\n{_shape(group)}", picture)
-    lines = [_machine(group), f"Protocol: {group.task.protocol}", READING, *_notes(group)]
+    lines = [
+        machine(group.rows[0].stored.record.provenance),
+        f"Protocol: {group.task.protocol}",
+        READING,
+        *_notes(group),
+    ]
     lines += [f"n/a, {item.record.config['quant']['name']}: {reason_of(item)}" for item in refused]
     return Section(
         title=f"Throughput: {_title(group)}, {_shape(group)}{group.suffix}",
@@ -171,13 +176,13 @@ def _is_of(item: Stored, group: Group) -> bool:
     """Say whether a run would have been in a group if it had been possible."""
     own, other = item.record, group.rows[0].stored.record
     same_model = own.config["model"] == other.config["model"]
-    same = same_model and options(own) == options(other) and hardware(own) == hardware(other)
+    same_machine = own.provenance.hardware == other.provenance.hardware
+    same = same_model and same_machine and options(own) == options(other)
     return same and item.path.parts[-3] == THROUGHPUT
 
 
-def _machine(group: Group) -> str:
-    """Return what the speeds are of, with the instructions that decide which products are fast."""
-    made = group.rows[0].stored.record.provenance
+def machine(made: Provenance) -> str:
+    """Return what speeds are of, with the instructions that decide which products are fast."""
     flags = ", ".join(made.cpu_flags) or "instructions not known"
     gpu = f"{made.gpu}; " if made.gpu else ""
     threads = "1 thread" if made.threads == 1 else f"{made.threads} threads"

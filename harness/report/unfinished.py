@@ -7,7 +7,7 @@ import pandas as pd
 from harness.redaction import redacted
 from harness.report.row_names import recipe_of
 from harness.report.sections import Section
-from harness.report.study import finished
+from harness.report.study import asked_for, finished
 from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import Stored
@@ -18,7 +18,7 @@ MOST_LISTED = 50
 def unsupported(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs whose recipe cannot run here; of repeated ones the latest."""
     refused = [item for item in _unfinished(stored) if item.record.status is Status.UNSUPPORTED]
-    return list({item.record.config_hash: item for item in refused}.values())
+    return list({asked_for(item): item for item in refused}.values())
 
 
 def reason_of(item: Stored) -> str:
@@ -109,9 +109,9 @@ def _names(item: Stored) -> dict[str, str]:
 
 
 def _unfinished(stored: Sequence[Stored]) -> list[Stored]:
-    done = {item.record.config_hash for item in stored if item.record.status is Status.OK}
+    done = {asked_for(item) for item in stored if item.record.status is Status.OK}
     return [
         item
         for item in stored
-        if item.record.status is not Status.OK and item.record.config_hash not in done
+        if item.record.status is not Status.OK and asked_for(item) not in done
     ]

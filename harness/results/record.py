@@ -7,7 +7,7 @@ current.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -225,6 +225,14 @@ class TaskInfo(_Closed):
     """False if it measures without a model; then the record has neither `model` nor `quant`."""
 
 
+class Hardware(NamedTuple):
+    """What a speed depends on: runs of a timed task on other hardware are other runs."""
+
+    cpu: str
+    threads: int
+    gpu: str | None
+
+
 class Provenance(_Closed):
     """What a run was made with."""
 
@@ -247,6 +255,11 @@ class Provenance(_Closed):
     """What names the GPU in every process, as `nvidia-smi -L` says it; null on a CPU and in older records."""
     settings: dict[str, str] = {}
     """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """What a speed depends on."""
+        return Hardware(cpu=self.cpu, threads=self.threads, gpu=self.gpu)
 
 
 class PeakMemory(_Closed):

@@ -11,7 +11,6 @@ when its holder dies.
 import hashlib
 import io
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +30,6 @@ from harness.output.lock import locked
 from harness.redaction import known_values, redacted_tree
 from harness.results import damage
 from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
-
-log = logging.getLogger(__name__)
 
 OPTION = "results_dir"
 """How a user names the folder; errors name it too."""
@@ -107,28 +104,26 @@ class ResultStore:
 
     def load(self) -> tuple[list[Stored], list[str]]:
         """Return every whole record, those of one configuration in the order of their filing, and a line for every file that is not one."""
+        return self._read_all("*")
+
+    def find(self, config_hash: str) -> tuple[list[Stored], list[str]]:
+        """Return the same of one configuration.
+
+        Raises:
+            OutputError: Something else than a folder is there.
+        """
+        place.folder_to_fill(self.root, OPTION)
+        found, problems = self._read_all(f"*--{config_hash[:12]}-*")
+        return [item for item in found if item.record.config_hash == config_hash], problems
+
+    def _read_all(self, stem: str) -> tuple[list[Stored], list[str]]:
         stored, problems = [], []
-        for path in sorted(self.root.glob("*/*/*.json")):
+        for path in sorted(self.root.glob(f"*/*/{stem}.json")):
             try:
                 stored.append(Stored(path=path, record=read(path)))
             except ResultError as reason:
                 problems.append(str(reason))
-        stored.sort(key=_filed)
-        return stored, problems
-
-    def find(self, config_hash: str) -> list[Stored]:
-        """Return the whole records of a configuration in the order of their filing."""
-        paths = self.root.glob(f"*/*/*--{config_hash[:12]}-*.json")
-        found = []
-        for path in paths:
-            try:
-                record = read(path)
-            except ResultError as reason:
-                log.warning("%s", reason)
-                continue
-            if record.config_hash == config_hash:
-                found.append(Stored(path=path, record=record))
-        return sorted(found, key=_filed)
+        return sorted(stored, key=_filed), problems
 
     def close_abandoned(self, stored: Iterable[Stored]) -> None:
         """Mark records that still say `running`: whoever holds the claim knows their process is gone."""

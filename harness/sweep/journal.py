@@ -13,13 +13,19 @@ import shutil
 import socket
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness.output import scratch
 from harness.summary import JobResult
 
-RESULT = TypeAdapter(JobResult)
+
+@cache
+def _rows() -> TypeAdapter[JobResult]:
+    """Return what reads and writes results; building it takes longer than most imports, and few commands need it."""
+    return TypeAdapter(JobResult)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,15 +36,16 @@ class Journal:
 
     def start(self, number: int) -> None:
         """Note that this process runs a job."""
-        self._write(f"{number}.started", json.dumps([socket.gethostname(), os.getpid()]))
+        here = json.dumps([socket.gethostname(), os.getpid()])
+        self._write(f"{number}.started", here.encode())
 
     def finish(self, number: int, result: JobResult) -> None:
         """Note the result of a job."""
-        self._write(f"{number}.json", RESULT.dump_json(result).decode())
+        self._write(f"{number}.json", _rows().dump_json(result))
 
     def stop(self, signum: int) -> None:
         """Ask the jobs that run to stop, and those to come not to start."""
-        self._write("stop", str(signum))
+        self._write("stop", b"%d" % signum)
 
     def stopped(self) -> int | None:
         """Return the signal that stopped the sweep, or None."""
@@ -61,7 +68,7 @@ class Journal:
     def result(self, number: int) -> JobResult | None:
         """Return the result of a job, or None while there is none."""
         try:
-            return RESULT.validate_json((self.folder / f"{number}.json").read_bytes())
+            return _rows().validate_json((self.folder / f"{number}.json").read_bytes())
         except OSError:
             return None
 
@@ -69,7 +76,8 @@ class Journal:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, name: str, text: str) -> None:
-        scratch = self.folder / f".{name}.{os.getpid()}"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(self.folder / name)  # no reader sees half of it
+    def _write(self, name: str, content: bytes) -> None:
+        with scratch.file_in(self.folder) as (new, stream):
+            stream.write(content)
+            stream.flush()
+            new.replace(self.folder / name)  # no reader sees half of it

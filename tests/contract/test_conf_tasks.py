@@ -11,6 +11,7 @@ import torch
 from harness.config import build
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
+from harness.report.study import TIMED
 from harness.results.evidence import lost_evidence
 from harness.results.record import RunRecord, Unit
 from harness.results.store import ResultStore, Stored
@@ -81,6 +82,14 @@ def test_task_builds_as_its_file_stands(composed: Compose, name: str) -> None:
     task = build(composed(f"task={name}")["task"], "task")
     assert name.startswith(task.name)
     assert task.version >= 1
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONF.glob("*.yaml")))
+def test_reports_know_which_tasks_are_timed(composed: Compose, name: str) -> None:
+    """A record has the name of a task, and no class to ask."""
+    engine = ["task.engine.path=/x"] if name.endswith("_vllm") else []
+    task = build(composed(f"task={name}", *engine)["task"], "task")
+    assert task.is_timed is (task.name in TIMED)
 
 
 @each_task

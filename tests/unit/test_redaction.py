@@ -6,6 +6,7 @@ import logging
 import string
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -282,6 +283,31 @@ def test_masking_never_fails_and_is_done_once(text: str) -> None:
 # By value
 
 
+PILES = {
+    "names with dots": "a." * 100_000,
+    "assignments in assignments": "a=" * 100_000,
+    "quotes": "a='" * 70_000,
+    "addresses": "http://a:b" * 20_000,
+    "spaces": f"token{' ' * 200_000}",
+    "dashes": "--a-b " * 30_000,
+    "tokens": "sk-a " * 40_000,
+}
+
+
+@pytest.mark.parametrize("text", PILES.values(), ids=PILES.keys())
+def test_long_text_takes_no_long_time(text: str) -> None:
+    """A tenth of a second in all; where the time grows with the square of the length, minutes."""
+    began = time.process_time()
+    redacted(text)
+    assert time.process_time() - began < 5
+
+
+def test_secret_in_an_assignment_in_an_assignment_is_masked() -> None:
+    depth = 2_000
+    assert redacted(f"{'x=' * depth}token=s3cretvalue") == f"{'x=' * depth}token={MASK}"
+    assert redacted("first:token=s3cretvalue") == f"first:token={MASK}"
+
+
 def test_value_of_a_variable_or_argument_with_such_a_name_is_masked_everywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -497,29 +523,29 @@ def test_files_of_hydra_are_masked(subdir: str | None, tmp_path: Path) -> None:
             "list": [f"model.token={secret} b"],
         }
     }
-    files = [
-        tmp_path / "multirun.yaml",
-        tmp_path / ".hydra" / "overrides.yaml",
-        tmp_path / ".hydra" / "config.yaml",
-    ]
-    files[1].parent.mkdir()
-    for file in files:
+    folder = tmp_path / ".hydra"
+    folder.mkdir()
+    files = [folder / f"{name}.yaml" for name in ("overrides", "config", "hydra")]
+    own = folder / "of_the_user.yaml"
+    for file in (*files, own):
         OmegaConf.save(OmegaConf.create(holding), file)
+    before = own.read_bytes()
     cfg = {
         "hydra": {
-            "sweep": {"dir": str(tmp_path)},
             "runtime": {"output_dir": str(tmp_path)},
             "output_subdir": subdir,
         }
     }
     RedactedFiles().on_job_start(config=OmegaConf.create(cfg))
-    for file in files[: 3 if subdir else 1]:
-        assert yaml.safe_load(file.read_text()) == {
-            "hydra": {
-                "job": {"env_set": {"HF_TOKEN": MASK, "X": "1"}},
-                "list": [f"model.token={MASK}"],
-            }
+    assert own.read_bytes() == before
+    masked = {
+        "hydra": {
+            "job": {"env_set": {"HF_TOKEN": MASK, "X": "1"}},
+            "list": [f"model.token={MASK}"],
         }
+    }
+    for file in files:
+        assert yaml.safe_load(file.read_text()) == (masked if subdir else holding)
 
 
 def test_sweep_leaves_no_secret_on_disk_or_terminal(

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
@@ -32,7 +34,7 @@ from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.report.study import finished
-from harness.results.record import Metric, RunRecord, Status, Unit
+from harness.results.record import Hardware, Metric, RunRecord, Status, Unit
 from harness.results.store import ResultStore, Stored, read, read_samples
 from harness.run import Outcome, RunSpec, run
 from harness.tasks.base import Task, TaskResult
@@ -199,6 +201,74 @@ def test_skipping_loads_no_model(make_spec: MakeSpec, monkeypatch: pytest.Monkey
     spec = make_spec(*PERPLEXITY)
     run(spec)
     monkeypatch.setattr(cache, "load", lambda *_: pytest.fail("the model was loaded"))
+    assert run(spec).skipped
+
+
+def test_what_is_on_file_is_found_where_nothing_can_be_written(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    first = run(spec)
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    for writes in ("mkdir", "touch"):
+        monkeypatch.setattr(Path, writes, raising(read_only))
+    monkeypatch.setattr(os, "open", raising(read_only))
+    second = run(spec)
+    assert (second.skipped, second.path) == (True, first.path)
+
+
+def test_run_that_another_process_ended_in_the_meantime_is_not_repeated(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    others: list[Outcome] = []
+
+    @contextmanager
+    def claimed(_store: ResultStore, _hash: str) -> Iterator[None]:
+        monkeypatch.undo()  # the other process runs while this one waits for the claim
+        others.append(run(spec))
+        yield
+
+    monkeypatch.setattr(ResultStore, "claim", claimed)
+    outcome = run(spec)
+    assert [other.skipped for other in others] == [False]
+    assert (outcome.skipped, outcome.path) == (True, others[0].path)
+
+
+HERE = provenance.hardware(torch.device("cpu"))
+ELSEWHERE = {
+    "processor": HERE._replace(cpu="another processor"),
+    "threads": HERE._replace(threads=HERE.threads + 1),
+    "GPU": HERE._replace(gpu="a GPU"),
+}
+
+
+@pytest.mark.parametrize("hardware", ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_speed_is_on_file_for_its_machine_alone(
+    hardware: Hardware, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    timed = Wrapped(task=spec.task, version=spec.task.version, is_timed=True)
+    spec = replace(spec, task=timed)
+    with monkeypatch.context() as there:
+        there.setattr(provenance, "hardware", lambda _device: hardware)
+        first = run(spec)
+    second = run(spec)
+    assert not second.skipped
+    assert run(spec).path == second.path
+    with monkeypatch.context() as there:
+        there.setattr(provenance, "hardware", lambda _device: hardware)
+        assert run(spec).path == first.path
+    filed = {item.path: item.record.provenance.hardware for item in records(spec)}
+    assert filed == {first.path: hardware, second.path: HERE}
+
+
+def test_quality_is_on_file_for_every_machine(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    monkeypatch.setattr(provenance, "hardware", lambda _device: ELSEWHERE["processor"])
     assert run(spec).skipped
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,9 @@ from harness import config
 from harness.config import CONF
 from harness.models import cache
 from harness.report import __main__ as report
+from harness.report.intake import take_in
 from harness.results import damage
+from harness.results.record import CalibrationInfo, RunRecord
 from harness.results.store import read
 from harness.run import RunSpec, run
 
@@ -348,6 +350,44 @@ def test_two_runs_of_one_configuration_are_no_damage_and_the_latest_counts(
     assert "must have the SHA-256" in errors
     assert "1234.5" not in text
     assert r"| int8\_row " in text
+
+
+def fitted_to(record: RunRecord, text: str) -> RunRecord:
+    """Return a record whose recipe is fitted to a text."""
+    info = CalibrationInfo(text=text, sha256="ab" * 32, num_sequences=4, length=8, seed=1)
+    assert record.quant is not None
+    quant = record.quant.model_copy(update={"calibration": info})
+    return record.model_copy(update={"quant": quant})
+
+
+@pytest.mark.parametrize(
+    ("task", "cpus", "texts", "is_shown"),
+    [
+        ("mmlu", ("a", "a"), ("x", "x"), False),
+        ("mmlu", ("a", "b"), ("x", "x"), False),
+        ("mmlu", ("a", "a"), ("x", "y"), True),
+        ("throughput", ("a", "a"), ("x", "x"), False),
+        ("throughput", ("a", "b"), ("x", "x"), True),
+    ],
+)
+def test_items_of_each_run_that_is_shown_are_checked(
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    task: str,
+    cpus: Sequence[str],
+    texts: Sequence[str],
+    *,
+    is_shown: bool,
+) -> None:
+    older, newer = (
+        fitted_to(make_record("r", task=task, cpu=cpu, config_hash="h"), text)
+        for cpu, text in zip(cpus, texts, strict=True)
+    )
+    root = file_records(older, newer)
+    [lost] = root.rglob(f"*{older.run_id}.samples.parquet")
+    lost.unlink()
+    problems = take_in(root).problems
+    assert [str(lost) in problem for problem in problems] == [True] * is_shown
 
 
 def test_task_that_is_not_known_is_shown_as_a_ranking(

@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.report.study import Group, comparable
+from harness.report.study import TIMED, Group, comparable, finished
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore
 
@@ -49,6 +50,35 @@ def test_of_repeated_runs_only_the_latest_counts(
     old, new = make_record("none", 0.1, config_hash="h"), make_record("none", 0.2, config_hash="h")
     (group,) = groups_of(file_records(new, old))
     assert [row.value for row in group.rows] == [0.2]
+
+
+MACHINES: list[dict[str, Any]] = [
+    {},
+    {"cpu": "another processor"},
+    {"threads": 2},
+    {"gpu": "a GPU", "device": "cuda"},
+]
+
+
+@pytest.mark.parametrize("task", TIMED)
+def test_of_repeated_timed_runs_the_latest_of_each_machine_counts(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], task: str
+) -> None:
+    runs = [
+        make_record("none", value, task=task, config_hash="h", **machine)
+        for value in (0.1, 0.2)
+        for machine in MACHINES
+    ]
+    stored = ResultStore(root=file_records(*runs)).load()[0]
+    assert [item.record.run_id for item in finished(stored)] == [run.run_id for run in runs[4:]]
+
+
+def test_of_repeated_runs_of_a_quality_the_latest_of_all_machines_counts(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
+) -> None:
+    runs = [make_record("none", config_hash="h", **machine) for machine in MACHINES]
+    stored = ResultStore(root=file_records(*runs)).load()[0]
+    assert [item.record.run_id for item in finished(stored)] == [runs[-1].run_id]
 
 
 def test_runs_that_did_not_end_well_are_left_out(

@@ -443,6 +443,22 @@ def test_unsupported_run_that_was_repeated_is_listed_once_or_not_at_all(
     assert "Not supported here" not in write(study.root, tmp_path, "r").read_text(encoding="utf-8")
 
 
+def test_run_that_ended_well_elsewhere_leaves_its_refusal_here_in_the_report(
+    study: Study, tmp_path: Path
+) -> None:
+    for cpu in ("here", "there"):
+        study.time("none", FLOAT, cpu=cpu)
+        study.time("int8_row", FLOAT, cpu=cpu, status=Status.UNSUPPORTED, config_hash="h")
+    study.time("int8_row", FASTER, cpu="there", config_hash="h", **REAL)
+    report = write(study.root, tmp_path, "r").read_text(encoding="utf-8")
+    assert report.split("## Not supported here")[1].split("##")[0].count("| throughput | m ") == 1
+    here, there = (
+        report.split(f"Machine: {cpu} (")[1].split("\n## ")[0] for cpu in ("here", "there")
+    )
+    assert ("n/a, int8" in here, "n/a, int8" in there) == (True, False)
+    assert ("1.530" in here, "1.530" in there) == (False, True)
+
+
 # What may be compared
 
 
