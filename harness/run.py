@@ -23,6 +23,7 @@ from harness.errors import (
     OutputError,
     UnsupportedRecipe,
 )
+from harness.messages import plural
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.on_file import same_run
@@ -163,7 +164,7 @@ def _spell(metric: Metric | None) -> str:
     text = f"{metric.name} {figures.plain(metric.value)}"
     if metric.ci95 is not None:
         text += f" [{', '.join(map(figures.plain, metric.ci95))}]"
-    text += f", n = {metric.n} {metric.n_of}s"
+    text += f", n = {metric.n} {plural(metric.n_of, metric.n)}"
     why = next(
         (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
     )

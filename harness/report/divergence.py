@@ -41,7 +41,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
     return Section(
         title=title,
         text=(
-            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {group.headline.n:,} tokens. Intervals are "
+            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {figures.count(group.headline)}. Intervals are "
             f"by document, paired ({group.headline.note}); columns without one describe these tokens. Among recipes close to lossless the order by KL says little about tasks."
             + (f"\n{floor.line()}" if floor else "")
         ),
@@ -68,11 +68,11 @@ def answer_changes(group: Group) -> Section | None:
         }
         for row in asked
     ]
-    n = next(metric.n for row in asked if (metric := row.metric("flips")) is not None)
+    flips = next(metric for row in asked if (metric := row.metric("flips")) is not None)
     return Section(
         title=f"Answers that changed: {group.model.name}{group.suffix}",
         text=(
-            f"The same {n:,} questions asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
+            f"The same {figures.count(flips)} asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
             "recipe by itself: of twenty recipes without any effect one is expected below 0.05."
         ),
         table=pd.DataFrame(rows),

@@ -1,5 +1,6 @@
 """How numbers are written. Fractions appear as % and their differences as pp, never one for the other."""
 
+from harness.messages import plural
 from harness.results.record import Metric, QuantReport, Unit
 
 MISSING = "-"
@@ -22,7 +23,7 @@ def interval(metric: Metric) -> str:
 
 def count(metric: Metric) -> str:
     """Return n and what it counts."""
-    return f"{metric.n:,} {metric.n_of}s"
+    return f"{metric.n:,} {plural(metric.n_of, metric.n)}"
 
 
 def difference(value: float, reference: float, unit: Unit) -> str:

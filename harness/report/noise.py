@@ -56,8 +56,8 @@ class Floor(NamedTuple):
             f"{self.value(variant, 'ln_ppl_ratio'):+.1e}"
             for variant in self.variants
         ]
-        n = self.row.headline.n
-        return f"Noise floor, the float model against itself on {n:,} tokens: {'; '.join(shown)} (nat/token)."
+        tokens = figures.count(self.row.headline)
+        return f"Noise floor, the float model against itself on {tokens}: {'; '.join(shown)} (nat/token)."
 
 
 def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
@@ -96,7 +96,7 @@ def noise_floor(group: Group) -> Section | None:
     return Section(
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
-            f"Protocol: {group.task.protocol}\nThe float model against itself, {floor.row.headline.n:,} tokens. "
+            f"Protocol: {group.task.protocol}\nThe float model against itself, {figures.count(floor.row.headline)}. "
             "Differences between recipes that are not above these say nothing about the recipes. The last column has the interval by "
             "document of the ln PPL ratio, as far as there are documents enough; the other figures describe these tokens."
         ),

@@ -33,7 +33,7 @@ def parities(group: Group) -> Section | None:
     return Section(
         title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}{group.suffix}",
         text=(
-            f"Protocol: {group.task.protocol}\nThe same weights and {group.headline.n:,} tokens. Real = fake if the output of every layer "
+            f"Protocol: {group.task.protocol}\nThe same weights and {figures.count(group.headline)}. Real = fake if the output of every layer "
             "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "
             "is shown. The other columns are end to end: the log-probability of the token that follows, without the sign of its "
             f"difference ({group.headline.note}). Layers that round their inputs amplify differences in the last "

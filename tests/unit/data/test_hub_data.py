@@ -307,7 +307,7 @@ def test_environment_variable_finds_the_real_data(
 
 def test_other_questions_than_the_hub_s_are_warned_of(tmp_path: Path) -> None:
     (warning,) = write_mmlu(tmp_path, [row()], [row()]).questions().warnings
-    assert "the 1 questions and 1 examples of MMLU have SHA-256 " in warning
+    assert "the 1 question and 1 example of MMLU have SHA-256 " in warning
     assert "not comparable with published figures" in warning
 
 
