@@ -4,6 +4,7 @@ import pandas as pd
 
 from harness.report import figures
 from harness.report.noise import Floor
+from harness.report.paired import Paired
 from harness.report.sections import Section
 from harness.report.study import Group, Row
 from harness.results.record import Metric
@@ -86,18 +87,14 @@ def _verdict(row: Row) -> str:
     )
     if row.is_baseline:
         return "it is the baseline"
-    if p is None or wrong is None or right is None or p >= 0.05:
+    if p is None or wrong is None or right is None:
         return "cannot tell"
-    return "worse" if wrong > right else "better"
+    return Paired(value=right - wrong, interval=None, note="", p=p).verdict()
 
 
 def _plain(metric: Metric | None) -> str:
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    return f"{metric.value:.4g}"
+    return figures.spelled(metric, ".4g")
 
 
 def _bounds(metric: Metric | None) -> str:
-    if metric is None or metric.ci95 is None:
-        return figures.MISSING
-    return " .. ".join(f"{bound:.4g}" for bound in metric.ci95)
+    return figures.ends(None if metric is None else metric.ci95, ".4g")

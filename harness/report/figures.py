@@ -21,6 +21,16 @@ def interval(metric: Metric) -> str:
     return f"{low} .. {high}"
 
 
+def spelled(metric: Metric | None, spec: str) -> str:
+    """Return a metric's value as a format specification of Python says, such as `.3g`."""
+    return MISSING if metric is None or metric.value is None else f"{metric.value:{spec}}"
+
+
+def ends(found: tuple[float, float] | None, spec: str) -> str:
+    """Return both ends of an interval as a format specification of Python says, such as `+.5f`."""
+    return MISSING if found is None else " .. ".join(f"{end:{spec}}" for end in found)
+
+
 def count(metric: Metric) -> str:
     """Return n and what it counts."""
     return f"{metric.n:,} {plural(metric.n_of, metric.n)}"

@@ -21,7 +21,7 @@ def parities(group: Group) -> Section | None:
             "verdict": verdict(row),
             "worst layer": _small(row.metric("layer_difference")),
             "log-prob. difference [nat/token]": _small(row.headline),
-            "95 % interval": _bounds(row.headline),
+            "95 % interval": figures.ends(row.headline.ci95, ".3g"),
             "its max": _small(row.metric("logprob_difference_max")),
             "KL(fake to real)": _small(row.metric("kl")),
             "same top token": figures.number(row.metric("top1_agreement")),
@@ -57,12 +57,4 @@ def verdict(row: Row) -> str:
 
 def _small(metric: Metric | None) -> str:
     """Return a figure that may be far below one."""
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    return f"{metric.value:.3g}"
-
-
-def _bounds(metric: Metric) -> str:
-    if metric.ci95 is None:
-        return figures.MISSING
-    return " .. ".join(f"{bound:.3g}" for bound in metric.ci95)
+    return figures.spelled(metric, ".3g")
