@@ -22,6 +22,11 @@ def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
     return f"; did you mean {spelled.format(close[0])}?" if close else ""
 
 
+def plural(noun: str, num: int) -> str:
+    """Return what so many are called: `question` for one, else `questions`."""
+    return noun if num == 1 else f"{noun}s"
+
+
 def in_one_line(text: object) -> str:
     """Return a text without line breaks and runs of spaces, cut after 500 characters."""
     return " ".join(str(text).split())[:500]

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from harness.messages import plural
+
 CONFIDENCE = 0.95
 MIN_CLUSTERS = 5
 """Clusters worth fewer than so many of equal size carry no interval: with the 4 or 5 unequal articles that are worth 2.9 to 3.5, up to 97.6 % of them hold the truth."""
@@ -75,7 +77,7 @@ class Clusters(NamedTuple):
         of_size = (
             "" if self.effective > num - 0.05 else f", worth {self.effective:.1f} of equal size"
         )
-        return f"no interval from {num} {item}{'s' * (num != 1)}{of_size}; it takes {least}"
+        return f"no interval from {num} {plural(item, num)}{of_size}; it takes {least}"
 
 
 def clustered(values: ArrayLike, clusters: Sequence[Hashable] | ArrayLike) -> Clusters:

@@ -28,6 +28,7 @@ from harness.config import build
 from harness.errors import HarnessError, ResultError
 from harness.models.source import LoadedModel
 from harness.output.atomic import write_atomic
+from harness.results.outdated import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.documents import document_words, num_documents
@@ -35,7 +36,6 @@ from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_metrics import mean_over, text_figures
 from harness.tasks.segments import Nll, Segments
 
-TASKS = ("perplexity", "perplexity_llama_cpp", "perplexity_documents")
 COLUMN = "token_document"
 NEW = ".new"
 WARNING = (
@@ -54,7 +54,7 @@ def main() -> None:
     for item in stored:
         if item.record.status is not Status.OK or item.record.task is None:
             continue
-        if item.record.task.name not in TASKS:
+        if item.record.task.name not in PERPLEXITIES:
             continue
         try:
             found = mend(item, models)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from harness.data.hub import HubData, text_rows
-from harness.data.overlap import content
-from harness.data.source import CHOICES, DataSource, Question, Text
+from harness.data.source import CHOICES, DataSource, Question, Text, content
 from harness.data.text_file import TextFile
 from harness.errors import DataError
 

@@ -27,7 +27,7 @@ from harness.data.source import (
 )
 from harness.errors import DataError
 from harness.hub import Found, Repository, locate
-from harness.messages import in_one_line
+from harness.messages import in_one_line, plural
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
 """The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
@@ -168,10 +168,10 @@ def _mmlu(source: HubData) -> QuestionSet:
         raise DataError(f"every subject must have dev questions, got none for {missing}")
     fewest = min(len(solved) for solved in examples.values())
     sha256 = hash_questions((*questions, *(q for solved in examples.values() for q in solved)))
-    warnings = []
+    num, warnings = sum(map(len, examples.values())), []
     if sha256 != MMLU_SHA256:
         warnings.append(
-            f"the {len(questions)} questions and {sum(map(len, examples.values()))} examples of MMLU have SHA-256 {sha256[:16]}, not "
+            f"the {len(questions)} {plural('question', len(questions))} and {num} {plural('example', num)} of MMLU have SHA-256 {sha256[:16]}, not "
             f"{MMLU_SHA256[:16]} as the 14042 and 285 on the hub: accuracy on them is not comparable with published figures"
         )
     return QuestionSet(

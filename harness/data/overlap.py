@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harness.data.source import CHOICES, Question, Text
+from harness.data.source import CHOICES, Question, Text, content
 
 MIN_WORDS = 12
 """Of a passage. Headings and stock phrases are shorter: of WikiText-2's validation split no passage so long stands in its test split."""
@@ -26,11 +26,6 @@ class Scored(NamedTuple):
 def words(text: str) -> str:
     """Return the words of a text, joined by spaces."""
     return " ".join(WORD.findall(text.casefold()))
-
-
-def content(question: Question) -> tuple[str, ...]:
-    """Return what makes a question the same as another one: its words and those of its choices, in order."""
-    return (words(question.question), *map(words, question.choices))
 
 
 def passages(text: str) -> frozenset[str]:

@@ -121,23 +121,27 @@ def joined_starts(rows: Sequence[str]) -> tuple[int, ...]:
     return tuple(accumulate(lengths, initial=0))
 
 
+def content(question: Question) -> tuple[str, ...]:
+    """Return what makes a question the same as another one: its text and that of its choices, whatever their order.
+
+    Case and white space may differ. Signs may not: `sqrt(2) + 1` is another question than `sqrt(2) - 1`.
+    """
+    text, *choices = (
+        "".join(part.casefold().split()) for part in (question.question, *question.choices)
+    )
+    return (text, *sorted(choices))
+
+
 def repeated_questions(questions: Sequence[Question]) -> tuple[str, ...]:
-    """Return a warning if questions are equal up to case, white space and the order of their choices, else nothing."""
-    contents = {
-        (_plain(question.question), tuple(sorted(map(_plain, question.choices))))
-        for question in questions
-    }
+    """Return a warning if questions have the same content, else nothing."""
+    contents = set(map(content, questions))
     num = len(questions) - len(contents)
     if not num:
         return ()
     return (
-        f"{num} of {len(questions)} questions repeat another one (same words and choices): each counts as often as it stands, and "
-        f"intervals and p-values take all for different, which is too sure of what {len(contents)} questions say",
+        f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and choices): each counts as often as it stands, and "
+        f"intervals and p-values take all for different, which is too sure: {len(contents)} are",
     )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def hash_questions(questions: Sequence[Question]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.backends.base import Installed
+from harness.messages import plural
 from harness.models.loading_report import shown
 from harness.models.source import LoadedModel
 from harness.models.targets import Other, num_unused
@@ -163,6 +164,6 @@ def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:
         if layer.short_tail:
             short[layer.format, layer.shape[-1]].append(layer.name)
     return [
-        f"{fmt}: rows of {length} end with a short group in {len(names)} layers: {shown(names)}"
+        f"{fmt}: rows of {length} end with a short group in {len(names)} {plural('layer', len(names))}: {shown(names)}"
         for (fmt, length), names in short.items()
     ]

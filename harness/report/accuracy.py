@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from harness.report import figures, paired
 from harness.report.paired import Paired
 from harness.report.study import PARITY, Group, Row
+from harness.results.outdated import PERPLEXITIES
 
 Pairing = Callable[[Row, Row], Paired]
 
@@ -18,7 +19,7 @@ NOT_MEASURED = "not measured"
 RANDOM = "n/a (random weights)"
 MEASURES: Mapping[str, tuple[tuple[str, ...], Pairing]] = {
     "perplexity": (
-        paired.TEXT_TASKS,
+        PERPLEXITIES,
         paired.log_loss,
     ),
     "MMLU": (paired.MMLU_TASKS, paired.accuracy),

@@ -4,6 +4,7 @@ import pandas as pd
 
 from harness.report import figures
 from harness.report.noise import Floor
+from harness.report.paired import Paired
 from harness.report.sections import Section
 from harness.report.study import Group, Row
 from harness.results.record import Metric
@@ -41,7 +42,7 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
     return Section(
         title=title,
         text=(
-            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {group.headline.n:,} tokens. Intervals are "
+            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {figures.count(group.headline)}. Intervals are "
             f"by document, paired ({group.headline.note}); columns without one describe these tokens. Among recipes close to lossless the order by KL says little about tasks."
             + (f"\n{floor.line()}" if floor else "")
         ),
@@ -68,11 +69,11 @@ def answer_changes(group: Group) -> Section | None:
         }
         for row in asked
     ]
-    n = next(metric.n for row in asked if (metric := row.metric("flips")) is not None)
+    flips = next(metric for row in asked if (metric := row.metric("flips")) is not None)
     return Section(
         title=f"Answers that changed: {group.model.name}{group.suffix}",
         text=(
-            f"The same {n:,} questions asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
+            f"The same {figures.count(flips)} asked of both models. p is that of McNemar's exact two-sided test of the flips, each "
             "recipe by itself: of twenty recipes without any effect one is expected below 0.05."
         ),
         table=pd.DataFrame(rows),
@@ -86,18 +87,14 @@ def _verdict(row: Row) -> str:
     )
     if row.is_baseline:
         return "it is the baseline"
-    if p is None or wrong is None or right is None or p >= 0.05:
+    if p is None or wrong is None or right is None:
         return "cannot tell"
-    return "worse" if wrong > right else "better"
+    return Paired(value=right - wrong, interval=None, note="", p=p).verdict()
 
 
 def _plain(metric: Metric | None) -> str:
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    return f"{metric.value:.4g}"
+    return figures.spelled(metric, ".4g")
 
 
 def _bounds(metric: Metric | None) -> str:
-    if metric is None or metric.ci95 is None:
-        return figures.MISSING
-    return " .. ".join(f"{bound:.4g}" for bound in metric.ci95)
+    return figures.ends(None if metric is None else metric.ci95, ".4g")

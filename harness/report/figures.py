@@ -1,5 +1,6 @@
 """How numbers are written. Fractions appear as % and their differences as pp, never one for the other."""
 
+from harness.messages import plural
 from harness.results.record import Metric, QuantReport, Unit
 
 MISSING = "-"
@@ -22,9 +23,19 @@ def interval(metric: Metric) -> str:
     return f"{low} .. {high}"
 
 
+def spelled(metric: Metric | None, spec: str) -> str:
+    """Return a metric's value as a format specification of Python says, such as `.3g`."""
+    return MISSING if metric is None or metric.value is None else f"{metric.value:{spec}}"
+
+
+def ends(found: tuple[float, float] | None, spec: str) -> str:
+    """Return both ends of an interval as a format specification of Python says, such as `+.5f`."""
+    return MISSING if found is None else " .. ".join(f"{end:{spec}}" for end in found)
+
+
 def count(metric: Metric) -> str:
     """Return n and what it counts."""
-    return f"{metric.n:,} {metric.n_of}s"
+    return f"{metric.n:,} {plural(metric.n_of, metric.n)}"
 
 
 def difference(value: float, reference: float, unit: Unit) -> str:
@@ -100,7 +111,7 @@ def in_words(metric: Metric | None) -> str:
     text = f"{metric.name} {plain(metric.value)}"
     if metric.ci95 is not None:
         text += f" [{', '.join(map(plain, metric.ci95))}]"
-    text += f", n = {metric.n} {metric.n_of}s"
+    text += f", n = {metric.n} {plural(metric.n_of, metric.n)}"
     why = next(
         (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
     )

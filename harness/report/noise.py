@@ -12,7 +12,7 @@ import pandas as pd
 from harness.report import figures
 from harness.report.sections import Section
 from harness.report.study import Group, Row, weights_of
-from harness.results.record import Metric
+from harness.results.record import Metric, Unit
 
 TASK = "noise_floor"
 ARITHMETIC = ("batch", "attention")
@@ -56,8 +56,8 @@ class Floor(NamedTuple):
             f"{self.value(variant, 'ln_ppl_ratio'):+.1e}"
             for variant in self.variants
         ]
-        n = self.row.headline.n
-        return f"Noise floor, the float model against itself on {n:,} tokens: {'; '.join(shown)} (nat/token)."
+        tokens = figures.count(self.row.headline)
+        return f"Noise floor, the float model against itself on {tokens}: {'; '.join(shown)} (nat/token)."
 
 
 def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
@@ -88,15 +88,16 @@ def noise_floor(group: Group) -> Section | None:
     for variant in floor.variants:
         found = {title: record.metric(f"{variant}/{name}") for title, name in COLUMNS.items()}
         change = next(metric.note for metric in found.values() if metric is not None)
+        ratio = found["ln PPL ratio"]
         rows.append(
             {"change": (change or variant).partition(";")[0]}
             | {title: _small(metric) for title, metric in found.items()}
-            | {"its 95 % interval": _bounds(found["ln PPL ratio"])}
+            | {"its 95 % interval": figures.ends(None if ratio is None else ratio.ci95, "+.2e")}
         )
     return Section(
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
-            f"Protocol: {group.task.protocol}\nThe float model against itself, {floor.row.headline.n:,} tokens. "
+            f"Protocol: {group.task.protocol}\nThe float model against itself, {figures.count(floor.row.headline)}. "
             "Differences between recipes that are not above these say nothing about the recipes. The last column has the interval by "
             "document of the ln PPL ratio, as far as there are documents enough; the other figures describe these tokens."
         ),
@@ -104,14 +105,7 @@ def noise_floor(group: Group) -> Section | None:
     )
 
 
-def _bounds(metric: Metric | None) -> str:
-    if metric is None or metric.ci95 is None:
-        return figures.MISSING
-    return " .. ".join(f"{bound:+.2e}" for bound in metric.ci95)
-
-
 def _small(metric: Metric | None) -> str:
     """Return a figure that may be far below one."""
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    return figures.number(metric) if metric.name.endswith("same_top") else f"{metric.value:.2e}"
+    is_share = metric is not None and metric.unit is Unit.FRACTION
+    return figures.number(metric) if is_share else figures.spelled(metric, ".2e")

@@ -9,10 +9,9 @@ import pandas as pd
 from harness import stats
 from harness.errors import ResultError
 from harness.report.study import Row
+from harness.results.outdated import PERPLEXITIES
 from harness.results.store import read_samples
 
-TEXT_TASKS = ("perplexity", "perplexity_llama_cpp", "perplexity_documents")
-"""Tasks whose items hold the log-loss of tokens, the preferred one first."""
 MMLU_TASKS = ("mmlu", "mmlu_generate")
 """Tasks whose items are answers."""
 NO_DOCUMENTS = "the items do not say which document each token is of; `python scripts/add_documents.py FOLDER` adds it, or repeat the run"
@@ -94,7 +93,7 @@ def difference(row: Row, reference: Row) -> Paired | None:
     """
     if None in (row.stored.record.samples_file, reference.stored.record.samples_file):
         return None
-    if row.task.name in TEXT_TASKS:
+    if row.task.name in PERPLEXITIES:
         return log_loss(row, reference)
     return accuracy(row, reference) if row.task.name in MMLU_TASKS else None
 

@@ -21,7 +21,7 @@ def parities(group: Group) -> Section | None:
             "verdict": verdict(row),
             "worst layer": _small(row.metric("layer_difference")),
             "log-prob. difference [nat/token]": _small(row.headline),
-            "95 % interval": _bounds(row.headline),
+            "95 % interval": figures.ends(row.headline.ci95, ".3g"),
             "its max": _small(row.metric("logprob_difference_max")),
             "KL(fake to real)": _small(row.metric("kl")),
             "same top token": figures.number(row.metric("top1_agreement")),
@@ -33,7 +33,7 @@ def parities(group: Group) -> Section | None:
     return Section(
         title=f"Real against fake: {group.model.name}, {group.model.dtype} on {group.model.device}{group.suffix}",
         text=(
-            f"Protocol: {group.task.protocol}\nThe same weights and {group.headline.n:,} tokens. Real = fake if the output of every layer "
+            f"Protocol: {group.task.protocol}\nThe same weights and {figures.count(group.headline)}. Real = fake if the output of every layer "
             "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "
             "is shown. The other columns are end to end: the log-probability of the token that follows, without the sign of its "
             f"difference ({group.headline.note}). Layers that round their inputs amplify differences in the last "
@@ -57,12 +57,4 @@ def verdict(row: Row) -> str:
 
 def _small(metric: Metric | None) -> str:
     """Return a figure that may be far below one."""
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    return f"{metric.value:.3g}"
-
-
-def _bounds(metric: Metric) -> str:
-    if metric.ci95 is None:
-        return figures.MISSING
-    return " .. ".join(f"{bound:.3g}" for bound in metric.ci95)
+    return figures.spelled(metric, ".3g")

@@ -67,7 +67,7 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
             "bits/weight": f"{cost.bits:.3f}",
             "perplexity": figures.number(cost.row.headline),
             "difference [nat/token]": f"{cost.nll:+.5f}",
-            "95 % interval": _spell(cost.interval),
+            "95 % interval": figures.ends(cost.interval, "+.5f"),
             "differs from baseline": _verdict(cost, floor),
             "on the frontier": "yes" if cost.on_frontier else "",
         }
@@ -103,12 +103,6 @@ def _marked(costs: list[Cost]) -> list[Cost]:
         least = min(least, cost.nll)
         marked.append(replace(cost, on_frontier=better))
     return marked
-
-
-def _spell(interval: stats.Interval | None) -> str:
-    if interval is None:
-        return figures.MISSING
-    return f"{interval.low:+.5f} .. {interval.high:+.5f}"
 
 
 def _verdict(cost: Cost, floor: Floor | None) -> str:

@@ -27,7 +27,7 @@ def row_names(groups: Sequence[Sequence[Stored]]) -> dict[str, str]:
         groups: Runs that are compared with each other, group by group.
     """
     records = [item.record for group in groups for item in group]
-    names = {record.run_id: _plain(record) for record in records}
+    names = {record.run_id: plain_name(record) for record in records}
     names = _told_apart(
         names, {record.run_id: recipe_facts(record) for record in records}, common=True
     )
@@ -76,8 +76,8 @@ def is_calibrated(record: RunRecord) -> bool:
     )
 
 
-def _plain(record: RunRecord) -> str:
-    """Return the recipe's name; without a recipe, `baseline` for a float model and the model's own name for a quantized one."""
+def plain_name(record: RunRecord) -> str:
+    """Return the recipe's name; without a recipe, `baseline` for a float model, its own name for a quantized one, nothing for no model."""
     model, quant = record.model, record.quant
     if model is None or quant is None:
         return ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness import stats
+from harness.messages import plural
 from harness.report import figures
 from harness.report.differences import Columns, of_itself, of_pair
 from harness.report.paired import MMLU_TASKS
@@ -172,7 +173,7 @@ def _both_ways(direct: Group, generate: Group) -> Section:
     return Section(
         title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
         text=(
-            f"The same {direct.headline.n:,} questions. Direct takes the likeliest letter; generate reads the "
+            f"The same {figures.count(direct.headline)}. Direct takes the likeliest letter; generate reads the "
             "decoded text, strictly (what cannot be read counts as wrong) or by its first character. p is of McNemar's exact test."
         ),
         table=pd.DataFrame(rows),
@@ -202,8 +203,7 @@ def subjects(group: Group) -> Section | None:
 def _spread(n: int) -> str:
     """Return how little an accuracy over n questions says."""
     low, high = stats.wilson(n // 2, n)
-    asked = "1 question" if n == 1 else f"{n:,} questions"
-    return f"With {n // 2} of {asked} right the 95 % interval is {figures.share(low)} .. {figures.share(high)}."
+    return f"With {n // 2} of {n:,} {plural(QUESTION, n)} right the 95 % interval is {figures.share(low)} .. {figures.share(high)}."
 
 
 def _title(group: Group) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.report import figures
+from harness.report.row_names import plain_name
 from harness.report.sections import Section
 from harness.report.study import finished
 from harness.results.outdated import outdated
@@ -74,8 +75,7 @@ def _task(item: Stored) -> str:
 
 
 def _recipe(item: Stored) -> str:
-    quant = item.record.quant
-    return quant.name if quant is not None else figures.MISSING
+    return plain_name(item.record) or figures.MISSING
 
 
 def _commit(item: Stored) -> str:

@@ -5,6 +5,7 @@ checked or compared any more: reports leave such a run out and say why, and its 
 """
 
 from harness.errors import ResultError
+from harness.messages import plural
 from harness.results.store import Stored, read_samples
 
 TOKEN_COUNTS = "num_tokens"  # noqa: S105 - a column, not a secret
@@ -46,7 +47,7 @@ def check_evidence(stored: Stored) -> tuple[str, ...]:
     fits = counted == metric.n if counts_tokens else 0 <= metric.n <= counted
     if not fits:
         raise ResultError(
-            f"{stored.path} must have the {metric.n:,} {metric.n_of}s of {metric.name} on file, "
+            f"{stored.path} must have the {metric.n:,} {plural(metric.n_of, metric.n)} of {metric.name} on file, "
             f"got {counted:,} in {file}; repeat the run"
         )
     return ids

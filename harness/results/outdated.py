@@ -19,23 +19,16 @@ COMPARED_WITH_ITSELF = (
 READ_OTHERWISE = "quantized checkpoints were read less exactly (type of the weights, scales of experts, rounding of inputs); repeat the run"
 CHOSEN_OTHERWISE = "in models with matrices of more than two axes other weights were quantized, or along another axis; repeat the run"
 
-OVER_TEXT = (
-    "perplexity",
-    "perplexity_llama_cpp",
-    "perplexity_documents",
-    "divergence",
-    "noise_floor",
-    "parity",
-)
+PERPLEXITIES = ("perplexity", "perplexity_llama_cpp", "perplexity_documents")
+"""Tasks whose items hold the log-loss of tokens, the preferred one first."""
+OVER_TEXT = (*PERPLEXITIES, "divergence", "noise_floor", "parity")
 """Tasks whose intervals once took windows for independent."""
 PARTS_OF_TEXT = ("token", "word", "byte")
 """What their figures are over; those over questions were right."""
 BY_CLUSTER = "interval by "
 """What is in the note of an interval that holds."""
-TOO_NARROW = (
-    "no interval: the one on file takes windows for independent, which is too narrow; repeat the run, or, for a perplexity, run "
-    "`python scripts/add_documents.py FOLDER`"
-)
+TOO_NARROW = "no interval: the one on file takes windows for independent, which is too narrow; repeat the run"
+OR_ADD = ", or run `python scripts/add_documents.py FOLDER`"
 
 
 def without_narrow_intervals(record: RunRecord) -> RunRecord:
@@ -43,9 +36,10 @@ def without_narrow_intervals(record: RunRecord) -> RunRecord:
     task = record.task
     if task is None or task.name not in OVER_TEXT or task.data.get("name") == "random tokens":
         return record
+    why = TOO_NARROW + (OR_ADD if task.name in PERPLEXITIES else "")
     metrics = tuple(
         metric.model_copy(
-            update={"ci95": None, "note": "; ".join(filter(None, (metric.note, TOO_NARROW)))}
+            update={"ci95": None, "note": "; ".join(filter(None, (metric.note, why)))}
         )
         if metric.ci95 and metric.n_of in PARTS_OF_TEXT and BY_CLUSTER not in (metric.note or "")
         else metric

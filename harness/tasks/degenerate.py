@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.data.source import CHOICES, Question
+from harness.messages import plural
 from harness.results.record import SampleScore
 from harness.tasks.segments import Nll
 
@@ -62,7 +63,7 @@ def answer_warnings(
         )
     if samples and all(sample.scores.get("num_tied") == len(CHOICES) for sample in samples):
         found.append(
-            f"all {len(samples)} questions: the {len(CHOICES)} letters are equally likely, so that the first is taken; the model predicts "
+            f"all {len(samples)} {plural('question', len(samples))}: the {len(CHOICES)} letters are equally likely, so that the first is taken; the model predicts "
             "nothing, are its weights zero?"
         )
     elif len(samples) >= FEW and len({sample.answer for sample in samples}) == 1:

@@ -196,7 +196,7 @@ class MMLU:
         )
         # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
         solved = [
-            f"{len(own)} of {len(encoded)} questions stand with their answer among their own examples (the same words under another id): "
+            f"{len(own)} of {len(encoded)} questions stand{'s' * (len(own) == 1)} with their answer among their own examples (the same words under another id): "
             f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
         ]
         repeated = repeated_questions(self.questions())

@@ -67,7 +67,7 @@ class HalfWindows:
         return Segments(
             segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
             num_items=len(found.ids),
-            documents=tuple(found.documents[:, first:].numpy()),
+            documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
             protocol=(

@@ -33,8 +33,8 @@ class Windows(NamedTuple):
 
     ids: torch.Tensor
     """int64 `[n, L]`."""
-    documents: torch.Tensor
-    """int64 `[n, L]`, the document of the text that each token begins in; a BOS is of the document that follows."""
+    scored_documents: DocumentIds
+    """The document of the text that each scored token begins in, `[n, L - first]`."""
     num_tokens: int
     """Tokens of the whole text, the dropped tail included."""
     ids_sha256: str
@@ -43,12 +43,6 @@ class Windows(NamedTuple):
     """UTF-8 bytes of the scored text."""
     scored_words: int
     """Words of the scored text, separated by white space."""
-
-    @property
-    def scored_documents(self) -> DocumentIds:
-        """The document of every token but the first of each window, `[n, L - 1]`."""
-        found: DocumentIds = self.documents[:, 1:].numpy()
-        return found
 
 
 def disjoint_windows(
@@ -88,7 +82,7 @@ def disjoint_windows(
         )
     # A copy, so that nobody changes the ids that later calls share.
     ids = encoded.ids[: count * step].view(count, step).clone()
-    documents = encoded.documents[: count * step].view(count, step)
+    documents = encoded.documents[: count * step].view(count, step)[:, first - num_before :]
     ends = encoded.ends[: count * step].view(count, step)
     # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
     if num_before:
@@ -97,7 +91,7 @@ def disjoint_windows(
     pieces = [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
     return Windows(
         ids=torch.cat([encoded.before.expand(count, num_before), ids], dim=1),
-        documents=torch.cat([documents[:, :num_before], documents], dim=1),
+        scored_documents=documents.numpy(),
         num_tokens=len(encoded.ids),
         ids_sha256=encoded.sha256,
         scored_bytes=sum(len(piece.encode()) for piece in pieces),

@@ -695,3 +695,5 @@ def test_a_headline_without_an_interval_says_why() -> None:
     assert outcome.summary() == (
         "perplexity 20.0000, n = 4094 tokens (no interval from 2 documents, worth 1.8 of equal size); done"
     )
+    one = replace(outcome, headline=metric.model_copy(update={"n": 1, "note": None}))
+    assert one.summary() == "perplexity 20.0000, n = 1 token; done"

@@ -108,6 +108,10 @@ def test_documents_that_are_worth_too_few_carry_no_interval() -> None:
     assert found.words("document") == (
         "no interval from 20 documents, worth 1.4 of equal size; it takes 5"
     )
+    # 260^2 / (100^2 + 100^2 + 60^2)
+    assert Clusters(np.ones(3), np.asarray([100.0, 100.0, 60.0])).words("document") == (
+        "no interval from 3 documents, worth 2.9 of equal size; it takes 5"
+    )
     assert Clusters(np.ones(1), np.ones(1)).words("document") == (
         "no interval from 1 document; it takes 5"
     )

@@ -1,12 +1,13 @@
 """Overlap by content: planted copies are found whatever they are called and however they are laid out."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from harness.data import overlap
 from harness.data.overlap import Scored
-from harness.data.source import Question, Text
+from harness.data.source import Question, Text, repeated_questions
 
 LONG = "The lanterns of the harbour were lit , one after another , by a boy with a ladder"
 OTHER = "Seven winters later the old mill burned down and nobody in the valley spoke of its owner"
@@ -93,3 +94,28 @@ def test_own_examples_are_those_with_the_words_of_the_question() -> None:
     copy = replace(first, id="dev/s/0", question="which  1 ?")
     shown = [(first, [second, copy]), (second, [copy, question(3)])]
     assert overlap.own_examples(shown) == ["test/s/1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"question": "WHAT is the degree of\nQ(sqrt(2) + sqrt(3)) ?"}, True),
+        ({"choices": ("4", "2", "-1", "1")}, True),
+        ({"question": "What is the degree of Q(sqrt(2), sqrt(3))?"}, False),
+        ({"question": "What is the degree of Q(sqrt(2) - sqrt(3))?"}, False),
+        ({"choices": ("1", "-1", "-2", "4")}, False),
+    ],
+)
+def test_layout_and_order_of_choices_make_no_other_question_and_signs_do(
+    change: dict[str, Any], is_same: bool
+) -> None:
+    asked = Question(
+        id="test/s/0",
+        subject="s",
+        question="What is the degree of Q(sqrt(2) + sqrt(3))?",
+        choices=("1", "-1", "2", "4"),
+        answer=3,
+    )
+    other = replace(asked, id="dev/s/0", **change)
+    assert overlap.own_examples([(asked, [other])]) == (["test/s/0"] if is_same else [])
+    assert bool(repeated_questions([asked, other])) == is_same

@@ -1,7 +1,6 @@
 """AWQ's GEMM layout, packed here one number at a time, against the float model with the same dequantized weights."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from transformers import (
 )
 
 from harness.errors import ModelError
-from harness.models import checkpoint
 from harness.models.awq_checkpoint import dequantize
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
@@ -52,14 +50,6 @@ SETTINGS = {
     "modules_to_not_convert": None,
 }
 Tensors = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    checkpoint.folder_fingerprint.cache_clear()
-    yield
-    checkpoint.folder_fingerprint.cache_clear()
 
 
 def llama() -> LlamaForCausalLM:

@@ -1,7 +1,7 @@
 """Folders of weights: what loads, and what is refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,31 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import ModelError
-from harness.models import checkpoint, hub
+from harness.models import checkpoint
 from harness.models.hub import HubModel, LocalModel
 from harness.models.source import LoadedModel
 
 CPU = torch.device("cpu")
 IDS = torch.arange(32)[None]
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    readers = (checkpoint.folder_fingerprint, hub._locate_model)
-    for reader in readers:
-        reader.cache_clear()
-    yield
-    for reader in readers:
-        reader.cache_clear()
-
-
-@pytest.fixture
-def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
-    """The tiny model as save_pretrained writes it."""
-    tiny.module.save_pretrained(tmp_path)
-    tiny.tokenizer.save_pretrained(tmp_path)
-    return tmp_path
 
 
 def load(folder: Path) -> LoadedModel:

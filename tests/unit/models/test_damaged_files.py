@@ -4,7 +4,7 @@ Files that a text model does not need may be anything: the model loads.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -34,14 +34,6 @@ CONTENTS: Mapping[str, bytes] = {
 }
 LINKS = {"a folder": None, "a link to nowhere": "nowhere", "a link to itself": ""}
 """What may stand in the place of a file; the text is what a link leads to."""
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    folder_fingerprint.cache_clear()
-    yield
-    folder_fingerprint.cache_clear()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,23 +20,6 @@ from harness.models.weightless import load_weightless
 CPU = torch.device("cpu")
 IDS = torch.arange(32)[None]
 CODES = "model.layers.0.mlp.up_proj"
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    folder_fingerprint.cache_clear()
-    yield
-    folder_fingerprint.cache_clear()
-
-
-@pytest.fixture
-def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
-    """The tiny model as save_pretrained writes it."""
-    folder = tmp_path / "model"
-    tiny.module.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def load(folder: Path) -> LoadedModel:

@@ -34,14 +34,6 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Tensors = dict[str, torch.Tensor]
 
 
-@pytest.fixture
-def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
-    """The tiny model, whose head is tied, as save_pretrained writes it."""
-    tiny.module.save_pretrained(tmp_path)
-    tiny.tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
 def change(folder: Path, **changes: torch.Tensor | None) -> Tensors:
     """Store other tensors, or (None) leave some out; return all."""
     file = folder / "model.safetensors"

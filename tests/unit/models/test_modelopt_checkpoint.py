@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,6 @@ SIZES: dict[str, Any] = {
 }
 Tensors = dict[str, torch.Tensor]
 Quantize = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    checkpoint.folder_fingerprint.cache_clear()
-    yield
-    checkpoint.folder_fingerprint.cache_clear()
 
 
 def llama() -> LlamaForCausalLM:

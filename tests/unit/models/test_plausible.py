@@ -11,17 +11,8 @@ from harness.errors import ModelError
 from harness.models.hub import LocalModel
 from harness.models.plausible import check_memory, layer_counts, num_values
 from harness.models.random import Shape
-from harness.models.source import LoadedModel
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    tiny.module.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def told(folder: Path, **changed: int) -> str:

@@ -9,18 +9,9 @@ import torch
 from harness.errors import ModelError
 from harness.models.checkpoint import folder_fingerprint
 from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
 from harness.models.weightless import load_weightless
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
-    """The tiny model as a checkpoint."""
-    tiny.module.save_pretrained(tmp_path)
-    tiny.tokenizer.save_pretrained(tmp_path)
-    return tmp_path
 
 
 def test_folder_says_the_same_without_its_weights(folder: Path) -> None:

@@ -184,3 +184,14 @@ def test_section_that_fails_is_listed_and_the_others_are_written(
     assert "a section of the report is missing: ZeroDivisionError: two of them" in problems[0]
     assert found[0].title == "Left out: files that cannot be used"
     assert [section.title for section in found[1:]] == ["mmlu of m (questions)", "Records"]
+
+
+def test_tables_records_and_warnings_name_the_float_model_alike(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    records = (make_record(r, warnings=("a warning",)) for r in ("none", "int8_row"))
+    text = write(file_records(*records), tmp_path / "out", "r").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    named = [row for row in rows if len(row) > 1 and ("baseline" in row or "none" in row[:3])]
+    assert [row.index("baseline") for row in named] == [0, 0, 2]
+    assert ["mmlu baseline, mmlu int8\\_row", "a warning"] in rows

@@ -17,6 +17,7 @@ from harness.report.sections import (
     ranking,
 )
 from harness.report.study import Group, comparable
+from harness.results.outdated import without_narrow_intervals
 from harness.results.record import Metric, RunRecord, SampleScore, Unit
 from harness.results.store import ResultStore
 
@@ -207,6 +208,22 @@ def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one
     # The record itself is as it was.
     assert group.rows[0].stored.path.read_bytes() == store.load()[0][0].path.read_bytes()
     assert store.load()[0][0].record.metrics[0].ci95 is not None
+
+
+@pytest.mark.parametrize("task", ["divergence", "noise_floor", "parity"])
+def test_what_no_script_can_mend_is_to_be_repeated(make_record: MakeRecord, task: str) -> None:
+    old = Metric(
+        name="kl_mean",
+        value=0.1,
+        unit=Unit.NAT_PER_TOKEN,
+        n=1000,
+        n_of="token",
+        ci95=(0.05, 0.15),
+        higher_is_better=False,
+    )
+    (found,) = without_narrow_intervals(make_record("int8_row", task=task, metrics=(old,))).metrics
+    assert found.ci95 is None
+    assert str(found.note).endswith("which is too narrow; repeat the run")
 
 
 def test_intervals_of_questions_stay_in_old_records(

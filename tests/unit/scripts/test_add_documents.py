@@ -1,7 +1,6 @@
 """Documents for perplexities on file: the same text, checked by its hashes, and nothing but intervals changes."""
 
 import hashlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from script_modules import load_script
 
 from harness import config
 from harness.config import CONF
@@ -18,7 +18,6 @@ from harness.models import cache
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.run import RunSpec, run
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "add_documents.py"
 PROTOCOLS = {
     "perplexity": "task.window=48",
     "perplexity_llama_cpp": "task.window=48",
@@ -29,13 +28,7 @@ Aged = Callable[..., tuple[ResultStore, Stored, Stored]]
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("add_documents", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("add_documents")
 
 
 @pytest.fixture(autouse=True)

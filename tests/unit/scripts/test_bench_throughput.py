@@ -1,6 +1,5 @@
 """The bench of throughput, on the tiny model and eagerly: its figures follow from its raw times."""
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -8,19 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[3] / "scripts" / "bench_throughput.py"
+from script_modules import load_script
 
 
 @pytest.fixture
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_throughput", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_throughput")
 
 
 def test_tables_are_of_the_float_model_and_of_each_recipe(

@@ -1,16 +1,13 @@
 """Measured figures in README and docs are those of files under `results/`."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script_modules import load_script
 
 ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "scripts" / "docs_tables.py"
 ELSEWHERE = {
     "| scale for | bits/weight | INT8 | FP8 E4M3 |": "tests/unit/report/test_readme_figures.py",
     "| format | bits/weight | perplexity | log-loss above the baseline [nat/token] |": "the same",
@@ -23,17 +20,7 @@ FIGURE = re.compile(
 """A cell that is a measured figure: a number, perhaps with a unit and an interval."""
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_tables", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-docs_tables = load()
+docs_tables = load_script("docs_tables")
 DOCUMENTS = docs_tables.DOCUMENTS
 
 

@@ -1,12 +1,12 @@
 """The table of docs/models.md is that of the registry, and says what is so."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from architectures import ARCHITECTURES
+from script_modules import load_script
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
@@ -23,12 +23,7 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_matrix", ROOT / "scripts/model_matrix.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("model_matrix")
 
 
 def test_every_architecture_has_a_row() -> None:

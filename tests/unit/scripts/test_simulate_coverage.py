@@ -1,16 +1,13 @@
 """Coverage of the intervals over text, in a simulation with documents and autocorrelated windows."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats as scipy_stats
+from script_modules import load_script
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "simulate_coverage.py"
 STUDIES = 1000
 CHANCE = 0.001
 """How rarely a method whose coverage is at the limit would fail a test here; the seed is fixed."""
@@ -18,13 +15,7 @@ CHANCE = 0.001
 
 @pytest.fixture(scope="module")
 def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate_coverage", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("simulate_coverage")
 
 
 def is_within_two_points(held: np.ndarray) -> bool:

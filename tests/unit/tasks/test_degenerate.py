@@ -143,6 +143,8 @@ def test_ties_of_all_letters_everywhere_are_warned_of() -> None:
     questions = [question(i, i % 4) for i in range(3)]
     (warning,) = answer_warnings(questions, answered("AAA", num_tied=4.0))
     assert "all 3 questions: the 4 letters are equally likely" in warning
+    (warning,) = answer_warnings(questions[:1], answered("A", num_tied=4.0))
+    assert "all 1 question: the 4 letters" in warning
     some = [*answered("AA", num_tied=4.0), *answered("A")]
     assert answer_warnings(questions, some) == ()
 

@@ -148,6 +148,8 @@ def test_windows_say_which_documents_they_are_of(model: LoadedModel) -> None:
         assert sample.cluster == (str(first) if first == last else f"{first}-{last}")
     assert result.samples[0].cluster == "0"
     assert document_words(np.asarray([4, 4, 5, 7])) == "4-7"
+    # A document that repeats an earlier one has its number.
+    assert document_words(np.asarray([3, 4, 4, 1])) == "3-1"
     assert num_documents([np.asarray([1, 1]), np.asarray([1, 3])]) == 2
 
 
@@ -195,7 +197,14 @@ def test_token_of_two_documents_is_of_the_one_it_begins_in(model: LoadedModel) -
     )
     found = disjoint_windows(text, loaded, 3, None)
     assert found.ids.tolist() == [[0, 2, 1]]
-    assert found.documents.tolist() == [[0, 0, 1]]
+    assert found.scored_documents.tolist() == [[0, 1]]
+
+
+def test_one_text_with_other_documents_is_not_taken_from_memory(model: LoadedModel) -> None:
+    text = Pages().text()
+    whole = replace(text, documents=(), starts=(0,))
+    found = [disjoint_windows(each, model, 40, None) for each in (text, whole)]
+    assert [num_documents(windows.scored_documents) for windows in found] == [9, 1]
 
 
 @pytest.mark.parametrize("trimmed", [False, True])
