@@ -65,13 +65,19 @@ def test_a_smaller_lack_is_told_by_names(folder: Path) -> None:
 
 def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
     config = Zamba2Config(
-        **{"vocab_size": 261, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 12},
-        **{"num_attention_heads": 4, "num_key_value_heads": 4, "num_mem_blocks": 1},
-        **{
-            "layers_block_type": ["mamba"] + ["hybrid"] * 11,
-            "hybrid_layer_ids": list(range(1, 12)),
-        },
-        **{"mamba_d_state": 8, "mamba_headdim": 16, "n_mamba_heads": 8, "use_mamba_kernels": False},
+        vocab_size=261,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_mem_blocks=1,
+        layers_block_type=["mamba"] + ["hybrid"] * 11,
+        hybrid_layer_ids=list(range(1, 12)),
+        mamba_d_state=8,
+        mamba_headdim=16,
+        n_mamba_heads=8,
+        use_mamba_kernels=False,
     )
     module = AutoModelForCausalLM.from_config(config)
     module.save_pretrained(tmp_path)
@@ -84,8 +90,12 @@ def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
 def test_codes_may_be_stored_as_floats(tmp_path: Path) -> None:
     """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number."""
     config = LlamaConfig(
-        **{"vocab_size": 8, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2},
+        vocab_size=8,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     weights = AutoModelForCausalLM.from_config(config).state_dict()
     for name, weight in weights.items():
