@@ -101,6 +101,8 @@ def main() -> None:
             single_job()
         # Jobs report their own errors: what comes here is Hydra's, or of a word.
         except Exception as reason:
+            if signals.received():
+                raise
             sys.stderr.write(f"{explain(reason, sys.argv[1:])}\n")
             sys.exit(EXIT_FAILED)
         finally:

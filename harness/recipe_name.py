@@ -1,10 +1,10 @@
-"""The name of a recipe whose parts were changed on the way: `int8_row (weight=int2_g128)`.
+"""The name of a recipe whose parts were changed by overrides or an experiment: `int8_row (weight=int2_g128)`.
 
-The recipe's own file is composed again, alone, and compared with what the run has in its place. Both are compared as written, so that a part
-that follows a key (`block: [1, ${quant.group_size}]`) counts as changed only if the key does, and a key that the name itself follows
-(`int4_g${quant.group_size}`) needs no further word. A name that the user gave is kept.
+The recipe's own file is composed again, alone, and compared with the recipe of the run, interpolations unresolved. So if a part
+interpolates a key (`block: [1, ${quant.group_size}]`) and the key changes, only the key counts as changed; if the name itself
+interpolates the key (`int4_g${quant.group_size}`), no word is added for it. A name that the user gave is kept.
 
-Only names change: the configuration that is hashed and filed keeps the name that its file gives.
+The configuration that is hashed and filed keeps the name in the recipe's file.
 """
 
 import re
@@ -27,14 +27,14 @@ Path = tuple[str, ...]
 
 
 def recipe_name(cfg: DictConfig, resolved: Mapping[str, Any]) -> str:
-    """Return what to call the recipe of a composed job.
+    """Return the name of a composed job's recipe.
 
     Args:
-        cfg: The configuration that Hydra composed, in the job that it was composed for.
+        cfg: The configuration that Hydra composed for the job that this process runs.
         resolved: The same as plain data.
 
     Raises:
-        ConfigError: A changed part is none that can be built.
+        ConfigError: A changed part cannot be built.
     """
     hydra_config = HydraConfig.get()
     choice = hydra_config.runtime.choices.get("quant")
@@ -62,10 +62,10 @@ def changed_name(
     """Return a name followed by the parts that differ from the recipe's own.
 
     Args:
-        name: What the recipe is called, interpolations resolved.
+        name: The recipe's name, interpolations resolved.
         as_written: The recipe of the run, interpolations as they are.
         own: The recipe as its file has it.
-        resolved: That of the run, interpolations resolved.
+        resolved: The recipe of the run, interpolations resolved.
         allow_targets: See `config.build`.
     """
     if as_written.get("name") != own.get("name"):
@@ -76,7 +76,9 @@ def changed_name(
     )
     words = [f"{_key(path, resolved)}={_value(path, resolved, allow_targets)}" for path in parts]
     rules, before = (list(node.get("rules", {})) for node in (as_written, own))
-    if rules != before and sorted(rules) == sorted(before):  # the first that matches decides
+    if rules != before and sorted(rules) == sorted(
+        before
+    ):  # their order counts: the first that matches decides
         words.append(f"rules={_spell(rules)}")
     return f"{name} ({', '.join(words)})" if words else name
 
@@ -88,7 +90,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _changed(ours: Any, theirs: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of every value that stands in one of two nodes alone, or differs."""
+    """Yield the path of every value that only one of two nodes has, or that differs between them."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in dict.fromkeys((*theirs, *ours)):
             yield from _changed(ours.get(key, MISSING), theirs.get(key, MISSING), (*path, key))
@@ -119,7 +121,7 @@ def _target(node: Any) -> Any:
 
 
 def _key(path: Path, resolved: Mapping[str, Any]) -> str:
-    """Return a path in few words: `weight` for that of the only rule."""
+    """Return a short form of a path, such as `weight` if there is only one rule."""
     if path[0] != "rules" or len(path) == 1:
         return ".".join(path)
     only = len(resolved.get("rules", {})) == 1 and len(path) > 2

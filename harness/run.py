@@ -23,7 +23,6 @@ from harness.errors import (
     OutputError,
     UnsupportedRecipe,
 )
-from harness.messages import plural
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.on_file import same_run

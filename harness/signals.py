@@ -84,15 +84,20 @@ def held() -> Iterator[None]:
 def stoppable(advice: str) -> Iterator[None]:
     """End this process with a line and the signal's exit code if a signal stops the block.
 
+    An extension module that is interrupted may raise any error in place of `Interrupted`: after a signal every error counts as one.
+
     Args:
         advice: What the line says after the signal, such as what to do next.
     """
     try:
         with interrupting():
             yield
-    except KeyboardInterrupt as reason:
-        sys.stderr.write(f"{describe(reason)}; {advice}\n")
-        sys.exit(exit_code(reason))
+    except (Exception, KeyboardInterrupt) as reason:
+        interrupt = reason if isinstance(reason, KeyboardInterrupt) else received()
+        if interrupt is None:
+            raise
+        sys.stderr.write(f"{describe(interrupt)}; {advice}\n")
+        sys.exit(exit_code(interrupt))
     finally:
         _received.clear()
 

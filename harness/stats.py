@@ -1,18 +1,18 @@
-"""Intervals, by name: scipy's where it has them, and one that clusters tokens by document. Nothing here knows of torch.
+"""Intervals and tests: scipy's where it has them, and an interval that clusters tokens by document. This module does not know torch.
 
 The mean of tokens is a ratio of sums over clusters g (documents), y_g the sum of their values and x_g the number of their
 tokens, with shares p_g = x_g / N:
 
     m   = sum y_g / N
-    V   = (G - 1) / G * sum ((y_g - m x_g) / (N - x_g))^2       m with each document left out once, beside m
-    G*  = 1 / sum p_g^2                                         how many documents of equal length say as much
+    V   = (G - 1) / G * sum ((y_g - m x_g) / (N - x_g))^2       differences of m from the means without document g
+    G*  = 1 / sum p_g^2                                         effective number: so many documents of equal length say as much
     m +- t(0.975, G* - 1) sqrt(V)
 
 V is the delete-one-cluster jackknife, CV3 of MacKinnon, Nielsen & Webb (2023, "Cluster-robust inference: a guide to empirical
 practice"); G* is the effective number of clusters of Carter, Schnepel & Steigerwald (2017) under independent tokens, and of
-Kish (1965). The usual cluster-robust error (CR1, statsmodels' `cov_type="cluster"`) with t(G - 1) is too narrow for texts
-as unequal as WikiText's articles: `scripts/simulate_coverage.py` compares them. With clusters of equal size all of them
-are Student's t interval of the cluster means.
+Kish (1965). The usual cluster-robust error (CR1, statsmodels' `cov_type="cluster"`) with t(G - 1) is too narrow for
+documents of lengths as unequal as those of WikiText's articles: `scripts/simulate_coverage.py` compares the two. With clusters of
+equal size both equal Student's t interval of the cluster means.
 """
 
 import math
@@ -27,7 +27,7 @@ from harness.messages import plural
 
 CONFIDENCE = 0.95
 MIN_CLUSTERS = 5
-"""Clusters worth fewer than so many of equal size carry no interval: with the 4 or 5 unequal articles that are worth 2.9 to 3.5, up to 97.6 % of them hold the truth."""
+"""Least effective number of clusters that has an interval. Below it the coverage is off: with 4 or 5 unequal articles, whose effective number is 2.9 to 3.5, up to 97.6 % of the intervals hold the truth."""
 
 
 class Interval(NamedTuple):
@@ -43,7 +43,7 @@ class Clusters(NamedTuple):
     sums: np.ndarray[Any, np.dtype[np.float64]]
     """Sum of the values of each cluster."""
     counts: np.ndarray[Any, np.dtype[np.float64]]
-    """Number of its items."""
+    """Number of items of each cluster."""
 
     @property
     def num_items(self) -> int:
@@ -57,7 +57,7 @@ class Clusters(NamedTuple):
 
     @property
     def effective(self) -> float:
-        """Clusters of equal size that would say as much, in 1..G."""
+        """Effective number of clusters, in 1..G: so many clusters of equal size would say as much."""
         return float(self.counts.sum() ** 2 / (self.counts**2).sum())
 
     def interval(self) -> Interval | None:
@@ -70,7 +70,7 @@ class Clusters(NamedTuple):
         return t_interval(mean, error, self.effective - 1)
 
     def words(self, item: str) -> str:
-        """Return what the interval is over, or why there is none; `item` is what a cluster is, such as `document`."""
+        """Return the unit of the interval in words, or the reason why there is none; `item` names a cluster, such as `document`."""
         num, least = len(self.counts), MIN_CLUSTERS
         if self.effective >= least:
             return f"interval by {item}, {num} of them"
@@ -114,12 +114,12 @@ def mcnemar(one_way: int, other_way: int) -> float:
 def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
     """Return the interval of a difference of paired proportions, `(to_right - to_wrong) / total`.
 
-    The hull of two, each of which fails where the other one holds:
+    The hull of two intervals: where one of them is too narrow, the other one holds.
 
-    - Wald's with one flip each way added (Bonett & Price 2012, "Adjusted Wald confidence interval for a difference of binomial
-      proportions based on paired data"). It has a width without any flip, and with flips one way only.
-    - The share of flips that go right, by Clopper & Pearson's exact interval, times the flips. It holds 0 exactly where `mcnemar`
-      finds nothing.
+    - Wald's interval with one flip added each way (Bonett & Price 2012, "Adjusted Wald confidence interval for a difference of
+      binomial proportions based on paired data"). It has a width above 0 even without flips, and with flips one way only.
+    - Clopper & Pearson's exact interval of the share of flips that go right, scaled by the share of flips. It holds 0 exactly
+      where `mcnemar` gives a p of 0.05 or more.
     """
     flips, more = to_wrong + to_right, total + 2
     center = (to_right - to_wrong) / more
@@ -146,6 +146,6 @@ def macro_interval(groups: Sequence[Sequence[float]]) -> Interval | None:
 
 
 def t_interval(center: float, error: float, freedom: float = math.inf) -> Interval:
-    """Return the interval of an estimate with a standard error of so many degrees of freedom; the normal one for infinitely many."""
+    """Return Student's t interval of an estimate, given the degrees of freedom of its standard error; the normal interval if infinite."""
     spread = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(center - spread, center + spread)

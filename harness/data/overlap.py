@@ -1,7 +1,8 @@
-"""What two sets of data have in common, by content: the same words under another name, id or layout.
+"""Find what two sets of data share by content, even under other names, ids or layouts.
 
-Passages are compared as words alone: lower case, without punctuation and line ends, so that `( A ) @-@ b` is `(a)-b`. A passage of a text is a
-paragraph (between blank lines) or one of its lines, if it is long enough to be nobody else's: headings and short lines are left out.
+Only words are compared: in lower case, without punctuation and line ends, so that `( A ) @-@ b` equals `(a)-b`. A passage is a
+paragraph (between blank lines) or a line of a text with `MIN_WORDS` words or more. Shorter ones, such as headings, also stand in
+unrelated texts.
 """
 
 import re
@@ -11,13 +12,13 @@ from typing import NamedTuple
 from harness.data.source import CHOICES, Question, Text, content
 
 MIN_WORDS = 12
-"""Of a passage. Headings and stock phrases are shorter: of WikiText-2's validation split no passage so long stands in its test split."""
+"""Shortest passage [word]. Headings and stock phrases are shorter: no passage of WikiText-2's validation split stands in its test split."""
 WORD = re.compile(r"\w+")
 BLANK_LINE = re.compile(r"\n\s*\n")
 
 
 class Scored(NamedTuple):
-    """What a task takes its scores from."""
+    """The texts and questions that a task scores."""
 
     texts: tuple[Text, ...] = ()
     questions: tuple[Question, ...] = ()
@@ -34,11 +35,11 @@ def passages(text: str) -> frozenset[str]:
 
 
 def shared_with(text: Text, scored: Scored) -> list[str]:
-    """Return what of scored data stands in a text, in words; nothing if nothing does.
+    """Return in words which scored data also stands in a text; an empty list if none does.
 
     Args:
-        text: What a recipe is fitted to.
-        scored: What is scored afterwards.
+        text: The text that a recipe is fitted to.
+        scored: The data that is scored afterwards.
     """
     seen = passages(text.text)
     found = []
@@ -46,7 +47,7 @@ def shared_with(text: Text, scored: Scored) -> list[str]:
         own = passages(other.text)
         if common := len(own & seen):
             found.append(f"{common:,} of the {len(own):,} passages of {other.name}")
-    # A solved question is one paragraph, however short; so is one that stands there without its answer.
+    # A question is one paragraph, with or without its answer, and may be shorter than a passage.
     blocks = frozenset(map(words, BLANK_LINE.split(text.text)))
     asked = [
         q.id for q in scored.questions if not blocks.isdisjoint(_spellings(q)) or _stem(q, seen)

@@ -115,6 +115,8 @@ def main() -> None:
                 )
             export_job()
         except (HydraException, OmegaConfBaseException, YAMLError, HarnessError) as reason:
+            if signals.received():
+                raise
             sys.stderr.write(f"{explain(reason, sys.argv[1:], 'export')}\n")
             sys.exit(EXIT_FAILED)
 

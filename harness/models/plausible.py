@@ -17,12 +17,12 @@ from transformers.initialization import no_init_weights
 from harness.errors import ModelError
 from harness.models.architecture import auto_class
 from harness.models.folder_files import CONFIG, json_object
-from harness.models.prequantized import FLOATS, stored_tensors
+from harness.models.prequantized import FLOATS, settings_of, stored_tensors
 
 LAYERS = re.compile(r"(num|n)_(\w+_)?layers?|(en|de)coder_layers|depth")
 """What configurations call the number of their layers."""
 SLACK = 4
-"""How many times as many values as its files a model may have: a smaller lack is told by names (`check_complete`), and weights are tied."""
+"""How many times as many values as its files a model may have: of a smaller lack `check_complete` gives the names."""
 
 
 def check_sizes(folder: Path, *, trust_remote_code: bool) -> None:
@@ -38,8 +38,11 @@ def check_sizes(folder: Path, *, trust_remote_code: bool) -> None:
                 f"every layer must have a tensor in the files, but {CONFIG} has {key} {layers} and the weights {len(stored)} tensors in "
                 f"{folder}; correct the config"
             )
-    # Codes may be packed, at most eight to a byte.
-    held = sum(t.numel if t.dtype in FLOATS else 8 * t.nbytes for t in stored.values())
+    # Codes may be packed, at most eight to a byte, and bitsandbytes may store them as floats (bnb_4bit_quant_storage).
+    packs_floats = settings_of(folder) is not None
+    held = sum(
+        t.numel if t.dtype in FLOATS and not packs_floats else 8 * t.nbytes for t in stored.values()
+    )
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         values = num_values(AutoConfig.from_pretrained(folder, **options), trust_remote_code)
@@ -62,11 +65,13 @@ def layer_counts(node: Any) -> Iterator[tuple[str, int]]:
 
 
 def num_values(config: PreTrainedConfig, trust_remote_code: bool = False) -> int:
-    """Return how many parameters a model of a configuration has, tied ones counted each; it takes no memory."""
+    """Return how many parameters a model of a configuration has, tied ones counted once; it takes no memory."""
     with torch.device("meta"), no_init_weights():
         module: PreTrainedModel = auto_class(config).from_config(
             config, trust_remote_code=trust_remote_code
         )
+        # Files hold one copy of the block that all hybrid layers of Zamba2 share.
+        module.tie_weights()
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -1,5 +1,5 @@
-"""The one way to write: what a user named is checked first, and a file or folder appears when it is whole.
+"""Write files and folders: the place is checked first, and a file or folder appears there once it is whole.
 
-`place` says what may be written where, before any work is done; `atomic` writes. Every message names the option that the user
-typed. Nothing here knows of torch, records or reports.
+`place` checks where the harness may write, before any work is done; `atomic` writes. Every message names the option that the
+user typed. This package knows neither torch nor records nor reports.
 """

@@ -1,7 +1,7 @@
-"""Files and folders that appear when they are whole: a reader, a crash or a full disk never sees half of one.
+"""Write files and folders atomically: no reader finds half of one, not even after a crash or on a full disk.
 
-What is written gets a temporary name in the same folder, is synced, and moved into place. Two processes that write the same path
-leave the file of one of them, whole.
+A new file has a temporary name in the same folder, is synced, and is then moved into place. If two processes write the same
+path, the whole file of one of them remains.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import IO
 from harness.output import place, scratch
 
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How libraries in Rust spell an error of the operating system: an exception of their own, with its number in the text."""
+"""How messages of Rust libraries end for an error of the operating system; the libraries raise it in exceptions of their own."""
 
 
 @contextmanager
@@ -27,12 +27,13 @@ def new_file(
     force: bool = False,
     is_own: Callable[[Path], bool] = place.not_own,
 ) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name when the block ends without an error.
+    """Open a new file for writing; it gets its name when the block ends without an error.
 
-    Arguments are those of `place.file_to_write`. Missing folders are made. A file that is replaced leaves its permissions.
+    The arguments are those of `place.file_to_write`. Missing folders are made. The new file takes the permissions of the file that
+    it replaces.
 
     Raises:
-        OutputError: It must not be replaced, or cannot be written; what had the name before is untouched.
+        OutputError: The file must not be replaced, or cannot be written. An existing file stays as it was.
     """
 
     def target() -> Path:
@@ -43,7 +44,7 @@ def new_file(
         with scratch.made(real.parent), scratch.file_in(real.parent) as (new, stream):
             yield stream
             scratch.sync(stream)
-            real = target()  # something may have come in the meantime
+            real = target()  # another program may have written there meanwhile
             if real.exists():
                 _copy_mode(real, new)
             new.replace(real)
@@ -72,13 +73,13 @@ def new_folder(
     force: bool = False,
     is_own: Callable[[Path], bool] = place.not_own,
 ) -> Iterator[Path]:
-    """Yield a folder that appears at `path` when the block ends without an error, and is removed otherwise.
+    """Yield a new folder, which is moved to `path` when the block ends without an error, and removed otherwise.
 
-    Arguments are those of `place.folder_to_make`. The folder around the one that is yielded is removed at the end: files that are
-    needed meanwhile have a place there.
+    The arguments are those of `place.folder_to_make`. The parent of the yielded folder is removed at the end: the block may keep
+    temporary files there.
 
     Raises:
-        OutputError: It must not be replaced, or cannot be written; what had the name before is untouched.
+        OutputError: The folder must not be replaced, or cannot be written. An existing folder stays as it was.
     """
 
     def target() -> Path:
@@ -95,7 +96,7 @@ def new_folder(
             real = target()
             if real.exists():
                 _copy_mode(real, new)
-                # A folder with files cannot be replaced in one step: it steps aside, and is removed with what is around.
+                # One step cannot replace a folder with files: move the old one aside; it is removed together with `around`.
                 real.rename(around / "old")
             try:
                 new.rename(real)
@@ -108,7 +109,7 @@ def new_folder(
 
 @contextmanager
 def _as_system_errors() -> Iterator[None]:
-    """Raise as OSError what libraries raise of a full disk in other classes."""
+    """Turn errors of the operating system that Rust libraries raise in other classes into OSError."""
     try:
         yield
     except Exception as reason:

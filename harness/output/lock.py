@@ -1,4 +1,4 @@
-"""A lock between processes, which the operating system frees when its holder dies."""
+"""A lock between processes; the operating system frees it when the process that holds it dies."""
 
 import errno
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(file: Path, option: str, *, of: Path, busy: str, mode: int = 0o644) -> Iterator[None]:
-    """Be the only process in the block; wait while another is.
+    """Run the block in one process at a time; wait while another process is in it.
 
     Args:
         file: The lock, in a folder that is made if need be.
-        option: What names the folder `of` on the command line or in the environment; errors name it.
-        of: What the lock is for.
-        busy: What is logged before waiting.
-        mode: Permissions of the lock. Another user can hold it only if they let him write.
+        option: The option or environment variable that the user names the folder `of` with; errors name it.
+        of: The folder that the lock protects.
+        busy: Message to log before waiting.
+        mode: Permissions of the lock file. Another user can hold the lock only if he may write the file.
 
     Raises:
         OutputError: The lock cannot be made.

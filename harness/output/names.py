@@ -1,4 +1,4 @@
-"""From what a user typed to a path: what can be the name of a file or folder of this machine."""
+"""Turn text that a user typed into a path on this machine, and refuse text that cannot be one."""
 
 import os
 import re
@@ -8,20 +8,20 @@ from harness import paths
 from harness.errors import OutputError
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""How addresses begin, such as `s3://`. One letter would be a drive."""
+"""Beginning of an address, such as `s3://`. A single letter before the colon is a drive of Windows."""
 LONGEST = 255
-"""Most bytes of a file name on the usual file systems."""
+"""Longest file name on the usual file systems [byte]."""
 
 
 def local_path(text: str, option: str) -> Path:
     """Return a path with `~` expanded.
 
     Args:
-        text: What was typed.
-        option: What it was typed for, such as `--out` or `results_dir`; errors name it.
+        text: The text that the user typed.
+        option: The option that he typed it for, such as `--out` or `results_dir`; errors name it.
 
     Raises:
-        OutputError: It is empty, `-`, or the address of something that is not in this machine's file system.
+        OutputError: The text is empty, `-`, or an address outside of this machine's file system.
     """
     if text == "" or "\0" in text:
         raise OutputError(f"{option} must name a place to write, got {text!r}; name one")
@@ -42,15 +42,15 @@ def local_path(text: str, option: str) -> Path:
 
 
 def file_stem(text: str, option: str, *, spare: int) -> str:
-    """Return a name that is a file inside a folder whatever is appended to it.
+    """Check a name to which endings will be appended: every result must be a file of one folder. Return the name.
 
     Args:
-        text: What was typed.
-        option: What it was typed for.
-        spare: Most bytes that will be appended.
+        text: The text that the user typed.
+        option: The option that he typed it for.
+        spare: Length of the longest ending [byte].
 
     Raises:
-        OutputError: It is empty, too long, or leads to another folder.
+        OutputError: The name is empty, too long, or leads to another folder.
     """
     if text in ("", ".", "..") or "/" in text or os.sep in text or "\0" in text:
         raise OutputError(

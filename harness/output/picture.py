@@ -1,17 +1,17 @@
-"""Pictures that say in a field of the PNG what wrote them, so that the same command may write them again."""
+"""Mark PNG pictures as drawn by the harness, so that the same command may overwrite them."""
 
 from pathlib import Path
 from types import MappingProxyType
 
 SOFTWARE = b"Software\0"
 METADATA = MappingProxyType({"Software": "quant-harness"})
-"""What to give `savefig`, which else names the version of matplotlib."""
+"""Metadata for `savefig`, which otherwise writes the version of matplotlib."""
 HEAD = 200
-"""Bytes from the beginning that hold the field."""
+"""The field lies within so many bytes of the beginning."""
 
 
 def is_own(path: Path) -> bool:
-    """Say whether the harness drew a picture; older pictures have the field, and nothing in it."""
+    """Say whether the harness drew a picture. Older versions of the harness left the field empty."""
     with path.open("rb") as stream:
         head = stream.read(HEAD)
     before, field, after = head.partition(b"tEXt" + SOFTWARE)

@@ -1,7 +1,7 @@
-"""What may be written where: checks before minutes of work, and again before anything is put in place.
+"""Check where the harness may write: before minutes of work, and again before a file or folder is moved into place.
 
-What is there already is never replaced unasked, and what is no regular file is never replaced at all: a device, a pipe, a socket,
-a link to nothing. A link to a file stands for that file, as for a shell: the link stays, and the file it leads to is written.
+An existing file is replaced only if the user asked for it or the harness wrote it. A device, a pipe, a socket or a link to nothing
+is never replaced. A link to a file stands for that file, as in a shell: the file is written, and the link stays.
 """
 
 import errno
@@ -28,13 +28,13 @@ KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors that more room would cure."""
+"""Errors for lack of space."""
 PROBE = b"\0" * 4096
-"""Written and removed: a block of data, since some full disks still make empty files."""
+"""A block of data that is written as a test. Without data the test would pass on some full disks, which still make empty files."""
 
 
 def not_own(_: Path) -> bool:
-    """Say of nothing that the harness wrote it."""
+    """Return False: no existing file counts as written by the harness."""
     return False
 
 
@@ -46,17 +46,17 @@ def file_to_write(
     force: bool = False,
     is_own: Callable[[Path], bool] = not_own,
 ) -> Path:
-    """Return the file that writing to `path` makes or replaces: itself, or what it links to.
+    """Check that a file may be written to `path`, and return its real path: `path` itself, or the file that it links to.
 
     Args:
-        path: Where the file shall be.
-        option: What the user typed it for, such as `--out`.
-        noun: What the option names: this file, or the folder that it lies in.
-        force: Whether he said that an existing file may be replaced.
-        is_own: Whether an existing file is one that the harness wrote, and may replace unasked.
+        path: Where to write the file.
+        option: The option that names the place, such as `--out`.
+        noun: Whether the option names the file itself or the folder around it.
+        force: Whether the user allowed the harness to replace an existing file.
+        is_own: Says whether the harness wrote an existing file; it may replace such a file unasked.
 
     Raises:
-        OutputError: Something else than a file is there, or a file that must not be replaced.
+        OutputError: `path` is something other than a file, or a file that must not be replaced.
     """
     another = f"name another ({_typed(option, noun)})"
     with explained(path, option, noun):
@@ -70,18 +70,16 @@ def file_to_write(
             raise OutputError(
                 f"{option} must lead to a new file, got {path}, which exists; {another}, or add {_force(option)} to overwrite it"
             )
-        if (
-            what == FILE
-        ):  # moving another into its place would be allowed for a file that may not be written
+        if what == FILE:  # a rename would replace a write-protected file, too
             os.close(os.open(real, os.O_WRONLY))
     return real
 
 
 def folder_to_fill(path: Path, option: str) -> None:
-    """Check a folder that files are put into, beside others.
+    """Check that `path` is a folder, or is free for one; the command adds files to those in it.
 
     Raises:
-        OutputError: Something else is there.
+        OutputError: `path` is something other than a folder.
     """
     with explained(path, option, "folder"):
         _refuse_system(path, option, "folder")
@@ -94,16 +92,16 @@ def folder_to_fill(path: Path, option: str) -> None:
 def folder_to_make(
     path: Path, option: str, *, force: bool = False, is_own: Callable[[Path], bool] = not_own
 ) -> Path:
-    """Return the folder that writing to `path` makes or replaces as a whole: itself, or what it links to.
+    """Check that a whole folder may be written to `path`, and return its real path: `path` itself, or the folder that it links to.
 
     Args:
-        path: Where the user wants the folder.
-        option: What he typed it for, such as `out`.
-        force: Whether he said that a folder of the harness may be replaced.
-        is_own: Whether a folder holds what the harness wrote, and nothing else.
+        path: Where to write the folder.
+        option: The option that names the place, such as `out`.
+        force: Whether the user allowed the harness to replace a folder that it wrote.
+        is_own: Says whether the harness wrote all files of an existing folder.
 
     Raises:
-        OutputError: Something else is there, or a folder that must not be replaced.
+        OutputError: `path` is something other than a folder, or a folder that must not be replaced.
     """
     must = f"{option} must be a folder that does not exist or is empty, got {path}"
     with explained(path, option, "folder"):
@@ -131,14 +129,15 @@ def folder_to_make(
 
 
 def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int = 0) -> None:
-    """Check that so many bytes can be written, by writing a little; nothing remains.
+    """Check that a file or folder can be written: write a small file, remove it, and compare the free space with `size`.
 
     Args:
-        path: What will be written, for the message.
-        option: What it was typed for.
+        path: The file or folder that will be written; messages name it.
+        option: The option that names it.
         noun: Whether it is a file or a folder.
-        within: The folder that gets a new entry. It need not exist: then one that does is tried, and the names below it.
-        size: What it takes at least [byte].
+        within: The folder that gets a new entry. If it does not exist, the small file is written to the nearest folder above it
+            that does, and the names of the missing folders are checked.
+        size: Least space that it takes [byte].
 
     Raises:
         OutputError: The folder cannot be written or made, a name is too long, or the disk is full.
@@ -153,7 +152,7 @@ def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int =
             stream.write(PROBE)
             scratch.sync(stream)
         disk = shutil.disk_usage(base)
-    if disk.total and disk.free < size:  # some file systems know no sizes
+    if disk.total and disk.free < size:  # some file systems report a size of 0
         raise OutputError(
             f"{option} must have room for {_spell(size)}, got {path} with {_spell(disk.free)} free; free some space, or "
             f"name another ({_typed(option, noun)})"
@@ -165,8 +164,8 @@ def explained(path: Path, option: str, noun: Noun) -> Iterator[None]:
     """Turn an error of the operating system at a path into one line that names the option.
 
     Raises:
-        OutputError: The path, its folders or what is in them cannot be read or written.
-        OSError: Another file cannot; this says nothing of the path.
+        OutputError: The path, a folder above it or a file beside it cannot be read or written.
+        OSError: A file elsewhere cannot be read or written.
     """
     try:
         yield
@@ -178,7 +177,7 @@ def explained(path: Path, option: str, noun: Noun) -> Iterator[None]:
 
 
 def found(path: Path) -> str | None:
-    """Return what lies at a path, or where its link leads; None if nothing does."""
+    """Return in words what kind of thing a path or its link leads to, such as `a device`; None if there is nothing."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -192,12 +191,12 @@ def found(path: Path) -> str | None:
 
 
 def real_path(path: Path) -> Path:
-    """Return the absolute path without links; unlike `Path.resolve` it knows one in a circle of links too."""
+    """Return the absolute path without links. Unlike `Path.resolve` this does not fail for a circle of links."""
     return Path(os.path.realpath(path))
 
 
 def _is_beside(name: Path, path: Path) -> bool:
-    """Say whether a file lies in the folder of a path, is one of its folders, or was made to write there."""
+    """Say whether `name` lies in the folder of a path, is a folder above it, or has a temporary name."""
     name, folder = real_path(name), real_path(path).parent
     is_scratch = name.name.startswith(scratch.PREFIX)
     return is_scratch or name.is_relative_to(folder) or folder.is_relative_to(name)
@@ -212,7 +211,7 @@ def _unwritable(path: Path, option: str, noun: Noun, reason: OSError) -> OutputE
 
 
 def _refuse_system(path: Path, option: str, noun: Noun) -> None:
-    """Raise OutputError for a path of the kernel's, such as /dev/stdout or /proc/x; /dev/shm keeps files like any other folder."""
+    """Raise OutputError for a path that belongs to the kernel, such as /dev/stdout or /proc/x. /dev/shm is a folder like any other."""
     real, parent, dev = real_path(path), real_path(path.parent), Path("/dev")
     is_device = real == dev or (parent == dev and not path.is_dir())
     if is_device or any(

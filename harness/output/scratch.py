@@ -1,4 +1,4 @@
-"""Files and folders under a temporary name, beside the place where they will stand: moving them there is one step of the file system."""
+"""Files and folders with a temporary name, in the folder where they will be moved into place: a move within a folder is atomic."""
 
 import errno
 import os
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import IO
 
 PREFIX = ".writing-"
-"""How temporary names begin."""
+"""Beginning of a temporary name."""
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""Errors of file systems that cannot sync; they promise nothing, and nothing more can be done."""
+"""Errors of file systems that cannot sync. They are ignored, because there is no other way to make a file outlast a crash."""
 
 
 @contextmanager
 def file_in(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Make a file with the usual permissions of the user; it is removed at the end if it is still there."""
+    """Make a file with the user's usual permissions; remove it at the end unless it was moved."""
     path = _fresh(folder)
     try:
         stream = path.open("xb")  # not `mkstemp`, whose files only their owner reads
         try:
             yield path, stream
         finally:
-            # After `sync` nothing is left to write; after an error that error is the one to tell.
+            # After `sync` nothing is left to write. After an error in the block, that error is the one to report.
             with suppress(OSError):
                 stream.close()
     finally:
@@ -33,7 +33,7 @@ def file_in(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 @contextmanager
 def folder_in(folder: Path) -> Iterator[Path]:
-    """Make a folder that is removed at the end with all that is in it."""
+    """Make a folder; remove it with its content at the end."""
     path = _fresh(folder)
     try:
         path.mkdir()
@@ -44,7 +44,7 @@ def folder_in(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder with its parents; if the block fails, those that are new and empty are removed."""
+    """Make a folder and its parents. If the block fails, remove the new ones that are empty."""
     new = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,16 +57,16 @@ def made(folder: Path) -> Iterator[None]:
 
 
 def sync(stream: IO[bytes]) -> None:
-    """Wait until what was written is on the disk."""
+    """Wait until the data of a file is on the disk."""
     stream.flush()
     _sync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder outlast a power failure, not only a crash of the process."""
+    """Wait until new names in a folder are on the disk, so that they outlast a power failure."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written and not be listed
+    except PermissionError:  # the user may write to this folder, but not list it
         return
     try:
         _sync(descriptor)

@@ -1,4 +1,4 @@
-"""Standard output that ends: a pipe whose reader has gone, or a file on a full disk."""
+"""Handle the end of standard output: a pipe that its reader has closed, or a file on a full disk."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from harness.errors import OutputError
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Write out what the block prints. A reader who has seen enough, as in `| head`, is no error.
+    """Flush standard output after the block. A pipe that its reader has closed, as in `| head`, is no error.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -21,7 +21,7 @@ def printing() -> Iterator[None]:
     except BrokenPipeError:
         _discard()
     except OSError as reason:
-        if reason.filename is not None:  # a file of the block's
+        if reason.filename is not None:  # of a file that the block opened
             raise
         _discard()
         raise OutputError(
@@ -30,5 +30,5 @@ def printing() -> Iterator[None]:
 
 
 def _discard() -> None:
-    """Lose what is not written yet: Python would try again, and fail, when it ends."""
+    """Send output that is not written yet to the null device: Python would try to write it again when it ends, and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

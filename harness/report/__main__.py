@@ -64,6 +64,8 @@ def main() -> None:
                 Path(arguments.results), out, arguments.name, force=arguments.force
             )
         except (HarnessError, OSError) as reason:
+            if signals.received():
+                raise
             sys.stderr.write(f"{reason}\n")
             sys.exit(1)
     with printing():

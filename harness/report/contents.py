@@ -1,4 +1,4 @@
-"""What stands in a report, in order. A section that cannot be written is listed, and the others are written."""
+"""The sections of a report, in order. If one cannot be written, the report lists it and has all others."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +29,9 @@ Builder = Callable[[], Section | Sequence[Section | None] | None]
 
 
 def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[Section]:
-    """Return every section that has something to say; pictures are written beside `path`.
+    """Return every section that is not empty; pictures are written beside `path`.
 
-    A section that fails is added to `problems`, which stand first in the report.
+    If a section fails, its error is added to `problems`, the first section of the report.
     """
     found: list[Section] = []
     for build in builders(stored, path):
@@ -42,14 +42,14 @@ def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[S
         except Exception as reason:  # one fault must not cost the whole report
             problems.append(
                 f"a section of the report is missing: {type(reason).__name__}: {reason}; "
-                "a record that was edited, or a fault of quant-harness: report it with the records"
+                "either a record was edited, or quant-harness has a fault: then report it with the records"
             )
     first = unusable(problems)
     return _numbered([first, *found] if first else found)
 
 
 def _numbered(found: Sequence[Section]) -> list[Section]:
-    """Return the sections under titles of their own; what the builders cannot tell apart is counted."""
+    """Return the sections with unique titles; sections that share a title are numbered."""
     total, seen = Counter(section.title for section in found), Counter[str]()
     numbered = []
     for section in found:
@@ -69,7 +69,7 @@ def made_by(build: Builder) -> list[Section]:
 
 
 def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
-    """Yield what makes each section, in the order of the report."""
+    """Yield a function for each section, in the order of the report."""
     groups = told_apart(comparable(stored))
     floors = [floor_of(group, groups) for group in groups]
     numbered = list(enumerate(zip(groups, floors, strict=True), start=1))
@@ -101,7 +101,7 @@ def _of_group(
     floor: Floor | None,
     picture: Path,
 ) -> Sequence[Section | None]:
-    """Return the tables of a task's own, or else the ranking."""
+    """Return the tables that belong to this task alone, or else the ranking."""
     own = (
         divergences(group, floor),
         answer_changes(group),
@@ -111,7 +111,7 @@ def _of_group(
     )
     if any(own):
         return own
-    # The floor is one of log-losses: it says nothing of an accuracy.
+    # The noise floor is a difference of log-losses: it does not apply to accuracies.
     if floor is None or group.headline.unit is Unit.FRACTION:
         return (sections.ranking(group),)
     return (sections.ranking(group, floor.line(), floor.least),)

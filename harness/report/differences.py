@@ -1,4 +1,4 @@
-"""The cells of a paired difference: by how much, within which bounds, and whether that can be told from nothing."""
+"""Table cells of a paired difference: the difference, its interval and the verdict."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from harness.results.record import Unit
 
 
 class Columns(NamedTuple):
-    """What the columns are called."""
+    """Titles of the first and the last column."""
 
     difference: str
     verdict: str
@@ -21,7 +21,7 @@ class Cells(NamedTuple):
 
     cells: dict[str, str]
     note: str | None
-    """Why there is no interval, or None."""
+    """Reason why there is no interval; None if there is one."""
 
 
 def of_itself(row: Row, columns: Columns, text: str) -> Cells:
@@ -30,7 +30,7 @@ def of_itself(row: Row, columns: Columns, text: str) -> Cells:
 
 
 def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> Cells:
-    """Return the cells of a row beside another one; a log-loss within `least`, the noise floor, is no difference."""
+    """Return the cells of a row compared with another one. A difference of log-loss up to `least`, the noise floor, cannot be told."""
     unit = row.headline.unit
     shown = figures.difference(row.value, reference.value, unit)
     relative = figures.relative(row.value, reference.value)
@@ -54,7 +54,7 @@ def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> C
 def _cells(
     row: Row, columns: Columns, difference: str, relative: str, interval: str, p: str, verdict: str
 ) -> dict[str, str]:
-    """Return the cells in order; a share has a p-value, and no relative difference."""
+    """Return the cells in order. An accuracy has a p-value in place of a relative difference."""
     if row.headline.unit is Unit.FRACTION:
         between = {"its 95 % interval": interval, "p": p}
     else:
@@ -63,12 +63,12 @@ def _cells(
 
 
 def _bounds(row: Row, found: paired.Paired) -> str:
-    """Return the interval of a difference in pp, or of a perplexity relative to the other one."""
+    """Return the interval as text: pp for accuracies, % of the other perplexity for perplexities."""
     if found.interval is None:
         return figures.MISSING
     if row.headline.unit is Unit.FRACTION:
         return " .. ".join(f"{100 * bound:+.2f} pp" for bound in found.interval)
-    # A perplexity a word or a byte takes the log-loss of several tokens.
+    # A perplexity by word or byte: scale the log-loss of a token to a word or byte.
     nll = row.metric("nll")
     tokens = nll.n / row.headline.n if nll is not None else 1.0
     return " .. ".join(f"{100 * math.expm1(bound * tokens):+.3f} %" for bound in found.interval)

@@ -1,7 +1,7 @@
-"""Which way of running the float model a speed is held against; read from the metrics of a timed run.
+"""Compare the speed of a recipe with the float model, which a CPU can run in two ways; from the metrics of a timed run.
 
-On a CPU a 16-bit model can be multiplied in two ways: natively, or in float32 (`docs/throughput.md`). `task=throughput` times both, and
-no ratio is said to be a gain unless it is said over which.
+On a CPU the matmuls of a 16-bit model can run natively or in float32 (`docs/throughput.md`). `task=throughput` times both ways, and
+every ratio names the way that it compares with.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def speeds(metric: Lookup, phase: str, *, alone: bool = False) -> dict[str, floa
     Args:
         metric: The metrics of a run.
         phase: `decode` or `prefill`.
-        alone: It is a run of the float model itself, whose own speed is that of native products.
+        alone: The run is one of the float model itself, whose own speed is with native products.
     """
     names = {
         "native": phase if alone else f"baseline_{phase}",
@@ -31,7 +31,7 @@ def speeds(metric: Lookup, phase: str, *, alone: bool = False) -> dict[str, floa
 
 
 def ratio(metric: Metric | None, of: str = "") -> str:
-    """Return a ratio with its interval, and `faster` or `slower` only where that excludes 1."""
+    """Return a ratio with its interval, and `faster` or `slower` if the interval excludes 1, else `cannot tell`."""
     if metric is None or metric.value is None:
         return figures.MISSING
     if metric.ci95 is None:
@@ -44,7 +44,7 @@ def ratio(metric: Metric | None, of: str = "") -> str:
 
 
 def ratio_to_faster(metric: Lookup, phase: str) -> str:
-    """Return the ratio to the faster way of the float model and the name of that; nothing where there is one way."""
+    """Return the ratio to the faster way of the float model, with the name of that way; `-` if the model has only one way."""
     best = metric(f"{phase}_ratio_best")
     if best is None:
         return figures.MISSING

@@ -1,7 +1,7 @@
-"""Which records of a folder a report may show. One bad file costs the report that file, and is named with what to do.
+"""Choose the records of a folder that a report may show. A bad file is left out and listed, with what to do about it.
 
-A results folder is open to editors, copies and other programs. A record is shown only if it is whole, is the only file of its
-run, can be written up by itself, and has the items on file that its numbers were computed from.
+People and other programs edit and copy the files of a results folder. A record is shown only if it is whole, is the only file of
+its run, has all that tables read, and if the items that its numbers were computed from are on file.
 """
 
 import os
@@ -22,7 +22,7 @@ from harness.results.store import ResultStore, Stored
 
 RECORD_NAME = re.compile(r".+--[0-9a-f]{12}-\d{8}T\d+\.json")
 OTHER_DEPTHS = ("*.json", "*/*.json", "*/*/*/*.json", "*/*/*/*/*.json")
-"""Where records lie if a folder above or below that of the results was named."""
+"""Where records lie if the user named a folder above or below the results folder."""
 
 
 class Intake(NamedTuple):
@@ -50,7 +50,7 @@ def take_in(root: Path) -> Intake:
 
 
 def nothing_found(root: Path, why: str = "") -> ResultError:
-    """Return the error for a folder without a result, which names the folder that was meant if there is one near."""
+    """Return the error for a folder without results; it names folders nearby that have some."""
     near = sorted({_root_of(path) for path in _elsewhere(root)})
     hint = "run `python -m harness` first, or name another folder"
     if near:
@@ -62,7 +62,7 @@ def nothing_found(root: Path, why: str = "") -> ResultError:
 
 
 def _elsewhere(root: Path) -> Iterable[Path]:
-    """Return what is named like a record above or below the depth that is read."""
+    """Return files with the name of a record that lie too high or too deep to be read."""
     found = (path for pattern in OTHER_DEPTHS for path in root.resolve().glob(pattern))
     return [path for path in found if RECORD_NAME.fullmatch(path.name)]
 
@@ -73,7 +73,7 @@ def _root_of(record: Path) -> Path:
 
 
 def _without_copies(stored: Sequence[Stored]) -> Intake:
-    """Keep one file of each run; the one that is named after the run, if there is one."""
+    """Keep one file of each run, preferably the file that is named after the run."""
     kept: dict[str, Stored] = {}
     problems = []
     for item in sorted(stored, key=lambda item: not item.path.stem.endswith(item.record.run_id)):
@@ -87,7 +87,7 @@ def _without_copies(stored: Sequence[Stored]) -> Intake:
 
 
 def _presentable(stored: Sequence[Stored]) -> Intake:
-    """Keep records of which a report by themselves can be written: free fields may lack what sections read."""
+    """Keep records that a report of their own can be written from: a free field may lack values that sections read."""
     kept, problems = [], []
     for item in stored:
         try:
@@ -104,7 +104,7 @@ def _presentable(stored: Sequence[Stored]) -> Intake:
 
 
 def _with_evidence(stored: Sequence[Stored]) -> Intake:
-    """Keep results whose items are on file. Where those of the latest run are lost, an earlier one counts."""
+    """Keep results whose items are on file. If the items of the latest run are lost, an earlier run of the same configuration counts."""
     kept, problems, found = [], [], set[object]()
     for item in reversed(stored):
         identity = measured(item)
@@ -121,12 +121,12 @@ def _with_evidence(stored: Sequence[Stored]) -> Intake:
 
 
 def _on_the_same_items(stored: Sequence[Stored]) -> Intake:
-    """Keep results on the items that most of their group have; of equally many, on the baseline's."""
+    """Keep results on the items that most runs of a group have; in a tie, on the items of the baseline."""
     problems: dict[Path, str] = {}
     for group in comparable(stored):
         if (
             len(group.rows) > 1 and group.task.name != THROUGHPUT
-        ):  # timings have rounds of their own
+        ):  # each timed run has rounds of its own
             problems |= _on_other_items(group)
     return Intake([i for i in stored if i.path not in problems], list(problems.values()))
 

@@ -1,4 +1,4 @@
-"""Differences of two runs on the same items, taken item by item, so that what the items share cancels."""
+"""Paired differences of two runs, item by item: the difficulty of an item, which is the same for both runs, cancels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -28,12 +28,12 @@ class Paired:
     """Of log-loss [nat/token], lower is better; of accuracy, higher is better."""
     interval: stats.Interval | None
     note: str
-    """What the interval is over, or why there is none."""
+    """Unit of the interval, or the reason why there is none."""
     p: float | None = None
     """McNemar's p-value of a difference of accuracies."""
 
     def verdict(self, least: float = 0.0) -> Verdict:
-        """Say whether the run is better or worse than the other one; a log-loss by more than `least`, the noise floor."""
+        """Say whether the run is better or worse than the other one. A difference of log-loss must also exceed `least`, the noise floor."""
         if self.p is not None:
             is_clear, is_better = self.p < ALPHA, self.value > 0
         else:

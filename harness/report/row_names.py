@@ -1,10 +1,11 @@
-"""What rows of a report are called: by the recipe, and where several share its name, by what differs between them, in words.
+"""Names of the rows of a report: the name of the recipe, and where several rows share it, words for their differences.
 
     int8_row                                        the only recipe of that name
     w8a8_static (calibrated on notes.txt)           beside the same recipe, calibrated on another text
     baseline (model.revision=v2)                    beside a baseline of the same weights, asked for in another way
 
-Recipes are told apart over the whole report, so that a name means one recipe in all of its tables; what is left, inside a group.
+Recipes are told apart over the whole report, so that a name means one recipe in all tables. Runs of one recipe are told apart
+within their group.
 """
 
 from collections import defaultdict
@@ -21,10 +22,10 @@ UNKNOWN_TEXT = "calibrated on an unknown text"
 
 
 def row_names(groups: Sequence[Sequence[Stored]]) -> dict[str, str]:
-    """Return what to call each run, by run id.
+    """Return the name of each run, by run id.
 
     Args:
-        groups: Runs that are compared with each other, group by group.
+        groups: Groups of runs that are compared with each other.
     """
     records = [item.record for group in groups for item in group]
     names = {record.run_id: plain_name(record) for record in records}
@@ -39,7 +40,7 @@ def row_names(groups: Sequence[Sequence[Stored]]) -> dict[str, str]:
 
 
 def recipe_facts(record: RunRecord) -> dict[str, str]:
-    """Return what a recipe is, in words by key: formats, backend, calibration text, and single values of its configuration."""
+    """Return words that describe a recipe, by key: formats, backend, calibration text, and single values of its configuration."""
     quant = record.quant
     if quant is None:
         return {}
@@ -54,7 +55,7 @@ def recipe_facts(record: RunRecord) -> dict[str, str]:
     elif is_calibrated(record):
         facts |= {"text": UNKNOWN_TEXT, "sha256": "SHA-256 unknown"}
     for key, value in _leaves(record.config.get("quant") or {}, "quant"):
-        # The data of a calibration are told by their text, formats by their names.
+        # The words for text and formats stand for these keys.
         if ".data." not in key and not (key.startswith("quant.rules.") and _is_of_format(key)):
             facts[key] = f"{key.removeprefix('quant.')}={value}"
     facts.pop("quant.name", None)
@@ -62,12 +63,12 @@ def recipe_facts(record: RunRecord) -> dict[str, str]:
 
 
 def recipe_of(record: RunRecord) -> str:
-    """Return the recipe's name of a run that may not have come to quantize."""
+    """Return the name of the recipe, also of a run that ended before it quantized."""
     return record.recipe or str((record.config.get("quant") or {}).get("name"))
 
 
 def is_calibrated(record: RunRecord) -> bool:
-    """Say whether a recipe is fitted to a text, by its configuration: records made before the text was kept do not name it."""
+    """Say by its configuration whether a recipe is fitted to a text: older records do not name the text."""
     values = dict(_leaves(record.config.get("quant") or {}))
     return any(
         (key.endswith(".static_input") and value == "true")
@@ -88,7 +89,7 @@ def plain_name(record: RunRecord) -> str:
 
 
 def _run_facts(record: RunRecord) -> dict[str, str]:
-    """Return every value of a configuration, and as the last resort when it was run."""
+    """Return words for every value of a configuration, by key; the last fact is the time of the run."""
     config = {key: value for key, value in record.config.items() if key not in VOLATILE}
     facts = {key: f"{key}={value}" for key, value in _leaves(config)}
     model = record.model
@@ -100,12 +101,12 @@ def _run_facts(record: RunRecord) -> dict[str, str]:
 def _told_apart(
     names: Mapping[str, str], facts: Mapping[str, Facts], *, common: bool
 ) -> dict[str, str]:
-    """Return names in which runs that share one have words for the facts that differ between them.
+    """Return the names. Where runs share a name, words for the facts that differ between them follow it.
 
     Args:
         names: By run id.
         facts: Words by key, by run id; the first keys are tried first.
-        common: Use only facts that all of them have: older records lack keys that came later.
+        common: Use only facts that all runs of a name have: older records lack newer keys.
     """
     told = dict(names)
     sharing: dict[str, list[str]] = defaultdict(list)
@@ -122,7 +123,7 @@ def _told_apart(
 
 
 def _distinguishing(keys: Sequence[str], facts: Sequence[Facts]) -> list[str]:
-    """Return the first keys that together tell facts apart as far as all keys do."""
+    """Return keys that tell facts apart as well as all keys do: in order, each key that separates what earlier keys do not."""
     chosen: list[str] = []
     kinds = 1
     for key in keys:

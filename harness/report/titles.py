@@ -9,7 +9,7 @@ from harness.report.study import Group, options
 
 
 def told_apart(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups with what tells each from the others of its task, model and data; nothing if it is the only one.
+    """Return the groups, with words in `apart` that tell a group from others of the same task, model and data, if there are any.
 
     Example:
         `questions=40-by-seed-42, shots=1` beside `questions=8-by-seed-42, shots=4`.
@@ -27,7 +27,7 @@ def told_apart(groups: Sequence[Group]) -> list[Group]:
 
 
 def _differences(groups: Sequence[Group]) -> list[str]:
-    """Return what each group has and not all have, in as few kinds of facts as tell them all apart."""
+    """Return words for each group: its facts that not all groups share, of as few kinds of facts as tell all groups apart."""
     kinds = [_facts(group) for group in groups]
     words = [""] * len(groups)
     for depth in range(1, len(kinds[0]) + 1):
@@ -40,7 +40,7 @@ def _differences(groups: Sequence[Group]) -> list[str]:
 
 
 def _facts(group: Group) -> list[list[str]]:
-    """Return what defines a group, kind by kind, the one that a reader knows first in front."""
+    """Return the facts that define a group by kind; readers know the first kinds best."""
     model, task = group.model, group.task
     record = group.rows[0].stored.record
     made = record.provenance
@@ -56,5 +56,5 @@ def _facts(group: Group) -> list[list[str]]:
 
 
 def weights_words(fingerprint: str) -> str:
-    """Return the weights in a word: a hash in its first digits, a name such as `tiny-v1-seed0` whole."""
+    """Return words for the weights: the first eight digits of a hash, or a name such as `tiny-v1-seed0`."""
     return f"weights {re.sub('[0-9a-f]{32,}', lambda found: found[0][:8], fingerprint)}"

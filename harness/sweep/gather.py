@@ -1,6 +1,6 @@
-"""Launch the jobs of a sweep and have a row for each, whatever becomes of the launcher.
+"""Launch the jobs of a sweep and keep a row for each, even if the launcher fails.
 
-`hydra_plugins.quant_harness.sweeper` calls `run`. Hydra executes plugin modules anew, so what is gathered stands here.
+`hydra_plugins.quant_harness.sweeper` calls `run`. The results are kept in this module, because Hydra executes plugin modules anew.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from harness.sweep.watch import Watch
 log = logging.getLogger(__name__)
 
 results: list[JobResult] = []
-"""Jobs of the command that this process runs, in order."""
+"""Results of the jobs of this command, in order."""
 
 IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 KILLED = "the process of the job was killed ({how}) before it had a result; see whether memory ran out, and repeat the command"
@@ -46,15 +46,15 @@ def run(
     """Run the jobs of a sweep and put a row for each into `results`.
 
     Args:
-        launcher: What runs them.
+        launcher: Hydra's launcher, which runs the jobs.
         function: Runs one job in this process or another, and raises nothing but KeyboardInterrupt.
-        hydra_context: What launchers ask for.
+        hydra_context: Passed on to the launcher.
         config: The configuration of the sweep itself.
-        batches: The overrides of each job; a batch starts when the one before it has ended.
+        batches: The overrides of each job. A batch starts when the batch before it has ended.
 
     Raises:
         KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
-        OutputError: Nothing can be written where the records go.
+        OutputError: The folder of the records cannot be written.
     """
     root = Path(config.hydra.sweep.dir).absolute()
     folder = root / "jobs" / uuid.uuid4().hex
@@ -79,7 +79,7 @@ def run(
 
 
 def _log_as_jobs(config: DictConfig, root: Path) -> None:
-    """Let the sweep itself log as its jobs do; a log file (`hydra/job_logging=default`) lies in a folder that Hydra knows in jobs alone."""
+    """Set up logging of the sweep itself like that of its jobs. A log file (`hydra/job_logging=default`) needs an output folder, which Hydra sets for jobs only."""
     known = copy.deepcopy(config)
     with read_write(known):
         known.hydra.runtime.output_dir = str(root)
@@ -107,7 +107,7 @@ class _Sweep:
         self._here = config.hydra.launcher._target_ == IN_THIS_PROCESS
 
     def run(self, numbers: Sequence[int]) -> None:
-        """Launch jobs, and launch again those that a launcher lost without having run them."""
+        """Launch jobs, and launch jobs again that the launcher dropped before they ran."""
         left = list(numbers)
         while left:
             known = len(self.rows)
@@ -121,7 +121,7 @@ class _Sweep:
                 return
 
     def close(self, why: str) -> None:
-        """Give a row to every job that a stopped sweep left."""
+        """Add a row for every job that had not finished when the sweep was stopped."""
         started = {number for number, _, _ in self.journal.started()}
         for number in range(len(self._jobs)):
             if number not in self.rows:
@@ -130,7 +130,7 @@ class _Sweep:
                 self.rows[number] = known or self._row(number, ending, why)
 
     def _launch(self, numbers: Sequence[int]) -> Exception | None:
-        """Launch jobs once, and take what results there are; return what the launcher failed with, if it did."""
+        """Launch jobs once and keep their results; return the exception if the launcher failed."""
         first, self._launched = self._launched, self._launched + len(numbers)
         job = Job(
             function=self._function,
@@ -158,10 +158,10 @@ class _Sweep:
         return None
 
     def _launch_elsewhere(self, overrides: list[list[str]], first: int) -> Sequence[JobReturn]:
-        """Launch jobs in other processes, which a signal here stops.
+        """Launch jobs in other processes. A signal to this process stops them.
 
         Raises:
-            Exception: The launcher failed; there is a row for each job whose process was killed.
+            Exception: The launcher failed. Each job whose process was killed has a row by then.
         """
         watch = Watch(self.journal, self._keep)
 
@@ -179,7 +179,7 @@ class _Sweep:
                 try:
                     return self._launcher.launch(overrides, initial_job_idx=first)
                 except Exception:
-                    watch.wait()  # a launcher that failed may have left jobs that run
+                    watch.wait()  # jobs may still run after the launcher has failed
                     raise
         except Exception as reason:
             if self.journal.stopped() is None:
@@ -190,18 +190,18 @@ class _Sweep:
             raise
 
     def _take(self, number: int, item: JobReturn) -> None:
-        """Keep what a launcher hands back for a job."""
+        """Keep the result that a launcher returns for a job."""
         if item.status is JobStatus.COMPLETED:
             self._keep(number, item.return_value)
             return
-        # Outside of the job's own function, such as a library that is missing there. The public property prints all overrides.
+        # Not raised by the job's own function: a library may be missing there. The public property prints all overrides.
         reason = item._return_value  # noqa: SLF001
         self._lose(number, f"{type(reason).__name__}: {reason}")
 
     def _keep(self, number: int, row: JobResult) -> None:
         if number not in self.rows:
             self.rows[number] = row
-            if not self._here:  # there the job itself has said so
+            if not self._here:  # in this process the job has printed it
                 announce(row)
 
     def _lose(self, number: int, text: str) -> None:

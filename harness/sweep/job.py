@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 
 
 unprinted: list[str] = []
-"""Why results of this command could not be printed; they are on file."""
+"""Reasons why results of this command could not be printed. The results are on file."""
 
 
 def announce(result: JobResult) -> None:
-    """Print what a job has to say: its result on standard output, an error on standard error."""
+    """Print the result of a job on standard output, or its error on standard error."""
     if result.line:
         try:
             with printing():
                 sys.stdout.write(f"{result.line}\n")
-        except OutputError as reason:  # of no job: what it measured is on file
+        except OutputError as reason:  # the job did not fail: its result is on file
             unprinted.append(str(reason))
     elif result.ending in (Ending.FAILED, Ending.UNSUPPORTED):
         log.error("%s", "\n".join(filter(None, (result.text, result.trace))))
 
 
 def typed_overrides() -> tuple[str, ...]:
-    """Return what the job of this process was asked for, as it was typed: an interpolation in it may lead nowhere."""
+    """Return the overrides of this process's job as typed. Interpolations are not resolved: they may name a key that does not exist."""
     overrides = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
     return tuple(cast(dict[str, list[str]], overrides)["task"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """The function that a launcher calls in whatever process."""
+    """The function that a launcher calls, in this process or another."""
 
     function: Callable[[DictConfig], JobResult]
     numbers: dict[int, int]
@@ -56,7 +56,7 @@ class Job:
     home: tuple[str, int]
     """Machine and process that the command was typed in."""
     announces: bool
-    """Whether it prints its result; else whoever watches the journal does."""
+    """Whether the job prints its result itself; otherwise the process that watches the journal prints it."""
 
     def __call__(self, cfg: DictConfig) -> JobResult:
         """Run a job, unless the sweep was stopped meanwhile."""
@@ -65,7 +65,7 @@ class Job:
         here = self.home == this_process()
         if (signum := self.journal.stopped()) is not None:
             return not_run(overrides, signum)
-        with contextlib.suppress(OSError):  # a full disk; the launcher hands the result back too
+        with contextlib.suppress(OSError):  # a full disk; the launcher returns the result as well
             self.journal.start(number)
         try:
             if here:
@@ -92,7 +92,7 @@ class Job:
         sys.orig_argv = list(self.argv)
         progress.in_lines()
         if cfg.device == "auto":
-            with signals.held():  # torch is for workers
+            with signals.held():  # only workers import torch
                 from harness.devices import of_job  # noqa: PLC0415
 
             cfg.device = of_job(number)

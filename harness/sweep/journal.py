@@ -1,10 +1,10 @@
-"""What the jobs of one sweep tell the process that waits for them, whatever launcher runs them: files in a folder that both see.
+"""Files by which the jobs of a sweep report to the process that waits for them, under any launcher.
 
     <number>.started    process and machine of a job that runs, or ran
     <number>.json       its result
     stop                the signal that stopped the sweep
 
-A launcher hands results back at its end, and none of them if it fails. The files are there as soon as a job ends, and stay when a launcher fails.
+A launcher returns the results of all jobs at its end, and none if it fails. A file is there as soon as its job ends, and stays if the launcher fails.
 """
 
 import json
@@ -30,7 +30,7 @@ def _rows() -> TypeAdapter[JobResult]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Journal:
-    """The folder of one sweep."""
+    """The folder of one sweep, which its jobs and the waiting process both see."""
 
     folder: Path
 
@@ -44,7 +44,7 @@ class Journal:
         self._write(f"{number}.json", _rows().dump_json(result))
 
     def stop(self, signum: int) -> None:
-        """Ask the jobs that run to stop, and those to come not to start."""
+        """Ask running jobs to stop, and later jobs not to start."""
         self._write("stop", b"%d" % signum)
 
     def stopped(self) -> int | None:
@@ -55,14 +55,14 @@ class Journal:
             return None
 
     def started(self, without: Container[int] = ()) -> Iterator[tuple[int, str, int]]:
-        """Yield number, machine and process of every job that was started, without some."""
+        """Yield number, machine and process of every started job, except the jobs `without`."""
         for file in self.folder.glob("*.started"):
             if int(file.stem) not in without:
                 host, process = json.loads(file.read_text(encoding="utf-8"))
                 yield int(file.stem), host, process
 
     def forget(self, number: int) -> None:
-        """Forget that a job was started: it will be again."""
+        """Remove the note that a job was started, before it is launched again."""
         (self.folder / f"{number}.started").unlink(missing_ok=True)
 
     def result(self, number: int) -> JobResult | None:

@@ -1,4 +1,4 @@
-"""Watch the processes of a sweep's jobs: which results are there, and whose process died without one."""
+"""Watch the jobs of a sweep: take their results, and notice processes that end without one."""
 
 import os
 import select
@@ -15,27 +15,27 @@ from harness.sweep.journal import Journal
 
 POLL_S = 0.2
 HAS_HANDLES = hasattr(os, "pidfd_open")
-"""Linux tells the end of any process at once; elsewhere nobody here knows in what order processes ended."""
+"""Linux has handles that tell at once when a process ends. Elsewhere the order in which processes end is unknown."""
 
 
 class Watch:
-    """A thread that looks while a launcher runs its jobs."""
+    """A thread that reads the journal while a launcher runs jobs."""
 
     def __init__(self, journal: Journal, finished: Callable[[int, JobResult], None]) -> None:
         """Prepare to watch.
 
         Args:
-            journal: Where the jobs say what they do.
+            journal: Files that the jobs write.
             finished: Called once with the number and the result of each job that ends.
         """
         self.killed: tuple[int, ...] = ()
-        """Jobs of the first process that ended without their results. A launcher may have killed others behind it."""
+        """Jobs of the first process that ended without their results. The launcher itself may have killed later ones."""
         self._journal, self._finished = journal, finished
         self._done: set[int] = set()
         self.running: dict[int, int] = {}
-        """Job -> process, of those on this machine without a result."""
+        """Job -> process, for the running jobs on this machine."""
         self._handles: dict[int, int] = {}
-        """Process -> what the kernel tells its end by."""
+        """Process -> its handle (pidfd)."""
         self._ends = select.poll()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -57,7 +57,7 @@ class Watch:
 
     def wait(self) -> None:
         """Wait until no job runs on this machine."""
-        time.sleep(3 * POLL_S)  # what happened last has been seen by then
+        time.sleep(3 * POLL_S)  # the thread has looked again by then
         while HAS_HANDLES and self.running:
             time.sleep(POLL_S)
 
@@ -97,7 +97,7 @@ class Watch:
             self._ends.unregister(handle)
             os.close(handle)
         if processes:
-            self._look()  # a job that had ended before its process did has its result
+            self._look()  # a job may have written its result just before its process ended
         lost = tuple(number for number, process in self.running.items() if process in processes)
         for number in lost:
             self._done.add(number)

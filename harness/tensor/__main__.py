@@ -21,8 +21,8 @@ def main() -> None:
     try:
         check_temporary()
         with signals.stoppable("no file was left half written"):
-            # Imported here: `--help` needs no torch.
-            from harness.tensor import commands  # noqa: PLC0415
+            with signals.held():  # imported here: --help needs no torch
+                from harness.tensor import commands  # noqa: PLC0415
 
             with printing():
                 getattr(commands, arguments.run)(arguments)

@@ -1,7 +1,7 @@
-"""The sweeper of `python -m harness -m`: Hydra's own one, whose jobs come back as rows.
+"""The sweeper of `python -m harness -m`: Hydra's basic sweeper, with a row for each job.
 
-Hydra finds plugins in the namespace package `hydra_plugins` alone, and imports all of them for every program that uses it: nothing
-heavy is imported at the top.
+Hydra looks for plugins in the namespace package `hydra_plugins` only, and every program that uses Hydra imports all of them. So
+nothing heavy is imported at the top.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 
 class CollectingSweeper(BasicSweeper):
-    """Runs every combination of the swept values; `harness.sweep.gather` has what became of them."""
+    """Runs every combination of the swept values; `harness.sweep.gather` keeps the results."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run a sweep.

@@ -129,6 +129,23 @@ def test_imports_are_not_broken_off_and_the_signal_comes_behind_them() -> None:
     assert done == ["import"]
 
 
+@BOTH
+def test_any_error_after_a_signal_is_the_signal(
+    signum: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> None:
+        with signals.stoppable("files are closed"):
+            try:
+                send(signum)
+            except KeyboardInterrupt:
+                raise ImportError from None  # as numpy does where its C code is interrupted
+
+    with pytest.raises(SystemExit) as caught:
+        act()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"{signals.WORDS[signal.Signals(signum)]}; files are closed\n"
+
+
 def test_second_signal_during_imports_ends_a_command_and_no_worker() -> None:
     def twice() -> None:
         with signals.held():

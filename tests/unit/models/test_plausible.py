@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, Zamba2Config
 
 from harness.errors import ModelError
 from harness.models.hub import LocalModel
-from harness.models.plausible import check_memory, layer_counts, num_values
+from harness.models.plausible import SLACK, check_memory, check_sizes, layer_counts, num_values
+from harness.models.prequantized import stored_tensors
 from harness.models.random import Shape
 
 CPU = torch.device("cpu")
@@ -49,6 +52,57 @@ def test_more_values_than_the_files_hold_are_refused(folder: Path, key: str, siz
 
 def test_a_smaller_lack_is_told_by_names(folder: Path) -> None:
     assert "model.layers.2." in told(folder, num_hidden_layers=3)
+
+
+def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
+    config = Zamba2Config(
+        vocab_size=261,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_mem_blocks=1,
+        layers_block_type=["mamba"] + ["hybrid"] * 11,
+        hybrid_layer_ids=list(range(1, 12)),
+        mamba_d_state=8,
+        mamba_headdim=16,
+        n_mamba_heads=8,
+        use_mamba_kernels=False,
+    )
+    module = AutoModelForCausalLM.from_config(config)
+    module.save_pretrained(tmp_path)
+    in_the_files = sum(stored.numel for stored in stored_tensors(tmp_path).values())
+    in_layers = sum(p.numel() for _, p in module.named_parameters(remove_duplicate=False))
+    assert in_layers > SLACK * in_the_files
+    check_sizes(tmp_path, trust_remote_code=False)
+
+
+def test_codes_may_be_stored_as_floats(tmp_path: Path) -> None:
+    """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number."""
+    config = LlamaConfig(
+        vocab_size=8,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    weights = AutoModelForCausalLM.from_config(config).state_dict()
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            weights[name] = torch.zeros(weight.numel() // 8, 1)
+    save_file(weights, tmp_path / "model.safetensors")
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="the values of the model must be in its files"):
+        check_sizes(tmp_path, trust_remote_code=False)
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.save_pretrained(tmp_path)
+    check_sizes(tmp_path, trust_remote_code=False)
+    config.intermediate_size = 96 * 10**6
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="the values of the model must be in its files"):
+        check_sizes(tmp_path, trust_remote_code=False)
 
 
 def test_layers_of_parts_are_counted() -> None:
