@@ -22,13 +22,15 @@ from harness.report.study import finished
 from harness.report.unfinished import shortened
 
 INTRODUCTION = """\
-A headline stands with its n and 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t
-over draws for matrix products. Where there is none, a line above the table says why. A difference is taken only between runs of one
-protocol, on the same items, paired, and has such an interval too, of accuracies McNemar's exact p, and a verdict: "cannot tell" where the
-interval holds 0 or p is 0.05 or more.
-Each is by itself: of twenty recipes without any effect one is expected to miss. A column without an interval or a p beside it (percentiles,
-agreement, values by subject or group size, counts, bits and bytes) describes these items and claims nothing about others.
-pp are percentage points; % is a share, or a relative change where the column says so. How intervals are made: docs/evaluation.md."""
+A headline has its n and a 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t over
+draws for matrix products. A difference is taken only between runs of one protocol, item by item. It has an interval and a verdict, that of
+accuracies McNemar's exact p too. Where an interval is missing, a line above the table says why. The verdict is "cannot tell" where the
+interval holds 0 or p is 0.05 or more. Each verdict stands by itself: of twenty recipes without any effect, one is expected to look better
+or worse. A column without an interval or a p beside it (percentiles, agreement, values by subject or group size, counts, bits and bytes)
+describes these items and claims nothing about others.
+A path says how a recipe was run: none (float), fake-quant, or real with the backend and, where it was measured, the type that its products
+are as exact as and their largest relative error. pp are percentage points; % is a share, or a relative change where the column says so.
+How intervals are made: docs/evaluation.md."""
 
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
 FIRST_WORDS = "\n\nEvery value stands with its n and 95 % interval"

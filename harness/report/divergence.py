@@ -42,9 +42,9 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
     return Section(
         title=title,
         text=(
-            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {figures.count(group.headline)}. Intervals are "
-            f"by document, paired ({group.headline.note}); columns without one describe these tokens. Among recipes close to lossless the order by KL says little about tasks."
-            + (f"\n{floor.line()}" if floor else "")
+            f"Protocol: {group.task.protocol}\nBaseline: {base.name}, {base.origin}, {base.dtype}\nBoth models on the same {figures.count(group.headline)}, "
+            f"paired; {candidates[0].headline.note}. Columns without an interval describe these tokens. Among recipes close to lossless the order by KL "
+            "says little about tasks." + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),
     )

@@ -98,11 +98,18 @@ def noise_floor(group: Group) -> Section | None:
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\nThe float model against itself, {figures.count(floor.row.headline)}. "
-            "Differences between recipes that are not above these say nothing about the recipes. The last column has the interval by "
-            "document of the ln PPL ratio, as far as there are documents enough; the other figures describe these tokens."
+            "Differences between recipes that are not above these say nothing about the recipes. The last column belongs to the ln PPL "
+            f"ratio: {_how(floor)}. The other figures describe these tokens."
         ),
         table=pd.DataFrame(rows),
     )
+
+
+def _how(floor: Floor) -> str:
+    """Return how intervals of the log-loss were made, or why there are none; the note of a figure begins with what was changed."""
+    metric = floor.row.metric(f"{floor.variants[0]}/ln_ppl_ratio")
+    note = "" if metric is None else metric.note or ""
+    return note.partition("; ")[2] or "no interval"
 
 
 def _small(metric: Metric | None) -> str:

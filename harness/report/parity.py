@@ -35,8 +35,8 @@ def parities(group: Group) -> Section | None:
         text=(
             f"Protocol: {group.task.protocol}\nThe same weights and {figures.count(group.headline)}. Real = fake if the output of every layer "
             "is within the tolerance that the backend states, relative to its norm and on the input of the fake layer; the worst layer "
-            "is shown. The other columns are end to end: the log-probability of the token that follows, without the sign of its "
-            f"difference ({group.headline.note}). Layers that round their inputs amplify differences in the last "
+            "is shown. The other columns are end to end, first the mean magnitude of the difference of the next token's log-probability "
+            f"({group.headline.note}). Layers that round their inputs amplify differences in the last "
             "place to the size of what rounding does at all, which the distances from the float model show. Products says how exactly "
             f"the backend multiplied on its processor, as measured; records made before that was kept have {figures.MISSING}."
         ),

@@ -79,9 +79,9 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
         title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
         text=(
             f"Difference of the mean log-loss from the baseline's, paired token by token; {how}. "
-            "0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in twenty misses. Smallest first. "
-            "On the frontier is a format if no other here has as few bits and a smaller difference; that describes these "
-            "tokens, and no test of one format against another is in it."
+            "0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in twenty misses. Fewest bits first. "
+            "A format is on the frontier if no other one here has as few bits and a smaller difference. The frontier describes these "
+            "tokens; it is no test of one format against another."
             + (f"\n{floor.line()}" if floor else "")
         ),
         table=pd.DataFrame(rows),
@@ -95,7 +95,7 @@ def _cost(row: Row, baseline: Row) -> Cost:
 
 
 def _marked(costs: list[Cost]) -> list[Cost]:
-    """Return the costs, cheapest first, with the frontier marked."""
+    """Return the costs, those with the fewest bits first, with the frontier marked."""
     marked: list[Cost] = []
     least = float("inf")
     for cost in sorted(costs, key=lambda cost: (cost.bits, cost.nll)):

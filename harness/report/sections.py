@@ -154,17 +154,20 @@ def _questions(group: Group) -> tuple[object, ...]:
 
 def _both_ways(direct: Group, generate: Group) -> Section:
     others = {row.label: row for row in generate.rows}
-    rows = []
+    columns = Columns("generate - direct", "generate is")
+    rows, notes = [], []
     for row in direct.rows:
         other = others.get(row.label)
         if other is None:
             continue
+        found = of_pair(other, row, columns)
+        notes.append(found.note)
         rows.append(
             {
                 "recipe": row.label,
                 "direct": figures.number(row.headline),
                 "generate": figures.number(other.headline),
-                **of_pair(other, row, Columns("generate - direct", "generate is")).cells,
+                **found.cells,
                 "parse rate": figures.number(other.metric("parse_rate")),
                 "generate, first character": figures.number(other.metric("accuracy_first_char")),
                 "ties, direct": figures.count_of(row.metric("ties")),
@@ -172,9 +175,12 @@ def _both_ways(direct: Group, generate: Group) -> Section:
         )
     return Section(
         title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
-        text=(
-            f"The same {figures.count(direct.headline)}. Direct takes the likeliest letter; generate reads the "
-            "decoded text, strictly (what cannot be read counts as wrong) or by its first character. p is of McNemar's exact test."
+        text="\n".join(
+            [
+                f"The same {figures.count(direct.headline)}. Direct takes the likeliest letter; generate reads the "
+                "decoded text, strictly (what cannot be read counts as wrong) or by its first character. p is of McNemar's exact test.",
+                *dict.fromkeys(filter(None, notes)),
+            ]
         ),
         table=pd.DataFrame(rows),
     )

@@ -10,6 +10,9 @@ from harness.report.sections import Section
 from harness.report.study import Group, Row
 from harness.report.titles import weights_words
 
+MEMORY = "in memory"
+"""The only column that older records lack."""
+
 
 def sizes(groups: Sequence[Group]) -> list[Section]:
     """Bits, bytes and coverage of each recipe, once for each model."""
@@ -29,13 +32,20 @@ def sizes(groups: Sequence[Group]) -> list[Section]:
 def _size_section(groups: Sequence[Group], title: str) -> Section:
     model = groups[0].model
     rows = sorted(
-        (row for group in groups for row in group.rows), key=lambda row: row.quant.model_bytes
+        (row for group in groups for row in group.rows),
+        key=lambda row: (row.quant.model_bytes, row.quant.stored_bytes is None),
     )
     cells: dict[tuple[str, ...], dict[str, str]] = {}
+    known = set()
     for row in rows:
         own = _size_cells(row)
         # The same recipe in another task is the same row, whatever its label tells it from there.
-        cells.setdefault((row.quant.name, row.model.name, *list(own.values())[1:]), own)
+        facts = [value for title, value in own.items() if title not in ("recipe", MEMORY)]
+        recipe = (row.quant.name, row.model.name, *facts)
+        # A record that does not say what it took in memory adds nothing to one that does.
+        if own[MEMORY] != figures.MISSING or recipe not in known:
+            cells.setdefault((*recipe, own[MEMORY]), own)
+        known.add(recipe)
     return Section(
         title=f"Size and coverage: {title}",
         text=(
@@ -57,7 +67,7 @@ def _size_cells(row: Row) -> dict[str, str]:
         "bits/weight": f"{quant.bits_per_weight:.3f}",
         "model, if stored packed": figures.megabytes(quant.model_bytes),
         "of the float model": figures.share(quant.model_bytes / row.model.float_bytes),
-        "in memory": _in_memory(row),
+        MEMORY: _in_memory(row),
         "coverage": figures.share(quant.coverage),
         "matrices quantized": _quantized(row),
         "left in float": _left(row),

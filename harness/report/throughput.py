@@ -24,10 +24,10 @@ NOT_IN_TITLES = ("seed", "rounds")
 """Options of the task that say nothing of the work."""
 READING = """\
 Speeds are medians over n rounds with their interquartile range. A ratio is to the float model timed in \
-turns with the recipe, in one process, with its 95 % interval; it is not the quotient of two rows. The title of its column says which way \
-of the float model it is to: native products, as the library makes them in the model's type, or the faster of native and float32 products, \
-which the cell names. Where there is one column, one way was timed. Faster or slower is said of that way alone, and only where the \
-interval excludes 1. TTFT is the time to the first token, TPOT that of each further one. MBU and MFU are the \
+turns with the recipe, in one process, with its 95 % interval; it is not the quotient of two rows. The title of its column says how the float \
+model multiplied: with native products, as the library makes them in the model's type, or with the faster of native and float32 products, \
+which the cell names. Where there is one column, the float model was timed in one way. Faster or slower is said of the named way alone, and \
+only where the interval excludes 1. TTFT is the time to the first token, TPOT that of each further one. MBU and MFU are the \
 shares of the memory bandwidth and of the arithmetic peak that were measured on this machine. Drift is how much longer requests \
 of the float model took in the last third of the rounds than in the first; a run with more than 3 % is unstable. Accuracy is that of the same \
 recipe, weights and type; in brackets the paired difference from the float model."""

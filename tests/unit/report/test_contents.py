@@ -122,6 +122,29 @@ def test_sizes_stand_once_a_model_however_many_tasks_it_ran(
     assert table.count("\n| baseline ") == 1
 
 
+def test_size_in_memory_is_shown_where_any_record_of_the_recipe_has_it(
+    make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
+) -> None:
+    root = file_records(
+        make_record("int8_row", seed=1, stored_bytes=7_000_000),
+        make_record("int8_row", seed=2),
+        make_record("int8_row", seed=3, stored_bytes=8_000_000),
+        make_record("int4_row"),
+    )
+    text = write(root, tmp_path / "out", "r").read_text(encoding="utf-8")
+    table = text.split("## Size and coverage")[1].split("\n## ")[0].splitlines()
+    shown = [[c.strip() for c in row.strip("|").split("|")] for row in table if "row" in row]
+    titles = next(
+        [c.strip() for c in row.strip("|").split("|")] for row in table if "recipe" in row
+    )
+    found = [(row[0], row[titles.index("in memory")]) for row in shown]
+    assert sorted(found) == [
+        ("int4\\_row", "-"),
+        ("int8\\_row", "7.00 MB"),
+        ("int8\\_row", "8.00 MB"),
+    ]
+
+
 def test_two_models_of_one_name_have_two_tables_of_sizes_that_say_which(
     make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
 ) -> None:

@@ -192,6 +192,17 @@ def test_generate_and_direct_are_paired(file: File, store: ResultStore) -> None:
     assert row["p"] == f"{mcnemar([[0, 5], [30, 0]], exact=True).pvalue:.2g}"
 
 
+def test_generate_and_direct_without_items_say_why_there_is_no_interval(
+    make_record: MakeRecord, store: ResultStore
+) -> None:
+    for task in ("mmlu", "mmlu_generate"):
+        record = make_record("none", 0.25, task=task)
+        store.write(store.path(record, task=task, model="m", recipe="none"), record)
+    (section,) = direct_against_generate(groups_of(store))
+    assert rows_of(section)["baseline"]["its 95 % interval"] == "-"
+    assert section.text.endswith("\nno interval: these runs have no items to pair")
+
+
 def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one(
     make_record: MakeRecord, store: ResultStore
 ) -> None:

@@ -152,6 +152,19 @@ def test_noise_floor_has_a_row_for_each_change(
     assert section is not None
     assert section.table is not None
     assert list(section.table["change"]) == ["batch 2", "attention eager", "dtype bfloat16"]
+    assert "The last column belongs to the ln PPL ratio: no interval. The other" in section.text
+
+
+@pytest.mark.parametrize("how", [BY_DOCUMENT, "no interval from fewer than 10 windows"])
+def test_noise_floor_says_how_its_intervals_were_made_or_why_it_has_none(
+    make_record: MakeRecord, file_records: FileRecords, how: str
+) -> None:
+    record = floor_record(make_record)
+    noted = [m.model_copy(update={"note": f"{m.note}; {how}"}) for m in record.metrics]
+    (group,) = groups_of(file_records(record.model_copy(update={"metrics": tuple(noted)})))
+    section = noise_floor(group)
+    assert section is not None
+    assert f"ln PPL ratio: {how}. The other figures" in section.text
 
 
 @pytest.mark.parametrize(
