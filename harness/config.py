@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import ConfigError
-from harness.identity import without_later_defaults
+from harness.identity import VOLATILE, without_later_defaults
 from harness.output import place
 from harness.output.names import local_path
 from harness.redaction import redacted_tree
@@ -33,8 +33,6 @@ OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies in the package, in a source tree beside it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-VOLATILE = ("force", "results_dir", "device")
-"""Keys that do not change what is measured; the device is recorded by its type instead."""
 SPELLED: Mapping[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),

@@ -1,4 +1,4 @@
-"""Add fields to configurations without changing the identity of old runs.
+"""What of a configuration is the identity of a run, and how fields are added without changing that of old runs.
 
 The identity of a run is the hash of its configuration. A new key would change the hash of every old command, and no record on file would
 be found again. A field declared with `later` is left out of the hash while it has its default.
@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 KEY = "harness.later"
+VOLATILE = ("force", "results_dir", "device")
+"""Keys of a configuration that do not change what is measured; the device counts by its type instead."""
 
 
 def later(default: Value) -> Value:

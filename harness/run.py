@@ -239,7 +239,8 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
             result = spec.task.run_on(spec.device)
         return _result_fields(spec, path, result) | {"warnings": result.warnings}
     _refuse(spec)
-    spec.task.data_facts()  # data that cannot be had ends the run before minutes of loading
+    # Data that cannot be had end the run before minutes of loading.
+    spec.task.data_facts()
     calibration_of(spec.recipe)
     loaded = cache.load(spec.model, spec.device)
     _refuse_unpaired_model(spec, loaded)

@@ -12,12 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.identity import VOLATILE
 from harness.results.record import RunRecord
 from harness.results.store import Stored
 
 Facts = Mapping[str, str]
-VOLATILE = ("force", "results_dir", "device")
-"""Keys of a configuration that do not change what is measured."""
 UNKNOWN_TEXT = "calibrated on an unknown text"
 
 

@@ -20,6 +20,7 @@ from harness import config
 from harness.config import CONF
 from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
+from harness.identity import VOLATILE
 from harness.models.hub import LocalModel
 from harness.models.source import ModelSource
 from harness.models.tiny import TinyModel
@@ -355,7 +356,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def test_hash_changes_with_every_leaf_of_a_recipe() -> None:
     plain = resolved("+quant=int8_group", "task=mmlu")
-    paths = [path for path in leaves(plain) if path[0] not in config.VOLATILE]
+    paths = [path for path in leaves(plain) if path[0] not in VOLATILE]
     assert len(paths) > 20
     seen = {config.config_hash(plain, "cpu")}
     for path in paths:
