@@ -28,6 +28,7 @@ from harness.models import cache
 from harness.models.embedded import EmbeddedModel
 from harness.models.source import LoadedModel
 from harness.models.tokens import tokenize
+from harness.output.atomic import write_atomic
 from harness.recipe import quantize
 
 RECIPES = ("int8_row", "int4_g64", "fp8_row", "nvfp4", "w8a8")
@@ -100,11 +101,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         made = export(loaded, recipe_of("int4_g64"), Gptq(), out, shard_bytes=10**9, facts=FACTS)
-    about = json.loads(provenance.collect({}, loaded.device).model_dump_json())
+    about = provenance.collect({}, loaded.device).model_dump(mode="json")
     result = {"tokens": len(ids_S), "recipes": rows, "gptq_scale_error": made.scale_error, "provenance": about}  # fmt: skip
     if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomic(chosen.out, f"{json.dumps(result, indent=1)}\n".encode(), "--out", force=True)
 
 
 if __name__ == "__main__":

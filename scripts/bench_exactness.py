@@ -8,7 +8,6 @@ The tiny model is quantized in each type with each recipe; the figure is `quant.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from bench_throughput import recipe_of
@@ -16,6 +15,7 @@ from bench_throughput import recipe_of
 from harness import provenance
 from harness.errors import HarnessError
 from harness.models.tiny import TinyModel
+from harness.output.atomic import write_atomic
 from harness.recipe import quantize
 
 RECIPES = (
@@ -45,12 +45,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
     rows = {name: {dtype: rel_error(name, dtype) for dtype in DTYPES} for name in RECIPES}
-    made: dict[str, Any] = json.loads(provenance.collect({}, torch.device("cpu")).model_dump_json())
+    made = provenance.collect({}, torch.device("cpu")).model_dump(mode="json")
     text = json.dumps({"recipes": rows, "provenance": made}, indent=1) + "\n"
     print(text)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        write_atomic(out, text.encode(), "--out", force=True)
 
 
 if __name__ == "__main__":

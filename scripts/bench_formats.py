@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from harness.config import build
+from harness.output.atomic import write_atomic
 from harness.provenance import collect
 from harness.quant.quantize import fake_quantize
 from harness.quant.tensor import TensorFormat
@@ -160,10 +161,9 @@ def main() -> None:
         print(f"{name:<16}{cells[0]:>8}{cells[1]:>8}{cells[2]:>8}  {met:<5}{memory:>12.2f}")
         rows[name] = {"copies": ours, "other_copies": other and other / copy, "memory": memory}
     if arguments.out:
-        made = json.loads(collect({}, torch.device("cpu")).model_dump_json())
+        made = collect({}, torch.device("cpu")).model_dump(mode="json")
         out = {"size": size, "copy_s": copy, "formats": rows, "provenance": made}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+        write_atomic(arguments.out, f"{json.dumps(out, indent=1)}\n".encode(), "--out", force=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.output.atomic import write_atomic
 from harness.report import figures, float_paths
 from harness.results.store import ResultStore, Stored
 
@@ -238,7 +239,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for document in other:
         sys.stdout.write(f"{document.relative_to(ROOT)}\n")
         if not check:
-            document.write_text(rendered(document.read_text("utf-8")), encoding="utf-8")
+            text = rendered(document.read_text("utf-8"))
+            write_atomic(document, text.encode(), "DOCUMENT", force=True)
     if check and other:
         sys.exit("these tables are not what results/ says: python scripts/docs_tables.py")
 
