@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from harness.data.hub import HubData, text_rows
-from harness.data.source import CHOICES, DataSource, Question, Text, content
+from harness.data.source import CHOICES, SEPARATOR, DataSource, Question, Text, content
 from harness.data.text_file import TextFile
 from harness.errors import DataError
 
@@ -57,7 +57,7 @@ def _spelled(question: Question) -> str:
 
 
 def _text(name: str, rows: Sequence[str], revision: str | None, *warnings: str) -> Text:
-    joined = "\n\n".join(rows)
+    joined = SEPARATOR.join(rows)
     return Text(
         name=name,
         text=joined,

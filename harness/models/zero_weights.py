@@ -2,8 +2,7 @@
 
 from torch import nn
 
-SHOWN = 3
-"""Matrices that the warning names."""
+from harness.models.loading_report import shown
 
 
 def zero_warnings(module: nn.Module) -> tuple[str, ...]:
@@ -12,9 +11,8 @@ def zero_warnings(module: nn.Module) -> tuple[str, ...]:
     zero = [name for name, p in matrices.items() if _is_zero(p)]
     if not zero:
         return ()
-    names = ", ".join([*zero[:SHOWN], *(["..."] if len(zero) > SHOWN else [])])
     return (
-        f"{len(zero)} of {len(matrices)} weight matrices are zero throughout ({names}): the checkpoint is not whole, or was never trained",
+        f"{len(zero)} of {len(matrices)} weight matrices are zero throughout ({shown(zero)}): the checkpoint is not whole, or was never trained",
     )
 
 

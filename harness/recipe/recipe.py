@@ -72,10 +72,7 @@ class QuantRecipe:
             )
         if self.rules:
             return
-        baseline = {
-            item.name: BASELINE if item.name == "name" else _default(item) for item in fields(self)
-        }
-        changed = [name for name, value in baseline.items() if getattr(self, name) != value]
+        changed = [item.name for item in fields(self) if getattr(self, item.name) != _default(item)]
         if changed:
             raise ValueError(
                 f"{changed[0]} must be left out without rules, which make a recipe, got {getattr(self, changed[0])!r}; "

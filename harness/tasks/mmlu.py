@@ -158,9 +158,7 @@ class MMLU:
             metrics=tuple(self.answer.metrics(ordered)),
             samples=ordered,
             warnings=(
-                *self.data.questions().warnings,
-                *answer_warnings([item.question for item in encoded], ordered),
-                *self._warnings(encoded),
+                *self._warnings(encoded, ordered),
                 *_sharing_warnings(reason),
             ),
         )
@@ -189,25 +187,33 @@ class MMLU:
             },
         )
 
-    def _warnings(self, encoded: Sequence[EncodedQuestion]) -> tuple[str, ...]:
-        asked = self.num_shots()
-        own = own_examples(
-            [(item.question, self.data.questions().shots(item.question, asked)) for item in encoded]
-        )
+    def _warnings(
+        self, encoded: Sequence[EncodedQuestion], samples: Sequence[SampleScore]
+    ) -> tuple[str, ...]:
+        """Return what to know of the questions, of their examples, and of the answers to them in the same order."""
+        data, asked = self.data.questions(), self.num_shots()
+        questions = [item.question for item in encoded]
+        own = own_examples([(question, data.shots(question, asked)) for question in questions])
         # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
         solved = [
             f"{len(own)} of {len(encoded)} questions stand{'s' * (len(own) == 1)} with their answer among their own examples (the same words under another id): "
             f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
         ]
-        repeated = repeated_questions(self.questions())
-        return (*repeated, *(solved if own else []), *self._short_of_examples(encoded, asked))
-
-    def _short_of_examples(self, encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
-        short = {item.question.subject for item in encoded if item.num_shots < asked}
-        return tuple(
-            f"{subject}: fewer than {asked} examples before a question, the data set has no more"
-            for subject in sorted(short)
+        return (
+            *data.warnings,
+            *answer_warnings(questions, samples),
+            *repeated_questions(questions),
+            *(solved if own else []),
+            *_short_of_examples(encoded, asked),
         )
+
+
+def _short_of_examples(encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
+    short = {item.question.subject for item in encoded if item.num_shots < asked}
+    return tuple(
+        f"{subject}: fewer than {asked} examples before a question, the data set has no more"
+        for subject in sorted(short)
+    )
 
 
 def _sharing_warnings(reason: str | None) -> tuple[str, ...]:

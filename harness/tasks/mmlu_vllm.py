@@ -16,7 +16,6 @@ from harness.engines.vllm import UNVERIFIED, VllmEngine
 from harness.models.source import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.base import TaskResult
-from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate
 from harness.tasks.mmlu_prompt import EncodedQuestion
@@ -58,12 +57,7 @@ class VllmMMLU(MMLU):
             ),
             metrics=tuple(self.answer.metrics(samples)),
             samples=tuple(samples),
-            warnings=(
-                *self.data.questions().warnings,
-                *answer_warnings([item.question for item in encoded], samples),
-                *self._warnings(encoded),
-                UNVERIFIED,
-            ),
+            warnings=(*self._warnings(encoded, samples), UNVERIFIED),
         )
 
     def _answer(

@@ -64,7 +64,7 @@ class Prompts:
     clusters: DocumentIds
     """What is independent, for each scored token, `[n, L - 1]`: its document, or its window of random tokens."""
     cluster: str
-    """What these are."""
+    """What a cluster is, such as `document`."""
     facts: dict[str, Any]
     protocol: str
     warnings: tuple[str, ...] = ()

@@ -61,15 +61,13 @@ def _check_finite(beside: Beside) -> None:
             )
 
 
-def parity_metrics(
-    beside: Beside, clusters: DocumentIds, cluster: str = "document"
-) -> tuple[Metric, ...]:
+def parity_metrics(beside: Beside, clusters: DocumentIds, cluster: str) -> tuple[Metric, ...]:
     """Return how far real and fake are apart, and each from the float model.
 
     Args:
         beside: Statistics of tokens `[windows, L - 1]`.
         clusters: What is independent, for each of these tokens: its document, or its window of random tokens.
-        cluster: What these are.
+        cluster: What a cluster is, such as `document`.
     """
     difference, nat = beside.difference, Unit.NAT_PER_TOKEN
     of_tokens = partial(mean_metric, clusters=clusters, items=("token", cluster))

@@ -169,6 +169,7 @@ def test_few_flips_one_way_do_not_exclude_no_difference() -> None:
     low, high = flips_interval(3, 0, 3)
     assert low == -1
     assert high > 0.3
+    assert flips_interval(0, 3, 3) == (pytest.approx(-high), 1)
     # No flip among 60 still allows 1 in 20.
     assert flips_interval(0, 0, 60).high > 0.04
 

@@ -55,6 +55,19 @@ def test_texts_that_share_short_lines_alone_have_nothing_in_common() -> None:
     assert overlap.shared_with(text("= Early life =", OTHER), scored) == []
 
 
+@pytest.mark.parametrize(("ending", "is_passage"), [(" Schnee", True), ("", False)])
+def test_a_passage_has_twelve_words_or_more(ending: str, is_passage: bool) -> None:
+    words = f"auf der Straße lagen an jenem Morgen nur noch Blätter und{ending}"
+    scored = Scored(texts=(text(words),))
+    # Capitals spell the sharp s with two letters.
+    assert bool(overlap.shared_with(text(words.upper()), scored)) is is_passage
+
+
+def test_a_line_of_white_space_ends_a_paragraph() -> None:
+    calibration = text(f"Before.\n \t\n{spelled(question(1))}\n  \nAfter.")
+    assert overlap.shared_with(calibration, Scored(questions=(question(1),)))
+
+
 def test_a_text_shares_every_passage_with_itself() -> None:
     own = text(LONG, OTHER)
     assert overlap.shared_with(own, Scored(texts=(own,))) == ["2 of the 2 passages of t"]
@@ -87,6 +100,8 @@ def test_many_ids_are_cut_and_their_number_is_not() -> None:
     [found] = overlap.shared_with(text(*map(spelled, asked)), Scored(questions=asked))
     assert found.startswith("12 of the 12 questions: test/s/0, test/s/1, ")
     assert found.endswith("test/s/9 ..")
+    [found] = overlap.shared_with(text(*map(spelled, asked[:10])), Scored(questions=asked))
+    assert found.endswith("test/s/9")
 
 
 def test_own_examples_are_those_with_the_words_of_the_question() -> None:

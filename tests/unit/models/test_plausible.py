@@ -50,6 +50,10 @@ def test_more_values_than_the_files_hold_are_refused(folder: Path, key: str, siz
     assert "the weights hold at most 49,632 in" in told(folder, **{key: size})
 
 
+def test_as_many_layers_as_tensors_are_not_too_many(folder: Path) -> None:
+    assert "has num_hidden_layers" not in told(folder, num_hidden_layers=20)
+
+
 def test_a_smaller_lack_is_told_by_names(folder: Path) -> None:
     assert "model.layers.2." in told(folder, num_hidden_layers=3)
 
@@ -78,8 +82,9 @@ def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
     check_sizes(tmp_path, trust_remote_code=False)
 
 
-def test_codes_may_be_stored_as_floats(tmp_path: Path) -> None:
-    """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number."""
+@pytest.mark.parametrize("packed", [8, 32])
+def test_codes_may_be_stored_as_floats(tmp_path: Path, packed: int) -> None:
+    """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number, or as many as it has bits."""
     config = LlamaConfig(
         vocab_size=8,
         hidden_size=64,
@@ -91,7 +96,7 @@ def test_codes_may_be_stored_as_floats(tmp_path: Path) -> None:
     weights = AutoModelForCausalLM.from_config(config).state_dict()
     for name, weight in weights.items():
         if name.endswith("_proj.weight"):
-            weights[name] = torch.zeros(weight.numel() // 8, 1)
+            weights[name] = torch.zeros(weight.numel() // packed, 1)
     save_file(weights, tmp_path / "model.safetensors")
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the values of the model must be in its files"):

@@ -147,6 +147,8 @@ def test_ties_of_all_letters_everywhere_are_warned_of() -> None:
     assert "all 1 question: the 4 letters" in warning
     some = [*answered("AA", num_tied=4.0), *answered("A")]
     assert answer_warnings(questions, some) == ()
+    # Two of the four letters tied: the model predicts something.
+    assert answer_warnings(questions, answered("AAA", num_tied=2.0)) == ()
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ def test_windows_say_which_documents_they_are_of(model: LoadedModel) -> None:
     assert document_words(np.asarray([4, 4, 5, 7])) == "4-7"
     # A document that repeats an earlier one has its number.
     assert document_words(np.asarray([3, 4, 4, 1])) == "3-1"
+    # An empty page has no tokens.
+    assert document_words(np.empty(0, np.int64)) == "none"
     assert num_documents([np.asarray([1, 1]), np.asarray([1, 3])]) == 2
 
 

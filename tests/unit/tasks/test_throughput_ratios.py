@@ -56,6 +56,11 @@ def test_best_is_the_ratio_to_the_way_that_was_faster(faster: str, other: str) -
     }
 
 
+def test_best_of_two_equally_fast_ways_is_the_native_one() -> None:
+    times = np.linspace(1, 2, 12)
+    assert "with native products" in str(found(times, times, times)["prefill_ratio_best"].note)
+
+
 def test_interval_to_the_best_of_two_equal_ways_covers_the_truth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
