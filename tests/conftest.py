@@ -22,6 +22,8 @@ from harness.data.embedded import EmbeddedData
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 
+pytest.register_assert_rewrite("quantized_folders", "runs")  # they check for several test files
+
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 

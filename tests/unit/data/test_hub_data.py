@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from caches import emptied
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +34,8 @@ Row = dict[str, Any]
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     """Data sets are read once a process; tests write new ones."""
-    readers = (hub._wikitext, hub._mmlu)
-    for reader in readers:
-        reader.cache_clear()
-    yield
-    for reader in readers:
-        reader.cache_clear()
+    with emptied(hub._wikitext, hub._mmlu):
+        yield
 
 
 def row(**changes: object) -> Row:

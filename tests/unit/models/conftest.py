@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from caches import emptied
+from quantized_folders import llama
 
 from harness.models import checkpoint, hub
 from harness.models.source import LoadedModel
+from harness.models.tiny import byte_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     """Folders are taken as unchanging within a process; tests change them."""
-    readers = (checkpoint.folder_fingerprint, hub._locate_model)
-    for reader in readers:
-        reader.cache_clear()
-    yield
-    for reader in readers:
-        reader.cache_clear()
+    with emptied(checkpoint.folder_fingerprint, hub._locate_model):
+        yield
 
 
 @pytest.fixture
@@ -26,4 +26,20 @@ def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     tiny.module.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eager() -> Iterator[None]:
+    """Let the libraries not compile what they call a few times."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def float_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the float model that libraries quantize."""
+    folder = tmp_path_factory.mktemp("float")
+    llama().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder

@@ -149,6 +149,19 @@ def make_record() -> MakeRecord:
 
 
 @pytest.fixture
+def parse_rate() -> Metric:
+    """What a record of generated answers has beside its accuracy."""
+    return Metric(
+        name="parse_rate",
+        value=0.9,
+        unit=Unit.FRACTION,
+        n=1000,
+        n_of="question",
+        higher_is_better=True,
+    )
+
+
+@pytest.fixture
 def file_records(tmp_path: Path) -> Callable[..., Path]:
     """Write records and their items to a results folder and return it."""
 

@@ -174,18 +174,10 @@ def test_perplexity_a_word_takes_the_log_loss_of_its_tokens(file: File, store: R
     assert rows_of(ranking(group))["int8_row"]["its 95 % interval"] == shown
 
 
-def test_generate_and_direct_are_paired(file: File, store: ResultStore) -> None:
-    parse = Metric(
-        name="parse_rate",
-        value=1.0,
-        unit=Unit.FRACTION,
-        n=9,
-        n_of="question",
-        higher_is_better=True,
-    )
+def test_generate_and_direct_are_paired(file: File, store: ResultStore, parse_rate: Metric) -> None:
     after = flipped(5, 30)
     file("none", 0.25, answers(BEFORE))
-    file("none", float(after.mean()), answers(after), task="mmlu_generate", extra=(parse,))
+    file("none", float(after.mean()), answers(after), task="mmlu_generate", extra=(parse_rate,))
     (section,) = direct_against_generate(groups_of(store))
     row = rows_of(section)["baseline"]
     assert (row["generate - direct"], row["generate is"]) == ("+2.50 pp", "better")

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from harness.errors import ResultError
 from harness.report.__main__ import write
 from harness.report.markdown import escape
-from harness.results.record import Metric, RunRecord, Status, Unit
+from harness.results.record import Metric, RunRecord, Status
 
 
 def text_of(root: Path, tmp_path: Path) -> str:
@@ -96,19 +96,14 @@ def test_int8_and_fp8_are_compared_at_each_granularity(
 
 
 def test_direct_and_generate_are_joined_only_on_the_same_questions(
-    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    parse_rate: Metric,
+    tmp_path: Path,
 ) -> None:
-    parse = Metric(
-        name="parse_rate",
-        value=0.9,
-        unit=Unit.FRACTION,
-        n=1000,
-        n_of="question",
-        higher_is_better=True,
-    )
     same = file_records(
         make_record("none", 0.5),
-        make_record("none", 0.45, task="mmlu_generate", extra=(parse,)),
+        make_record("none", 0.45, task="mmlu_generate", extra=(parse_rate,)),
     )
     row = cells(text_of(same, tmp_path), "MMLU, direct against generate")[0]
     assert [*row[1:4], *row[6:8]] == ["50.00 %", "45.00 %", "-5.00 pp", "worse", "90.00 %"]

@@ -1,0 +1,227 @@
+"""What is on file is not measured again, and what is not quite the same is."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, raising, records
+
+from harness import provenance
+from harness.data.embedded import EmbeddedData
+from harness.data.source import QuestionSet, Text
+from harness.errors import DataError, InvalidResult
+from harness.models import cache
+from harness.models.tiny import TinyModel
+from harness.report.study import finished
+from harness.results.record import Hardware, Status
+from harness.results.store import ResultStore, read
+from harness.run import Outcome, run
+
+
+def test_second_run_is_skipped(make_spec: MakeSpec) -> None:
+    spec = make_spec(INT8, *PERPLEXITY)
+    first = run(spec)
+    content = first.path.read_bytes()
+    second = run(spec)
+    assert (first.skipped, second.skipped) == (False, True)
+    assert second.path == first.path
+    assert second.headline == first.headline
+    assert "already on file, skipped (force=true repeats it)" in second.summary()
+    assert first.path.read_bytes() == content
+    assert len(records(spec)) == 1
+
+
+def test_skipping_loads_no_model(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    monkeypatch.setattr(cache, "load", lambda *_: pytest.fail("the model was loaded"))
+    assert run(spec).skipped
+
+
+def test_what_is_on_file_is_found_where_nothing_can_be_written(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    first = run(spec)
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    for writes in ("mkdir", "touch"):
+        monkeypatch.setattr(Path, writes, raising(read_only))
+    monkeypatch.setattr(os, "open", raising(read_only))
+    second = run(spec)
+    assert (second.skipped, second.path) == (True, first.path)
+
+
+def test_run_that_another_process_ended_in_the_meantime_is_not_repeated(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    others: list[Outcome] = []
+
+    @contextmanager
+    def claimed(_store: ResultStore, _hash: str) -> Iterator[None]:
+        monkeypatch.undo()  # the other process runs while this one waits for the claim
+        others.append(run(spec))
+        yield
+
+    monkeypatch.setattr(ResultStore, "claim", claimed)
+    outcome = run(spec)
+    assert [other.skipped for other in others] == [False]
+    assert (outcome.skipped, outcome.path) == (True, others[0].path)
+
+
+HERE = provenance.hardware(torch.device("cpu"))
+ELSEWHERE = {
+    "processor": HERE._replace(cpu="another processor"),
+    "threads": HERE._replace(threads=HERE.threads + 1),
+    "GPU": HERE._replace(gpu="a GPU"),
+}
+
+
+@pytest.mark.parametrize("hardware", ELSEWHERE.values(), ids=ELSEWHERE.keys())
+def test_speed_is_on_file_for_its_machine_alone(
+    hardware: Hardware, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    timed = Wrapped(task=spec.task, version=spec.task.version, is_timed=True)
+    spec = replace(spec, task=timed)
+    with monkeypatch.context() as there:
+        there.setattr(provenance, "hardware", lambda _device: hardware)
+        first = run(spec)
+    second = run(spec)
+    assert not second.skipped
+    assert run(spec).path == second.path
+    with monkeypatch.context() as there:
+        there.setattr(provenance, "hardware", lambda _device: hardware)
+        assert run(spec).path == first.path
+    filed = {item.path: item.record.provenance.hardware for item in records(spec)}
+    assert filed == {first.path: hardware, second.path: HERE}
+
+
+def test_quality_is_on_file_for_every_machine(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    monkeypatch.setattr(provenance, "hardware", lambda _device: ELSEWHERE["processor"])
+    assert run(spec).skipped
+
+
+def test_force_measures_again_beside_the_old_record(make_spec: MakeSpec) -> None:
+    first = run(make_spec(*PERPLEXITY))
+    second = run(make_spec("force=true", *PERPLEXITY))
+    assert not second.skipped
+    assert second.path != first.path
+    assert first.path.is_file()
+    assert metrics(second.path) == metrics(first.path)
+    third = run(make_spec(*PERPLEXITY))
+    assert third.skipped
+    assert third.path == second.path, "the latest of several"
+
+
+def test_other_configuration_is_not_skipped(make_spec: MakeSpec) -> None:
+    specs = [
+        make_spec(*PERPLEXITY),
+        make_spec(INT8, *PERPLEXITY),
+        make_spec(*PERPLEXITY[:2], "task.limit_windows=11"),
+        make_spec(*MMLU),
+    ]
+    assert [run(spec).skipped for spec in specs] == [False] * 4
+    assert len(records(specs[0])) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedData:
+    """The embedded data after an update that changed its words."""
+
+    def text(self) -> Text:
+        text = EmbeddedData().text()
+        return replace(text, text=f"!{text.text[1:]}", sha256="1" * 64)
+
+    def questions(self) -> QuestionSet:
+        data = EmbeddedData().questions()
+        asked = tuple(replace(q, question=f"{q.question}!") for q in data.questions)
+        return replace(data, questions=asked)
+
+
+@pytest.mark.parametrize("overrides", [PERPLEXITY, MMLU], ids=["perplexity", "mmlu"])
+def test_changed_data_is_measured_again(overrides: tuple[str, ...], make_spec: MakeSpec) -> None:
+    spec = make_spec(*overrides)
+    assert not run(spec).skipped
+    task: Any = spec.task
+    changed = replace(spec, task=replace(task, data=ChangedData()))
+    assert not run(changed).skipped
+    assert run(changed).skipped
+    assert run(spec).skipped
+
+
+def test_changed_weights_are_measured_again(make_spec: MakeSpec) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Updated(TinyModel):
+        def fingerprint(self) -> str:
+            return "updated"
+
+    spec = make_spec(*PERPLEXITY)
+    assert not run(spec).skipped
+    assert not run(replace(spec, model=Updated())).skipped
+    assert run(replace(spec, model=Updated())).skipped
+
+
+def test_newer_version_of_the_task_is_measured_again(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    run(spec)
+    now = spec.task.version
+    assert run(replace(spec, task=Wrapped(task=spec.task, version=now))).skipped
+    assert not run(replace(spec, task=Wrapped(task=spec.task, version=now + 1))).skipped
+    assert not run(replace(spec, task=Wrapped(task=spec.task, version=now - 1))).skipped
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [DataError("no text"), InvalidResult("NaN"), KeyboardInterrupt()],
+    ids=lambda r: repr(r),
+)
+def test_run_that_did_not_end_well_is_measured_again(
+    reason: BaseException, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(*PERPLEXITY)
+    with pytest.raises(type(reason)):
+        run(replace(spec, task=Wrapped(task=spec.task, before=raising(reason))))
+    outcome = run(spec)
+    assert not outcome.skipped
+    assert read(outcome.path).status is Status.OK
+
+
+def test_torn_record_does_not_count(make_spec: MakeSpec) -> None:
+    spec = make_spec(*PERPLEXITY)
+    first = run(spec)
+    content = first.path.read_bytes()
+    first.path.write_bytes(content[: len(content) // 2])
+    second = run(spec)
+    assert not second.skipped
+    assert read(second.path).status is Status.OK
+
+
+def test_latest_run_is_the_one_filed_last_whatever_the_clock_says(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(make_spec(*PERPLEXITY), force=True)
+    paths = []
+    for year in (2030, 2020, 2025):
+        clock = type(
+            "Clock", (datetime,), {"now": lambda zone, y=year: datetime(y, 1, 1, tzinfo=zone)}
+        )
+        monkeypatch.setattr("harness.run.datetime", clock)
+        paths.append(run(spec).path)
+    filed = records(spec)
+    assert [item.path for item in filed] == paths
+    assert [item.record.attempt for item in filed] == [1, 2, 3]
+    [latest] = finished(filed)
+    assert latest.path == paths[-1]
+    assert run(replace(spec, force=False)).path == paths[-1]
