@@ -181,3 +181,11 @@ def test_a_layer_of_the_library_refuses_too() -> None:
     layer.input_format, layer.weight_format = None, load("fp16")
     with pytest.raises(FormatOverflow, match=r"got 3e\+38, which becomes inf"):
         layer(torch.ones(2, 64))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_tensor_without_values_has_no_overflow_but_a_shape(file: Path) -> None:
+    # Tools that plan a model ask for shapes on the meta device.
+    found = fake_quantize(torch.empty(64, 256, device="meta"), load(file.stem))
+    assert found.is_meta
+    assert found.shape == (64, 256)
