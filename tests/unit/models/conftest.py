@@ -5,19 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.models import checkpoint, hub
+from harness.models import hub
 from harness.models.source import LoadedModel
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    readers = (checkpoint.folder_fingerprint, hub._locate_model)
-    for reader in readers:
-        reader.cache_clear()
+    """Where a repository lies is looked up once a process; tests move it."""
+    hub._locate_model.cache_clear()
     yield
-    for reader in readers:
-        reader.cache_clear()
+    hub._locate_model.cache_clear()
 
 
 @pytest.fixture
