@@ -254,7 +254,7 @@ def check_sizes(window: int, limit_windows: int | None) -> None:
 
 
 def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
-    """Return what is known of a text once it is cut up."""
+    """Return the facts of a text, and of its tokens in windows."""
     return text.facts() | {
         "num_rows": text.num_rows,
         "num_tokens": windows.num_tokens,
