@@ -1,10 +1,10 @@
 """Whether a run is on file: the same configuration on the same weights, data and calibration text, with its samples intact.
 
-A speed is on file for the machine that it was measured on.
+A speed is on file for the machine that it was measured on, and what a user's own code made for the source of that code.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -27,6 +27,7 @@ def same_run(
     recipe: QuantRecipe,
     task: Task | PairedTask | ModelFreeTask,
     device: torch.device,
+    code: Mapping[str, str],
 ) -> Stored | None:
     """Return the latest whole run among the records of a configuration, or None if it must be measured.
 
@@ -38,6 +39,7 @@ def same_run(
         recipe: What the weights are quantized with.
         task: What is measured.
         device: What it is measured on.
+        code: The code outside of this package that the configuration names; see `harness.foreign_code`.
     """
     done = [item for item in known if item.record.status is Status.OK]
     if not done:
@@ -54,11 +56,15 @@ def same_run(
         measured = (
             (record.model.fingerprint, record.model.baseline) if record.model else (None, None)
         )
-        same_data = all(record.task.data.get(key) == value for key, value in facts.items())
-        same_task = record.task.version == task.version
-        same_recipe = alone or is_of_recipe(record, recipe, calibration)
-        same_speed = not task.is_timed or record.provenance.hardware == hardware
-        if measured == fingerprints and same_data and same_task and same_recipe and same_speed:
+        same = (
+            measured == fingerprints,
+            all(record.task.data.get(key) == value for key, value in facts.items()),
+            record.task.version == task.version,
+            alone or is_of_recipe(record, recipe, calibration),
+            not task.is_timed or record.provenance.hardware == hardware,
+            record.provenance.foreign_code == code,
+        )
+        if all(same):
             if lost := lost_evidence(item):
                 log.warning("not on file, measured again: %s", lost)
                 continue

@@ -58,7 +58,9 @@ SDPA_KERNELS: Mapping[str, Callable[[], bool]] = {
 """What scaled dot-product attention may choose from; asked when a run starts."""
 
 
-def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
+def collect(
+    seeds: Mapping[str, int], device: torch.device, foreign_code: Mapping[str, str] | None = None
+) -> Provenance:
     """Return the provenance of a run that starts now."""
     commit, dirty = _git()
     cuda = device.type == "cuda"
@@ -80,6 +82,7 @@ def collect(seeds: Mapping[str, int], device: torch.device) -> Provenance:
             "sdpa_kernels": ",".join(name for name, enabled in SDPA_KERNELS.items() if enabled()),
         },
         seeds=dict(seeds),
+        foreign_code=dict(foreign_code or {}),
         settings=settings(device),
     )
 

@@ -23,6 +23,7 @@ from harness.errors import (
     OutputError,
     UnsupportedRecipe,
 )
+from harness.foreign_code import foreign_code
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.on_file import same_run
@@ -181,7 +182,8 @@ def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
     """Return the record that makes a run unnecessary, if there is one among those of its configuration."""
     if spec.force:
         return None
-    return same_run(known, spec.model, spec.recipe, spec.task, spec.device)
+    code = foreign_code(spec.resolved)
+    return same_run(known, spec.model, spec.recipe, spec.task, spec.device, code)
 
 
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
@@ -197,7 +199,7 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         command=provenance.command_line(),
         config=dict(spec.resolved),
         recipe=spec.recipe.name,
-        provenance=provenance.collect(spec.task.seeds, spec.device),
+        provenance=provenance.collect(spec.task.seeds, spec.device, foreign_code(spec.resolved)),
     )
     model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
     path = spec.store.path(record, task=spec.task.name, model=model, recipe=spec.recipe.name)

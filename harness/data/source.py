@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,15 @@ class Text:
     """Where each begins in `file`."""
     is_as_written: bool = False
     """Its words and marks are not set apart by spaces, as WikiText's are."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the text and the documents that it is made of: two runs with the same facts saw the same data."""
+        found = {"name": self.name, "text_sha256": self.sha256, "revision": self.revision}
+        if self.is_as_written and len(self.starts) > 1:
+            # Other rows may be joined to the same text. WikiText's articles are found in the text itself.
+            places = json.dumps(self.starts)
+            found["documents_sha256"] = hashlib.sha256(places.encode()).hexdigest()
+        return found
 
     def document_ids(self) -> tuple[int, ...]:
         """Return a number for each document, the same for those with the same words."""

@@ -6,6 +6,7 @@ changed between versions. A tensor that the files lack is an error: transformers
 
 import hashlib
 import os
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ UNLOADABLE = (
     ),
 )
 """What transformers raises for a damaged or foreign folder."""
+SETTLED_NS = 10**9
+"""Age of a file whose time of change can be trusted to be another after the next change: systems count it in steps of some milliseconds."""
 
 
 def load_folder(
@@ -186,7 +189,6 @@ def quiet() -> None:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-@lru_cache(maxsize=16)
 def folder_fingerprint(folder: Path) -> str:
     """Return the SHA-256 over the weights, config, tokenizer and code files of a folder.
 
@@ -201,6 +203,18 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def sha256_file(file: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex. A large one takes seconds, so it is read again only if it has changed."""
+    found = file.stat()
+    if time.time_ns() - found.st_ctime_ns < SETTLED_NS:
+        return _sha256(file)
+    return _settled_sha256(file, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _settled_sha256(file: Path, *_state: int) -> str:
+    return _sha256(file)
+
+
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,7 @@ processor, its threads and the GPU in common too.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,8 @@ THROUGHPUT, PARITY = "throughput", "parity"
 """Tasks that measure no quality."""
 TIMED = (THROUGHPUT, "throughput_vllm")
 """Tasks that measure speed."""
+HASHES = ("sha256", "fingerprint")
+"""Ends of the facts that say which data was seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,10 +153,19 @@ def asked_for(item: Stored) -> tuple[str, Hardware | None]:
     return record.config_hash, record.provenance.hardware if task in TIMED else None
 
 
-def measured(item: Stored) -> tuple[tuple[str, Hardware | None], CalibrationInfo | None]:
-    """Return what tells a run that ended well from others: a recipe that was fitted to another text is another recipe."""
-    quant = item.record.quant
-    return asked_for(item), quant.calibration if quant is not None else None
+def measured(item: Stored) -> tuple[Hashable, CalibrationInfo | None]:
+    """Return what tells a run that ended well from others: what was asked for, on which weights and data, fitted to which text.
+
+    Weights and data may change under one path. A run on those of before is still on file, and still the baseline of others on them.
+    """
+    record = item.record
+    model, quant, task = record.model, record.quant, record.task
+    hashes = {} if task is None else {k: v for k, v in task.data.items() if k.endswith(HASHES)}
+    seen = (
+        model and (model.fingerprint, model.baseline),
+        json.dumps(hashes, sort_keys=True, default=str),
+    )
+    return (asked_for(item), seen), quant.calibration if quant is not None else None
 
 
 def comparable(stored: Sequence[Stored]) -> list[Group]:

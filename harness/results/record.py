@@ -249,6 +249,8 @@ class Provenance(_Closed):
     cuda: str | None
     torch_flags: dict[str, str]
     seeds: dict[str, int]
+    foreign_code: dict[str, str] = {}
+    """SHA-256 of the source of each package outside of quant-harness that the configuration names a class of."""
     host: str | None = None
     """Name of the machine; null in records from before 2026-12 and where it has none."""
     gpu_uuid: str | None = None

@@ -92,7 +92,7 @@ class Divergence:
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the text, and the questions if there are any."""
-        facts = text_facts(self.data.text())
+        facts = self.data.text().facts()
         return facts | ({"questions": self.questions.data_facts()} if self.questions else {})
 
     def scored(self) -> Scored:
@@ -253,14 +253,9 @@ def check_sizes(window: int, limit_windows: int | None) -> None:
         raise ValueError(f"limit_windows must be >= 1 or null, got {limit_windows}")
 
 
-def text_facts(text: Text) -> dict[str, Any]:
-    """Return name and hash of a text."""
-    return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
-
-
 def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
-    """Return what is known of a text once it is cut up."""
-    return text_facts(text) | {
+    """Return the facts of a text, and of its tokens in windows."""
+    return text.facts() | {
         "num_rows": text.num_rows,
         "num_tokens": windows.num_tokens,
         "token_ids_sha256": windows.ids_sha256,

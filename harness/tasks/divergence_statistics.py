@@ -54,7 +54,7 @@ DELTA_P_NOTE = "a difference of probabilities, in [-1, 1]"
 
 
 class TokenPairs(NamedTuple):
-    """What two models make of the same tokens: float64, `[T]` or `[windows, T]`."""
+    """Two models on the same tokens: a number for each token that is predicted, float64 `[T]` or `[windows, T]`."""
 
     nll: Array
     """-ln q of the token that follows, by the candidate [nat]."""

@@ -212,7 +212,13 @@ class LMEval:
             "documents_sha256": _sha256(_spell(doc) for docs in documents.values() for doc in docs),
             "examples_sha256": _sha256(_spell(doc) for docs in examples for doc in docs),
             "tasks_sha256": _sha256(_spell(_definition(task)) for task in tasks.values()),
-        }
+        } | self._own_code()
+
+    def _own_code(self) -> dict[str, str]:
+        """Return the hash of the Python files in `include_path`: what a task's functions call may change while they do not."""
+        files = sorted(Path(self.include_path).rglob("*.py")) if self.include_path else []
+        code = (file.read_text(encoding="utf-8", errors="replace") for file in files)
+        return {"code_sha256": _sha256(code)} if files else {}
 
     def _evaluate(self, model: Any, found: Loaded) -> dict[str, Any]:
         """Return lm-eval's results.

@@ -43,7 +43,6 @@ from harness.tasks.divergence import (
     run_windows,
     side,
     side_by_side,
-    text_facts,
     window_facts,
     window_protocol,
     window_scores,
@@ -93,7 +92,7 @@ class NoiseFloor:
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the text."""
-        return text_facts(self.data.text())
+        return self.data.text().facts()
 
     def run(self, loaded: LoadedModel) -> TaskResult:
         """Compare every variant with the model as it is.

@@ -40,7 +40,6 @@ from harness.tasks.base import TaskResult, hash_token_ids
 from harness.tasks.divergence import (
     check_sizes,
     pair_warnings,
-    text_facts,
     window_facts,
     window_protocol,
 )
@@ -126,7 +125,7 @@ class Parity:
         """Return what identifies the text, or how random tokens are drawn."""
         if self.prompts == "random":
             return {"name": "random tokens", "seed": self.seed}
-        return text_facts(self.data.text())
+        return self.data.text().facts()
 
     def reference(self, loaded: LoadedModel) -> Reference:
         """Return the logits of the fake-quantized model, and of the float model it came from.

@@ -88,9 +88,8 @@ class Perplexity:
         return self.segmentation.task_name
 
     def data_facts(self) -> dict[str, Any]:
-        """Return name and hash of the text."""
-        text = self.data.text()
-        return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
+        """Return what identifies the text."""
+        return self.data.text().facts()
 
     def scored(self) -> Scored:
         """Return the text."""

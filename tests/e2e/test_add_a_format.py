@@ -138,6 +138,23 @@ def test_own_number_format_is_measured_like_any_other(
     assert record.metrics[0].name == "perplexity"
 
 
+def test_format_whose_code_was_edited_is_measured_again(
+    own: Path, cli: Cli, tmp_path: Path, records: Records
+) -> None:
+    typed = ("--config-dir", own.name, "+quant=five_group", *SMALL, "allow_targets=[my_formats]")
+    name = "model.layers.0.mlp.down_proj"
+    assert cli(*typed).returncode == 0
+    (tmp_path / "my_formats.py").write_text(PYTHON.replace("-1.0, 0.0, 1.0", "-2.0, 0.0, 2.0"))
+    assert "already on file" not in cli(*typed).stdout
+    assert "already on file" in cli(*typed).stdout
+    errors = {only_layer(record, name).rel_error for record in records(tmp_path / "results")}
+    blocks = blocks_of(name)
+    scale = blocks.abs().amax(-1, keepdim=True) / 4
+    grids = ([-4, -1, 0, 1, 4], [-4, -2, 0, 2, 4])
+    expected = [relative_error(blocks, scale, grid) for grid in grids]
+    assert sorted(errors) == pytest.approx(sorted(expected))
+
+
 def test_format_of_known_parts_needs_no_python_and_no_recipe(
     own: Path, tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

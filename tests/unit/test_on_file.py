@@ -1,6 +1,7 @@
 """What is on file is not measured again, and what is not quite the same is."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, raising, records
 
 from harness import provenance
+from harness.data import text_file
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
@@ -159,6 +161,34 @@ def test_changed_data_is_measured_again(overrides: tuple[str, ...], make_spec: M
     assert not run(changed).skipped
     assert run(changed).skipped
     assert run(spec).skipped
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ("task=perplexity_documents", "task.window=32"),
+        ("task=perplexity", "task.window=16"),
+        ("task=divergence", "task.window=16", "task.limit_windows=2"),
+        ("task=noise_floor", "task.window=16", "task.limit_windows=2"),
+        ("task=parity", "task.window=16", "task.limit_windows=1", "+quant=int8_row_real"),
+    ],
+    ids=lambda task: task[0].removeprefix("task="),
+)
+def test_rows_cut_elsewhere_in_the_same_text_are_measured_again(
+    task: tuple[str, ...], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    parts = [f"Part {number} of a text that {number} people read." for number in range(4)]
+    file = tmp_path / "own.jsonl"
+
+    def rows_of(*rows: str) -> Outcome:
+        file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+        text_file._read.cache_clear()
+        return run(make_spec("data=text", f"data.path={file}", *task))
+
+    first = "\n\n".join(parts[:2])
+    assert not rows_of(first, *parts[2:]).skipped
+    assert not rows_of(parts[0], "\n\n".join(parts[1:3]), parts[3]).skipped
+    assert rows_of(first, *parts[2:]).skipped
 
 
 def test_changed_weights_are_measured_again(make_spec: MakeSpec) -> None:

@@ -8,15 +8,15 @@ import torch
 from caches import emptied
 from quantized_folders import llama
 
-from harness.models import checkpoint, hub
+from harness.models import hub
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    """Folders are taken as unchanging within a process; tests change them."""
-    with emptied(checkpoint.folder_fingerprint, hub._locate_model):
+    """Where a repository lies is looked up once a process; tests move it."""
+    with emptied(hub._locate_model):
         yield
 
 

@@ -1,6 +1,7 @@
 """Folders of weights: what loads, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,8 +197,44 @@ def test_fingerprint_changes_with_weights_config_and_tokenizer(folder: Path, nam
     before = LocalModel(path=str(folder)).fingerprint()
     file = folder / name
     file.write_bytes(file.read_bytes() + b" ")
-    checkpoint.folder_fingerprint.cache_clear()
     assert LocalModel(path=str(folder)).fingerprint() != before
+
+
+def test_record_of_a_folder_that_was_replaced_has_its_own_fingerprint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SETTLED_NS", 0)
+    other, link = tmp_path / "other", tmp_path / "link"
+    shutil.copytree(folder, other)
+    tensors = load_file(other / "model.safetensors")
+    save_file(
+        {name: 2 * t for name, t in tensors.items()}, other / "model.safetensors", {"format": "pt"}
+    )
+    expected = [LocalModel(path=str(each)).fingerprint() for each in (folder, other)]
+    for source in (LocalModel(path=str(link)), HubModel(repo="owner/name", path=str(link))):
+        found = []
+        for target in (folder, other):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+            found.append(source.load(CPU).fingerprint)
+        assert found == expected
+    shutil.copy(other / "model.safetensors", tmp_path / "new")
+    (tmp_path / "new").replace(folder / "model.safetensors")
+    assert LocalModel(path=str(folder)).load(CPU).fingerprint == expected[1] != expected[0]
+
+
+def test_file_is_hashed_once_unless_it_has_just_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "model.safetensors"
+    read: list[Path] = []
+    monkeypatch.setattr(checkpoint, "_sha256", lambda file: read.append(file) or "0" * 64)
+    for age, reads in ((10**18, 2), (0, 1)):
+        monkeypatch.setattr(checkpoint, "SETTLED_NS", age)
+        read.clear()
+        checkpoint.sha256_file(file)
+        checkpoint.sha256_file(file)
+        assert len(read) == reads
 
 
 def test_hub_model_loads_from_an_explicit_folder(tiny: LoadedModel, folder: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from harness.errors import HarnessError, ModelError
-from harness.models.checkpoint import folder_fingerprint
 from harness.models.gguf import GgufModel
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
@@ -46,7 +45,6 @@ def folder(tiny: LoadedModel, tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> LoadedModel:
-    folder_fingerprint.cache_clear()
     return LocalModel(path=str(folder), dtype="float32").load(CPU)
 
 

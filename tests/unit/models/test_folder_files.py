@@ -86,7 +86,6 @@ def test_quantized_model_is_what_it_is_without_the_files_beside_it(folder: Path)
     alone = load(folder)
     assert torch.equal(alone.module.get_submodule(CODES).weight, expected.float())
     add_foreign_files(folder)
-    folder_fingerprint.cache_clear()
     beside = load(folder)
     assert torch.equal(logits(beside), logits(alone))
     assert beside.fingerprint == alone.fingerprint
@@ -110,7 +109,6 @@ def test_weight_that_a_quantized_model_has_twice_is_refused(folder: Path) -> Non
 def test_float_model_is_what_it_is_without_the_files_beside_it(folder: Path) -> None:
     alone = load(folder)
     add_foreign_files(folder)
-    folder_fingerprint.cache_clear()
     beside = load(folder)
     assert torch.equal(logits(beside), logits(alone))
     assert beside.fingerprint == alone.fingerprint
@@ -133,7 +131,6 @@ def test_one_file_comes_before_an_index_as_in_transformers(folder: Path) -> None
     assert [file.name for file in weight_files(folder)] == ["a.safetensors", "b.safetensors"]
     (folder / "a.safetensors").write_bytes(b"damaged")
     (folder / "model.safetensors").write_bytes(whole)
-    folder_fingerprint.cache_clear()
     assert [file.name for file in weight_files(folder)] == ["model.safetensors"]
     assert torch.equal(logits(load(folder)), expected)
 
@@ -143,7 +140,6 @@ def test_file_that_the_config_names_comes_first(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "own.safetensors")
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
     change_json(folder / "config.json", transformers_weights="own.safetensors")
-    folder_fingerprint.cache_clear()
     assert torch.equal(logits(load(folder)), expected)
 
 
@@ -154,7 +150,6 @@ def test_shards_may_lie_deeper_and_be_links(folder: Path, tmp_path: Path) -> Non
     blob = tmp_path / "blob"
     (folder / "b.safetensors").rename(blob)
     (folder / "b.safetensors").symlink_to(blob)
-    folder_fingerprint.cache_clear()
     assert torch.equal(logits(load(folder)), expected)
 
 

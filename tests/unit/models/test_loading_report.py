@@ -19,7 +19,6 @@ from transformers import (
 
 from harness.errors import ModelError
 from harness.models import loading_report
-from harness.models.checkpoint import folder_fingerprint
 from harness.models.hub import LocalModel
 from harness.models.loading_report import check_loading, ignored_tensors
 from harness.models.prequantized import Stored
@@ -170,7 +169,6 @@ def test_equal_weights_of_a_tied_head_are_one(tiny: LoadedModel, folder: Path) -
 
 def test_adapter_beside_the_weights_is_said(tiny: LoadedModel, folder: Path) -> None:
     before = load(folder).fingerprint
-    folder_fingerprint.cache_clear()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
     save_file({"a.lora_A.weight": torch.ones(2, 2)}, folder / "adapter_model.safetensors")
     for path in (load, light):

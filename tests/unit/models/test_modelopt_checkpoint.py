@@ -21,7 +21,6 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from harness.errors import ModelError
-from harness.models import checkpoint
 from harness.models.hub import LocalModel
 from harness.models.modelopt_checkpoint import dequantize
 from harness.models.source import LoadedModel
@@ -331,7 +330,6 @@ def test_layers_may_have_algorithms_of_their_own(tmp_path: Path) -> None:
     written(
         tmp_path, llama(), quantize=choose, quant_algo="MIXED_PRECISION", quantized_layers=layers
     )
-    checkpoint.folder_fingerprint.cache_clear()
     with pytest.raises(
         ModelError, match=r"up_proj must be .*the algorithm None in quantized_layers"
     ):

@@ -52,6 +52,19 @@ def test_of_repeated_runs_only_the_latest_counts(
     assert [row.value for row in group.rows] == [0.2]
 
 
+@pytest.mark.parametrize("now", [{"data": "data-2"}, {"fingerprint": "g"}])
+def test_run_on_what_a_path_held_before_still_counts(
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    now: dict[str, object],
+) -> None:
+    runs = [make_record("none", 0.1, config_hash="h"), make_record("int8_row", 0.2)]
+    later = make_record("none", 0.3, config_hash="h", **now)
+    groups = groups_of(file_records(*runs, later))
+    found = [(group.baseline and group.baseline.value, len(group.rows)) for group in groups]
+    assert sorted(found) == [(0.1, 2), (0.3, 1)]
+
+
 MACHINES: list[dict[str, Any]] = [
     {},
     {"cpu": "another processor"},

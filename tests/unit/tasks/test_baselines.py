@@ -417,7 +417,6 @@ def test_tasks_take_no_other_way_to_a_baseline() -> None:
 def test_changed_float_folder_is_measured_again(
     file: Run, checkpoint: Path, tmp_path: Path
 ) -> None:
-    from harness.models import checkpoint as folders
 
     base = saved(tmp_path / "base")
     ends = ("task=divergence", f"task.window={LENGTH}", "task.limit_windows=1")
@@ -427,7 +426,6 @@ def test_changed_float_folder_is_measured_again(
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     cache._held.clear()
-    folders.folder_fingerprint.cache_clear()
     second = file(*command)
     assert second.run_id != first.run_id
     assert value(second, "kl_mean") != value(first, "kl_mean")

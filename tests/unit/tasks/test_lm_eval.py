@@ -436,6 +436,30 @@ def test_facts_change_with_what_is_asked(tasks: Tasks, folder: Path) -> None:
     assert differing == {"tasks_sha256"}
 
 
+def test_facts_change_with_what_functions_of_a_task_call(tasks: Tasks, folder: Path) -> None:
+    without = tasks("choices").data_facts()
+    file, code = folder / "choices.yaml", folder / "own.py"
+    text = file.read_text(encoding="utf-8")
+    calls = re.sub(r"doc_to_text: .*", "doc_to_text: !function own.asked", text)
+    found = []
+    try:
+        file.write_text(calls, encoding="utf-8")
+        for lead in ("Q:", "Q:", "A question:"):
+            code.write_text(
+                f"def asked(doc):\n    return led(doc)\n\n\ndef led(doc):\n    return '{lead}' + doc['q']\n"
+            )
+            found.append(tasks("choices").data_facts())
+    finally:
+        file.write_text(text, encoding="utf-8")
+        code.unlink()
+    first, again, changed = found
+    assert first == again
+    assert {key for key in first if first[key] != changed[key]} == {"code_sha256"}
+    # Folders without Python have the facts that records on file have.
+    assert tasks("choices").data_facts() == without
+    assert "code_sha256" not in without
+
+
 def test_examples_are_drawn_by_the_seed(tiny: LoadedModel, tasks: Tasks) -> None:
     first, again, other = (
         tasks("drawn", limit=3, seed=seed).run(tiny).info.data for seed in (1, 1, 2)
