@@ -4,6 +4,12 @@ Every message has the same shape: *what* must be *constraint*, got *value*; *wha
 marks a bad argument at the function that uses it; the classes here mark a run that cannot go on.
 """
 
+import errno
+import os
+
+NO_MEMORY = ("DefaultCPUAllocator", os.strerror(errno.ENOMEM))
+"""What messages of RuntimeError and OSError say of memory that this machine has not."""
+
 
 class HarnessError(Exception):
     """Base of every error whose message is meant for the user, without a traceback."""
@@ -51,10 +57,14 @@ def own_error(reason: BaseException | None) -> HarnessError | None:
 def of_this_machine(reason: BaseException) -> str | None:
     """Return in one line what this machine refused, a file or memory, and what to do; None for another error."""
     said = next(iter(str(reason).splitlines()), "")
+    # torch's error of a GPU is named so; those of a CPU and of a file that it maps are RuntimeErrors.
+    names = [kind.__name__ for kind in type(reason).__mro__]
+    is_memory = {"MemoryError", "OutOfMemoryError"} & set(names)
+    if is_memory or any(words in said for words in NO_MEMORY):
+        return (
+            f"the run must fit into memory, got: {said or names[0]}; take a smaller model, tensor, window or batch, or another "
+            "device"
+        )
     if isinstance(reason, OSError) and reason.filename is not None:
         return f"a file must be one that can be read, got {reason.filename}: {reason.strerror}; correct its path or its permissions"
-    # torch's error of a GPU is named so; that of a CPU is a RuntimeError.
-    names = [kind.__name__ for kind in type(reason).__mro__]
-    if {"MemoryError", "OutOfMemoryError"} & set(names) or "DefaultCPUAllocator" in said:
-        return f"the run must fit into memory, got: {said or names[0]}; take a smaller model, window or batch, or another device"
     return None

@@ -129,7 +129,10 @@ def explain(reason: BaseException, words: Sequence[str] = (), name: str = "confi
         if found := re.fullmatch(pattern, line):
             return message.format(*found.groups(), groups=", ".join(option_groups()))
     if isinstance(reason, OSError) and not isinstance(reason, HydraException):
-        return f"results_dir must be a folder that can be written, got: {line}"
+        # A sweep writes into the folder of its records; a single job writes nothing of Hydra's unless it is told to.
+        is_typed = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
+        option = "hydra.run.dir" if is_typed or name == "export" else "results_dir"
+        return f"{option} must be a folder that can be written, got: {line}"
     others = [text for cause in causes[1:] if (text := in_one_line(cause)) and text not in line]
     kind = "" if isinstance(reason, HydraException | ValueError) else f"{type(reason).__name__}: "
     return kind + "; ".join([line, *others])

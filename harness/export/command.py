@@ -7,15 +7,13 @@ printed in one line, and the exit code is 1.
 import logging
 import os
 import sys
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from harness import config, signals
 from harness.arguments import MULTIRUN, rewrite
@@ -77,14 +75,14 @@ def export_job(cfg: DictConfig) -> None:
     try:
         resolved = resolve(cfg)
         _export(resolved, recipe_name(cfg, resolved))
-    except HarnessError as reason:
-        sys.stderr.write(f"{type(reason).__name__}: {reason}\n")
-        sys.exit(EXIT_FAILED)
     except Exception as reason:
-        if said := of_this_machine(reason):
-            sys.stderr.write(f"{said}\n")
-            sys.exit(EXIT_FAILED)
-        raise
+        if (interrupt := signals.received()) is not None:
+            raise interrupt from reason
+        said = of_this_machine(reason)
+        if isinstance(reason, HarnessError):  # an error that explains itself needs no traceback
+            said = f"{type(reason).__name__}: {reason}"
+        sys.stderr.write(f"{said}\n" if said else traceback.format_exc())
+        sys.exit(EXIT_FAILED)
 
 
 def _export(resolved: dict[str, Any], name: str | None) -> None:
@@ -114,7 +112,8 @@ def main() -> None:
                     "one command must write one folder, got -m; run it for each recipe"
                 )
             export_job()
-        except (HydraException, OmegaConfBaseException, YAMLError, HarnessError) as reason:
+        # The job reports its own errors: what comes here is Hydra's, or of a word.
+        except Exception as reason:
             if signals.received():
                 raise
             sys.stderr.write(f"{explain(reason, sys.argv[1:], 'export')}\n")

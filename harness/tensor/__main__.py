@@ -9,7 +9,7 @@ from harness import __version__, signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, of_this_machine
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 from harness.redacted_output import redacted_streams
@@ -26,12 +26,12 @@ def main() -> None:
 
             with printing():
                 getattr(commands, arguments.run)(arguments)
-    except HarnessError as reason:
-        sys.stderr.write(f"{reason}\n")
+    except Exception as reason:
+        said = str(reason) if isinstance(reason, HarnessError) else of_this_machine(reason)
+        if said is None:
+            raise
+        sys.stderr.write(f"{said}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was left behind\n")
-        sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

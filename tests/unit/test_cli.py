@@ -1,5 +1,6 @@
 """The table and the warnings at the end of a command, without a child process."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import __version__, cli
+from harness.errors import ModelError
 from harness.export import command
 from harness.report import __main__ as report
 from harness.summary import Ending, JobResult, print_summary, print_warnings
@@ -95,6 +97,10 @@ def test_runs_without_warnings_print_nothing(capsys: pytest.CaptureFixture[str])
         (["hydra.run.dir=${foo}"], "Interpolation key 'foo' not found"),
         (["--config-dir", "/not/there"], "--config-dir must be a folder, got /not/there"),
         (["--config-path", "/"], "--config-path must be a folder with "),
+        (["hydra.run.dir=/proc/x"], "hydra.run.dir must be a folder that can be written, got: "),
+        (["hydra.job_logging.version=7"], "Unsupported version: 7"),
+        (["hydra.verbose=[1]"], "A logger name must be a string"),
+        (["--config-dir", "DEEP", "quant=deep"], "plain YAML, got one that is nested too deeply"),
     ],
 )
 def test_wrong_command_line_ends_with_a_message_and_no_traceback(
@@ -103,7 +109,11 @@ def test_wrong_command_line_ends_with_a_message_and_no_traceback(
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant/deep.yaml").write_text(f"a: {'[' * 5000}{']' * 5000}")
+    words = [word.replace("DEEP", str(tmp_path)) for word in words]
     monkeypatch.setattr("sys.argv", ["harness", *words])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -144,6 +154,54 @@ def test_error_of_an_export_is_one_line(
         assert caught.value.code == 1
         [line] = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+@pytest.mark.parametrize(
+    ("reason", "lines"),
+    [
+        (MemoryError(), 1),
+        (PermissionError(13, "Permission denied", "/models/mine"), 1),
+        (ZeroDivisionError("a bug"), None),
+    ],
+)
+def test_error_of_an_export_that_explains_nothing_keeps_its_traceback(
+    reason: Exception,
+    lines: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(*_: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(command, "_export", fail)
+    monkeypatch.setattr("sys.argv", ["harness.export", f"out={tmp_path}/x", "quant=int8_row"])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err.splitlines()
+    if lines:
+        assert len(printed) == lines
+    else:
+        assert printed[0].startswith("Traceback")
+        assert printed[-1] == "ZeroDivisionError: a bug"
+
+
+def test_error_of_an_export_after_a_signal_is_the_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def break_off(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as reason:
+            raise ModelError("the folder does not read back") from reason
+
+    monkeypatch.setattr(command, "_export", break_off)
+    monkeypatch.setattr("sys.argv", ["harness.export", f"out={tmp_path}/x", "quant=int8_row"])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 143
+    assert capsys.readouterr().err == "terminated (SIGTERM); nothing was left behind\n"
 
 
 def test_job_that_the_machine_refuses_a_file_has_no_traceback(

@@ -1,6 +1,7 @@
 """Errors are for users; a bar is for terminals."""
 
 import inspect
+import mmap
 import os
 import re
 import sys
@@ -42,6 +43,7 @@ def raised(call: Callable[[], object]) -> BaseException:
     [
         (lambda: torch.empty(10**15), r"the run must fit into memory, got: .*; take a smaller"),
         (lambda: bytearray(10**17), r"the run must fit into memory, got: MemoryError; take a "),
+        (lambda: mmap.mmap(-1, 2**60), r"the run must fit into memory, got: .*memory; take a "),
         (
             lambda: Path("/not/there").read_bytes(),
             r"got /not/there: No such file or directory; correct ",

@@ -315,15 +315,22 @@ def test_every_file_of_a_folder_is_on_disk_before_it_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    sync = scratch.sync
+    folders: list[tuple[bool, bool]] = []
+    sync, sync_folder = scratch.sync, scratch.sync_folder
 
     def note(stream: Any) -> None:
         synced.append(Path(stream.name).name)
         assert not (tmp_path / "out").exists()
         sync(stream)
 
+    def note_folder(folder: Path) -> None:
+        folders.append((folder == tmp_path, (tmp_path / "out").exists()))
+        sync_folder(folder)
+
     monkeypatch.setattr(atomic.scratch, "sync", note)
+    monkeypatch.setattr(atomic.scratch, "sync_folder", note_folder)
     with new_folder(tmp_path / "out", "out") as new:
         for name in ("a", "b"):
             (new / name).write_text(name)
     assert sorted(synced) == ["a", "b"]
+    assert folders == [(False, False), (True, True)], "its names before, its own name behind"

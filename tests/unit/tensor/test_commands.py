@@ -1,4 +1,6 @@
 import math
+import re
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from harness.output import place
 from harness.quant.quantize import fake_quantize, quantize
 from harness.tensor import catalog, commands
+from harness.tensor.files import header
 
 from .conftest import Run, normal
 
@@ -221,6 +224,25 @@ def test_mistakes_are_explained_and_exit_with_1(
     assert (done.code, done.out) == (1, "")
     assert said in done.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_larger_than_memory_is_told_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, rows = tmp_path / "huge.safetensors", 2**34
+    beginning = header({"a": (rows, 64)})
+    with path.open("wb") as stream:
+        stream.write(beginning)
+        stream.truncate(len(beginning) + 4 * 64 * rows)  # takes no space
+    monkeypatch.chdir(tmp_path)
+    limit, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**41, hard))
+    try:
+        done = run("error", path.name, "--format", "int8_row")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    assert (done.code, done.out) == (1, "")
+    assert re.fullmatch("the run must fit into memory, got: .*; take a smaller .*\n", done.err)
 
 
 @pytest.mark.parametrize("words", [[], ["error"], ["error", "x"], ["plot", "--format", "mxfp4"]])
