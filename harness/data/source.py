@@ -148,8 +148,8 @@ def repeated_questions(questions: Sequence[Question]) -> tuple[str, ...]:
     if not num:
         return ()
     return (
-        f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and choices): each counts as often as it stands, and "
-        f"intervals and p-values take all for different, which is too sure: {len(contents)} are",
+        f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and choices): every copy counts, so that "
+        f"intervals and p-values are too narrow and too small: only {len(contents)} questions differ",
     )
 
 

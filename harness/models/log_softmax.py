@@ -1,13 +1,14 @@
 """Log-probabilities of float32 logits, computed in float64.
 
 On CPUs torch's float32 log-softmax and cross-entropy use a fast exponential that is good to 20 bits, and its errors do not cancel: NLLs
-over 49,152 tokens are off by up to 8e-6 nat, nearly all in the same direction, and so is every perplexity. In float64
+over 49,152 tokens are 8e-6 nat too low in the mean and off by up to 2e-5, and so is every perplexity
+(`scripts/bench_log_softmax.py`). In float64
 
     ln p_v = (x_v - max x) - ln sum_w e^(x_w - max x)
 
 has an error of a few 1e-16, relative to the larger of 1 and the result. Equal logits give exactly ln V, and a logit of -inf has no share. Float64 values exist a piece at a
-time, which stays in a core's cache: the NLLs of a window of 2048 x 49,152 logits take 0.25 s on one core where the float32 loss takes
-0.23 s and the logits of SmolLM2-135M 9 s; beside the logits they take 1 MB where the float32 loss takes 32 MiB.
+time, which stays in a core's cache: the NLLs of a window of 2048 x 49,152 logits take 0.26 s on one core of an AMD EPYC where the
+float32 loss takes 0.23 s and the logits of SmolLM2-135M 8.5 s; beside the logits they take 1 MB where the float32 loss takes 32 MiB.
 """
 
 from collections.abc import Iterator

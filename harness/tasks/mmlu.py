@@ -196,8 +196,8 @@ class MMLU:
         own = own_examples([(question, data.shots(question, asked)) for question in questions])
         # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
         solved = [
-            f"{len(own)} of {len(encoded)} questions stand{'s' * (len(own) == 1)} with their answer among their own examples (the same words under another id): "
-            f"{', '.join(own)}; their scores are too good, as those of lm-eval are"
+            f"{len(own)} of {len(encoded)} questions: the examples before it hold the question itself with its answer, under another id: "
+            f"{', '.join(own)}; such scores are too good, in lm-eval too"
         ]
         return (
             *data.warnings,
