@@ -149,7 +149,7 @@ def repeated_questions(questions: Sequence[Question]) -> tuple[str, ...]:
         return ()
     return (
         f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and choices): every copy counts, so that "
-        f"intervals and p-values are too narrow and too small: only {len(contents)} questions differ",
+        f"intervals are too narrow and p-values too small: only {len(contents)} questions differ",
     )
 
 
