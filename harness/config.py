@@ -7,13 +7,13 @@ does none of this, gives lists where fields say tuple, and calls any function a 
 """
 
 import dataclasses
-import hashlib
 import importlib
-import json
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -24,12 +24,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import ConfigError
-from harness.identity import VOLATILE, without_later_defaults
+from harness.identity import OWN_PACKAGE, class_name
 from harness.output import place
 from harness.output.names import local_path
-from harness.redaction import redacted_tree
 
-OWN_PACKAGE = "harness"
 PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies in the package, in a source tree beside it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -42,6 +40,7 @@ SPELLED: Mapping[Any, tuple[str, str]] = {
 }
 """Plain types as a user would write one value of them, and several."""
 PLAIN = tuple(SPELLED)
+OWN_TARGET = re.compile(rf"_target_: *({OWN_PACKAGE}\.[\w.]+)")
 
 Component = TypeVar("Component")
 
@@ -116,7 +115,7 @@ def _with_data(node: Any, data: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     filled = {key: _with_data(value, data) for key, value in node.items()}
-    if str(node.get("_target_")).rpartition(".")[2] == "CalibrationSet" and not filled.get("data"):
+    if class_name(node.get("_target_")) == "CalibrationSet" and not filled.get("data"):
         filled["data"] = data
     return filled
 
@@ -128,36 +127,6 @@ def leads_nowhere(reason: OmegaConfBaseException) -> str:
         f"{reason.full_key or 'a value'} must be a value, or ${{KEY}} to take that of a key that is there, got: {said}; "
         r"correct KEY, or type \${ for a dollar sign"
     )
-
-
-def config_hash(resolved: Mapping[str, Any], device_type: str) -> str:
-    """Return the SHA-256 of the canonical configuration: sorted keys, nothing volatile, no later key at its default, no secret."""
-    allowed = tuple(resolved["allow_targets"])
-    canonical = {
-        key: _canonical(value, key, allowed)
-        for key, value in resolved.items()
-        if key not in VOLATILE
-    }
-    canonical = redacted_tree(canonical)  # a run is the same whosever token it needs
-    canonical["device_type"] = device_type
-    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _canonical(node: Any, key: str, allow_targets: tuple[str, ...]) -> Any:
-    """Return a node without the `later` fields that have their defaults; see `harness.identity`."""
-    if isinstance(node, Mapping):
-        children = {
-            name: _canonical(child, f"{key}.{name}", allow_targets) for name, child in node.items()
-        }
-        try:
-            cls = _find_class(node.get("_target_"), key, allow_targets)
-        except ConfigError:  # a plain mapping, or a class that `build` refuses
-            return children
-        return without_later_defaults(cls, children)
-    if isinstance(node, list | tuple):
-        return [_canonical(child, f"{key}[{i}]", allow_targets) for i, child in enumerate(node)]
-    return node
 
 
 def build(node: Any, key: str, allow_targets: tuple[str, ...] = ()) -> Any:
@@ -193,16 +162,31 @@ def _find_class(target: object, key: str, allow_targets: tuple[str, ...]) -> typ
             f"{key}._target_ must be a class in {' or '.join(allowed)}, got {target!r}; "
             "name its package in allow_targets if you trust it"
         )
-    module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = _imported(target)
     except (ImportError, AttributeError) as reason:
-        raise ConfigError(
-            f"{key}._target_ must be a class that exists, got {target!r}: {reason}"
-        ) from reason
+        # A path of an earlier version, in a user's YAML file or in the configuration of an old record.
+        moved_to = components().get(class_name(target), target)
+        if moved_to == target:
+            raise ConfigError(
+                f"{key}._target_ must be a class that exists, got {target!r}: {reason}"
+            ) from reason
+        found = _imported(moved_to)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"{key}._target_ must be a dataclass, got {target!r}")
     return found
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def components() -> Mapping[str, str]:
+    """Return where each component that a file of `conf/` names lies now: class name -> path."""
+    named = (OWN_TARGET.findall(file.read_text()) for file in CONF.rglob("*.yaml"))
+    return {class_name(path): path for paths in named for path in paths}
 
 
 def _construct(cls: type, children: Mapping[str, Any], key: str) -> Any:

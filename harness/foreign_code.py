@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.config import OWN_PACKAGE
+from harness.identity import OWN_PACKAGE
 
 
 def foreign_code(resolved: Mapping[str, Any]) -> dict[str, str]:

@@ -1,34 +1,77 @@
-"""What of a configuration is the identity of a run, and how fields are added without changing that of old runs.
+"""The identity of a run: a hash of its configuration, without Python paths.
 
-The identity of a run is the hash of its configuration. A new key would change the hash of every old command, and no record on file would
-be found again. A field declared with `later` is left out of the hash while it has its default.
+A run is found on file by this hash, so it must not change when the code does. Three rules keep it stable:
+
+1. A component of this package is named by its class (`Integer`), not by its path, so classes may move between modules.
+   Class names are unique in `conf/` (a test). A component of a user's own package keeps its path.
+2. Keys that say where and how a run is made (`VOLATILE`) do not count; the device counts by its type.
+3. A field that a class got after its first records were filed does not count while it has the value in `ADDED_LATER`,
+   which is what all earlier runs did.
+
+The identity of a record on file is computed anew from the configuration in it, so records of every age are found.
 """
 
-import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any
 
-Value = TypeVar("Value")
-KEY = "harness.later"
+from harness.redaction import redacted_tree
+
+OWN_PACKAGE = "harness"
 VOLATILE = ("force", "results_dir", "device")
-"""Keys of a configuration that do not change what is measured; the device counts by its type instead."""
-
-
-def later(default: Value) -> Value:
-    """Return a dataclass field with a default that does not count in a run's identity.
-
-    Example:
-        attention: str | None = later(None)
-    """
-    made: Value = dataclasses.field(default=default, metadata={KEY: True})
-    return made
-
-
-def without_later_defaults(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration node of a dataclass without its `later` fields that have their defaults."""
-    if not dataclasses.is_dataclass(cls):
-        return dict(node)
-    defaults = {item.name: item.default for item in dataclasses.fields(cls) if KEY in item.metadata}
-    return {
-        key: value for key, value in node.items() if key not in defaults or value != defaults[key]
+"""Keys of a configuration that do not change what is measured."""
+ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "Perplexity": {
+            "bos": None,
+            "batch_tokens": None,
+            "segmentation": {"_target_": "DisjointWindows"},
+        },
+        "Divergence": {"bos": None},
+        "NoiseFloor": {"bos": None},
+        "Parity": {"bos": None},
+        "GgufModel": {"baseline": None, "attention": None},
+        "HubModel": {"attention": None},
+        "LocalModel": {"baseline": None, "attention": None},
+        "EmbeddedModel": {"attention": None},
     }
+)
+"""Class -> fields it got after its first records were filed -> the value that stands for what runs did before."""
+
+
+def config_hash(config: Mapping[str, Any], device_type: str) -> str:
+    """Return the SHA-256 of the canonical form of a configuration, as 64 hexadecimal digits.
+
+    Args:
+        config: A resolved configuration, or that of a record on file.
+        device_type: `cpu` or `cuda`.
+    """
+    counted = {key: canonical(value) for key, value in config.items() if key not in VOLATILE}
+    # A run is the same whosever access token it needs.
+    counted = redacted_tree(counted) | {"device_type": device_type}
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical(node: Any) -> Any:
+    """Return a node of a configuration with classes in the place of paths, without fields of `ADDED_LATER` at their values."""
+    if isinstance(node, Mapping):
+        found = {key: canonical(value) for key, value in node.items()}
+        if "_target_" not in found:
+            return found
+        name = found["_target_"] = class_name(found["_target_"])
+        later = ADDED_LATER.get(name, {})
+        return {
+            key: value for key, value in found.items() if key not in later or value != later[key]
+        }
+    if isinstance(node, list | tuple):
+        return [canonical(value) for value in node]
+    return node
+
+
+def class_name(target: Any) -> str:
+    """Return what identifies a component: its class name if it is of this package, else its whole path."""
+    path = str(target)
+    return path.rpartition(".")[2] if path.startswith(f"{OWN_PACKAGE}.") else path

@@ -24,6 +24,7 @@ from harness.errors import (
     UnsupportedRecipe,
 )
 from harness.foreign_code import foreign_code
+from harness.identity import config_hash
 from harness.models import cache, products
 from harness.models.source import LoadedModel, ModelSource
 from harness.on_file import same_run
@@ -100,6 +101,12 @@ class RunSpec:
             resolved=resolved,
         )
 
+    @property
+    def place(self) -> dict[str, str]:
+        """The names that decide where records lie; see `ResultStore.path`."""
+        model = "no_model" if isinstance(self.task, ModelFreeTask) else self.model.name
+        return {"task": self.task.name, "model": model, "recipe": self.recipe.name}
+
 
 def _refuse_unpaired(task: PairedTask, recipe: QuantRecipe) -> None:
     # Without rules the loaded model decides: `_refuse_unpaired_model` says `unsupported` for one that came quantized.
@@ -161,15 +168,15 @@ def run(spec: RunSpec) -> Outcome:
     Raises:
         HarnessError: Some stage failed; the record on file says so too.
     """
-    identity = config.config_hash(spec.resolved, spec.device.type)
+    identity = config_hash(spec.resolved, spec.device.type)
     # What is on file can be read where nothing can be written.
-    before, problems = spec.store.find(identity)
+    before, problems = spec.store.find(identity, **spec.place)
     for problem in problems:
         log.warning("%s", problem)
     if done := _on_file(spec, before):
         return _outcome(spec, done, skipped=True)
     with spec.store.claim(identity):
-        known, _ = spec.store.find(identity)
+        known, _ = spec.store.find(identity, **spec.place)
         # Another process may have run it in the meantime.
         if known != before and (done := _on_file(spec, known)):
             return _outcome(spec, done, skipped=True)
@@ -201,8 +208,7 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         recipe=spec.recipe.name,
         provenance=provenance.collect(spec.task.seeds, spec.device, foreign_code(spec.resolved)),
     )
-    model = "no_model" if isinstance(spec.task, ModelFreeTask) else spec.model.name
-    path = spec.store.path(record, task=spec.task.name, model=model, recipe=spec.recipe.name)
+    path = spec.store.path(record, **spec.place)
     spec.store.write(path, record)
     try:
         counted_since = memory.reset(spec.device)

@@ -4,11 +4,13 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from harness.config import OWN_TARGET
 from harness.results.record import RunRecord
 from harness.results.store import read
 
@@ -94,6 +96,14 @@ def test_conf_file_is_yaml_with_a_comment_first(path: Path) -> None:
     comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
     assert text.startswith("# ")
     assert any(comment and not comment.startswith("@package") for comment in comments)
+
+
+def test_a_class_name_in_conf_means_one_class() -> None:
+    # Runs on file are identified by the names of their classes; see harness/identity.py.
+    targets = {path for file in CONF_FILES for path in OWN_TARGET.findall(file.read_text())}
+    assert len(targets) > 40
+    names = Counter(path.rpartition(".")[2] for path in targets)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_checked_in_results_are_whole_records_without_nan() -> None:

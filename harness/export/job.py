@@ -9,6 +9,7 @@ from harness import config, devices, provenance
 from harness.errors import ConfigError
 from harness.export.checkpoint import OUT, Exported, check, export
 from harness.export.layout import Layout
+from harness.identity import config_hash
 from harness.models import cache
 from harness.models.source import ModelSource
 from harness.output.names import local_path
@@ -43,7 +44,7 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     facts = {
         "command": provenance.command_line(),
         "config": redacted_tree(resolved, known_values()),
-        "config_hash": config.config_hash(described, device.type),
+        "config_hash": config_hash(described, device.type),
         "git_commit": made.git_commit,
         "git_dirty": made.git_dirty,
         "packages": made.packages,

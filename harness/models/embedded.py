@@ -16,7 +16,6 @@ from typing import ClassVar
 import torch
 
 from harness.errors import ModelError
-from harness.identity import later
 from harness.models.checkpoint import sha256_file
 from harness.models.gguf import CACHE, ROUNDED, cache_folder, load_gguf
 from harness.models.source import Dtype, LoadedModel, Weights
@@ -45,7 +44,7 @@ class EmbeddedModel:
     weights: ClassVar[Weights] = "pretrained"
 
     dtype: Dtype = "bfloat16"
-    attention: str | None = later(None)
+    attention: str | None = None
     """Attention implementation of transformers; None is `sdpa`."""
 
     @property

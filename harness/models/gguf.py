@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from harness import paths
 from harness.errors import ModelError
-from harness.identity import later
 from harness.models.checkpoint import (
     UNLOADABLE,
     load_folder,
@@ -56,9 +55,9 @@ class GgufModel:
     path: str
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
-    baseline: ModelSource | None = later(None)
+    baseline: ModelSource | None = None
     """The float model that the file was made of, to compare the file with."""
-    attention: str | None = later(None)
+    attention: str | None = None
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def fingerprint(self) -> str:

@@ -10,7 +10,6 @@ import torch
 from harness import paths
 from harness.errors import ModelError
 from harness.hub import Found, Repository, locate
-from harness.identity import later
 from harness.models.checkpoint import FILES, folder_fingerprint, load_folder
 from harness.models.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
 from harness.models.loading_report import check_once, warnings_of
@@ -40,9 +39,9 @@ class HubModel:
     """Sizes of the model, for random weights."""
     seed: int = 0
     """Seed of random weights."""
-    baseline: ModelSource | None = later(None)
+    baseline: ModelSource | None = None
     """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
-    attention: str | None = later(None)
+    attention: str | None = None
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
 
     def __post_init__(self) -> None:
@@ -107,7 +106,7 @@ class LocalModel:
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
     """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
-    attention: str | None = later(None)
+    attention: str | None = None
     """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
     weights: ClassVar[Weights] = "pretrained"
 

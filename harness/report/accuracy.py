@@ -8,6 +8,7 @@ options of its own, which would make it compute something else (smoothing, outli
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.identity import canonical
 from harness.report import figures, paired
 from harness.report.paired import Paired
 from harness.report.study import PARITY, Group, Row
@@ -74,7 +75,7 @@ def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
     """Return what defines a recipe; all float baselines are one."""
     if row.is_baseline:
         return "float"
-    given: dict[str, Any] = row.stored.record.config["quant"]
+    given: dict[str, Any] = canonical(row.stored.record.config["quant"])
     parts = {key: value for key, value in given.items() if key not in ("name", *without)}
     return parts | {"text": row.quant.calibration}
 

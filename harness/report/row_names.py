@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.identity import VOLATILE
+from harness.identity import VOLATILE, canonical
 from harness.results.record import RunRecord
 from harness.results.store import Stored
 
@@ -53,7 +53,7 @@ def recipe_facts(record: RunRecord) -> dict[str, str]:
         facts["sha256"] = f"SHA-256 {text.sha256[:12]}"
     elif is_calibrated(record):
         facts |= {"text": UNKNOWN_TEXT, "sha256": "SHA-256 unknown"}
-    for key, value in _leaves(record.config.get("quant") or {}, "quant"):
+    for key, value in _leaves(canonical(record.config.get("quant") or {}), "quant"):
         # The words for text and formats stand for these keys.
         if ".data." not in key and not (key.startswith("quant.rules.") and _is_of_format(key)):
             facts[key] = f"{key.removeprefix('quant.')}={value}"
@@ -88,13 +88,13 @@ def plain_name(record: RunRecord) -> str:
 
 
 def _run_facts(record: RunRecord) -> dict[str, str]:
-    """Return words for every value of a configuration, by key; the last fact is the time of the run."""
-    config = {key: value for key, value in record.config.items() if key not in VOLATILE}
+    """Return words for every value of a configuration, by key."""
+    config = {key: canonical(value) for key, value in record.config.items() if key not in VOLATILE}
     facts = {key: f"{key}={value}" for key, value in _leaves(config)}
     model = record.model
     if model is not None:
         facts = {"model": model.name, "dtype": model.dtype, "attention": model.attention} | facts
-    return facts | {"created": f"{record.created:%Y-%m-%d %H:%M:%S}"}
+    return facts
 
 
 def _told_apart(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import ResultError
+from harness.identity import canonical
 from harness.report.row_names import row_names
 from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
@@ -26,7 +27,7 @@ from harness.results.record import (
     Status,
     TaskInfo,
 )
-from harness.results.store import Stored
+from harness.results.store import Stored, identity_of
 
 THROUGHPUT, PARITY = "throughput", "parity"
 """Tasks that measure no quality."""
@@ -150,7 +151,7 @@ def asked_for(item: Stored) -> tuple[str, Hardware | None]:
     """Return what tells a run from others, however it ended: its configuration and, where speed is measured, the machine."""
     record = item.record
     task = record.task.name if record.task is not None else item.path.parts[-3]
-    return record.config_hash, record.provenance.hardware if task in TIMED else None
+    return identity_of(record), record.provenance.hardware if task in TIMED else None
 
 
 def measured(item: Stored) -> tuple[Hashable, CalibrationInfo | None]:
@@ -209,7 +210,7 @@ def _key(record: RunRecord) -> str:
 
 def options(record: RunRecord) -> dict[str, Any]:
     """Return every option of the task; those of the model are in its fingerprint and type."""
-    return {key: value for key, value in record.config["task"].items() if key != "data"}
+    return {key: value for key, value in canonical(record.config["task"]).items() if key != "data"}
 
 
 def _group(items: Sequence[Stored], names: Mapping[str, str]) -> Group:

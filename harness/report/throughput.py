@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.identity import canonical
 from harness.report import figures, float_paths, plots
 from harness.report.accuracy import accuracy_of
 from harness.report.float_paths import PHASES
@@ -175,7 +176,7 @@ def _has_one_of_two_ways(row: Row, group: Group) -> bool:
 def _is_of(item: Stored, group: Group) -> bool:
     """Say whether a run would have been in a group if it had been possible."""
     own, other = item.record, group.rows[0].stored.record
-    same_model = own.config["model"] == other.config["model"]
+    same_model = canonical(own.config["model"]) == canonical(other.config["model"])
     same_machine = own.provenance.hardware == other.provenance.hardware
     same = same_model and same_machine and options(own) == options(other)
     return same and item.path.parts[-3] == THROUGHPUT

@@ -6,6 +6,7 @@ leave an outdated record out and say why, and its command measures again instead
 
 import re
 
+from harness.identity import class_name
 from harness.results.record import RunRecord
 
 COMPARING = ("divergence", "noise_floor")
@@ -73,6 +74,6 @@ def outdated(record: RunRecord) -> str | None:
 def _is_of_blocks(record: RunRecord) -> bool:
     """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
     model = record.config.get("model")
-    source = str(model.get("_target_")) if isinstance(model, dict) else ""
+    source = class_name(model.get("_target_")) if isinstance(model, dict) else ""
     kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
-    return source.endswith(".GgufModel") and not GGUF_FLOATS.issuperset(kinds)
+    return source == "GgufModel" and not GGUF_FLOATS.issuperset(kinds)

@@ -24,6 +24,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from harness.errors import ResultError
+from harness.identity import config_hash
 from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.output.lock import locked
@@ -104,21 +105,28 @@ class ResultStore:
 
     def load(self) -> tuple[list[Stored], list[str]]:
         """Return every whole record, those of one configuration in the order of their filing, and a line for every file that is not one."""
-        return self._read_all("*")
+        return self._read_all("*/*/*")
 
-    def find(self, config_hash: str) -> tuple[list[Stored], list[str]]:
-        """Return the same of one configuration.
+    def find(
+        self, identity: str, *, task: str, model: str, recipe: str
+    ) -> tuple[list[Stored], list[str]]:
+        """Return the same of one configuration, whose records lie where `path` puts them.
 
         Raises:
             OutputError: Something else than a folder is there.
         """
         place.folder_to_fill(self.root, OPTION)
-        found, problems = self._read_all(f"*--{config_hash[:12]}-*")
-        return [item for item in found if item.record.config_hash == config_hash], problems
+        found, problems = self._read_all(
+            f"{safe_name(task)}/{safe_name(model)}/{safe_name(recipe)}--*"
+        )
+        # Either may differ: old records were filed with another hash, and a secret that was masked by its value is not in
+        # the configuration on file.
+        same = [i for i in found if identity in (i.record.config_hash, identity_of(i.record))]
+        return same, problems
 
     def _read_all(self, stem: str) -> tuple[list[Stored], list[str]]:
         stored, problems = [], []
-        for path in sorted(self.root.glob(f"*/*/{stem}.json")):
+        for path in sorted(self.root.glob(f"{stem}.json")):
             try:
                 stored.append(Stored(path=path, record=read(path)))
             except ResultError as reason:
@@ -134,6 +142,11 @@ class ResultStore:
                     "error": "the process ended without closing the record (killed, out of memory, or its disk was full)",
                 }
                 self.write(item.path, item.record.model_copy(update=update))
+
+
+def identity_of(record: RunRecord) -> str:
+    """Return the identity of a record's run, computed from the configuration that it holds; see `harness.identity`."""
+    return config_hash(record.config, "cpu" if record.provenance.gpu is None else "cuda")
 
 
 def next_attempt(known: Iterable[Stored]) -> int:

@@ -28,7 +28,6 @@ from torch import Tensor
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
-from harness.identity import later
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -73,7 +72,7 @@ class Divergence:
     """Compare on the first so many windows; None is all."""
     questions: MMLU | None = None
     """Questions to compare answers on; None is none."""
-    bos: Bos | None = later(None)
+    bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from harness.data.source import DataSource
 from harness.errors import ConfigError, ModelError
-from harness.identity import later
 from harness.models.architecture import attention
 from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
@@ -83,7 +82,7 @@ class NoiseFloor:
     """Tokens a window."""
     limit_windows: int | None = None
     """Compare on the first so many windows; None is all."""
-    bos: Bos | None = later(None)
+    bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:

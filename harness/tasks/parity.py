@@ -29,7 +29,6 @@ from torch import Tensor
 
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
-from harness.identity import later
 from harness.models.decodable import cache_argument
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
@@ -103,7 +102,7 @@ class Parity:
     """The last so many tokens of a window run one at a time."""
     seed: int = 0
     """Seed of random token ids."""
-    bos: Bos | None = later(None)
+    bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:

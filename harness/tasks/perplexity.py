@@ -21,7 +21,6 @@ import numpy as np
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.errors import InvalidResult
-from harness.identity import later
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
@@ -59,7 +58,7 @@ class Perplexity:
     """Score the first so many documents; None is all. Of these two limits a protocol has one."""
     batch_tokens: int | None = None
     """Tokens a batch, padding included; None is `BATCH_TOKENS`."""
-    bos: Bos | None = later(None)
+    bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
 
     def __post_init__(self) -> None:

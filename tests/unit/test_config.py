@@ -20,7 +20,7 @@ from harness import config
 from harness.config import CONF
 from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
-from harness.identity import VOLATILE
+from harness.identity import VOLATILE, config_hash
 from harness.models.hub import LocalModel
 from harness.models.source import ModelSource
 from harness.models.tiny import TinyModel
@@ -91,7 +91,7 @@ def resolved(*overrides: str) -> dict[str, Any]:
 
 
 def hashed(*overrides: str) -> str:
-    return config.config_hash(resolved(*overrides), "cpu")
+    return config_hash(resolved(*overrides), "cpu")
 
 
 # What is built
@@ -171,7 +171,7 @@ def test_target_that_is_not_ours_is_refused(target: object) -> None:
     "target",
     [
         "harness.models.tiny.Missing",
-        "harness.nowhere.TinyModel",
+        "harness.nowhere.Nothing",
         "harness.models.tiny.byte_tokenizer",
         "harness.models.tiny.HIDDEN_SIZE",
         "harness.provenance.subprocess",
@@ -312,7 +312,7 @@ def reversed_keys(node: Any) -> Any:
 def test_hash_does_not_depend_on_the_order_of_keys() -> None:
     plain = resolved("+quant=int8_row")
     assert list(reversed_keys(plain)) != list(plain)
-    assert config.config_hash(reversed_keys(plain), "cpu") == config.config_hash(plain, "cpu")
+    assert config_hash(reversed_keys(plain), "cpu") == config_hash(plain, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -321,11 +321,11 @@ def test_hash_does_not_depend_on_the_order_of_keys() -> None:
 def test_hash_ignores_what_does_not_change_the_measurement(key: str, value: object) -> None:
     plain = resolved()
     assert plain[key] != value
-    assert config.config_hash(plain | {key: value}, "cpu") == config.config_hash(plain, "cpu")
+    assert config_hash(plain | {key: value}, "cpu") == config_hash(plain, "cpu")
 
 
 def test_hash_tells_device_types_apart() -> None:
-    assert config.config_hash(resolved(), "cpu") != config.config_hash(resolved(), "cuda")
+    assert config_hash(resolved(), "cpu") != config_hash(resolved(), "cuda")
 
 
 @pytest.mark.parametrize(
@@ -358,14 +358,14 @@ def test_hash_changes_with_every_leaf_of_a_recipe() -> None:
     plain = resolved("+quant=int8_group", "task=mmlu")
     paths = [path for path in leaves(plain) if path[0] not in VOLATILE]
     assert len(paths) > 20
-    seen = {config.config_hash(plain, "cpu")}
+    seen = {config_hash(plain, "cpu")}
     for path in paths:
         other = copy.deepcopy(plain)
         owner: Any = other
         for step in path[:-1]:
             owner = owner[step]
         owner[path[-1]] = "something else"
-        seen.add(config.config_hash(other, "cpu"))
+        seen.add(config_hash(other, "cpu"))
     assert len(seen) == len(paths) + 1
 
 

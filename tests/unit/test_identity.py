@@ -1,46 +1,98 @@
-"""Fields that came later, and the identity of the runs that came before."""
+"""The identity of a run does not depend on where its classes lie, and records of every age are found by it."""
 
-from dataclasses import dataclass
+import importlib
+import itertools
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from harness import config
-from harness.identity import later, without_later_defaults
-from harness.results.store import read
+from harness import cli, config
+from harness.identity import ADDED_LATER, canonical, class_name, config_hash
+from harness.results.store import identity_of, read
 
 ROOT = Path(__file__).parents[2]
-RECORDS = sorted((ROOT / "results").glob("*/*/*/*.json"))
+RECORDS = sorted((ROOT / "results").rglob("*--*.json"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A component with a field that came later."""
-
-    path: str
-    attention: str | None = later(None)
+def composed(*overrides: str) -> dict[str, Any]:
+    assert cli  # it registers the schema
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        return config.resolve(compose("config", list(overrides)))
 
 
-def test_a_later_field_counts_only_with_another_value_than_its_default() -> None:
-    assert Source(path="x").attention is None
-    assert without_later_defaults(Source, {"path": "x", "attention": None}) == {"path": "x"}
-    changed = {"path": "x", "attention": "eager"}
-    assert without_later_defaults(Source, changed) == changed
+def jobs(command: str) -> Iterator[tuple[str, ...]]:
+    """Yield the overrides of each job of a command as it is written in a record."""
+    overrides = [word for word in shlex.split(command)[3:] if word != "-m"]
+    for word in tuple(overrides):
+        if word.startswith("+experiment="):
+            file = config.CONF / "experiment" / f"{word.partition('=')[2]}.yaml"
+            swept = OmegaConf.to_container(OmegaConf.load(file).hydra.sweeper.params)
+            assert isinstance(swept, dict)
+            overrides += [f"{key}={value}" for key, value in swept.items()]
+    choices = []
+    for word in overrides:
+        key, _, values = word.partition("=")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    yield from itertools.product(*choices)
 
 
-def test_a_class_that_is_no_dataclass_keeps_every_key() -> None:
-    assert without_later_defaults(int, {"real": 1}) == {"real": 1}
+@cache
+def identities_today(command: str) -> set[str]:
+    return {config_hash(composed(*job), "cpu") for job in jobs(command)}
 
 
-def test_every_record_on_file_has_the_identity_of_its_own_configuration() -> None:
+def test_the_command_of_every_published_record_finds_it_today() -> None:
     assert len(RECORDS) > 50
-    other = []
+    lost = []
     for path in RECORDS:
         record = read(path)
-        device = record.model.device if record.model else "cpu"
-        if config.config_hash(record.config, device) != record.config_hash:
-            other.append(path.name)
-    assert other == []
+        if identity_of(record) not in identities_today(record.command):
+            lost.append(path.name)
+    assert lost == []
+
+
+def test_a_class_may_move_to_another_module() -> None:
+    before = composed("model=tiny", "+quant=int8_row", "task=perplexity")
+    text = json.dumps(before)
+    for name, path in config.components().items():
+        text = text.replace(f'"{path}"', f'"harness.another.room.{name}"')
+    moved = json.loads(text)
+    assert moved != before
+    assert config_hash(moved, "cpu") == config_hash(before, "cpu")
+
+
+def test_a_path_of_an_earlier_version_is_still_built() -> None:
+    node = {"_target_": "harness.of_an_earlier_version.Integer", "bits": 8}
+    assert config.build(node, "quant").bits == 8
+
+
+def test_a_component_of_a_users_own_package_keeps_its_path() -> None:
+    node = {"_target_": "my_formats.FiveValues"}
+    assert canonical(node) == node
+    assert class_name("harnessed.formats.Five") == "harnessed.formats.Five"
+    assert class_name("harness.formats.integer.Integer") == "Integer"
+
+
+def test_a_later_field_counts_only_with_another_value_than_earlier_runs_had() -> None:
+    node = {"_target_": "harness.models.hub.LocalModel", "path": "x"}
+    early = {"_target_": "LocalModel", "path": "x"}
+    assert canonical(node | {"attention": None, "baseline": None}) == early
+    assert canonical(node | {"attention": "eager"}) == early | {"attention": "eager"}
+
+
+@pytest.mark.parametrize("name", sorted(ADDED_LATER))
+def test_a_later_field_is_one_of_its_class(name: str) -> None:
+    module, _, _ = config.components()[name].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    assert ADDED_LATER[name].keys() <= {item.name for item in fields(cls)}
 
 
 @pytest.mark.parametrize("key", ["model", "task"])
@@ -48,4 +100,4 @@ def test_a_hash_differs_where_a_value_does(key: str) -> None:
     node = {"_target_": "harness.models.tiny.TinyModel", "seed": 0}
     plain = {key: node, "allow_targets": []}
     changed = {key: node | {"seed": 1}, "allow_targets": []}
-    assert config.config_hash(plain, "cpu") != config.config_hash(changed, "cpu")
+    assert config_hash(plain, "cpu") != config_hash(changed, "cpu")

@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from runs import PERPLEXITY, MakeSpec
 from secret_shapes import SHAPES
 
-from harness import config, provenance
+from harness import provenance
 from harness.config import CONF
 from harness.errors import DataError
 from harness.export import job
 from harness.export.command import register, resolve
+from harness.identity import config_hash
 from harness.redaction import MASK
 from harness.run import run
 from harness.summary import Ending, JobResult, print_summary
@@ -55,7 +56,7 @@ def test_error_of_a_record_is_masked_by_the_value_in_the_environment(
 def test_two_runs_with_different_tokens_are_the_same_run() -> None:
     def hashed(**model: Any) -> str:
         resolved = {"model": model, "allow_targets": [], "task": {"a": 1}}
-        return config.config_hash(resolved, "cpu")
+        return config_hash(resolved, "cpu")
 
     plain = hashed(path="x")
     assert hashed(path="x", token="a1") == hashed(path="x", token="b2") != plain  # noqa: S106

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, parameters_of, records
 
-from harness import config, provenance
+from harness import provenance
+from harness.identity import config_hash
 from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
@@ -29,7 +30,7 @@ def test_run_files_a_whole_record_and_its_samples(
     assert outcome.path.name == f"int8_row--{record.run_id}.json"
     assert record.status is Status.OK
     assert record.error is None
-    assert record.config_hash == config.config_hash(spec.resolved, "cpu")
+    assert record.config_hash == config_hash(spec.resolved, "cpu")
     assert record.config == spec.resolved
     assert record.duration_s is not None
     assert record.duration_s > 0

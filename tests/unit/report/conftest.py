@@ -72,7 +72,9 @@ def make_record() -> MakeRecord:
         )
         quantized = recipe != "none"
         real = backend != "fake"
+        # Records of one hash have one configuration: the identity of a record is computed from it.
         config: dict[str, Any] = {
+            "allow_targets": [config_hash or f"{made:06d}"],
             "model": {"dtype": dtype, "weights": weights},
             "task": {"seed": seed, **options},
             "quant": {

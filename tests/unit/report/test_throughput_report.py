@@ -436,7 +436,7 @@ def test_unsupported_run_that_was_repeated_is_listed_once_or_not_at_all(
 ) -> None:
     study.time("none", FLOAT)
     for _ in range(2):
-        study.time("int8_row", FLOAT, status=Status.UNSUPPORTED, config_hash="h")
+        study.time("int8_row", FLOAT, status=Status.UNSUPPORTED, config_hash="h", **REAL)
     report = write(study.root, tmp_path, "r").read_text(encoding="utf-8")
     assert report.split("## Not supported here")[1].split("##")[0].count("| throughput | m ") == 1
     study.time("int8_row", FASTER, config_hash="h", **REAL)
@@ -448,7 +448,7 @@ def test_run_that_ended_well_elsewhere_leaves_its_refusal_here_in_the_report(
 ) -> None:
     for cpu in ("here", "there"):
         study.time("none", FLOAT, cpu=cpu)
-        study.time("int8_row", FLOAT, cpu=cpu, status=Status.UNSUPPORTED, config_hash="h")
+        study.time("int8_row", FLOAT, cpu=cpu, status=Status.UNSUPPORTED, config_hash="h", **REAL)
     study.time("int8_row", FASTER, cpu="there", config_hash="h", **REAL)
     report = write(study.root, tmp_path, "r").read_text(encoding="utf-8")
     assert report.split("## Not supported here")[1].split("##")[0].count("| throughput | m ") == 1

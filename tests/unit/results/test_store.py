@@ -39,6 +39,9 @@ HOSTILE = [
 ]
 
 
+PLACE = {"task": "perplexity", "model": "tiny", "recipe": "int8_row"}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> ResultStore:
     return ResultStore(root=tmp_path / "results")
@@ -121,7 +124,7 @@ def test_load_reads_no_folder_but_its_own(store: ResultStore, make_record: MakeR
 
 def test_load_of_a_folder_that_is_not_there_is_empty(store: ResultStore) -> None:
     assert store.load() == ([], [])
-    assert store.find("0" * 64) == ([], [])
+    assert store.find("0" * 64, **PLACE) == ([], [])
 
 
 def test_load_is_sorted_by_time(store: ResultStore, make_record: MakeRecord) -> None:
@@ -150,7 +153,7 @@ def test_records_of_one_configuration_are_sorted_by_their_count_and_older_ones_c
         )
         known.append(Stored(path=filed(store, record), record=record))
     names = [name for name, _, _ in wanted]
-    for found in (store.load()[0], store.find(first.config_hash)[0]):
+    for found in (store.load()[0], store.find(first.config_hash, **PLACE)[0]):
         assert [item.record.run_id.rpartition("-")[2] for item in found] == names
     assert next_attempt(known) == 4
     assert next_attempt(known[-2:]) == 1, "records without a count"
@@ -161,13 +164,14 @@ def test_find_compares_the_whole_hash(store: ResultStore, make_record: MakeRecor
     mine = make_record()
     filed(store, mine)
     same_start = mine.config_hash[:-1] + "f"
-    filed(store, make_record(config_hash=same_start, run_id="0123456789ab-other"))
+    other = {"config_hash": same_start, "config": {"task": {"window": 65}}}
+    filed(store, make_record(run_id="0123456789ab-other", **other))
     torn = store.root / "perplexity" / "tiny" / "int8_row--0123456789ab-torn.json"
     torn.write_text("{")
-    found, [problem] = store.find(mine.config_hash)
+    found, [problem] = store.find(mine.config_hash, **PLACE)
     assert [item.record for item in found] == [mine]
     assert str(torn) in problem
-    assert store.find("f" * 64) == ([], [])
+    assert store.find("f" * 64, **PLACE)[0] == []
 
 
 def test_close_abandoned_marks_running_records_and_no_others(
@@ -303,4 +307,5 @@ def test_path_stays_inside_the_root_and_can_be_written(
     assert len(path.name.encode()) <= 255
     store.write(path, record)
     assert [item.path for item in store.load()[0]] == [path]
-    assert [item.path for item in store.find(record.config_hash)[0]] == [path]
+    found, _ = store.find(record.config_hash, task=name, model=name, recipe=name)
+    assert [item.path for item in found] == [path]

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.identity import without_later_defaults
+from harness.identity import canonical
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 from harness.tasks.divergence import Divergence
@@ -174,5 +174,7 @@ def test_protocols_of_other_tools_say_themselves_where_bos_stands(cut: Any) -> N
 
 def test_default_leaves_the_identity_of_old_runs() -> None:
     for task in (Perplexity, Divergence, NoiseFloor, Parity):
-        assert without_later_defaults(task, {"window": 9, "bos": None}) == {"window": 9}
-        assert without_later_defaults(task, {"bos": "every"}) == {"bos": "every"}
+        early = {"_target_": task.__name__, "window": 9}
+        named = early | {"_target_": f"harness.tasks.{task.__name__}"}
+        assert canonical(named | {"bos": None}) == early
+        assert canonical(named | {"bos": "every"}) == early | {"bos": "every"}
