@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.formats.base import Rounding
 from harness.formats.integer import Integer
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 from harness.quant.granularity import Granularity
 from harness.quant.tensor import ScalePlane, Scales
 

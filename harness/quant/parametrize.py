@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from harness.formats.packing import pack, unpack
 from harness.quant.exact_buffers import exact_buffers
-from harness.quant.packing import pack, unpack
 from harness.quant.quantize import quantize
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.formats.base import FloatingFormat, NumberFormat
 from harness.formats.integer import Integer
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 from harness.quant.granularity import Granularity
 from harness.quant.range import Range
 from harness.quant.tensor import ScalePlane, Scales

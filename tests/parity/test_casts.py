@@ -11,7 +11,7 @@ from harness.formats.base import NumberFormat
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 en_dtypes = pytest.importorskip("en_dtypes")

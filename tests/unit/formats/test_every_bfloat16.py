@@ -13,7 +13,7 @@ from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 
 BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 """Every bfloat16 number, as float32: NaNs, infinities, subnormals and both zeros included."""

@@ -16,7 +16,7 @@ from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 
 Array = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from harness.formats.base import round_to_integer
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 
 FORMATS: list[Any] = [
     Integer(bits=4, rounding="stochastic"),

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from harness.quant import packing
-from harness.quant.packing import pack, unpack
+from harness.formats import packing
+from harness.formats.packing import pack, unpack
 
 each_width = pytest.mark.parametrize("bits", range(1, 9))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.formats.positive_float import PositiveFloat
+from harness.formats.unsigned_float import PositiveFloat
 
 E8M0 = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
 E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
