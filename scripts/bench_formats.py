@@ -28,7 +28,7 @@ import yaml
 from harness.config import build
 from harness.output.atomic import write_atomic
 from harness.provenance import collect
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat
 
 CONF = Path(__file__).parents[1] / "conf" / "format"

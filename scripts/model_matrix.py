@@ -37,9 +37,9 @@ from harness.models.hub import LocalModel  # noqa: E402
 from harness.models.source import LoadedModel  # noqa: E402
 from harness.models.tiny import byte_tokenizer  # noqa: E402
 from harness.output.atomic import write_atomic  # noqa: E402
-from harness.quant.block_scaled import BlockScaled  # noqa: E402
 from harness.quant.granularity import Granularity  # noqa: E402
 from harness.quant.layer import LayerRule  # noqa: E402
+from harness.quant.schemes.block_scaled import BlockScaled  # noqa: E402
 from harness.recipe import QuantRecipe, quantize  # noqa: E402
 from harness.results.record import QuantReport  # noqa: E402
 from harness.tasks.perplexity import Perplexity  # noqa: E402

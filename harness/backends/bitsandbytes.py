@@ -26,10 +26,10 @@ from harness.errors import UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.qlora import SMALLEST_DIVISOR, STATISTICS, QLoRAScale, dynamic_map
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import SMALLEST_DIVISOR, STATISTICS, QLoRAScale, dynamic_map
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -30,10 +30,10 @@ from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor
 
 KERNEL = "bitsandbytes.MatMul8bitLt"

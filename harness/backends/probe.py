@@ -25,7 +25,7 @@ from harness.errors import AuditError
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.layer import QuantizedLayer
-from harness.quant.quantize import encode, quantize
+from harness.quant.primitives import encode, quantize
 from harness.results.record import Compute
 
 Precision = Literal["float32", "float16", "bfloat16"]

@@ -27,10 +27,10 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.range import AbsMax
 from harness.quant.scale import FloatScale
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 CODES = {

@@ -26,11 +26,11 @@ from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.nvfp4 import E4M3, NVFP4Scale
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 Span = Literal["tensor", "row"] | int

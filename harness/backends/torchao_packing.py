@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.quant.nvfp4 import E4M3
 from harness.quant.scale import E8M0
+from harness.quant.schemes.nvfp4 import E4M3
 from harness.quant.tensor import QuantizedTensor
 
 INT4_ZERO = 8

@@ -42,7 +42,7 @@ from harness.models.targets import Target, find_targets
 from harness.models.weight_layout import is_linear
 from harness.progress import bar
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor
 
 SMOOTHED = ("Int8Tensor", "Float8Tensor")

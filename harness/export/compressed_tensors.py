@@ -40,14 +40,14 @@ from harness.export.layout import (
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.nvfp4 import NVFP4Scale
 from harness.quant.range import AbsMax
 from harness.quant.scale import FloatScale, PowerOfTwoScale
-from harness.quant.shared_exponent import SharedExponent
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
+from harness.quant.schemes.shared_exponent import SharedExponent
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 E4M3, E2M1, E2M3 = (4, 3, "nan"), (2, 1, "none"), (2, 3, "none")

@@ -13,9 +13,9 @@ import torch
 
 from harness.export.layout import Contents, integer_format, unwrapped
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
 
 ROW, TENSOR, BLOCK, OTHER = -1, 0, -128, -2
 """Values of a group size for scales that are not of groups: of rows, the whole tensor, 128 x 128 blocks, blocks of another shape."""

@@ -34,8 +34,8 @@ from harness.export.layout import (
     refuse_short_groups,
     relative_error,
 )
-from harness.quant.affine import Affine
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.schemes.affine import Affine
 
 WIDTHS = (2, 4, 8)
 WORD = 32

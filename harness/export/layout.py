@@ -14,12 +14,12 @@ from torch import Tensor
 
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
-from harness.quant.descriptor import QTypeFormat, parse
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.qtype.descriptor import QTypeFormat, parse
 from harness.quant.scale import FloatScale, PowerOfTwoScale
-from harness.quant.shared_exponent import SharedExponent
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.shared_exponent import SharedExponent
 from harness.quant.tensor import TensorFormat
 
 FACTORS = (FloatScale, PowerOfTwoScale, SharedExponent)

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from harness.formats.base import NumberFormat
-from harness.quant.quantize import fake_quantize, fit
+from harness.quant.primitives import fake_quantize, fit
 from harness.quant.tensor import Scales, TensorFormat, along, back
 
 

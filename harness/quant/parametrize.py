@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 
 from harness.formats.packing import pack, unpack
 from harness.quant.exact_buffers import exact_buffers
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat
 
 

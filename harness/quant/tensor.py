@@ -143,7 +143,7 @@ def back(x: Tensor, shape: Sequence[int], axis: int, *, flat: bool) -> Tensor:
 
 @runtime_checkable
 class TensorFormat(Protocol):
-    """A way to store a tensor, as `harness.quant.quantize` uses it.
+    """A way to store a tensor, as `harness.quant.primitives` uses it.
 
     Tensors come with the axis of the blocks last; nothing here changes them.
     """

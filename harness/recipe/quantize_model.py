@@ -19,7 +19,7 @@ from harness.models.usage import NUM_TOKENS
 from harness.quant.layer import QuantizedLayer
 from harness.quant.linear import StaticFormat
 from harness.quant.overflow import FormatOverflow, refuse_overflow
-from harness.quant.quantize import encode, fit
+from harness.quant.primitives import encode, fit
 from harness.quant.tensor import Scales
 from harness.recipe.checkpoint import as_it_came
 from harness.recipe.recipe import QuantRecipe

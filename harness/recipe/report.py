@@ -13,7 +13,7 @@ from harness.models.loading_report import shown
 from harness.models.source import LoadedModel
 from harness.models.targets import Other, num_unused
 from harness.quant.layer import QuantizedLayer
-from harness.quant.quantize import fit as fit_scales
+from harness.quant.primitives import fit as fit_scales
 from harness.recipe.recipe import QuantRecipe
 from harness.recipe.selection import Selection
 from harness.results.record import Compute, LayerReport, QuantReport, SkippedWeight

@@ -28,7 +28,7 @@ from torch import Tensor
 from harness.errors import InvalidResult
 from harness.progress import bar
 from harness.quant.overflow import overflow_in
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks import matmul_operands

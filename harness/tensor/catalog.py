@@ -1,6 +1,6 @@
 """The formats of `conf/format`, by the names of their files.
 
-A name that is no file is read as a QType descriptor (`harness.quant.descriptor`), so that a format without a file can be
+A name that is no file is read as a QType descriptor (`harness.quant.qtype.descriptor`), so that a format without a file can be
 tried too.
 """
 
@@ -10,7 +10,7 @@ import yaml
 
 from harness.config import CONF, build, check_component
 from harness.errors import ConfigError
-from harness.quant.descriptor import QTypeFormat
+from harness.quant.qtype.descriptor import QTypeFormat
 from harness.quant.tensor import TensorFormat
 
 FOLDER = CONF / "format"

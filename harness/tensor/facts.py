@@ -13,10 +13,10 @@ from harness.formats.base import FloatingFormat, NumberFormat
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.native import TYPES, Native
-from harness.quant.quantize import bits_per_element
+from harness.quant.primitives import bits_per_element
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import TensorFormat
-from harness.quant.unscaled import Unscaled
 
 SHAPE = (4096, 4096)
 

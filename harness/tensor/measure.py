@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.errors import ConfigError
 from harness.progress import bar
-from harness.quant.quantize import encode, fit
+from harness.quant.primitives import encode, fit
 from harness.quant.tensor import TensorFormat
 from harness.tensor.error import Error, compare
 from harness.tensor.files import TensorFile

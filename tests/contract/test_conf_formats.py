@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from harness.config import build
 from harness.formats.base import NumberFormat
 from harness.formats.native import Native
-from harness.quant.affine import FloatZero
-from harness.quant.hif4 import HiF
-from harness.quant.quantize import bits_per_element, encode, fake_quantize, fit, quantize
+from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
+from harness.quant.schemes.affine import FloatZero
+from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import QuantizedTensor, ScalePlane, TensorFormat
 
 CONF = Path(__file__).parents[2] / "conf" / "format"

@@ -17,7 +17,7 @@ from harness.models.tiny import TinyModel
 from harness.quant.layer import LayerRule
 from harness.quant.linear import FakeQuantLinear
 from harness.quant.overflow import FormatOverflow, all_finite
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
 from harness.tasks.perplexity import Perplexity

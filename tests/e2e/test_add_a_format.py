@@ -57,7 +57,7 @@ class FiveValues:
 '''
 FIVE_GROUP = """
 # Five values, one scale for each 16 weights of a row.
-_target_: harness.quant.block_scaled.BlockScaled
+_target_: harness.quant.schemes.block_scaled.BlockScaled
 element: {_target_: my_formats.FiveValues}
 granularity: {_target_: harness.quant.granularity.Granularity, block: [1, 16]}
 """
@@ -71,7 +71,7 @@ name: five_group
 """
 INT4_FP8_SCALES = """
 # INT4 groups of 16 under FP8 scales: known parts, no Python.
-_target_: harness.quant.block_scaled.BlockScaled
+_target_: harness.quant.schemes.block_scaled.BlockScaled
 element: {_target_: harness.formats.integer.Integer, bits: 4}
 granularity: {_target_: harness.quant.granularity.Granularity, block: [1, 16]}
 scale:

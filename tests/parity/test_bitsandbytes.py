@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.formats.codebook import Codebook
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 
 with warnings.catch_warnings():
     # It decorates a method with torch.jit as it is imported.

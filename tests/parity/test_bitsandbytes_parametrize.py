@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from harness.formats.codebook import Codebook
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.parametrize import replace_parameter, replace_parameter_prequantized
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 
 with warnings.catch_warnings():
     # It decorates a method with torch.jit as it is imported.

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import TensorFormat
 
 library = pytest.importorskip("compressed_tensors.quantization")

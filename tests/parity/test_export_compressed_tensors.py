@@ -31,12 +31,12 @@ from harness.models.checkpoint import prepare
 from harness.models.source import LoadedModel
 from harness.models.targets import find_targets
 from harness.models.tiny import byte_tokenizer
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
-from harness.quant.nvfp4 import NVFP4Scale
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.recipe import QuantRecipe, quantize
 
 library = pytest.importorskip("compressed_tensors.quantization")

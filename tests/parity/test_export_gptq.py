@@ -22,11 +22,11 @@ from harness.formats.integer import Integer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.targets import find_targets
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.quantize import encode, fit, quantize
+from harness.quant.primitives import encode, fit, quantize
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model

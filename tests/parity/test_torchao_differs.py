@@ -10,11 +10,11 @@ import torch
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
 from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 primitives = pytest.importorskip("torchao.quantization.quant_primitives")
 mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")

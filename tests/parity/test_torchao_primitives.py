@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine, FloatZero
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.affine import Affine, FloatZero
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 primitives = pytest.importorskip("torchao.quantization.quant_primitives")

@@ -23,9 +23,9 @@ from harness.models import cache
 from harness.models.embedded import EmbeddedModel
 from harness.models.source import LoadedModel
 from harness.models.targets import find_targets
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 pytest.importorskip("compressed_tensors")

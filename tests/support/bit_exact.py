@@ -2,7 +2,7 @@
 
 import torch
 
-from harness.quant.quantize import encode, fit
+from harness.quant.primitives import encode, fit
 from harness.quant.tensor import QuantizedTensor, Scales, TensorFormat, along, back
 
 

@@ -21,9 +21,9 @@ from harness.data.hub import HubData
 from harness.data.text_file import TextFile
 from harness.formats.integer import Integer
 from harness.models import cache
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 from harness.results.record import RunRecord
 from harness.results.store import read
@@ -166,7 +166,7 @@ def test_record_under_another_name_or_another_order_of_rules_is_not_of_the_recip
 ) -> None:
     rule = (
         "+quant.rules.second={_target_: harness.quant.layer.LayerRule, match: '*.mlp.*', weight: "
-        "{_target_: harness.quant.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
+        "{_target_: harness.quant.schemes.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
     )
     words = ("quant.rules.linear.match='*self_attn*'", rule, "task.window=32")
     spec = make_spec("+quant=int8_row", *words, f"data.path={data.root}")

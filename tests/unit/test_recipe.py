@@ -17,10 +17,10 @@ from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.quantize import quantize as quantize_tensor
+from harness.quant.primitives import quantize as quantize_tensor
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 
 CPU = torch.device("cpu")

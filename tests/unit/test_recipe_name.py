@@ -36,7 +36,7 @@ def name_of(*words: str) -> str:
 INT2 = "format@quant.rules.linear.weight=int2_group"
 HEAD = (
     "+quant.rules.head={_target_: harness.quant.layer.LayerRule, match: lm_head, weight: "
-    "{_target_: harness.quant.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
+    "{_target_: harness.quant.schemes.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
 )
 TEXT = ("+data@quant.calibration.data=text", "quant.calibration.data.path=o.txt")
 

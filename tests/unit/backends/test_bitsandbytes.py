@@ -20,11 +20,11 @@ from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import byte_tokenizer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 from harness.recipe import Quantized, QuantRecipe
 from harness.recipe import quantize as quantize_model
 

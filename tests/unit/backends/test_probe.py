@@ -18,9 +18,9 @@ from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from harness.backends.scaled_linear import (
 )
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 INT8 = Integer(bits=8)

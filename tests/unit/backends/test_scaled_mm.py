@@ -19,11 +19,11 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
-from harness.quant.descriptor import parse
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.qtype.descriptor import parse
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe, audit_after, quantize
 
@@ -101,7 +101,7 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     backend = ScaledMMBackend()
     from harness.models.targets import Target
     from harness.quant.layer import QuantizedLayer
-    from harness.quant.quantize import quantize as quantize_tensor
+    from harness.quant.primitives import quantize as quantize_tensor
 
     owner = tiny.swaps[0].original
     assert isinstance(owner, nn.Linear)

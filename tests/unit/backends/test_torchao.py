@@ -24,7 +24,7 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import byte_tokenizer
 from harness.quant.layer import QuantizedLayer
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 

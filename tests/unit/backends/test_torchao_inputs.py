@@ -7,7 +7,7 @@ from bit_exact import values_of
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
 from harness.quant.overflow import FormatOverflow
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PER = {"token": "PerRow", "tensor": "PerTensor"}

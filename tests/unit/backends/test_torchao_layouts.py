@@ -17,12 +17,12 @@ from harness.backends.torchao_packing import torchao
 from harness.config import build, register, resolve
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.nvfp4 import E4M3, NVFP4Scale
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
 
 CONF = Path(__file__).parents[3] / "conf"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

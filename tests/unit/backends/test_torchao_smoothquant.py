@@ -24,11 +24,11 @@ from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
-from harness.quant.nvfp4 import E4M3
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import E4M3
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 

@@ -18,9 +18,9 @@ from harness.formats.integer import Integer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore:You passed .quantization_config.:UserWarning")

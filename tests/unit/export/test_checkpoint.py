@@ -26,11 +26,11 @@ from harness.formats.native import Native
 from harness.models.checkpoint import sha256_file
 from harness.models.source import LoadedModel
 from harness.output import place
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
 from harness.quant.scale import FloatScale
-from harness.quant.unscaled import Unscaled
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.unscaled import Unscaled
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
 

@@ -16,9 +16,9 @@ from harness.export.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 
 Made = Callable[..., LoadedModel]

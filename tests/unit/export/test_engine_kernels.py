@@ -7,11 +7,11 @@ from harness.export import engine_kernels
 from harness.export.layout import Contents
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")

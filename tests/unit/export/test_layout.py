@@ -9,13 +9,13 @@ import torch
 from harness.export.layout import divisors, integer_format, integers, patterns, relative_error
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine, FloatZero
-from harness.quant.block_scaled import BlockScaled
-from harness.quant.descriptor import QTypeFormat
 from harness.quant.granularity import Granularity
 from harness.quant.layer import QuantizedLayer
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.qtype.descriptor import QTypeFormat
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.affine import Affine, FloatZero
+from harness.quant.schemes.block_scaled import BlockScaled
 
 G16 = Granularity(block=(1, 16))
 

@@ -33,12 +33,12 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models import gptq_checkpoint
 from harness.models.source import LoadedModel
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
-from harness.quant.nvfp4 import NVFP4Scale
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import TensorFormat
 from harness.recipe import QuantRecipe, quantize
 

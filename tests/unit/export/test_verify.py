@@ -17,9 +17,9 @@ from harness.export.gptq import Gptq
 from harness.export.layout import Layout
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 
 INT8 = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))

@@ -8,9 +8,9 @@ from harness.backends.scaled_mm import ScaledMMBackend
 from harness.formats.integer import Integer
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 NEW = 9

@@ -29,10 +29,10 @@ from harness.errors import ModelError
 from harness.formats.integer import Integer
 from harness.models.gguf import GgufModel, converted
 from harness.models.source import LoadedModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 CPU = torch.device("cpu")

@@ -25,10 +25,10 @@ from torch import nn
 
 from harness.formats.codebook import Codebook
 from harness.models.prequantized import settings_of
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 from harness.recipe import QuantRecipe, quantize
 
 pytestmark = pytest.mark.usefixtures("eager")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from harness.formats.minifloat import Minifloat
 from harness.quant import fake_quant_ops as fqo
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.block_scaled import BlockScaled
 
 ELEMENTS = {
     "e4m3": {"exponent_bits": 4, "mantissa_bits": 3, "specials": "nan"},

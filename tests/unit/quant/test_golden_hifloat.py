@@ -7,10 +7,10 @@ import torch
 from bit_exact import codes_of, values_of
 
 from harness.formats.hif8 import HiF8
-from harness.quant.hif4 import HiF
-from harness.quant.hif4_v12 import HiFv12
+from harness.quant.schemes.hif4 import HiF
+from harness.quant.schemes.hif4_v12 import HiFv12
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import TensorFormat
-from harness.quant.unscaled import Unscaled
 
 SMALLEST, OVERFLOW = 2.0**-22, 40960.0
 SATURATING = ("fqo_core", "fqo_cy", "fqo_scaled")

@@ -9,11 +9,11 @@ from bit_exact import codes_of
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine, FloatZero
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
 from harness.quant.scale import FloatScale, PowerOfTwoScale
+from harness.quant.schemes.affine import Affine, FloatZero
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import TensorFormat
 
 FLOATS = {

@@ -9,9 +9,9 @@ from bit_exact import codes_of
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 MAGNITUDES = (

@@ -8,9 +8,9 @@ from bit_exact import codes_of
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.qlora import QLoRAScale, dynamic_map
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale, dynamic_map
 
 BIN = 2 / 65535
 """Width of the bins in which bitsandbytes looks 8-bit codes up on a CPU, of units in [-1, 1]."""

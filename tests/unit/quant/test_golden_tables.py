@@ -9,9 +9,9 @@ from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.minifloat import Minifloat
-from harness.quant.hif4 import E6M2, fixed_point
-from harness.quant.qlora import dynamic_map
 from harness.quant.scale import E8M0
+from harness.quant.schemes.bnb4bit import dynamic_map
+from harness.quant.schemes.hif4 import E6M2, fixed_point
 
 FORMATS: dict[str, NumberFormat] = {
     "e4m3fn": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),

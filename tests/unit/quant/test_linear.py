@@ -12,10 +12,7 @@ from torch.nn import functional as F
 from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.hif4 import HiF
 from harness.quant.linear import (
     PRESETS,
     FakeQuantLinear,
@@ -23,8 +20,11 @@ from harness.quant.linear import (
     replace_linears,
     set_mode,
 )
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
 from harness.quant.range import Percentile
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import TensorFormat
 
 CONF = Path(__file__).parents[3] / "conf" / "format"

@@ -14,8 +14,6 @@ from torch import Tensor
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.ops import (
     Cast,
@@ -27,9 +25,11 @@ from harness.quant.ops import (
     matmul,
     qkv,
 )
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import fit
+from harness.quant.primitives import fit
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 from harness.quant.tensor import TensorFormat
 
 

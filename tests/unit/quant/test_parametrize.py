@@ -20,13 +20,13 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
 from harness.quant import parametrize
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.parametrize import replace_parameter, replace_parameter_prequantized
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import TensorFormat
-from harness.quant.unscaled import Unscaled
 
 CONF = Path(__file__).parents[3] / "conf" / "format"
 

@@ -12,13 +12,13 @@ import torch
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.affine import Affine
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.qlora import QLoRAScale
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
 from harness.quant.range import AbsMax, MseSearch, Percentile, Range, RangeRule
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.affine import Affine
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale
 from harness.quant.tensor import TensorFormat
 
 GROUPS = Granularity(block=(1, 32))

@@ -15,10 +15,10 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.qlora import QLoRAScale
 from harness.quant.range import Range
 from harness.quant.scale import E8M0, FloatScale, PowerOfTwoScale, ScaleRule, power_of_two
+from harness.quant.schemes.bnb4bit import QLoRAScale
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 ELEMENTS: list[Any] = [
     Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),

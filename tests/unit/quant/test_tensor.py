@@ -9,9 +9,9 @@ from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.native import Native
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
-from harness.quant.unscaled import Unscaled
 
 INT8 = Integer(bits=8)
 

@@ -19,9 +19,9 @@ from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import find_others, find_targets
 from harness.models.tiny import byte_tokenizer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
 SIZES = {

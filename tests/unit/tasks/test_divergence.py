@@ -19,9 +19,9 @@ from harness.formats.integer import Integer
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks import divergence
 from harness.tasks.base import TaskResult

@@ -11,9 +11,9 @@ from harness.data.source import CHOICES
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import SampleScore
 from harness.tasks.baselines import find

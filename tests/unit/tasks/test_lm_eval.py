@@ -22,9 +22,9 @@ from harness.errors import AuditError, ConfigError, DataError, InvalidResult
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.results.record import Metric, Unit
 from harness.tasks import lm_eval

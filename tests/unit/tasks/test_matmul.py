@@ -16,11 +16,11 @@ from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import Scales, TensorFormat
-from harness.quant.unscaled import Unscaled
 from harness.results.record import Metric, Unit
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
 from harness.tasks.matmul import MatmulError

@@ -17,9 +17,9 @@ from harness.models.architecture import attention
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks import noise_floor
 from harness.tasks.base import TaskResult

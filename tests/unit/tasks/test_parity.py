@@ -27,10 +27,10 @@ from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.quantize import fake_quantize
+from harness.quant.primitives import fake_quantize
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Metric, Status
 from harness.results.store import ResultStore, read, read_samples

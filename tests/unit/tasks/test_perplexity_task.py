@@ -20,9 +20,9 @@ from harness.formats.minifloat import Minifloat
 from harness.models import head
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.layer import LayerRule
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Unit
 from harness.tasks import perplexity

@@ -10,10 +10,10 @@ import torch
 from harness.errors import ConfigError
 from harness.formats.hif8 import HiF8
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.hif4 import HiF
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import TensorFormat
 from harness.tensor import catalog, commands
 from harness.tensor.facts import facts, magnitudes, precision, source, specials
@@ -167,7 +167,7 @@ def test_hif8_tapers_from_three_mantissa_bits_to_none() -> None:
         ("nf4_b64", "QLoRA (arXiv 2305.14314)"),
         ("hif8", "arXiv 2409.16626"),
         ("hif4", "arXiv 2602.11287"),
-        ("int8_row", "harness.quant.block_scaled"),
+        ("int8_row", "harness.quant.schemes.block_scaled"),
     ],
 )
 def test_source_of_element_and_scale(name: str, expected: str) -> None:

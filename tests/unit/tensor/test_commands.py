@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.output import place
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
 from harness.tensor import catalog, commands
 from harness.tensor.files import header
 

@@ -6,9 +6,9 @@ import torch
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import quantize
+from harness.quant.primitives import quantize
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.tensor.error import PIECE, Error, compare, pool
 
 FLOAT_TYPES = [

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import ConfigError, DataError
 from harness.formats.integer import Integer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.tensor.files import TensorFile, header, write_tensor
 from harness.tensor.measure import measure
 

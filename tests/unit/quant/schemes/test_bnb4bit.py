@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from harness.formats.codebook import LEVELS, Codebook
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.qlora import QLoRAScale, dynamic_map
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.bnb4bit import QLoRAScale, dynamic_map
 
 each_name = pytest.mark.parametrize("name", ["nf4", "fp4"])
 each_block = pytest.mark.parametrize("block", [32, 64, 256])

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from harness.config import build
 from harness.errors import ConfigError
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
-from harness.quant.descriptor import QType, QTypeFormat, parse
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
+from harness.quant.qtype.descriptor import QType, QTypeFormat, parse
 from harness.quant.scale import PowerOfTwoScale
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 ROOT = Path(__file__).parents[3]

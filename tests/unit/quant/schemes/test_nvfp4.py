@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.nvfp4 import NVFP4Scale
-from harness.quant.quantize import bits_per_element, fake_quantize, fit, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, fit, quantize
 from harness.quant.range import MseSearch
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 Array = npt.NDArray[np.float32]
 F = np.float32

@@ -12,10 +12,10 @@ import torch
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import bits_per_element, encode, fake_quantize, fit, quantize
+from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.range import AbsMax, Percentile
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 Array = npt.NDArray[np.float32]

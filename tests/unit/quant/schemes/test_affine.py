@@ -10,10 +10,10 @@ import torch
 
 from harness.formats.integer import Integer
 from harness.formats.native import Native
-from harness.quant.affine import Affine, FloatZero
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.scale import FloatScale
+from harness.quant.schemes.affine import Affine, FloatZero
 from harness.quant.tensor import Scales
 
 Array = npt.NDArray[np.float32]

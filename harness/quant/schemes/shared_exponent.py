@@ -20,10 +20,10 @@ from torch import Tensor
 
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
 from harness.quant.range import Range
 from harness.quant.scale import E8M0, PowerOfTwoScale, power_of_two
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import ScalePlane, Scales
 
 

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.formats.integer import Integer
-from harness.quant.block_scaled import BlockScaled
-from harness.quant.descriptor import parse
 from harness.quant.granularity import Granularity
 from harness.quant.overflow import FormatOverflow
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
-from harness.quant.shared_exponent import SharedExponent, shared_microexponents
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
+from harness.quant.qtype.descriptor import parse
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.shared_exponent import SharedExponent, shared_microexponents
 
 NAN = float("nan")
 

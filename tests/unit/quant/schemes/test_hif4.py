@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.quant.hif4 import HiF
-from harness.quant.hif4_v12 import HiFv12
-from harness.quant.quantize import bits_per_element, fake_quantize, quantize
+from harness.quant.primitives import bits_per_element, fake_quantize, quantize
+from harness.quant.schemes.hif4 import HiF
+from harness.quant.schemes.hif4_v12 import HiFv12
 
 BITS = (2, 3, 4, 5)
 LARGEST = 344064.0

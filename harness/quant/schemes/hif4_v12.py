@@ -4,7 +4,7 @@
     k  = clamp(E64 - 2, -46, 16)       l2 = clamp(E8 - k - 1, 0, 1)       l3 = clamp(E4 - k - l2, 0, 1)
     q  = round(x / 2^(k + l2 + l3)), half away from zero         x ~ q * 2^l3 * 2^l2 * 2^k
 
-It has the name, the groups and the elements of the HiF4 of the paper (`harness.quant.hif4`) and gives different numbers:
+It has the name, the groups and the elements of the HiF4 of the paper (`harness.quant.schemes.hif4`) and gives different numbers:
 on normal data three in four differ. The reference clips q only where it rounds to exactly 2, so that magnitudes above
 1.75 * 2^18 get values that 4 bits cannot hold; `saturate: false` gives them too, `fake_quantize` only.
 """
@@ -17,8 +17,16 @@ from torch import Tensor
 from harness.formats.base import round_to_integer
 from harness.formats.integer import Integer
 from harness.quant.granularity import Granularity
-from harness.quant.hif4 import GROUPS, Levels, by_rows, fixed_point, group_maxima, over, planes
 from harness.quant.scale import power_of_two
+from harness.quant.schemes.hif4 import (
+    GROUPS,
+    Levels,
+    by_rows,
+    fixed_point,
+    group_maxima,
+    over,
+    planes,
+)
 from harness.quant.tensor import Scales
 
 SMALLEST = 2.0**-45

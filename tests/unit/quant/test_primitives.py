@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant import hif4
-from harness.quant import quantize as module
-from harness.quant.block_scaled import BlockScaled
+from harness.quant import primitives as module
 from harness.quant.granularity import Granularity
-from harness.quant.quantize import bits_per_element, encode, fake_quantize, fit, quantize
+from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.range import MseSearch, Percentile
+from harness.quant.schemes import hif4
+from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 CONF = Path(__file__).parents[3] / "conf" / "format"

@@ -31,16 +31,16 @@ from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.quant.block_maxima import BlockMaxima
-from harness.quant.block_scaled import BlockScaled
 from harness.quant.granularity import Granularity
-from harness.quant.hif4 import HiF
-from harness.quant.hif4_v12 import HiFv12
-from harness.quant.nvfp4 import NVFP4Scale
+from harness.quant.qtype.block_maxima import BlockMaxima
 from harness.quant.scale import E8M0, PowerOfTwoScale, ScaleRule
-from harness.quant.shared_exponent import SharedExponent, shared_microexponents
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.schemes.hif4 import HiF
+from harness.quant.schemes.hif4_v12 import HiFv12
+from harness.quant.schemes.nvfp4 import NVFP4Scale
+from harness.quant.schemes.shared_exponent import SharedExponent, shared_microexponents
+from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import Scales, TensorFormat
-from harness.quant.unscaled import Unscaled
 
 GRAMMAR = (
     "e<E>m<M>k<k>b<b>[c], e<E>m<M>K<K>k<k>B<B>b<b>[c][off<n>], mxfp4, mxfp6e3m2, mxfp6e2m3, mxfp8e4m3, mxfp8e5m2, "

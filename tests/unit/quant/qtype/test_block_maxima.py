@@ -6,9 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.quant.block_maxima import BlockMaxima
-from harness.quant.descriptor import parse
-from harness.quant.quantize import fake_quantize, quantize
+from harness.quant.primitives import fake_quantize, quantize
+from harness.quant.qtype.block_maxima import BlockMaxima
+from harness.quant.qtype.descriptor import parse
 
 
 def reference(x: Tensor, outer: int, block: int) -> Tensor:
