@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from harness.formats.integer import Integer
+from harness.nn.linear import replace_linears, set_mode
 from harness.quant.granularity import Granularity
-from harness.quant.linear import replace_linears, set_mode
 from harness.quant.schemes.block_scaled import BlockScaled
 
 WIDTH, TOKENS = 512, 256

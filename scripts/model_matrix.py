@@ -27,6 +27,7 @@ from architectures import ARCHITECTURES, save  # noqa: E402
 from rounding import UNCALLED, RoundedInputs, round_weights  # noqa: E402
 
 from harness import __version__  # noqa: E402
+from harness.backends.layer import LayerRule  # noqa: E402
 from harness.backends.scaled_mm import ScaledMMBackend  # noqa: E402
 from harness.data.embedded import EmbeddedData  # noqa: E402
 from harness.errors import HarnessError  # noqa: E402
@@ -38,7 +39,6 @@ from harness.models.source import LoadedModel  # noqa: E402
 from harness.models.tiny import byte_tokenizer  # noqa: E402
 from harness.output.atomic import write_atomic  # noqa: E402
 from harness.quant.granularity import Granularity  # noqa: E402
-from harness.quant.layer import LayerRule  # noqa: E402
 from harness.quant.schemes.block_scaled import BlockScaled  # noqa: E402
 from harness.recipe import QuantRecipe, quantize  # noqa: E402
 from harness.results.record import QuantReport  # noqa: E402

@@ -13,10 +13,10 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.calibration.calibration_set import CalibrationSet
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import LayerRule, QuantizedLayer
 
 Kind = Literal["fake-quant", "real"]
 ROUNDING: Mapping[str, float] = MappingProxyType(

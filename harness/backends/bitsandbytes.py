@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.backends.base import ROUNDING, Installed, install
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import SMALLEST_DIVISOR, STATISTICS, QLoRAScale, dynamic_map
 from harness.quant.tensor import QuantizedTensor, TensorFormat

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from harness.backends.base import Installed, install
 from harness.backends.bitsandbytes import OTHER_VALUES, frozen, library, missing, not_installed
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
 from harness.backends.scaled_linear import overflow
 from harness.errors import UnsupportedRecipe
@@ -31,7 +32,6 @@ from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor

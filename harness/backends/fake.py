@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from harness.backends.base import Installed
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.models.inputs import change_inputs
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import LayerRule, QuantizedLayer
-from harness.quant.linear import quantize_activation
+from harness.nn.linear import quantize_activation
 from harness.quant.overflow import overflow_in
 from harness.quant.tensor import Scales, TensorFormat
 

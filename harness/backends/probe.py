@@ -21,10 +21,10 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from harness.backends.layer import QuantizedLayer
 from harness.errors import AuditError
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import QuantizedLayer
 from harness.quant.primitives import encode, quantize
 from harness.results.record import Compute
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.backends.base import ROUNDING, Installed, install
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.scaled_linear import (
     Float8Linear,
     Int8Linear,
@@ -27,7 +28,6 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.range import AbsMax
 from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from harness.backends import torchao_packing as packing
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.scaled_linear import overflow
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale

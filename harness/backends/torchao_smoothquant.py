@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.backends.base import Installed, install
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
 from harness.backends.torchao import (
     filled,
@@ -41,7 +42,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.weight_layout import is_linear
 from harness.progress import bar
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor
 

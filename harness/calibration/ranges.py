@@ -14,7 +14,7 @@ from harness.errors import ConfigError
 from harness.models.inputs import change_inputs
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.linear import StaticFormat
+from harness.nn.linear import StaticFormat
 from harness.quant.range import Range
 from harness.quant.tensor import Scales
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.export.layout import Layout
 from harness.export.pieces import in_file, split
 from harness.export.shards import ShardWriter
 from harness.models.source import LoadedModel
 from harness.models.targets import Target
-from harness.quant.layer import LayerRule, QuantizedLayer
 
 
 @dataclass(frozen=True, kw_only=True)

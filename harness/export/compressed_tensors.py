@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import ConfigError
 from harness.export.layout import (
     FACTORS,
@@ -41,7 +42,6 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.range import AbsMax
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.backends.layer import LayerRule
 from harness.export.layout import Contents, integer_format, unwrapped
 from harness.formats.minifloat import Minifloat
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.export.layout import (
     Contents,
@@ -34,7 +35,6 @@ from harness.export.layout import (
     refuse_short_groups,
     relative_error,
 )
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.schemes.affine import Affine
 
 WIDTHS = (2, 4, 8)

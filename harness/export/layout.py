@@ -12,9 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.qtype.descriptor import QTypeFormat, parse
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from harness.backends.layer import QuantizedLayer
 from harness.errors import UnsupportedRecipe
-from harness.quant.layer import QuantizedLayer
 from harness.quant.tensor import ScalePlane
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from harness.backends import probe
 from harness.backends.base import Backend, Installed, PreparedBackend
+from harness.backends.layer import QuantizedLayer
 from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Other, Target, find_others, find_targets
 from harness.models.usage import NUM_TOKENS
-from harness.quant.layer import QuantizedLayer
-from harness.quant.linear import StaticFormat
+from harness.nn.linear import StaticFormat
 from harness.quant.overflow import FormatOverflow, refuse_overflow
 from harness.quant.primitives import encode, fit
 from harness.quant.tensor import Scales

@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.backends.base import Backend, CalibratedBackend
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule
 from harness.calibration.calibration_set import CalibrationSet
-from harness.quant.layer import LayerRule
-from harness.quant.linear import StaticFormat
+from harness.nn.linear import StaticFormat
 
 BASELINE = "none"
 """Name of the recipe without rules, and of no other."""

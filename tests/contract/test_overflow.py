@@ -9,13 +9,13 @@ import torch
 from bit_exact import codes_of, values_of
 from omegaconf import OmegaConf
 
+from harness.backends.layer import LayerRule
 from harness.config import build
 from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, InvalidResult
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
-from harness.quant.layer import LayerRule
-from harness.quant.linear import FakeQuantLinear
+from harness.nn.linear import FakeQuantLinear
 from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from harness.formats.codebook import Codebook
+from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
 from harness.quant.granularity import Granularity
-from harness.quant.parametrize import replace_parameter, replace_parameter_prequantized
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import QLoRAScale

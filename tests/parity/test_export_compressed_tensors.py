@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule
 from harness.config import build, register, resolve
 from harness.errors import UnsupportedRecipe
 from harness.export import verify
@@ -32,7 +33,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import find_targets
 from harness.models.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.export import verify
 from harness.export.checkpoint import export
@@ -23,7 +24,6 @@ from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.targets import find_targets
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import encode, fit, quantize
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

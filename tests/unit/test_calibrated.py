@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from harness import config
+from harness.backends.layer import LayerRule
 from harness.backends.torchao_smoothquant import TorchaoSmoothQuantBackend
 from harness.calibrated import calibration_of, is_of_recipe, overlap_warnings
 from harness.calibration.calibration_set import CalibrationSet
@@ -22,7 +23,6 @@ from harness.data.text_file import TextFile
 from harness.formats.integer import Integer
 from harness.models import cache
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 from harness.results.record import RunRecord
@@ -165,7 +165,7 @@ def test_record_under_another_name_or_another_order_of_rules_is_not_of_the_recip
     make_spec: MakeSpec, data: Folder
 ) -> None:
     rule = (
-        "+quant.rules.second={_target_: harness.quant.layer.LayerRule, match: '*.mlp.*', weight: "
+        "+quant.rules.second={_target_: harness.backends.layer.LayerRule, match: '*.mlp.*', weight: "
         "{_target_: harness.quant.schemes.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
     )
     words = ("quant.rules.linear.match='*self_attn*'", rule, "task.window=32")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -18,7 +19,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize as quantize_tensor
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize

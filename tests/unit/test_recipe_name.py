@@ -35,7 +35,7 @@ def name_of(*words: str) -> str:
 
 INT2 = "format@quant.rules.linear.weight=int2_group"
 HEAD = (
-    "+quant.rules.head={_target_: harness.quant.layer.LayerRule, match: lm_head, weight: "
+    "+quant.rules.head={_target_: harness.backends.layer.LayerRule, match: lm_head, weight: "
     "{_target_: harness.quant.schemes.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
 )
 TEXT = ("+data@quant.calibration.data=text", "quant.calibration.data.path=o.txt")

@@ -13,6 +13,7 @@ from harness.backends import bitsandbytes_int8
 from harness.backends.bitsandbytes import BitsandbytesBackend, library
 from harness.backends.bitsandbytes_int8 import ROWS, BitsandbytesInt8Backend
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.checkpoint import prepare
@@ -21,7 +22,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import QLoRAScale

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat

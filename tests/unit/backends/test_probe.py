@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from harness.backends import probe
 from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.errors import AuditError
 from harness.formats.integer import Integer
@@ -19,7 +20,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 

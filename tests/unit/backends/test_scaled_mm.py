@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from harness.backends import scaled_mm
+from harness.backends.layer import LayerRule
 from harness.backends.scaled_linear import (
     Float8Linear,
     Int8Linear,
@@ -20,7 +21,6 @@ from harness.formats.minifloat import Minifloat
 from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.qtype.descriptor import parse
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -99,8 +99,8 @@ def test_layer_that_was_taken_out_is_missed(tiny: LoadedModel) -> None:
 def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     quantize(tiny, KINDS["int8 row"][0])
     backend = ScaledMMBackend()
+    from harness.backends.layer import QuantizedLayer
     from harness.models.targets import Target
-    from harness.quant.layer import QuantizedLayer
     from harness.quant.primitives import quantize as quantize_tensor
 
     owner = tiny.swaps[0].original

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import QuantizedLayer
 from harness.backends.torchao import TorchaoBackend
 from harness.backends.torchao_packing import torchao
 from harness.config import build, register, resolve
@@ -23,7 +24,6 @@ from harness.models.checkpoint import prepare
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import byte_tokenizer
-from harness.quant.layer import QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
 from harness.backends import torchao_layouts
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.torchao import TorchaoBackend, converted, linear_with, made_by_torchao
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_layouts import E2M1, E5M2, Layout, choose
@@ -18,7 +19,6 @@ from harness.config import build, register, resolve
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled

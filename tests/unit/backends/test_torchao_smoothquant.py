@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.backends import torchao_layouts, torchao_smoothquant
+from harness.backends.layer import LayerRule
 from harness.backends.torchao import TorchaoBackend
 from harness.backends.torchao_inputs import TorchaoInput
 from harness.backends.torchao_packing import torchao
@@ -25,7 +26,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import E4M3
@@ -222,7 +222,7 @@ def test_audit_finds(
 
 
 def _layer(target: Target) -> Any:
-    from harness.quant.layer import QuantizedLayer
+    from harness.backends.layer import QuantizedLayer
 
     return QuantizedLayer(
         name=target.name,

@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import CompressedTensorsConfig, PreTrainedConfig, PreTrainedModel
 
+from harness.backends.layer import LayerRule
 from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
@@ -19,7 +20,6 @@ from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 

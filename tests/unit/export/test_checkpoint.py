@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule
 from harness.errors import AuditError, ConfigError, ModelError, OutputError, UnsupportedRecipe
 from harness.export import checkpoint, verify
 from harness.export.checkpoint import export, least_bytes
@@ -27,7 +28,6 @@ from harness.models.checkpoint import sha256_file
 from harness.models.source import LoadedModel
 from harness.output import place
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.unscaled import Unscaled

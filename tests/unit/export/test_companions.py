@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
@@ -17,7 +18,6 @@ from harness.formats.integer import Integer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 

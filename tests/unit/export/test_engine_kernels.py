@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from harness.backends.layer import LayerRule
 from harness.export import engine_kernels
 from harness.export.layout import Contents
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
+from harness.backends.layer import QuantizedLayer
 from harness.export.layout import divisors, integer_format, integers, patterns, relative_error
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
-from harness.quant.layer import QuantizedLayer
 from harness.quant.primitives import quantize
 from harness.quant.qtype.descriptor import QTypeFormat
 from harness.quant.scale import PowerOfTwoScale

@@ -24,6 +24,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from harness.backends.layer import LayerRule
 from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
@@ -34,7 +35,6 @@ from harness.formats.minifloat import Minifloat
 from harness.models import gptq_checkpoint
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.export import verify
 from harness.export.checkpoint import export
@@ -18,7 +19,6 @@ from harness.export.layout import Layout
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.formats.integer import Integer
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 

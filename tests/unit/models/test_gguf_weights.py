@@ -25,12 +25,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.formats.integer import Integer
 from harness.models.gguf import GgufModel, converted
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

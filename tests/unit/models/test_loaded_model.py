@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule
 from harness.formats.integer import Integer
 from harness.models import cache
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 

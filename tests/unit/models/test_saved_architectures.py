@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.data.embedded import EmbeddedData
 from harness.errors import UnsupportedRecipe
@@ -21,7 +22,6 @@ from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks.perplexity import Perplexity

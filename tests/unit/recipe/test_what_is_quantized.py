@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm import ScaledMMBackend
 from harness.backends.torchao import TorchaoBackend
 from harness.backends.torchao_packing import torchao
@@ -20,7 +21,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import find_others, find_targets
 from harness.models.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 

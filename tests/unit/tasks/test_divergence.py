@@ -12,6 +12,7 @@ import torch
 from scipy import special
 from scipy import stats as scipy_stats
 
+from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
@@ -20,7 +21,6 @@ from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks import divergence

@@ -6,13 +6,13 @@ import pytest
 import torch
 from statsmodels.stats.contingency_tables import mcnemar
 
+from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import CHOICES
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import SampleScore

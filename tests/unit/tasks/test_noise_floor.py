@@ -10,6 +10,7 @@ import torch
 from scipy import special
 from scipy import stats as scipy_stats
 
+from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
@@ -18,7 +19,6 @@ from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks import noise_floor

@@ -19,6 +19,7 @@ from harness import config
 from harness.backends import probe
 from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
 from harness.errors import ConfigError, DataError, InvalidResult
@@ -28,7 +29,6 @@ from harness.models.source import LoadedModel
 from harness.models.targets import Target
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule, QuantizedLayer
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

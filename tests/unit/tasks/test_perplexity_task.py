@@ -11,6 +11,7 @@ import pytest
 import torch
 from tokenizers import processors
 
+from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
@@ -21,7 +22,6 @@ from harness.models import head
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.quant.layer import LayerRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Unit

@@ -14,8 +14,7 @@ from torch import Tensor
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.granularity import Granularity
-from harness.quant.ops import (
+from harness.nn.ops import (
     Cast,
     ProductFormats,
     along_contraction,
@@ -25,6 +24,7 @@ from harness.quant.ops import (
     matmul,
     qkv,
 )
+from harness.quant.granularity import Granularity
 from harness.quant.primitives import fit
 from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.affine import Affine

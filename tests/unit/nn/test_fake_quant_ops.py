@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from harness.formats.minifloat import Minifloat
-from harness.quant import fake_quant_ops as fqo
+from harness.nn import fake_quant_ops as fqo
+from harness.nn.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.quant.granularity import Granularity
-from harness.quant.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.quant.primitives import fake_quantize, quantize
 from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -19,9 +19,9 @@ from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.quant import parametrize
+from harness.nn import parametrize
+from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
 from harness.quant.granularity import Granularity
-from harness.quant.parametrize import replace_parameter, replace_parameter_prequantized
 from harness.quant.primitives import quantize
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

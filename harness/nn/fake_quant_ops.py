@@ -17,8 +17,8 @@ from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.minifloat import Minifloat
+from harness.nn.ops import Cast, ProductFormats
 from harness.quant.granularity import Granularity
-from harness.quant.ops import Cast, ProductFormats
 from harness.quant.range import Range
 from harness.quant.scale import FLOAT32_BITS
 from harness.quant.schemes.block_scaled import BlockScaled

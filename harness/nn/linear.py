@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.formats.integer import Integer
-from harness.quant.exact_buffers import exact_buffers
+from harness.nn.exact_buffers import exact_buffers
+from harness.nn.ops import fake_quantize_ste
 from harness.quant.granularity import Granularity
-from harness.quant.ops import fake_quantize_ste
 from harness.quant.primitives import fake_quantize, fit
 from harness.quant.range import Range
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant.granularity import Granularity
-from harness.quant.linear import (
+from harness.nn.linear import (
     PRESETS,
     FakeQuantLinear,
     quantize_activation,
     replace_linears,
     set_mode,
 )
+from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.range import Percentile
 from harness.quant.schemes.affine import Affine

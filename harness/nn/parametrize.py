@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from harness.formats.packing import pack, unpack
-from harness.quant.exact_buffers import exact_buffers
+from harness.nn.exact_buffers import exact_buffers
 from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat
 
