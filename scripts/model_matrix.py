@@ -28,7 +28,7 @@ from rounding import UNCALLED, RoundedInputs, round_weights  # noqa: E402
 
 from harness import __version__  # noqa: E402
 from harness.backends.layer import LayerRule  # noqa: E402
-from harness.backends.scaled_mm import ScaledMMBackend  # noqa: E402
+from harness.backends.scaled_mm.backend import ScaledMMBackend  # noqa: E402
 from harness.data.embedded import EmbeddedData  # noqa: E402
 from harness.errors import HarnessError  # noqa: E402
 from harness.export.checkpoint import export  # noqa: E402

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from harness.backends import probe
-from harness.backends.bitsandbytes import library
-from harness.backends.bitsandbytes_int8 import rounded_inputs, saturates
-from harness.backends.torchao_packing import torchao
+from harness.backends.bitsandbytes.four_bit import library
+from harness.backends.bitsandbytes.int8 import rounded_inputs, saturates
+from harness.backends.torchao.packing import torchao
 from harness.errors import UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.results.record import Compute

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from harness import config
 from harness.backends.layer import LayerRule
-from harness.backends.torchao_smoothquant import TorchaoSmoothQuantBackend
+from harness.backends.torchao.smoothquant import TorchaoSmoothQuantBackend
 from harness.calibrated import calibration_of, is_of_recipe, overlap_warnings
 from harness.calibration.calibration_set import CalibrationSet
 from harness.config import CONF

@@ -13,7 +13,7 @@ from harness.backends import probe
 from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.backends.scaled_mm import ScaledMMBackend
+from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.errors import AuditError
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from harness.backends import stored_layers
-from harness.backends.bitsandbytes import library
-from harness.backends.bitsandbytes_int8 import rounded_inputs
+from harness.backends.bitsandbytes.four_bit import library
+from harness.backends.bitsandbytes.int8 import rounded_inputs
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models import bitsandbytes_layers
 from harness.models.hub import LocalModel

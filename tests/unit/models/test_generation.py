@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from harness.backends.layer import LayerRule
-from harness.backends.scaled_mm import ScaledMMBackend
+from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.formats.integer import Integer
 from harness.models.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrai
 from transformers.pytorch_utils import Conv1D
 
 from harness.backends.layer import LayerRule
-from harness.backends.scaled_mm import ScaledMMBackend
+from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.data.embedded import EmbeddedData
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule
-from harness.backends.scaled_mm import ScaledMMBackend
-from harness.backends.torchao import TorchaoBackend
-from harness.backends.torchao_packing import torchao
+from harness.backends.scaled_mm.backend import ScaledMMBackend
+from harness.backends.torchao.backend import TorchaoBackend
+from harness.backends.torchao.packing import torchao
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel

@@ -9,12 +9,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
-from harness.backends import torchao_layouts
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.backends.torchao import TorchaoBackend, converted, linear_with, made_by_torchao
-from harness.backends.torchao_inputs import TorchaoInput
-from harness.backends.torchao_layouts import E2M1, E5M2, Layout, choose
-from harness.backends.torchao_packing import torchao
+from harness.backends.torchao import layouts as torchao_layouts
+from harness.backends.torchao.activations import TorchaoInput
+from harness.backends.torchao.backend import TorchaoBackend, converted, linear_with, made_by_torchao
+from harness.backends.torchao.layouts import E2M1, E5M2, Layout, choose
+from harness.backends.torchao.packing import torchao
 from harness.config import build, register, resolve
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from harness.backends.base import Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
-from harness.backends.torchao import (
+from harness.backends.torchao.backend import (
     filled,
     inspected,
     layout_of,
@@ -33,8 +33,8 @@ from harness.backends.torchao import (
     made_by_torchao,
     unsupported,
 )
-from harness.backends.torchao_layouts import Layout, choose
-from harness.backends.torchao_packing import torchao
+from harness.backends.torchao.layouts import Layout, choose
+from harness.backends.torchao.packing import torchao
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.source import Text
 from harness.errors import DataError, UnsupportedRecipe

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.backends import scaled_linear
-from harness.backends.scaled_linear import (
+from harness.backends.scaled_mm import layers as scaled_linear
+from harness.backends.scaled_mm.layers import (
     Float8Linear,
     Int8Linear,
     Int8WeightLinear,

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from harness.backends import scaled_mm
 from harness.backends.layer import LayerRule
-from harness.backends.scaled_linear import (
+from harness.backends.scaled_mm import backend as scaled_mm
+from harness.backends.scaled_mm.backend import ScaledMMBackend
+from harness.backends.scaled_mm.layers import (
     Float8Linear,
     Int8Linear,
     Int8WeightLinear,
     WeightOnlyLinear,
 )
-from harness.backends.scaled_mm import ScaledMMBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, UnsupportedRecipe

@@ -4,8 +4,8 @@ import pytest
 import torch
 from bit_exact import values_of
 
-from harness.backends.torchao_inputs import TorchaoInput
-from harness.backends.torchao_packing import torchao
+from harness.backends.torchao.activations import TorchaoInput
+from harness.backends.torchao.packing import torchao
 from harness.quant.overflow import FormatOverflow
 from harness.quant.primitives import fake_quantize, quantize
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from harness.backends import bitsandbytes_int8
-from harness.backends.bitsandbytes import BitsandbytesBackend, library
-from harness.backends.bitsandbytes_int8 import ROWS, BitsandbytesInt8Backend
+from harness.backends.bitsandbytes import int8 as bitsandbytes_int8
+from harness.backends.bitsandbytes.four_bit import BitsandbytesBackend, library
+from harness.backends.bitsandbytes.int8 import ROWS, BitsandbytesInt8Backend
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from harness.backends import torchao_packing as packing
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.backends.scaled_linear import overflow
-from harness.backends.torchao_inputs import TorchaoInput
-from harness.backends.torchao_packing import torchao
+from harness.backends.scaled_mm.layers import overflow
+from harness.backends.torchao import packing as packing
+from harness.backends.torchao.activations import TorchaoInput
+from harness.backends.torchao.packing import torchao
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity

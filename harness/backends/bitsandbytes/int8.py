@@ -23,10 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from harness.backends.base import Installed, install
-from harness.backends.bitsandbytes import OTHER_VALUES, frozen, library, missing, not_installed
+from harness.backends.bitsandbytes.four_bit import (
+    OTHER_VALUES,
+    frozen,
+    library,
+    missing,
+    not_installed,
+)
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
-from harness.backends.scaled_linear import overflow
+from harness.backends.scaled_mm.layers import overflow
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.source import LoadedModel

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import QuantizedLayer
-from harness.backends.torchao import TorchaoBackend
-from harness.backends.torchao_packing import torchao
+from harness.backends.torchao.backend import TorchaoBackend
+from harness.backends.torchao.packing import torchao
 from harness.config import build, register, resolve
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.checkpoint import prepare
@@ -300,7 +300,7 @@ def test_settings_of_the_compiler_stay_as_they_are() -> None:
 
 
 def test_import_says_nothing() -> None:
-    code = "from harness.backends.torchao_packing import torchao; torchao('quantization')"
+    code = "from harness.backends.torchao.packing import torchao; torchao('quantization')"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )

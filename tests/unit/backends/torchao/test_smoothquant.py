@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.backends import torchao_layouts, torchao_smoothquant
 from harness.backends.layer import LayerRule
-from harness.backends.torchao import TorchaoBackend
-from harness.backends.torchao_inputs import TorchaoInput
-from harness.backends.torchao_packing import torchao
-from harness.backends.torchao_smoothquant import ScaledInputLinear, TorchaoSmoothQuantBackend
+from harness.backends.torchao import layouts as torchao_layouts
+from harness.backends.torchao import smoothquant as torchao_smoothquant
+from harness.backends.torchao.activations import TorchaoInput
+from harness.backends.torchao.backend import TorchaoBackend
+from harness.backends.torchao.packing import torchao
+from harness.backends.torchao.smoothquant import ScaledInputLinear, TorchaoSmoothQuantBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
 from harness.data.text_file import TextFile

@@ -22,8 +22,8 @@ from torch import nn
 
 from harness.backends.base import ROUNDING, Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.backends.torchao_layouts import Layout, choose
-from harness.backends.torchao_packing import torchao
+from harness.backends.torchao.layouts import Layout, choose
+from harness.backends.torchao.packing import torchao
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.source import LoadedModel
 from harness.models.targets import Target

@@ -1,4 +1,4 @@
-"""Our own 8-bit linear layers, on the products that torch brings: see `harness.backends.scaled_linear`.
+"""Our own 8-bit linear layers, on the products that torch brings: see `harness.backends.scaled_mm.layers`.
 
 They hold the very codes and scales of the fake path, so the weights are equal bit for bit; what differs is where sums are
 rounded. A fake-quantized bfloat16 model rounds `scale * code` of the input to bfloat16 before it multiplies, a real one
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.backends.base import ROUNDING, Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.backends.scaled_linear import (
+from harness.backends.scaled_mm.layers import (
     Float8Linear,
     Int8Linear,
     Int8WeightLinear,
