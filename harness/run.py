@@ -16,6 +16,7 @@ import torch
 from harness import config, devices, memory, provenance, signals
 from harness.backends.fake import FakeBackend
 from harness.calibrated import calibration_of, overlap_warnings
+from harness.engines.local import cpu_matmul as products
 from harness.errors import (
     ConfigError,
     HarnessError,
@@ -25,7 +26,7 @@ from harness.errors import (
 )
 from harness.foreign_code import foreign_code
 from harness.identity import config_hash
-from harness.models import cache, products
+from harness.models import cache
 from harness.models.source import LoadedModel, ModelSource
 from harness.on_file import same_run
 from harness.output.names import local_path

@@ -42,8 +42,8 @@ from bench_reference import Json, Mode, Work
 from harness import provenance
 from harness.data.hub import HubData
 from harness.data.source import Question, QuestionSet
+from harness.engines.local import cpu_matmul as products
 from harness.errors import HarnessError
-from harness.models import products
 from harness.models.embedded import EmbeddedModel
 from harness.models.source import LoadedModel
 from harness.output import place

@@ -1,4 +1,4 @@
-"""How exact and how fast token NLLs are: torch's float32 loss beside `harness.models.log_softmax`, on the logits of a real window.
+"""How exact and how fast token NLLs are: torch's float32 loss beside `harness.engines.local.log_softmax`, on the logits of a real window.
 
     python scripts/bench_log_softmax.py --out results/bench_log_softmax/smollm2.json
 
@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from harness import provenance
 from harness.data.hub import HubData
+from harness.engines.local.log_softmax import token_nll
+from harness.engines.local.split_model import scorer
 from harness.models.embedded import EmbeddedModel
-from harness.models.head import scorer
-from harness.models.log_softmax import token_nll
 from harness.output.atomic import write_atomic
 from harness.tasks.windows import disjoint_windows
 

@@ -33,9 +33,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
 from harness import config, provenance
-from harness.models import products
+from harness.engines.local import cpu_matmul as products
+from harness.engines.local.generation import Generation
 from harness.models.embedded import gguf_file
-from harness.models.generation import Generation
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
 from harness.output.atomic import write_atomic

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.data.source import Text
+from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import ModelError, UnsupportedRecipe
 from harness.models import cache
-from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.models.tokens import tokenize
 from harness.results.record import BaselineInfo

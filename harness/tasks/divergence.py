@@ -27,8 +27,8 @@ from torch import Tensor
 
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
+from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import InvalidResult
-from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo

@@ -13,7 +13,7 @@ but for three points. KL is summed as
     kl_t = sum_v p_v (e^r_v - 1 - r_v),   r_v = ln q_v - ln p_v,
 
 which is the same sum because p and q both sum to one. No term is negative, r = 0 gives exactly 0, and an error in a
-softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.models.log_softmax`). llama.cpp
+softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.engines.local.log_softmax`). llama.cpp
 stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here nothing is stored or skipped. Its errors take
 tokens for independent, which makes them too small, by a factor of about three where the tokens of a window share a shift of
 0.02 nat; here the independent unit is the document, and every interval is that of `harness.stats`. Pairing is kept: differences are taken token by token before anything is averaged.
@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from harness import stats
-from harness.models.log_softmax import log_softmax, pieces
+from harness.engines.local.log_softmax import log_softmax, pieces
 from harness.results.record import Metric, Unit
 from harness.tasks.documents import DocumentIds
 

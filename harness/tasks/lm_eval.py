@@ -4,7 +4,7 @@ lm-eval (Gao et al., "A framework for few-shot language model evaluation") makes
 set here are the options whose defaults change what a quantized model scores:
 
 - *Precision.* By default its log-softmax and its sums have the model's type: a bfloat16 window of 1024 tokens is off by up to
-  0.016 nat a token, more than INT8 costs. Here logits (`models/head.py`) and log-softmax are float32.
+  0.016 nat a token, more than INT8 costs. Here logits (`engines/local/split_model.py`) and log-softmax are float32.
 - *Special tokens.* Prompts begin as the tokenizer begins a text, and end where they end: what it appends (an EOS) is left off,
   which would stand between a prompt and its answer. A rolling text is encoded without BOS: lm-eval puts one before it as
   context, and a second one, being part of the text, would be scored.
@@ -41,9 +41,9 @@ from typing import Any, ClassVar
 from huggingface_hub.utils import logging
 
 from harness import paths
+from harness.engines.local.patch import patched
+from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError, DataError, InvalidResult
-from harness.models.head import scorer
-from harness.models.patch import patched
 from harness.models.source import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, without_suffix
 from harness.results.record import TaskInfo

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.engines.local.patch import patched
 from harness.errors import InvalidResult
-from harness.models.patch import patched
 from harness.models.source import LoadedModel
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.data.source import CHOICES
+from harness.engines.local.log_softmax import log_softmax
+from harness.engines.local.prefix_batches import PromptBatch
 from harness.errors import InvalidResult
-from harness.models.log_softmax import log_softmax
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import accuracy_metrics
 from harness.tasks.mmlu_prompt import EncodedQuestion, answer_ids
-from harness.tasks.prefix import PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,12 +17,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.data.source import CHOICES
+from harness.engines.local.prefix_batches import PromptBatch
 from harness.errors import InvalidResult
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore
 from harness.tasks.accuracy import accuracy_metrics, proportion
 from harness.tasks.mmlu_prompt import EncodedQuestion
-from harness.tasks.prefix import PromptBatch
 
 MAX_NEW_TOKENS = 5
 STRICT = re.compile(r"^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])")

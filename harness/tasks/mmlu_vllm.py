@@ -1,4 +1,4 @@
-"""Task `mmlu_generate` with vLLM in the place of transformers (unverified, see `harness.engines.vllm`).
+"""Task `mmlu_generate` with vLLM in the place of transformers (unverified, see `harness.engines.vllm.client`).
 
 The prompts are the same token ids, and the text is read by the same rule: the tokens that vLLM has decoded are played back to it as
 logits with a single peak. Samples therefore pair with those of `mmlu_generate`, question by question.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.engines.vllm import UNVERIFIED, VllmEngine
+from harness.engines.vllm.client import UNVERIFIED, VllmEngine
 from harness.models.source import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.base import TaskResult

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.source import DataSource
+from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import ConfigError, ModelError
 from harness.models.architecture import attention
-from harness.models.head import Scorer, scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks import baselines

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource, Text
+from harness.engines.local.decodable import cache_argument
+from harness.engines.local.split_model import scorer
 from harness.errors import DataError
-from harness.models.decodable import cache_argument
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import BaselineInfo, Compute, TaskInfo

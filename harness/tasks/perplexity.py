@@ -20,8 +20,8 @@ import numpy as np
 
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
+from harness.engines.local.split_model import scorer
 from harness.errors import InvalidResult
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo

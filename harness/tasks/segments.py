@@ -6,7 +6,7 @@ segment. A protocol (`Segmentation`) only says how a text is cut into segments a
 The pass takes segments of similar length together, as many as a budget of tokens allows. Shorter ones are padded on the
 right: attention is causal, so what is scored never sees the padding. Only a recipe whose inputs share a scale between
 tokens (the run warns of it) makes a token depend on the others of its batch. The body runs once over a batch, and the
-head over the scored positions alone, a chunk at a time (`harness.models.head`): full logits never exist.
+head over the scored positions alone, a chunk at a time (`harness.engines.local.split_model`): full logits never exist.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.source import Text
-from harness.models.head import Scorer
+from harness.engines.local.split_model import Scorer
 from harness.models.source import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.documents import DocumentIds

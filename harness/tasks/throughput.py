@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
-from harness.models import products
-from harness.models.decodable import check_decoding
-from harness.models.generation import CacheKind, Generation, forget_compiled
+from harness.engines.local import cpu_matmul as products
+from harness.engines.local.decodable import check_decoding
+from harness.engines.local.generation import CacheKind, Generation, forget_compiled
 from harness.models.source import LoadedModel
 from harness.models.stored_bytes import stored_bytes
 from harness.results.record import TaskInfo

@@ -9,7 +9,7 @@ both met the same disturbances (`harness.tasks.throughput_ratios`). Gaps between
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.models.generation import Phase
+from harness.engines.local.generation import Phase
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.throughput_ratios import ratios
 from harness.tasks.throughput_roofline import Utilization

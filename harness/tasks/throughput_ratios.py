@@ -15,7 +15,7 @@ chosen once in 4 % (2.5 % is what a 95 % interval promises a side).
 from collections.abc import Collection, Iterator, Mapping
 from statistics import median
 
-from harness.models.generation import Phase
+from harness.engines.local.generation import Phase
 from harness.results.record import Metric, Unit
 from harness.tasks.throughput_subject import FLOAT, FLOAT32_PRODUCTS, PHASES, RECIPE, Requests
 from harness.timing.distribution import Ratio, ratio

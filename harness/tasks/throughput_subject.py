@@ -1,7 +1,7 @@
 """What is timed, and the requests that are made of it.
 
     float              the float model, multiplied as the library does in the model's type
-    float32_products   the same model, its 16-bit products made in float32 (`harness.models.products`)
+    float32_products   the same model, its 16-bit products made in float32 (`harness.engines.local.cpu_matmul`)
     recipe             the quantized model
 
 A CPU without 16-bit instructions makes 16-bit products several times as slowly as float32 ones. There a recipe that is faster than
@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.models import products
-from harness.models.generation import Generation, Phase
+from harness.engines.local import cpu_matmul as products
+from harness.engines.local.generation import Generation, Phase
 from harness.timing.clock import Clock
 from harness.timing.energy import Counter
 from harness.timing.kernels import Products, Spy

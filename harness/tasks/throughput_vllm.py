@@ -1,4 +1,4 @@
-"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm`).
+"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm.client`).
 
 The work is that of task `throughput`, with the same prompts: B of S tokens at once, G new tokens each, ends of text ignored. Times are
 vLLM's own stamps of each request, in rounds:
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from harness.data.source import DataSource
-from harness.engines.vllm import UNVERIFIED, Completion, Running, VllmEngine
+from harness.engines.vllm.client import UNVERIFIED, Completion, Running, VllmEngine
 from harness.errors import InvalidResult
 from harness.results.record import Metric, SampleScore, TaskInfo, Unit
 from harness.tasks import throughput_prompts

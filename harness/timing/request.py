@@ -14,7 +14,7 @@ from harness.timing.clock import NS, Clock
 
 
 class Phases(Protocol):
-    """What is timed; `harness.models.generation.Generation` is one."""
+    """What is timed; `harness.engines.local.generation.Generation` is one."""
 
     def prefill(self) -> object:
         """Run the prompts; their first token."""

@@ -18,7 +18,7 @@ from transformers import (
     TorchAoConfig,
 )
 
-from harness.models.head import scorer
+from harness.engines.local.split_model import scorer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer

@@ -11,10 +11,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.split_model import scorer
 from harness.errors import DataError, ModelError
 from harness.models import architecture
 from harness.models.architecture import text_config, text_model
-from harness.models.head import scorer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer

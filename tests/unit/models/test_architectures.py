@@ -6,12 +6,12 @@ import pytest
 import torch
 import transformers
 
+from harness.engines.local.prefix_batches import batches
+from harness.engines.local.prefix_support import obstacle
+from harness.engines.local.split_model import scorer
 from harness.models.checkpoint import prepare
-from harness.models.head import scorer
-from harness.models.shareable import obstacle
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
-from harness.tasks.prefix import batches
 
 CPU = torch.device("cpu")
 SIZES = {

@@ -23,8 +23,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from harness.engines.local.split_model import scorer
 from harness.errors import ModelError
-from harness.models.head import scorer
 from harness.models.hub import LocalModel
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer

@@ -15,9 +15,9 @@ from scipy import stats as scipy_stats
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
+from harness.engines.local.split_model import scorer
 from harness.errors import DataError, InvalidResult
 from harness.formats.integer import Integer
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity

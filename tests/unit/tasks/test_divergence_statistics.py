@@ -8,7 +8,7 @@ import torch
 from scipy import special
 from scipy import stats as scipy_stats
 
-from harness.models import log_softmax
+from harness.engines.local import log_softmax
 from harness.results.record import Metric, Unit
 from harness.tasks.divergence_statistics import (
     TokenPairs,

@@ -12,10 +12,10 @@ from scipy import stats as scipy_stats
 
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
 from harness.models.architecture import attention
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity

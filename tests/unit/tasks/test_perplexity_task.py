@@ -14,11 +14,11 @@ from tokenizers import processors
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
+from harness.engines.local import split_model as head
 from harness.errors import DataError, InvalidResult
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models import head
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel
 from harness.quant.granularity import Granularity

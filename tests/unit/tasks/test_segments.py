@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.models.head import scorer
+from harness.engines.local.split_model import scorer
 from harness.models.source import LoadedModel
 from harness.tasks.segments import Segment, batches, score
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from harness.models.generation import Generation
+from harness.engines.local.generation import Generation
 from harness.models.source import LoadedModel
 from harness.timing.clock import CpuClock
 from harness.timing.request import Phases, time_request

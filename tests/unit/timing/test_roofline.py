@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.engines.local.generation import Generation
 from harness.errors import InvalidResult
-from harness.models.generation import Generation
 from harness.models.source import LoadedModel
 from harness.tasks.throughput_roofline import shape_of
 from harness.timing import roofline

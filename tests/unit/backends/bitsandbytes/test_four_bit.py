@@ -14,10 +14,10 @@ from harness.backends.bitsandbytes.four_bit import BitsandbytesBackend, library
 from harness.backends.bitsandbytes.int8 import ROWS, BitsandbytesInt8Backend
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
+from harness.engines.local.split_model import scorer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.checkpoint import prepare
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.targets import Target, find_targets
 from harness.models.tiny import byte_tokenizer

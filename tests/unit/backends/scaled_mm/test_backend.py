@@ -15,10 +15,10 @@ from harness.backends.scaled_mm.layers import (
 )
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.split_model import scorer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.qtype.descriptor import parse

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.models import products
-from harness.models.products import LEAST_ROWS, choose, multiplied, ways
+from harness.engines.local import cpu_matmul as products
+from harness.engines.local.cpu_matmul import LEAST_ROWS, choose, multiplied, ways
 from harness.models.source import LoadedModel
 
 

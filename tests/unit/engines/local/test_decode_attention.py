@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from harness.models import one_query
+from harness.engines.local import decode_attention as one_query
 
 attend = AttentionInterface()[one_query.NAME]
 BATCH, LENGTH, WIDTH = 2, 33, 16

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.data.embedded import EmbeddedData
-from harness.models.head import Scorer
+from harness.engines.local.split_model import Scorer
 from harness.models.source import LoadedModel
 from harness.results.record import SampleScore
 from harness.results.store import Stored, read, read_samples, samples_frame

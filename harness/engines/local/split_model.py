@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.engines.local.log_softmax import token_nll
+from harness.engines.local.patch import patched
 from harness.errors import ModelError
 from harness.models.architecture import TOLERANCE, text_model
-from harness.models.log_softmax import token_nll
-from harness.models.patch import patched
 from harness.models.source import LoadedModel
 from harness.models.targets import output_layer
 

@@ -5,9 +5,9 @@ import torch
 from architectures import build
 from torch import Tensor
 
+from harness.engines.local.decodable import cache_argument, check_decoding
+from harness.engines.local.generation import CacheKind, Generation
 from harness.errors import ModelError
-from harness.models.decodable import cache_argument, check_decoding
-from harness.models.generation import CacheKind, Generation
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 

@@ -7,8 +7,8 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from harness.models import log_softmax as module
-from harness.models.log_softmax import log_softmax, token_nll
+from harness.engines.local import log_softmax as module
+from harness.engines.local.log_softmax import log_softmax, token_nll
 
 INF = math.inf
 

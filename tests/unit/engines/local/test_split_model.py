@@ -21,10 +21,10 @@ from transformers import (
     ProphetNetForCausalLM,
 )
 
+from harness.engines.local import split_model as head_module
+from harness.engines.local.split_model import scorer
 from harness.errors import ModelError
 from harness.models import architecture
-from harness.models import head as head_module
-from harness.models.head import scorer
 from harness.models.source import LoadedModel
 from harness.models.tiny import byte_tokenizer
 

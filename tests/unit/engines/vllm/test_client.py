@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from harness import config
 from harness.config import CONF
-from harness.engines.vllm import UNVERIFIED, VllmEngine
+from harness.engines.vllm.client import UNVERIFIED, VllmEngine
 from harness.errors import ConfigError, DataError, InvalidResult, ModelError
 from harness.models import cache, checkpoint
 from harness.models.hub import LocalModel

@@ -20,16 +20,22 @@ from transformers import (
 )
 
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.prefix_batches import (
+    SharedBatch,
+    WholeBatch,
+    batches,
+    common_prefix,
+    fill,
+)
+from harness.engines.local.prefix_support import obstacle
+from harness.engines.local.split_model import scorer
 from harness.models.checkpoint import prepare
-from harness.models.head import scorer
-from harness.models.shareable import obstacle
 from harness.models.source import LoadedModel
 from harness.models.tiny import TinyModel, byte_tokenizer
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate, complete
 from harness.tasks.mmlu_prompt import answer_ids, encode
-from harness.tasks.prefix import SharedBatch, WholeBatch, batches, common_prefix, fill
 
 CPU = torch.device("cpu")
 SUBJECTS = ("anatomy", "virology")

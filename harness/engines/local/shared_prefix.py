@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from harness.engines.local.split_attention import Part, attend, join
+from harness.engines.local.split_model import Scorer
 from harness.models.architecture import attention
-from harness.models.attention import Part, attend, join
-from harness.models.head import Scorer
 
 NAME = "harness_shared_prefix"
 KNOWN = ("position_ids", "cache_position", "s_aux")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
+from harness.engines.local.split_model import REFUSALS
 from harness.errors import ModelError
-from harness.models.head import REFUSALS
 from harness.models.source import LoadedModel
 
 CACHES = ("past_key_values", "cache_params")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from harness.engines.local.shared_prefix import PackedRows, run_prefix
+from harness.engines.local.split_model import REFUSALS, Scorer
 from harness.models.architecture import TOLERANCE, text_config
-from harness.models.head import REFUSALS, Scorer
-from harness.models.shared_prefix import PackedRows, run_prefix
 from harness.models.tokens import num_rows
 
 KINDS = ("full_attention", "sliding_attention")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.models import attention
-from harness.models.attention import attend, join
+from harness.engines.local import split_attention as attention
+from harness.engines.local.split_attention import attend, join
 
 SHAPE = (2, 3, 7, 8)
 

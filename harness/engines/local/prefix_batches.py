@@ -2,7 +2,7 @@
 
 The questions of an MMLU subject share their five examples, which are most of every prompt. The longest common prefix
 *of the token sequences* is run once, so tokens are exactly those of the whole prompts. What is left is sorted by length and
-cut into batches of at most `batch_tokens` tokens; `harness.models.shared_prefix` runs them.
+cut into batches of at most `batch_tokens` tokens; `harness.engines.local.shared_prefix` runs them.
 
 Not every model can share: one that keeps recurrent states has nothing to share by position. `obstacle` says why, the record
 says so too, and then prompts run whole, in batches of equal length.
@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.models.head import Scorer
-from harness.models.shared_prefix import PackedRows, run_prefix
+from harness.engines.local.shared_prefix import PackedRows, run_prefix
+from harness.engines.local.split_model import Scorer
 
 
 class PromptBatch(Protocol):

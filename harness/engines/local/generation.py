@@ -24,9 +24,9 @@ from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 from transformers import Cache, PreTrainedModel, StaticCache
 
-from harness.models import one_query
+from harness.engines.local import decode_attention as one_query
+from harness.engines.local.decodable import cache_argument, new_cache
 from harness.models.architecture import attention_of, text_config
-from harness.models.decodable import cache_argument, new_cache
 from harness.models.source import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
