@@ -10,7 +10,7 @@ import torch
 
 from harness import provenance
 from harness.calibrated import calibration_of, is_of_recipe
-from harness.models.source import ModelSource
+from harness.models.loaded import ModelSource
 from harness.recipe import QuantRecipe
 from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated

@@ -27,7 +27,7 @@ from harness.errors import (
 from harness.foreign_code import foreign_code
 from harness.identity import config_hash
 from harness.models import cache
-from harness.models.source import LoadedModel, ModelSource
+from harness.models.loaded import LoadedModel, ModelSource
 from harness.on_file import same_run
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize

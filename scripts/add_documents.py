@@ -26,7 +26,7 @@ import torch
 
 from harness.config import build
 from harness.errors import HarnessError, ResultError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.output.atomic import write_atomic
 from harness.results.outdated import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status

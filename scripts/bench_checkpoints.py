@@ -25,8 +25,8 @@ from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
 from harness.models import cache
-from harness.models.embedded import EmbeddedModel
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.embedded import EmbeddedModel
 from harness.models.tokens import tokenize
 from harness.output.atomic import write_atomic
 from harness.recipe import quantize

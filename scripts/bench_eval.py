@@ -44,8 +44,8 @@ from harness.data.hub import HubData
 from harness.data.source import Question, QuestionSet
 from harness.engines.local import cpu_matmul as products
 from harness.errors import HarnessError
-from harness.models.embedded import EmbeddedModel
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.embedded import EmbeddedModel
 from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.results.record import SampleScore

@@ -14,7 +14,7 @@ from bench_throughput import recipe_of
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.models.tiny import TinyModel
+from harness.models.sources.tiny import TinyModel
 from harness.output.atomic import write_atomic
 from harness.recipe import quantize
 

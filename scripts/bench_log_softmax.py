@@ -21,7 +21,7 @@ from harness import provenance
 from harness.data.hub import HubData
 from harness.engines.local.log_softmax import token_nll
 from harness.engines.local.split_model import scorer
-from harness.models.embedded import EmbeddedModel
+from harness.models.sources.embedded import EmbeddedModel
 from harness.output.atomic import write_atomic
 from harness.tasks.windows import disjoint_windows
 

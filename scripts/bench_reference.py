@@ -28,8 +28,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.data.source import CHOICES, Question, QuestionSet
-from harness.models.source import LoadedModel
-from harness.models.targets import output_layer
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import output_layer
 from harness.results.record import SampleScore
 
 Mode = Literal["direct", "generate"]

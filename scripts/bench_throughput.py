@@ -35,9 +35,9 @@ from transformers.generation.streamers import BaseStreamer
 from harness import config, provenance
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.generation import Generation
-from harness.models.embedded import gguf_file
-from harness.models.source import LoadedModel
-from harness.models.stored_bytes import stored_bytes
+from harness.models.checkpoints.stored_bytes import stored_bytes
+from harness.models.loaded import LoadedModel
+from harness.models.sources.embedded import gguf_file
 from harness.output.atomic import write_atomic
 from harness.recipe import QuantRecipe, quantize
 from harness.timing.rounds import interleaved

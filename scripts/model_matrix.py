@@ -34,9 +34,9 @@ from harness.errors import HarnessError  # noqa: E402
 from harness.export.checkpoint import export  # noqa: E402
 from harness.export.compressed_tensors import CompressedTensors  # noqa: E402
 from harness.formats.integer import Integer  # noqa: E402
-from harness.models.hub import LocalModel  # noqa: E402
-from harness.models.source import LoadedModel  # noqa: E402
-from harness.models.tiny import byte_tokenizer  # noqa: E402
+from harness.models.loaded import LoadedModel  # noqa: E402
+from harness.models.sources.pretrained import LocalModel  # noqa: E402
+from harness.models.sources.tiny import byte_tokenizer  # noqa: E402
 from harness.output.atomic import write_atomic  # noqa: E402
 from harness.quant.granularity import Granularity  # noqa: E402
 from harness.quant.schemes.block_scaled import BlockScaled  # noqa: E402

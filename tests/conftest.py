@@ -19,8 +19,8 @@ import torch
 
 from harness import devices
 from harness.data.embedded import EmbeddedData
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 
 pytest.register_assert_rewrite("quantized_folders", "runs")  # they check for several test files
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.calibration.calibration_set import CalibrationSet
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 
 Kind = Literal["fake-quant", "real"]
 ROUNDING: Mapping[str, float] = MappingProxyType(

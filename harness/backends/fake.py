@@ -14,9 +14,9 @@ from torch import Tensor
 
 from harness.backends.base import Installed
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.models.inputs import change_inputs
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.activations.expert_activations import change_inputs
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.nn.linear import quantize_activation
 from harness.quant.overflow import overflow_in
 from harness.quant.tensor import Scales, TensorFormat

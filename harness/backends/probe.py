@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from harness.backends.layer import QuantizedLayer
 from harness.errors import AuditError
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.quant.primitives import encode, quantize
 from harness.results.record import Compute
 

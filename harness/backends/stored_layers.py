@@ -17,7 +17,7 @@ from harness.backends.bitsandbytes.four_bit import library
 from harness.backends.bitsandbytes.int8 import rounded_inputs, saturates
 from harness.backends.torchao.packing import torchao
 from harness.errors import UnsupportedRecipe
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Compute
 
 

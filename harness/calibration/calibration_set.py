@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.calibration.text import calibration_text
 from harness.data.source import DataSource, Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import tokenize
 from harness.results.record import CalibrationInfo
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.errors import ConfigError
-from harness.models.inputs import change_inputs
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.activations.expert_activations import change_inputs
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.nn.linear import StaticFormat
 from harness.quant.range import Range
 from harness.quant.tensor import Scales

@@ -18,8 +18,8 @@ from harness.errors import AuditError, UnsupportedRecipe
 from harness.export.layout import Layout
 from harness.export.pieces import in_file, split
 from harness.export.shards import ShardWriter
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)

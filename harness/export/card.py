@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.recipe import Quantized
 
 MANIFEST = "quant_harness.json"

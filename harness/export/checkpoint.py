@@ -20,9 +20,9 @@ from harness.export.backend import ExportBackend
 from harness.export.layout import Contents, Layout
 from harness.export.pieces import in_file
 from harness.export.shards import ShardWriter
-from harness.models.checkpoint import sha256_file
-from harness.models.source import LoadedModel
-from harness.models.targets import find_others, find_targets, output_layer
+from harness.models.checkpoints.folder import sha256_file
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import find_others, find_targets, output_layer
 from harness.output import place
 from harness.output.atomic import new_folder
 from harness.recipe import Quantized, QuantRecipe, quantize

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ModelError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 TOKENIZER = (
     "tokenizer.json",

@@ -11,7 +11,7 @@ from harness.export.checkpoint import OUT, Exported, check, export
 from harness.export.layout import Layout
 from harness.identity import config_hash
 from harness.models import cache
-from harness.models.source import ModelSource
+from harness.models.loaded import ModelSource
 from harness.output.names import local_path
 from harness.recipe import QuantRecipe
 from harness.redaction import known_values, redacted_tree

@@ -1,7 +1,7 @@
 """Read an exported folder as other tools do: match each layer with its scheme, decompress it, load the float model.
 
 compressed-tensors folders are read by the library's own matching of `config_groups` and `ignore`, and its own `decompress`, one layer at
-a time, experts too. GPTQ folders are read by `harness.models.gptq_checkpoint`.
+a time, experts too. GPTQ folders are read by `harness.models.checkpoints.gptq`.
 """
 
 import importlib
@@ -20,8 +20,8 @@ from transformers import AutoConfig, PreTrainedModel
 from harness.errors import ModelError
 from harness.export.pieces import in_file
 from harness.export.shards import INDEX
-from harness.models import gptq_checkpoint
 from harness.models.architecture import auto_class
+from harness.models.checkpoints import gptq as gptq_checkpoint
 
 PARTS = {
     "weight_packed",

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError, ModelError
 from harness.export import readback
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 TEXT = (
     "The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest structure in Paris. "

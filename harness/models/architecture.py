@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from harness.errors import ModelError
-from harness.models.loading_report import refuse_untrusted
+from harness.models.checkpoints.loading_report import refuse_untrusted
 
 PROBE = 40
 """Length of the sequence on which two attention implementations are compared [token]."""

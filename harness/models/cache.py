@@ -7,8 +7,8 @@ while runs are of models that were made of it.
 
 import torch
 
-from harness.models.source import LoadedModel, ModelSource
-from harness.models.zero_weights import zero_warnings
+from harness.models.checkpoints.zero_weights import zero_warnings
+from harness.models.loaded import LoadedModel, ModelSource
 
 _held: dict[tuple[ModelSource, torch.device], LoadedModel] = {}
 

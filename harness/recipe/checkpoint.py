@@ -2,8 +2,8 @@
 
 from harness.backends import probe, stored_layers
 from harness.errors import UnsupportedRecipe
-from harness.models.prequantized import Prequantized
-from harness.models.source import LoadedModel
+from harness.models.checkpoints.prequantized import Prequantized
+from harness.models.loaded import LoadedModel
 from harness.recipe.recipe import QuantRecipe
 from harness.recipe.report import Quantized
 from harness.results.record import QuantReport

@@ -14,9 +14,9 @@ from harness.backends.base import Backend, Installed, PreparedBackend
 from harness.backends.layer import QuantizedLayer
 from harness.calibration.ranges import static_scales
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models.source import LoadedModel
-from harness.models.targets import Other, Target, find_others, find_targets
-from harness.models.usage import NUM_TOKENS
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Other, Target, find_others, find_targets
+from harness.models.targets.usage import NUM_TOKENS
 from harness.nn.linear import StaticFormat
 from harness.quant.overflow import FormatOverflow, refuse_overflow
 from harness.quant.primitives import encode, fit

@@ -10,9 +10,9 @@ import torch
 from harness.backends.base import Installed
 from harness.backends.layer import QuantizedLayer
 from harness.messages import plural
-from harness.models.loading_report import shown
-from harness.models.source import LoadedModel
-from harness.models.targets import Other, num_unused
+from harness.models.checkpoints.loading_report import shown
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Other, num_unused
 from harness.quant.primitives import fit as fit_scales
 from harness.recipe.recipe import QuantRecipe
 from harness.recipe.selection import Selection

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import ConfigError, UnsupportedRecipe
-from harness.models.targets import Other, Target
+from harness.models.targets.targets import Other, Target
 from harness.recipe.recipe import QuantRecipe
 from harness.results.record import SkippedWeight
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.data.overlap import Scored
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}

@@ -18,7 +18,7 @@ from harness.data.source import Text
 from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import ModelError, UnsupportedRecipe
 from harness.models import cache
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import tokenize
 from harness.results.record import BaselineInfo
 from harness.tasks.base import hash_token_ids

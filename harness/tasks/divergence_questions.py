@@ -16,7 +16,7 @@ import numpy as np
 from harness import stats
 from harness.data.source import CHOICES
 from harness.errors import ModelError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import proportion
 from harness.tasks.base import TaskResult

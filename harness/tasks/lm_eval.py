@@ -44,7 +44,7 @@ from harness import paths
 from harness.engines.local.patch import patched
 from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError, DataError, InvalidResult
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, without_suffix
 from harness.results.record import TaskInfo
 from harness.tasks import lm_eval_results

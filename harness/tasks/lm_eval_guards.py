@@ -15,7 +15,7 @@ import torch
 
 from harness.engines.local.patch import patched
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from harness.engines.local.prefix_batches import PromptBatch, batches
 from harness.engines.local.prefix_support import obstacle
 from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.accuracy import running_accuracy

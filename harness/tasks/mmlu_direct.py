@@ -14,7 +14,7 @@ from harness.data.source import CHOICES
 from harness.engines.local.log_softmax import log_softmax
 from harness.engines.local.prefix_batches import PromptBatch
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.accuracy import accuracy_metrics
 from harness.tasks.mmlu_prompt import EncodedQuestion, answer_ids

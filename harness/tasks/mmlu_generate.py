@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.data.source import CHOICES
 from harness.engines.local.prefix_batches import PromptBatch
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore
 from harness.tasks.accuracy import accuracy_metrics, proportion
 from harness.tasks.mmlu_prompt import EncodedQuestion

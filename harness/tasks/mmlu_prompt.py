@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.data.source import CHOICES, Question, QuestionSet
 from harness.errors import ConfigError, DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import tokenize
 
 CONTINUATIONS = tuple(f" {letter}" for letter in CHOICES)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.engines.vllm.client import UNVERIFIED, VllmEngine
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.base import TaskResult
 from harness.tasks.mmlu import MMLU

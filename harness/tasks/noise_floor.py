@@ -29,7 +29,7 @@ from harness.data.source import DataSource
 from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import ConfigError, ModelError
 from harness.models.architecture import attention
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult

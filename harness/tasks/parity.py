@@ -31,7 +31,7 @@ from harness.data.source import DataSource, Text
 from harness.engines.local.decodable import cache_argument
 from harness.engines.local.split_model import scorer
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.progress import bar
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines

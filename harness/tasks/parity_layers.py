@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
-from harness.models.weight_layout import is_linear
+from harness.models.loaded import LoadedModel
+from harness.models.targets.weight_layout import is_linear
 
 
 class Call(NamedTuple):

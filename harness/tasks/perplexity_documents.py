@@ -22,7 +22,7 @@ import torch
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import check_rows, tokenize
 from harness.results.record import Metric
 from harness.tasks.base import hash_token_ids

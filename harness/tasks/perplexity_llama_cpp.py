@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos
 from harness.results.record import Metric, Unit
 from harness.tasks.documents import DocumentIds

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness.data.source import Text
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.documents import DocumentIds
 from harness.tasks.perplexity_metrics import mean_over, perplexity_figure

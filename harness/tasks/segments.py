@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.source import Text
 from harness.engines.local.split_model import Scorer
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.documents import DocumentIds
 from harness.tasks.windows import Bos

@@ -25,8 +25,8 @@ from harness.data.source import DataSource
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.decodable import check_decoding
 from harness.engines.local.generation import CacheKind, Generation, forget_compiled
-from harness.models.source import LoadedModel
-from harness.models.stored_bytes import stored_bytes
+from harness.models.checkpoints.stored_bytes import stored_bytes
+from harness.models.loaded import LoadedModel
 from harness.results.record import TaskInfo
 from harness.tasks import baselines, throughput_prompts
 from harness.tasks.base import TaskResult, hash_token_ids

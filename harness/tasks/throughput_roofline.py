@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.models.source import LoadedModel
-from harness.models.stored_bytes import stored_bytes
-from harness.models.targets import find_targets, find_unreachable, num_unused, output_layer
+from harness.models.checkpoints.stored_bytes import stored_bytes
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import find_targets, find_unreachable, num_unused, output_layer
 from harness.tasks.throughput_subject import LABELS, Requests, Subject
 from harness.timing import machine, roofline
 from harness.timing.roofline import Shape

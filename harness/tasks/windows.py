@@ -19,7 +19,7 @@ import torch
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, tokenize
 from harness.tasks.base import hash_token_ids
 from harness.tasks.documents import DocumentIds

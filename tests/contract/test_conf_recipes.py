@@ -13,8 +13,8 @@ from torch import nn
 
 from harness.config import build
 from harness.errors import ConfigError, UnsupportedRecipe
-from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target, find_targets
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model

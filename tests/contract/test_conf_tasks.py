@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.config import build
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.report.study import TIMED
 from harness.results.evidence import lost_evidence
 from harness.results.record import RunRecord, Unit

@@ -13,8 +13,8 @@ from harness.backends.layer import LayerRule
 from harness.config import build
 from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, InvalidResult
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.nn.linear import FakeQuantLinear
 from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize

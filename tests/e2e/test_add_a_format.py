@@ -10,7 +10,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from harness.cli import main
-from harness.models.tiny import TinyModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import LayerReport, RunRecord, Status
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

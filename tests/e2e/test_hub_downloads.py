@@ -20,9 +20,9 @@ from harness.data import hub as hub_data
 from harness.data.hub import HubData
 from harness.errors import DataError, ModelError
 from harness.models import cache
-from harness.models import hub as hub_models
-from harness.models.hub import HubModel
-from harness.models.tiny import TinyModel
+from harness.models.sources import pretrained as hub_models
+from harness.models.sources.pretrained import HubModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import Status
 from harness.results.store import ResultStore, read
 from harness.run import RunSpec, run

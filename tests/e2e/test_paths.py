@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.tiny import TinyModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import RunRecord, Status
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.models.activation_format import ActivationFormat
+from harness.models.activations.activation_format import ActivationFormat
 
 library = pytest.importorskip("compressed_tensors.quantization")
 forward = pytest.importorskip("compressed_tensors.quantization.lifecycle.forward")

@@ -28,10 +28,10 @@ from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.checkpoint import prepare
-from harness.models.source import LoadedModel
-from harness.models.targets import find_targets
-from harness.models.tiny import byte_tokenizer
+from harness.models.checkpoints.folder import prepare
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
+from harness.models.targets.targets import find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine

@@ -20,9 +20,9 @@ from harness.export.checkpoint import export
 from harness.export.gptq import Gptq
 from harness.export.layout import Contents
 from harness.formats.integer import Integer
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.targets import find_targets
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.targets.targets import find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import encode, fit, quantize
 from harness.quant.schemes.affine import Affine

@@ -11,8 +11,8 @@ from tokenizers import processors
 from harness.data.embedded import EmbeddedData
 from harness.data.hub import HubData
 from harness.data.source import Text
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_documents import Documents
 

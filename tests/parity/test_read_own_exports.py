@@ -14,10 +14,10 @@ from harness.config import build, register, resolve
 from harness.export import verify
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.targets import find_targets
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
+from harness.models.targets.targets import find_targets
 from harness.recipe import QuantRecipe, quantize
 
 pytest.importorskip("compressed_tensors")

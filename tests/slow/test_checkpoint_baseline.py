@@ -13,7 +13,7 @@ from harness.config import CONF
 from harness.export import command
 from harness.export.job import run as export
 from harness.models import cache
-from harness.models.embedded import EmbeddedModel
+from harness.models.sources.embedded import EmbeddedModel
 from harness.results.record import RunRecord
 from harness.results.store import read
 from harness.run import RunSpec, run

@@ -20,9 +20,9 @@ from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
 from harness.formats.integer import Integer
 from harness.models import cache
-from harness.models.embedded import EmbeddedModel
-from harness.models.source import LoadedModel
-from harness.models.targets import find_targets
+from harness.models.loaded import LoadedModel
+from harness.models.sources.embedded import EmbeddedModel
+from harness.models.targets.targets import find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from harness.data.hub import HubData
-from harness.models.embedded import EmbeddedModel
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.embedded import EmbeddedModel
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import config
 from harness.models import cache
-from harness.models.checkpoint import sha256_file
-from harness.models.embedded import EmbeddedModel, gguf_file
-from harness.models.gguf import ROUNDED, GgufModel, converted
+from harness.models.checkpoints.folder import sha256_file
+from harness.models.sources.embedded import EmbeddedModel, gguf_file
+from harness.models.sources.gguf import ROUNDED, GgufModel, converted
 from harness.recipe import quantize
 
 pytestmark = pytest.mark.slow

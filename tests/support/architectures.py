@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedModel
 
-from harness.models.tiny import byte_tokenizer
+from harness.models.sources.tiny import byte_tokenizer
 
 VOCABULARY = len(byte_tokenizer())
 SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from harness.engines.local.split_model import scorer
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43).view(2, 20)

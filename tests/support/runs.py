@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.store import Stored, read
 from harness.run import RunSpec
 from harness.tasks.base import Task, TaskResult

@@ -21,14 +21,14 @@ from harness.config import CONF
 from harness.errors import ConfigError, own_error
 from harness.formats.integer import Integer
 from harness.identity import VOLATILE, config_hash
-from harness.models.hub import LocalModel
-from harness.models.source import ModelSource
-from harness.models.tiny import TinyModel
+from harness.models.loaded import ModelSource
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.run import RunSpec
 from harness.tasks.mmlu import MMLU
 
-TINY = {"_target_": "harness.models.tiny.TinyModel"}
+TINY = {"_target_": "harness.models.sources.tiny.TinyModel"}
 BLOCK = {"_target_": "harness.quant.granularity.Granularity", "block": [1, -1]}
 PLUG_IN = """
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ def test_target_deep_inside_a_configuration_is_refused_too(plug_in: str) -> None
         "",
         None,
         7,
-        ["harness.models.tiny.TinyModel"],
+        ["harness.models.sources.tiny.TinyModel"],
     ],
 )
 def test_target_that_is_not_ours_is_refused(target: object) -> None:
@@ -170,13 +170,13 @@ def test_target_that_is_not_ours_is_refused(target: object) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "harness.models.tiny.Missing",
+        "harness.models.sources.tiny.Missing",
         "harness.nowhere.Nothing",
-        "harness.models.tiny.byte_tokenizer",
-        "harness.models.tiny.HIDDEN_SIZE",
+        "harness.models.sources.tiny.byte_tokenizer",
+        "harness.models.sources.tiny.HIDDEN_SIZE",
         "harness.provenance.subprocess",
         "harness.errors.ConfigError",
-        "harness.models.tiny.",
+        "harness.models.sources.tiny.",
         "harness.",
         "harness..",
     ],

@@ -82,7 +82,7 @@ def test_a_component_of_a_users_own_package_keeps_its_path() -> None:
 
 
 def test_a_later_field_counts_only_with_another_value_than_earlier_runs_had() -> None:
-    node = {"_target_": "harness.models.hub.LocalModel", "path": "x"}
+    node = {"_target_": "harness.models.sources.pretrained.LocalModel", "path": "x"}
     early = {"_target_": "LocalModel", "path": "x"}
     assert canonical(node | {"attention": None, "baseline": None}) == early
     assert canonical(node | {"attention": "eager"}) == early | {"attention": "eager"}
@@ -97,7 +97,7 @@ def test_a_later_field_is_one_of_its_class(name: str) -> None:
 
 @pytest.mark.parametrize("key", ["model", "task"])
 def test_a_hash_differs_where_a_value_does(key: str) -> None:
-    node = {"_target_": "harness.models.tiny.TinyModel", "seed": 0}
+    node = {"_target_": "harness.models.sources.tiny.TinyModel", "seed": 0}
     plain = {key: node, "allow_targets": []}
     changed = {key: node | {"seed": 1}, "allow_targets": []}
     assert config_hash(plain, "cpu") != config_hash(changed, "cpu")

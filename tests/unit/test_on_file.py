@@ -20,7 +20,7 @@ from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
 from harness.models import cache
-from harness.models.tiny import TinyModel
+from harness.models.sources.tiny import TinyModel
 from harness.report.study import finished
 from harness.results.record import Hardware, Status
 from harness.results.store import ResultStore, read

@@ -15,9 +15,9 @@ from harness.engines.local.split_model import scorer
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
+from harness.models.targets.targets import Target, find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize as quantize_tensor
 from harness.quant.schemes.block_scaled import BlockScaled

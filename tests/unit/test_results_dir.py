@@ -10,7 +10,7 @@ from runs import PERPLEXITY, MakeSpec, Wrapped, records
 
 from harness.errors import OutputError, ResultError
 from harness.models import cache
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Status
 from harness.results.store import ResultStore
 from harness.run import RunSpec, run

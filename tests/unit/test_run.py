@@ -10,8 +10,8 @@ from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, parameters_
 from harness import provenance
 from harness.identity import config_hash
 from harness.models import cache
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, RunRecord, Status, Unit
 from harness.results.store import read, read_samples
 from harness.run import Outcome, run

@@ -16,8 +16,8 @@ from harness.errors import (
     ModelError,
 )
 from harness.models import cache
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import Status
 from harness.results.store import read
 from harness.run import run

@@ -11,7 +11,7 @@ from harness import config
 from harness.config import CONF
 from harness.errors import ConfigError
 from harness.models import cache
-from harness.models.tiny import TinyModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import RunRecord, Status
 from harness.results.store import read, read_samples
 from harness.run import RunSpec, run

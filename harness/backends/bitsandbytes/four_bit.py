@@ -25,8 +25,8 @@ from harness.backends.base import ROUNDING, Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.formats.codebook import Codebook
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import SMALLEST_DIVISOR, STATISTICS, QLoRAScale, dynamic_map

@@ -35,8 +35,8 @@ from harness.backends.probe import Operands
 from harness.backends.scaled_mm.layers import overflow
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled

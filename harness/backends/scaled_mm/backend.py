@@ -26,8 +26,8 @@ from harness.backends.scaled_mm.layers import (
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.quant.range import AbsMax
 from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled

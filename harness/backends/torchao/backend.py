@@ -25,8 +25,8 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.torchao.layouts import Layout, choose
 from harness.backends.torchao.packing import torchao
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import Target
 from harness.quant.tensor import QuantizedTensor
 
 

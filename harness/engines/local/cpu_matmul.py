@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 NATIVE = {
     torch.bfloat16: frozenset({"avx512_bf16", "amx_bf16", "bf16"}),

@@ -14,7 +14,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from harness.engines.local.split_model import REFUSALS
 from harness.errors import ModelError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 CACHES = ("past_key_values", "cache_params")
 """Names of the argument for a cache; models with recurrent states have the second."""

@@ -27,7 +27,7 @@ from transformers import Cache, PreTrainedModel, StaticCache
 from harness.engines.local import decode_attention as one_query
 from harness.engines.local.decodable import cache_argument, new_cache
 from harness.models.architecture import attention_of, text_config
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
 Phase = Literal["prefill", "decode"]

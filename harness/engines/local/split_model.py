@@ -22,8 +22,8 @@ from harness.engines.local.log_softmax import token_nll
 from harness.engines.local.patch import patched
 from harness.errors import ModelError
 from harness.models.architecture import TOLERANCE, text_model
-from harness.models.source import LoadedModel
-from harness.models.targets import output_layer
+from harness.models.loaded import LoadedModel
+from harness.models.targets.targets import output_layer
 
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 """Size of the float32 logits that are held at once, by type of device [byte]."""

@@ -26,9 +26,9 @@ import torch
 
 from harness import paths
 from harness.errors import ConfigError, InvalidResult, ModelError
-from harness.models.checkpoint import folder_fingerprint
-from harness.models.source import Dtype, LoadedModel
-from harness.models.weightless import load_weightless
+from harness.models.checkpoints.folder import folder_fingerprint
+from harness.models.loaded import Dtype, LoadedModel
+from harness.models.sources.config_only import load_weightless
 
 UNVERIFIED = "the vLLM engine was written to vLLM's documentation and has not been verified against vLLM itself"
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

@@ -6,9 +6,9 @@ import torch
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
+from harness.models.targets.targets import Target, find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled

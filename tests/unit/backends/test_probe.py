@@ -16,9 +16,9 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.errors import AuditError
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
+from harness.models.targets.targets import Target
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

@@ -14,10 +14,10 @@ from harness.backends import stored_layers
 from harness.backends.bitsandbytes.four_bit import library
 from harness.backends.bitsandbytes.int8 import rounded_inputs
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models import bitsandbytes_layers
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.checkpoints import bitsandbytes_layers
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.recipe import QuantRecipe, quantize
 
 pytest.importorskip("bitsandbytes")

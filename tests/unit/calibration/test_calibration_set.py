@@ -15,7 +15,7 @@ from harness.data.embedded import EmbeddedData
 from harness.data.hub import HubData
 from harness.data.source import Question, QuestionSet, Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 EMBEDDED = EmbeddedData()
 

@@ -10,7 +10,7 @@ from harness.calibration.text import calibration_text
 from harness.data.question_file import QuestionFile
 from harness.data.source import DataSource
 from harness.errors import ConfigError, DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_generate import Generate

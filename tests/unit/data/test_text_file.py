@@ -12,7 +12,7 @@ from harness.calibration.text import calibration_text
 from harness.data.source import DataSource
 from harness.data.text_file import TextFile
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_documents import Documents
 

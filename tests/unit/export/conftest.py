@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from harness.export import verify
-from harness.models.checkpoint import prepare
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.checkpoints.folder import prepare
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 Made = Callable[[type[PreTrainedModel], PreTrainedConfig], LoadedModel]

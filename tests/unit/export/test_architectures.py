@@ -16,9 +16,9 @@ from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

@@ -24,8 +24,8 @@ from harness.export.gptq import Gptq
 from harness.export.layout import Layout
 from harness.formats.integer import Integer
 from harness.formats.native import Native
-from harness.models.checkpoint import sha256_file
-from harness.models.source import LoadedModel
+from harness.models.checkpoints.folder import sha256_file
+from harness.models.loaded import LoadedModel
 from harness.output import place
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale

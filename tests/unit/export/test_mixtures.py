@@ -32,8 +32,8 @@ from harness.export.gptq import Gptq
 from harness.export.layout import Layout
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models import gptq_checkpoint
-from harness.models.source import LoadedModel
+from harness.models.checkpoints import gptq as gptq_checkpoint
+from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.affine import Affine

@@ -17,7 +17,7 @@ from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
 from harness.export.layout import Layout
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe

@@ -8,9 +8,9 @@ import torch
 from caches import emptied
 from quantized_folders import llama
 
-from harness.models import hub
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources import pretrained as hub
+from harness.models.sources.tiny import byte_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ from harness.engines.local.split_model import scorer
 from harness.errors import DataError, ModelError
 from harness.models import architecture
 from harness.models.architecture import text_config, text_model
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
-from harness.models.weightless import load_weightless
+from harness.models.loaded import LoadedModel
+from harness.models.sources.config_only import load_weightless
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.tasks.lm_eval import LMEval
 from harness.tasks.windows import check_length
 

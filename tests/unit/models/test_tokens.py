@@ -18,11 +18,11 @@ from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.config_only import load_weightless
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.models.tokens import adds_bos, num_rows, specials, tokenize, without_suffix
-from harness.models.weightless import load_weightless
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_generate import Generate

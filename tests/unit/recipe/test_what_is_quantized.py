@@ -17,9 +17,9 @@ from harness.backends.torchao.backend import TorchaoBackend
 from harness.backends.torchao.packing import torchao
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.targets import find_others, find_targets
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
+from harness.models.targets.targets import find_others, find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

@@ -18,7 +18,7 @@ from harness.results.store import read
 ROOT = Path(__file__).parents[3]
 LLAMA = "LlamaForCausalLM"
 Q4, FLOATS = "dequantized GGUF (210 x Q4_1, 61 x F32)", "dequantized GGUF (12 x BF16, 3 x F32)"
-GGUF = "harness.models.gguf.GgufModel"
+GGUF = "harness.models.sources.gguf.GgufModel"
 
 
 def changed(
@@ -26,7 +26,7 @@ def changed(
     task: str = "perplexity",
     architecture: str | None = None,
     origin: str = "float checkpoint",
-    source: str = "harness.models.hub.LocalModel",
+    source: str = "harness.models.sources.pretrained.LocalModel",
     **quant: Any,
 ) -> RunRecord:
     assert record.task is not None
@@ -73,7 +73,11 @@ CONVOLUTION = SkippedWeight(name="conv1d", shape=(32, 1, 4), reason="no linear l
         ({"task": "divergence", "source": GGUF, "origin": FLOATS}, None),
         # The embedded model is defined as its dequantized weights.
         (
-            {"task": "divergence", "source": "harness.models.embedded.EmbeddedModel", "origin": Q4},
+            {
+                "task": "divergence",
+                "source": "harness.models.sources.embedded.EmbeddedModel",
+                "origin": Q4,
+            },
             None,
         ),
         (CHECKPOINT, READ_OTHERWISE),

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.embedded import EmbeddedData
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.mmlu_prompt import prompt
 

@@ -22,10 +22,10 @@ from harness.data.embedded import EmbeddedData
 from harness.errors import HarnessError, ModelError, UnsupportedRecipe
 from harness.export.job import run as export
 from harness.models import cache
-from harness.models.hub import LocalModel
-from harness.models.prequantized import Prequantized
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel, byte_tokenizer
+from harness.models.checkpoints.prequantized import Prequantized
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
+from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.results.record import RunRecord, Status
 from harness.results.store import read
 from harness.run import RunSpec, run

@@ -11,8 +11,8 @@ from tokenizers.processors import TemplateProcessing
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.identity import canonical
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.tasks.divergence import Divergence
 from harness.tasks.noise_floor import NoiseFloor
 from harness.tasks.parity import Parity

@@ -10,8 +10,8 @@ from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import CHOICES
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

@@ -15,8 +15,8 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from harness.data.source import QuestionSet, Text
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel, byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.models.tokens import tokenize
 from harness.results.record import Metric, SampleScore
 from harness.tasks.base import TaskResult

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from harness.backends.layer import LayerRule
 from harness.errors import AuditError, ConfigError, DataError, InvalidResult
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize

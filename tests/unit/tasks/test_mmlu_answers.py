@@ -9,8 +9,8 @@ import torch
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Question
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks import mmlu_direct, mmlu_generate
 from harness.tasks.accuracy import accuracy_metrics

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Question, QuestionSet
 from harness.errors import ConfigError, DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_prompt import answer_ids, encode, prompt, select

@@ -16,8 +16,8 @@ from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
 from harness.models.architecture import attention
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

@@ -25,9 +25,9 @@ from harness.data.embedded import EmbeddedData
 from harness.errors import ConfigError, DataError, InvalidResult
 from harness.formats.integer import Integer
 from harness.models import cache
-from harness.models.source import LoadedModel
-from harness.models.targets import Target
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
+from harness.models.targets.targets import Target
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -13,8 +13,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.tasks.base import TaskResult
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_documents import Documents, detokenize, rolling

@@ -11,8 +11,8 @@ from tokenizers import processors
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.tasks.base import TaskResult
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_llama_cpp import HalfWindows

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import InvalidResult
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_documents import Documents
 from harness.tasks.perplexity_llama_cpp import HalfWindows

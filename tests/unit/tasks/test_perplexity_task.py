@@ -19,8 +19,8 @@ from harness.errors import DataError, InvalidResult
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

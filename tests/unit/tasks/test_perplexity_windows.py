@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.data.embedded import EmbeddedData
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.perplexity import Perplexity
 from harness.tasks.perplexity_windows import DisjointWindows

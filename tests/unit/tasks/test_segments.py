@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.engines.local.split_model import scorer
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.tasks.segments import Segment, batches, score
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from harness.data.embedded import EmbeddedData
 from harness.engines.local import cpu_matmul as products
 from harness.errors import DataError, InvalidResult
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, Unit
 from harness.tasks import throughput as task_module
 from harness.tasks import throughput_roofline, throughput_subject

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 from harness.tasks import throughput_roofline
 from harness.tasks.throughput_roofline import NoRoofline, shape_of, si, streamed_bytes
 

@@ -6,7 +6,7 @@ import pytest
 
 from harness.data.source import Text
 from harness.errors import DataError
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.tasks.windows import adds_bos, check_length, disjoint_windows
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.engines.local.generation import Generation
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.timing.clock import CpuClock
 from harness.timing.request import Phases, time_request
 

@@ -17,10 +17,10 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.engines.local.split_model import scorer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.codebook import Codebook
-from harness.models.checkpoint import prepare
-from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
-from harness.models.tiny import byte_tokenizer
+from harness.models.checkpoints.folder import prepare
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
+from harness.models.targets.targets import Target, find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -19,7 +19,7 @@ from harness.engines.local.split_model import scorer
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.qtype.descriptor import parse
 from harness.quant.schemes.affine import Affine
@@ -100,7 +100,7 @@ def test_audit_compares_type_and_values(tiny: LoadedModel) -> None:
     quantize(tiny, KINDS["int8 row"][0])
     backend = ScaledMMBackend()
     from harness.backends.layer import QuantizedLayer
-    from harness.models.targets import Target
+    from harness.models.targets.targets import Target
     from harness.quant.primitives import quantize as quantize_tensor
 
     owner = tiny.swaps[0].original

@@ -20,10 +20,10 @@ from harness.backends.torchao.backend import TorchaoBackend
 from harness.backends.torchao.packing import torchao
 from harness.config import build, register, resolve
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models.checkpoint import prepare
-from harness.models.source import LoadedModel
-from harness.models.targets import Target, find_targets
-from harness.models.tiny import byte_tokenizer
+from harness.models.checkpoints.folder import prepare
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
+from harness.models.targets.targets import Target, find_targets
 from harness.quant.primitives import quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.cpu_matmul import LEAST_ROWS, choose, multiplied, ways
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 
 
 @pytest.mark.parametrize(

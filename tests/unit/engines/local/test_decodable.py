@@ -8,8 +8,8 @@ from torch import Tensor
 from harness.engines.local.decodable import cache_argument, check_decoding
 from harness.engines.local.generation import CacheKind, Generation
 from harness.errors import ModelError
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 
 NEW = 5
 PROMPTS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))

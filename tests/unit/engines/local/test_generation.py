@@ -8,7 +8,7 @@ from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.engines.local.generation import CacheKind, Generation, forget_compiled
 from harness.formats.integer import Integer
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize

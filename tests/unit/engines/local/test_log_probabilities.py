@@ -12,7 +12,7 @@ import torch
 
 from harness.data.embedded import EmbeddedData
 from harness.engines.local.split_model import Scorer
-from harness.models.source import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.results.store import Stored, read, read_samples, samples_frame
 from harness.tasks.divergence import Divergence

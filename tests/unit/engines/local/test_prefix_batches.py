@@ -29,9 +29,9 @@ from harness.engines.local.prefix_batches import (
 )
 from harness.engines.local.prefix_support import obstacle
 from harness.engines.local.split_model import scorer
-from harness.models.checkpoint import prepare
-from harness.models.source import LoadedModel
-from harness.models.tiny import TinyModel, byte_tokenizer
+from harness.models.checkpoints.folder import prepare
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.tasks.mmlu import MMLU
 from harness.tasks.mmlu_direct import Direct
 from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate, complete

@@ -25,8 +25,8 @@ from harness.engines.local import split_model as head_module
 from harness.engines.local.split_model import scorer
 from harness.errors import ModelError
 from harness.models import architecture
-from harness.models.source import LoadedModel
-from harness.models.tiny import byte_tokenizer
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import byte_tokenizer
 
 CAP = 0.5
 IDS = torch.arange(1, 30)[None]

@@ -22,9 +22,10 @@ from harness import config
 from harness.config import CONF
 from harness.engines.vllm.client import UNVERIFIED, VllmEngine
 from harness.errors import ConfigError, DataError, InvalidResult, ModelError
-from harness.models import cache, checkpoint
-from harness.models.hub import LocalModel
-from harness.models.source import LoadedModel
+from harness.models import cache
+from harness.models.checkpoints import folder as checkpoint
+from harness.models.loaded import LoadedModel
+from harness.models.sources.pretrained import LocalModel
 from harness.report import __main__ as report
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import read, read_samples

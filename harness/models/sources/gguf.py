@@ -1,0 +1,224 @@
+"""GGUF files (llama.cpp), converted once to float safetensors.
+
+transformers 5 keeps GGUF blocks packed unless told to dequantize, and dequantizing takes longer than any short run.
+So a file is converted once: to safetensors in a cache folder named by the file's hash, moved into place when it is whole, under
+a lock, so that a conversion that was killed is never taken for a model. The copy is exact: each tensor has the values that the
+package gguf makes of the file in float32, in the smallest type that holds them. They are rounded once, when they are loaded.
+
+A quantized GGUF file is not an unquantized reference: its float weights are the dequantized codes. `LoadedModel.origin` says so in
+every record, and the record of a run without a recipe has the bits of the file (`LoadedModel.dequantized`).
+"""
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from harness import paths
+from harness.errors import ModelError
+from harness.models.checkpoints.folder import (
+    UNLOADABLE,
+    load_folder,
+    quiet,
+    sha256_file,
+)
+from harness.models.checkpoints.loading_report import (
+    check_complete,
+    check_shapes,
+    check_taken,
+    in_a_line,
+)
+from harness.models.checkpoints.prequantized import FLOATS, Prequantized
+from harness.models.checkpoints.stored_bytes import stored_bytes
+from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
+from harness.models.sources.gguf_check import complete
+from harness.models.sources.gguf_header import WholeReader, check_sizes
+from harness.output.atomic import new_folder
+from harness.output.lock import locked
+
+log = logging.getLogger(__name__)
+
+EXACT, ROUNDED = "v2", "v1"
+"""Parts of the cache key: copies with the values of the file, and copies in bfloat16. Change them when the conversion changes."""
+CACHE = "HARNESS_CACHE"
+"""What names the folder of `cache_folder`; errors name it."""
+NARROW = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GgufModel:
+    """A GGUF file on disk."""
+
+    weights: ClassVar[Weights] = "pretrained"
+
+    path: str
+    name: str = "gguf"
+    dtype: Dtype = "bfloat16"
+    baseline: ModelSource | None = None
+    """The float model that the file was made of, to compare the file with."""
+    attention: str | None = None
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file, and the version of its conversion."""
+        return fingerprint_of(sha256_file(self._file()), EXACT)
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Convert the file if that was not done before, and load the result."""
+        loaded = load_gguf(
+            self._file(),
+            name=self.name,
+            dtype=self.dtype,
+            device=device,
+            attention=self.attention,
+        )
+        loaded.baseline = self.baseline
+        return loaded
+
+    def _file(self) -> Path:
+        file = paths.expanded(self.path)
+        if not paths.is_file(file):
+            raise ModelError(f"model.path must be a GGUF file, got {str(file)!r}; correct the path")
+        return file.resolve()
+
+
+def load_gguf(
+    file: Path,
+    *,
+    name: str,
+    dtype: Dtype,
+    device: torch.device,
+    conversion: str = EXACT,
+    attention: str | None = None,
+) -> LoadedModel:
+    """Load a GGUF file through its converted copy.
+
+    Args:
+        file: The file.
+        name: Name of the model in records.
+        dtype: Type of the weights.
+        device: Where they go.
+        conversion: `EXACT`, or `ROUNDED` for a model that is defined as the file's weights in bfloat16.
+        attention: Attention implementation of transformers; see `read_config`.
+    """
+    sha256 = sha256_file(file)
+    folder = converted(file, sha256, conversion)
+    module, tokenizer, warnings = load_folder(
+        folder, dtype=dtype, device=device, attention=attention
+    )
+    loaded = LoadedModel(
+        module=module,
+        tokenizer=tokenizer,
+        name=name,
+        dtype=getattr(torch, dtype),
+        device=device,
+        fingerprint=fingerprint_of(sha256, conversion),
+        origin=describe(file),
+        warnings=tuple(warnings),
+    )
+    if conversion == ROUNDED:
+        loaded.origin += ", rounded to bfloat16"
+    else:
+        loaded.dequantized = facts(file, loaded)
+    return loaded
+
+
+def fingerprint_of(sha256: str, conversion: str) -> str:
+    """Return what identifies the weights of a file: its hash, and how they were made of it where that is not in bfloat16."""
+    return sha256 if conversion == ROUNDED else f"{sha256}-{conversion}"
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and conversions: `$HARNESS_CACHE`, or the user's cache."""
+    root = os.environ.get("HARNESS_CACHE")
+    if root:
+        return Path(root).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "quant-harness"
+
+
+def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
+    """Return the folder of the file's copy, making it if need be."""
+    folder = cache_folder() / f"gguf-{conversion}-{sha256[:16]}"
+    if folder.is_dir():  # it is whole, and a cache that is only read needs no lock
+        return folder
+    busy = f"another process converts {file.name}; waiting for it"
+    with locked(folder.with_suffix(".lock"), CACHE, of=folder, busy=busy):
+        if not folder.is_dir():
+            log.info("converting %s to safetensors, once (about 20 s)", file.name)
+            with new_folder(folder, CACHE) as whole:
+                _convert(file, whole, conversion)
+    return folder
+
+
+def _convert(file: Path, target: Path, conversion: str) -> None:
+    quiet()
+    try:
+        reader = WholeReader(file)
+        if reader.get_field("general.architecture") is None:
+            raise ValueError("it does not name an architecture")
+        check_sizes(reader, file)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_shapes` names them
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        module, loading = found
+        check_complete(loading, file)
+        check_shapes(loading, file)
+        check_taken(loading, module, file)
+        complete(reader, module)
+    except UNLOADABLE as reason:
+        raise ModelError(
+            f"model.path must be a GGUF file that transformers can dequantize, got {file}: {in_a_line(reason)}"
+        ) from reason
+    for parameter in module.parameters():
+        exact = parameter.data
+        parameter.data = exact.bfloat16() if conversion == ROUNDED else _narrow(exact)
+    module.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _narrow(exact: torch.Tensor) -> torch.Tensor:
+    """Return a float32 tensor in the smallest type that holds its values."""
+    for dtype in NARROW:
+        if torch.equal(exact.to(dtype).float(), exact):
+            return exact.to(dtype)
+    return exact
+
+
+def describe(file: Path) -> str:
+    """Return what the weights are, such as `dequantized GGUF (211 x Q4_1, 61 x F32)`."""
+    types = [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
+    how = "dequantized" if set(types) - FLOATS else "float"
+    kinds = ", ".join(f"{n} x {kind}" for kind, n in Counter(types).most_common())
+    return f"{how} GGUF ({kinds})"
+
+
+def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
+    """Return what a file was quantized to; None if all its tensors are float ones."""
+    tensors = GGUFReader(file).tensors
+    codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOATS]
+    if not codes:
+        return None
+    kinds = Counter(tensor.tensor_type.name for tensor in codes)
+    return Prequantized(
+        method="gguf",
+        scheme=", ".join(kind for kind, _ in kinds.most_common()),
+        kind="fake-quant",
+        num_parameters=loaded.num_parameters,
+        num_quantized=sum(int(tensor.n_elements) for tensor in codes),
+        packed_bits=8 * sum(int(tensor.n_bytes) for tensor in codes),
+        file_bytes=sum(int(tensor.n_bytes) for tensor in tensors),
+        stored_bytes=stored_bytes(loaded.module),
+    )

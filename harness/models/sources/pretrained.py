@@ -1,0 +1,174 @@
+"""Models of the hub, and local folders in its layout."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from harness import paths
+from harness.errors import ModelError
+from harness.hub import Found, Repository, locate
+from harness.models.checkpoints.folder import FILES, folder_fingerprint, load_folder
+from harness.models.checkpoints.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
+from harness.models.checkpoints.loading_report import check_once, warnings_of
+from harness.models.checkpoints.plausible import check_sizes
+from harness.models.checkpoints.prequantized import settings_of
+from harness.models.checkpoints.readers import load_prequantized
+from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
+from harness.models.sources.random import Shape, load_random
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubModel:
+    """A causal language model of the hub, pinned to a commit when it is loaded."""
+
+    repo: str
+    """`owner/name`."""
+    revision: str = "main"
+    """Branch, tag or commit; the record keeps the commit."""
+    path: str | None = None
+    """A folder to use instead of searching."""
+    dtype: Dtype = "bfloat16"
+    trust_remote_code: bool = False
+    """Run Python code that the repository ships."""
+    weights: Weights = "pretrained"
+    """`random` needs the shape alone and downloads nothing; only speed can be measured of it."""
+    shape: Shape | None = None
+    """Sizes of the model, for random weights."""
+    seed: int = 0
+    """Seed of random weights."""
+    baseline: ModelSource | None = None
+    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
+    attention: str | None = None
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+
+    def __post_init__(self) -> None:
+        """Refuse random weights of no shape."""
+        if self.weights == "random" and self.shape is None:
+            raise ValueError(
+                f"shape must be given for weights=random, got none for {self.repo}; copy the shape block of "
+                "conf/model/qwen3_1_7b.yaml and fill in what the config.json of the model says"
+            )
+
+    @property
+    def name(self) -> str:
+        """`owner/name`; of a folder that the user gave, the folder's own name: nothing says that it holds this repository."""
+        if self.path is None or self._random_shape():
+            return self.repo
+        return paths.expanded(self.path).absolute().name
+
+    def fingerprint(self) -> str:
+        """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
+        if shape := self._random_shape():
+            return shape.fingerprint(self.seed)
+        found = self._locate()
+        return found.revision or folder_fingerprint(found.folder)
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Load the model; see `harness.hub.locate` for where from."""
+        if shape := self._random_shape():
+            return load_random(
+                shape,
+                like=self.repo,
+                seed=self.seed,
+                dtype=self.dtype,
+                device=device,
+                attention=self.attention,
+            )
+        found = self._locate()
+        loaded = _load(self, found, device)
+        if self.path is not None:
+            loaded.origin += ", from a folder given by the user"
+        if found.revision is None and self.revision != "main":
+            loaded.warnings += (
+                f"model.revision is {self.revision}, but the weights come from the folder {found.folder}, which has no commit: "
+                "nothing says that it holds this revision; the fingerprint is the hash of its files",
+            )
+        return loaded
+
+    def _random_shape(self) -> Shape | None:
+        return self.shape if self.weights == "random" else None
+
+    def _locate(self) -> Found:
+        patterns = tuple(p for p in FILES if p != "*.py" or self.trust_remote_code)
+        return _locate_model(self.repo, self.revision, self.path, patterns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalModel:
+    """A folder that `save_pretrained` wrote, of float weights or of quantized ones."""
+
+    path: str
+    name: str = "local"
+    dtype: Dtype = "bfloat16"
+    trust_remote_code: bool = False
+    baseline: ModelSource | None = None
+    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
+    attention: str | None = None
+    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+    weights: ClassVar[Weights] = "pretrained"
+
+    def fingerprint(self) -> str:
+        """Return the hash of the files."""
+        return folder_fingerprint(self._folder())
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """Load the folder."""
+        return _load(self, Found(folder=self._folder(), revision=None), device)
+
+    def _folder(self) -> Path:
+        folder = paths.expanded(self.path)
+        if not paths.is_folder(folder):
+            raise ModelError(f"model.path must be a folder, got {str(folder)!r}; correct the path")
+        return folder.resolve()
+
+
+def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
+    folder = found.folder
+    options: dict[str, Any] = {
+        "trust_remote_code": source.trust_remote_code,
+        "attention": source.attention,
+    }
+    # Before anything reads the config.
+    weight_files(folder)
+    check_sizes(folder, trust_remote_code=source.trust_remote_code)
+    settings, stored = settings_of(folder), None
+    if settings is None:
+        module, tokenizer, warnings = load_folder(
+            folder, dtype=source.dtype, device=device, **options
+        )
+    else:
+        module, tokenizer, stored = load_prequantized(
+            folder, settings, dtype=source.dtype, device=device, **options
+        )
+        check_once(folder, module)
+        warnings = warnings_of(folder, module)
+    return LoadedModel(
+        module=module,
+        tokenizer=tokenizer,
+        name=source.name,
+        dtype=getattr(torch, source.dtype),
+        device=device,
+        fingerprint=source.fingerprint(),
+        revision=found.revision,
+        origin="float checkpoint" if stored is None else stored.origin,
+        prequantized=stored,
+        warnings=tuple(warnings),
+        baseline=source.baseline,
+        folder=folder,
+    )
+
+
+@lru_cache(maxsize=16)
+def _locate_model(repo: str, revision: str, path: str | None, patterns: tuple[str, ...]) -> Found:
+    repository = Repository(
+        name=repo,
+        kind="model",
+        patterns=patterns,
+        unwanted=FOREIGN_WEIGHTS,
+        missing=missing_files,
+        revision=revision,
+    )
+    return locate(repository, path, override="model.path", error=ModelError)
