@@ -32,8 +32,8 @@ from harness.results.outdated import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.documents import document_words, num_documents
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_metrics import mean_over, text_figures
+from harness.tasks.perplexity.metrics import mean_over, text_figures
+from harness.tasks.perplexity.perplexity import Perplexity
 from harness.tasks.segments import Nll, Segments
 
 COLUMN = "token_document"

@@ -50,10 +50,10 @@ from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.results.record import SampleScore
 from harness.tasks.base import Task
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.perplexity import Perplexity
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.perplexity.perplexity import Perplexity
 
 SHOTS, WINDOW = 5, 2048
 TARGETS = {"direct": 8.0, "generate": 8.0, "perplexity": 1.6}

@@ -42,7 +42,7 @@ from harness.quant.granularity import Granularity  # noqa: E402
 from harness.quant.schemes.block_scaled import BlockScaled  # noqa: E402
 from harness.recipe import QuantRecipe, quantize  # noqa: E402
 from harness.results.record import QuantReport  # noqa: E402
-from harness.tasks.perplexity import Perplexity  # noqa: E402
+from harness.tasks.perplexity.perplexity import Perplexity  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- begin: scripts/model_matrix.py -->\n", "<!-- end -->\n"

@@ -20,7 +20,7 @@ from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
-from harness.tasks.perplexity import Perplexity
+from harness.tasks.perplexity.perplexity import Perplexity
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "format").glob("*.yaml"))
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from harness.data.hub import HubData
 from harness.data.source import Text
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.perplexity import Perplexity
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -28,10 +28,10 @@ from harness.recipe import QuantRecipe
 from harness.results.record import RunRecord
 from harness.results.store import read
 from harness.run import RunSpec, run
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_windows import DisjointWindows
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.perplexity.disjoint_windows import DisjointWindows
+from harness.tasks.perplexity.perplexity import Perplexity
 
 PROSE = (
     "It was a quiet year for the town, and most of what happened there was forgotten within a week."

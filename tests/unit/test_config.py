@@ -26,7 +26,7 @@ from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
 from harness.run import RunSpec
-from harness.tasks.mmlu import MMLU
+from harness.tasks.mmlu.mmlu import MMLU
 
 TINY = {"_target_": "harness.models.sources.tiny.TinyModel"}
 BLOCK = {"_target_": "harness.quant.granularity.Granularity", "block": [1, -1]}

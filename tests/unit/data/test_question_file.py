@@ -11,10 +11,10 @@ from harness.data.question_file import QuestionFile
 from harness.data.source import DataSource
 from harness.errors import ConfigError, DataError
 from harness.models.loaded import LoadedModel
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.mmlu_prompt import prompt
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.mmlu.prompt import prompt
 
 ROW: dict[str, Any] = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "C"}
 

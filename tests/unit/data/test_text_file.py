@@ -13,8 +13,8 @@ from harness.data.source import DataSource
 from harness.data.text_file import TextFile
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.perplexity import Perplexity
 
 PROSE = "Der Zug fährt ab.\n\nEr hält nicht \u2028 an.\n"
 

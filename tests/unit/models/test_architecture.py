@@ -19,7 +19,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.tasks.lm_eval import LMEval
+from harness.tasks.lm_eval.lm_eval import LMEval
 from harness.tasks.windows import check_length
 
 CPU = torch.device("cpu")

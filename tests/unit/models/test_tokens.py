@@ -23,13 +23,13 @@ from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
 from harness.models.tokens import adds_bos, num_rows, specials, tokenize, without_suffix
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.mmlu_prompt import answer_ids
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
-from harness.tasks.perplexity_llama_cpp import HalfWindows
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.mmlu.prompt import answer_ids
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.llama_cpp import HalfWindows
+from harness.tasks.perplexity.perplexity import Perplexity
 from harness.tasks.windows import disjoint_windows
 
 TEXT = "Sequences end; texts go on."

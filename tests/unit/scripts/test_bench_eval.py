@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.data.embedded import EmbeddedData
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
-from harness.tasks.mmlu_prompt import prompt
+from harness.tasks.mmlu.prompt import prompt
 
 sys.path.append(str(Path(__file__).parents[3] / "scripts"))
 

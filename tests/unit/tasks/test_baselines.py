@@ -30,7 +30,7 @@ from harness.results.record import RunRecord, Status
 from harness.results.store import read
 from harness.run import RunSpec, run
 from harness.tasks import baselines
-from harness.tasks.divergence import Divergence
+from harness.tasks.divergence.divergence import Divergence
 from harness.timing import machine
 
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ from harness.errors import DataError
 from harness.identity import canonical
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.tasks.divergence import Divergence
-from harness.tasks.noise_floor import NoiseFloor
-from harness.tasks.parity import Parity
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
-from harness.tasks.perplexity_llama_cpp import HalfWindows
+from harness.tasks.divergence.divergence import Divergence
+from harness.tasks.divergence.noise_floor import NoiseFloor
+from harness.tasks.parity.parity import Parity
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.llama_cpp import HalfWindows
+from harness.tasks.perplexity.perplexity import Perplexity
 from harness.tasks.windows import disjoint_windows
 
 CONTENT = "Einé Zeile, and a 2nd line of it.\n" * 3

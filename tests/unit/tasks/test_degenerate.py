@@ -18,13 +18,13 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import SampleScore
 from harness.tasks.degenerate import answer_warnings, text_warnings
-from harness.tasks.divergence import Divergence
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.noise_floor import NoiseFloor
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
+from harness.tasks.divergence.divergence import Divergence
+from harness.tasks.divergence.noise_floor import NoiseFloor
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.perplexity import Perplexity
 
 CPU = torch.device("cpu")
 VOCAB = 261

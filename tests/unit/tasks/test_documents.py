@@ -20,12 +20,12 @@ from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.models.tokens import tokenize
 from harness.results.record import Metric, SampleScore
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence import Divergence
+from harness.tasks.divergence.divergence import Divergence
+from harness.tasks.divergence.noise_floor import NoiseFloor
 from harness.tasks.documents import document_words, num_documents
-from harness.tasks.noise_floor import NoiseFloor
-from harness.tasks.perplexity import Perplexity
-from harness.tasks.perplexity_documents import Documents
-from harness.tasks.perplexity_llama_cpp import HalfWindows
+from harness.tasks.perplexity.documents import Documents
+from harness.tasks.perplexity.llama_cpp import HalfWindows
+from harness.tasks.perplexity.perplexity import Perplexity
 from harness.tasks.windows import disjoint_windows
 
 LENGTHS = (70, 31, 118, 64, 150, 41, 92, 55, 83)

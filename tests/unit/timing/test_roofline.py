@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.engines.local.generation import Generation
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
-from harness.tasks.throughput_roofline import shape_of
+from harness.tasks.throughput.roofline import shape_of
 from harness.timing import roofline
 from harness.timing.roofline import Cost, Shape
 

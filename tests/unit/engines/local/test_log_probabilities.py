@@ -15,13 +15,13 @@ from harness.engines.local.split_model import Scorer
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.results.store import Stored, read, read_samples, samples_frame
-from harness.tasks.divergence import Divergence
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.noise_floor import NoiseFloor
-from harness.tasks.parity import Parity
-from harness.tasks.perplexity import Perplexity
+from harness.tasks.divergence.divergence import Divergence
+from harness.tasks.divergence.noise_floor import NoiseFloor
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.parity.parity import Parity
+from harness.tasks.perplexity.perplexity import Perplexity
 
 DATA = EmbeddedData()
 L = 48

@@ -32,10 +32,10 @@ from harness.engines.local.split_model import scorer
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel, byte_tokenizer
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_direct import Direct
-from harness.tasks.mmlu_generate import MAX_NEW_TOKENS, Generate, complete
-from harness.tasks.mmlu_prompt import answer_ids, encode
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import MAX_NEW_TOKENS, Generate, complete
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.mmlu.prompt import answer_ids, encode
 
 CPU = torch.device("cpu")
 SUBJECTS = ("anatomy", "virology")

@@ -30,13 +30,13 @@ from harness.report import __main__ as report
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import read, read_samples
 from harness.run import RunSpec, run
-from harness.tasks import throughput_prompts
 from harness.tasks.base import hash_token_ids
-from harness.tasks.mmlu import MMLU
-from harness.tasks.mmlu_generate import Generate
-from harness.tasks.mmlu_vllm import VllmMMLU
-from harness.tasks.throughput_subject import Size
-from harness.tasks.throughput_vllm import VllmThroughput
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.mmlu.vllm import VllmMMLU
+from harness.tasks.throughput import prompts as throughput_prompts
+from harness.tasks.throughput.subject import Size
+from harness.tasks.throughput.vllm import VllmThroughput
 
 CPU = torch.device("cpu")
 VERSION = "0.0.stand-in"

@@ -24,7 +24,7 @@ from harness.models.sources.tiny import byte_tokenizer
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
-from harness.tasks.perplexity import Perplexity
+from harness.tasks.perplexity.perplexity import Perplexity
 
 CPU = torch.device("cpu")
 WINDOW = 128

@@ -1,0 +1,140 @@
+"""Flips: answers to the same questions by a model and by its float model.
+
+Two models of equal accuracy may be right on different questions. A flip is an answer that turned from right to wrong or
+back (Dutta et al., "Accuracy is Not All You Need", 2024, arXiv 2407.09141); a disagreement is any changed answer, from one
+wrong letter to another included. With b flips to wrong and c to right, accuracy changes by (c - b) / n, and McNemar's
+exact test asks whether b and c differ by more than chance: b of b + c flips is binomial with 1/2 if they do not.
+
+The probability of the right answer is that of its letter over the whole vocabulary. Questions are taken as independent.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from harness import stats
+from harness.data.source import CHOICES
+from harness.errors import ModelError
+from harness.models.loaded import LoadedModel
+from harness.results.record import Metric, SampleScore, Unit
+from harness.tasks.base import TaskResult
+from harness.tasks.baselines import Baseline
+from harness.tasks.divergence.statistics import DELTA_P_NOTE, Array, mean_metric, root
+from harness.tasks.mmlu.accuracy import proportion
+from harness.tasks.mmlu.mmlu import MMLU
+
+ITEMS = ("question", "question")
+"""Each question is a cluster of its own."""
+
+
+def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> TaskResult:
+    """Ask a model and its baseline, the latter once a sweep, and compare answer by answer.
+
+    Raises:
+        ModelError: Their tokenizers make other token ids of the prompts.
+    """
+    facts = questions.data_facts()
+    key = ("answers", questions, facts["questions_sha256"], facts["examples_sha256"])
+    candidate = questions.run(loaded)
+    reference = base.loaded.once(key, lambda: _ask(questions, base))
+    if candidate.info.data["token_ids_sha256"] != reference.info.data["token_ids_sha256"]:
+        raise ModelError(
+            f"model.baseline must have the tokenizer of the model to be asked the same prompts, but {base.info.name} gives "
+            f"other token ids than {loaded.name}; name the float model it was made of"
+        )
+    right = {question.id: CHOICES[question.answer] for question in questions.questions()}
+    answers_p = {sample.id: sample for sample in reference.samples}
+    samples = tuple(_pair(q, answers_p[q.id], right[q.id]) for q in candidate.samples)
+    return TaskResult(
+        info=candidate.info,
+        metrics=answer_metrics(samples),
+        samples=samples,
+        warnings=candidate.warnings,
+    )
+
+
+def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
+    """Return flips, disagreement, both accuracies, and the change of the right answer's probability."""
+    column = {name: [s.scores[name] for s in samples] for name in samples[0].scores}
+    after, before = column["correct"], column["correct_baseline"]
+    to_wrong = sum(b > a for a, b in zip(after, before, strict=True))
+    to_right = sum(a > b for a, b in zip(after, before, strict=True))
+    changes = np.subtract(column["prob_right"], column["prob_right_baseline"])
+    return (
+        _count("flips_to_wrong", to_wrong, len(samples), better=False),
+        _count("flips_to_right", to_right, len(samples), better=True),
+        _share("flips", to_wrong + to_right, len(samples)),
+        _share("answer_disagreement", round(math.fsum(column["changed"])), len(samples)),
+        _mcnemar(to_wrong, to_right, len(samples)),
+        proportion("accuracy", after),
+        proportion("accuracy_baseline", before),
+        _change("delta_p_right_mean", changes, better=True),
+        _change("delta_p_right_rms", changes**2, better=False, finish=root),
+    )
+
+
+def _ask(questions: MMLU, base: Baseline) -> TaskResult:
+    with base.within():
+        return questions.run(base.loaded)
+
+
+def _pair(sample: SampleScore, base: SampleScore, right: str) -> SampleScore:
+    return SampleScore(
+        id=sample.id,
+        cluster=sample.cluster,
+        answer=sample.answer,
+        scores={
+            "correct": sample.scores["correct"],
+            "correct_baseline": base.scores["correct"],
+            "changed": float(sample.answer != base.answer),
+            "prob_right": math.exp(sample.scores[f"log_prob_{right}"]),
+            "prob_right_baseline": math.exp(base.scores[f"log_prob_{right}"]),
+        },
+    )
+
+
+def _count(name: str, value: int, n: int, *, better: bool) -> Metric:
+    return Metric(
+        name=name, value=value, unit=Unit.COUNT, n=n, n_of="question", higher_is_better=better
+    )
+
+
+def _share(name: str, hits: int, n: int) -> Metric:
+    return Metric(
+        name=name,
+        value=hits / n,
+        unit=Unit.FRACTION,
+        n=n,
+        n_of="question",
+        ci95=stats.wilson(hits, n),
+        higher_is_better=False,
+    )
+
+
+def _mcnemar(to_wrong: int, to_right: int, n: int) -> Metric:
+    flips = to_wrong + to_right
+    return Metric(
+        name="flips_p",
+        value=stats.mcnemar(to_wrong, to_right),
+        unit=Unit.ONE,
+        n=n,
+        n_of="question",
+        higher_is_better=None,
+        note=f"exact two-sided McNemar test of {flips} flips; a p-value has no interval",
+    )
+
+
+def _change(
+    name: str, values: Array, *, better: bool, finish: Callable[[float], float] = float
+) -> Metric:
+    return mean_metric(
+        name,
+        values,
+        clusters=np.arange(len(values)),
+        unit=Unit.ONE,
+        better=better,
+        finish=finish,
+        note=DELTA_P_NOTE,
+        items=ITEMS,
+    )

@@ -1,0 +1,170 @@
+"""Error of a matrix product whose operands are rounded, on random matrices: no model, no data set.
+
+    Y = X W^T       X [M, K] inputs, W [K, K] weights; blocks of a format run along K, so a row of X is a token
+
+    weights:   e = X dW^T                       dW = q(W) - W
+    inputs:    e = dX W^T                       dX = q(X) - X
+    both:      e = dX W^T + q(X) dW^T           = q(X) q(W)^T - Y
+
+    rel_error = |e|_F / |Y|_F       max_error = max|e| / rms(Y)
+    element_error = mean|dX| / mean|X|          of X itself: nothing is multiplied
+
+The errors are products of differences, not differences of products: float32 then keeps seven digits of the error
+instead of seven digits of Y, and a format that rounds nothing has an error of exactly 0. Sums are float64.
+
+`element_error` is here because tables of "matrix-multiply error" can be just that. It is smaller: a product with both
+operands rounded has sqrt(2) times the error of one, and a mean of magnitudes weighs large errors less than a norm does.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import InvalidResult
+from harness.progress import bar
+from harness.quant.overflow import overflow_in
+from harness.quant.primitives import fake_quantize
+from harness.quant.tensor import TensorFormat
+from harness.results.record import Metric, SampleScore, TaskInfo
+from harness.tasks.base import TaskResult
+from harness.tasks.matmul import operands as matmul_operands
+from harness.tasks.matmul.metrics import ELEMENT, case_metrics
+from harness.tasks.matmul.operands import KINDS, Case, Inputs, draw
+
+PROBE_SHAPE = (4, 16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatmulError:
+    """Error of rounded products; see the module docstring."""
+
+    name: ClassVar[str] = "matmul"
+    version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = False
+    is_timed: ClassVar[bool] = False
+
+    formats: Mapping[str, TensorFormat]
+    """By the names that metrics have them under."""
+    ratios: tuple[tuple[str, str], ...] = ()
+    """Pairs of formats: the error of the first over that of the second."""
+    shapes: tuple[tuple[int, int], ...] = ((16, 512),)
+    """M and K of each size."""
+    inputs: tuple[Inputs, ...] = KINDS
+    draws: int = 10
+    """Independent draws of X and W for each case."""
+    seed: int = 42
+    max_rows: int | None = 512
+    """Multiply the first so many rows of X; its scales still come from all of them. None is all."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if not (self.formats and self.shapes and self.inputs):
+            raise ValueError("formats, shapes and inputs must not be empty")
+        if any(size < 1 for shape in self.shapes for size in shape):
+            raise ValueError(f"shapes must hold sizes >= 1, got {self.shapes}")
+        if self.draws < 1 or self.seed < 0:
+            raise ValueError(
+                f"draws must be >= 1 and seed >= 0, got draws={self.draws}, seed={self.seed}"
+            )
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"max_rows must be >= 1 or null, got {self.max_rows}")
+        if unknown := {name for pair in self.ratios for name in pair} - self.formats.keys():
+            raise ValueError(
+                f"ratios must be of formats that are measured ({', '.join(self.formats)}), got {min(unknown)}"
+            )
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The seed of all draws."""
+        return {"task.seed": self.seed}
+
+    def cases(self) -> tuple[Case, ...]:
+        """Return every size with every kind of inputs."""
+        return tuple(Case(kind, *shape) for shape in self.shapes for kind in self.inputs)
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return a hash of a few draws: another generator would give another."""
+        digest = hashlib.sha256()
+        for kind in self.inputs:
+            for operand in draw(Case(kind, *PROBE_SHAPE), self.seed, 0):
+                digest.update(operand.numpy().astype("<f4").tobytes())
+        return {"name": "random matrices", "probe_sha256": digest.hexdigest()}
+
+    def run_on(self, device: torch.device) -> TaskResult:
+        """Measure every format on every draw."""
+        samples = []
+        with bar(self.name, len(self.cases()) * self.draws) as progress:
+            for case in self.cases():
+                for index in range(self.draws):
+                    x, w = (operand.to(device) for operand in draw(case, self.seed, index))
+                    with overflow_in(case.name):
+                        scores = self._scores(x, w)
+                    if bad := [key for key, value in scores.items() if not math.isfinite(value)]:
+                        raise InvalidResult(
+                            f"every error must be finite, got {scores[bad[0]]} for {bad[0]} in {case.name}; "
+                            "the format cannot hold these numbers"
+                        )
+                    identity = f"{case.name}/{index}"
+                    samples.append(SampleScore(id=identity, cluster=identity, scores=scores))
+                    progress.advance()
+        return TaskResult(
+            info=self._info(), metrics=tuple(self._metrics(samples)), samples=tuple(samples)
+        )
+
+    def _scores(self, x_MK: Tensor, w_NK: Tensor) -> dict[str, float]:
+        """Return every error of one draw, by measure and format."""
+        rows = slice(self.max_rows)
+        y = x_MK[rows] @ w_NK.T
+        size, x_size = _norm(y), _norm(x_MK, 1)
+        rms = size / math.sqrt(y.numel())
+        scores = {}
+        for name, fmt in self.formats.items():
+            rounded = fake_quantize(x_MK, fmt)
+            dx, dw = rounded - x_MK, fake_quantize(w_NK, fmt).sub_(w_NK)
+            of_inputs = dx[rows] @ w_NK.T
+            errors = {
+                "both": of_inputs + rounded[rows] @ dw.T,
+                "weights": x_MK[rows] @ dw.T,
+                "inputs": of_inputs,
+            }
+            for operands, e in errors.items():
+                scores[f"rel_error/{operands}/{name}"] = _norm(e) / size
+                scores[f"max_error/{operands}/{name}"] = float(e.abs().max()) / rms
+            scores[f"{ELEMENT}/{name}"] = _norm(dx, 1) / x_size
+        return scores
+
+    def _metrics(self, samples: Sequence[SampleScore]) -> Iterator[Metric]:
+        """Yield the means over the draws of each case."""
+        for start, case in enumerate(self.cases()):
+            drawn = samples[start * self.draws : (start + 1) * self.draws]
+            scores = {key: [sample.scores[key] for sample in drawn] for key in drawn[0].scores}
+            yield from case_metrics(case.name, scores, self.formats, self.ratios)
+
+    def _info(self) -> TaskInfo:
+        rows = "all" if self.max_rows is None else f"first-{self.max_rows}"
+        return TaskInfo(
+            name=self.name,
+            version=self.version,
+            protocol=(
+                f"Y=X[M,K] W[K,K]^T|{matmul_operands.protocol()}"
+                f"|draws={self.draws}-by-seed-{self.seed}|rows={rows}|scales=fitted to each matrix"
+                "|products=fp32 of differences|sums=fp64|ratio=geometric mean, paired by draw"
+            ),
+            data=self.data_facts()
+            | {
+                "inputs": list(self.inputs),
+                "shapes": [f"{m}x{k}" for m, k in self.shapes],
+                "formats": {name: fmt.name for name, fmt in self.formats.items()},
+                "ratios": [list(pair) for pair in self.ratios],
+            },
+            needs_model=False,
+        )
+
+
+def _norm(x: Tensor, order: int = 2) -> float:
+    return float(torch.linalg.vector_norm(x, order, dtype=torch.float64))

@@ -1,0 +1,83 @@
+"""The direct rule: the answer is the likeliest of " A" .. " D" as the next token.
+
+This is how lm-evaluation-harness 0.4.13 scores MMLU. Log-probabilities are float64 over the whole vocabulary, from
+float32 logits, so that only equal logits tie: `ties` counts the questions where the best answer was not alone. The first of tied
+answers is the prediction, as in lm-eval; `accuracy_split_ties` gives each of them its share instead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.data.source import CHOICES
+from harness.engines.local.log_softmax import log_softmax
+from harness.engines.local.prefix_batches import PromptBatch
+from harness.errors import InvalidResult
+from harness.models.loaded import LoadedModel
+from harness.results.record import Metric, SampleScore, Unit
+from harness.tasks.mmlu.accuracy import accuracy_metrics
+from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Direct:
+    """The likeliest letter; see `AnswerRule`."""
+
+    task_name: ClassVar[str] = "mmlu"
+    protocol: ClassVar[str] = "answer=log-prob-of-letter-fp64"
+    version: ClassVar[int] = 2
+
+    def score(
+        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
+    ) -> list[SampleScore]:
+        """Take the letters' log-probabilities after each prompt."""
+        answers = list(answer_ids(loaded, items[0].text))
+        scores_BC = log_softmax(batch.first())[:, answers].tolist()
+        return [_score(item, scores_C) for item, scores_C in zip(items, scores_BC, strict=True)]
+
+    def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
+        """Return accuracies and ties."""
+        return [*accuracy_metrics(samples), *_tie_metrics(samples)]
+
+
+def _score(item: EncodedQuestion, log_probs: list[float]) -> SampleScore:
+    question = item.question
+    if not all(math.isfinite(value) for value in log_probs):
+        raise InvalidResult(
+            f"every answer must have a finite log-probability, got {log_probs} for {question.id}; "
+            "the recipe destroys this model, or the weights are damaged"
+        )
+    best = max(log_probs)
+    tied = [index for index, value in enumerate(log_probs) if value == best]
+    scores = {f"log_prob_{letter}": value for letter, value in zip(CHOICES, log_probs, strict=True)}
+    return SampleScore(
+        id=question.id,
+        cluster=question.subject,
+        answer=CHOICES[tied[0]],
+        scores=scores
+        | {
+            "correct": float(tied[0] == question.answer),
+            "credit": (question.answer in tied) / len(tied),
+            "num_tied": float(len(tied)),
+        },
+    )
+
+
+def _tie_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
+    n = len(samples)
+    ties = sum(sample.scores["num_tied"] > 1 for sample in samples)
+    return [
+        Metric(
+            name="ties", value=ties, unit=Unit.COUNT, n=n, n_of="question", higher_is_better=None
+        ),
+        Metric(
+            name="accuracy_split_ties",
+            value=math.fsum(sample.scores["credit"] for sample in samples) / n,
+            unit=Unit.FRACTION,
+            n=n,
+            n_of="question",
+            higher_is_better=True,
+            note="no interval: see accuracy, which differs only by the ties",
+        ),
+    ]

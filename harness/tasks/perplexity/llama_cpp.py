@@ -1,0 +1,105 @@
+"""llama.cpp's protocol: the second half of each of its windows (`llama-perplexity`, tools/perplexity/perplexity.cpp).
+
+    window = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 unless told; N must be at least 2C
+    window[0] = BOS                                   if the vocabulary adds one; the token it replaces is lost
+    scored    = window[C/2 + 1 : C]                   C - 1 - C/2 tokens: 255 of 512, each with 257 to 511 before it
+    PPL       = exp(mean of -ln p)
+
+The text is the file wiki.test.raw as it is, not the rows joined. llama.cpp prints `+/-` beside the figure, one standard
+error with every token taken as independent, PPL * sqrt(variance / (n - 1)); it is too small, and given here only for
+comparison. Tokenization is that of the loaded model: it is llama.cpp's own where both agree on the vocabulary.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from harness.data.source import Text
+from harness.errors import DataError
+from harness.models.loaded import LoadedModel
+from harness.models.tokens import adds_bos
+from harness.results.record import Metric, Unit
+from harness.tasks.documents import DocumentIds
+from harness.tasks.perplexity.metrics import TOO_LARGE, exp
+from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.windows import Bos, disjoint_windows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HalfWindows:
+    """Disjoint windows, the second half of each scored; see `Segmentation`."""
+
+    task_name: ClassVar[str] = "perplexity_llama_cpp"
+    headline: ClassVar[str] = "perplexity"
+    item: ClassVar[Literal["window"]] = "window"
+    least_window: ClassVar[int] = 3
+    takes_bos: ClassVar[bool] = False
+
+    def cut(
+        self,
+        text: Text,
+        loaded: LoadedModel,
+        window: int,
+        limit: int | None,
+        bos: Bos | None,  # noqa: ARG002 - the vocabulary says
+    ) -> Segments:
+        """Cut the file into windows, the tail dropped."""
+        file = text
+        if text.file is not None:
+            file = replace(text, text=text.file, starts=text.file_starts)
+        digest = hashlib.sha256(file.text.encode()).hexdigest()
+        first = window // 2 + 1
+        file = replace(file, sha256=digest)
+        found = disjoint_windows(file, loaded, window, limit, first)
+        if found.num_tokens < 2 * window:
+            raise DataError(
+                f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp demands, got "
+                f"{found.num_tokens} tokens; lower task.window"
+            )
+        begins = adds_bos(loaded)
+        if begins:
+            found.ids[:, 0] = loaded.tokenizer.bos_token_id
+        count = "all" if limit is None else f"first-{limit}"
+        return Segments(
+            segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
+            num_items=len(found.ids),
+            documents=tuple(found.scored_documents),
+            scored_bytes=found.scored_bytes,
+            scored_words=found.scored_words,
+            protocol=(
+                f"llama.cpp|file|n_ctx={window}|scored=second-half|windows={count}"
+                f"|bos={'every-window' if begins else 'none'}"
+            ),
+            facts={
+                "file_sha256": digest,
+                "num_tokens": found.num_tokens,
+                "token_ids_sha256": found.ids_sha256,
+            },
+        )
+
+    def further(
+        self,
+        items: Sequence[Nll],
+        documents: Sequence[DocumentIds],  # noqa: ARG002 - llama.cpp knows none
+    ) -> tuple[Metric, ...]:
+        """Return what llama.cpp prints behind `+/-`."""
+        nll = np.concatenate(items).astype(np.float64)
+        if len(nll) < 2:
+            return ()
+        error = exp(float(nll.mean())) * math.sqrt(nll.var() / (len(nll) - 1))
+        how = "one standard error as llama.cpp prints it, tokens taken as independent: too small"
+        return (
+            Metric(
+                name="perplexity/llama_cpp_error",
+                value=error if math.isfinite(error) else None,
+                unit=Unit.ONE,
+                n=len(nll),
+                n_of="token",
+                higher_is_better=None,
+                note=how if math.isfinite(error) else TOO_LARGE,
+            ),
+        )

@@ -1,0 +1,216 @@
+"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm.client`).
+
+The work is that of task `throughput`, with the same prompts: B of S tokens at once, G new tokens each, ends of text ignored. Times are
+vLLM's own stamps of each request, in rounds:
+
+    prefill   from the first request scheduled to the last first token      B S tokens
+    decode    from the first token of a batch to its last                   B (G - 1) tokens
+    TPOT      (last token - first token) / (G - 1), mean over the requests
+    TTFT      from arrival to first token, of the slowest request           queue and input processing included
+
+The token budget of a step is raised to B S, so that the whole batch is prefilled in one step and the phases do not overlap; where they
+do all the same, a warning says so. Prefixes are not cached, since every round asks the same. What vLLM does not stamp is null.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from harness.data.source import DataSource
+from harness.engines.vllm.client import UNVERIFIED, Completion, Running, VllmEngine
+from harness.errors import InvalidResult
+from harness.results.record import Metric, SampleScore, TaskInfo, Unit
+from harness.tasks.base import TaskResult, hash_token_ids
+from harness.tasks.throughput import prompts as throughput_prompts
+from harness.tasks.throughput.subject import Size
+from harness.timing.distribution import LEAST_ROUNDS, Spread, rate_spread, spread
+from harness.timing.rounds import quiet
+from harness.timing.steady import warm_up
+
+NO_STAMPS = "this version of vLLM gave no time stamps of the requests"
+NO_GAPS = "vLLM stamps the first and the last token of a request, not those between them"
+NO_INTERVAL = "median over rounds, its spread is in the metric of the same name with _iqr"
+MOST_OVERLAP = 0.02
+"""First tokens of a batch that lie apart by more of its decode time than this get a warning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VllmThroughput:
+    """Speed of prefill and decode in vLLM; see the module docstring."""
+
+    name: ClassVar[str] = "throughput_vllm"
+    version: ClassVar[int] = 1
+    needs_trained_weights: ClassVar[bool] = False
+    is_timed: ClassVar[bool] = True
+
+    data: DataSource
+    """Where prompts of `text` come from."""
+    engine: VllmEngine
+    batch_size: int = 1
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    rounds: int = 10
+    prompts: throughput_prompts.Kind = "random"
+    seed: int = 42
+    """Of random prompts."""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no rate or no spread."""
+        least = {"batch_size": 1, "prompt_tokens": 1, "new_tokens": 2, "rounds": LEAST_ROUNDS}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be >= {bound}, got {getattr(self, name)}")
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The one seed."""
+        return {"task.seed": self.seed}
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return what identifies the prompts, the engine and the checkpoint."""
+        prompts = throughput_prompts.facts(self.prompts, self.data, self.seed)
+        return prompts | self.engine.facts()
+
+    def run_on(self, device: torch.device) -> TaskResult:
+        """Measure."""
+        prompts = self._prompts()
+        with self.engine.start(
+            device,
+            enable_prefix_caching=False,
+            max_num_seqs=self.batch_size,
+            max_num_batched_tokens=self.batch_size * self.prompt_tokens,
+        ) as running:
+            warmed = warm_up(lambda: _wall_s(running, prompts, self.new_tokens))
+            with quiet():
+                batches = [running.generate(prompts, self.new_tokens) for _ in range(self.rounds)]
+        times = [self._times(batch) for batch in batches]
+        warnings = [UNVERIFIED]
+        if not warmed.steady:
+            warnings.append(
+                f"times were not steady within 2 % after {len(warmed.seconds)} warm-ups"
+            )
+        if (apart := _overlap(times)) > MOST_OVERLAP:
+            warnings.append(
+                f"the batch was not prefilled in one step: its first tokens lie apart by {apart:.0%} of the decode time"
+            )
+        return TaskResult(
+            info=self._info(prompts),
+            metrics=tuple(self._metrics(times)),
+            samples=tuple(
+                SampleScore(id=f"round/{i}", cluster=f"round/{i}", scores=dict(scores))
+                for i, scores in enumerate(times)
+            ),
+            warnings=tuple(warnings),
+        )
+
+    def _prompts(self) -> list[list[int]]:
+        size = Size(batch=self.batch_size, prompt=self.prompt_tokens, new=self.new_tokens)
+        loaded = self.engine.weightless()
+        ids_BS = throughput_prompts.prompts_of(self.prompts, self.data, loaded, size, self.seed)
+        found: list[list[int]] = ids_BS.tolist()
+        return found
+
+    def _times(self, batch: Sequence[Completion]) -> Mapping[str, float]:
+        """Return the times of a round by name; what was not stamped is left out [s].
+
+        Raises:
+            InvalidResult: Stamps run backwards.
+        """
+        stamps = [completion.stamps for completion in batch if completion.stamps]
+        if len(stamps) < len(batch):
+            return {}
+        first, last = min(s.first_token for s in stamps), max(s.last_token for s in stamps)
+        start, prefilled = min(s.scheduled for s in stamps), max(s.first_token for s in stamps)
+        steps = self.new_tokens - 1
+        each = [(s.last_token - s.first_token) / steps for s in stamps]
+        times = {
+            "prefill_s": prefilled - start,
+            "decode_s": last - first,
+            "tpot_s": sum(each) / len(each),
+            "total_s": last - start,
+        }
+        latencies = [s.first_token_latency for s in stamps if s.first_token_latency is not None]
+        if len(latencies) == len(stamps):
+            times["ttft_s"] = max(latencies)
+        if not all(value > 0 for value in times.values()):
+            raise InvalidResult(f"every phase must take longer than 0 s, got {times}")
+        return times | {"first_tokens_apart_s": prefilled - first}
+
+    def _metrics(self, rounds: Sequence[Mapping[str, float]]) -> Iterator[Metric]:
+        """Yield the metrics of task `throughput` that vLLM's stamps give, headline first."""
+        batch, prompt, new = self.batch_size, self.prompt_tokens, self.new_tokens
+        rates = {
+            "decode": (batch * (new - 1), "decode_s", Unit.TOKEN_PER_S),
+            "prefill": (batch * prompt, "prefill_s", Unit.TOKEN_PER_S),
+            "prefill_samples": (batch, "prefill_s", Unit.SAMPLE_PER_S),
+            "end_to_end": (batch * (prompt + new), "total_s", Unit.TOKEN_PER_S),
+        }
+        for name, (count, of, unit) in rates.items():
+            known = _known(rounds, of)
+            found = rate_spread(count, known) if known else None
+            yield from _pair(name, found, unit, len(rounds), higher_is_better=True)
+        for name, unit in {"ttft": Unit.SECOND, "tpot": Unit.SECOND_PER_TOKEN}.items():
+            known = _known(rounds, f"{name}_s")
+            found = spread(known) if known else None
+            yield from _pair(name, found, unit, len(rounds), higher_is_better=False)
+        for percent in (50, 90, 99):
+            yield Metric(
+                name=f"itl_p{percent}",
+                value=None,
+                unit=Unit.SECOND,
+                n=0,
+                n_of="gap",
+                higher_is_better=False,
+                note=NO_GAPS,
+            )
+
+    def _info(self, prompts: Sequence[Sequence[int]]) -> TaskInfo:
+        return TaskInfo(
+            name=self.name,
+            version=self.version,
+            protocol=(
+                f"batch={self.batch_size}|prompt={self.prompt_tokens}|new={self.new_tokens}|rounds={self.rounds}"
+                f"|prompts={self.prompts}|stamps=vllm|engine={self.engine.label}"
+            ),
+            data=self.data_facts() | {"token_ids_sha256": hash_token_ids(prompts)},
+            needs_model=False,
+        )
+
+
+def _wall_s(running: Running, prompts: Sequence[Sequence[int]], new_tokens: int) -> float:
+    start = time.perf_counter()
+    running.generate(prompts, new_tokens)
+    return time.perf_counter() - start
+
+
+def _known(rounds: Sequence[Mapping[str, float]], name: str) -> list[float] | None:
+    """Return a time of every round, or None if some lack it."""
+    values = [times[name] for times in rounds if name in times]
+    return values if len(values) == len(rounds) else None
+
+
+def _overlap(rounds: Sequence[Mapping[str, float]]) -> float:
+    """Return how far the first tokens of a batch lie apart, as a share of its decode time, at most."""
+    return max((t["first_tokens_apart_s"] / t["decode_s"] for t in rounds if t), default=0.0)
+
+
+def _pair(
+    name: str, found: Spread | None, unit: Unit, rounds: int, *, higher_is_better: bool
+) -> Iterator[Metric]:
+    """Yield a metric and its interquartile range."""
+    for suffix, value, better, note in (
+        ("", found and found.median, higher_is_better, NO_INTERVAL),
+        ("_iqr", found and found.iqr, False, None),
+    ):
+        yield Metric(
+            name=name + suffix,
+            value=value,
+            unit=unit,
+            n=rounds,
+            n_of="round",
+            higher_is_better=better,
+            note=note if found else NO_STAMPS,
+        )

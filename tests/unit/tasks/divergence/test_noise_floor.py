@@ -1,0 +1,248 @@
+"""The float model against itself: each variant against a model that was made that way, and nothing left behind."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+from scipy import stats as scipy_stats
+
+from harness.backends.layer import LayerRule
+from harness.data.embedded import EmbeddedData
+from harness.engines.local.split_model import scorer
+from harness.errors import ConfigError, ModelError
+from harness.formats.integer import Integer
+from harness.models.architecture import attention
+from harness.models.loaded import LoadedModel
+from harness.models.sources.tiny import TinyModel
+from harness.quant.granularity import Granularity
+from harness.quant.schemes.block_scaled import BlockScaled
+from harness.recipe import QuantRecipe, quantize
+from harness.tasks.base import TaskResult
+from harness.tasks.divergence import noise_floor
+from harness.tasks.divergence.divergence import Side
+from harness.tasks.divergence.noise_floor import NoiseFloor, Variant, cast, run_in_pairs
+
+CPU = torch.device("cpu")
+TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
+VOCAB = 261
+VARIANTS = ("dtype", "attention", "batch")
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    return TinyModel(dtype=request.param).load(CPU)
+
+
+def values(result: TaskResult) -> dict[str, float]:
+    return {metric.name: metric.value for metric in result.metrics}
+
+
+def windows(loaded: LoadedModel, count: int = 3) -> torch.Tensor:
+    ids = loaded.tokenizer(EmbeddedData().text().text)["input_ids"]
+    return torch.tensor(ids[: 100 * count]).view(count, 100)
+
+
+def log_probs(module: torch.nn.Module, ids: torch.Tensor) -> np.ndarray:
+    """Return float64 log-probabilities by a plain pass with a float32 head, `[n, L - 1, V]`."""
+    with torch.no_grad():
+        hidden = torch.cat([module.model(row[None]).last_hidden_state for row in ids])[:, :-1]
+        logits = hidden.float() @ module.lm_head.weight.float().T
+    return special.log_softmax(logits.double().numpy(), axis=-1)
+
+
+def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
+    result = TASK.run(loaded)
+    names = {metric.name.split("/")[0] for metric in result.metrics}
+    assert names == set(VARIANTS)
+    assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.SHOWN)
+    assert len(result.metrics) == len(VARIANTS) * len(noise_floor.SHOWN)
+    assert result.warnings == ()
+    for name, value in values(result).items():
+        assert value >= 0 or name.endswith("ratio")
+        assert value <= 1
+
+
+def test_float32_kernels_agree_but_bfloat16_is_far_off() -> None:
+    found = values(TASK.run(TinyModel().load(CPU)))
+    # Random weights of this size have logits near 10, float32 errors of them near 1e-6, and KL is half their square.
+    assert found["batch/kl_max"] < 1e-9
+    assert 0 < found["attention/kl_mean"] < 1e-9
+    assert found["attention/same_top"] == 1.0
+    assert 1e-4 < found["dtype/kl_mean"] < 0.1
+
+
+def test_other_type_is_that_of_a_model_with_cast_parameters(loaded: LoadedModel) -> None:
+    other = copy.deepcopy(loaded.module)
+    dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
+    for parameter in other.parameters():
+        parameter.data = parameter.data.to(dtype)
+    ids = windows(loaded)
+    p, q = log_probs(loaded.module, ids), log_probs(other, ids)
+    kl = scipy_stats.entropy(np.exp(p), np.exp(q), axis=-1)
+    target = ids[:, 1:, None].numpy()
+    ratio = float((np.take_along_axis(p - q, target, -1)).mean())
+    result = TASK.run(loaded)
+    found = values(result)
+    assert found["dtype/kl_mean"] == pytest.approx(kl.mean(), rel=1e-4)
+    assert found["dtype/kl_max"] == pytest.approx(kl.max(), rel=1e-4)
+    same = (p.argmax(-1) == q.argmax(-1)).mean()
+    assert found["dtype/same_top"] == pytest.approx(same)
+    assert found["dtype/ln_ppl_ratio"] == pytest.approx(ratio, rel=1e-4, abs=1e-7)
+    assert f"dtype={str(dtype).removeprefix('torch.')}" in result.info.protocol
+
+
+def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> None:
+    other = copy.deepcopy(loaded.module)
+    other.set_attn_implementation("eager")
+    ids = windows(loaded, count=1)
+    with torch.no_grad():
+        expected = other.model(ids).last_hidden_state
+        usual = loaded.module.model(ids).last_hidden_state
+    with scorer(loaded) as halves, attention(loaded.module, "eager"):
+        found = halves.hidden(ids)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, usual)
+
+
+def test_model_that_is_eager_already_is_measured_with_the_fused_kernel() -> None:
+    loaded = TinyModel().load(CPU)
+    loaded.module.set_attn_implementation("eager")
+    result = TASK.run(loaded)
+    assert "attention=sdpa" in result.info.protocol
+    assert values(result)["attention/kl_mean"] > 0
+    assert loaded.module.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel, count: int) -> None:
+    ids = windows(loaded, count)
+    with scorer(loaded) as halves:
+        found = torch.stack(list(run_in_pairs(halves, ids)))
+        alone = torch.cat([halves.hidden(row[None]) for row in ids])
+    assert found.shape == alone.shape
+    # Float rounding only; hidden states of other windows are of size 1 away.
+    tolerance = 1e-4 if loaded.dtype is torch.float32 else 0.1
+    assert torch.allclose(found, alone, atol=tolerance)
+
+
+def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = TinyModel().load(CPU)
+    body, sizes = loaded.module.base_model, []
+
+    def forward(ids: torch.Tensor, **options: object) -> object:
+        sizes.append(len(ids))
+        return type(body).forward(body, ids, **options)
+
+    with scorer(loaded):  # a model is looked over when it is first scored
+        pass
+    monkeypatch.setattr(body, "forward", forward)
+    TASK.run(loaded)
+    # The baseline once, and two variants one by one; three windows make two pairs.
+    assert sorted(sizes) == [1] * 9 + [2] * 2
+
+
+def test_model_is_left_as_it_was(loaded: LoadedModel) -> None:
+    before = dict(loaded.module.named_parameters(remove_duplicate=False))
+    state = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
+    buffers = {name: tensor.clone() for name, tensor in loaded.module.named_buffers()}
+    TASK.run(loaded)
+    after = dict(loaded.module.named_parameters(remove_duplicate=False))
+    assert list(after) == list(before)
+    assert all(after[name] is parameter for name, parameter in before.items())
+    assert all(torch.equal(tensor, state[n]) for n, tensor in loaded.module.state_dict().items())
+    assert all(torch.equal(tensor, buffers[n]) for n, tensor in loaded.module.named_buffers())
+    assert {parameter.dtype for parameter in after.values()} == {loaded.dtype}
+    assert loaded.module.lm_head.weight is loaded.module.model.embed_tokens.weight
+    assert loaded.module.config._attn_implementation == "sdpa"
+    assert loaded.module.model.config._attn_implementation == "sdpa"
+    assert "forward" not in vars(loaded.module.lm_head)
+
+
+def test_parameters_come_back_after_an_error_and_tied_ones_stay_tied(loaded: LoadedModel) -> None:
+    before = dict(loaded.module.named_parameters(remove_duplicate=False))
+    become = cast(loaded, torch.float64)
+    with become():
+        assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float64}
+        assert loaded.module.lm_head.weight is loaded.module.model.embed_tokens.weight
+    with pytest.raises(IndexError), become():
+        loaded.module.model(torch.tensor([[VOCAB]]))
+    after = dict(loaded.module.named_parameters(remove_duplicate=False))
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def unsupported(implementation: object) -> None:
+    """What transformers does for a kernel that the model lacks."""
+    if implementation == "eager":
+        raise ValueError("TinyModel does not support eager")
+
+
+@pytest.mark.parametrize(
+    ("method", "becomes", "reason"),
+    [
+        ("set_attn_implementation", unsupported, "does not support eager"),
+        ("_can_set_attn_implementation", lambda: False, "has one attention implementation, sdpa"),
+    ],
+)
+def test_variant_that_cannot_run_is_a_warning_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, method: str, becomes: Callable[..., object], reason: str
+) -> None:
+    loaded = TinyModel().load(CPU)
+    monkeypatch.setattr(loaded.module.model, method, becomes)
+    result = TASK.run(loaded)
+    (warning,) = result.warnings
+    assert warning.startswith("attention=eager was not measured")
+    assert reason in warning
+    assert {name.split("/")[0] for name in values(result)} == {"batch", "dtype"}
+    assert not any(name.startswith("attention") for name in result.samples[0].scores)
+    assert loaded.module.config._attn_implementation == "sdpa"
+
+
+def test_nothing_measured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> Side:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(noise_floor, "_variants", lambda *_: iter([Variant("batch", "2", fail)]))
+    with pytest.raises(ModelError, match=r"batch=2 was not measured.*no kernel"):
+        TASK.run(TinyModel().load(CPU))
+
+
+@pytest.mark.parametrize("with_inputs", [False, True])
+def test_quantized_model_is_refused(tiny: LoadedModel, with_inputs: bool) -> None:
+    fmt = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
+    rule = LayerRule(match="*", weight=fmt, input=fmt if with_inputs else None)
+    quantize(tiny, QuantRecipe(name="test", rules={"all": rule}))
+    with pytest.raises(
+        ConfigError, match=r"quant must be none for noise_floor, .* leave quant out"
+    ):
+        TASK.run(tiny)
+
+
+def test_items_are_the_windows_with_the_sums_of_every_variant(loaded: LoadedModel) -> None:
+    result = TASK.run(loaded)
+    assert [sample.id.rsplit("/", 1)[1] for sample in result.samples] == ["0", "1", "2"]
+    for variant in VARIANTS:
+        kl = math.fsum(sample.scores[f"{variant}/kl"] for sample in result.samples)
+        nll = math.fsum(
+            sample.scores[f"{variant}/nll"] - sample.scores["nll_baseline"]
+            for sample in result.samples
+        )
+        found = values(result)
+        assert found[f"{variant}/kl_mean"] == pytest.approx(kl / 297, rel=1e-9)
+        assert found[f"{variant}/ln_ppl_ratio"] == pytest.approx(nll / 297, rel=1e-6, abs=1e-12)
+    p = log_probs(loaded.module, windows(loaded))
+    expected = -np.take_along_axis(p, windows(loaded)[:, 1:, None].numpy(), -1)[..., 0]
+    for sample, nll in zip(result.samples, expected, strict=True):
+        assert sample.token_nll == pytest.approx(nll, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"window": 1}, "window must be >= 2"), ({"limit_windows": 0}, "limit_windows must be >= 1")],
+)
+def test_sizes_that_score_nothing_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseFloor(data=EmbeddedData(), **changes)
