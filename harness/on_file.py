@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from harness import provenance
 from harness.calibrated import calibration_of, is_of_recipe
+from harness.machine import provenance
 from harness.models.loaded import ModelSource
 from harness.recipe import QuantRecipe
 from harness.results.evidence import lost_evidence

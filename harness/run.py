@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness import config, devices, memory, provenance, signals
+from harness import config, signals
 from harness.backends.fake import FakeBackend
 from harness.calibrated import calibration_of, overlap_warnings
 from harness.engines.local import cpu_matmul as products
@@ -26,6 +26,7 @@ from harness.errors import (
 )
 from harness.foreign_code import foreign_code
 from harness.identity import config_hash
+from harness.machine import devices, memory, provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel, ModelSource
 from harness.on_file import same_run

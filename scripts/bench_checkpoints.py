@@ -19,11 +19,11 @@ import torch
 from bench_throughput import recipe_of
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
-from harness import provenance
 from harness.data.embedded import EmbeddedData
 from harness.export.checkpoint import export
 from harness.export.compressed_tensors import CompressedTensors
 from harness.export.gptq import Gptq
+from harness.machine import provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import EmbeddedModel

@@ -39,11 +39,11 @@ import bench_reference as reference
 import torch
 from bench_reference import Json, Mode, Work
 
-from harness import provenance
 from harness.data.hub import HubData
 from harness.data.source import Question, QuestionSet
 from harness.engines.local import cpu_matmul as products
 from harness.errors import HarnessError
+from harness.machine import provenance
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import EmbeddedModel
 from harness.output import place

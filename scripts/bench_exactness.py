@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from bench_throughput import recipe_of
 
-from harness import provenance
 from harness.errors import HarnessError
+from harness.machine import provenance
 from harness.models.sources.tiny import TinyModel
 from harness.output.atomic import write_atomic
 from harness.recipe import quantize

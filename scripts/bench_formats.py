@@ -26,8 +26,8 @@ import torch
 import yaml
 
 from harness.config import build
+from harness.machine.provenance import collect
 from harness.output.atomic import write_atomic
-from harness.provenance import collect
 from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import provenance
 from harness.data.hub import HubData
 from harness.engines.local.log_softmax import token_nll
 from harness.engines.local.split_model import scorer
+from harness.machine import provenance
 from harness.models.sources.embedded import EmbeddedModel
 from harness.output.atomic import write_atomic
 from harness.tasks.windows import disjoint_windows

@@ -32,16 +32,17 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
-from harness import config, provenance
+from harness import config
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.generation import Generation
+from harness.machine import provenance
 from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import gguf_file
 from harness.output.atomic import write_atomic
 from harness.recipe import QuantRecipe, quantize
 from harness.timing.rounds import interleaved
-from harness.timing.steady import warm_up
+from harness.timing.warm_up import warm_up
 
 Json = dict[str, Any]
 

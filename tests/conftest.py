@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import devices
 from harness.data.embedded import EmbeddedData
+from harness.machine import devices
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 

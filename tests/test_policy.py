@@ -125,7 +125,7 @@ WRITERS = {
     "harness/export/card.py": "into the folder of an export",
     "harness/export/model_config.py": "into the folder of an export",
     "harness/export/shards.py": "into the folder of an export",
-    "harness/memory.py": "to the kernel",
+    "harness/machine/memory.py": "to the kernel",
 }
 """Modules that write by themselves, and where to."""
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness import config, devices, provenance
+from harness import config
 from harness.errors import ConfigError
 from harness.export.checkpoint import OUT, Exported, check, export
 from harness.export.layout import Layout
 from harness.identity import config_hash
+from harness.machine import devices, provenance
 from harness.models import cache
 from harness.models.loaded import ModelSource
 from harness.output.names import local_path

@@ -93,7 +93,7 @@ class Job:
         progress.in_lines()
         if cfg.device == "auto":
             with signals.held():  # only workers import torch
-                from harness.devices import of_job  # noqa: PLC0415
+                from harness.machine.devices import of_job  # noqa: PLC0415
 
             cfg.device = of_job(number)
         return self.function(cfg)

@@ -174,7 +174,7 @@ def test_target_that_is_not_ours_is_refused(target: object) -> None:
         "harness.nowhere.Nothing",
         "harness.models.sources.tiny.byte_tokenizer",
         "harness.models.sources.tiny.HIDDEN_SIZE",
-        "harness.provenance.subprocess",
+        "harness.machine.provenance.subprocess",
         "harness.errors.ConfigError",
         "harness.models.sources.tiny.",
         "harness.",

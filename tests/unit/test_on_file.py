@@ -14,11 +14,11 @@ import pytest
 import torch
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, raising, records
 
-from harness import provenance
 from harness.data import text_file
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
 from harness.errors import DataError, InvalidResult
+from harness.machine import provenance
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
 from harness.report.study import finished

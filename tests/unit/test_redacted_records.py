@@ -10,12 +10,12 @@ from hydra import compose, initialize_config_dir
 from runs import PERPLEXITY, MakeSpec
 from secret_shapes import SHAPES
 
-from harness import provenance
 from harness.config import CONF
 from harness.errors import DataError
 from harness.export import job
 from harness.export.command import register, resolve
 from harness.identity import config_hash
+from harness.machine import provenance
 from harness.redaction import MASK
 from harness.run import run
 from harness.summary import Ending, JobResult, print_summary

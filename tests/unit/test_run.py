@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, parameters_of, records
 
-from harness import provenance
 from harness.identity import config_hash
+from harness.machine import provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel

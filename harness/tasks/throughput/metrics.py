@@ -10,6 +10,7 @@ both met the same disturbances (`harness.tasks.throughput.ratios`). Gaps between
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.engines.local.generation import Phase
+from harness.machine.energy import LEAST_S
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.throughput.ratios import ratios
 from harness.tasks.throughput.roofline import Utilization
@@ -30,7 +31,6 @@ from harness.timing.distribution import (
     rate_spread,
     spread,
 )
-from harness.timing.energy import LEAST_S
 
 PERCENTILES = (50, 90, 99)
 

@@ -1,7 +1,7 @@
 """How much of the machine a model uses: `harness.timing.roofline` for the model in memory.
 
 Bytes and operations come from the shape of the model and from the weights as they are stored; bandwidth and peaks are measured on
-this device (`harness.timing.machine`), for the size that is streamed and the types that are multiplied. A model whose costs cannot be
+this device (`harness.machine.peaks`), for the size that is streamed and the types that are multiplied. A model whose costs cannot be
 told from its shape (a mixture of experts, a recurrent layer) has no utilization, and the reason is filed.
 """
 
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.machine import peaks as machine
 from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import find_targets, find_unreachable, num_unused, output_layer
 from harness.tasks.throughput.subject import LABELS, Requests, Subject
-from harness.timing import machine, roofline
+from harness.timing import roofline
 from harness.timing.roofline import Shape
 
 ATTENTION_KINDS = ("full_attention", "sliding_attention")

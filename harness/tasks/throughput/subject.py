@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.generation import Generation, Phase
+from harness.machine.energy import Counter
 from harness.timing.clock import Clock
-from harness.timing.energy import Counter
-from harness.timing.kernels import Products, Spy
+from harness.timing.matmul_types import Products, Spy
 from harness.timing.request import Timing, time_request
-from harness.timing.steady import WarmUp
+from harness.timing.warm_up import WarmUp
 
 FLOAT, FLOAT32_PRODUCTS, RECIPE = "float", "float32_products", "recipe"
 """Names of what is timed, in the ids of items."""

@@ -25,6 +25,9 @@ from harness.data.source import DataSource
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.decodable import check_decoding
 from harness.engines.local.generation import CacheKind, Generation, forget_compiled
+from harness.machine import energy
+from harness.machine import load as busy
+from harness.machine.settings import settings, slowed_by
 from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
 from harness.results.record import TaskInfo
@@ -48,12 +51,10 @@ from harness.tasks.throughput.subject import (
     seen_products,
     with_float32_products,
 )
-from harness.timing import busy, energy
 from harness.timing.clock import clock_of
 from harness.timing.distribution import LEAST_ROUNDS, MOST_DRIFT, drift
 from harness.timing.rounds import interleaved
-from harness.timing.settings import settings, slowed_by
-from harness.timing.steady import TOLERANCE, warm_up
+from harness.timing.warm_up import TOLERANCE, warm_up
 
 LEAST_S = 10.0
 """Time in the rounds of a model below which there is a warning [s]."""

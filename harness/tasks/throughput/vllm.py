@@ -28,7 +28,7 @@ from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.subject import Size
 from harness.timing.distribution import LEAST_ROUNDS, Spread, rate_spread, spread
 from harness.timing.rounds import quiet
-from harness.timing.steady import warm_up
+from harness.timing.warm_up import warm_up
 
 NO_STAMPS = "this version of vLLM gave no time stamps of the requests"
 NO_GAPS = "vLLM stamps the first and the last token of a request, not those between them"

@@ -21,6 +21,7 @@ from harness.config import CONF
 from harness.data.embedded import EmbeddedData
 from harness.errors import HarnessError, ModelError, UnsupportedRecipe
 from harness.export.job import run as export
+from harness.machine import peaks as machine
 from harness.models import cache
 from harness.models.checkpoints.prequantized import Prequantized
 from harness.models.loaded import LoadedModel
@@ -31,7 +32,6 @@ from harness.results.store import read
 from harness.run import RunSpec, run
 from harness.tasks import baselines
 from harness.tasks.divergence.divergence import Divergence
-from harness.timing import machine
 
 CPU = torch.device("cpu")
 LENGTH, COUNT = 64, 6

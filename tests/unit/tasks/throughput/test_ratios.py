@@ -15,7 +15,7 @@ from harness.tasks.throughput.subject import (
 )
 from harness.timing import distribution
 from harness.timing.request import Timing
-from harness.timing.steady import WarmUp
+from harness.timing.warm_up import WarmUp
 
 
 def requests(prefill_s: np.ndarray) -> Requests:

@@ -13,6 +13,9 @@ from torch import Tensor
 from harness.data.embedded import EmbeddedData
 from harness.engines.local import cpu_matmul as products
 from harness.errors import DataError, InvalidResult
+from harness.machine import energy
+from harness.machine import load as busy
+from harness.machine import peaks as machine
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, Unit
@@ -21,9 +24,9 @@ from harness.tasks.throughput import roofline as throughput_roofline
 from harness.tasks.throughput import subject as throughput_subject
 from harness.tasks.throughput import throughput as task_module
 from harness.tasks.throughput.throughput import Throughput
-from harness.timing import busy, energy, machine, roofline
+from harness.timing import roofline
 from harness.timing.distribution import MOST_DRIFT
-from harness.timing.kernels import Products
+from harness.timing.matmul_types import Products
 
 SMALL = {"batch_size": 2, "prompt_tokens": 8, "new_tokens": 5}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain, count, repeat
 
-from harness.timing.steady import MOST_RUNS, MOST_S, TOLERANCE, is_steady, warm_up
+from harness.timing.warm_up import MOST_RUNS, MOST_S, TOLERANCE, is_steady, warm_up
 
 
 def test_steady_times_end_as_soon_as_two_windows_are_there() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.timing import energy, settings
-from harness.timing.nvml import Gpu, NoNvml
+from harness.machine import energy, settings
+from harness.machine.nvml import Gpu, NoNvml
 
 CUDA = torch.device("cuda", 0)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.timing import settings as module
-from harness.timing.settings import settings, slowed_by
+from harness.machine import settings as module
+from harness.machine.settings import settings, slowed_by
 
 CPU = torch.device("cpu")
 

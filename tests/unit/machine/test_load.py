@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.timing import busy, nvml
-from harness.timing.busy import Watch
+from harness.machine import load as busy
+from harness.machine import nvml
+from harness.machine.load import Watch
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ cache, 64 MB were read at 25 GB/s and 512 MB at 16. Each is the best of many rep
 disturbed, and a process asked again keeps the better answer.
 
 A child process measures them: its buffers would be the larger part of the peak memory of a run of a small model. It is
-`python -m harness.timing.machine DEVICE THREADS QUESTION...`, and its answer is JSON.
+`python -m harness.machine.peaks DEVICE THREADS QUESTION...`, and its answer is JSON.
 """
 
 import json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from harness.timing.nvml import Gpu
+from harness.machine.nvml import Gpu
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CPUINFO = Path("/proc/cpuinfo")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import memory
+from harness.machine import memory
 
 CPU = torch.device("cpu")
 SIZE = 200 * 2**20

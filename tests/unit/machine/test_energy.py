@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.timing import energy
-from harness.timing.energy import NoCounter, Rapl
+from harness.machine import energy
+from harness.machine.energy import NoCounter, Rapl
 
 
 class Zone:

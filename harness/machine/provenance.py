@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from harness.machine.nvml import uuid
+from harness.machine.settings import settings
 from harness.redaction import redacted_arguments
 from harness.results.record import Hardware, Provenance
-from harness.timing.nvml import uuid
-from harness.timing.settings import settings
 
 PACKAGES = (
     "quant-harness",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from harness.timing.nvml import Gpu
+from harness.machine.nvml import Gpu
 
 STAT = Path("/proc/stat")
 MOST_SHARE = 0.05

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from harness.errors import ConfigError
+from harness.machine.nvml import uuid
 from harness.output.lock import locked
-from harness.timing.nvml import uuid
 
 GPUS = Path("/proc/driver/nvidia/gpus")
 """There is a folder of this name where the driver found a GPU."""

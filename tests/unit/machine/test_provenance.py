@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import provenance
+from harness.machine import provenance
 from harness.results.record import Provenance
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def test_commit_of_a_clean_checkout(checkout: Path) -> None:
     assert provenance._git() == (git(checkout, "rev-parse", "HEAD"), False)
 
 
-@pytest.mark.parametrize("change", ["harness/provenance.py", "harness/new.py", "conf.yaml"])
+@pytest.mark.parametrize("change", ["harness/machine/provenance.py", "harness/new.py", "conf.yaml"])
 def test_changed_or_new_file_makes_a_checkout_dirty(change: str, checkout: Path) -> None:
     (checkout / change).write_text("changed")
     assert provenance._git() == (git(checkout, "rev-parse", "HEAD"), True)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from harness.timing.nvml import Gpu, NoNvml
+from harness.machine.nvml import Gpu, NoNvml
 
 POWERCAP = Path("/sys/class/powercap")
 LEAST_S = 5.0

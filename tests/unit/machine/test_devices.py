@@ -7,8 +7,8 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from harness import devices
 from harness.errors import ConfigError
+from harness.machine import devices
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

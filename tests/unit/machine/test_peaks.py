@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from harness.timing import machine
+from harness.machine import peaks as machine
 
 CPU = torch.device("cpu")
 
