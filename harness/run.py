@@ -32,7 +32,8 @@ from harness.models.loaded import LoadedModel, ModelSource
 from harness.on_file import same_run
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
-from harness.report import figures, float_paths
+from harness.results import float_paths
+from harness.results import formatting as figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored, next_attempt
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult

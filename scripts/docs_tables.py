@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.output.atomic import write_atomic
-from harness.report import figures, float_paths
+from harness.results import float_paths
+from harness.results import formatting as figures
 from harness.results.store import ResultStore, Stored
 
 ROOT = Path(__file__).parents[1]

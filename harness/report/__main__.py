@@ -16,10 +16,10 @@ from harness.output.names import file_stem, local_path
 from harness.output.stdout import printing
 from harness.redacted_output import redacted_streams
 from harness.report.contents import collect
+from harness.report.grouping import finished
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
-from harness.report.study import finished
-from harness.report.unfinished import shortened
+from harness.report.sections.unfinished import shortened
 
 INTRODUCTION = """\
 A headline has its n and a 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t over

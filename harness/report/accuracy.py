@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.identity import canonical
-from harness.report import figures, paired
-from harness.report.paired import Paired
-from harness.report.study import PARITY, Group, Row
+from harness.report import paired_differences as paired
+from harness.report.grouping import PARITY, Group, Row
+from harness.report.paired_differences import Paired
+from harness.results import formatting as figures
 from harness.results.outdated import PERPLEXITIES
 
 Pairing = Callable[[Row, Row], Paired]

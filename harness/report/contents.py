@@ -7,21 +7,21 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.report import sections
-from harness.report.calibration import calibrations
-from harness.report.divergence import answer_changes, divergences
-from harness.report.engines import engine_runs
-from harness.report.matmul import matmul_errors
-from harness.report.noise import Floor, floor_of, noise_floor
-from harness.report.parity import parities
-from harness.report.quality import quality_against_bits
-from harness.report.sections import Section
-from harness.report.sizes import sizes
-from harness.report.sources import records, warnings
-from harness.report.study import Group, comparable
-from harness.report.throughput import throughput
+from harness.report.grouping import Group, comparable
+from harness.report.sections import scores as sections
+from harness.report.sections.calibration import calibrations
+from harness.report.sections.divergence import answer_changes, divergences
+from harness.report.sections.engines import engine_runs
+from harness.report.sections.matmul import matmul_errors
+from harness.report.sections.noise import Floor, floor_of, noise_floor
+from harness.report.sections.parity import parities
+from harness.report.sections.quality import quality_against_bits
+from harness.report.sections.scores import Section
+from harness.report.sections.sizes import sizes
+from harness.report.sections.sources import records, warnings
+from harness.report.sections.throughput import throughput
+from harness.report.sections.unfinished import left_out, not_ok, not_supported, unusable
 from harness.report.titles import told_apart
-from harness.report.unfinished import left_out, not_ok, not_supported, unusable
 from harness.results.record import Unit
 from harness.results.store import Stored
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from harness.errors import ResultError
 from harness.report.contents import builders, made_by
+from harness.report.grouping import THROUGHPUT, Group, comparable, measured
 from harness.report.markdown import render
-from harness.report.study import THROUGHPUT, Group, comparable, measured
 from harness.results.evidence import check_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Status

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from harness.report.sections import Section
+from harness.report.sections.scores import Section
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 

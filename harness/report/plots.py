@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.report.quality import Cost
-    from harness.report.throughput import Bar
+    from harness.report.sections.quality import Cost
+    from harness.report.sections.throughput import Bar
 
 FLOAT_COLORS = {"native": "tab:red", "float32": "tab:orange"}
 """Marks of the float model, by its products."""

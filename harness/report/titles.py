@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.report.study import Group, options
+from harness.report.grouping import Group, options
 
 
 def told_apart(groups: Sequence[Group]) -> list[Group]:

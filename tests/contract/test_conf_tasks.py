@@ -11,7 +11,7 @@ import torch
 from harness.config import build
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.report.study import TIMED
+from harness.report.grouping import TIMED
 from harness.results.evidence import lost_evidence
 from harness.results.record import RunRecord, Unit
 from harness.results.store import ResultStore, Stored

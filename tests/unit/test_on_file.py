@@ -21,7 +21,7 @@ from harness.errors import DataError, InvalidResult
 from harness.machine import provenance
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
-from harness.report.study import finished
+from harness.report.grouping import finished
 from harness.results.record import Hardware, Status
 from harness.results.store import ResultStore, read
 from harness.run import Outcome, run

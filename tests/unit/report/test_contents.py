@@ -10,9 +10,9 @@ from scipy import stats
 from harness.report import contents
 from harness.report.__main__ import write
 from harness.report.contents import collect
+from harness.report.grouping import comparable
 from harness.report.intake import take_in
-from harness.report.sections import Section, subjects
-from harness.report.study import comparable
+from harness.report.sections.scores import Section, subjects
 from harness.results.record import Metric, RunRecord, Unit
 
 ROOT = Path(__file__).parents[3]

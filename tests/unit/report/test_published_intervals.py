@@ -8,8 +8,8 @@ import pytest
 import statsmodels.api as sm
 
 from harness import stats
-from harness.report.paired import difference
-from harness.report.study import Group, Row, comparable
+from harness.report.grouping import Group, Row, comparable
+from harness.report.paired_differences import difference
 from harness.results.store import ResultStore, Stored, read_samples
 from harness.tasks.documents import document_words
 

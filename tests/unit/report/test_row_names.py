@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.accuracy import accuracy_of
-from harness.report.calibration import calibrations
-from harness.report.study import comparable
-from harness.report.unfinished import not_supported
+from harness.report.grouping import comparable
+from harness.report.sections.calibration import calibrations
+from harness.report.sections.unfinished import not_supported
 from harness.results.record import CalibrationInfo, RunRecord, Status
 from harness.results.store import ResultStore
 

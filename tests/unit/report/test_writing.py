@@ -14,7 +14,7 @@ from harness.output.picture import METADATA
 from harness.report import __main__ as command
 from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
-from harness.report.sections import Section
+from harness.report.sections.scores import Section
 
 REPORTS = Path(__file__).parents[3] / "reports"
 PICTURE = "study-quality-1.png"

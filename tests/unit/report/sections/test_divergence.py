@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from harness.report.__main__ import write
-from harness.report.divergence import answer_changes, divergences
-from harness.report.noise import Floor, floor_of, noise_floor
-from harness.report.paired import Paired
-from harness.report.quality import Cost, _verdict
-from harness.report.study import Group, comparable
+from harness.report.grouping import Group, comparable
+from harness.report.paired_differences import Paired
+from harness.report.sections.divergence import answer_changes, divergences
+from harness.report.sections.noise import Floor, floor_of, noise_floor
+from harness.report.sections.quality import Cost, _verdict
 from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
 from harness.stats import Interval

@@ -4,8 +4,9 @@ import math
 from typing import NamedTuple
 
 from harness.errors import ResultError
-from harness.report import figures, paired
-from harness.report.study import Row
+from harness.report import paired_differences as paired
+from harness.report.grouping import Row
+from harness.results import formatting as figures
 from harness.results.record import Unit
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.sections import Section
-from harness.report.study import finished
+from harness.report.grouping import finished
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 from harness.results.record import Metric, TaskInfo
 from harness.results.store import Stored
 

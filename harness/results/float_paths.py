@@ -6,7 +6,7 @@ every ratio names the way that it compares with.
 
 from collections.abc import Callable, Mapping
 
-from harness.report import figures
+from harness.results import formatting as figures
 from harness.results.record import Metric
 
 Lookup = Callable[[str], Metric | None]

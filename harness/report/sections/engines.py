@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.sections import Section
-from harness.report.study import TIMED, finished
-from harness.report.throughput import machine
+from harness.report.grouping import TIMED, finished
+from harness.report.sections.scores import Section
+from harness.report.sections.throughput import machine
+from harness.results import formatting as figures
 from harness.results.record import TaskInfo
 from harness.results.store import Stored
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.redaction import redacted
+from harness.report.grouping import asked_for, finished
 from harness.report.row_names import recipe_of
-from harness.report.sections import Section
-from harness.report.study import asked_for, finished
+from harness.report.sections.scores import Section
 from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import Stored

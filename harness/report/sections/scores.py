@@ -7,10 +7,10 @@ import pandas as pd
 
 from harness import stats
 from harness.messages import plural
-from harness.report import figures
-from harness.report.differences import Columns, of_itself, of_pair
-from harness.report.paired import MMLU_TASKS
-from harness.report.study import Group, Row
+from harness.report.grouping import Group, Row
+from harness.report.paired_differences import MMLU_TASKS
+from harness.report.sections.differences import Columns, of_itself, of_pair
+from harness.results import formatting as figures
 from harness.results.record import Metric, Unit
 
 GROUPS = ("g512", "g256", "g128", "g64", "g32", "g16")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report import figures
+from harness.report.grouping import Group, Row
 from harness.report.row_names import is_calibrated
-from harness.report.sections import Section
-from harness.report.study import Group, Row
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 
 
 def calibrations(groups: Sequence[Group]) -> Section | None:

@@ -12,8 +12,8 @@ from scipy import stats as scipy_stats
 
 from harness.errors import ResultError
 from harness.report.__main__ import write
-from harness.report.quality import quality_against_bits
-from harness.report.study import Group, comparable
+from harness.report.grouping import Group, comparable
+from harness.report.sections.quality import quality_against_bits
 from harness.results.record import RunRecord, SampleScore
 from harness.results.store import ResultStore
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from harness import stats
-from harness.report import figures, plots
-from harness.report.noise import Floor
-from harness.report.paired import Paired, log_loss
-from harness.report.sections import Section
-from harness.report.study import Group, Row
+from harness.report import plots
+from harness.report.grouping import Group, Row
+from harness.report.paired_differences import Paired, log_loss
+from harness.report.sections.noise import Floor
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 
 LEAST_ROWS = 4
 """Fewer formats make no trend."""

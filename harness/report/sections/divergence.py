@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.noise import Floor
-from harness.report.paired import Paired
-from harness.report.sections import Section
-from harness.report.study import Group, Row
+from harness.report.grouping import Group, Row
+from harness.report.paired_differences import Paired
+from harness.report.sections.noise import Floor
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 from harness.results.record import Metric
 
 

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from harness.report.sections import (
+from harness.report.grouping import Group, comparable
+from harness.report.sections.scores import (
     Section,
     direct_against_generate,
     formats_by_granularity,
     ranking,
 )
-from harness.report.study import Group, comparable
 from harness.results.outdated import without_narrow_intervals
 from harness.results.record import Metric, RunRecord, SampleScore, Unit
 from harness.results.store import ResultStore

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.sections import Section
-from harness.report.study import Group, Row, weights_of
+from harness.report.grouping import Group, Row, weights_of
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 from harness.results.record import Metric, Unit
 
 TASK = "noise_floor"

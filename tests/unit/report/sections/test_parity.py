@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.report.__main__ import write
-from harness.report.parity import parities
-from harness.report.study import comparable
+from harness.report.grouping import comparable
+from harness.report.sections.parity import parities
 from harness.results.record import LayerReport, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
 

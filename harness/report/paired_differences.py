@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness import stats
 from harness.errors import ResultError
-from harness.report.study import Row
+from harness.report.grouping import Row
 from harness.results.outdated import PERPLEXITIES
 from harness.results.store import read_samples
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.study import TIMED, Group, comparable, finished
+from harness.report.grouping import TIMED, Group, comparable, finished
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore
 

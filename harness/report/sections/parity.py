@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.sections import Section
-from harness.report.study import PARITY, Group, Row
+from harness.report.grouping import PARITY, Group, Row
+from harness.report.sections.scores import Section
+from harness.results import formatting as figures
 from harness.results.record import Metric
 
 

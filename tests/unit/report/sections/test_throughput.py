@@ -10,10 +10,10 @@ import pytest
 from items import with_items
 from scipy import stats as scipy_stats
 
-from harness.report import float_paths
 from harness.report.__main__ import write
-from harness.report.study import comparable
-from harness.report.throughput import bars_of, throughput
+from harness.report.grouping import comparable
+from harness.report.sections.throughput import bars_of, throughput
+from harness.results import float_paths
 from harness.results.record import Metric, RunRecord, SampleScore, Status, Unit
 from harness.results.store import ResultStore
 

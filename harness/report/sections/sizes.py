@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report import figures
-from harness.report.sections import Section
-from harness.report.study import Group, Row
+from harness.report.grouping import Group, Row
+from harness.report.sections.scores import Section
 from harness.report.titles import weights_words
+from harness.results import formatting as figures
 
 MEMORY = "in memory"
 """The only column that older records lack."""

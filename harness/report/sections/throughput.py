@@ -7,13 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from harness.identity import canonical
-from harness.report import figures, float_paths, plots
+from harness.report import plots
 from harness.report.accuracy import accuracy_of
-from harness.report.float_paths import PHASES
+from harness.report.grouping import THROUGHPUT, Group, Row, options
 from harness.report.row_names import recipe_of
-from harness.report.sections import Section
-from harness.report.study import THROUGHPUT, Group, Row, options
-from harness.report.unfinished import reason_of, unsupported
+from harness.report.sections.scores import Section
+from harness.report.sections.unfinished import reason_of, unsupported
+from harness.results import float_paths
+from harness.results import formatting as figures
+from harness.results.float_paths import PHASES
 from harness.results.record import Metric, Provenance
 from harness.results.store import Stored
 

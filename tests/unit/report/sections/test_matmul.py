@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.report.__main__ import write
-from harness.report.matmul import MEASURES, matmul_errors
+from harness.report.sections.matmul import MEASURES, matmul_errors
 from harness.results.record import Metric, RunRecord, Status, TaskInfo, Unit
 from harness.results.store import ResultStore
 
