@@ -5,8 +5,8 @@ from harness import signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
-from harness.cli import main
-from harness.redacted_output import redacted_streams
+from harness.cli.run import main
+from harness.output.redacted_streams import redacted_streams
 
 if __name__ == "__main__":
     with redacted_streams():

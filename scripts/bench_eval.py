@@ -185,7 +185,7 @@ class Runs(NamedTuple):
 
 
 def run_task(task: Task, how: products.Products, loaded: LoadedModel) -> Timed:
-    """Run a task as `harness.run` does."""
+    """Run a task as `harness.runner.run` does."""
     gc.collect()
     started = time.perf_counter()
     with products.multiplied(how):

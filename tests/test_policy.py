@@ -75,7 +75,7 @@ def test_records_statistics_and_reports_import_without_torch() -> None:
 
 def test_help_and_mistakes_import_no_torch() -> None:
     code = (
-        "import sys, harness.cli\n"
+        "import sys, harness.cli.run\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -26,7 +26,7 @@ from harness.data.source import (
     joined_starts,
 )
 from harness.errors import DataError
-from harness.hub import Found, Repository, locate
+from harness.hub_files import Found, Repository, locate
 from harness.messages import in_one_line, plural
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"

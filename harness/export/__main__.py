@@ -6,7 +6,7 @@ if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
 from harness.export.command import main
-from harness.redacted_output import redacted_streams
+from harness.output.redacted_streams import redacted_streams
 
 if __name__ == "__main__":
     with redacted_streams():

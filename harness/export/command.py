@@ -16,13 +16,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from harness import config, signals
-from harness.arguments import MULTIRUN, rewrite
-from harness.cli import EXIT_FAILED
+from harness.cli.arguments import MULTIRUN, rewrite
+from harness.cli.explain import explain
+from harness.cli.recipe_name import recipe_name
+from harness.cli.run import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError, of_this_machine
-from harness.explain import explain
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
-from harness.recipe_name import recipe_name
 
 log = logging.getLogger(__name__)
 

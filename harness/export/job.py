@@ -22,7 +22,7 @@ PLACES = ("out", "shard_gb")
 
 
 def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
-    """Export what a resolved configuration says, and call the recipe by a name; see `harness.recipe_name`.
+    """Export what a resolved configuration says, and call the recipe by a name; see `harness.cli.recipe_name`.
 
     Raises:
         HarnessError: It cannot be done; nothing was left behind.

@@ -13,8 +13,8 @@ from harness.errors import HarnessError, ResultError
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
+from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
-from harness.redacted_output import redacted_streams
 from harness.report.contents import collect
 from harness.report.grouping import finished
 from harness.report.intake import nothing_found, take_in

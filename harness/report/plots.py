@@ -34,7 +34,7 @@ def _quietly() -> Iterator[None]:
 def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = _figure(figsize=(9, 5.5))
-    from harness.labels import write_labels  # noqa: PLC0415
+    from harness.display.labels import write_labels  # noqa: PLC0415
 
     axes = figure.subplots()
     for cost in costs:

@@ -20,8 +20,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, read_write
 
 from harness import signals
+from harness.display.summary import Ending, JobResult
 from harness.output import place
-from harness.summary import Ending, JobResult
 from harness.sweep.job import Job, announce, this_process
 from harness.sweep.journal import Journal
 from harness.sweep.watch import Watch

@@ -12,10 +12,11 @@ from typing import cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness import progress, signals
+from harness import signals
+from harness.display import progress
+from harness.display.summary import Ending, JobResult
 from harness.errors import OutputError
 from harness.output.stdout import printing
-from harness.summary import Ending, JobResult
 from harness.sweep.journal import Journal
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness.display.summary import JobResult
 from harness.output import scratch
-from harness.summary import JobResult
 
 
 @cache

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from harness import signals
-from harness.summary import JobResult
+from harness.display.summary import JobResult
 from harness.sweep.journal import Journal
 
 POLL_S = 0.2

@@ -10,9 +10,9 @@ if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
 from harness.errors import HarnessError, of_this_machine
+from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
-from harness.redacted_output import redacted_streams
 
 
 def main() -> None:

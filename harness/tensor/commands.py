@@ -17,10 +17,11 @@ from harness.output.atomic import new_file
 from harness.output.names import local_path
 from harness.output.picture import METADATA, is_own
 from harness.quant.tensor import TensorFormat
-from harness.tensor import catalog, plot, table
+from harness.tensor import format_files as catalog
+from harness.tensor import plot, table
 from harness.tensor.error import Error, pool
-from harness.tensor.facts import SHAPE, facts
 from harness.tensor.files import TensorFile, header, write_tensor
+from harness.tensor.format_facts import SHAPE, facts
 from harness.tensor.measure import measure
 
 OUT = "--out"

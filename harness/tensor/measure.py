@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from harness.display.progress import bar
 from harness.errors import ConfigError
-from harness.progress import bar
 from harness.quant.primitives import encode, fit
 from harness.quant.tensor import TensorFormat
 from harness.tensor.error import Error, compare

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from harness.display.labels import write_labels
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.labels import write_labels
 from harness.quant.tensor import TensorFormat
 from harness.tensor.error import Error
 

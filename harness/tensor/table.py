@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.tensor.error import Error
-from harness.tensor.facts import Facts
+from harness.tensor.format_facts import Facts
 
 ERROR_NUMBERS = ("bits/element", "MSE", "relative error [%]", "SQNR [dB]", "max. abs. error")
 ERROR_COLUMNS = ("tensor", "shape", "format", *ERROR_NUMBERS, "note")

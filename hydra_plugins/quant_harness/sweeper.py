@@ -19,7 +19,7 @@ class CollectingSweeper(BasicSweeper):
         Args:
             arguments: The overrides of the command line; commas separate values.
         """
-        from harness.cli import run_job  # noqa: PLC0415 - see the top
+        from harness.cli.run import run_job  # noqa: PLC0415 - see the top
         from harness.sweep.gather import run  # noqa: PLC0415
 
         # Hydra has called setup.

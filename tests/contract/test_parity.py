@@ -11,7 +11,7 @@ import pytest
 from harness.errors import UnsupportedRecipe
 from harness.results.record import RunRecord
 from harness.results.store import read
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 CONF = Path(__file__).parents[2] / "conf" / "quant"
 REAL = sorted(

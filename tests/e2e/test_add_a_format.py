@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from harness.cli import main
+from harness.cli.run import main
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import LayerReport, RunRecord, Status
 

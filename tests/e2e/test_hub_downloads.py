@@ -25,7 +25,7 @@ from harness.models.sources.pretrained import HubModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Status
 from harness.results.store import ResultStore, read
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from harness import cli
+from harness.cli import run as cli
 from harness.results.record import RunRecord, Status
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

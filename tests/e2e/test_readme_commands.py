@@ -12,7 +12,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
-from harness import cli
+from harness.cli import run as cli
 from harness.data import embedded
 from harness.export import command as export
 from harness.report import __main__ as report

@@ -16,7 +16,7 @@ from harness.models import cache
 from harness.models.sources.embedded import EmbeddedModel
 from harness.results.record import RunRecord
 from harness.results.store import read
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from harness.models.loaded import LoadedModel
 from harness.results.store import Stored, read
-from harness.run import RunSpec
+from harness.runner.run import RunSpec
 from harness.tasks.base import Task, TaskResult
 
 MakeSpec = Callable[..., RunSpec]

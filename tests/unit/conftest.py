@@ -11,7 +11,7 @@ from runs import MakeSpec
 from harness import config
 from harness.config import CONF
 from harness.models import cache
-from harness.run import RunSpec
+from harness.runner.run import RunSpec
 
 
 @pytest.fixture

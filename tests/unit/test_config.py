@@ -25,7 +25,7 @@ from harness.models.loaded import ModelSource
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
-from harness.run import RunSpec
+from harness.runner.run import RunSpec
 from harness.tasks.mmlu.mmlu import MMLU
 
 TINY = {"_target_": "harness.models.sources.tiny.TinyModel"}

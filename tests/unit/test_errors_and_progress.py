@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from harness import errors
-from harness import progress as progress_module
+from harness.display import progress as progress_module
+from harness.display.progress import bar
 from harness.errors import HarnessError, of_this_machine
-from harness.progress import bar
 
 CLASSES = [item for item in vars(errors).values() if inspect.isclass(item)]
 

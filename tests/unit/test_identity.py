@@ -14,7 +14,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from harness import cli, config
+from harness import config
+from harness.cli import run as cli
 from harness.identity import ADDED_LATER, canonical, class_name, config_hash
 from harness.results.store import identity_of, read
 

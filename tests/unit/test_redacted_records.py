@@ -11,14 +11,14 @@ from runs import PERPLEXITY, MakeSpec
 from secret_shapes import SHAPES
 
 from harness.config import CONF
+from harness.display.summary import Ending, JobResult, print_summary
 from harness.errors import DataError
 from harness.export import job
 from harness.export.command import register, resolve
 from harness.identity import config_hash
 from harness.machine import provenance
 from harness.redaction import MASK
-from harness.run import run
-from harness.summary import Ending, JobResult, print_summary
+from harness.runner.run import run
 
 
 def test_command_of_a_record_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from harness.models import cache
 from harness.models.loaded import LoadedModel
 from harness.results.record import Status
 from harness.results.store import ResultStore
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Status
 from harness.results.store import read
-from harness.run import run
+from harness.runner.run import run
 from harness.tasks.base import TaskResult
 
 

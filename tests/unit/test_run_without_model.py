@@ -14,7 +14,7 @@ from harness.models import cache
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import RunRecord, Status
 from harness.results.store import read, read_samples
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 MakeSpec = Callable[..., RunSpec]
 SMALL = ("task=matmul", "task.shapes=[[2,16]]", "task.draws=2")

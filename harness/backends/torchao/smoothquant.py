@@ -37,11 +37,11 @@ from harness.backends.torchao.layouts import Layout, choose
 from harness.backends.torchao.packing import torchao
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.source import Text
+from harness.display.progress import bar
 from harness.errors import DataError, UnsupportedRecipe
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target, find_targets
 from harness.models.targets.weight_layout import is_linear
-from harness.progress import bar
 from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor
 

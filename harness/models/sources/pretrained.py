@@ -9,7 +9,7 @@ import torch
 
 from harness import paths
 from harness.errors import ModelError
-from harness.hub import Found, Repository, locate
+from harness.hub_files import Found, Repository, locate
 from harness.models.checkpoints.folder import FILES, folder_fingerprint, load_folder
 from harness.models.checkpoints.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
 from harness.models.checkpoints.loading_report import check_once, warnings_of
@@ -67,7 +67,7 @@ class HubModel:
         return found.revision or folder_fingerprint(found.folder)
 
     def load(self, device: torch.device) -> LoadedModel:
-        """Load the model; see `harness.hub.locate` for where from."""
+        """Load the model; see `harness.hub_files.locate` for where from."""
         if shape := self._random_shape():
             return load_random(
                 shape,

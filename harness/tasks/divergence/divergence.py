@@ -27,10 +27,10 @@ from torch import Tensor
 
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
+from harness.display.progress import bar
 from harness.engines.local.split_model import Scorer, scorer
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
-from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult

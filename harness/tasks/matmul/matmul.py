@@ -25,8 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from harness.display.progress import bar
 from harness.errors import InvalidResult
-from harness.progress import bar
 from harness.quant.overflow import overflow_in
 from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from harness.data.overlap import Scored, own_examples
 from harness.data.source import DataSource, Question, hash_questions, repeated_questions
+from harness.display.progress import bar
 from harness.engines.local.prefix_batches import PromptBatch, batches
 from harness.engines.local.prefix_support import obstacle
 from harness.engines.local.split_model import scorer
 from harness.errors import ConfigError
 from harness.models.loaded import LoadedModel
-from harness.progress import bar
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult, hash_token_ids
 from harness.tasks.degenerate import answer_warnings

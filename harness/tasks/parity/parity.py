@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource, Text
+from harness.display.progress import bar
 from harness.engines.local.decodable import cache_argument
 from harness.engines.local.split_model import scorer
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
-from harness.progress import bar
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult, hash_token_ids

@@ -20,10 +20,10 @@ import numpy as np
 
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
+from harness.display.progress import bar
 from harness.engines.local.split_model import scorer
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
-from harness.progress import bar
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult
 from harness.tasks.degenerate import text_warnings

@@ -133,7 +133,7 @@ def test_folder_without_every_split_is_passed_over_for_the_next_place(
     next((tmp_path / "half/cais/mmlu/all").glob("dev-*")).unlink()
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "half"))
     whole = str(tmp_path / "whole/cais/mmlu")
-    monkeypatch.setattr("harness.hub._download", lambda repository, offline: whole)
+    monkeypatch.setattr("harness.hub_files._download", lambda repository, offline: whole)
     assert [q.question for q in HubData().questions().questions] == ["whole"]
 
 

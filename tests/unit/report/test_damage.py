@@ -28,7 +28,7 @@ from harness.report.intake import take_in
 from harness.results import damage
 from harness.results.record import CalibrationInfo, RunRecord
 from harness.results.store import read
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 VICTIM = "int8_row"
 FIRST = "Left out: files that cannot be used"

@@ -16,7 +16,7 @@ from harness import config
 from harness.config import CONF
 from harness.models import cache
 from harness.results.store import ResultStore, Stored, encoded, read_samples
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 
 PROTOCOLS = {
     "perplexity": "task.window=48",

@@ -20,9 +20,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from harness import cli, signals
+from harness import signals
+from harness.cli import run as cli
+from harness.display.summary import Ending, JobResult
 from harness.errors import OutputError
-from harness.summary import Ending, JobResult
 from harness.sweep import gather
 from harness.sweep.job import Job
 

@@ -29,7 +29,7 @@ from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.results.record import RunRecord, Status
 from harness.results.store import read
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 from harness.tasks import baselines
 from harness.tasks.divergence.divergence import Divergence
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harness.output import place
 from harness.quant.primitives import fake_quantize, quantize
-from harness.tensor import catalog, commands
+from harness.tensor import commands
+from harness.tensor import format_files as catalog
 from harness.tensor.files import header
 
 from .conftest import Run, normal

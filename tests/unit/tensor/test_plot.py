@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation
 from safetensors.torch import save_file
 
-from harness.labels import write_labels
-from harness.tensor import catalog
+from harness.display.labels import write_labels
+from harness.tensor import format_files as catalog
 from harness.tensor.error import Error
 from harness.tensor.plot import FAMILIES, draw_errors, draw_grids, family
 

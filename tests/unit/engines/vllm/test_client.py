@@ -29,7 +29,7 @@ from harness.models.sources.pretrained import LocalModel
 from harness.report import __main__ as report
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import read, read_samples
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 from harness.tasks.base import hash_token_ids
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU

@@ -107,7 +107,7 @@ def test_folder_without_every_shard_is_passed_over_for_the_next_place(
         (broken / file.name).write_bytes(file.read_bytes())
     split(broken)[0].unlink()
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("harness.hub._download", lambda repository, offline: str(folder))
+    monkeypatch.setattr("harness.hub_files._download", lambda repository, offline: str(folder))
     loaded = HubModel(repo="owner/name", dtype="float32").load(CPU)
     assert loaded.revision == folder.name
     assert torch.equal(logits(loaded), logits(tiny))
@@ -271,7 +271,7 @@ def test_hub_model_of_the_cache_keeps_the_commit(
     for file in folder.glob("*.*"):
         (snapshot / file.name).write_bytes(file.read_bytes())
     monkeypatch.delenv("HARNESS_DATA", raising=False)
-    monkeypatch.setattr("harness.hub._download", lambda repository, offline: str(snapshot))
+    monkeypatch.setattr("harness.hub_files._download", lambda repository, offline: str(snapshot))
     loaded = HubModel(repo="owner/name", dtype="float32").load(CPU)
     assert loaded.revision == loaded.fingerprint == "0123abcd"
 
@@ -287,7 +287,7 @@ def test_code_is_downloaded_only_when_trusted(
         return str(folder)
 
     monkeypatch.delenv("HARNESS_DATA", raising=False)
-    monkeypatch.setattr("harness.hub._download", download)
+    monkeypatch.setattr("harness.hub_files._download", download)
     HubModel(repo="owner/other", trust_remote_code=trusted).fingerprint()
     assert ("*.py" in patterns) is asked
     assert "*.bin" not in patterns

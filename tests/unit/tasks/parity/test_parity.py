@@ -34,7 +34,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Metric, Status
 from harness.results.store import ResultStore, read, read_samples
-from harness.run import RunSpec, run
+from harness.runner.run import RunSpec, run
 from harness.tasks.base import PairedTask, TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.parity import parity

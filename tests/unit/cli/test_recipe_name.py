@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from harness import config
+from harness.cli.recipe_name import _plain, changed_name
 from harness.config import CONF
 from harness.errors import ConfigError
-from harness.recipe_name import _plain, changed_name
 from harness.results.store import read
-from harness.run import RunSpec
+from harness.runner.run import RunSpec
 
 RECORDS = sorted((Path(__file__).parents[2] / "results").glob("*/*/*/*.json"))
 

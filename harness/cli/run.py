@@ -1,7 +1,7 @@
 """The command line: `python -m harness +quant=int8_row task=mmlu`.
 
-Hydra composes the configuration. Its arguments are put into its spelling first (`harness.arguments`), and its errors are
-explained (`harness.explain`). A sweep goes on when a job fails, and ends with a table of all jobs.
+Hydra composes the configuration. Its arguments are put into its spelling first (`harness.cli.arguments`), and its errors are
+explained (`harness.cli.explain`). A sweep goes on when a job fails, and ends with a table of all jobs.
 """
 
 import os
@@ -15,17 +15,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from harness import config, signals
-from harness.arguments import rewrite
+from harness.cli.arguments import rewrite
+from harness.cli.explain import explain
+from harness.cli.recipe_name import recipe_name
+from harness.display.summary import Ending, JobResult, print_summary, print_warnings
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
-from harness.explain import explain
 from harness.output.temporary import check_temporary
-from harness.recipe_name import recipe_name
-from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides, unprinted
 
 if TYPE_CHECKING:
-    from harness.run import Outcome
+    from harness.runner.run import Outcome
 
 EXIT_FAILED = 1
 REQUEUES = "SUBMITIT_EXECUTOR"
@@ -83,7 +83,7 @@ def run_job(cfg: DictConfig) -> JobResult:
 def _run(cfg: DictConfig) -> "Outcome":
     check_temporary()
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
-        from harness.run import RunSpec, run  # noqa: PLC0415
+        from harness.runner.run import RunSpec, run  # noqa: PLC0415
 
     resolved = config.resolve(cfg)
     return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from harness.errors import DataError, ModelError
-from harness.hub import Found, Repository, locate
+from harness.hub_files import Found, Repository, locate
 
 
 def missing(folder: Path) -> str | None:
@@ -58,7 +58,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         "cache": fill(tmp_path / "cache" / "c0ffee"),
         "hub": fill(tmp_path / "hub" / "beef"),
     }
-    monkeypatch.setattr("harness.hub._download", FakeHub(folders["cache"], folders["hub"]))
+    monkeypatch.setattr("harness.hub_files._download", FakeHub(folders["cache"], folders["hub"]))
     return folders
 
 
@@ -85,7 +85,7 @@ def test_hub_comes_last(
     (places["cache"] / "a.parquet").unlink()
     cache = NOT_CACHED if damage == "absent" else places["cache"]
     fake = FakeHub(cache, places["hub"])
-    monkeypatch.setattr("harness.hub._download", fake)
+    monkeypatch.setattr("harness.hub_files._download", fake)
     assert find() == Found(folder=places["hub"], revision="beef")
     assert fake.asked == [True, False]
 
@@ -120,7 +120,7 @@ def test_error_lists_every_place_and_three_ways_out(
         monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     else:
         monkeypatch.delenv("HARNESS_DATA", raising=False)
-    monkeypatch.setattr("harness.hub._download", FakeHub(NOT_CACHED, NO_NETWORK))
+    monkeypatch.setattr("harness.hub_files._download", FakeHub(NOT_CACHED, NO_NETWORK))
     with pytest.raises(DataError) as caught:
         find()
     message = str(caught.value)
@@ -138,13 +138,13 @@ def test_error_lists_every_place_and_three_ways_out(
 
 def test_error_has_the_class_and_override_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_DATA", raising=False)
-    monkeypatch.setattr("harness.hub._download", FakeHub(OSError(), OSError("refused")))
+    monkeypatch.setattr("harness.hub_files._download", FakeHub(OSError(), OSError("refused")))
     with pytest.raises(ModelError, match=r"(?s)local hub cache: OSError.*model\.path=FOLDER"):
         locate(REPOSITORY, None, override="model.path", error=ModelError)
 
 
 def test_unforeseen_error_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_DATA", raising=False)
-    monkeypatch.setattr("harness.hub._download", FakeHub(ZeroDivisionError(), NO_NETWORK))
+    monkeypatch.setattr("harness.hub_files._download", FakeHub(ZeroDivisionError(), NO_NETWORK))
     with pytest.raises(ZeroDivisionError):
         find()

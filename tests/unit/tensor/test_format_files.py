@@ -15,8 +15,9 @@ from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import TensorFormat
-from harness.tensor import catalog, commands
-from harness.tensor.facts import facts, magnitudes, precision, source, specials
+from harness.tensor import commands
+from harness.tensor import format_files as catalog
+from harness.tensor.format_facts import facts, magnitudes, precision, source, specials
 
 from .conftest import Run, normal
 

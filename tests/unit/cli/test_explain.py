@@ -11,10 +11,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import cli, config
-from harness.arguments import rewrite
+from harness import config
+from harness.cli import run as cli
+from harness.cli.arguments import rewrite
+from harness.cli.explain import explain
 from harness.errors import ConfigError
-from harness.explain import explain
 
 PARSERS_WORDS = r"viable|mismatched|Could not|Error merging|full_key|object_type|append|ListConfig|not Optional|\(type "
 """What Hydra and OmegaConf say, and a newcomer does not understand."""

@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from harness import __version__
-from harness.arguments import rewrite
+from harness.cli.arguments import rewrite
 from harness.errors import ConfigError
 
 PARSERS_WORDS = r"viable|mismatched|recognition|extraneous|EOF|Lexer|expecting \{|hydra\.cc|usage:|full_key|object_type"

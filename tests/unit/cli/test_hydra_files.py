@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 from secret_shapes import SHAPES
 
-from harness.hydra_files import RedactedFiles
+from harness.cli.hydra_files import RedactedFiles
 from harness.redaction import MASK
 
 

@@ -7,8 +7,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from harness.arguments import rewrite
-from harness.path_overrides import quoted
+from harness.cli.arguments import rewrite
+from harness.cli.path_overrides import quoted
 
 NAMES = [
     "a b",

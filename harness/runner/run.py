@@ -15,7 +15,6 @@ import torch
 
 from harness import config, signals
 from harness.backends.fake import FakeBackend
-from harness.calibrated import calibration_of, overlap_warnings
 from harness.engines.local import cpu_matmul as products
 from harness.errors import (
     ConfigError,
@@ -24,18 +23,19 @@ from harness.errors import (
     OutputError,
     UnsupportedRecipe,
 )
-from harness.foreign_code import foreign_code
 from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel, ModelSource
-from harness.on_file import same_run
 from harness.output.names import local_path
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.results import float_paths
 from harness.results import formatting as figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
 from harness.results.store import ResultStore, Stored, next_attempt
+from harness.runner.calibrated import calibration_of, overlap_warnings
+from harness.runner.foreign_code import foreign_code
+from harness.runner.on_file import same_run
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RunSpec:
 
         Args:
             resolved: The configuration.
-            name: What to call the recipe, if not by the name that its file gives; see `harness.recipe_name`.
+            name: What to call the recipe, if not by the name that its file gives; see `harness.cli.recipe_name`.
 
         Raises:
             ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.

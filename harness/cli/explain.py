@@ -14,9 +14,9 @@ from omegaconf.errors import InterpolationResolutionError, ValidationError
 from yaml import YAMLError
 
 from harness import config
+from harness.cli.syntax import option_groups
 from harness.errors import own_error
 from harness.messages import did_you_mean, in_one_line
-from harness.syntax import option_groups
 
 CHOOSING = ("quant=", "model=", "task=", "layout=")
 NO_CHOICE = r"(?:In '.*?': )?Could not override '(.+?)'\. (?:No match|Did you mean).*"

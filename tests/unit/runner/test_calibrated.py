@@ -14,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from harness import config
 from harness.backends.layer import LayerRule
 from harness.backends.torchao.smoothquant import TorchaoSmoothQuantBackend
-from harness.calibrated import calibration_of, is_of_recipe, overlap_warnings
 from harness.calibration.calibration_set import CalibrationSet
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
@@ -27,7 +26,8 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe
 from harness.results.record import RunRecord
 from harness.results.store import read
-from harness.run import RunSpec, run
+from harness.runner.calibrated import calibration_of, is_of_recipe, overlap_warnings
+from harness.runner.run import RunSpec, run
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.disjoint_windows import DisjointWindows

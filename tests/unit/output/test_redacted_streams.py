@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from secret_shapes import SHAPES
 
-from harness.redacted_output import redact_logs, redacted_streams
+from harness.output.redacted_streams import redact_logs, redacted_streams
 from harness.redaction import MASK
 
 

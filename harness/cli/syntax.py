@@ -19,10 +19,10 @@ from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 
 from harness import paths
+from harness.cli.path_overrides import in_quotes
 from harness.config import CONF
 from harness.errors import ConfigError
 from harness.messages import did_you_mean, in_one_line
-from harness.path_overrides import in_quotes
 
 PLAIN = {
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),

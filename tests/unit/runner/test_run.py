@@ -14,7 +14,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, RunRecord, Status, Unit
 from harness.results.store import read, read_samples
-from harness.run import Outcome, run
+from harness.runner.run import Outcome, run
 
 
 @pytest.mark.parametrize("overrides", [PERPLEXITY, MMLU], ids=["perplexity", "mmlu"])

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from harness import __version__, cli
+from harness import __version__
+from harness.cli import run as cli
+from harness.display.summary import Ending, JobResult, print_summary, print_warnings
 from harness.errors import ModelError
 from harness.export import command
 from harness.report import __main__ as report
-from harness.summary import Ending, JobResult, print_summary, print_warnings
 from harness.sweep.job import announce
 from harness.tensor import __main__ as tensor
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import foreign_code as module
-from harness.foreign_code import foreign_code
+from harness.runner import foreign_code as module
+from harness.runner.foreign_code import foreign_code
 
 CONFIG = {
     "allow_targets": ["lone", "folder.inner", "not_used"],

@@ -9,7 +9,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from harness import __version__, path_overrides, syntax
+from harness import __version__
+from harness.cli import path_overrides, syntax
 from harness.errors import ConfigError
 from harness.messages import did_you_mean
 
@@ -26,7 +27,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     - Flags are spelled out, and move to the front: behind a first override Hydra would not find them.
     - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
     - An experiment is a sweep, with `-m` or without it.
-    - Paths are quoted; see `harness.path_overrides`.
+    - Paths are quoted; see `harness.cli.path_overrides`.
     - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
       and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
       cannot be chosen, and a choice of one text loses its quotes: they are forced (`++`), and an unknown key among them is

@@ -24,7 +24,7 @@ from harness.models.sources.tiny import TinyModel
 from harness.report.grouping import finished
 from harness.results.record import Hardware, Status
 from harness.results.store import ResultStore, read
-from harness.run import Outcome, run
+from harness.runner.run import Outcome, run
 
 
 def test_second_run_is_skipped(make_spec: MakeSpec) -> None:
@@ -247,7 +247,7 @@ def test_latest_run_is_the_one_filed_last_whatever_the_clock_says(
         clock = type(
             "Clock", (datetime,), {"now": lambda zone, y=year: datetime(y, 1, 1, tzinfo=zone)}
         )
-        monkeypatch.setattr("harness.run.datetime", clock)
+        monkeypatch.setattr("harness.runner.run.datetime", clock)
         paths.append(run(spec).path)
     filed = records(spec)
     assert [item.path for item in filed] == paths

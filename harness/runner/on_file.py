@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from harness.calibrated import calibration_of, is_of_recipe
 from harness.machine import provenance
 from harness.models.loaded import ModelSource
 from harness.recipe import QuantRecipe
@@ -16,6 +15,7 @@ from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import Stored
+from harness.runner.calibrated import calibration_of, is_of_recipe
 from harness.tasks.base import ModelFreeTask, PairedTask, Task
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def same_run(
         recipe: What the weights are quantized with.
         task: What is measured.
         device: What it is measured on.
-        code: The code outside of this package that the configuration names; see `harness.foreign_code`.
+        code: The code outside of this package that the configuration names; see `harness.runner.foreign_code`.
     """
     done = [item for item in known if item.record.status is Status.OK]
     if not done:

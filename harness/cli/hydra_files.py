@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from harness.output.atomic import write_atomic
-from harness.redacted_output import redact_logs
+from harness.output.redacted_streams import redact_logs
 from harness.redaction import known_values, redacted_tree
 
 WRITTEN = ("config.yaml", "hydra.yaml", "overrides.yaml")
