@@ -31,10 +31,10 @@ from harness.output.atomic import write_atomic
 from harness.results.outdated import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
-from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity.metrics import mean_over, text_figures
 from harness.tasks.perplexity.perplexity import Perplexity
 from harness.tasks.segments import Nll, Segments
+from harness.tasks.windows import document_words, num_documents
 
 COLUMN = "token_document"
 NEW = ".new"

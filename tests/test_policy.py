@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from harness.config import OWN_TARGET
 from harness.results.record import RunRecord
 from harness.results.store import read
 
-ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "harness").rglob("*.py"))
 CONF_FILES = sorted((ROOT / "conf").rglob("*.yaml"))
 RESULTS = sorted((ROOT / "results").rglob("*.json"))

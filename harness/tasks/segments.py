@@ -21,8 +21,7 @@ from harness.data.source import Text
 from harness.engines.local.split_model import Scorer
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
-from harness.tasks.documents import DocumentIds
-from harness.tasks.windows import Bos
+from harness.tasks.windows import Bos, DocumentIds
 
 Nll = np.ndarray[Any, np.dtype[np.float64]]
 """-ln p of some tokens, in order [nat]."""

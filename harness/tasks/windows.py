@@ -13,8 +13,10 @@ whether a BOS stands before the text, unless `bos` is given:
 Some models (Gemma) understand a text only after a BOS: a window without one gets a meaningless score.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from harness.data.source import Text
@@ -22,8 +24,9 @@ from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, tokenize
 from harness.tasks.base import hash_token_ids
-from harness.tasks.documents import DocumentIds
 
+DocumentIds = np.ndarray[Any, np.dtype[np.int64]]
+"""The document that each of some tokens begins in, in order."""
 Bos = Literal["first", "every", "none"]
 """Which windows begin with a BOS token."""
 
@@ -159,3 +162,16 @@ def _bos_id(loaded: LoadedModel) -> int:
         )
     check_rows([token], loaded)
     return token
+
+
+def num_documents(items: Iterable[DocumentIds]) -> int:
+    """Return the number of documents that the tokens of all items are of."""
+    return len(set().union(*(np.unique(documents).tolist() for documents in items)))
+
+
+def document_words(documents: DocumentIds) -> str:
+    """Return the documents of one item in a word: `3`, or the first and the last, `3-5`."""
+    if not len(documents):
+        return "none"
+    first, last = int(documents[0]), int(documents[-1])
+    return str(first) if first == last else f"{first}-{last}"

@@ -1,15 +1,13 @@
 """Composing the configuration as the command line does, without a process of its own."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from repository import CONF
 
 from harness.config import register, resolve
-
-CONF = Path(__file__).parents[2] / "conf"
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from harness.config import build
 from harness.data.source import DataSource, QuestionSet, Text
 from harness.errors import DataError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = ROOT / "conf" / "data"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
 ROW = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "C", "text": "A row."}
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from repository import ROOT
 
 from harness.config import build
 from harness.formats.base import NumberFormat
@@ -16,7 +17,7 @@ from harness.quant.schemes.affine import FloatZero
 from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import QuantizedTensor, ScalePlane, TensorFormat
 
-CONF = Path(__file__).parents[2] / "conf" / "format"
+CONF = ROOT / "conf" / "format"
 FILES = sorted(CONF.glob("*.yaml"))
 SHAPES = [(5, 100), (16, 256), (3, 7), (2, 6, 130), (300,)]
 each_format = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -4,11 +4,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 from torch import nn
 
 from harness.config import build
@@ -19,7 +19,7 @@ from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 
-CONF = Path(__file__).parents[2] / "conf" / "quant"
+CONF = ROOT / "conf" / "quant"
 FILES = sorted(CONF.glob("*.yaml"))
 """Recipes; what they share lies in folders beside them."""
 REAL = [file.stem for file in FILES if re.search(r"^(torchao|bnb)_|_real$", file.stem)]

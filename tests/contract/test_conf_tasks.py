@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 
 from harness.config import build
 from harness.models.loaded import LoadedModel
@@ -17,7 +18,7 @@ from harness.results.record import RunRecord, Unit
 from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
-CONF = Path(__file__).parents[2] / "conf" / "task"
+CONF = ROOT / "conf" / "task"
 ELSEWHERE = ("parity", "mmlu_vllm", "throughput_vllm")
 """Tasks with tests of their own: a real backend stands beside the fake one, an engine must be installed."""
 NAMES = sorted({file.stem for file in CONF.glob("*.yaml")} - {*ELSEWHERE})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from bit_exact import codes_of, values_of
 from omegaconf import OmegaConf
+from repository import ROOT
 
 from harness.backends.layer import LayerRule
 from harness.config import build
@@ -22,7 +23,7 @@ from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
 from harness.tasks.perplexity.perplexity import Perplexity
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "format").glob("*.yaml"))
+FILES = sorted((ROOT / "conf" / "format").glob("*.yaml"))
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OF_THE_ISSUE = ("mxfp4_rceil", "hif5", "hif8", "bf16")

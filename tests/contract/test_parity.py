@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from repository import ROOT
 
 from harness.errors import UnsupportedRecipe
 from harness.results.record import RunRecord
 from harness.results.store import read
 from harness.runner.run import RunSpec, run
 
-CONF = Path(__file__).parents[2] / "conf" / "quant"
+CONF = ROOT / "conf" / "quant"
 REAL = sorted(
     file.stem
     for file in CONF.glob("*.yaml")

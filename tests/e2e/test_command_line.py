@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from harness.results.record import RunRecord, Status
 
@@ -150,7 +151,7 @@ def test_mistake_is_answered_with_what_is_legal(
 
 
 def test_help_lists_every_option_without_importing_torch(cli: Cli, tmp_path: Path) -> None:
-    conf = Path(__file__).parents[2] / "conf"
+    conf = ROOT / "conf"
     done = cli("--help", timeout=30)
     assert done.returncode == 0
     assert done.stderr == ""

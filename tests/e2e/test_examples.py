@@ -4,9 +4,10 @@ import re
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
-FILE = Path(__file__).parents[2] / "examples" / "per_block.py"
+from repository import ROOT
+
+FILE = ROOT / "examples" / "per_block.py"
 ROW = re.compile(r"\s*(.+?)  (W8A\S+(?: \w+)?)\s+MSE (\S+) before, (\S+) after")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
+from repository import ROOT
 
 from harness.cli import run as cli
 from harness.results.record import RunRecord, Status
@@ -149,7 +150,7 @@ def test_other_sweeper_is_refused_because_it_loses_results(
 def test_hydra_finds_the_sweeper_and_a_wheel_has_it() -> None:
     import tomllib
 
-    root = Path(__file__).parents[2]
+    root = ROOT
     names = {found.__name__ for found in Plugins.instance().discover(Sweeper)}
     assert "CollectingSweeper" in names
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]

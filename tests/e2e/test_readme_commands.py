@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from repository import ROOT
 from safetensors.torch import save_file
 
 from harness.cli import run as cli
@@ -18,7 +19,6 @@ from harness.export import command as export
 from harness.report import __main__ as report
 from harness.tensor import __main__ as tensor
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-CONF = Path(__file__).parents[2] / "conf" / "format"
+CONF = ROOT / "conf" / "format"
 
 
 def test_formats_errors_and_drawings(cli: Cli, tmp_path: Path) -> None:

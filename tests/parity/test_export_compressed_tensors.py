@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from repository import CONF
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -44,7 +45,6 @@ compressors = pytest.importorskip("compressed_tensors.compressors")
 
 pytestmark = pytest.mark.filterwarnings("ignore:You passed .quantization_config.:UserWarning")
 
-CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(
     file.stem
     for file in (CONF / "quant").glob("*.yaml")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from repository import CONF
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backends.fake import FakeBackend
@@ -22,7 +23,6 @@ from harness.recipe import QuantRecipe, quantize
 
 pytest.importorskip("compressed_tensors")
 
-CONF = Path(__file__).parents[2] / "conf"
 CPU = torch.device("cpu")
 IDS = torch.arange(1, 40)[None]
 FACTS = {"command": "", "config": {}, "config_hash": "0" * 64, "packages": {"quant-harness": "0"}}

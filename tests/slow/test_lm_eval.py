@@ -1,16 +1,16 @@
 """Real questions, the real model in float32, asked by lm-eval's own task definitions and by `harness`."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 from harness.data.hub import HubData
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import EmbeddedModel
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+sys.path.append(str(ROOT / "scripts"))
 
 import bench_eval
 import bench_reference as reference

@@ -16,6 +16,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 from hydra import compose, initialize_config_dir
+from repository import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import config
@@ -27,7 +28,6 @@ from harness.recipe import quantize
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 WINDOW, NUM_WINDOWS = 1024, 3
 RECIPES = {
     "none": [],

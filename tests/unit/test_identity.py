@@ -7,19 +7,18 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from repository import ROOT
 
 from harness import config
 from harness.cli import run as cli
 from harness.identity import ADDED_LATER, canonical, class_name, config_hash
 from harness.results.store import identity_of, read
 
-ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "results").rglob("*--*.json"))
 
 

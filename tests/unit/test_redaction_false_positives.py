@@ -1,17 +1,16 @@
 """What only looks like a secret is not masked: names of tokens, hashes, paths, and all that is published."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from repository import ROOT
 from secret_shapes import HEX
 
 from harness.redaction import is_secret_name, redacted, redacted_tree
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted((ROOT / "results").rglob("*.json"))
 
 

@@ -38,10 +38,16 @@ from harness.tasks.baselines import Become
 from harness.tasks.degenerate import text_warnings
 from harness.tasks.divergence.questions import compare_answers
 from harness.tasks.divergence.statistics import TokenPairs, compare_logits, divergence_metrics
-from harness.tasks.documents import document_words, num_documents
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
-from harness.tasks.windows import Bos, Windows, disjoint_windows, window_words
+from harness.tasks.windows import (
+    Bos,
+    Windows,
+    disjoint_windows,
+    document_words,
+    num_documents,
+    window_words,
+)
 
 KEPT_BYTES = 2**30
 """Hidden states of the baseline that a loaded model keeps, over all tasks of a sweep [byte]."""

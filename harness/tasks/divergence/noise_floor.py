@@ -47,8 +47,7 @@ from harness.tasks.divergence.divergence import (
     window_scores,
 )
 from harness.tasks.divergence.statistics import TokenPairs, divergence_metrics
-from harness.tasks.documents import DocumentIds, document_words
-from harness.tasks.windows import Bos, Windows, disjoint_windows
+from harness.tasks.windows import Bos, DocumentIds, Windows, disjoint_windows, document_words
 
 SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
 """The statistics that are given for each variant."""

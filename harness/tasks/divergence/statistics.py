@@ -32,7 +32,7 @@ from torch import Tensor
 from harness import stats
 from harness.engines.local.log_softmax import log_softmax, pieces
 from harness.results.record import Metric, Unit
-from harness.tasks.documents import DocumentIds
+from harness.tasks.windows import DocumentIds
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

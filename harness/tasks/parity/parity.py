@@ -43,10 +43,9 @@ from harness.tasks.divergence.divergence import (
     window_protocol,
 )
 from harness.tasks.divergence.statistics import TokenPairs, compare_logits
-from harness.tasks.documents import DocumentIds
 from harness.tasks.parity.layers import Calls, layer_differences, recorded
 from harness.tasks.parity.statistics import parity_metrics, stack, verdict, window_samples
-from harness.tasks.windows import Bos, check_length, disjoint_windows
+from harness.tasks.windows import Bos, DocumentIds, check_length, disjoint_windows
 
 MOST_KEPT_BYTES = 2**29
 """Largest size of the logits that are kept of one model [byte]."""

@@ -9,8 +9,8 @@ import numpy as np
 from harness.errors import InvalidResult
 from harness.results.record import Compute, Metric, SampleScore, Unit
 from harness.tasks.divergence.statistics import Array, TokenPairs, mean_metric
-from harness.tasks.documents import DocumentIds, document_words
 from harness.tasks.parity.layers import LayerDifference
+from harness.tasks.windows import DocumentIds, document_words
 
 
 class Beside(NamedTuple):

@@ -18,10 +18,9 @@ from typing import ClassVar, Literal
 from harness.data.source import Text
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
-from harness.tasks.documents import DocumentIds
 from harness.tasks.perplexity.metrics import mean_over, perplexity_figure
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import Bos, disjoint_windows, window_words
+from harness.tasks.windows import Bos, DocumentIds, disjoint_windows, window_words
 
 USUAL_WINDOWS = (512, 1024, 2048, 4096)
 """Windows that published figures use [token]."""

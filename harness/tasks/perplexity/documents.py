@@ -26,9 +26,8 @@ from harness.models.loaded import LoadedModel
 from harness.models.tokens import check_rows, tokenize
 from harness.results.record import Metric
 from harness.tasks.base import hash_token_ids
-from harness.tasks.documents import DocumentIds
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import Bos, check_length
+from harness.tasks.windows import Bos, DocumentIds, check_length
 
 MARKS = ":;.!?,"
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))

@@ -23,10 +23,9 @@ from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos
 from harness.results.record import Metric, Unit
-from harness.tasks.documents import DocumentIds
 from harness.tasks.perplexity.metrics import TOO_LARGE, exp
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import Bos, disjoint_windows
+from harness.tasks.windows import Bos, DocumentIds, disjoint_windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

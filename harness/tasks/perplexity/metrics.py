@@ -17,8 +17,8 @@ import numpy as np
 
 from harness.results.record import Metric, Unit
 from harness.stats import Clusters, clustered
-from harness.tasks.documents import DocumentIds
 from harness.tasks.segments import Nll, Segments
+from harness.tasks.windows import DocumentIds
 
 LARGEST = math.log(sys.float_info.max)
 TOO_LARGE = "no value: too large for a float; the recipe destroys this model"

@@ -27,7 +27,6 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import BATCH_TOKENS, TaskResult
 from harness.tasks.degenerate import text_warnings
-from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity.disjoint_windows import DisjointWindows
 from harness.tasks.perplexity.metrics import (
     exp,
@@ -36,7 +35,7 @@ from harness.tasks.perplexity.metrics import (
     total,
 )
 from harness.tasks.segments import Nll, Segmentation, Segments, batches, score
-from harness.tasks.windows import Bos
+from harness.tasks.windows import Bos, document_words, num_documents
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

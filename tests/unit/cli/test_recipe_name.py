@@ -1,11 +1,11 @@
 """A recipe whose parts were changed says so in its name."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from repository import ROOT
 
 from harness import config
 from harness.cli.recipe_name import _plain, changed_name
@@ -14,7 +14,7 @@ from harness.errors import ConfigError
 from harness.results.store import read
 from harness.runner.run import RunSpec
 
-RECORDS = sorted((Path(__file__).parents[2] / "results").glob("*/*/*/*.json"))
+RECORDS = sorted((ROOT / "results").glob("*/*/*/*.json"))
 
 
 @pytest.fixture(scope="module", autouse=True)

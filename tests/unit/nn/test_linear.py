@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from repository import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import TensorFormat
 
-CONF = Path(__file__).parents[3] / "conf" / "format"
+CONF = ROOT / "conf" / "format"
 FILES = sorted(CONF.glob("*.yaml"))
 IN, OUT = 130, 150
 """Neither 64 nor 128 divides them."""

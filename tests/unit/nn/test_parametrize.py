@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.unscaled import Unscaled
 from harness.quant.tensor import TensorFormat
 
-CONF = Path(__file__).parents[3] / "conf" / "format"
+CONF = ROOT / "conf" / "format"
 
 
 def formats() -> Iterator[tuple[str, TensorFormat]]:

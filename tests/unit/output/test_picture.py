@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from repository import ROOT
 
 from harness.output.picture import METADATA, is_own
 
-REPORTS = Path(__file__).parents[3] / "reports"
+REPORTS = ROOT / "reports"
 
 
 def drawn(path: Path, **metadata: str) -> Path:

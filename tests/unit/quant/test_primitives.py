@@ -1,13 +1,13 @@
 """The three verbs, for every format of conf/: shapes, types, axes, strides, pieces, memory."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from repository import ROOT
 
 from harness.config import build
 from harness.formats.integer import Integer
@@ -20,7 +20,7 @@ from harness.quant.schemes import hif4
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
-CONF = Path(__file__).parents[3] / "conf" / "format"
+CONF = ROOT / "conf" / "format"
 FORMATS: list[Any] = [
     build(OmegaConf.to_container(OmegaConf.load(file)), "format")
     for file in sorted(CONF.glob("*.yaml"))

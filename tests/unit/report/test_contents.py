@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from scipy import stats
 
 from harness.report import contents
@@ -15,7 +16,6 @@ from harness.report.intake import take_in
 from harness.report.sections.scores import Section, subjects
 from harness.results.record import Metric, RunRecord, Unit
 
-ROOT = Path(__file__).parents[3]
 STUDIES = sorted(path for path in (ROOT / "results").glob("*-smollm2"))
 MakeRecord = Callable[..., RunRecord]
 FileRecords = Callable[..., Path]

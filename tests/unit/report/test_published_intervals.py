@@ -1,19 +1,18 @@
 """The published perplexities: their intervals by document, beside statsmodels' and those over windows that they had."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from repository import ROOT
 
 from harness import stats
 from harness.report.grouping import Group, Row, comparable
 from harness.report.paired_differences import difference
 from harness.results.store import ResultStore, Stored, read_samples
-from harness.tasks.documents import document_words
+from harness.tasks.windows import document_words
 
-RESULTS = Path(__file__).parents[3] / "results"
+RESULTS = ROOT / "results"
 STUDIES = ("formats-smollm2", "granularity-smollm2")
 WARNING = "computed anew by scripts/add_documents.py"
 

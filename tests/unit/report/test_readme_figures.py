@@ -1,9 +1,8 @@
 """The figures of the README are those of the report it names."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from repository import ROOT
 
 
 def test_every_figure_of_the_result_table_is_in_the_report() -> None:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from matplotlib.figure import Figure
+from repository import ROOT
 
 from harness.errors import OutputError
 from harness.output.picture import METADATA
@@ -16,7 +17,7 @@ from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
 from harness.report.sections.scores import Section
 
-REPORTS = Path(__file__).parents[3] / "reports"
+REPORTS = ROOT / "reports"
 PICTURE = "study-quality-1.png"
 
 

@@ -1,10 +1,10 @@
 """Old records whose numbers are known to be wrong, told from what they say of themselves."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from harness.results.outdated import (
     CHOSEN_OTHERWISE,
@@ -15,7 +15,6 @@ from harness.results.outdated import (
 from harness.results.record import LayerReport, RunRecord, SkippedWeight
 from harness.results.store import read
 
-ROOT = Path(__file__).parents[3]
 LLAMA = "LlamaForCausalLM"
 Q4, FLOATS = "dequantized GGUF (210 x Q4_1, 61 x F32)", "dequantized GGUF (12 x BF16, 3 x F32)"
 GGUF = "harness.models.sources.gguf.GgufModel"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from repository import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.embedded import EmbeddedData
@@ -16,7 +17,7 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.mmlu.prompt import prompt
 
-sys.path.append(str(Path(__file__).parents[3] / "scripts"))
+sys.path.append(str(ROOT / "scripts"))
 
 import bench_eval
 import bench_reference as reference

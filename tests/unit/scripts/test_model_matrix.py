@@ -6,9 +6,9 @@ from types import ModuleType
 
 import pytest
 from architectures import ARCHITECTURES
+from repository import ROOT
 from script_modules import load_script
 
-ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 ROWS = {
     line.split("`")[1]: line

@@ -22,11 +22,10 @@ from harness.results.record import Metric, SampleScore
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.divergence.noise_floor import NoiseFloor
-from harness.tasks.documents import document_words, num_documents
 from harness.tasks.perplexity.documents import Documents
 from harness.tasks.perplexity.llama_cpp import HalfWindows
 from harness.tasks.perplexity.perplexity import Perplexity
-from harness.tasks.windows import disjoint_windows
+from harness.tasks.windows import disjoint_windows, document_words, num_documents
 
 LENGTHS = (70, 31, 118, 64, 150, 41, 92, 55, 83)
 WORDS = "the river ran past a mill where nobody had ground corn since last spring "

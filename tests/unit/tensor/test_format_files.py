@@ -1,11 +1,11 @@
 import importlib
 from functools import lru_cache
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from repository import ROOT
 
 from harness.errors import ConfigError
 from harness.formats.hif8 import HiF8
@@ -21,7 +21,7 @@ from harness.tensor.format_facts import facts, magnitudes, precision, source, sp
 
 from .conftest import Run, normal
 
-FOLDER = Path(__file__).parents[3] / "conf" / "format"
+FOLDER = ROOT / "conf" / "format"
 STEMS = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 OUTSIDE = {  # the same types in another library
     "bf16": ml_dtypes.bfloat16,

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from repository import CONF
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -28,7 +28,6 @@ from harness.quant.primitives import quantize
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 
-CONF = Path(__file__).parents[3] / "conf"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BYTES_OF_64_BY_128 = {
     # INT8: codes, scales, and a zero point of a byte for each scale, which torchao keeps though it is 0.

@@ -1,12 +1,12 @@
 """Which tensor of torchao's holds which format where, and our codes in it beside those that torchao itself makes."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from repository import CONF
 from torch.nn import functional as F
 
 from harness.backends.layer import LayerRule, QuantizedLayer
@@ -24,7 +24,6 @@ from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
 
-CONF = Path(__file__).parents[3] / "conf"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NAMES = sorted(file.stem for file in (CONF / "quant").glob("*.yaml"))
 ROW, GROUP = Granularity(block=(1, -1)), Granularity(block=(1, 32))

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from repository import ROOT
 
 from harness.data.embedded import EmbeddedData
 from harness.engines.local.split_model import Scorer
@@ -26,7 +26,7 @@ from harness.tasks.perplexity.perplexity import Perplexity
 DATA = EmbeddedData()
 L = 48
 LIMITS: dict[str, Any] = {"window": L, "limit_windows": 2}
-PUBLISHED = sorted((Path(__file__).parents[3] / "results").glob("*/*/*/*.json"))
+PUBLISHED = sorted((ROOT / "results").glob("*/*/*/*.json"))
 VERSIONS = {
     task.name: task.version
     for task in (

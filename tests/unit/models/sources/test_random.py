@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from repository import CONF
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +18,6 @@ from harness.models.sources.pretrained import HubModel
 from harness.models.sources.random import DRAWN, Shape
 
 CPU = torch.device("cpu")
-CONF = Path(__file__).parents[3] / "conf"
 SHAPED = sorted(
     file.stem for file in (CONF / "model").glob("*.yaml") if "\nshape:" in file.read_text("utf-8")
 )

@@ -3,7 +3,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from bit_exact import codes_of, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from repository import ROOT
 
 from harness.config import build
 from harness.errors import ConfigError
@@ -22,7 +22,6 @@ from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
-ROOT = Path(__file__).parents[3]
 PARSES = json.loads((ROOT / "tests/golden/qtype.json").read_text(encoding="utf-8"))
 each_parse = pytest.mark.parametrize("text", PARSES)
 
