@@ -184,9 +184,17 @@ def _imported(target: str) -> Any:
 
 @cache
 def components() -> Mapping[str, str]:
-    """Return where each component that a file of `conf/` names lies now: class name -> path."""
-    named = (OWN_TARGET.findall(file.read_text()) for file in CONF.rglob("*.yaml"))
-    return {class_name(path): path for paths in named for path in paths}
+    """Return where each component lies now: those of number formats, and those that files of `conf/` name.
+
+    Returns:
+        Class name -> path.
+    """
+    found = {}
+    for door in ("harness.formats", "harness.quant"):
+        found |= {name: f"{door}.{name}" for name in importlib.import_module(door).__all__}
+    for file in CONF.rglob("*.yaml"):
+        found |= {class_name(path): path for path in OWN_TARGET.findall(file.read_text())}
+    return found
 
 
 def _construct(cls: type, children: Mapping[str, Any], key: str) -> Any:

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from harness.data.embedded import EmbeddedData
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
-from harness.export.gptq import Gptq
+from harness.export.layouts.compressed_tensors import CompressedTensors
+from harness.export.layouts.gptq import Gptq
 from harness.machine import provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel

@@ -32,7 +32,7 @@ from harness.backends.scaled_mm.backend import ScaledMMBackend  # noqa: E402
 from harness.data.embedded import EmbeddedData  # noqa: E402
 from harness.errors import HarnessError  # noqa: E402
 from harness.export.checkpoint import export  # noqa: E402
-from harness.export.compressed_tensors import CompressedTensors  # noqa: E402
+from harness.export.layouts.compressed_tensors import CompressedTensors  # noqa: E402
 from harness.formats.integer import Integer  # noqa: E402
 from harness.models.loaded import LoadedModel  # noqa: E402
 from harness.models.sources.pretrained import LocalModel  # noqa: E402

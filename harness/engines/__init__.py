@@ -1,1 +1,1 @@
-"""Programs that load a checkpoint folder by themselves and generate from it."""
+"""How a model answers: programs that run it. `local/` is this process, `vllm/` a vLLM server or library."""

@@ -15,7 +15,7 @@ from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.export.layout import Layout
+from harness.export.layouts.layout import Layout
 from harness.export.pieces import in_file, split
 from harness.export.shards import ShardWriter
 from harness.models.loaded import LoadedModel

@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.export import card, companions, engine_kernels, model_config, verify
 from harness.export.backend import ExportBackend
-from harness.export.layout import Contents, Layout
+from harness.export.layouts.layout import Contents, Layout
 from harness.export.pieces import in_file
 from harness.export.shards import ShardWriter
 from harness.models.checkpoints.folder import sha256_file

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.backends.layer import LayerRule
-from harness.export.layout import Contents, integer_format, unwrapped
+from harness.export.layouts.layout import Contents, integer_format, unwrapped
 from harness.formats.minifloat import Minifloat
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -8,7 +8,7 @@ from typing import Any
 from harness import config
 from harness.errors import ConfigError
 from harness.export.checkpoint import OUT, Exported, check, export
-from harness.export.layout import Layout
+from harness.export.layouts.layout import Layout
 from harness.identity import config_hash
 from harness.machine import devices, provenance
 from harness.models import cache

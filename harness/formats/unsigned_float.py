@@ -16,7 +16,7 @@ from harness.formats.code_table import CodeTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PositiveFloat:
+class UnsignedFloat:
     """Positive powers of two with a fraction; see the module docstring and `NumberFormat`."""
 
     exponent_bits: int
@@ -75,7 +75,7 @@ class PositiveFloat:
 
 
 @lru_cache
-def _table(fmt: PositiveFloat) -> CodeTable:
+def _table(fmt: UnsignedFloat) -> CodeTable:
     codes = torch.arange(2**fmt.bits)
     exponent = (codes >> fmt.mantissa_bits) - fmt.bias
     fraction = (codes & (2**fmt.mantissa_bits - 1)) / 2**fmt.mantissa_bits

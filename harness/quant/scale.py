@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.formats.base import FloatingFormat, NumberFormat
 from harness.formats.integer import Integer
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 from harness.quant.granularity import Granularity
 from harness.quant.range import Range
 from harness.quant.tensor import ScalePlane, Scales
@@ -21,7 +21,7 @@ SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
 FLOAT32_BITS = 32
 E8M0_MAX = 127
 """Largest exponent, and the negative of the smallest."""
-E8M0 = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
 
 
 @runtime_checkable

@@ -57,26 +57,26 @@ class FiveValues:
 '''
 FIVE_GROUP = """
 # Five values, one scale for each 16 weights of a row.
-_target_: harness.quant.schemes.block_scaled.BlockScaled
+_target_: harness.quant.BlockScaled
 element: {_target_: my_formats.FiveValues}
-granularity: {_target_: harness.quant.granularity.Granularity, block: [1, 16]}
+granularity: {_target_: harness.quant.Granularity, block: [1, 16]}
 """
 RECIPE = """
 # Weight-only five values.
 defaults:
-  - base/weight_only@_here_
+  - base/decoder_linears@_here_
   - /format@rules.linear.weight: five_group
   - _self_
 name: five_group
 """
 INT4_FP8_SCALES = """
 # INT4 groups of 16 under FP8 scales: known parts, no Python.
-_target_: harness.quant.schemes.block_scaled.BlockScaled
-element: {_target_: harness.formats.integer.Integer, bits: 4}
-granularity: {_target_: harness.quant.granularity.Granularity, block: [1, 16]}
+_target_: harness.quant.BlockScaled
+element: {_target_: harness.formats.Integer, bits: 4}
+granularity: {_target_: harness.quant.Granularity, block: [1, 16]}
 scale:
-  _target_: harness.quant.scale.FloatScale
-  storage: {_target_: harness.formats.minifloat.Minifloat, exponent_bits: 4, mantissa_bits: 3, specials: nan}
+  _target_: harness.quant.FloatScale
+  storage: {_target_: harness.formats.Minifloat, exponent_bits: 4, mantissa_bits: 3, specials: nan}
 """
 SMALL = (
     *("model=tiny", "data=embedded", "task=perplexity", "task.window=64", "task.limit_windows=4"),

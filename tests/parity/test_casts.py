@@ -11,7 +11,7 @@ from harness.formats.base import NumberFormat
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 en_dtypes = pytest.importorskip("en_dtypes")
@@ -41,7 +41,7 @@ FLOATS: dict[Any, NumberFormat] = {
     ml_dtypes.float4_e2m1fn: Minifloat(exponent_bits=2, mantissa_bits=1),
     en_dtypes.hifloat8: HiF8(),
 }
-E8M0 = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
 each_float = pytest.mark.parametrize(
     ("dtype", "fmt"), FLOATS.items(), ids=[dtype.__name__ for dtype in FLOATS]
 )

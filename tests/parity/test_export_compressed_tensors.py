@@ -26,7 +26,7 @@ from harness.config import build, register, resolve
 from harness.errors import UnsupportedRecipe
 from harness.export import verify
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
+from harness.export.layouts.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.checkpoints.folder import prepare

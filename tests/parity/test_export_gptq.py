@@ -17,8 +17,8 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.export import verify
 from harness.export.checkpoint import export
-from harness.export.gptq import Gptq
-from harness.export.layout import Contents
+from harness.export.layouts.gptq import Gptq
+from harness.export.layouts.layout import Contents
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel

@@ -14,7 +14,7 @@ from harness.backends.fake import FakeBackend
 from harness.config import build, register, resolve
 from harness.export import verify
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
+from harness.export.layouts.compressed_tensors import CompressedTensors
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer

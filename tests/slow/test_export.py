@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from harness import config
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
-from harness.export.gptq import Gptq
+from harness.export.layouts.compressed_tensors import CompressedTensors
+from harness.export.layouts.gptq import Gptq
 from harness.formats.integer import Integer
 from harness.models import cache
 from harness.models.loaded import LoadedModel

@@ -28,8 +28,8 @@ from harness.quant.granularity import Granularity
 from harness.runner.run import RunSpec
 from harness.tasks.mmlu.mmlu import MMLU
 
-TINY = {"_target_": "harness.models.sources.tiny.TinyModel"}
-BLOCK = {"_target_": "harness.quant.granularity.Granularity", "block": [1, -1]}
+TINY = {"_target_": "harness.models.sources.TinyModel"}
+BLOCK = {"_target_": "harness.quant.Granularity", "block": [1, -1]}
 PLUG_IN = """
 from dataclasses import dataclass
 from typing import Literal
@@ -246,7 +246,7 @@ def test_check_of_the_class_surfaces_with_the_whole_key(plug_in: str) -> None:
     with pytest.raises(ConfigError, match=r"^quant\.part\.count must be >= 0, got -1$"):
         part(plug_in, count=-1)
     with pytest.raises(ConfigError, match=r"^quant\.part\.child\.bits must be 2\.\.8, got 9$"):
-        part(plug_in, child={"_target_": "harness.formats.integer.Integer", "bits": 9})
+        part(plug_in, child={"_target_": "harness.formats.Integer", "bits": 9})
 
 
 @pytest.mark.parametrize(

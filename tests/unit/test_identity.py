@@ -70,7 +70,7 @@ def test_a_class_may_move_to_another_module() -> None:
 
 
 def test_a_path_of_an_earlier_version_is_still_built() -> None:
-    node = {"_target_": "harness.of_an_earlier_version.Integer", "bits": 8}
+    node = {"_target_": "harness.formats.Integer", "bits": 8}
     assert config.build(node, "quant").bits == 8
 
 
@@ -82,7 +82,7 @@ def test_a_component_of_a_users_own_package_keeps_its_path() -> None:
 
 
 def test_a_later_field_counts_only_with_another_value_than_earlier_runs_had() -> None:
-    node = {"_target_": "harness.models.sources.pretrained.LocalModel", "path": "x"}
+    node = {"_target_": "harness.models.sources.LocalModel", "path": "x"}
     early = {"_target_": "LocalModel", "path": "x"}
     assert canonical(node | {"attention": None, "baseline": None}) == early
     assert canonical(node | {"attention": "eager"}) == early | {"attention": "eager"}
@@ -97,7 +97,7 @@ def test_a_later_field_is_one_of_its_class(name: str) -> None:
 
 @pytest.mark.parametrize("key", ["model", "task"])
 def test_a_hash_differs_where_a_value_does(key: str) -> None:
-    node = {"_target_": "harness.models.sources.tiny.TinyModel", "seed": 0}
+    node = {"_target_": "harness.models.sources.TinyModel", "seed": 0}
     plain = {key: node, "allow_targets": []}
     changed = {key: node | {"seed": 1}, "allow_targets": []}
     assert config_hash(plain, "cpu") != config_hash(changed, "cpu")

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from harness.formats.base import Rounding
 from harness.formats.integer import Integer
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 from harness.quant.granularity import Granularity
 from harness.quant.tensor import ScalePlane, Scales
 
-E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
+E6M2 = UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48)
 GROUPS = (Granularity(block=(1, 4)), Granularity(block=(1, 8)), Granularity(block=(1, 64)))
 """Of l3, l2 and sf."""
 PIECE = 2**20

@@ -1,1 +1,1 @@
-"""sections."""
+"""The parts of a report, one table a file."""

@@ -62,7 +62,7 @@ def test_everything_else_is_left_alone_in_a_single_run(argument: str) -> None:
         "model.path='a b,c'",
         'model.path="x=y"',
         "model.path=a\\,b",
-        "task.answer={_target_:harness.tasks.mmlu.direct.Direct}",
+        "task.answer={_target_:harness.tasks.mmlu.Direct}",
     ],
 )
 def test_in_a_sweep_a_key_of_a_group_is_left_for_the_jobs(flag: str, argument: str) -> None:

@@ -35,8 +35,8 @@ def name_of(*words: str) -> str:
 
 INT2 = "format@quant.rules.linear.weight=int2_group"
 HEAD = (
-    "+quant.rules.head={_target_: harness.backends.layer.LayerRule, match: lm_head, weight: "
-    "{_target_: harness.quant.schemes.unscaled.Unscaled, element: {_target_: harness.formats.native.Native, name: bf16}}}"
+    "+quant.rules.head={_target_: harness.recipe.LayerRule, match: lm_head, weight: "
+    "{_target_: harness.quant.Unscaled, element: {_target_: harness.formats.Native, name: bf16}}}"
 )
 TEXT = ("+data@quant.calibration.data=text", "quant.calibration.data.path=o.txt")
 

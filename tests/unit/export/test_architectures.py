@@ -14,7 +14,7 @@ from transformers import CompressedTensorsConfig, PreTrainedConfig, PreTrainedMo
 from harness.backends.layer import LayerRule
 from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
+from harness.export.layouts.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel

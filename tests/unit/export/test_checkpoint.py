@@ -19,9 +19,9 @@ from harness.backends.layer import LayerRule
 from harness.errors import AuditError, ConfigError, ModelError, OutputError, UnsupportedRecipe
 from harness.export import checkpoint, verify
 from harness.export.checkpoint import export, least_bytes
-from harness.export.compressed_tensors import CompressedTensors
-from harness.export.gptq import Gptq
-from harness.export.layout import Layout
+from harness.export.layouts.compressed_tensors import CompressedTensors
+from harness.export.layouts.gptq import Gptq
+from harness.export.layouts.layout import Layout
 from harness.formats.integer import Integer
 from harness.formats.native import Native
 from harness.models.checkpoints.folder import sha256_file

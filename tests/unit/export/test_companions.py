@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
+from harness.export.layouts.compressed_tensors import CompressedTensors
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel

@@ -5,7 +5,7 @@ import torch
 
 from harness.backends.layer import LayerRule
 from harness.export import engine_kernels
-from harness.export.layout import Contents
+from harness.export.layouts.layout import Contents
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity

@@ -27,9 +27,9 @@ from transformers import (
 from harness.backends.layer import LayerRule
 from harness.errors import UnsupportedRecipe
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
-from harness.export.gptq import Gptq
-from harness.export.layout import Layout
+from harness.export.layouts.compressed_tensors import CompressedTensors
+from harness.export.layouts.gptq import Gptq
+from harness.export.layouts.layout import Layout
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.checkpoints import gptq as gptq_checkpoint

@@ -13,9 +13,9 @@ from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.export import verify
 from harness.export.checkpoint import export
-from harness.export.compressed_tensors import CompressedTensors
-from harness.export.gptq import Gptq
-from harness.export.layout import Layout
+from harness.export.layouts.compressed_tensors import CompressedTensors
+from harness.export.layouts.gptq import Gptq
+from harness.export.layouts.layout import Layout
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity

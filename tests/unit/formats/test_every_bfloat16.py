@@ -13,7 +13,7 @@ from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 
 BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 """Every bfloat16 number, as float32: NaNs, infinities, subnormals and both zeros included."""
@@ -68,7 +68,7 @@ def test_nan_codes_keep_the_sign() -> None:
 
 
 def test_e8m0_of_powers_of_two_is_that_of_ml_dtypes() -> None:
-    fmt = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+    fmt = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
     powers = torch.tensor(2.0) ** torch.arange(-127, 128)
     theirs = powers.numpy().astype(ml_dtypes.float8_e8m0fnu)
     np.testing.assert_array_equal(fmt.encode(powers).numpy(), theirs.view(np.uint8))

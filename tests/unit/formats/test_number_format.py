@@ -16,7 +16,7 @@ from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 
 Array = npt.NDArray[np.float64]
 
@@ -35,9 +35,9 @@ ROUNDED: list[Any] = [
     Minifloat(exponent_bits=2, mantissa_bits=1),
     Minifloat(exponent_bits=1, mantissa_bits=2),
     Minifloat(exponent_bits=7, mantissa_bits=0, specials="nan", overflow="special"),
-    PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127),
-    PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48),
-    PositiveFloat(exponent_bits=3, mantissa_bits=4, bias=-3),
+    UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127),
+    UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48),
+    UnsignedFloat(exponent_bits=3, mantissa_bits=4, bias=-3),
     HiF8(),
     HiF8(overflow="saturate"),
 ]
@@ -201,7 +201,7 @@ def test_rounding_is_odd_where_the_grid_is(fmt: Any, rounding: str) -> None:
     fmt = replace(fmt, rounding=rounding)
     values = fmt.values()
     if not torch.equal(values, -values.flip(0)):
-        assert isinstance(fmt, PositiveFloat | Integer)
+        assert isinstance(fmt, UnsignedFloat | Integer)
         return
     x = probes(fmt)
     assert torch.equal(fmt.round(-x).nan_to_num(7), -fmt.round(x).nan_to_num(-7))

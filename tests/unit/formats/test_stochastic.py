@@ -11,14 +11,14 @@ from harness.formats.base import round_to_integer
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 
 FORMATS: list[Any] = [
     Integer(bits=4, rounding="stochastic"),
     Integer(bits=8, fraction_bits=6, rounding="stochastic"),
     Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan", rounding="stochastic"),
     Minifloat(exponent_bits=2, mantissa_bits=1, rounding="stochastic"),
-    PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48, rounding="stochastic"),
+    UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48, rounding="stochastic"),
     HiF8(rounding="stochastic"),
 ]
 each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.formats.unsigned_float import PositiveFloat
+from harness.formats.unsigned_float import UnsignedFloat
 
-E8M0 = PositiveFloat(exponent_bits=8, mantissa_bits=0, bias=127)
-E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
+E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+E6M2 = UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ E6M2 = PositiveFloat(exponent_bits=6, mantissa_bits=2, bias=48)
     ids=["e8m0", "e6m2"],
 )
 def test_range_is_that_of_the_specification(
-    fmt: PositiveFloat, name: str, smallest: float, largest: float, count: int
+    fmt: UnsignedFloat, name: str, smallest: float, largest: float, count: int
 ) -> None:
     assert (fmt.name, fmt.bits, fmt.min, fmt.max) == (name, 8, smallest, largest)
     assert len(fmt.values()) == count
@@ -40,7 +40,7 @@ def test_code_of_all_ones_is_nan() -> None:
 
 @pytest.mark.parametrize("fmt", [E8M0, E6M2], ids=["e8m0", "e6m2"])
 def test_what_is_not_positive_is_the_smallest_and_what_is_too_large_the_largest(
-    fmt: PositiveFloat,
+    fmt: UnsignedFloat,
 ) -> None:
     x = torch.tensor([0.0, -0.0, -5.0, -math.inf, 1e-45, 3e38, math.inf])
     assert fmt.round(x).tolist() == [fmt.min] * 5 + [fmt.max] * 2
@@ -71,4 +71,4 @@ def test_halfway_between_powers_of_two_goes_up() -> None:
 )
 def test_format_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PositiveFloat(**fields)
+        UnsignedFloat(**fields)

@@ -42,7 +42,7 @@ def test_packages_of_the_classes_are_named_and_no_others(place: Path) -> None:
     assert list(found) == ["folder", "lone"]
     assert all(len(sha256) == 64 for sha256 in found.values())
     assert in_a_new_process() == found
-    assert foreign_code({"model": {"_target_": "harness.models.sources.tiny.TinyModel"}}) == {}
+    assert foreign_code({"model": {"_target_": "harness.models.sources.TinyModel"}}) == {}
 
 
 @pytest.mark.parametrize(

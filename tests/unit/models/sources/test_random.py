@@ -227,7 +227,7 @@ def test_rotary_frequencies_are_those_of_the_configuration(source: Source) -> No
 
 def test_random_weights_without_a_shape_are_a_configuration_error() -> None:
     node = {
-        "_target_": "harness.models.sources.pretrained.HubModel",
+        "_target_": "harness.models.sources.HubModel",
         "repo": "someone/else",
         "weights": "random",
     }

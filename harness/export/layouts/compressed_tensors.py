@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import ConfigError
-from harness.export.layout import (
+from harness.export.layouts.layout import (
     FACTORS,
     Contents,
     Packed,

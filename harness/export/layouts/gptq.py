@@ -25,7 +25,7 @@ from torch import Tensor
 
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
-from harness.export.layout import (
+from harness.export.layouts.layout import (
     Contents,
     Integers,
     Packed,

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from harness.backends.layer import QuantizedLayer
-from harness.export.layout import divisors, integer_format, integers, patterns, relative_error
+from harness.export.layouts.layout import (
+    divisors,
+    integer_format,
+    integers,
+    patterns,
+    relative_error,
+)
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
