@@ -189,7 +189,7 @@ def components() -> Mapping[str, str]:
     Returns:
         Class name -> path.
     """
-    found = {}
+    found: dict[str, str] = {}
     for door in ("harness.formats", "harness.quant"):
         found |= {name: f"{door}.{name}" for name in importlib.import_module(door).__all__}
     for file in CONF.rglob("*.yaml"):

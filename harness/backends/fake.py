@@ -17,8 +17,8 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.models.activations.expert_activations import change_inputs
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
-from harness.nn.linear import quantize_activation
 from harness.quant.overflow import overflow_in
+from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import Scales, TensorFormat
 
 
@@ -65,6 +65,7 @@ def _rounding(name: str, fmt: TensorFormat, scales: Scales | None) -> Callable[[
 
     def rounded(x: Tensor) -> Tensor:
         with overflow_in(f"input of {name}"):
-            return quantize_activation(x, fmt, scales)
+            tokens = x.reshape(-1, x.shape[-1])
+            return fake_quantize(tokens, fmt, scales=scales).view(x.shape)
 
     return rounded

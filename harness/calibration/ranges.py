@@ -14,8 +14,7 @@ from harness.errors import ConfigError
 from harness.models.activations.expert_activations import change_inputs
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
-from harness.nn.linear import StaticFormat
-from harness.quant.range import Range
+from harness.quant.range import Range, StaticFormat
 from harness.quant.tensor import Scales
 
 

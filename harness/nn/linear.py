@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +24,13 @@ from harness.nn.exact_buffers import exact_buffers
 from harness.nn.ops import fake_quantize_ste
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize, fit
-from harness.quant.range import Range
+from harness.quant.range import Range, StaticFormat
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import Scales, TensorFormat
 
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules of torch that hand the weights of their linear layers to fused kernels."""
 Mode = Literal["float", "calibrate", "fake_quant"]
-
-
-@runtime_checkable
-class StaticFormat(TensorFormat, Protocol):
-    """A format whose scales follow from ranges that were measured before."""
-
-    def measure(self, x: Tensor) -> Range:
-        """Return the range of every block."""
-
-    def scales_of(self, measured: Range) -> Scales:
-        """Return the scales that cover given ranges."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

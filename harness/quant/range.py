@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.quant.granularity import Granularity
-from harness.quant.tensor import Scales
+from harness.quant.tensor import Scales, TensorFormat
 
 
 class Range(NamedTuple):
@@ -80,6 +80,17 @@ class Ranged(Protocol):
 
     def to_grid(self, x: Tensor, scales: Scales) -> Tensor:
         """Round `x` under given scales."""
+
+
+@runtime_checkable
+class StaticFormat(TensorFormat, Protocol):
+    """A format whose scales follow from ranges that were measured before."""
+
+    def measure(self, x: Tensor) -> Range:
+        """Return the range of every block."""
+
+    def scales_of(self, measured: Range) -> Scales:
+        """Return the scales that cover given ranges."""
 
 
 def choose(fmt: Ranged, x: Tensor) -> Range:

@@ -17,9 +17,9 @@ from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Other, Target, find_others, find_targets
 from harness.models.targets.usage import NUM_TOKENS
-from harness.nn.linear import StaticFormat
 from harness.quant.overflow import FormatOverflow, refuse_overflow
 from harness.quant.primitives import encode, fit
+from harness.quant.range import StaticFormat
 from harness.quant.tensor import Scales
 from harness.recipe.checkpoint import as_it_came
 from harness.recipe.recipe import QuantRecipe

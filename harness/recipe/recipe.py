@@ -9,7 +9,7 @@ from harness.backends.base import Backend, CalibratedBackend
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule
 from harness.calibration.calibration_set import CalibrationSet
-from harness.nn.linear import StaticFormat
+from harness.quant.range import StaticFormat
 
 BASELINE = "none"
 """Name of the recipe without rules, and of no other."""
