@@ -4,8 +4,10 @@ Every message has the same shape: *what* must be *constraint*, got *value*; *wha
 marks a bad argument at the function that uses it; the classes here mark a run that cannot go on.
 """
 
+import dataclasses
 import errno
 import os
+from typing import Any
 
 NO_MEMORY = ("DefaultCPUAllocator", os.strerror(errno.ENOMEM))
 """What messages of RuntimeError and OSError say of memory that this machine has not."""
@@ -45,6 +47,24 @@ class ResultError(HarnessError):
 
 class OutputError(HarnessError):
     """Something cannot be written where the user wants it, or would overwrite what the harness did not write."""
+
+
+def check_bounds(component: Any, **least: float) -> None:
+    """Check that fields of a dataclass are not less than their least values; a field that is None passes.
+
+    Args:
+        component: The dataclass, as a rule in its `__post_init__`.
+        **least: Field -> least value, such as `shots=0, limit=1`.
+
+    Raises:
+        ValueError: A field is less, such as `limit must be >= 1 or null, got 0`.
+    """
+    optional = {item.name for item in dataclasses.fields(component) if "None" in str(item.type)}
+    for name, bound in least.items():
+        value = getattr(component, name)
+        if value is not None and value < bound:
+            null = " or null" if name in optional else ""
+            raise ValueError(f"{name} must be >= {bound}{null}, got {value}")
 
 
 def own_error(reason: BaseException | None) -> HarnessError | None:

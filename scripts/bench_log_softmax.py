@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from harness.data.hub import HubData
 from harness.engines.local.log_softmax import token_nll
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.machine import provenance
 from harness.models.sources.embedded import EmbeddedModel
 from harness.output.atomic import write_atomic
@@ -54,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = EmbeddedModel(dtype="float32").load(torch.device("cpu"))
     ids_1L = disjoint_windows(HubData().text(), loaded, WINDOW, 1).ids
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         seconds = alternating({"logits": lambda: halves.logits(halves.hidden(ids_1L))}, 1)
         logits_NV = halves.logits(halves.hidden(ids_1L))[0, :-1]
     targets_N = ids_1L[0, 1:]

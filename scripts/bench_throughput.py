@@ -121,7 +121,7 @@ def ours(
         return Phases(first - started, time.perf_counter() - first)
 
     def ask() -> Phases:
-        with loaded.in_float() if is_float else nullcontext(), products.multiplied(how):
+        with loaded.unquantized() if is_float else nullcontext(), products.multiplied(how):
             return request()
 
     request()  # the cache exists, and what is to be compiled is

@@ -45,7 +45,7 @@ class Installed:
 def install(loaded: LoadedModel, target: Target, module: nn.Module) -> None:
     """Put a module in the place of a linear layer, and of all layers that share its weight."""
     for each in (target, *target.shared):
-        loaded.replace(each.name, module)
+        loaded.swap_module(each.name, module)
 
 
 @runtime_checkable

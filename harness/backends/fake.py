@@ -37,9 +37,9 @@ class FakeBackend:
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
         values = target.stored(layer.weight.dequantize())
-        installed = loaded.swap(target.owner, target.attribute, values)
+        installed = loaded.swap_parameter(target.owner, target.attribute, values)
         for other in target.shared:
-            loaded.swap(other.owner, other.attribute, installed)
+            loaded.swap_parameter(other.owner, other.attribute, installed)
         if layer.input is not None:
             change_inputs(loaded, target, _rounding(layer.name, layer.input, layer.input_scales))
 

@@ -30,7 +30,7 @@ def measure(loaded: LoadedModel) -> Compute | None:
         AuditError: A layer multiplies something else than its codes.
         UnsupportedRecipe: The processor has no exact INT8 matmul.
     """
-    return loaded.once("compute of the checkpoint", lambda: probe.measure(_kinds(loaded), loaded))
+    return loaded.cached("compute of the checkpoint", lambda: probe.measure(_kinds(loaded), loaded))
 
 
 def _kinds(loaded: LoadedModel) -> Iterator[probe.Layer]:

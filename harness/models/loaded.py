@@ -73,11 +73,11 @@ class LoadedModel:
     ties: list["Tie"] = field(default_factory=list)
     """Configurations that `untie` has changed, with what they said before."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
-    """Results of `once`, by key."""
+    """Results of `cached`, by key."""
     is_float: bool = False
-    """True inside `in_float`, where hooks leave activations as they are."""
+    """True inside `unquantized`, where hooks leave activations as they are."""
 
-    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+    def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Return the result of `make` for a key. It is called once; the result is kept as long as the model, for a whole sweep.
 
         The result may depend on the tokenizer and the float weights, never on a recipe.
@@ -111,7 +111,9 @@ class LoadedModel:
         """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def swap(self, owner: nn.Module, attribute: str, weight: torch.Tensor) -> nn.Parameter:
+    def swap_parameter(
+        self, owner: nn.Module, attribute: str, weight: torch.Tensor
+    ) -> nn.Parameter:
         """Put `weight` in the place of a float parameter, which `restore` brings back; return what is in place now.
 
         A parameter shared by two modules is replaced in `owner` alone: give the other one the parameter that this returns.
@@ -124,10 +126,10 @@ class LoadedModel:
         self.swaps.append(Swap(owner, attribute, original, installed))
         return installed
 
-    def replace(self, path: str, module: nn.Module) -> None:
+    def swap_module(self, path: str, module: nn.Module) -> None:
         """Put a module in the place of the one at `path`, wherever the model has it; `restore` brings that back."""
         original, module = self.module.get_submodule(path), module.train(mode=False)
-        for each in self.once("paths of shared modules", self._shared_paths).get(path, [path]):
+        for each in self.cached("paths of shared modules", self._shared_paths).get(path, [path]):
             parent, _, attribute = each.rpartition(".")
             owner = self.module.get_submodule(parent)
             if getattr(owner, attribute) is original:
@@ -141,7 +143,9 @@ class LoadedModel:
             paths[module].append(path)
         return {each[0]: each for each in paths.values() if len(each) > 1}
 
-    def before(self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def transform_input(
+        self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
         """Let `change` make what goes into a layer, until `restore`."""
 
         def hook(
@@ -156,7 +160,7 @@ class LoadedModel:
         self.hooks.append(owner.register_forward_pre_hook(hook, with_kwargs=True))
 
     @contextmanager
-    def in_float(self) -> Iterator[None]:
+    def unquantized(self) -> Iterator[None]:
         """Be the float model inside the block, and the quantized one again after it.
 
         Both share every parameter that is not quantized; nothing is copied.
@@ -175,7 +179,7 @@ class LoadedModel:
             for swap, parameter in zip(self.swaps, in_place, strict=True):
                 setattr(swap.owner, swap.attribute, parameter)
 
-    def displaced(self) -> int:
+    def count_displaced(self) -> int:
         """Count the swapped-in parameters and modules that are no longer in place."""
         return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
 

@@ -79,7 +79,7 @@ def quantize(
 
 def audit_after(loaded: LoadedModel) -> None:
     """Raise AuditError if a quantized weight was replaced while the model was measured."""
-    if lost := loaded.displaced():
+    if lost := loaded.count_displaced():
         raise AuditError(
             f"every quantized weight must stay in place while it is measured, got {lost} of them replaced; "
             "the library that ran the model ties or reloads weights"

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from harness.stats import wilson
+
 SCHEMA_VERSION: Final = 1
 
 
@@ -73,6 +75,35 @@ class Metric(_Closed):
         if self.value is None and not self.note:
             raise ValueError(f"metric {self.name} must have a value or a note that says why not")
         return self
+
+    @classmethod
+    def count(
+        cls, name: str, value: int, *, of: int, item: str, higher_is_better: bool | None = None
+    ) -> Self:
+        """Return a number of items, such as 3 ties `of` 100 questions; `item` is `question`."""
+        return cls(
+            name=name,
+            value=value,
+            unit=Unit.COUNT,
+            n=of,
+            n_of=item,
+            higher_is_better=higher_is_better,
+        )
+
+    @classmethod
+    def share(
+        cls, name: str, hits: int, *, of: int, item: str, higher_is_better: bool | None
+    ) -> Self:
+        """Return `hits / of` with Wilson's interval."""
+        return cls(
+            name=name,
+            value=hits / of,
+            unit=Unit.FRACTION,
+            n=of,
+            n_of=item,
+            ci95=wilson(hits, of),
+            higher_is_better=higher_is_better,
+        )
 
 
 class ModelInfo(_Closed):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.data.source import Text
-from harness.engines.local.split_model import Scorer, scorer
+from harness.engines.local.split_model import SplitModel, split
 from harness.errors import ModelError, UnsupportedRecipe
 from harness.models import cache
 from harness.models.loaded import LoadedModel
@@ -48,12 +48,12 @@ class Baseline:
         return self.info.relation == "itself"
 
     @contextmanager
-    def split(self, of_model: Scorer) -> Iterator[Scorer]:
+    def split(self, of_model: SplitModel) -> Iterator[SplitModel]:
         """Split the float model into body and head, given the split of the measured model."""
         if self.loaded is of_model.loaded:
             yield of_model
         else:
-            with scorer(self.loaded) as own:
+            with split(self.loaded) as own:
                 yield own
 
     def check_text(self, loaded: LoadedModel, text: Text, window: int) -> None:
@@ -101,7 +101,9 @@ def own_float(loaded: LoadedModel) -> Baseline:
         raise ModelError(
             f"a recipe must have changed {loaded.name} to be compared with its float weights, got the weights as they were loaded"
         )
-    return Baseline(loaded=loaded, within=loaded.in_float, info=_info(loaded, "own float weights"))
+    return Baseline(
+        loaded=loaded, within=loaded.unquantized, info=_info(loaded, "own float weights")
+    )
 
 
 def itself(loaded: LoadedModel) -> Baseline:
@@ -167,7 +169,7 @@ def _size(loaded: LoadedModel) -> str:
 
 
 def _ids_sha256(loaded: LoadedModel, text: Text) -> str:
-    return loaded.once(
+    return loaded.cached(
         ("hash of token ids", text.sha256),
         lambda: hash_token_ids([tokenize(text.text, loaded).ids]),
     )

@@ -18,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.source import Text
-from harness.engines.local.split_model import Scorer
+from harness.engines.local.split_model import SplitModel
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.windows import Bos, DocumentIds
@@ -120,7 +120,7 @@ def batches(segments: Sequence[Segment], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def score(halves: Scorer, batch: Sequence[Segment]) -> list[Nll]:
+def score(halves: SplitModel, batch: Sequence[Segment]) -> list[Nll]:
     """Return -ln p of the scored tokens of each segment, in one pass of the model."""
     # Nothing follows the last token of a segment: it is a target and no input.
     ids_BT = pad_sequence([segment.ids[:-1] for segment in batch], batch_first=True)

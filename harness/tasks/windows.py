@@ -71,7 +71,7 @@ def disjoint_windows(
             tokenizer has no BOS token.
     """
     check_length(length, loaded)
-    encoded = loaded.once(
+    encoded = loaded.cached(
         ("token ids", text.sha256, text.starts, bos), lambda: _encode(text, loaded, bos)
     )
     num_before = len(encoded.before)

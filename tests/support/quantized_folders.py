@@ -18,7 +18,7 @@ from transformers import (
     TorchAoConfig,
 )
 
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -169,6 +169,6 @@ def check_facts(loaded: LoadedModel, folder: Path, *, kind: str, bits: tuple[flo
     else:
         # In memory there are the codes of the files, and the constants of the rotation.
         assert abs(facts.stored_bytes - facts.file_bytes) < 4000
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         found = halves.logits(halves.hidden(IDS))
     assert torch.equal(found, logits(loaded.module))

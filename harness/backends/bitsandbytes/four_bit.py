@@ -215,7 +215,7 @@ def _pack_stack(loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> N
     module = loaded.module.get_submodule(path)
     if module is target.owner:
         module = _twin(target.owner)
-        loaded.replace(path, module)
+        loaded.swap_module(path, module)
     packed = nn.Parameter(_packed(layer.weight.codes), requires_grad=False)
     setattr(module, target.attribute, packed)
     state = _state(layer.weight, loaded.dtype).as_dict()

@@ -193,7 +193,7 @@ class TorchaoSmoothQuantBackend:
         )
 
     def _maxima(self, loaded: LoadedModel) -> Maxima:
-        return loaded.once(
+        return loaded.cached(
             ("input maxima", self.calibration), lambda: observe(loaded, self.calibration)
         )
 
@@ -202,7 +202,7 @@ class TorchaoSmoothQuantBackend:
 def observe(loaded: LoadedModel, calibration: CalibrationSet) -> Maxima:
     """Run the float model over a calibration set, one sequence at a time, with an observer before every linear layer."""
     ids, text = calibration.draw(loaded)
-    with loaded.in_float():
+    with loaded.unquantized():
         linears = [t for t in find_targets(loaded.module) if is_linear(t.owner)]
         library = torchao("prototype.smoothquant")
         observers = {t.name: library.RunningAbsMaxSmoothQuantObserver(t.matrix) for t in linears}

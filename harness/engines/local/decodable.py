@@ -61,7 +61,7 @@ def check_decoding(loaded: LoadedModel, prompts_BS: Tensor, length: int | None) 
     kind = "growing" if length is None else "static"
     ids_1S = prompts_BS[:1].to(loaded.device)
     key = ("reason against decoding", kind, ids_1S.shape[1])
-    if reason := loaded.once(key, lambda: _reason(loaded, ids_1S, length)):
+    if reason := loaded.cached(key, lambda: _reason(loaded, ids_1S, length)):
         raise ModelError(
             f"the model must decode with a {kind} cache as it runs whole sequences, got a {type(loaded.module).__name__}, but "
             f"{reason}; choose another task.cache, or another model"
@@ -73,7 +73,7 @@ def _reason(loaded: LoadedModel, ids_1S: Tensor, length: int | None) -> str | No
     name, total = cache_argument(loaded.module), ids_1S.shape[1]
     first = max(1, total - DECODED)
     options: dict[str, Any] = {"logits_to_keep": total - first + 1}
-    with nullcontext() if loaded.is_float else loaded.in_float():
+    with nullcontext() if loaded.is_float else loaded.unquantized():
         whole = loaded.module(ids_1S, use_cache=False, **options).logits[0].float()
         parts = []
         try:

@@ -53,7 +53,7 @@ class Generation:
     """Sequences of one length, continued by a fixed number of tokens.
 
     It is bound to what is in the model when it is made: for the float model inside a quantized one, make and use it inside of
-    `loaded.in_float()`.
+    `loaded.unquantized()`.
     """
 
     def __init__(

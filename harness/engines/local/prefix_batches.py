@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.engines.local.shared_prefix import PackedRows, run_prefix
-from harness.engines.local.split_model import Scorer
+from harness.engines.local.split_model import SplitModel
 
 
 class PromptBatch(Protocol):
@@ -41,7 +41,7 @@ class PromptBatch(Protocol):
 class SharedBatch:
     """Rows after a prefix that has been run; see `PromptBatch`."""
 
-    halves: Scorer
+    halves: SplitModel
     indices: tuple[int, ...]
     rows: tuple[Sequence[int], ...]
     packed: PackedRows
@@ -68,7 +68,7 @@ class WholeBatch:
     Without a cache, since what a model keeps, and how it wants it back, is its own affair: a token more runs all again.
     """
 
-    halves: Scorer
+    halves: SplitModel
     indices: tuple[int, ...]
     ids: Tensor
     """int64 `[B, S]`."""
@@ -101,7 +101,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def batches(
-    halves: Scorer, sequences: Sequence[Sequence[int]], batch_tokens: int, *, share: bool
+    halves: SplitModel, sequences: Sequence[Sequence[int]], batch_tokens: int, *, share: bool
 ) -> Iterator[PromptBatch]:
     """Yield token sequences in batches of at most `batch_tokens` tokens, and of at least one row.
 

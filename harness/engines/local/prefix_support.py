@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.engines.local.shared_prefix import PackedRows, run_prefix
-from harness.engines.local.split_model import REFUSALS, Scorer
+from harness.engines.local.split_model import REFUSALS, SplitModel
 from harness.models.architecture import TOLERANCE, text_config
 from harness.models.tokens import num_rows
 
@@ -20,7 +20,7 @@ SCALED = ("dynamic", "longrope")
 """Kinds of rotary positions that change with the length of the whole prompt, once it exceeds the original one."""
 
 
-def obstacle(halves: Scorer, longest: int) -> str | None:
+def obstacle(halves: SplitModel, longest: int) -> str | None:
     """Return why prompts of up to `longest` tokens cannot share a prefix, or None if they can."""
     config = text_config(halves.loaded.module)
     kinds, _ = get_layer_types_and_kwargs(config)
@@ -30,7 +30,7 @@ def obstacle(halves: Scorer, longest: int) -> str | None:
     original = rope.get("original_max_position_embeddings") or halves.loaded.max_length
     if original and longest > original and set(SCALED) & set(_texts(rope)):
         return "its positions change with the length of the whole prompt"
-    return halves.loaded.once("obstacle to a shared prefix", lambda: _difference(halves))
+    return halves.loaded.cached("obstacle to a shared prefix", lambda: _difference(halves))
 
 
 def _texts(node: object) -> Iterator[str]:
@@ -42,12 +42,12 @@ def _texts(node: object) -> Iterator[str]:
         yield node
 
 
-def _difference(halves: Scorer) -> str | None:
+def _difference(halves: SplitModel) -> str | None:
     """Run a small batch of the float model both ways; return what is wrong with the shared one, or None."""
     loaded = halves.loaded
     tokens = [token % num_rows(loaded) for token in range(100, 140)]
     shared, rows = tokens[:20], (tokens[20:24], tokens[24:35], tokens[35:])
-    with loaded.in_float():
+    with loaded.unquantized():
         whole = [halves.hidden(torch.tensor([[*shared, *row]]))[:, -1] for row in rows]
         try:
             packed = PackedRows.make(run_prefix(halves, shared), [len(row) for row in rows])

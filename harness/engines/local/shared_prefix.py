@@ -27,7 +27,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from harness.engines.local.split_attention import Part, attend, join
-from harness.engines.local.split_model import Scorer
+from harness.engines.local.split_model import SplitModel
 from harness.models.architecture import attention
 
 NAME = "harness_shared_prefix"
@@ -54,7 +54,7 @@ class Scoring(NamedTuple):
     """Score of a key without a value, for each head `[H]`: it takes its share of the softmax."""
 
 
-def run_prefix(halves: Scorer, ids: Sequence[int]) -> Prefix:
+def run_prefix(halves: SplitModel, ids: Sequence[int]) -> Prefix:
     """Run the shared beginning of some prompts, at least one token."""
     # Without the config every layer keeps all keys, those with a sliding window too.
     cache = DynamicCache()
@@ -95,19 +95,19 @@ class PackedRows:
         places_BS = (starts_B1 + columns_S).where(is_token_BS, torch.zeros_like(columns_S))
         return cls(prefix=prefix, lengths=lengths_B, is_token=is_token_BS, places=places_BS)
 
-    def prefill(self, halves: Scorer, rows: Sequence[Sequence[int]], *, keep: bool) -> Tensor:
+    def prefill(self, halves: SplitModel, rows: Sequence[Sequence[int]], *, keep: bool) -> Tensor:
         """Run the rows; return the hidden state of each one's last token, `[B, H]`. `keep` allows for `step`."""
         self.keep = keep
         ids_1N = torch.tensor([[token for row in rows for token in row]])
         hidden_NH = self._run(halves, ids_1N)
         return hidden_NH[self.lengths.cumsum(0) - 1]
 
-    def step(self, halves: Scorer, tokens_B: Tensor) -> Tensor:
+    def step(self, halves: SplitModel, tokens_B: Tensor) -> Tensor:
         """Append one token to each row; return its hidden state, `[B, H]`."""
         self.steps += 1
         return self._run(halves, tokens_B[None])
 
-    def _run(self, halves: Scorer, ids_1N: Tensor) -> Tensor:
+    def _run(self, halves: SplitModel, ids_1N: Tensor) -> Tensor:
         positions_1N = self.prefix.length + self._offsets()[None]
         with _replaced_attention(halves, self):
             return halves.hidden(ids_1N, position_ids=positions_1N)[0]
@@ -213,7 +213,7 @@ AttentionInterface.register(NAME, _attention)
 
 
 @contextmanager
-def _replaced_attention(halves: Scorer, rows: PackedRows) -> Iterator[None]:
+def _replaced_attention(halves: SplitModel, rows: PackedRows) -> Iterator[None]:
     """Let the model's layers ask `_attention`, which asks these rows."""
     token = _running.set(rows)
     try:

@@ -34,8 +34,8 @@ REFUSALS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
 """What a model raises that is not put together in the way of the others."""
 
 
-class Scorer:
-    """The two halves of a loaded model; `scorer` makes one."""
+class SplitModel:
+    """Decoder body and LM head of a loaded model, run apart; `split` makes one."""
 
     def __init__(self, loaded: LoadedModel, body: nn.Module, vocabulary: int) -> None:
         self.loaded = loaded
@@ -89,7 +89,7 @@ class Scorer:
         The float model is run: a recipe may change logits, but not what the architecture can do.
         """
         ids_1S = torch.arange(1, 6, device=self.loaded.device)[None]
-        with self.loaded.in_float():
+        with self.loaded.unquantized():
             try:
                 whole = self.loaded.module(ids_1S, use_cache=False).logits
                 hidden = self.hidden(ids_1S)
@@ -135,14 +135,14 @@ def _is_float(weight: Tensor) -> bool:
 
 
 @contextmanager
-def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
+def split(loaded: LoadedModel) -> Iterator[SplitModel]:
     """Context manager that splits a model into body and LM head, in inference mode.
 
     Raises:
         ModelError: The model has no linear output layer to compute in float32, or is more than a body and a head.
     """
     module = loaded.module
-    with loaded.in_float():
+    with loaded.unquantized():
         head = output_layer(module)
     if not isinstance(head, nn.Linear):
         raise ModelError(
@@ -150,7 +150,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             "scores of this architecture are not defined here"
         )
     # The head has a row for each token; its count stands where the config's may differ.
-    halves = Scorer(loaded, text_model(module), head.out_features)
+    halves = SplitModel(loaded, text_model(module), head.out_features)
     with ExitStack() as patches:
         patches.enter_context(torch.inference_mode())
         for each in {
@@ -158,7 +158,7 @@ def scorer(loaded: LoadedModel) -> Iterator[Scorer]:
             output_layer(module),
         }:  # `in_float` may put the first in place of the other
             patches.enter_context(patched(each, "forward", halves.product_of(each)))
-        if reason := loaded.once("obstacle to halves", halves.obstacle):
+        if reason := loaded.cached("obstacle to halves", halves.obstacle):
             raise ModelError(
                 "the model must be causal, a body and a head on its hidden states, got a "
                 f"{type(module).__name__}, but {reason}; scores of this architecture are not defined here"

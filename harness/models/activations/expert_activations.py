@@ -20,7 +20,7 @@ def change_inputs(loaded: LoadedModel, target: Target, change: Change) -> None:
     """Replace the activation `[.., K]` that a target is multiplied with by `change` of it, until `loaded.restore`."""
     for each in (target, *target.shared):
         if each.linear is not None:
-            loaded.before(each.owner, change)
+            loaded.transform_input(each.owner, change)
         else:
             _around_matmuls(loaded, each.owner, each.attribute, change)
 

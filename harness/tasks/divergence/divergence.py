@@ -28,7 +28,7 @@ from torch import Tensor
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
-from harness.engines.local.split_model import Scorer, scorer
+from harness.engines.local.split_model import SplitModel, split
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore, TaskInfo
@@ -114,7 +114,7 @@ class Divergence:
         text = self.data.text()
         base.check_text(loaded, text, self.window)
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
-        with scorer(loaded) as halves, base.split(halves) as base_halves:
+        with split(loaded) as halves, base.split(halves) as base_halves:
             candidate = side(halves, run_windows(halves, windows.ids))
             beside = baseline(base_halves, windows, base.within)
             pairs = side_by_side(halves, windows, candidate, beside, self.name)
@@ -166,7 +166,7 @@ class Divergence:
 
 
 def side_by_side(
-    halves: Scorer, windows: Windows, candidate: Side, base: Side, name: str
+    halves: SplitModel, windows: Windows, candidate: Side, base: Side, name: str
 ) -> TokenPairs:
     """Return the statistics of every scored token, `[windows, L - 1]`; logits exist a chunk at a time.
 
@@ -191,12 +191,12 @@ def side_by_side(
     return TokenPairs(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
 
-def baseline(halves: Scorer, windows: Windows, within: Become) -> Side:
+def baseline(halves: SplitModel, windows: Windows, within: Become) -> Side:
     """Return the float model, which `halves` are inside `within`; its hidden states are kept for the next recipe as far as there is room."""
     loaded = halves.loaded
 
     def hidden() -> Iterator[Tensor]:
-        kept: dict[Hashable, Tensor] = loaded.once("baseline hidden states", dict)
+        kept: dict[Hashable, Tensor] = loaded.cached("baseline hidden states", dict)
         for index, ids_L in enumerate(windows.ids):
             key = (windows.ids_sha256, len(ids_L), index, loaded.attention)
             if key in kept:
@@ -210,7 +210,7 @@ def baseline(halves: Scorer, windows: Windows, within: Become) -> Side:
     return side(halves, hidden(), within)
 
 
-def side(halves: Scorer, hidden: Iterator[Tensor], become: Become = nullcontext) -> Side:
+def side(halves: SplitModel, hidden: Iterator[Tensor], become: Become = nullcontext) -> Side:
     """Return a side of given hidden states, with the head of the model inside `become`."""
 
     def logits(hidden_NH: Tensor) -> Tensor:
@@ -220,7 +220,9 @@ def side(halves: Scorer, hidden: Iterator[Tensor], become: Become = nullcontext)
     return Side(hidden, logits)
 
 
-def run_windows(halves: Scorer, ids_NL: Tensor, become: Become = nullcontext) -> Iterator[Tensor]:
+def run_windows(
+    halves: SplitModel, ids_NL: Tensor, become: Become = nullcontext
+) -> Iterator[Tensor]:
     """Yield the hidden states `[L, H]` of each window, run alone by the model inside `become`."""
     for ids_L in ids_NL:
         with become():

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.source import DataSource
-from harness.engines.local.split_model import Scorer, scorer
+from harness.engines.local.split_model import SplitModel, split
 from harness.errors import ConfigError, ModelError
 from harness.models.architecture import attention
 from harness.models.loaded import LoadedModel
@@ -62,7 +62,7 @@ class Variant(NamedTuple):
     name: str
     change: str
     """What is different, in a word."""
-    side: Callable[[Scorer], Side]
+    side: Callable[[SplitModel], Side]
     """The model with the change."""
 
 
@@ -153,8 +153,8 @@ def _measure(
     found: dict[str, TokenPairs] = {}
     warnings = []
     for variant in variants:
-        # A scorer each: it holds a float32 copy of the head it was used with.
-        with scorer(loaded) as halves:
+        # A split of its own for each: it holds a float32 copy of the head it was used with.
+        with split(loaded) as halves:
             title = f"noise floor, {variant.name}"
             base = baseline(halves, windows, nullcontext)
             try:
@@ -173,18 +173,18 @@ def _measure(
 
 
 def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
-    def paired(halves: Scorer) -> Side:
+    def paired(halves: SplitModel) -> Side:
         return side(halves, run_in_pairs(halves, windows.ids))
 
     kernel = "sdpa" if loaded.attention == "eager" else "eager"
 
-    def other_kernel(halves: Scorer) -> Side:
+    def other_kernel(halves: SplitModel) -> Side:
         become = partial(attention, loaded.module, kernel)
         return side(halves, run_windows(halves, windows.ids, become))
 
     dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
 
-    def other_dtype(halves: Scorer) -> Side:
+    def other_dtype(halves: SplitModel) -> Side:
         become = cast(loaded, dtype)
         return side(halves, run_windows(halves, windows.ids, become), become)
 
@@ -194,7 +194,7 @@ def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
     yield Variant("batch", str(BATCH), paired)
 
 
-def run_in_pairs(halves: Scorer, ids_NL: Tensor) -> Iterator[Tensor]:
+def run_in_pairs(halves: SplitModel, ids_NL: Tensor) -> Iterator[Tensor]:
     """Yield the hidden states `[L, H]` of each window, run beside the next one; the last of an odd number beside the first."""
     count = len(ids_NL)
     for start in range(0, count, BATCH):

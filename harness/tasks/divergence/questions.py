@@ -37,7 +37,7 @@ def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> Tas
     facts = questions.data_facts()
     key = ("answers", questions, facts["questions_sha256"], facts["examples_sha256"])
     candidate = questions.run(loaded)
-    reference = base.loaded.once(key, lambda: _ask(questions, base))
+    reference = base.loaded.cached(key, lambda: _ask(questions, base))
     if candidate.info.data["token_ids_sha256"] != reference.info.data["token_ids_sha256"]:
         raise ModelError(
             f"model.baseline must have the tokenizer of the model to be asked the same prompts, but {base.info.name} gives "

@@ -42,7 +42,7 @@ from huggingface_hub.utils import logging
 
 from harness import paths
 from harness.engines.local.patch import patched
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import ConfigError, DataError, InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import adds_bos, check_rows, without_suffix
@@ -123,7 +123,7 @@ class LMEval:
             facts = self._facts(found)
             model = _evaluator(loaded, self.batch_size, length)
             heard.clear()  # up to here lm-eval speaks of defaults in task files, and of the model being one in memory
-            with scorer(loaded), watched(loaded), one_process():
+            with split(loaded), watched(loaded), one_process():
                 results = self._evaluate(model, found)
         items = [item for entries in results["samples"].values() for item in entries]
         hashes = (item[f"{kind}_hash"] for item in items for kind in ("doc", "prompt", "target"))
@@ -298,7 +298,7 @@ def _evaluator(loaded: LoadedModel, batch_size: int, length: int) -> Any:
     with patched(loaded.module, "tie_weights", lambda *_, **__: None):
         model = HFLM(
             pretrained=loaded.module,
-            tokenizer=loaded.once(
+            tokenizer=loaded.cached(
                 "lm-eval's tokenizer", lambda: without_suffix(copy.deepcopy(loaded.tokenizer))
             ),
             backend="causal",

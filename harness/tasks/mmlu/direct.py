@@ -68,9 +68,7 @@ def _tie_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
     n = len(samples)
     ties = sum(sample.scores["num_tied"] > 1 for sample in samples)
     return [
-        Metric(
-            name="ties", value=ties, unit=Unit.COUNT, n=n, n_of="question", higher_is_better=None
-        ),
+        Metric.count("ties", ties, of=n, item="question"),
         Metric(
             name="accuracy_split_ties",
             value=math.fsum(sample.scores["credit"] for sample in samples) / n,

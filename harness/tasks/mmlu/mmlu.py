@@ -15,7 +15,7 @@ from harness.data.source import DataSource, Question, hash_questions, repeated_q
 from harness.display.progress import bar
 from harness.engines.local.prefix_batches import PromptBatch, batches
 from harness.engines.local.prefix_support import obstacle
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import ConfigError
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -139,7 +139,7 @@ class MMLU:
             by_subject[item.question.subject].append(item)
         samples: dict[str, SampleScore] = {}
         budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
-        with scorer(loaded) as halves, bar(self.name, len(encoded)) as progress:
+        with split(loaded) as halves, bar(self.name, len(encoded)) as progress:
             reason = obstacle(halves, max(len(item.ids) for item in encoded))
             for group in by_subject.values():
                 sequences = [item.ids for item in group]
@@ -168,7 +168,7 @@ class MMLU:
         facts = self.data_facts()
         key = ("prompts", facts["questions_sha256"], facts["examples_sha256"], facts["num_shots"])
         data = self.data.questions()
-        return loaded.once(key, lambda: encode(loaded, self.questions(), data, self.num_shots()))
+        return loaded.cached(key, lambda: encode(loaded, self.questions(), data, self.num_shots()))
 
     def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
         drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"

@@ -30,7 +30,7 @@ from torch import Tensor
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
 from harness.engines.local.decodable import cache_argument
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.results.record import BaselineInfo, Compute, TaskInfo
@@ -136,7 +136,7 @@ class Parity:
         base = baselines.own_float(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
-        with scorer(loaded):
+        with split(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
             with base.within():
                 exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
@@ -155,7 +155,7 @@ class Parity:
             InvalidResult: A log-probability of some model or an output of a layer is not finite.
         """
         prompts = reference.prompts
-        with scorer(loaded):
+        with split(loaded):
             real = self._logits(loaded, prompts, "real")
             windows = [
                 _compare(q, p, exact, ids_L[1:])
@@ -232,7 +232,7 @@ class Parity:
 
 
 def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
-    """Return logits `[T, V]`, the last `decode` of them made one token at a time on a cache; float32 where `scorer` is active."""
+    """Return logits `[T, V]`, the last `decode` of them made one token at a time on a cache; float32 inside `split`."""
     first = len(ids_T) - decode
     output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
     parts = [output.logits[0]]

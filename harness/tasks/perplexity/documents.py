@@ -83,7 +83,7 @@ class Documents:
                 "lower task.limit_documents or choose other data"
             )
         written = pages if text.is_as_written else tuple(map(detokenize, pages))
-        encoded = loaded.once(
+        encoded = loaded.cached(
             ("document tokens", written),
             lambda: [tokenize(page, loaded, prefix=False).ids for page in written],
         )

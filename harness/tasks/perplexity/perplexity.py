@@ -21,7 +21,7 @@ import numpy as np
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore, TaskInfo
@@ -125,7 +125,7 @@ class Perplexity:
         """Return -ln p of the scored tokens of each item."""
         parts: dict[int, Nll] = {}
         sums: list[float] = []
-        with scorer(loaded) as halves, bar(self.name, len(cut.segments)) as progress:
+        with split(loaded) as halves, bar(self.name, len(cut.segments)) as progress:
             for batch in batches(cut.segments, budget):
                 segments = [cut.segments[index] for index in batch]
                 for index, nll in zip(batch, score(halves, segments), strict=True):

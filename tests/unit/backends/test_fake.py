@@ -62,7 +62,7 @@ def test_audit_finds_a_single_wrong_value(tiny: LoadedModel) -> None:
 
 def test_audit_finds_a_weight_of_another_shape(tiny: LoadedModel) -> None:
     target, layer = pair(tiny)
-    tiny.swap(target.owner, target.attribute, torch.zeros(2, 2))
+    tiny.swap_parameter(target.owner, target.attribute, torch.zeros(2, 2))
     assert FakeBackend().inspect(tiny, target, layer).fault is not None
 
 

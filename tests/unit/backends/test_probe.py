@@ -58,7 +58,7 @@ class Stand:
         chosen = target.name.endswith(self.layer)
         via, off = (self.via, self.off) if chosen else (torch.float32, 0.0)
         bias: Any = target.owner.bias
-        loaded.replace(target.name, Product(layer.weight.dequantize(), bias, via, off))
+        loaded.swap_module(target.name, Product(layer.weight.dequantize(), bias, via, off))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         return Installed(kernel="stand-in", stored_bytes=layer.weight.total_bits // 8)

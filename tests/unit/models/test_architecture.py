@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import DataError, ModelError
 from harness.models import architecture
 from harness.models.architecture import text_config, text_model
@@ -140,7 +140,7 @@ def test_wrapper_loads_whole_and_its_text_model_is_scored(folder: Path, name: st
     assert loaded.module.state_dict().keys() == written.state_dict().keys()
     assert text_config(loaded.module).model_type != loaded.module.config.model_type
     ids = torch.arange(1, 40)[None]
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         found = halves.logits(halves.hidden(ids))
         expected = written(ids, use_cache=False).logits
     # Two passes over the same float32 weights; sums over 64 numbers may run in another order.

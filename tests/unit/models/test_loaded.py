@@ -29,7 +29,7 @@ def quantized_head() -> QuantRecipe:
 def test_swap_replaces_one_owner_and_restore_brings_the_object_back(tiny: LoadedModel) -> None:
     head, embedding = tiny.module.lm_head, tiny.module.model.embed_tokens
     original = head.weight
-    tiny.swap(head, "weight", torch.zeros_like(original))
+    tiny.swap_parameter(head, "weight", torch.zeros_like(original))
     assert head.weight.eq(0).all()
     assert embedding.weight is original
     assert not head.weight.requires_grad
@@ -41,7 +41,7 @@ def test_swap_replaces_one_owner_and_restore_brings_the_object_back(tiny: Loaded
 def test_swap_casts_to_the_type_of_the_model() -> None:
     loaded = TinyModel(dtype="bfloat16").load(CPU)
     owner = loaded.module.model.layers[0].mlp.up_proj
-    loaded.swap(owner, "weight", torch.full(owner.weight.shape, 1.001))
+    loaded.swap_parameter(owner, "weight", torch.full(owner.weight.shape, 1.001))
     assert owner.weight.dtype is torch.bfloat16
     assert owner.weight.eq(1).all()
 
@@ -49,8 +49,8 @@ def test_swap_casts_to_the_type_of_the_model() -> None:
 def test_restore_after_two_swaps_of_one_weight_brings_the_first_back(tiny: LoadedModel) -> None:
     owner = tiny.module.model.layers[0].mlp.up_proj
     original = owner.weight
-    tiny.swap(owner, "weight", torch.zeros_like(original))
-    tiny.swap(owner, "weight", torch.ones_like(original))
+    tiny.swap_parameter(owner, "weight", torch.zeros_like(original))
+    tiny.swap_parameter(owner, "weight", torch.ones_like(original))
     tiny.restore()
     assert owner.weight is original
 
@@ -59,7 +59,7 @@ def test_before_changes_what_goes_into_one_layer_until_restore(tiny: LoadedModel
     first, second = (layer.mlp.up_proj for layer in tiny.module.model.layers)
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
     exact, other = first(x), second(x)
-    tiny.before(first, lambda x: 2 * x)
+    tiny.transform_input(first, lambda x: 2 * x)
     assert torch.equal(first(x), 2 * exact)
     assert torch.equal(second(x), other)
     tiny.restore()
@@ -71,8 +71,8 @@ def test_changes_before_a_layer_come_in_the_order_they_were_made(tiny: LoadedMod
     owner = tiny.module.model.layers[0].mlp.up_proj
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
     expected = owner(2 * x + 1)
-    tiny.before(owner, lambda x: 2 * x)
-    tiny.before(owner, lambda x: x + 1)
+    tiny.transform_input(owner, lambda x: 2 * x)
+    tiny.transform_input(owner, lambda x: x + 1)
     assert torch.equal(owner(x), expected)
 
 
@@ -82,8 +82,8 @@ def test_before_leaves_further_arguments_and_other_hooks_alone(tiny: LoadedModel
     bilinear = torch.nn.Bilinear(2, 2, 1)
     a, b = torch.ones(1, 2), 3 * torch.ones(1, 2)
     expected = bilinear(5 * a, b)
-    tiny.before(bilinear, lambda x: 5 * x)
-    tiny.before(owner, lambda x: x)
+    tiny.transform_input(bilinear, lambda x: 5 * x)
+    tiny.transform_input(owner, lambda x: x)
     assert torch.equal(bilinear(a, b), expected)
     tiny.restore()
     owner(torch.ones(1, 48))
@@ -96,8 +96,8 @@ def test_weight_swapped_and_input_changed_are_both_undone(tiny: LoadedModel) -> 
     original = owner.weight
     with torch.inference_mode():
         before = tiny.module(IDS).logits
-        tiny.swap(owner, "weight", 2 * original)
-        tiny.before(owner, lambda x: x / 2)
+        tiny.swap_parameter(owner, "weight", 2 * original)
+        tiny.transform_input(owner, lambda x: x / 2)
         assert torch.equal(tiny.module(IDS).logits, before)
         tiny.restore()
         assert torch.equal(tiny.module(IDS).logits, before)
@@ -108,10 +108,10 @@ def test_weight_swapped_and_input_changed_are_both_undone(tiny: LoadedModel) -> 
 def test_displaced_counts_what_is_no_longer_in_place(tiny: LoadedModel) -> None:
     first, second = (layer.mlp.up_proj for layer in tiny.module.model.layers)
     for owner in (first, second):
-        tiny.swap(owner, "weight", torch.zeros_like(owner.weight))
-    assert tiny.displaced() == 0
+        tiny.swap_parameter(owner, "weight", torch.zeros_like(owner.weight))
+    assert tiny.count_displaced() == 0
     first.weight = torch.nn.Parameter(first.weight.clone(), requires_grad=False)
-    assert tiny.displaced() == 1
+    assert tiny.count_displaced() == 1
 
 
 def test_tying_weights_again_does_not_undo_a_quantized_head(tiny: LoadedModel) -> None:
@@ -219,11 +219,11 @@ def test_float_model_is_there_for_a_while(tiny: LoadedModel) -> None:
     owner = tiny.module.model.layers[0].mlp.up_proj
     original = owner.weight
     exact = tiny.module(IDS).logits
-    tiny.swap(owner, "weight", torch.zeros_like(original))
-    tiny.swap(owner, "weight", torch.ones_like(original))
-    tiny.before(owner, lambda x: 2 * x)
+    tiny.swap_parameter(owner, "weight", torch.zeros_like(original))
+    tiny.swap_parameter(owner, "weight", torch.ones_like(original))
+    tiny.transform_input(owner, lambda x: 2 * x)
     installed, rounded = owner.weight, tiny.module(IDS).logits
-    with tiny.in_float():
+    with tiny.unquantized():
         assert owner.weight is original
         assert torch.equal(tiny.module(IDS).logits, exact)
     assert owner.weight is installed
@@ -233,8 +233,8 @@ def test_float_model_is_there_for_a_while(tiny: LoadedModel) -> None:
 
 def test_quantized_model_is_back_after_an_error_in_the_float_one(tiny: LoadedModel) -> None:
     owner = tiny.module.model.layers[0].mlp.up_proj
-    tiny.swap(owner, "weight", torch.zeros_like(owner.weight))
-    with pytest.raises(KeyError), tiny.in_float():
+    tiny.swap_parameter(owner, "weight", torch.zeros_like(owner.weight))
+    with pytest.raises(KeyError), tiny.unquantized():
         raise KeyError
     assert owner.weight.eq(0).all()
     assert not tiny.is_float
@@ -243,11 +243,11 @@ def test_quantized_model_is_back_after_an_error_in_the_float_one(tiny: LoadedMod
 def test_what_took_the_place_of_a_weight_is_not_hidden_by_the_float_model() -> None:
     loaded = TinyModel().load(CPU)
     owner = loaded.module.model.layers[0].mlp.up_proj
-    loaded.swap(owner, "weight", torch.zeros_like(owner.weight))
+    loaded.swap_parameter(owner, "weight", torch.zeros_like(owner.weight))
     owner.weight = torch.nn.Parameter(torch.ones_like(owner.weight))
-    with loaded.in_float():
+    with loaded.unquantized():
         pass
-    assert loaded.displaced() == 1
+    assert loaded.count_displaced() == 1
 
 
 def test_what_is_made_once_is_kept_with_its_key(tiny: LoadedModel) -> None:
@@ -257,5 +257,5 @@ def test_what_is_made_once_is_kept_with_its_key(tiny: LoadedModel) -> None:
         calls.append("made")
         return list(calls)
 
-    assert tiny.once(("kept", 1), make) is tiny.once(("kept", 1), make)
-    assert tiny.once(("kept", 2), make) == ["made", "made"]
+    assert tiny.cached(("kept", 1), make) is tiny.cached(("kept", 1), make)
+    assert tiny.cached(("kept", 2), make) == ["made", "made"]

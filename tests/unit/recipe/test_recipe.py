@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -382,7 +382,7 @@ def test_input_of_a_quantized_head_is_rounded_where_scores_are_taken(tiny: Loade
     rules = {"head": LayerRule(match="lm_head", weight=fmt(), input=fmt(bits=4))}
     exact = tiny.module.lm_head.weight.detach().clone()
     quantize(tiny, recipe(rules=rules, skip=("embed_tokens",)))
-    with scorer(tiny):
+    with split(tiny):
         hidden = tiny.module.model(IDS).last_hidden_state
         expected = nn.functional.linear(by_hand(hidden, 4), by_hand(exact, 8))
         assert torch.equal(tiny.module(IDS).logits, expected)

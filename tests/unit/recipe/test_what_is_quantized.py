@@ -465,7 +465,7 @@ def test_a_mixture_has_inputs_rounded_by_expert(load: Callable[..., LoadedModel]
         expected.index_add_(0, token, out * weights[token, slot, None])
     assert torch.equal(made, expected)
     assert not torch.allclose(made, plain, rtol=1e-3)
-    with loaded.in_float():
+    with loaded.unquantized():
         assert torch.equal(experts(x, index, weights), plain)
     loaded.restore()
     assert torch.equal(experts(x, index, weights), plain)

@@ -376,7 +376,7 @@ def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> No
     try:
         with pytest.raises(UnsupportedRecipe, match=r"\+model@model\.baseline="):
             baselines.find(tiny, "divergence")
-        tiny.swap(tiny.module.lm_head, "weight", torch.zeros(261, 48))
+        tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(261, 48))
         assert baselines.find(tiny, "divergence").info.relation == "own float weights"
     finally:
         tiny.dequantized = None

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.models.loaded import LoadedModel
 from harness.tasks.segments import Segment, batches, score
 
@@ -44,7 +44,7 @@ def test_no_segments_make_no_batch() -> None:
 def test_segments_of_a_batch_score_what_each_scores_alone(tiny: LoadedModel) -> None:
     ids = torch.randint(0, 256, (90,), generator=torch.Generator().manual_seed(0))
     batch = [Segment(ids[:50], 30, 0), Segment(ids[40:43], 2, 0), Segment(ids[20:90], 1, 1)]
-    with scorer(tiny) as halves:
+    with split(tiny) as halves:
         together = score(halves, batch)
     for segment, found in zip(batch, together, strict=True):
         with torch.no_grad():
@@ -60,7 +60,7 @@ def test_last_token_is_a_target_and_no_input(tiny: LoadedModel) -> None:
     shapes = []
     embedding = tiny.module.get_input_embeddings()
     handle = embedding.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
-    with scorer(tiny) as halves:
+    with split(tiny) as halves:
         score(halves, [Segment(torch.arange(12), 1, 0), Segment(torch.arange(7), 3, 1)])
     handle.remove()
     assert shapes == [(2, 11)]

@@ -14,7 +14,7 @@ from harness.backends.bitsandbytes.four_bit import BitsandbytesBackend, library
 from harness.backends.bitsandbytes.int8 import ROWS, BitsandbytesInt8Backend
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.codebook import Codebook
 from harness.models.checkpoints.folder import prepare
@@ -152,7 +152,7 @@ def test_float_modules_come_back_as_they_were() -> None:
     exact = logits(loaded)
     quantize_model(loaded, four_bit_recipe("nf4_dq"))
     rounded = logits(loaded)
-    with loaded.in_float():
+    with loaded.unquantized():
         assert torch.equal(logits(loaded), exact)
     assert torch.equal(logits(loaded), rounded)
     loaded.restore()
@@ -168,7 +168,7 @@ def test_float_modules_come_back_as_they_were() -> None:
 def test_a_head_in_four_bits_can_be_scored() -> None:
     loaded = model(torch.bfloat16)
     quantize_model(loaded, four_bit_recipe("nf4", match="lm_head"))
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         found = halves.logits(halves.hidden(IDS))
     torch.testing.assert_close(found, logits(loaded), rtol=0, atol=0.05)
 
@@ -241,7 +241,7 @@ def test_audit_finds_what_is_not_the_layer(spoil: str) -> None:
     elif spoil == "weight":
         found.weight = nn.Parameter(torch.zeros(64, 64))
     else:
-        loaded.replace(target.name, nn.Linear(64, 64))
+        loaded.swap_module(target.name, nn.Linear(64, 64))
     assert backend.inspect(loaded, target, layer).fault
 
 

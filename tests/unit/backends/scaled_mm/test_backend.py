@@ -15,7 +15,7 @@ from harness.backends.scaled_mm.layers import (
 )
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import AuditError, UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -81,7 +81,7 @@ def test_float_model_is_inside_and_comes_back(tiny: LoadedModel) -> None:
         owner = tiny.module.model.layers[0].mlp.up_proj
         quantize(tiny, KINDS["w8a8"][0])
         assert not torch.equal(tiny.module(IDS).logits, before)
-        with tiny.in_float():
+        with tiny.unquantized():
             assert torch.equal(tiny.module(IDS).logits, before)
         tiny.restore()
         assert torch.equal(tiny.module(IDS).logits, before)
@@ -157,11 +157,11 @@ def test_tied_head_stays_quantized_and_scores_in_float32(tiny: LoadedModel) -> N
     tiny.module.tie_weights()
     assert isinstance(tiny.module.lm_head, Int8WeightLinear)
     audit_after(tiny)
-    with torch.inference_mode(), scorer(tiny) as halves:
+    with torch.inference_mode(), split(tiny) as halves:
         logits = halves.logits(halves.hidden(IDS))
         assert logits.dtype is torch.float32
         assert torch.allclose(logits, tiny.module(IDS).logits, atol=1e-4)
-        with tiny.in_float():
+        with tiny.unquantized():
             exact = halves.logits(halves.hidden(IDS))
     tiny.restore()
     with torch.inference_mode():

@@ -166,7 +166,7 @@ def test_logits_are_those_of_the_fake_model(name: str) -> None:
     quantize_model(loaded, chosen)
     real = loaded.module(ids).logits
     assert torch.allclose(real, fake, atol=1e-4)
-    with loaded.in_float():
+    with loaded.unquantized():
         assert not torch.allclose(loaded.module(ids).logits, fake, atol=0.1)
     assert torch.equal(loaded.module(ids).logits, real)
 
@@ -235,7 +235,7 @@ def test_embedding_is_refused(tiny: LoadedModel) -> None:
 
 
 def float_again(loaded: LoadedModel, target: Target) -> None:
-    loaded.replace(target.name, target.owner)
+    loaded.swap_module(target.name, target.owner)
 
 
 def other_code(loaded: LoadedModel, target: Target) -> None:

@@ -68,7 +68,7 @@ def test_float_and_quantized_model_generate_beside_each_other(tiny: LoadedModel)
     quantize(tiny, RECIPE)
     real = Generation(tiny, PROMPTS, NEW)
     alone = continued(real)
-    with tiny.in_float():
+    with tiny.unquantized():
         beside = Generation(tiny, PROMPTS, NEW)
         assert torch.equal(continued(beside), exact)
     assert torch.equal(continued(real), alone)

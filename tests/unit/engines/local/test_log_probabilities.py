@@ -11,7 +11,7 @@ import torch
 from repository import ROOT
 
 from harness.data.embedded import EmbeddedData
-from harness.engines.local.split_model import Scorer
+from harness.engines.local.split_model import SplitModel
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.results.store import Stored, read, read_samples, samples_frame
@@ -46,13 +46,13 @@ WITHIN = 1e-7
 def given(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Logits in the order in which the model gave them."""
     seen: list[torch.Tensor] = []
-    plain = Scorer.logits
+    plain = SplitModel.logits
 
-    def listen(halves: Scorer, hidden: torch.Tensor) -> torch.Tensor:
+    def listen(halves: SplitModel, hidden: torch.Tensor) -> torch.Tensor:
         seen.append(plain(halves, hidden))
         return seen[-1]
 
-    monkeypatch.setattr(Scorer, "logits", listen)
+    monkeypatch.setattr(SplitModel, "logits", listen)
     return seen
 
 
@@ -120,7 +120,9 @@ def test_noise_floor(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
 
 def test_parity_of_equal_models(tiny: LoadedModel) -> None:
     head = tiny.module.lm_head
-    tiny.swap(head, "weight", head.weight.detach().clone())  # a recipe that changes nothing
+    tiny.swap_parameter(
+        head, "weight", head.weight.detach().clone()
+    )  # a recipe that changes nothing
     task = Parity(data=DATA, decode=3, window=L, limit_windows=2)
     reference = task.reference(tiny)
     result = task.run_beside(tiny, reference, {})

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from harness.engines.local import split_model as head_module
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import ModelError
 from harness.models import architecture
 from harness.models.loaded import LoadedModel
@@ -94,7 +94,7 @@ def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedM
     module = make()
     expected = float32_product(module)
     plain = module(IDS).logits
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         found = halves.logits(halves.hidden(IDS))
         whole = module(IDS).logits
     assert plain.dtype is torch.bfloat16
@@ -108,7 +108,7 @@ def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedM
 def test_soft_cap_is_kept_and_computed_in_float32() -> None:
     module = capped()
     product = float32_product(module)
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         found = halves.logits(halves.hidden(IDS))
     assert product.abs().max() > 2 * CAP
     torch.testing.assert_close(found, CAP * torch.tanh(product / CAP), rtol=1e-6, atol=1e-7)
@@ -121,7 +121,7 @@ def test_logits_of_some_positions_are_those_of_the_whole(
 ) -> None:
     module = make().float()
     whole = module(IDS).logits[0]
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         hidden = halves.hidden(IDS)[0]
         assert halves.logits(hidden[3]).shape == whole[3].shape
         torch.testing.assert_close(halves.logits(hidden[3]), whole[3])
@@ -134,7 +134,7 @@ def test_losses_in_chunks_are_those_of_all_logits_in_float64(
 ) -> None:
     module = capped()
     monkeypatch.setitem(head_module.CHUNK_BYTES, "cpu", 4 * SIZES["vocab_size"] * positions)
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         hidden = halves.hidden(IDS)[0, :-1]
         found = halves.nll(hidden, IDS[0, 1:])
         logits = halves.logits(hidden).double()
@@ -149,7 +149,7 @@ def test_losses_in_chunks_are_those_of_all_logits_in_float64(
 def test_forward_is_the_model_s_own_again() -> None:
     module = llama()
     before = module(IDS).logits
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         halves.logits(halves.hidden(IDS))
         assert "forward" not in vars(module.model)
     assert "forward" not in vars(module.lm_head)
@@ -158,14 +158,14 @@ def test_forward_is_the_model_s_own_again() -> None:
 
 def test_forward_is_restored_after_an_error() -> None:
     module = llama()
-    with pytest.raises(KeyError), scorer(loaded(module)):
+    with pytest.raises(KeyError), split(loaded(module)):
         raise KeyError
     assert "forward" not in vars(module.lm_head)
 
 
 def test_no_gradient_is_recorded() -> None:
     module = llama()
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         assert torch.is_inference_mode_enabled()
         assert not halves.logits(halves.hidden(IDS)).requires_grad
 
@@ -174,11 +174,11 @@ def test_no_gradient_is_recorded() -> None:
 def test_head_weight_that_is_in_place_is_the_one_used() -> None:
     module = llama()
     model = loaded(module)
-    model.swap(module.lm_head, "weight", torch.zeros_like(module.lm_head.weight))
-    with scorer(model) as halves:
+    model.swap_parameter(module.lm_head, "weight", torch.zeros_like(module.lm_head.weight))
+    with split(model) as halves:
         hidden = halves.hidden(IDS)
         assert halves.logits(hidden).eq(0).all()
-        with model.in_float():
+        with model.unquantized():
             assert halves.logits(hidden).ne(0).any()
         assert halves.logits(hidden).eq(0).all()
 
@@ -188,10 +188,10 @@ def test_logits_of_states_from_elsewhere_need_nothing_else() -> None:
     # This architecture's head reads more of what its body hands over than the hidden states.
     config = MixtralConfig(**SIZES, num_local_experts=2, num_key_value_heads=1)
     module = seeded(lambda: MixtralForCausalLM(config)).float()
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         hidden = halves.hidden(IDS)
         expected = halves.logits(hidden)
-    with scorer(loaded(module)) as halves:
+    with split(loaded(module)) as halves:
         assert torch.equal(halves.logits(hidden), expected)
     torch.testing.assert_close(expected, module(IDS).logits)
 
@@ -200,7 +200,7 @@ def test_head_that_is_not_linear_is_refused() -> None:
     module = llama()
     module.lm_head = torch.nn.Identity()
     with pytest.raises(ModelError, match="must be a linear one, got Identity"):
-        scorer(loaded(module)).__enter__()
+        split(loaded(module)).__enter__()
 
 
 def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(module), "base_model", property(lambda self: self))
     monkeypatch.setattr(architecture, "getattr", lambda *_: None, raising=False)
     with pytest.raises(ModelError, match="must be a body with a language-model head"):
-        scorer(loaded(module)).__enter__()
+        split(loaded(module)).__enter__()
 
 
 def test_model_that_does_more_than_its_halves_is_refused() -> None:
@@ -224,18 +224,18 @@ def test_model_that_does_more_than_its_halves_is_refused() -> None:
 
     module.forward = odd
     with pytest.raises(ModelError, match=r"a body and a head.*logits differ by"):
-        scorer(loaded(module)).__enter__()
+        split(loaded(module)).__enter__()
 
 
 @pytest.mark.parametrize("decoder", [False, True])
 def test_model_whose_tokens_see_those_after_them_is_refused(decoder: bool) -> None:
     module = seeded(lambda: BertLMHeadModel(BertConfig(**SIZES, is_decoder=decoder))).float()
     if decoder:
-        with scorer(loaded(module)) as halves:
+        with split(loaded(module)) as halves:
             assert halves.obstacle() is None
         return
     with pytest.raises(ModelError, match=r"must be causal.*see those after them.*is_decoder"):
-        scorer(loaded(module)).__enter__()
+        split(loaded(module)).__enter__()
 
 
 def test_model_that_is_put_together_in_another_way_is_refused() -> None:
@@ -250,4 +250,4 @@ def test_model_that_is_put_together_in_another_way_is_refused() -> None:
     )
     module = seeded(lambda: ProphetNetForCausalLM(config)).float()
     with pytest.raises(ModelError, match="it does not run as one"):
-        scorer(loaded(module)).__enter__()
+        split(loaded(module)).__enter__()

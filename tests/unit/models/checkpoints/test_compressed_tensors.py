@@ -23,7 +23,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
@@ -315,7 +315,7 @@ def test_inputs_of_experts_are_rounded_by_token(tmp_path: Path) -> None:
     # A step of FP8 that another order of sums decides otherwise moves single logits.
     assert (logits(found.module) - expected).abs().mean() < ROUNDING
     assert (attention_alone - expected).abs().mean() > 0.01
-    with scorer(found) as halves:
+    with split(found) as halves:
         assert (halves.logits(halves.hidden(IDS)) - expected).abs().mean() < ROUNDING
     report = quantize(found, QuantRecipe()).report
     assert report.input_formats == {"checkpoint": "fp8 by token"}

@@ -44,9 +44,9 @@ def test_a_replaced_layer_takes_what_stands_in_its_place(tiny: LoadedModel) -> N
             self.register_buffer("codes", torch.zeros(80, 48, dtype=torch.int8))
             self.loose = torch.zeros(80)
 
-    tiny.replace(path, Codes())
+    tiny.swap_module(path, Codes())
     assert stored_bytes(tiny.module) == before - old + 80 * 48 + 80 * 4
-    with tiny.in_float():
+    with tiny.unquantized():
         assert stored_bytes(tiny.module) == before
 
 

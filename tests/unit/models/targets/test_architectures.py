@@ -8,7 +8,7 @@ import transformers
 
 from harness.engines.local.prefix_batches import batches
 from harness.engines.local.prefix_support import obstacle
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -73,7 +73,7 @@ def random_model(config: str, options: dict[str, Any]) -> LoadedModel:
 def check_batches(loaded: LoadedModel, *, share: bool) -> None:
     """Score and decode prompts of several lengths, and compare every logit with those of whole prompts."""
     sequences = [(*range(30), *range(60 + i, 70 + 2 * i)) for i in range(4)]
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         for batch in batches(halves, sequences, 100, share=share):
             logits = batch.first(decoding=True)
             for step in range(3):
@@ -87,7 +87,7 @@ def check_batches(loaded: LoadedModel, *, share: bool) -> None:
 @pytest.mark.parametrize("config", SHARING)
 def test_prompts_after_a_shared_prefix_are_those_of_whole_prompts(config: str) -> None:
     loaded = random_model(config, SHARING[config])
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         assert obstacle(halves, 60) is None
     check_batches(loaded, share=True)
 
@@ -96,7 +96,7 @@ def test_prompts_after_a_shared_prefix_are_those_of_whole_prompts(config: str) -
 def test_prompts_that_cannot_share_say_why_and_run_whole(config: str) -> None:
     options, reason = WHOLE[config]
     loaded = random_model(config, options)
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         found = obstacle(halves, 60)
     assert found is not None
     assert reason in found

@@ -163,5 +163,5 @@ def test_globs_match_paths_and_aliases(tiny: LoadedModel, pattern: str, count: i
 
 def test_weight_is_what_is_in_place_now(tiny: LoadedModel) -> None:
     target = find_targets(tiny.module)[1]
-    tiny.swap(target.owner, target.attribute, torch.zeros_like(target.weight))
+    tiny.swap_parameter(target.owner, target.attribute, torch.zeros_like(target.weight))
     assert target.weight.eq(0).all()

@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import DataError, InvalidResult
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
@@ -139,7 +139,7 @@ def test_uniform_candidate_in_closed_form(fresh: LoadedModel) -> None:
     entropies = scipy_stats.entropy(
         np.exp(log_probs(fresh, fresh.tokenizer(data.content)["input_ids"])), axis=-1
     )
-    fresh.swap(fresh.module.lm_head, "weight", torch.zeros(VOCAB, 48))
+    fresh.swap_parameter(fresh.module.lm_head, "weight", torch.zeros(VOCAB, 48))
     found = values(Divergence(data=data, window=200).run(fresh))
     assert found["kl_mean"] == pytest.approx(math.log(VOCAB) - entropies.mean(), rel=1e-5)
     assert found["kl_max"] == pytest.approx(math.log(VOCAB) - entropies.min(), rel=1e-5)
@@ -207,16 +207,16 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
 def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> None:
     quantize(fresh, integers(4))
     windows = disjoint_windows(prose(300).text(), fresh, 100, None)
-    with scorer(fresh) as halves:
+    with split(fresh) as halves:
 
         def candidate() -> divergence.Side:
             return side(halves, run_windows(halves, windows.ids))
 
         there = side_by_side(
-            halves, windows, candidate(), baseline(halves, windows, fresh.in_float), "there"
+            halves, windows, candidate(), baseline(halves, windows, fresh.unquantized), "there"
         )
         back = side_by_side(
-            halves, windows, baseline(halves, windows, fresh.in_float), candidate(), "back"
+            halves, windows, baseline(halves, windows, fresh.unquantized), candidate(), "back"
         )
     assert np.array_equal(there.nll, back.nll_baseline)
     assert np.array_equal(there.nll_baseline, back.nll)
@@ -320,7 +320,7 @@ def test_quantized_weights_are_in_place_afterwards_and_float_ones_after_restorin
 def test_candidate_that_is_not_finite_is_an_invalid_result(fresh: LoadedModel, bad: float) -> None:
     weight = fresh.module.lm_head.weight.detach().clone()
     weight[5] = bad
-    fresh.swap(fresh.module.lm_head, "weight", weight)
+    fresh.swap_parameter(fresh.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match="from the candidate in window 0"):
         Divergence(data=prose(300), window=100).run(fresh)
 
@@ -329,8 +329,8 @@ def test_float_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> 
     healthy = fresh.module.lm_head.weight.detach().clone()
     with torch.no_grad():
         fresh.module.lm_head.weight[5] = math.nan
-    fresh.swap(fresh.module.lm_head, "weight", healthy)
-    fresh.swap(fresh.module.model.embed_tokens, "weight", healthy)
+    fresh.swap_parameter(fresh.module.lm_head, "weight", healthy)
+    fresh.swap_parameter(fresh.module.model.embed_tokens, "weight", healthy)
     with pytest.raises(InvalidResult, match="from the float model in window 0"):
         Divergence(data=prose(300), window=100).run(fresh)
 

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
-from harness.engines.local.split_model import scorer
+from harness.engines.local.split_model import split
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
 from harness.models.architecture import attention
@@ -102,7 +102,7 @@ def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> No
     with torch.no_grad():
         expected = other.model(ids).last_hidden_state
         usual = loaded.module.model(ids).last_hidden_state
-    with scorer(loaded) as halves, attention(loaded.module, "eager"):
+    with split(loaded) as halves, attention(loaded.module, "eager"):
         found = halves.hidden(ids)
     assert torch.equal(found, expected)
     assert not torch.equal(found, usual)
@@ -120,7 +120,7 @@ def test_model_that_is_eager_already_is_measured_with_the_fused_kernel() -> None
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel, count: int) -> None:
     ids = windows(loaded, count)
-    with scorer(loaded) as halves:
+    with split(loaded) as halves:
         found = torch.stack(list(run_in_pairs(halves, ids)))
         alone = torch.cat([halves.hidden(row[None]) for row in ids])
     assert found.shape == alone.shape
@@ -137,7 +137,7 @@ def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(len(ids))
         return type(body).forward(body, ids, **options)
 
-    with scorer(loaded):  # a model is looked over when it is first scored
+    with split(loaded):  # a model is looked over when it is first scored
         pass
     monkeypatch.setattr(body, "forward", forward)
     TASK.run(loaded)

@@ -334,7 +334,7 @@ def test_even_a_head_that_still_counts_as_tied_survives(tasks: Tasks) -> None:
 
     loaded = TinyModel().load(torch.device("cpu"))
     head = loaded.module.lm_head
-    loaded.swap(head, "weight", head.weight.detach() / 2)
+    loaded.swap_parameter(head, "weight", head.weight.detach() / 2)
     tasks("choices", limit=1).run(loaded)
     audit_after(loaded)
     HFLM(pretrained=loaded.module, tokenizer=loaded.tokenizer)  # what lm-eval does by itself
@@ -361,7 +361,7 @@ def test_another_recipe_gives_other_numbers_and_the_float_model_its_own_again(
 @pytest.mark.parametrize("name", ["choices", "pages", "writing"])
 def test_nan_is_an_invalid_result(tiny: LoadedModel, tasks: Tasks, name: str) -> None:
     norm = tiny.module.model.norm
-    tiny.swap(norm, "weight", torch.full_like(norm.weight, torch.nan))
+    tiny.swap_parameter(norm, "weight", torch.full_like(norm.weight, torch.nan))
     with pytest.raises(InvalidResult, match="every logit must be a number"):
         tasks(name, limit=2).run(tiny)
     assert not tiny.module._forward_hooks
@@ -371,7 +371,7 @@ def test_perplexity_beyond_all_numbers_is_an_invalid_result(
     tiny: LoadedModel, tasks: Tasks
 ) -> None:
     norm = tiny.module.model.norm
-    tiny.swap(norm, "weight", norm.weight.detach() * 1e4)
+    tiny.swap_parameter(norm, "weight", norm.weight.detach() * 1e4)
     with pytest.raises(InvalidResult, match="every perplexity must be a finite number"):
         tasks("pages", limit=2).run(tiny)
 

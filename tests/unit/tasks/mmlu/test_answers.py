@@ -218,7 +218,7 @@ def test_generate_reports_both_rules_and_the_parse_rate() -> None:
 
 
 def test_head_of_zeros_ties_every_question(tiny: LoadedModel, embedded: EmbeddedData) -> None:
-    tiny.swap(tiny.module.lm_head, "weight", torch.zeros(261, 48))
+    tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(261, 48))
     task = MMLU(data=embedded, answer=Direct(), shots=0, subjects=("anatomy", "virology"))
     result = task.run(tiny)
     metrics = by_name(result.metrics)
@@ -234,7 +234,7 @@ def test_head_of_zeros_ties_every_question(tiny: LoadedModel, embedded: Embedded
 def test_weights_that_are_not_finite_are_an_invalid_result(
     tiny: LoadedModel, embedded: EmbeddedData, answer: Direct | Generate
 ) -> None:
-    tiny.swap(tiny.module.lm_head, "weight", torch.full((261, 48), math.nan))
+    tiny.swap_parameter(tiny.module.lm_head, "weight", torch.full((261, 48), math.nan))
     with pytest.raises(InvalidResult, match=r"must .* finite"):
         MMLU(data=embedded, answer=answer, shots=0, limit=2).run(tiny)
 

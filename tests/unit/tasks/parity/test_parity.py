@@ -94,7 +94,7 @@ class Real:
         assert isinstance(target.owner, nn.Linear)
         change = self.change if target.name.endswith(self.layer) else unchanged
         weight = layer.weight.dequantize().to(target.weight.dtype)
-        loaded.replace(target.name, Stored(target.owner, weight, change))
+        loaded.swap_module(target.name, Stored(target.owner, weight, change))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
         return Installed(kernel="stand-in", stored_bytes=layer.weight.total_bits // 8)

@@ -118,7 +118,7 @@ def test_targets_are_the_next_tokens_and_no_others(tiny: LoadedModel) -> None:
 
 
 def test_head_of_zeros_gives_the_logarithm_of_the_vocabulary(tiny: LoadedModel) -> None:
-    tiny.swap(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
+    tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
     result = Perplexity(data=prose(300), window=100).run(tiny)
     for sample in result.samples:
         assert sample.token_nll == pytest.approx([math.log(VOCAB)] * 99, rel=1e-7)
@@ -238,7 +238,7 @@ def test_text_too_short_is_refused(tiny: LoadedModel, length: int, limit: int | 
 def test_head_that_is_not_finite_is_an_invalid_result(tiny: LoadedModel, bad: float) -> None:
     weight = tiny.module.lm_head.weight.clone()
     weight[5] = bad
-    tiny.swap(tiny.module.lm_head, "weight", weight)
+    tiny.swap_parameter(tiny.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match="in window 0"):
         Perplexity(data=prose(300), window=100).run(tiny)
 

@@ -148,7 +148,7 @@ def test_two_letters_in_turn_have_the_perplexity_of_their_order() -> None:
 def test_head_of_zeros_gives_the_vocabulary_under_every_protocol(
     tiny: LoadedModel, options: dict[str, Any]
 ) -> None:
-    tiny.swap(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
+    tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
     found = nll(Perplexity(data=prose(), **options), tiny)
     assert found == pytest.approx(math.log(VOCAB), rel=1e-7)
 
@@ -182,7 +182,7 @@ def test_score_that_is_not_finite_names_the_item(
     task = Perplexity(data=prose(), **options)
     weight = tiny.module.lm_head.weight.clone()
     weight[3] = math.nan
-    tiny.swap(tiny.module.lm_head, "weight", weight)
+    tiny.swap_parameter(tiny.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match=f"got nan in {task.segmentation.item} 0"):
         task.run(tiny)
 

@@ -67,7 +67,7 @@ def test_layers_of_a_quantized_model_count_what_they_stand_for() -> None:
             self.inner = nn.Linear(2, 2)
 
     for path in ("model.layers.0.mlp.up_proj", "lm_head"):
-        loaded.replace(path, Packed(loaded.module.get_submodule(path)))
+        loaded.swap_module(path, Packed(loaded.module.get_submodule(path)))
     assert shape_of(loaded) == before
 
 

@@ -148,7 +148,7 @@ def task(**options: Any) -> Throughput:
 def recipe(loaded: LoadedModel) -> LoadedModel:
     """Swap a weight, as a recipe does."""
     layer = loaded.module.model.layers[0].mlp.up_proj
-    loaded.swap(layer, "weight", layer.weight.detach().clone())
+    loaded.swap_parameter(layer, "weight", layer.weight.detach().clone())
     return loaded
 
 
@@ -347,7 +347,7 @@ def test_energy_without_a_counter_or_time_is_null_with_the_reason(
 def test_memory_is_that_of_what_is_in_place(world: World, tiny: LoadedModel) -> None:
     whole = value(task().run(tiny), "weight_bytes")
     layer = tiny.module.model.layers[0].mlp.up_proj
-    tiny.replace("model.layers.0.mlp.up_proj", torch.nn.Identity())
+    tiny.swap_module("model.layers.0.mlp.up_proj", torch.nn.Identity())
     result = task().run(tiny)
     assert value(result, "weight_bytes") == whole - layer.weight.nbytes
     assert value(result, "kv_bytes") == 4096
