@@ -1,6 +1,6 @@
 """How far a checkpoint is from its recipe, read by transformers: the tables of docs/checkpoints.md.
 
-    python scripts/bench_checkpoints.py --out results/bench_checkpoints/smollm2.json
+    python scripts/bench_checkpoints.py --out results/published/bench_checkpoints/smollm2.json
 
 SmolLM2-135M is exported with each recipe, read back by transformers with compressed-tensors, and asked for the log-probabilities
 of one text. Differences are means of their absolute values over the tokens of it [nat/token]. Nothing is timed.

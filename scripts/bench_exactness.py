@@ -1,6 +1,6 @@
 """How exactly each backend multiplies on this processor: the table of docs/low_precision.md.
 
-    python scripts/bench_exactness.py --out results/bench_exactness/tiny.json
+    python scripts/bench_exactness.py --out results/published/bench_exactness/tiny.json
 
 The tiny model is quantized in each type with each recipe; the figure is `quant.compute.rel_error`, the largest relative error of a layer.
 """

@@ -1,6 +1,6 @@
 """How exact and how fast token NLLs are: torch's float32 loss beside `harness.engines.local.log_softmax`, on the logits of a real window.
 
-    python scripts/bench_log_softmax.py --out results/bench_log_softmax/smollm2.json
+    python scripts/bench_log_softmax.py --out results/published/bench_log_softmax/smollm2.json
 
 SmolLM2-135M in float32 reads the first window of WikiText-2's test split. Both losses are held against torch's log-softmax of the same
 float32 logits in float64, whose whole tensor takes 800 MB. All run on one thread, in alternating rounds; times are medians.

@@ -17,7 +17,7 @@ from harness.results.store import read
 
 SOURCES = sorted((ROOT / "harness").rglob("*.py"))
 CONF_FILES = sorted((ROOT / "conf").rglob("*.yaml"))
-RESULTS = sorted((ROOT / "results").rglob("*.json"))
+RESULTS = sorted((ROOT / "results" / "published").rglob("*.json"))
 MOST_LINES = 400
 
 

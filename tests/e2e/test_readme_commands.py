@@ -32,7 +32,7 @@ DOCUMENTS = [
     "docs/record.md",
     "docs/targets.md",
     "docs/throughput.md",
-    "results/README.md",
+    "results/published/README.md",
 ]
 COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
 TENSOR = "python -m harness.tensor"

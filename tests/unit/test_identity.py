@@ -19,7 +19,7 @@ from harness.cli import run as cli
 from harness.identity import ADDED_LATER, canonical, class_name, config_hash
 from harness.results.store import identity_of, read
 
-RECORDS = sorted((ROOT / "results").rglob("*--*.json"))
+RECORDS = sorted((ROOT / "results" / "published").rglob("*--*.json"))
 
 
 def composed(*overrides: str) -> dict[str, Any]:

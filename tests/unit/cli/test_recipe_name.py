@@ -14,7 +14,7 @@ from harness.errors import ConfigError
 from harness.results.store import read
 from harness.runner.run import RunSpec
 
-RECORDS = sorted((ROOT / "results").glob("*/*/*/*.json"))
+RECORDS = sorted((ROOT / "results" / "published").glob("*/*/*/*.json"))
 
 
 @pytest.fixture(scope="module", autouse=True)

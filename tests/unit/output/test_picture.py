@@ -8,7 +8,7 @@ from repository import ROOT
 
 from harness.output.picture import METADATA, is_own
 
-REPORTS = ROOT / "reports"
+REPORTS = ROOT / "reports" / "published"
 
 
 def drawn(path: Path, **metadata: str) -> Path:

@@ -16,7 +16,7 @@ from harness.report.intake import take_in
 from harness.report.sections.scores import Section, subjects
 from harness.results.record import Metric, RunRecord, Unit
 
-STUDIES = sorted(path for path in (ROOT / "results").glob("*-smollm2"))
+STUDIES = sorted(path for path in (ROOT / "results" / "published").glob("*-smollm2"))
 MakeRecord = Callable[..., RunRecord]
 FileRecords = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from harness.report.paired_differences import difference
 from harness.results.store import ResultStore, Stored, read_samples
 from harness.tasks.windows import document_words
 
-RESULTS = ROOT / "results"
+RESULTS = ROOT / "results" / "published"
 STUDIES = ("formats-smollm2", "granularity-smollm2")
 WARNING = "computed anew by scripts/add_documents.py"
 

@@ -17,7 +17,7 @@ from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
 from harness.report.sections.scores import Section
 
-REPORTS = ROOT / "reports"
+REPORTS = ROOT / "reports" / "published"
 PICTURE = "study-quality-1.png"
 
 

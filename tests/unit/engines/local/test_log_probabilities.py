@@ -26,7 +26,7 @@ from harness.tasks.perplexity.perplexity import Perplexity
 DATA = EmbeddedData()
 L = 48
 LIMITS: dict[str, Any] = {"window": L, "limit_windows": 2}
-PUBLISHED = sorted((ROOT / "results").glob("*/*/*/*.json"))
+PUBLISHED = sorted((ROOT / "results" / "published").glob("*/*/*/*.json"))
 VERSIONS = {
     task.name: task.version
     for task in (
