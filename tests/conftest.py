@@ -9,13 +9,13 @@ if (
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run_cold, run_warm
 
 from harness.data.embedded import EmbeddedData
 from harness.machine import devices
@@ -82,20 +82,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Run `python -m harness ARGUMENTS` in a fresh folder, on the tiny model and embedded data."""
+    """Run `python -m harness ARGUMENTS` in a process of its own and a fresh folder; `cold` imports all libraries anew."""
 
     def call(
-        *arguments: str, module: str = "harness", timeout: float = 120
+        *arguments: str, module: str = "harness", timeout: float = 120, cold: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment(),
-            timeout=timeout,
-            check=False,
-        )
+        run = run_cold if cold else run_warm
+        return run(module, arguments, tmp_path, environment(), timeout)
 
     return call
 

@@ -152,7 +152,7 @@ def test_mistake_is_answered_with_what_is_legal(
 
 def test_help_lists_every_option_without_importing_torch(cli: Cli, tmp_path: Path) -> None:
     conf = ROOT / "conf"
-    done = cli("--help", timeout=30)
+    done = cli("--help", timeout=30, cold=True)
     assert done.returncode == 0
     assert done.stderr == ""
     for group in ("model", "data", "task", "quant", "experiment"):

@@ -131,7 +131,7 @@ def test_signal_while_a_command_imports_its_libraries_ends_it_with_a_line(
         "harness.report": ("results",),
         "harness.tensor": ("formats",),
     }
-    child = start(*words[module], module=module)
+    child = start(*words[module], module=module, cold=True)
     mapped, deadline = Path(f"/proc/{child.pid}/maps"), time.monotonic() + 60
     if not mapped.exists():
         pytest.skip("needs /proc to see what a process has imported")
