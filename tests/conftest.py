@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run_cold, run_warm
+from commands import WarmChildren, run_cold, run_warm
 
 from harness.data.embedded import EmbeddedData
-from harness.machine import devices
+from harness.export import verify
+from harness.machine import devices, peaks
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 
@@ -35,6 +36,14 @@ def _locks_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests from waiting for a timed run of this machine."""
     monkeypatch.setattr(devices, "LOCKS", tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _warm_children(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Let the children that exports and timed runs start be forks, which import nothing; marker `cold` starts real ones."""
+    if request.node.get_closest_marker("cold") is None:
+        for module in (verify, peaks):
+            monkeypatch.setattr(module, "subprocess", WarmChildren())
 
 
 @pytest.fixture(scope="session")

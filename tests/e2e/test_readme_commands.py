@@ -48,7 +48,9 @@ def commands() -> list[str]:
     assert demo
     lines = re.findall(r"^\t\$\(RUN\) (-m harness --multirun .*)$", makefile, re.MULTILINE)
     lines_of = [command.strip() for text in texts for command in COMMAND.findall(text)]
-    found = [line for line in lines_of if not any(part in line for part in ELSEWHERE)]
+    found = list(
+        dict.fromkeys(line for line in lines_of if not any(part in line for part in ELSEWHERE))
+    )
     return found + [f"python {line.replace('$(DEMO)', demo[1])}" for line in lines]
 
 

@@ -36,6 +36,7 @@ def _command(
     tempfile.tempdir = None  # the next one that asks reads TMPDIR of this environment
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.modules.pop(module, None)  # it is run, not imported
     sys.argv = [module, *arguments]
     sys.orig_argv = [sys.executable, "-m", module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -93,6 +94,24 @@ class Command:
         return out, errors
 
 
+class WarmChildren:
+    """Stands in for the module `subprocess` of a module that runs `python -m MODULE`."""
+
+    TimeoutExpired = subprocess.TimeoutExpired
+
+    def run(
+        self,
+        command: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        timeout: float | None = None,
+        **_: object,
+    ) -> subprocess.CompletedProcess[str]:
+        executable, option, module, *arguments = command
+        assert (executable, option) == (sys.executable, "-m")
+        return run_warm(module, tuple(arguments), Path.cwd(), env or dict(os.environ), timeout)
+
+
 def run_cold(
     module: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
@@ -109,7 +128,11 @@ def run_cold(
 
 
 def run_warm(
-    module: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], timeout: float
+    module: str,
+    arguments: tuple[str, ...],
+    cwd: Path,
+    environment: dict[str, str],
+    timeout: float | None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a fork of a process that has imported the libraries."""
     command = Command(module, arguments, cwd, environment)
