@@ -13,7 +13,6 @@ import tempfile
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(
@@ -48,11 +47,13 @@ class Command:
     def __init__(
         self, module: str, arguments: tuple[str, ...], cwd: Path, environment: dict[str, str]
     ) -> None:
-        self._files: list[IO[str]] = [
-            tempfile.NamedTemporaryFile("r", dir="/tmp", encoding="utf-8")  # noqa: SIM115
-            for _ in range(2)
-        ]
-        names = [file.name for file in self._files]
+        self._said: tuple[str, str] | None = None
+        self._files: list[Path] = []
+        for _ in ("output", "errors"):
+            opened, name = tempfile.mkstemp(dir="/tmp")
+            os.close(opened)
+            self._files.append(Path(name))
+        names = [str(file) for file in self._files]
         self._process: ForkServerProcess = SERVER.Process(
             target=_command, args=(module, [*arguments], str(cwd), environment, names)
         )
@@ -88,10 +89,12 @@ class Command:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end; return what stands in both streams."""
         self.wait(timeout)
-        for file in self._files:
-            file.seek(0)
-        out, errors = (file.read() for file in self._files)
-        return out, errors
+        if self._said is None:
+            out, errors = (file.read_text(encoding="utf-8") for file in self._files)
+            self._said = out, errors
+            for file in self._files:
+                file.unlink()
+        return self._said
 
 
 class WarmChildren:
