@@ -16,7 +16,7 @@ from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.nn.linear import FakeQuantLinear
+from harness.nn.fake_quant_linear import FakeQuantLinear
 from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe

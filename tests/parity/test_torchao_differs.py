@@ -10,9 +10,10 @@ import torch
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize, quantize
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import NVFP4Scale
 

@@ -7,12 +7,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E4M3, Minifloat
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
 nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")

@@ -33,7 +33,7 @@ def test_bytes_are_those_of_one_long_integer_and_come_back(bits: int, count: int
 
 @each_width
 def test_pieces_meet_without_a_gap(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "PIECE", 16)
+    monkeypatch.setattr(packing, "CODES_AT_ONCE", 16)
     for count in (15, 16, 17, 48, 50):
         codes = some(count, bits)
         packed = pack(codes, bits)
@@ -43,7 +43,7 @@ def test_pieces_meet_without_a_gap(bits: int, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_more_codes_than_a_piece_come_back(bits: int) -> None:
-    codes = some(packing.PIECE + 5, bits)
+    codes = some(packing.CODES_AT_ONCE + 5, bits)
     packed = pack(codes, bits)
     assert len(packed) == math.ceil(len(codes) * bits / 8)
     assert torch.equal(unpack(packed, bits, len(codes)), codes)

@@ -104,7 +104,7 @@ def of_one_scale() -> Iterator[tuple[str, Call]]:
     yield "fqo_head/hifp_baddbmm", sum_of_products(hif8)
     ste = partial(fake_quantize_ste, fmt=fqo.hif8())
     yield "fqo_head/quant_hif8_ste", of_one(partial(in_bfloat16, ste))
-    nvfp8, nvfp4 = (make(fqo.EPSILON_OF_PRODUCTS) for make in (fqo.nvfp8, fqo.nvfp4))
+    nvfp8, nvfp4 = (make(fqo.EPSILON_OF_MATMULS) for make in (fqo.nvfp8, fqo.nvfp4))
     yield "fqo_head/nvfp_matmul/nvfp8_e4m3", product(fqo.head(nvfp8))
     yield "fqo_head/nvfp_matmul/nvfp4_e2m1", product(fqo.head(nvfp4))
 
@@ -226,7 +226,7 @@ def test_its_nvfp4_has_19_magnitudes_of_which_4_bits_hold_8() -> None:
 
 def test_epsilon_of_products_is_smaller() -> None:
     x = torch.tensor([[1e-6, 0.5e-6]])
-    wide, narrow = fqo.nvfp8(), fqo.nvfp8(fqo.EPSILON_OF_PRODUCTS)
+    wide, narrow = fqo.nvfp8(), fqo.nvfp8(fqo.EPSILON_OF_MATMULS)
     largest = fake_quantize(x, narrow).max().item()
     assert largest == pytest.approx(1e-6, rel=1e-5)
     assert quantize(x, wide).scales.planes[0].values.item() == pytest.approx(448 / (1e-6 + 2**-23))

@@ -13,13 +13,8 @@ from torch.nn import functional as F
 from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.nn.linear import (
-    PRESETS,
-    FakeQuantLinear,
-    quantize_activation,
-    replace_linears,
-    set_mode,
-)
+from harness.nn.fake_quant_linear import FakeQuantLinear, quantize_activation
+from harness.nn.linear import PRESETS, replace_linears, set_mode
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.range import Percentile

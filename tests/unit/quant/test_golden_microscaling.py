@@ -10,10 +10,11 @@ from bit_exact import codes_of, values_of
 from harness.formats.base import NumberFormat, Rounding
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fit
 from harness.quant.range import AbsMax, MseSearch, RangeRule
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 
 FLOATS: dict[str, dict[str, Any]] = {

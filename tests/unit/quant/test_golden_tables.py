@@ -9,9 +9,9 @@ from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.minifloat import Minifloat
-from harness.quant.scale import E8M0
+from harness.formats.unsigned_float import E6M2, E8M0
 from harness.quant.schemes.bnb4bit import dynamic_map
-from harness.quant.schemes.hif4 import E6M2, fixed_point
+from harness.quant.schemes.hif4 import HiF
 
 FORMATS: dict[str, NumberFormat] = {
     "e4m3fn": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
@@ -32,7 +32,7 @@ FORMATS: dict[str, NumberFormat] = {
     "bnb_nf4": Codebook(name="nf4"),
     "bnb_fp4": Codebook(name="fp4"),
     "bnb_dynamic_signed": dynamic_map(),
-    "e1m2_s1p2": fixed_point(4),
+    "e1m2_s1p2": HiF(bits=4).element,
 }
 BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 
@@ -54,7 +54,7 @@ def sign_and_magnitude(
     ours, theirs = found["values"], entry.stored["values"].float()
     assert torch.equal(ours[:8], theirs[:8])
     assert torch.equal(theirs[8:], -theirs[:8])
-    assert torch.equal(fixed_point(4).values(), theirs.unique())
+    assert torch.equal(HiF(bits=4).element.values(), theirs.unique())
 
 
 KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {

@@ -12,11 +12,10 @@ from repository import ROOT
 from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant import primitives as module
+from harness.quant import pieces
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.range import MseSearch, Percentile
-from harness.quant.schemes import hif4
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
@@ -126,8 +125,7 @@ def test_size_of_the_pieces_does_not_matter(
         expected, along_rows = fake_quantize(x, fmt), fake_quantize(x, fmt, axis=0)
         codes = quantize(x, fmt).codes
         with monkeypatch.context() as patch:
-            patch.setattr(module, "PIECE", piece)
-            patch.setattr(hif4, "PIECE", piece)
+            patch.setattr(pieces, "CPU_PIECE", piece)
             same(fake_quantize(x, fmt), expected)
             same(fake_quantize(x, fmt, axis=0), along_rows)
             assert torch.equal(quantize(x, fmt).codes, codes)
@@ -252,8 +250,7 @@ def test_memory_beside_the_result_is_a_part_of_the_tensor(
     fmt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small pieces of a small tensor stand for the usual ones of a large one.
-    monkeypatch.setattr(module, "PIECE", 2**14)
-    monkeypatch.setattr(hif4, "PIECE", 2**14)
+    monkeypatch.setattr(pieces, "CPU_PIECE", 2**14)
     x = sample(512, 1024)
     peak, result = peak_memory(lambda: fake_quantize(x, fmt))
     extra = (peak - result.nbytes) / x.nbytes

@@ -11,12 +11,14 @@ import torch
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
+from harness.formats.float32 import power_of_two
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.range import Range
-from harness.quant.scale import E8M0, FloatScale, PowerOfTwoScale, ScaleRule, power_of_two
+from harness.quant.scale import FloatScale, PowerOfTwoScale, ScaleRule
 from harness.quant.schemes.bnb4bit import QLoRAScale
 from harness.quant.schemes.nvfp4 import NVFP4Scale
 

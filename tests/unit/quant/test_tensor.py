@@ -11,7 +11,14 @@ from harness.formats.native import Native
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.unscaled import Unscaled
-from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
+from harness.quant.tensor import (
+    QuantizedTensor,
+    ScalePlane,
+    Scales,
+    TensorFormat,
+    move_blocks_last,
+    restore_axis,
+)
 
 INT8 = Integer(bits=8)
 
@@ -102,11 +109,11 @@ def test_empty_tensor_has_no_bits_per_element() -> None:
 def test_view_of_formats_can_be_undone(shape: tuple[int, ...], flat: bool) -> None:
     x = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     for axis in range(-x.dim(), x.dim()) or [-1]:
-        seen = along(x, axis, flat=flat)
+        seen = move_blocks_last(x, axis, flat=flat)
         assert seen.dim() >= 1
         assert not flat or seen.shape == (1, x.numel())
         assert flat or not shape or seen.shape[-1] == shape[axis]
-        undone = back(seen.contiguous(), shape, axis, flat=flat)
+        undone = restore_axis(seen.contiguous(), shape, axis, flat=flat)
         assert torch.equal(undone, x)
         assert undone.is_contiguous()
 
