@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 from torch import nn
 
 from harness.formats.codebook import Codebook
@@ -68,12 +69,12 @@ def format_of(kind: str, size: int, *, double_quantization: bool = False) -> Blo
     )
 
 
-each_way = pytest.mark.parametrize("replace", [ours, theirs], ids=["ours", "theirs"])
+each_way = looped("replace", [ours, theirs])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("kind", "size"), SETTINGS)
-@pytest.mark.parametrize("name", ["up", "gain"])
+@looped("dtype", DTYPES, ids=str)
+@looped(("kind", "size"), SETTINGS)
+@looped("name", ["up", "gain"])
 def test_values_on_access_are_the_same(name: str, kind: str, size: int, dtype: torch.dtype) -> None:
     a, b, plain = Experts(dtype), Experts(dtype), Experts(dtype)
     ours(a, name, kind, size)
@@ -180,7 +181,7 @@ def test_a_missing_name_is_an_attribute_error(replace: Replace) -> None:
 
 
 @each_way
-@pytest.mark.parametrize("name", ["steps", "seen", "forward"])
+@looped("name", ["steps", "seen", "forward"])
 def test_what_is_no_parameter_is_a_type_error(replace: Replace, name: str) -> None:
     with pytest.raises(TypeError, match=name):
         replace(Experts(), name)

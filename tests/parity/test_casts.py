@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.hif8 import HiF8
@@ -42,9 +43,7 @@ FLOATS: dict[Any, NumberFormat] = {
     en_dtypes.hifloat8: HiF8(),
 }
 E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
-each_float = pytest.mark.parametrize(
-    ("dtype", "fmt"), FLOATS.items(), ids=[dtype.__name__ for dtype in FLOATS]
-)
+each_float = looped(("dtype", "fmt"), FLOATS.items())
 
 
 @lru_cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -33,7 +34,7 @@ ELEMENTS = {
 }
 NVFP4 = BlockScaled(element=E2M1, granularity=Granularity(block=(1, 16)), scale=NVFP4Scale())
 INT8 = (torch.int8, -128, 127)
-each_element = pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+each_element = looped("dtype", ELEMENTS, ids=str)
 
 
 def microscaled(x: torch.Tensor, dtype: Any, mode: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,9 +59,7 @@ def nvfp4_of_two_levels(x: torch.Tensor) -> torch.Tensor:
 
 
 @each_element
-@pytest.mark.parametrize(
-    ("mode", "factor"), [("floor", 0.5), ("ceil", 0.5), ("even", 0.5), ("rceil", 0.0)]
-)
+@looped(("mode", "factor"), [("floor", 0.5), ("ceil", 0.5), ("even", 0.5), ("rceil", 0.0)])
 def test_smallest_mx_scale_divides_and_multiplies_alike(
     dtype: Any, mode: str, factor: float
 ) -> None:
@@ -76,7 +75,7 @@ def test_smallest_mx_scale_divides_and_multiplies_alike(
 
 
 @each_element
-@pytest.mark.parametrize("exponent", [4, 5, 10, -5, -9])
+@looped("exponent", [4, 5, 10, -5, -9])
 def test_mx_rceil_does_not_saturate(dtype: Any, exponent: int) -> None:
     """torchao takes the logarithm of a number just above a power of two for an integer."""
     most = torch.full((1, 32), ELEMENTS[dtype].max * 2.0**exponent)

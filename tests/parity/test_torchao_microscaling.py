@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.formats.minifloat import E4M3, Minifloat
 from harness.formats.unsigned_float import E8M0
@@ -35,8 +36,8 @@ def unpacked(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)
 
 
-@pytest.mark.parametrize("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+@looped("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
+@looped("dtype", ELEMENTS, ids=str)
 @live
 @given(data=st.data())
 def test_mx_equals_torchao(

@@ -7,6 +7,7 @@ import torch
 from bit_exact import codes_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -80,8 +81,8 @@ def draw(
     return x, granularity, block
 
 
-@pytest.mark.parametrize("kind", INTEGERS)
-@pytest.mark.parametrize("bits", range(2, 9))
+@looped("kind", INTEGERS)
+@looped("bits", range(2, 9))
 @live
 @given(data=st.data())
 def test_integers_equal_torchao(

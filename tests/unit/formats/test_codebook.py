@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 from scipy.special import ndtri
 
 from harness.formats.codebook import Codebook
@@ -93,7 +94,7 @@ def test_beyond_the_table_lie_its_ends() -> None:
     assert NF4.round(x).tolist() == [1.0, 1.0, -1.0, -1.0]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "message"),
     [
         ({"name": "nf5"}, "levels must be given unless name is nf4, fp4, got 'nf5'"),

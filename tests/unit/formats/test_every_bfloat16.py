@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
@@ -31,7 +32,7 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("fmt", "dtype", "x"), TABLES, ids=[fmt.name for fmt, _, _ in TABLES])
+@looped(("fmt", "dtype", "x"), TABLES)
 def test_value_and_code_are_those_of_the_library(fmt: Any, dtype: Any, x: torch.Tensor) -> None:
     with np.errstate(all="ignore"):
         theirs = x.numpy().astype(dtype)
@@ -83,8 +84,8 @@ def test_e8m0_of_powers_of_two_is_that_of_ml_dtypes() -> None:
     assert (rounded[~inside] == 2.0**127).all()
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("narrow", [True, False])
+@looped("bits", [2, 4, 8])
+@looped("narrow", [True, False])
 def test_integers_are_those_of_numpy(bits: int, narrow: bool) -> None:
     fmt, most = Integer(bits=bits, narrow=narrow), 2 ** (bits - 1) - 1
     exact = np.clip(np.rint(BF16.double().numpy()), -most - (not narrow), most)

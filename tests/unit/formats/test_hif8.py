@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 
@@ -41,7 +42,7 @@ def test_every_code_decodes_as_the_table_says() -> None:
     assert len(set(expected[np.isfinite(expected)])) == 253
 
 
-@pytest.mark.parametrize(
+@looped(
     ("value", "code"),
     [
         *((1.0, 0x08), (2.0, 0x10), (0.5, 0x18), (4.0, 0x20), (8.0, 0x28), (0.25, 0x30)),
@@ -54,7 +55,7 @@ def test_published_codes(value: float, code: int) -> None:
     assert HiF8().encode(torch.tensor([value])).item() == code
 
 
-@pytest.mark.parametrize(
+@looped(
     ("x", "expected"),
     [
         *((1.0625, 1.125), (1.1875, 1.25), (17.9, 16.0), (18.0, 20.0), (40959.0, 32768.0)),
@@ -80,7 +81,7 @@ def test_there_is_one_zero() -> None:
     assert HiF8().encode(rounded).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("exponent", "bits"), [(0, 3), (3, 3), (4, 2), (7, 2), (8, 1), (14, 1)])
+@looped(("exponent", "bits"), [(0, 3), (3, 3), (4, 2), (7, 2), (8, 1), (14, 1)])
 def test_mantissa_tapers_off(exponent: int, bits: int) -> None:
     for sign in (1, -1):
         low = 2.0 ** (sign * exponent)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.minifloat import Minifloat
 
@@ -69,8 +70,8 @@ def decoded(fmt: Minifloat, code: int) -> float:
     return sign * (1 + mantissa / 2**fmt.mantissa_bits) * 2.0 ** (exponent - bias)
 
 
-@pytest.mark.parametrize("exponent_bits", range(1, 8))
-@pytest.mark.parametrize("specials", ["none", "nan", "ieee"])
+@looped("exponent_bits", range(1, 8))
+@looped("specials", ["none", "nan", "ieee"])
 def test_every_code_of_every_split_decodes_by_the_definition(
     exponent_bits: int, specials: Any
 ) -> None:
@@ -87,7 +88,7 @@ def test_every_code_of_every_split_decodes_by_the_definition(
         assert fmt.max == expected[np.isfinite(expected)].max()
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fmt", "x", "expected"),
     [
         (E4M3, 2.0**-10, 0.0),  # half the smallest subnormal: the even neighbor is zero
@@ -132,7 +133,7 @@ def test_overflow_begins_half_a_step_above_the_largest(
     assert fmt.round(x).tolist() == [fmt.max] * 3 + [-fmt.max] * 2
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "message"),
     [
         ({"exponent_bits": 0, "mantissa_bits": 3}, r"exponent_bits must be 1\.\.7"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.formats.base import FloatingFormat, NumberFormat
 from harness.formats.codebook import Codebook
@@ -57,9 +57,9 @@ def label(fmt: Any) -> str:
     return "-".join([fmt.name, *filter(None, extra)])
 
 
-each_format = pytest.mark.parametrize("fmt", [*ROUNDED, *BOOKS], ids=label)
-each_rounded = pytest.mark.parametrize("fmt", ROUNDED, ids=label)
-each_rounding = pytest.mark.parametrize("rounding", DETERMINISTIC)
+each_format = looped("fmt", [*ROUNDED, *BOOKS], ids=label)
+each_rounded = looped("fmt", ROUNDED, ids=label)
+each_rounding = looped("rounding", DETERMINISTIC)
 floats = st.floats(width=32, allow_nan=False)
 arrays = st.lists(floats, min_size=1, max_size=32).map(lambda x: torch.tensor(x))
 few = settings(max_examples=40, deadline=None)
@@ -177,16 +177,16 @@ def test_any_small_float_rounds_to_the_nearest(fmt: Minifloat, x: torch.Tensor) 
     codes_are_read_back(fmt, rounded[rounded.isfinite()])
 
 
-@each_format
 @few
 @given(x=arrays)
+@each_format
 def test_any_number_rounds_to_the_nearest(fmt: NumberFormat, x: torch.Tensor) -> None:
     np.testing.assert_array_equal(fmt.round(x).numpy(), expected(fmt, x).astype(np.float32))
 
 
-@each_format
 @few
 @given(x=arrays)
+@each_format
 def test_rounding_is_idempotent_and_monotone(fmt: NumberFormat, x: torch.Tensor) -> None:
     once = fmt.round(x)
     np.testing.assert_array_equal(fmt.round(once).numpy(), once.numpy())
@@ -266,7 +266,7 @@ def test_nan_stays_nan_and_has_a_code_where_the_format_has_one(fmt: NumberFormat
 
 
 @each_format
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5), (0, 4)], ids=str)
+@looped("shape", [(), (0,), (3,), (2, 3, 5), (0, 4)], ids=str)
 def test_shape_is_kept(fmt: NumberFormat, shape: tuple[int, ...]) -> None:
     rounded = fmt.round(torch.ones(shape))
     assert rounded.shape == shape
@@ -275,7 +275,7 @@ def test_shape_is_kept(fmt: NumberFormat, shape: tuple[int, ...]) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@looped("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_every_type_gives_float32(fmt: NumberFormat, dtype: torch.dtype) -> None:
     x = torch.tensor([0.3, -1.7], dtype=dtype)
     assert fmt.round(x).dtype is torch.float32
@@ -301,7 +301,7 @@ def test_name_tells_the_rounding(fmt: Any) -> None:
     assert fmt.name in names
 
 
-@pytest.mark.parametrize("fmt", ROUNDED, ids=label)
+@looped("fmt", ROUNDED, ids=label)
 def test_only_integers_and_floats_have_an_exponent_for_microscaling(fmt: Any) -> None:
     assert isinstance(fmt, FloatingFormat) is isinstance(fmt, Integer | Minifloat)
     if isinstance(fmt, FloatingFormat):

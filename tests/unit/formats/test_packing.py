@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats import packing
 from harness.formats.packing import pack, unpack
 
-each_width = pytest.mark.parametrize("bits", range(1, 9))
+each_width = looped("bits", range(1, 9))
 
 
 def some(count: int, bits: int) -> torch.Tensor:
@@ -22,7 +23,7 @@ def long_integer(codes: torch.Tensor, bits: int) -> bytes:
 
 
 @each_width
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 100, 1001])
+@looped("count", [0, 1, 2, 7, 8, 9, 100, 1001])
 def test_bytes_are_those_of_one_long_integer_and_come_back(bits: int, count: int) -> None:
     codes = some(count, bits)
     packed = pack(codes, bits)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import round_to_integer
 from harness.formats.hif8 import HiF8
@@ -21,7 +22,7 @@ FORMATS: list[Any] = [
     UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48, rounding="stochastic"),
     HiF8(rounding="stochastic"),
 ]
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 DRAWS = 40_000
 
 
@@ -42,7 +43,7 @@ def test_result_is_one_of_the_two_neighbors(fmt: Any) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
+@looped("share", [0.05, 0.3, 0.5, 0.9])
 def test_mean_of_many_draws_is_the_number(fmt: Any, share: float) -> None:
     values = fmt.values()
     middle = len(values) * 3 // 5

@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from golden import stored_tensors, whole
+from looped import looped
 from torch import Tensor
 
 from harness.formats.minifloat import Minifloat
@@ -112,10 +114,10 @@ def of_one_scale() -> Iterator[tuple[str, Call]]:
 CALLS = dict(of_microscaling()) | dict(of_one_scale())
 
 
-def test_every_stored_entry_has_its_call(golden: dict[str, Any]) -> None:
-    entries = [e["id"] for e in golden["entries"] if e["file"] == "autograd.safetensors"]
+def test_every_stored_entry_has_its_call() -> None:
+    entries = [e["id"] for e in whole() if e["file"] == "autograd.safetensors"]
     assert sorted(entries) == sorted([*CALLS, "inputs"])
-    keys = {key.rpartition("/")[0] for key in golden["tensors"]("autograd")}
+    keys = {key.rpartition("/")[0] for key in stored_tensors("autograd")}
     assert keys == {*CALLS, "inputs"}
 
 
@@ -132,10 +134,10 @@ def order_of_sums(inputs: list[Tensor], stored: Tensor, *, via_bfloat16: bool) -
     return bound + 2.0**-7 * (stored.float().abs() + added) if via_bfloat16 else bound
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_values_and_gradients_equal_the_stored_ones(golden: dict[str, Any], name: str) -> None:
-    stored, call = golden["tensors"]("autograd"), CALLS[name]
-    [entry] = [e for e in golden["entries"] if e["id"] == name]
+@looped("name", CALLS)
+def test_values_and_gradients_equal_the_stored_ones(name: str) -> None:
+    [entry] = [e for e in whole() if e["id"] == name]
+    stored, call = stored_tensors("autograd"), CALLS[name]
     inputs = [stored[f"inputs/{key}"].float().clone() for key in call.inputs.split()]
     for x in inputs:
         x.requires_grad_()
@@ -184,17 +186,16 @@ def hif8(units: np.ndarray) -> np.ndarray:
     return (np.sign(units) * np.floor(magnitude / step + 0.5) * step).astype("f4")
 
 
-each_format = pytest.mark.parametrize(
+each_format = looped(
     ("make", "target", "grid"),
     [(fqo.hif8, 8, hif8), (fqo.nvfp8, 448, fp8), (fqo.nvfp4, 6, nvfp4)],
-    ids=["hif8", "nvfp8", "nvfp4"],
 )
 Make, Grid = Callable[[], BlockScaled], Callable[[np.ndarray], np.ndarray]
 
 
 @each_format
-@pytest.mark.parametrize("shape", [(40, 100), (3, 20, 50), (777,)], ids=str)
-@pytest.mark.parametrize("size", [1.0, 1e-4, 300.0])
+@looped("shape", [(40, 100), (3, 20, 50), (777,)], ids=str)
+@looped("size", [1.0, 1e-4, 300.0])
 def test_values_are_rounded_under_one_scale_for_the_whole_tensor(
     make: Make, target: int, grid: Grid, shape: tuple[int, ...], size: float
 ) -> None:

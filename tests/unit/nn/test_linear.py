@@ -1,16 +1,15 @@
 """The linear layer with formats: each mode and each preset against plain loops over blocks."""
 
 import copy
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from repository import ROOT
+from conf_formats import each_format
+from looped import looped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.nn.fake_quant_linear import FakeQuantLinear, quantize_activation
@@ -23,14 +22,8 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.hif4 import HiF
 from harness.quant.tensor import TensorFormat
 
-CONF = ROOT / "conf" / "format"
-FILES = sorted(CONF.glob("*.yaml"))
 IN, OUT = 130, 150
 """Neither 64 nor 128 divides them."""
-
-
-def load(file: Path) -> TensorFormat:
-    return build(OmegaConf.to_container(OmegaConf.load(file)), "format")
 
 
 def ints(bits: int, rows: int, columns: int, **changes: object) -> BlockScaled:
@@ -101,7 +94,7 @@ def test_layer_starts_in_the_mode_that_it_can_run_in() -> None:
     assert layer_of(ROW, TENSOR, static_input=True).mode == "calibrate"
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@looped("name", PRESETS)
 def test_preset_is_the_integer_format_of_its_name(name: str) -> None:
     blocks = {
         "w8a8": ((8, 1, -1), (8, 1, -1)),
@@ -119,9 +112,9 @@ def test_preset_is_the_integer_format_of_its_name(name: str) -> None:
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_output_is_the_product_of_what_the_formats_store(file: Path) -> None:
-    fmt, plain, x = load(file), linear(), sample(3, 5, IN)
+@each_format
+def test_output_is_the_product_of_what_the_formats_store(fmt: Any) -> None:
+    plain, x = linear(), sample(3, 5, IN)
     stored = quantize(plain.weight, fmt).dequantize()
     tokens = quantize(x.view(15, IN), fmt).dequantize().view(3, 5, IN)
     for weight, input, expected in [
@@ -135,8 +128,8 @@ def test_output_is_the_product_of_what_the_formats_store(file: Path) -> None:
         assert torch.equal(layer(x), expected), "in training too"
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,), (2, 0, 3)], ids=str)
-@pytest.mark.parametrize("fmt", [ROW, TENSOR, COLUMN_GROUPS, ints(8, 4, 64)], ids=lambda f: f.name)
+@looped("shape", [(), (1,), (2, 3), (0,), (2, 0, 3)], ids=str)
+@looped("fmt", [ROW, TENSOR, COLUMN_GROUPS, ints(8, 4, 64)], ids=lambda f: f.name)
 def test_input_of_any_shape_is_one_matrix_of_tokens(
     shape: tuple[int, ...], fmt: TensorFormat
 ) -> None:
@@ -336,7 +329,7 @@ def stepped(layer: FakeQuantLinear) -> None:
 
 
 def replaced(layer: FakeQuantLinear) -> None:
-    layer.weight = nn.Parameter(sample(OUT, IN, seed=9))
+    layer.weight = nn.Parameter(sample(*layer.weight.shape, seed=9))
 
 
 def there_and_back(layer: FakeQuantLinear) -> None:
@@ -347,16 +340,14 @@ def element_set(layer: FakeQuantLinear) -> None:
     layer.weight[3, 5] = 100
 
 
-@pytest.mark.parametrize(
-    "change", [doubled, loaded, stepped, replaced, there_and_back, element_set]
-)
+@looped("change", [doubled, loaded, stepped, replaced, there_and_back, element_set])
 def test_changed_weight_is_rounded_anew(change: object) -> None:
     # Whether freed memory is used again, at the same address, is a matter of chance: hence so many.
-    layers = [layer_of(ROW) for _ in range(40)]
+    layers = [FakeQuantLinear.from_module(nn.Linear(20, 8), ROW) for _ in range(40)]
     stale = 0
     with torch.no_grad():
         for layer in layers:
-            layer(sample(2, IN))
+            layer(sample(2, 20))
             change(layer)
             stale += not torch.equal(layer.rounded_weight(), by_hand(layer.weight, 8, 1, -1))
     assert stale == 0

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from looped import looped
 from torch import Tensor
 
 from harness.formats.codebook import Codebook
@@ -91,8 +92,8 @@ def rounded_by_hand(x: Tensor, fmt: TensorFormat | None, axis: int) -> Tensor:
     return torch.from_numpy(found).to(x.dtype)
 
 
-each_format = pytest.mark.parametrize("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
-each_rank = pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
+each_format = looped("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
+each_rank = looped("leading", [(), (3,), (2, 3)], ids=str)
 # 16 and 32 divide none of these: the last blocks are short.
 M, K, N = 6, 40, 70
 # float64 operands of float32 precision: sums of products are exact to this, a wrong axis is off by 0.1.
@@ -101,7 +102,7 @@ close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 @each_format
 @each_rank
-@pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (True, True)])
+@looped(("of_a", "of_b"), [(True, False), (False, True), (True, True)])
 def test_forward_blocks_run_along_the_contraction_axis(
     fmt: TensorFormat, leading: tuple[int, ...], of_a: bool, of_b: bool
 ) -> None:
@@ -176,8 +177,8 @@ def test_bfloat16_operands_are_rounded_in_float32_and_multiplied_in_bfloat16() -
     assert torch.equal(a.grad, torch.ones_like(out) @ b.detach().T)
 
 
-@pytest.mark.parametrize("own", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32, torch.float64])
+@looped("own", [torch.bfloat16, torch.float32])
+@looped("compute", [torch.bfloat16, torch.float32, torch.float64])
 def test_product_is_computed_and_returned_in_the_compute_type(
     own: torch.dtype, compute: torch.dtype
 ) -> None:
@@ -279,9 +280,9 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
 # Straight through.
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("axis", [-1, 0, 1])
-@pytest.mark.parametrize("fmt", [INT4, MXFP4], ids=lambda f: f.name)
+@looped("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@looped("axis", [-1, 0, 1])
+@looped("fmt", [INT4, MXFP4], ids=lambda f: f.name)
 def test_rounding_passes_the_gradient_straight_through(
     fmt: TensorFormat, axis: int, dtype: torch.dtype
 ) -> None:

@@ -5,18 +5,17 @@ import copy
 import math
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import conf_formats
 import pytest
 import torch
-from omegaconf import OmegaConf
-from repository import ROOT
+from looped import looped
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
@@ -27,22 +26,11 @@ from harness.quant.primitives import quantize
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.unscaled import Unscaled
-from harness.quant.tensor import TensorFormat
 
-CONF = ROOT / "conf" / "format"
-
-
-def formats() -> Iterator[tuple[str, TensorFormat]]:
-    for file in sorted(CONF.glob("*.yaml")):
-        fmt: TensorFormat = build(OmegaConf.to_container(OmegaConf.load(file)), "format")
-        if fmt.element.bits <= 8:
-            yield file.stem, fmt
-
-
-FORMATS = dict(formats())
+FORMATS = {name: fmt for name, fmt in conf_formats.FORMATS.items() if fmt.element.bits <= 8}
 SHAPES = [(100,), (16, 130), (3, 6, 70), ()]
-each_format = pytest.mark.parametrize("name", FORMATS)
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+each_format = looped("name", FORMATS)
+each_shape = looped("shape", SHAPES, ids=str)
 INT4 = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, 32)))
 INT3_ROW = BlockScaled(element=Integer(bits=3), granularity=Granularity(block=(1, -1)))
 ASYMMETRIC = Affine(element=Integer(bits=4, narrow=False), granularity=Granularity(block=(1, 32)))
@@ -366,8 +354,8 @@ def test_deep_copy_is_independent() -> None:
     assert torch.equal(other(x), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("name", ["int4_group", "mxfp4", "int4_asym_group", "nf4_b64_dq", "hif4"])
+@looped("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@looped("name", ["int4_group", "mxfp4", "int4_asym_group", "nf4_b64_dq", "hif4"])
 def test_cast_of_the_module_changes_the_type_of_the_attribute_and_nothing_stored(
     dtype: torch.dtype, name: str
 ) -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of, values_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.base import NumberFormat, Rounding
 from harness.formats.integer import Integer
@@ -69,7 +72,7 @@ def format_of(parts: list[str]) -> BlockScaled:
     )
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     # The oracle's noise is the first that torch draws after seeding with 0.
     noise = torch.Generator().manual_seed(0)
@@ -85,7 +88,7 @@ def blocks_of(mask: torch.Tensor) -> torch.Tensor:
 
 
 def logarithm_rounds_up(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """Blocks whose absmax is the float below 2^k have the scale of 2^k: float32 log2 gives k there."""
     absmax = entry.x.unfold(-1, 32, 32).abs().amax(-1)
@@ -103,7 +106,7 @@ def logarithm_rounds_up(
 
 
 def code_zero_is_not_divided(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """Under the scale 2^-127 codes are those of x / 2^-126 (of x itself with rceil), decoded with 2^-127."""
     assert "scale_e8m0" not in differing
@@ -120,7 +123,7 @@ def code_zero_is_not_divided(
 
 
 def logarithm_rounds_down(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """Blocks whose absmax is the float above max * 2^k have the scale 2^k, half the smallest that does not saturate."""
     fmt = format_of(entry.parts)
@@ -149,7 +152,8 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_microscaling"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     if entry.parts[:2] == ["torchao", "e2m1"]:
         packed = entry.stored["codes"]
         entry.stored["codes"] = torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)

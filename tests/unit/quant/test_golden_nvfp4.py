@@ -1,10 +1,13 @@
 """NVFP4: torchao, and the formats of that name in HiFloat4 and fake_quant_ops, as stored in `golden`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
@@ -37,7 +40,7 @@ def format_of(parts: list[str]) -> BlockScaled:
     return BlockScaled(element=E2M1, granularity=Granularity(block=(1, 16)), scale=scale)
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     quantized = codes_of(entry.x, format_of(entry.parts))
     planes, values = quantized.scales.planes, quantized.dequantize()
@@ -46,7 +49,9 @@ def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     return {role: roles[role] for role in entry.stored}, values
 
 
-def no_block_scales(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def no_block_scales(
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
+) -> None:
     """It is one scale for the tensor, max / (absmax + 2^-23): the element under it gives the same values."""
     element = PER_TENSOR[entry.parts[1]]
     scale = element.max / (entry.x.abs().max() + 2.0**-23)
@@ -60,7 +65,7 @@ def no_block_scales(entry: Any, found: dict[str, torch.Tensor], differing: dict[
 
 
 def zero_scale_is_not_zero(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """The scale is s + 2^-60: blocks of scale 0 come back as garbage of that size."""
     scales = codes_of(entry.x, format_of(entry.parts)).scales.planes[0].values
@@ -70,7 +75,7 @@ def zero_scale_is_not_zero(
 
 
 def infinity_is_not_caught(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """Blocks with infinity have NaN where the project has 6 * 448 or 0."""
     infinite = entry.x.unfold(-1, 16, 16).isinf().any(-1).repeat_interleave(16, -1)
@@ -88,7 +93,8 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_nvfp4"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     if entry.parts[0] == "torchao":
         packed = entry.stored["codes"]
         entry.stored["codes"] = torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)

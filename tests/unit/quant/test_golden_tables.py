@@ -1,9 +1,12 @@
 """The value of every code, and the code of every bfloat16 number, as stored in `golden`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
@@ -37,7 +40,7 @@ FORMATS: dict[str, NumberFormat] = {
 BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return values of all codes, or codes of all numbers, and the numbers; NaN there means any code will do."""
     fmt = FORMATS[entry.parts[1].removesuffix("_torchao").removesuffix("_en_dtypes")]
     if entry.parts[0] == "values":
@@ -48,7 +51,7 @@ def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def sign_and_magnitude(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """The same 15 numbers; codes are sign and magnitude there, two's complement here."""
     ours, theirs = found["values"], entry.stored["values"].float()
@@ -62,6 +65,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_table_is_reproduced(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_tables"), ids=id_of)
+def test_stored_table_is_reproduced(entry: Entry) -> None:
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)

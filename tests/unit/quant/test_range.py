@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
@@ -23,7 +24,7 @@ from harness.quant.tensor import TensorFormat
 
 GROUPS = Granularity(block=(1, 32))
 BLOCKS = [Granularity(block=block) for block in ((-1, -1), (1, -1), (-1, 1), (1, 32), (4, 16))]
-each_granularity = pytest.mark.parametrize("granularity", BLOCKS, ids=lambda g: g.name)
+each_granularity = looped("granularity", BLOCKS, ids=lambda g: g.name)
 
 
 def sample(shape: tuple[int, ...] = (6, 100), seed: int = 0) -> torch.Tensor:
@@ -68,8 +69,8 @@ def test_absmax_is_the_larger_magnitude_and_positive_zero_for_zeros() -> None:
     assert not absmax.signbit().any()
 
 
-@pytest.mark.parametrize("rule", [AbsMax(), AbsMax(ratio=0.5), Percentile(percent=90)])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@looped("rule", [AbsMax(), AbsMax(ratio=0.5), Percentile(percent=90)])
+@looped("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_shows_in_its_block_alone(rule: RangeRule, bad: float) -> None:
     x = sample((2, 64))
     clean = measure(rule, x, GROUPS).absmax
@@ -104,7 +105,7 @@ def test_ratio_shrinks_both_ends() -> None:
 
 
 @each_granularity
-@pytest.mark.parametrize("percent", [10.0, 50.0, 90.0, 99.0, 99.9, 100.0])
+@looped("percent", [10.0, 50.0, 90.0, 99.0, 99.9, 100.0])
 def test_percentile_is_the_nearest_rank_of_magnitudes(
     granularity: Granularity, percent: float
 ) -> None:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
@@ -34,8 +35,8 @@ ELEMENTS: list[Any] = [
 RULES = ("floor", "ceil", "even", "rceil", "nearest", "carry")
 ROWS = Granularity(block=(1, -1))
 TINY = np.float32(2.0**-126)
-each_element = pytest.mark.parametrize("element", ELEMENTS, ids=lambda element: element.name)
-each_rule = pytest.mark.parametrize("rule", RULES)
+each_element = looped("element", ELEMENTS, ids=lambda element: element.name)
+each_rule = looped("rule", RULES)
 
 
 def fitted(rule: ScaleRule, absmax: torch.Tensor, element: NumberFormat) -> torch.Tensor:
@@ -167,7 +168,7 @@ def test_element_without_an_exponent_is_refused(element: Any) -> None:
 
 
 @each_element
-@pytest.mark.parametrize("lowest", [2.0**-126, 0.0, 1e-3])
+@looped("lowest", [2.0**-126, 0.0, 1e-3])
 def test_float_scale_is_absmax_over_the_largest_value(element: Any, lowest: float) -> None:
     absmax = torch.cat([probes(element), torch.tensor([0.0])])
     found = fitted(FloatScale(lowest=lowest), absmax, element)
@@ -249,7 +250,7 @@ def test_division_is_done_as_asked(arithmetic: Any) -> None:
     assert (both["divide"] != both["reciprocal"]).any()
 
 
-@pytest.mark.parametrize(
+@looped(
     ("rule", "prefix", "suffix"),
     [
         (FloatScale(), "", ""),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
@@ -104,8 +105,8 @@ def test_empty_tensor_has_no_bits_per_element() -> None:
     assert empty.dequantize().shape == (0, 6)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
+@looped("flat", [False, True])
+@looped("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
 def test_view_of_formats_can_be_undone(shape: tuple[int, ...], flat: bool) -> None:
     x = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     for axis in range(-x.dim(), x.dim()) or [-1]:

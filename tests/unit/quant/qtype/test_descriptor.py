@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from bit_exact import codes_of, values_of
+from golden import Entry, entries_of, id_of, stored_tensors, whole
 from hypothesis import given
 from hypothesis import strategies as st
+from looped import looped
 from omegaconf import OmegaConf
 from repository import ROOT
 
@@ -23,7 +25,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 PARSES = json.loads((ROOT / "tests/golden/qtype.json").read_text(encoding="utf-8"))
-each_parse = pytest.mark.parametrize("text", PARSES)
+each_parse = looped("text", PARSES)
 
 
 @each_parse
@@ -63,7 +65,7 @@ def test_largest_element_is_the_one_of_the_descriptor(text: str) -> None:
         assert fmt.element.max == 2**descriptor.man_bits - 1
 
 
-@pytest.mark.parametrize(
+@looped(
     "text",
     [
         *("", " ", "junk", "e2m1", "e2m1k8", "e2m1k8b32cc", "e2m1k8b32x", " e2m1k8b32", "e2m1k8b32\n"),
@@ -210,12 +212,12 @@ def test_yaml_takes_a_text_and_names_the_key_of_a_wrong_one() -> None:
         build(node | {"text": "mxfp5"}, "format")
 
 
-def same_without_c(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
+def same_without_c(entry: Entry, found: dict[str, Any], differing: dict[str, Any]) -> None:
     other = replace(parse(entry.parts[1]), do_carry=False).format()
     assert not entry.differing({"dq": values_of(entry.x.float(), other)}, found["dq"])
 
 
-def same_with_ties_to_even(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
+def same_with_ties_to_even(entry: Entry, found: dict[str, Any], differing: dict[str, Any]) -> None:
     fmt = parse(entry.parts[1]).format()
     assert isinstance(fmt, BlockScaled)
     other = replace(fmt, element=replace(fmt.element, rounding="nearest_even"))
@@ -237,13 +239,15 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_descriptors_equal_fake_quant_ops_and_hifloat4(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_descriptor"), ids=id_of)
+def test_descriptors_equal_fake_quant_ops_and_hifloat4(entry: Entry) -> None:
     values = values_of(entry.x.float(), parse(entry.parts[1]).format())
     entry.check({"dq": values}, values, KNOWN_DIFFERENT)
 
 
-def test_stored_results_of_the_offset_form_are_all_beyond_its_range(golden: dict[str, Any]) -> None:
+def test_stored_results_of_the_offset_form_are_all_beyond_its_range() -> None:
+    whole()
     # Its exponents end at -7, so normal numbers overflow: equal, and nothing to be seen but NaN.
-    stored = golden["tensors"]("qtype_quant_py")
+    stored = stored_tensors("qtype_quant_py")
     assert all(values.isnan().all() for key, values in stored.items() if "off38" in key)
     assert parse("e0m3K1k4B1b64Coff38").k_range == (-39, -9)

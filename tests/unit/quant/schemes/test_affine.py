@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
 from harness.formats.native import Native
@@ -33,7 +34,7 @@ FORMATS = [
     for element in ELEMENTS
     for variant in VARIANTS
 ]
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
 
 def sample(shape: tuple[int, ...] = (6, 100)) -> torch.Tensor:
@@ -107,7 +108,7 @@ def test_blocks_of_zeros_come_back_as_zeros(fmt: Affine) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@looped("bad", [math.nan, math.inf])
 def test_block_that_is_not_finite_is_lost_alone(fmt: Affine, bad: float) -> None:
     x = sample()
     clean = fake_quantize(x, fmt)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -41,8 +42,8 @@ FORMATS = [
 ]
 SHAPES = [(5, 100), (4, 256), (3, 7), (1, 1), (2, 3, 130), (130,)]
 SMALLEST_NORMAL = np.float32(2.0**-126)
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
+each_shape = looped("shape", SHAPES, ids=str)
 
 
 def slices(fmt: BlockScaled, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
@@ -92,8 +93,8 @@ def test_values_and_scales_equal_the_reference(fmt: BlockScaled, shape: tuple[in
     assert quantized.dequantize().is_contiguous()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("fmt", FORMATS[::5], ids=lambda fmt: fmt.name)
+@looped("dtype", [torch.bfloat16, torch.float16], ids=str)
+@looped("fmt", FORMATS[::5], ids=lambda fmt: fmt.name)
 def test_arithmetic_is_float32_whatever_the_type(fmt: BlockScaled, dtype: torch.dtype) -> None:
     x = sample((5, 100)).to(dtype)
     values, _, _ = reference(fmt, x.float().numpy())
@@ -117,7 +118,7 @@ def test_zeros_come_back_as_zeros(fmt: BlockScaled) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("size", [1e-45, 1e-40, 2.0**-126, 1e-30, 3e38])
+@looped("size", [1e-45, 1e-40, 2.0**-126, 1e-30, 3e38])
 def test_extreme_magnitudes_stay_finite(fmt: BlockScaled, size: float) -> None:
     x = torch.full((2, 130), size) * torch.tensor([1.0, -1.0]).repeat(65)
     values, _, _ = reference(fmt, x.numpy())
@@ -127,7 +128,7 @@ def test_extreme_magnitudes_stay_finite(fmt: BlockScaled, size: float) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@looped("bad", [math.nan, math.inf, -math.inf])
 def test_block_that_is_not_finite_comes_back_all_nan_and_others_unhurt(
     fmt: BlockScaled, bad: float
 ) -> None:
@@ -163,7 +164,7 @@ def test_clipped_range_saturates_what_lies_beyond(fmt: BlockScaled) -> None:
         torch.testing.assert_close(end, bound.expand(end.shape), rtol=2**-22, atol=0)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fmt", "shape", "bits"),
     [
         (FORMATS[0], (4096, 4096), 8.0078125),  # int8_row: 8 + 32/4096

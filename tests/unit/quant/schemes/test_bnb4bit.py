@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.codebook import LEVELS, Codebook
 from harness.quant.granularity import Granularity
@@ -13,8 +14,8 @@ from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import QLoRAScale, dynamic_map
 
-each_name = pytest.mark.parametrize("name", ["nf4", "fp4"])
-each_block = pytest.mark.parametrize("block", [32, 64, 256])
+each_name = looped("name", ["nf4", "fp4"])
+each_block = looped("block", [32, 64, 256])
 
 
 def book(name: str, block: int = 64, double: bool = False) -> BlockScaled:
@@ -31,7 +32,7 @@ def sample(*shape: int) -> torch.Tensor:
 
 @each_name
 @each_block
-@pytest.mark.parametrize("shape", [(16, 256), (5, 100), (3, 2, 50), (7,)], ids=str)
+@looped("shape", [(16, 256), (5, 100), (3, 2, 50), (7,)], ids=str)
 def test_blocks_run_on_over_rows_and_round_to_the_nearest_level(
     name: str, block: int, shape: tuple[int, ...]
 ) -> None:
@@ -135,7 +136,7 @@ def test_block_that_is_not_finite_is_lost_alone(name: str, bad: float) -> None:
     assert torch.equal(found, clean)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("name", "block", "absolute", "relative"),
     [
         *(("nf4", 64, 0.072792, 0.203299), ("nf4", 128, 0.076835, 0.215252)),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.hif4 import HiF
@@ -17,7 +18,7 @@ from harness.quant.schemes.hif4_v12 import HiFv12
 
 BITS = (2, 3, 4, 5)
 LARGEST = 344064.0
-each_width = pytest.mark.parametrize("bits", BITS)
+each_width = looped("bits", BITS)
 
 
 def float32(value: float) -> float:
@@ -84,7 +85,7 @@ KINDS: list[tuple[Any, Callable[[list[float], int], list[float]]]] = [
     (HiF, paper),
     (HiFv12, first_generation),
 ]
-each_kind = pytest.mark.parametrize(("kind", "reference"), KINDS, ids=["paper", "v12"])
+each_kind = looped(("kind", "reference"), KINDS)
 
 
 def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
@@ -106,7 +107,7 @@ def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 @each_kind
 @each_width
-@pytest.mark.parametrize("columns", [64, 128, 100, 7])
+@looped("columns", [64, 128, 100, 7])
 def test_values_equal_the_scalar_reference(
     kind: Any, reference: Any, bits: int, columns: int
 ) -> None:
@@ -115,12 +116,12 @@ def test_values_equal_the_scalar_reference(
     np.testing.assert_array_equal(found.numpy(), by_groups(x, bits, reference).numpy())
 
 
-@each_kind
 @settings(max_examples=60, deadline=None)
 @given(
     bits=st.sampled_from(BITS),
     group=st.lists(st.floats(-1e7, 1e7, width=32), min_size=64, max_size=64),
 )
+@each_kind
 def test_any_group_equals_the_scalar_reference(
     kind: Any, reference: Any, bits: int, group: list[float]
 ) -> None:

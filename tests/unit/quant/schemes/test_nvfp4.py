@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
@@ -24,7 +25,7 @@ RULES = [
     for subnormal in (False, True)
     for arithmetic in ("reciprocal", "divide")
 ]
-each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.suffix or "_plain")
+each_rule = looped("rule", RULES, ids=lambda rule: rule.suffix or "_plain")
 
 
 def nvfp4(rule: NVFP4Scale) -> BlockScaled:
@@ -70,8 +71,8 @@ def sample(shape: tuple[int, ...], size: float = 1.0) -> torch.Tensor:
 
 
 @each_rule
-@pytest.mark.parametrize("shape", [(8, 256), (3, 40), (1, 16)], ids=str)
-@pytest.mark.parametrize("size", [1.0, 1e-8, 1e6])
+@looped("shape", [(8, 256), (3, 40), (1, 16)], ids=str)
+@looped("size", [1.0, 1e-8, 1e6])
 def test_values_and_both_levels_equal_the_reference(
     rule: NVFP4Scale, shape: tuple[int, int], size: float
 ) -> None:
