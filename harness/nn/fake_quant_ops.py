@@ -59,6 +59,7 @@ class TargetScale:
         granularity: Granularity,
     ) -> Scales:
         """Return the same scale for every matrix."""
+        # `amax()` over all matrices: one scale for the whole tensor.
         absmax = measured.absmax
         scale = self.target / (absmax.amax().expand(absmax.shape) + self.epsilon)
         plane = ScalePlane(values=scale.contiguous(), granularity=granularity, bits=float32.BITS)
@@ -90,6 +91,7 @@ def nvfp8(epsilon: float = EPSILON) -> BlockScaled:
 
 def nvfp4(epsilon: float = EPSILON) -> BlockScaled:
     """Return its `nvfp4_e2m1`, which is not NVFP4."""
+    # 37 levels: 18 magnitudes of both signs and zero.
     levels = tuple(sign * magnitude for magnitude in MAGNITUDES for sign in (1, -1))
     book = Codebook(name="nvfp4", levels=tuple(sorted(set(levels))), ties="away")
     return _whole(book, E2M1.max, epsilon)

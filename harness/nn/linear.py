@@ -64,6 +64,7 @@ def replace_linears(
     Raises:
         ValueError: The model has no linear layer to replace, or a parent reads the weight of one.
     """
+    # remove_duplicate=False: a shared layer is replaced under each of its names.
     found = {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
@@ -76,6 +77,7 @@ def replace_linears(
             f"a model must have linear layers outside of skip={skip}, "
             f"got none in {type(model).__name__}"
         )
+    # The root has no parent in which it could be replaced.
     if "" in found:
         raise ValueError(
             "a model must have linear layers inside, got one itself; "
@@ -98,6 +100,7 @@ def _check_called(model: nn.Module, names: Iterable[str]) -> None:
 
     Such a layer would round nothing.
     """
+    # Every module around the layer, the model itself included.
     for name in names:
         parents = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
         for parent in (model, *map(model.get_submodule, parents)):

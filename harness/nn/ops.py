@@ -164,6 +164,7 @@ def in_range(x: Tensor, fmt: TensorFormat, scales: Scales, axis: int = -1) -> Te
     """
     flat = fmt.granularity.flat
     seen = move_blocks_last(x, axis, flat=flat).float()
+    # The limits of the element format, in units of x: one number for each block.
     low, high = (scales.apply(torch.full_like(seen, end)) for end in _borders(fmt.element))
     return restore_axis((seen >= low) & (seen <= high), x.shape, axis, flat=flat)
 

@@ -96,6 +96,7 @@ def _install(module: nn.Module, name: str, quantized: QuantizedTensor, dtype: to
             f"codes must have at most 8 bits to be stored packed, got {quantized.element.name}"
         )
     packed = nn.Parameter(pack(quantized.codes, quantized.element.bits), requires_grad=False)
+    # In the place of the float parameter, so that torch's parametrization wraps the codes.
     delattr(module, name)
     module.register_parameter(name, packed)
     dequantize = Dequantize(quantized, dtype)
@@ -144,12 +145,14 @@ class Dequantize(nn.Module):
             offset=planes.get("offset"),
         )
         tensor = replace(self.frame, codes=codes, scales=scales).dequantize().to(self.dtype)
+        # Within a forward every read returns this tensor.
         if self.depth:
             self.cached = tensor
         return tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move with the module. A cast changes the type of the attribute, not of the scales."""
+        # `fn` shows the new type on an empty tensor: codes and scales have no type to cast.
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         with exact_buffers(self):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

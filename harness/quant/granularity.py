@@ -48,6 +48,7 @@ class Granularity:
     @property
     def name(self) -> str:
         """`tensor`, `row`, `column`, `g64`, flat `b64`, or the block itself as `128x128`."""
+        # Blocks of whole axes have names, and so have groups along a row.
         named = {(-1, -1): "tensor", (1, -1): "row", (-1, 1): "column"}
         if self.flat:
             return f"b{self.block[1]}"
@@ -70,6 +71,7 @@ class Granularity:
                 f"block must divide the tensor: shape={tuple(shape)}, block={self.block}; "
                 "choose another group size or allow tail=short"
             )
+        # Every index of a leading axis has its own scales.
         leading = (1,) * (len(shape) - 2)
         # A block longer than its axis is cut to it. Padding the axis could take enormous memory.
         cut = (axis if size == -1 else min(axis, size) for axis, size in self._pairs(shape))
@@ -85,6 +87,7 @@ class Granularity:
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the scales of a tensor of `shape`."""
+        # Rounded up: a short block has a scale too.
         pairs = zip(shape, self.sizes(shape), strict=True)
         return tuple(-(-axis // size) for axis, size in pairs)
 
@@ -100,6 +103,7 @@ class Granularity:
 
     def unblocked(self, blocks: Tensor, shape: Sequence[int]) -> Tensor:
         """Undo `blocked`: return a contiguous tensor of `shape`, without the padding."""
+        # The layout [A/a, a, B/b, b, ..] holds counts and sizes in turn.
         counts, sizes = blocks.shape[0::2], blocks.shape[1::2]
         x = blocks.reshape([count * size for count, size in zip(counts, sizes, strict=True)])
         return x[tuple(slice(axis) for axis in shape)].contiguous()
@@ -120,11 +124,13 @@ class Granularity:
                 # The short block of this axis by itself; other axes follow in the recursion.
                 parts = torch.split(x, [length - tail, tail], axis)
                 return torch.cat([self.reduce(part, function) for part in parts], axis)
+        # No short block is left: the axes inside a block are every second one.
         blocks = self.blocked(x)
         return function(blocks, tuple(range(1, blocks.dim(), 2)))
 
     def expand(self, scale: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the scale of each element of a tensor of `shape`: `scale` repeated over blocks."""
         counts_and_sizes = zip(scale.shape, self.sizes(shape), strict=True)
+        # Stretch the axes of length 1 to the block size; no memory until `unblocked` copies.
         blocks = self.aligned(scale).expand([n for pair in counts_and_sizes for n in pair])
         return self.unblocked(blocks, shape)

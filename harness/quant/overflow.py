@@ -38,6 +38,7 @@ def refuse_overflow(x: Tensor, values: Tensor, name: str, whole: Tensor | None =
     # The cheap test first: `values` is nearly always finite. Meta tensors have no values.
     if values.is_meta or all_finite(values) or not all_finite(x if whole is None else whole):
         return
+    # The first number in question, for the message.
     lost = ~values.isfinite()
     given, made = x[lost][0].item(), values[lost][0].item()
     kept = str(values.dtype).removeprefix("torch.")

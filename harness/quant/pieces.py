@@ -55,6 +55,7 @@ def _steps(shape: torch.Size, granularities: list[Granularity], limit: int) -> t
     column_step = max(columns, 1)
     if least[0] * columns > limit:
         column_step = max(limit // least[0] // least[1], 1) * least[1]
+    # As many rows of blocks as fit, at least one.
     row_step = max(limit // column_step // least[0], 1) * least[0]
     return row_step, column_step
 
@@ -64,6 +65,7 @@ def _cut(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) ->
     layer, rows, columns = window
 
     def cut(plane: ScalePlane) -> ScalePlane:
+        # Scales of one layer, then those of its rows and columns.
         counts = plane.granularity.scale_shape(shape[1:])
         sizes = plane.granularity.sizes(shape[1:])
         values = plane.values.reshape(-1, *counts)[layer]

@@ -59,9 +59,11 @@ def encode(
 
     Overflow is not checked: the result is the format, bit for bit.
     """
+    # Formats see the axis of the blocks last.
     flat = fmt.granularity.flat
     seen = move_blocks_last(_floating(x), axis, flat=flat)
     codes = torch.empty(seen.shape, dtype=_code_type(fmt), device=x.device)
+    # Divide by the scales, round, encode: a piece at a time, float32.
     for part, target, own in pieces(seen, codes, scales):
         target.copy_(fmt.element.encode(fmt.to_grid(part.float(), own, generator)))
     return QuantizedTensor(
@@ -98,9 +100,11 @@ def fake_quantize(
     flat = fmt.granularity.flat
     seen = move_blocks_last(_floating(x), axis, flat=flat)
     scales = fmt.fit(seen) if scales is None else scales
+    # Round and multiply by the scales again; `copy_` casts to the type of `x`, once.
     out = torch.empty(seen.shape, dtype=x.dtype, device=x.device)
     for part, target, own in pieces(seen, out, scales):
         target.copy_(own.apply(fmt.to_grid(part.float(), own, generator)))
+        # After the cast, which may overflow where float32 does not.
         refuse_overflow(part, target, fmt.name, seen)
     return restore_axis(out, x.shape, axis, flat=flat)
 
@@ -116,9 +120,11 @@ def bits_per_element(fmt: TensorFormat, shape: tuple[int, ...]) -> float:
 def _floating(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"a tensor to quantize must be floating point, got {x.dtype}")
+    # Codes have no gradient. `harness.nn.ops` has the straight-through one.
     return x.detach()
 
 
 def _code_type(fmt: TensorFormat) -> torch.dtype:
+    # The narrowest integer of torch that holds a code.
     bits = fmt.element.bits
     return torch.uint8 if bits <= 8 else torch.int16 if bits <= 16 else torch.int32

@@ -83,6 +83,7 @@ def measure_ranges(fmt: StaticFormat, rule: RangeRule, x: Tensor) -> Range:
     """Return the range of every block of `x`, chosen by a rule that may try out the format."""
 
     def rounded(candidate: Range) -> Tensor:
+        # What `fake_quantize` would return under these ranges, in float32.
         scales = fmt.scales_of(candidate)
         return scales.apply(fmt.to_grid(x.float(), scales))
 
@@ -141,6 +142,7 @@ class Percentile:
         """Return both ends of each block, cut to the percentile of its magnitudes."""
         bound = granularity.reduce(x, self._percentile).float()
         ends = _ends(x, granularity)
+        # `bound` is a magnitude: it cuts both ends. The unclipped peak is kept beside them.
         low, high = torch.maximum(ends.low, -bound), torch.minimum(ends.high, bound)
         return Range(low, high, ends.peak)
 
@@ -179,6 +181,7 @@ class MseSearch:
         # A block with NaN has NaN errors and keeps the first ratio.
         least = torch.full_like(full.low, torch.inf)
         best = torch.full_like(full.low, self.ratios[0])
+        # Each ratio on all blocks at once; a block keeps the ratio if its own error is less.
         for ratio in self.ratios:
             squares = rounded(full.scaled(ratio)).sub_(x).square_()
             error = granularity.reduce(squares, torch.sum)
@@ -190,5 +193,6 @@ class MseSearch:
 
 def _ends(x: Tensor, granularity: Granularity) -> Range:
     """Return the smallest and the largest value of every block, zero included."""
+    # Reduced in the type of x, which is exact and fast, then float32.
     low, high = granularity.reduce(x, torch.amin), granularity.reduce(x, torch.amax)
     return Range(low.float().clamp_(max=0), high.float().clamp_(min=0))

@@ -80,8 +80,10 @@ class FloatScale:
 
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:
         """Return one scale for each block."""
+        # The float32 scale. The bound keeps x / s finite in blocks of zeros and of tiny numbers.
         scale = self._scale(measured, element).clamp_(min=self.lowest)
         bits = float32.BITS
+        # Its stored form.
         if self.storage is not None:
             scale, bits = self.storage.round(scale), self.storage.bits
         if self.of_zeros is not None:

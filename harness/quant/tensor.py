@@ -62,6 +62,7 @@ class Scales:
         """Return the product of all levels, one scale for each of the finest blocks."""
         inner, *outer = self.planes
         values = inner.values
+        # From the coarsest level to the finest, in float32: libraries multiply in this order.
         for plane in reversed(outer):
             (rows, columns), block = plane.granularity.block, inner.granularity.block
             # Granularity of the outer level, counted in inner blocks.
@@ -81,10 +82,13 @@ class Scales:
         plane = self.combined()
         granularity = plane.granularity
         blocks = granularity.blocked(grid)
+        # Code of zero. Not in place, because `blocked` may be a view of the caller's tensor.
         if self.zero_point is not None:
             blocks = blocks - granularity.aligned(self.zero_point.values)
+        # Scale.
         scale = granularity.aligned(plane.values)
         blocks = blocks / scale if self.inverse else blocks * scale
+        # Offset. `blocks` is a new tensor by now.
         if self.offset is not None:
             blocks += granularity.aligned(self.offset.values)
         return granularity.unblocked(blocks, grid.shape)
@@ -112,6 +116,7 @@ class QuantizedTensor:
     @property
     def total_bits(self) -> int:
         """Storage of codes and scales [bits], with codes packed to `element.bits`."""
+        # In memory codes take a byte each; this counts them packed.
         return self.codes.numel() * self.element.bits + self.scales.total_bits
 
     @property
@@ -133,6 +138,7 @@ def move_blocks_last(x: Tensor, axis: int, *, flat: bool) -> Tensor:
     x [N, K], flat           ->  [1, N * K]
     x [], a scalar           ->  [1]
     """
+    # A scalar has no axis.
     if x.dim() == 0:
         x = x.reshape(1)
     x = x.movedim(axis, -1)

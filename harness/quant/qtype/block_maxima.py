@@ -45,6 +45,7 @@ class BlockMaxima:
 
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:
         """Return the rounded maxima of blocks and the maxima of outer blocks."""
+        # g and G.
         own = measured.absmax
         neighbors = Granularity(block=(1, self.outer))
         largest = neighbors.reduce(own, torch.amax)
@@ -54,6 +55,7 @@ class BlockMaxima:
         inner = ScalePlane(
             values=STORED.round(share * STORED.max), granularity=granularity, bits=STORED.bits
         )
+        # s * G / (448 * qmax) decodes; 448 is divided out here.
         outer = ScalePlane(
             values=largest / (STORED.max * element.max),
             granularity=Granularity(block=(rows, columns * self.outer)),

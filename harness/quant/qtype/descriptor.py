@@ -33,11 +33,13 @@ GRAMMAR = (
     "mxfp4, mxfp6e3m2, mxfp6e2m3, mxfp8e4m3, mxfp8e5m2, "
     "hifx<2-5>, hifx<2-5>_v12, tmx<3-9>, nf4B<B>b<b>, nvf4, hif8, int8sym, fp16, bf16 or fp32"
 )
+# ASCII digits only (`\d` takes others too), and few enough for a quick `int`.
 NUMBER = "([0-9]{1,9})"
 FORM_A = re.compile(f"e{NUMBER}m{NUMBER}k{NUMBER}b{NUMBER}([Cc]?)")
 FORM_B = re.compile(
     f"e{NUMBER}m{NUMBER}K{NUMBER}k{NUMBER}B{NUMBER}b{NUMBER}([Cc]?)(?:off{NUMBER})?"
 )
+# The name in any case; B and b are two things.
 NF4 = re.compile(f"(?i:nf4)B{NUMBER}b{NUMBER}")
 MX = {
     "mxfp4": "e2m1k8b32C",
@@ -66,12 +68,14 @@ def parse(text: str) -> Descriptor:
 
 
 def _parse(text: str) -> Descriptor:
+    # The forms, and names that stand for one.
     name = text.lower()
     if found := FORM_A.fullmatch(MX.get(name, text)):
         e, m, k, b = map(int, found.groups()[:4])
         return Descriptor(exp_bits=e, man_bits=m, k_bits=k, blk_size=b, do_carry=bool(found[5]))
     if found := FORM_B.fullmatch(text):
         return _form_b(found)
+    # Names with numbers in them.
     if found := re.fullmatch("hifx([2-5])(_v12)?", name):
         # The original's expansion. It has the right padding and leaves the two inner levels out.
         fields = parse(f"e0m{int(found[1]) - 1}K1k4B1b64Coff38")
@@ -81,6 +85,7 @@ def _parse(text: str) -> Descriptor:
     if found := NF4.fullmatch(text):
         outer, block = int(found[1]), int(found[2])
         return Descriptor(name=f"nf4B{outer}b{block}", blk_outer_size=outer, blk_size=block)
+    # Names without.
     if name in NAMED_FORMATS:
         return Descriptor(name=name, blk_size=16 if name == "nvf4" else 1)
     raise ValueError("no form or name fits the whole of it")

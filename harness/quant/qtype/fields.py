@@ -64,15 +64,19 @@ class Descriptor:
         """Check that a format with these fields exists."""
         if self.blk_size < 1 or self.blk_outer_size < 1:
             raise ValueError("block sizes must be >= 1")
+        # Names have no exponent bits, and nothing more to check.
         if self.exp_bits < 0:
             return
+        # One exponent bit is a fixed-point format: all its numbers have the same step.
         if self.exp_bits == 1:
             raise ValueError(f"E must not be 1; write e0m{self.man_bits + 1}, which is the same")
+        # Minifloats have up to 16 bits, integers 8.
         widest = 16 if self.exp_bits else 8
         if self.exp_bits > 7 or self.man_bits < 1 or 1 + self.exp_bits + self.man_bits > widest:
             raise ValueError("E must be 0..7, M >= 1 and 1 + E + M at most 16, of integers 8")
         if not (1 <= self.k_bits <= 8 and 0 <= self.k_outer_bits <= 8):
             raise ValueError("k and K must be 1..8")
+        # `off` may move the range, but some of it must stay in float32.
         lowest, highest = self.k_range
         if lowest > LARGEST_EXPONENT or highest < -LARGEST_EXPONENT:
             raise ValueError(f"off must leave exponents of float32, got {lowest} .. {highest}")
@@ -104,6 +108,7 @@ class Descriptor:
         """Subtracted from shared exponents."""
         if self.exp_bits < 0:
             return 0
+        # Without `off` the range is symmetric; with it the highest exponent is exp_max + offset.
         return self.exp_max + (0 if self.offset is None else self.offset - self.k_max - 1)
 
     @property
@@ -158,6 +163,7 @@ class Descriptor:
             element, scale = self._element(), self._scale()
         return BlockScaled(element=element, granularity=granularity, scale=scale)
 
+    # The libraries round halves away from zero.
     def _element(self) -> Integer | Minifloat:
         if self.exp_bits == 0:
             return Integer(bits=self.man_bits + 1, rounding="half_away")
@@ -169,6 +175,7 @@ class Descriptor:
         )
 
     def _scale(self) -> PowerOfTwoScale | SharedExponent:
+        # Rounding absmax to M bits is what "the next exponent where it would round up" means.
         carry: Literal["carry", "even"] = "carry" if self.exp_bits else "even"
         rule = carry if self.do_carry else "floor"
         # k8 without an outer exponent is OCP's E8M0.

@@ -64,7 +64,7 @@ class Affine:
     def scales_of(self, measured: Range) -> Scales:
         """Return scales and zero points that cover given ranges."""
         lowest, highest = self.element.lowest, self.element.highest
-        # Scale.
+        # Scale: all codes for the whole range.
         span = measured.high - measured.low
         scale = (span / (highest - lowest)).clamp_(min=self.scale.lowest)
         # Zero point: the code of 0.
@@ -91,13 +91,16 @@ class Affine:
         if scales.zero_point is None:
             raise ValueError("scales must have a zero point, got none")
         granularity = self.granularity
+        # x / s, in which order libraries differ.
         units = self.scale.divide(granularity.blocked(x), scales)
         zero = granularity.aligned(scales.zero_point.values)
         rounding = self.element.rounding
+        # Tie rule and zero point; a sum has other ties than its first term.
         if self.round_sum:
             grid = round_to_integer(units.add_(zero), rounding, generator)
         else:
             grid = round_to_integer(units, rounding, generator).add_(zero)
+        # Saturation.
         grid.clamp_(self.element.lowest, self.element.highest)
         return granularity.unblocked(grid, x.shape)
 
@@ -132,6 +135,7 @@ class FloatZero:
 
     def fit(self, x: Tensor) -> Scales:
         """Return the scale and the zero of the smallest and largest value of each block."""
+        # Without zero: a block may be all positive.
         low = self.granularity.reduce(x, torch.amin).float()
         high = self.granularity.reduce(x, torch.amax).float()
         scale = ((high - low) / self.element.highest).clamp_(min=float32.SMALLEST_NORMAL)
@@ -149,6 +153,7 @@ class FloatZero:
             raise ValueError("scales must have an offset, got none")
         granularity = self.granularity
         scale = granularity.aligned(scales.planes[0].values)
+        # torchao computes min from the stored zero, not from the data.
         lowest = granularity.aligned(scales.offset.values) - scale * self._middle
         grid = self.element.round((granularity.blocked(x) - lowest) / scale, generator)
         return granularity.unblocked(grid, x.shape)

@@ -50,5 +50,6 @@ class BlockScaled:
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
     ) -> Tensor:
         """Round `x / s` to the element format."""
+        # The scale rule owns the division, the element the rounding and the saturation.
         blocks = self.scale.divide(self.granularity.blocked(x), scales)
         return self.granularity.unblocked(self.element.round(blocks, generator), x.shape)

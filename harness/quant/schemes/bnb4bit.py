@@ -82,6 +82,7 @@ class QLoRAScale:
 
     def divide(self, blocks: Tensor, scales: Scales) -> Tensor:
         """Multiply by the reciprocal of the exact statistics, and clip to [-1, 1]."""
+        # Codes are made before the statistics are rounded.
         plane = scales.unrounded or scales.planes[0]
         reciprocal = 1.0 / plane.values.clamp(min=SMALLEST_DIVISOR)
         return (blocks * plane.granularity.aligned(reciprocal)).clamp_(-1, 1)

@@ -54,6 +54,7 @@ class HiFv12(HiFLevels):
         e4, e8, e64 = (
             torch.frexp(m.clamp(max=LARGEST_MAXIMUM) + LEAST_MAXIMUM).exponent - 1 for m in maxima
         )
+        # k leaves 2 binades for the factors; the clamps make l2 and l3 one bit each.
         k = (e64 - 2).clamp_(LOWEST_EXPONENT, HIGHEST_EXPONENT)
         k8 = to_eights(k, e8)
         l2 = (e8 - k8 - 1).clamp_(0, 1)
@@ -65,6 +66,7 @@ class HiFv12(HiFLevels):
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
     ) -> Tensor:
         """Divide by the product of the three scales, which is exact, and round."""
+        # The product of three powers of two, for every four.
         units = FOURS.blocked(x) / FOURS.aligned(scales.combined().values)
         grid = self.element.round(units, generator)
         if not self.saturate:

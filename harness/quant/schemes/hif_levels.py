@@ -20,6 +20,7 @@ from harness.quant import pieces
 from harness.quant.granularity import Granularity
 from harness.quant.tensor import ScalePlane, Scales
 
+# Blocks of elements.
 FOURS, EIGHTS, GROUPS = (Granularity(block=(1, size)) for size in (4, 8, 64))
 PAIRS, OCTETS = Granularity(block=(1, 2)), Granularity(block=(1, 8))
 """The fours in an eight, and the eights in a group."""
@@ -60,6 +61,7 @@ class HiFLevels:
     def fit(self, x: Tensor) -> Scales:
         """Return sf and both factors of each group, the finest level first."""
         values = self._by_rows(x)
+        # A factor is one bit: 2^0 or 2^1. sf is a code of E6M2, also where it is a power of two.
         granularities, bits = (FOURS, EIGHTS, GROUPS), (1, 1, E6M2.bits)
         planes = zip(values, granularities, bits, strict=True)
         return Scales(
@@ -72,11 +74,13 @@ class HiFLevels:
 
     def _by_rows(self, x: Tensor) -> Levels:
         """Return `levels(x)`, worked out a few rows at a time: the maxima of fours are large."""
+        # Nothing to cut: shapes only, or no elements.
         if x.is_meta or not x.numel():
             return self.levels(x)
         rows = x.reshape(-1, x.shape[-1])
         step = max(1, pieces.CPU_PIECE // rows.shape[1])
         counts = (granularity.scale_shape(rows.shape) for granularity in (FOURS, EIGHTS, GROUPS))
+        # Room for all levels, filled by slices of rows.
         whole = Levels(*(torch.empty(count, device=x.device) for count in counts))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
@@ -87,6 +91,7 @@ class HiFLevels:
 
 def group_maxima(x: Tensor) -> Levels:
     """Return the largest magnitudes of 4, 8 and 64 elements."""
+    # max(largest, -smallest) needs no copy of |x|. Each level reduces the one below.
     m4 = FOURS.reduce(x, lambda fours, axes: torch.maximum(fours.amax(axes), -fours.amin(axes)))
     m4 = m4.float()
     m8 = PAIRS.reduce(m4, torch.amax)

@@ -45,6 +45,7 @@ class NVFP4Scale:
 
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:
         """Return the block scales and, with two levels, the scale of the matrix."""
+        # The scale that a block alone would have.
         absmax = measured.absmax
         scale = absmax / element.max
         outer: tuple[ScalePlane, ...] = ()
@@ -56,6 +57,7 @@ class NVFP4Scale:
             whole.masked_fill_((1.0 / whole).isinf(), 1.0)
             outer = (ScalePlane(values=whole, granularity=MATRIX, bits=float32.BITS),)
             scale /= MATRIX.expand(whole, absmax.shape)
+        # Block scale, in units of g, as E4M3 stores it.
         lowest = 0.0 if self.subnormal else 2.0**E4M3.exponent_min
         stored = E4M3.round(scale.clamp_(min=lowest))
         inner = ScalePlane(values=stored, granularity=granularity, bits=E4M3.bits)

@@ -83,6 +83,7 @@ class SharedExponent:
         # One bad block makes its outer block NaN.
         wrong = self._largest((free.isnan() | (measured.absmax >= self.limit)).int())
         values = power_of_two(exponent).masked_fill_(wrong > 0, torch.nan)
+        # Storage: one exponent a block, or K for an outer block and a distance for each block.
         if self.outer == 1:
             plane = ScalePlane(values=values, granularity=granularity, bits=self.bits)
         else:
