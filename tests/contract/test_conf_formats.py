@@ -64,8 +64,8 @@ def test_rounding_again_changes_nothing_under_the_same_scales(
 ) -> None:
     once = quantized_sample(fmt, shape)
     again = encode(once.dequantize(), fmt, once.scales)
-    # Dividing q * s by s gives q to one rounding; a zero point or the middle of a range adds a few more. Compared
-    # as values, since some formats have two codes of zero.
+    # Dividing q * s by s gives q to one rounding; a zero point or the middle of a range adds a few.
+    # Compared as values, because some formats have two codes of zero.
     decode = fmt.element.decode
     assert torch.equal(decode(again.codes), decode(once.codes))
 
@@ -103,8 +103,8 @@ def test_every_number_gets_the_nearest_code_under_its_scale(
     exact = units(x, quantized)
     nearest = (exact[..., None] - fmt.element.values()).abs().amin(-1)
     distance = (fmt.element.decode(quantized.codes) - exact).abs()
-    # HiF4 divides by a reciprocal in bfloat16; doubly quantized scales are not those that codes are made with; the
-    # others round a few times in float32.
+    # HiF4 multiplies by a bfloat16 reciprocal, doubly quantized formats make codes with the exact
+    # scales, and the others round a few times in float32.
     slack = 0.005 if isinstance(fmt, HiF) or quantized.scales.unrounded is not None else 1e-5
     assert bool((distance <= nearest + slack * exact.abs().clamp(min=1)).all())
 
@@ -137,7 +137,7 @@ def test_powers_of_two_scale_through(fmt: Any) -> None:
     x = sample((5, 100))
     if not fit(x, fmt).planes:
         return  # without scales a format has a range of its own
-    # Smaller by far less than any scale's range, and large enough for NVFP4's blocks to keep normal scales.
+    # Far inside the range of every scale, and large enough for normal scales of NVFP4's blocks.
     assert torch.equal(fake_quantize(x * 16, fmt), fake_quantize(x, fmt) * 16)
 
 

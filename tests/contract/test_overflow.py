@@ -1,4 +1,4 @@
-"""The largest numbers of every float type in every format of conf/: kept finite, or refused in words, never infinite without a word."""
+"""The largest numbers of every float type, in each format of conf/, stay finite or are an error."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ OF_THE_ISSUE = ("mxfp4_rceil", "hif5", "hif8", "bf16")
 
 
 def extremes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Whole tensors of the largest number, one among ordinary ones, and both ends of the range in every block."""
+    """Return tensors of the largest number: everywhere, once, and beside the smallest."""
     largest = torch.finfo(dtype).max
     ordinary = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
     ordinary[3, 5] = largest
@@ -149,7 +149,7 @@ def test_a_weight_that_is_finite_in_float32_alone_is_refused_in_float16_only() -
 @pytest.mark.parametrize("name", ["hif8", "bf16", "mxfp4_rceil"])
 def test_an_activation_that_a_format_makes_infinite_ends_the_run_with_its_layer(name: str) -> None:
     loaded = tiny("float16")
-    # The input of the layer after this one is 65504 in one place: |x| of a norm is its weight times what is at most sqrt(K).
+    # The activation of the layer after this norm is 65504 in one place.
     norm = loaded.module.model.layers[1].post_attention_layernorm
     quantize_model(loaded, recipe("int8_row", name))
     hook = norm.register_forward_hook(

@@ -1,4 +1,4 @@
-"""`replace_parameter` beside bitsandbytes' `replace_parameter_4bit`: the same module, quantized by each."""
+"""`replace_parameter` and bitsandbytes' `replace_parameter_4bit` on the same module."""
 
 import copy
 import warnings
@@ -90,7 +90,7 @@ def test_values_on_access_are_the_same(name: str, kind: str, size: int, dtype: t
 
 
 def test_double_quantization_differs_by_the_bins_of_bitsandbytes() -> None:
-    """What is stored of a statistic is at most one of its 65536 bins further off than the nearest."""
+    """A stored statistic is at most one of 65536 bins further off than the nearest."""
     a, b = Experts(), Experts()
     stored = replace_parameter(a, "up", format_of("nf4", 64, double_quantization=True))
     library.replace_parameter_4bit(b, "up", compress_statistics=True, blocksize=64)

@@ -1,4 +1,4 @@
-"""Rounding and codes of elements against ml_dtypes, en_dtypes and torch's casts, on random bit patterns."""
+"""Rounding and codes of elements against ml_dtypes, en_dtypes and torch, on random bits."""
 
 from functools import lru_cache
 from typing import Any
@@ -48,7 +48,7 @@ each_float = looped(("dtype", "fmt"), FLOATS.items())
 
 @lru_cache
 def numbers() -> torch.Tensor:
-    """Return any bit patterns, numbers of usual size, every bfloat16 (all ties are), and the neighbors of those."""
+    """Return random bits, numbers of usual size, every bfloat16 (all ties are), and neighbors."""
     generator = np.random.default_rng(0)
     patterns = generator.integers(0, 2**32, N, dtype=np.uint32)
     exponents = generator.uniform(-30, 30, N)
@@ -91,7 +91,7 @@ def test_every_code_has_the_same_value(dtype: Any, fmt: NumberFormat, assert_equ
 
 
 def test_elements_of_hif4_are_e1m2() -> None:
-    """The values of its cast and of its codes; codes are sign and magnitude there, two's complement here."""
+    """Casts and codes have the same values; codes there are sign and magnitude."""
     x = numbers()
     x = x[~x.isnan()]
     element = Integer(bits=4, fraction_bits=2)

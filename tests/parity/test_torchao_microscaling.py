@@ -36,15 +36,17 @@ def unpacked(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)
 
 
-@looped("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
-@looped("dtype", ELEMENTS, ids=str)
 @live
 @given(data=st.data())
-def test_mx_equals_torchao(
-    dtype: Any, mode: Any, data: st.DataObject, tensors: Any, assert_equal: Any
-) -> None:
+def test_mx_equals_torchao(data: st.DataObject, tensors: Any, assert_equal: Any) -> None:
     x = data.draw(tensors("huge", "special"))
     size = data.draw(st.sampled_from([16, 32, 64, 128]))
+    mx_equals_torchao(x=x, size=size, assert_equal=assert_equal)
+
+
+@looped("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
+@looped("dtype", ELEMENTS, ids=str)
+def mx_equals_torchao(dtype: Any, mode: Any, x: torch.Tensor, size: int, assert_equal: Any) -> None:
     scale, codes = mx.to_mx(x, dtype, size, scaling_mode=mode)
     values = mx.to_dtype(codes, scale, dtype, size, torch.float32)
     element = ELEMENTS[dtype]

@@ -51,7 +51,7 @@ def integer_format(bits: int, kind: str, granularity: Granularity) -> TensorForm
 def integers_of_torchao(
     x: torch.Tensor, element: Integer, kind: str, block: tuple[int, ...]
 ) -> dict[str, torch.Tensor]:
-    """Return what torchao makes of float32 values: with narrower ones its scales would be narrow too."""
+    """Return torchao's results for float32 values; for narrower ones its scales are narrow too."""
     container = torch.int8 if element.signed else torch.uint8
     span = (element.lowest, element.highest)
     scale, zero = primitives.choose_qparams_affine(
@@ -81,20 +81,29 @@ def draw(
     return x, granularity, block
 
 
-@looped("kind", INTEGERS)
-@looped("bits", range(2, 9))
 @live
 @given(data=st.data())
-def test_integers_equal_torchao(
-    bits: int, kind: str, data: st.DataObject, tensors: Any, assert_equal: Any
-) -> None:
+def test_integers_equal_torchao(data: st.DataObject, tensors: Any, assert_equal: Any) -> None:
     x, granularity, block = draw(data, tensors, "tiny", "huge", "special")
+    integers_equal_torchao(x=x, granularity=granularity, block=block, assert_equal=assert_equal)
+
+
+@looped("kind", INTEGERS)
+@looped("bits", range(2, 9))
+def integers_equal_torchao(
+    bits: int,
+    kind: str,
+    x: torch.Tensor,
+    granularity: Granularity,
+    block: tuple[int, ...],
+    assert_equal: Any,
+) -> None:
     fmt = integer_format(bits, kind, granularity)
     theirs = integers_of_torchao(x, fmt.element, kind, block)
     found = codes_of(x, fmt)
     scales, values = found.scales, found.dequantize()
     finite = finite_blocks(x, granularity)
-    # Where a block holds infinity and there is a zero point, our scale is NaN as the whole block is.
+    # With a zero point, a block that holds infinity has the scale NaN here.
     own = granularity.expand(scales.planes[0].values, x.shape)
     same = finite if scales.zero_point is not None else None
     assert_equal(

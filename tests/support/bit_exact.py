@@ -1,4 +1,4 @@
-"""A format bit for bit, overflow to infinity and NaN included, which `quantize` and `fake_quantize` refuse."""
+"""A format bit for bit, with the overflow that `quantize` and `fake_quantize` do not allow."""
 
 import torch
 

@@ -67,7 +67,7 @@ class Entry:
     ) -> dict[str, torch.Tensor]:
         """Return which elements are not equal, of each role that has any: NaN == NaN, +0 == -0.
 
-        Where the project's `values` are NaN the whole block is, and the codes of its elements mean nothing.
+        Blocks whose `values` are NaN have codes without a meaning; those are not compared.
         """
         assert found.keys() == self.stored.keys()
         masks = {}
@@ -82,7 +82,7 @@ class Entry:
         return masks
 
     def check(self, found: dict[str, torch.Tensor], values: torch.Tensor, known: Known) -> None:
-        """Assert that every role is equal, or that what the first fitting line of `known` says is true."""
+        """Assert that every role is equal, or that the first fitting check of `known` passes."""
         differing = self.differing(found, values)
         line = next((line for glob, line in known.items() if fnmatchcase(self.id, glob)), None)
         if line is None:
@@ -93,7 +93,7 @@ class Entry:
 
 
 def whole() -> tuple[dict[str, Any], ...]:
-    """Return the entries of the manifest as they are listed, or skip the test without the folder."""
+    """Return the entries of the manifest, or skip the test without the folder."""
     if not manifest():
         pytest.skip("needs the folder golden beside HARNESS_DATA")
     return manifest()

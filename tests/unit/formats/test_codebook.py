@@ -15,14 +15,14 @@ from scipy.special import ndtri
 from harness.formats.codebook import Codebook
 
 NF4, FP4 = Codebook(name="nf4"), Codebook(name="fp4")
-# Close together and far apart, in any order; no two so close that float32 has no number between them.
+# Close together and far apart, in any order. Float32 has numbers between any two of them.
 level = st.builds(math.ldexp, st.integers(-(2**10), 2**10), st.integers(-12, 12))
 levels = st.lists(level, min_size=2, max_size=40, unique=True).map(tuple)
 numbers = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20)
 
 
 def nearest(book: Codebook, x: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Return the nearest level; exactly at a float32 midpoint the lower one, or the one away from zero."""
+    """Return the nearest level; at a float32 midpoint the lower one, or the one away from zero."""
     ordered = np.sort(np.array(book.levels, np.float32))
     middles = (ordered[:-1] + ordered[1:]) / np.float32(2)
     beyond = x.numpy()[:, None] > middles

@@ -15,7 +15,8 @@ E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
 E3M2 = Minifloat(exponent_bits=3, mantissa_bits=2)
 E2M3 = Minifloat(exponent_bits=2, mantissa_bits=3)
 E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
-# name, bias, largest, smallest normal, smallest subnormal, how many finite values: OFP8 1.0 table 1, MX 1.0 section 5.3
+# OFP8 1.0 table 1, MX 1.0 section 5.3: name, bias, largest, smallest normal and subnormal number,
+# how many finite values.
 SPECIFIED = [
     (E4M3, "fp8_e4m3fn", 7, 448.0, 2.0**-6, 2.0**-9, 253),
     (E5M2, "fp8_e5m2", 15, 57344.0, 2.0**-14, 2.0**-16, 247),

@@ -1,4 +1,4 @@
-"""What every element format promises, against the nearest of its values by brute force in float64."""
+"""Every element format keeps its promises: the nearest value, by brute force in float64."""
 
 import math
 from dataclasses import replace
@@ -106,7 +106,7 @@ def extended(fmt: Any) -> Array:
 
 
 def nearest(fmt: Any, x: torch.Tensor) -> Array:
-    """Return what each number rounds to, by the rule of the format, from the list of its values alone."""
+    """Return what each number rounds to, from the list of values and the tie rule alone."""
     grid = extended(fmt)
     v = np.clip(x.double().numpy(), grid[0], grid[-1])
     above = np.searchsorted(grid, v)

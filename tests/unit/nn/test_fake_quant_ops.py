@@ -1,4 +1,4 @@
-"""The formats and products of fake_quant_ops: its stored results bit for bit, its formulas in numpy."""
+"""Formats and matmuls of fake_quant_ops: stored results bit for bit, and its formulas in numpy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ ELEMENTS = {
 
 
 def mx(name: str, block: int = 32) -> BlockScaled:
-    """Return an MX format as fake_quant_ops rounds it, by the name of its element, such as `fp8_e4m3`."""
+    """Return the MX format of an element, such as `fp8_e4m3`, rounded as in fake_quant_ops."""
     return BlockScaled(
         element=Minifloat(**ELEMENTS[name.rpartition("_")[-1]], rounding="half_away"),
         granularity=Granularity(block=(1, block)),
@@ -39,7 +39,7 @@ def mx(name: str, block: int = 32) -> BlockScaled:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One function of fake_quant_ops as this project computes it, and the names of its stored inputs."""
+    """This project's form of a function of fake_quant_ops, and the names of its stored inputs."""
 
     function: Callable[..., Tensor]
     inputs: str
@@ -122,10 +122,10 @@ def test_every_stored_entry_has_its_call() -> None:
 
 
 def order_of_sums(inputs: list[Tensor], stored: Tensor, *, via_bfloat16: bool) -> Tensor:
-    """Return how far elements of a product may lie from stored ones, which another processor summed in another order.
+    """Return how far elements of a matmul may lie from those that another processor summed.
 
-    A sum of K products a b differs by K 2^-24 |a| |b| at most. Rounded to bfloat16, perhaps before something is added to it, it may
-    fall on the next number.
+    In another order a sum of K terms differs by K 2^-24 |a| |b| at most. Rounded to bfloat16,
+    before or after something is added, it may become the next number.
     """
     terms = max(size for x in inputs for size in x.shape[-2:])
     longest = max(float(x.norm(dim=axis).max()) for x in inputs for axis in (-1, -2))
@@ -156,7 +156,7 @@ def test_values_and_gradients_equal_the_stored_ones(name: str) -> None:
         via = "hifp" in name or theirs.dtype is torch.bfloat16
         bound = order_of_sums(operands, theirs, via_bfloat16=via)
         beyond = (tensor.float() - theirs.float()).abs() > bound
-        # Gradients of these are rounded to the format after they are summed: at a tie to the next number.
+        # These gradients are rounded to the format after the sum: a tie may fall to either side.
         ties = len(beyond.flatten()) // 100 if "/quant_" in name and role != "out" else 0
         assert beyond.sum() <= ties, role
 
@@ -178,7 +178,7 @@ def nvfp4(units: np.ndarray) -> np.ndarray:
 
 
 def hif8(units: np.ndarray) -> np.ndarray:
-    """Magnitudes up to 8: three mantissa bits from 1/8 on, two from 2^-7 on, one from 2^-15 on; halves away."""
+    """Round magnitudes up to 8: 3 mantissa bits from 1/8 on, 2 from 2^-7 on, 1 from 2^-15 on."""
     magnitude = np.abs(units).astype("f8")
     exponent = np.floor(np.log2(np.maximum(magnitude, 2.0**-15)))
     bits = np.select([np.abs(exponent) <= 3, np.abs(exponent) <= 7], [3, 2], 1)
@@ -234,9 +234,7 @@ def test_epsilon_of_products_is_smaller() -> None:
     assert quantize(x, narrow).scales.planes[0].values.item() == pytest.approx(448e6)
 
 
-def test_readme_leaves_gradients_in_float_and_head_rounds_along_the_axes_of_the_forward_product() -> (
-    None
-):
+def test_readme_leaves_gradients_in_float_and_head_rounds_along_the_forward_axes() -> None:
     fmt = mx("e2m1", 16)
     rows, columns = (partial(fake_quantize, fmt=fmt, axis=axis) for axis in (-1, -2))
     i, a, b = sample(2, 6, 70, seed=3), sample(2, 6, 40), sample(2, 40, 70, seed=1)

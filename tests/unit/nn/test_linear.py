@@ -488,7 +488,7 @@ def test_refused_format_leaves_the_model_as_it_was() -> None:
 def test_modules_that_read_weights_of_layers_they_do_not_call_are_refused(
     model: nn.Module, skip: tuple[str, ...]
 ) -> None:
-    # Nothing would be rounded: attention never calls its output layer, an encoder in evaluation none.
+    # Attention never calls its output layer, an encoder in evaluation calls none of its layers.
     with pytest.raises(ValueError, match=type(model).__name__):
         replace_linears(nn.ModuleDict({"inner": model}), ROW, skip=skip)
     assert not any(isinstance(module, FakeQuantLinear) for module in model.modules())

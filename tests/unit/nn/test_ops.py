@@ -96,7 +96,7 @@ each_format = looped("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
 each_rank = looped("leading", [(), (3,), (2, 3)], ids=str)
 # 16 and 32 divide none of these: the last blocks are short.
 M, K, N = 6, 40, 70
-# float64 operands of float32 precision: sums of products are exact to this, a wrong axis is off by 0.1.
+# float64 sums of float32 operands are exact to this; a wrong axis is off by 0.1.
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
@@ -366,7 +366,7 @@ def test_mask_of_blocks_that_run_on_from_row_to_row(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_numbers_that_set_the_range_are_not_clipped(bits: int) -> None:
-    # The scale is a rounded quotient: times the largest code it may fall short of the largest number.
+    # The scale is a rounded quotient: times the largest code it may be below the largest number.
     x = torch.linspace(1, 2, 10_000)[:, None].requires_grad_()
     fake_quantize_ste(x, int_blocks(bits, 1, 1), mask_clipped=True).sum().backward()
     assert (x.grad == 0).sum() == 0
@@ -374,7 +374,7 @@ def test_numbers_that_set_the_range_are_not_clipped(bits: int) -> None:
 
 @pytest.mark.parametrize("ends", [(-1.37, 1.0), (-1.0, 1.9), (0.0, 2.0)], ids=str)
 def test_mask_of_a_zero_point_is_that_of_torch(ends: tuple[float, float]) -> None:
-    # torch clips what rounds to a code beyond the ends; the zero point moves these by up to half a step.
+    # torch clips numbers whose codes are beyond the ends; the zero point moves them by half a step.
     scales = fit(torch.tensor([ends]), INT8_ASYMMETRIC)
     zero = int(scales.zero_point.values)
     x = sample(1, 10_000, dtype=torch.float32)

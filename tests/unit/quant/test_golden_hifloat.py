@@ -69,7 +69,7 @@ def scaled_to_8(entry: Entry, found: dict[str, torch.Tensor], differing: dict[st
 
 
 def other_ends(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
-    """Half even like the project's; 0 up to 1.5 * 2^-22; 40960 for all beyond, negative numbers unbounded."""
+    """0 up to 1.5 * 2^-22, 40960 for all numbers beyond, no bound for negative ones; else equal."""
     where, x = differing["values"], entry.x
     small, large = x.abs() <= 1.5 * SMALLEST, x.abs() >= OVERFLOW
     assert not (where & ~small & ~large).any()
@@ -80,7 +80,7 @@ def other_ends(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str
 def hybrid_rounding(
     entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Derived, not run: the same for |E| < 4, a neighbor of x elsewhere (at least the one away from 0 if x is exact)."""
+    """Derived, not run: equal for |E| < 4; else a neighbor of x, at least the one away from 0."""
     where, x = differing["values"], entry.x.abs().double()
     exponent = torch.frexp(entry.x).exponent - 1
     assert not (where & (exponent.abs() < 4)).any()
@@ -94,7 +94,7 @@ def hybrid_rounding(
 def logarithm_rounds_up(
     entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Exponents come from float32 log2, and v + 0.5 rounds up: both only at the float below a power of two."""
+    """float32 log2 and v + 0.5 round up, both only at the float just below a power of two."""
 
     def below(values: torch.Tensor) -> torch.Tensor:
         return torch.frexp(values).mantissa == 1 - 2.0**-24

@@ -56,7 +56,7 @@ def torchao_integer(name: str, kind: str, block: str) -> TensorFormat:
 
 
 def torchao_float(name: str, block: str) -> TensorFormat:
-    """A scale of absmax / max without a lower bound, so that zeros give 0 / 0; or the nearest power of two."""
+    """Scales are absmax / max without a lower bound (zeros give 0 / 0), or powers of two."""
     power = block.endswith("_e8m0")
     return BlockScaled(
         element=FLOATS[name],
@@ -126,7 +126,7 @@ def in_blocks(mask: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def other_order(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
-    """The same codes and scales; values and the inverse scale of the matrix are rounded at other places."""
+    """Codes and scales are equal; values and the inverse scale of the matrix round elsewhere."""
     assert differing.keys() <= {"dq", "global_scale"}
     assert all(near(found[role], entry.stored[role].float()) for role in differing)
 
@@ -177,7 +177,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
         other_order,
     ),
     "ct/nvfp4/ties": (
-        "a scale of 0 is stored as 0.125; exact ties fall to the other side of another order of operations",
+        "a scale of 0 is stored as 0.125; in another order of operations exact ties differ",
         ties_of_scales,
     ),
     "ct/nvfp4/*": ("a scale of 0 is stored as 0.125", zeros_have_a_scale),

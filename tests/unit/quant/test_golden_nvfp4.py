@@ -1,4 +1,4 @@
-"""NVFP4: torchao, and the formats of that name in HiFloat4 and fake_quant_ops, as stored in `golden`."""
+"""NVFP4 of torchao, HiFloat4 and fake_quant_ops, as stored in `golden`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +32,7 @@ PER_TENSOR: dict[str, NumberFormat] = {
 
 
 def format_of(parts: list[str]) -> BlockScaled:
-    """torchao multiplies by reciprocals and has no subnormal scales; the others divide and have them."""
+    """torchao multiplies by reciprocals without subnormal scales; others divide with them."""
     if parts[0] == "torchao":
         scale = NVFP4Scale(levels=1 if "1level" in parts[1] else 2)
     else:
@@ -52,11 +52,11 @@ def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def no_block_scales(
     entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """It is one scale for the tensor, max / (absmax + 2^-23): the element under it gives the same values."""
+    """One scale for the tensor, max / (absmax + 2^-23): the element under it gives the values."""
     element = PER_TENSOR[entry.parts[1]]
     scale = element.max / (entry.x.abs().max() + 2.0**-23)
     expected, theirs = element.round(entry.x * scale) / scale, entry.stored["dq"].float()
-    # It keeps results finite, and rounds once more where numbers are huge or the element is its own.
+    # It keeps results finite, and rounds once more huge numbers and elements of its own.
     expected = expected.clamp(-torch.finfo().max, torch.finfo().max)
     error = (expected.double() - theirs.double()).abs()
     again = element.name == "fqo" or entry.parts[2] == "huge"

@@ -34,7 +34,7 @@ def format_of(parts: list[str]) -> BlockScaled:
 
 
 def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return codes of two a byte, the first in the high nibble, without the one that fills the last byte."""
+    """Return the codes of packed bytes, high nibble first, without the one that fills the last."""
     codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()
     return codes[: shape.numel()].view(shape)
 
@@ -75,7 +75,7 @@ def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def in_the_bin_of_a_midpoint(
     units: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor, most: float
 ) -> None:
-    """Assert that codes differ by one, where a midpoint lies in the bin of the number, and seldom."""
+    """Assert that few codes differ, by one, all where a midpoint lies in the bin of the number."""
     wrong = ours != theirs
     assert wrong.double().mean() < most
     assert ((ours.int() - theirs.int()).abs() <= 1).all()
@@ -87,7 +87,7 @@ def in_the_bin_of_a_midpoint(
 def statistics_by_bins(
     entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Packed elements, mean and scales are equal; the codes of the statistics are looked up in bins."""
+    """Packed elements, mean and scales are equal; codes of the statistics are looked up in bins."""
     assert differing.keys() == {"absmax_q", "absmax_dq"}
     exact = entry.x.view(-1, 64).abs().amax(-1)
     units = (exact - entry.stored["offset"]).view(-1, 256) / entry.stored["absmax2"][:, None]

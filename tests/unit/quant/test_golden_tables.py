@@ -41,7 +41,7 @@ BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 
 
 def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return values of all codes, or codes of all numbers, and the numbers; NaN there means any code will do."""
+    """Return values of all codes, or codes of all numbers, and the numbers (NaN: any code)."""
     fmt = FORMATS[entry.parts[1].removesuffix("_torchao").removesuffix("_en_dtypes")]
     if entry.parts[0] == "values":
         codes = torch.arange(len(entry.stored["values"])).to(torch.uint8)

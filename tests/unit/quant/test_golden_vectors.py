@@ -1,4 +1,4 @@
-"""The stored results are whole, and every one of them is equal or listed as different; see tests/support/golden.py."""
+"""Stored results are whole, and each is equal or listed as different (tests/support/golden.py)."""
 
 import hashlib
 import importlib.util

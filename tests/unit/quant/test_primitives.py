@@ -122,7 +122,7 @@ def test_size_of_the_pieces_does_not_matter(fmt: Any, monkeypatch: pytest.Monkey
 
 
 def least_cut(fmt: TensorFormat) -> tuple[int, int] | None:
-    """Return the block that holds whole blocks of every level, if there is one smaller than 256 x 256."""
+    """Return the least size of whole blocks of every level, if it is less than 256 x 256."""
     planes = fit(torch.empty(256, 256, device="meta"), fmt).all_planes()
     blocks = [fmt.granularity.block, *(plane.granularity.block for plane in planes)]
     if fmt.granularity.flat or any(-1 in block for block in blocks):
@@ -209,7 +209,7 @@ def test_mean_of_stochastic_draws_is_the_tensor() -> None:
     draws = 2000
     mean = torch.stack([fake_quantize(x, fmt, generator=generator) for _ in range(draws)]).mean(0)
     scale = fmt.granularity.expand(fit(x, fmt).planes[0].values, x.shape)
-    # The largest step of E2M1 is 2 scales, so a draw deviates by at most 1; 256 means, six deviations.
+    # The largest step of E2M1 is 2 scales: a draw has a deviation of at most 1. Six deviations.
     assert bool(((mean - x).abs() < 6 * scale / math.sqrt(draws)).all())
 
 

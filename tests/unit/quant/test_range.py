@@ -161,7 +161,7 @@ def test_search_is_the_best_of_all_ratios_in_every_block(fmt: TensorFormat) -> N
 
 @pytest.mark.parametrize("ratios", [(0.9, 1.0), (1.0, 0.9)], ids=str)
 def test_first_of_equal_candidates_wins(ratios: tuple[float, ...]) -> None:
-    # 1.5 and 1.35 have the same power of two, so that both ratios err alike; and nothing errs on zeros.
+    # 1.5 and 1.35 have the same power of two, so both ratios have one error; zeros have none.
     fmt = BlockScaled(
         element=Minifloat(exponent_bits=2, mantissa_bits=1),
         granularity=GROUPS,

@@ -1,4 +1,4 @@
-"""Each scale rule against exponents from math.frexp and fractions, and against float32 arithmetic in numpy."""
+"""Scale rules against exact fractions, exponents of math.frexp, and float32 arithmetic in numpy."""
 
 import math
 from fractions import Fraction

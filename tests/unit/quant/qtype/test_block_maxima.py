@@ -57,7 +57,7 @@ def test_error_is_at_most_half_a_step_and_the_rounding_of_the_maximum(row: list[
             # FP8 rounds by a sixteenth, below 2^-6 by half of 2^-9.
             slack = float(own.abs().max()) / 16 + float(outer.abs().max()) * 2**-10 / 448
             bound = float(own.abs().max()) / 14 + slack
-            # G / (448 * 7) is a float32, whose least step is 2^-149; 448 * 7 multiplies what it is off by.
+            # G / (448 * 7) has a least step of 2^-149, and 448 * 7 multiplies its error.
             tiny = 448 * 7 * 2**-150
             assert float((own - back).abs().max()) <= bound * (1 + 1e-6) + tiny
 

@@ -94,7 +94,7 @@ def test_zero_is_exact_and_integers_stay_in_range(fmt: Affine) -> None:
 
 @each_format
 def test_error_is_at_most_one_step(fmt: Affine) -> None:
-    # Half a step for the number and half a step for the zero point, which clips one end; the rest is float32.
+    # Half a step for the number, half a step for the zero point (it clips one end), and float32.
     x = sample()
     scale = fmt.granularity.expand(quantize(x, fmt).scales.planes[0].values, x.shape)
     assert bool(((fake_quantize(x, fmt) - x).abs() <= scale * (1 + 1e-5)).all())

@@ -1,4 +1,4 @@
-"""NF4 and FP4 statistics and their double quantization, against numpy and the definition of the dynamic map."""
+"""NF4 and FP4 statistics, plain and doubly quantized: numpy, and the definition of the map."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""HiF4 of the paper and of the first generation, against slow scalar references in Python floats."""
+"""Both generations of HiF4 against slow scalar references in Python floats."""
 
 import math
 import struct
@@ -98,7 +98,7 @@ def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
 
 
 def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """Return groups of every size the scales reach and beyond, with numbers of very different size in them."""
+    """Return groups of all sizes that scales reach and beyond, small and large numbers in each."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, columns, generator=generator)
     x *= torch.exp2(torch.randint(-60, 24, (rows, 1), generator=generator))
@@ -154,7 +154,7 @@ def test_largest_number_of_a_group_is_not_kept(largest: float, kept: float) -> N
 
 @pytest.mark.parametrize("at_border", [4.0, 2.0])
 def test_factors_of_two_begin_at_the_border_itself(at_border: float) -> None:
-    # The scale is 1 here: 4 takes both factors and 2 takes one, or they would be clipped to 3.5 and 1.75.
+    # The scale is 1: 4 needs both factors and 2 needs one, or they become 3.5 and 1.75.
     x = torch.zeros(64)
     x[0], x[8], x[63] = 7.0, at_border, -at_border
     assert quantize(x, HiF()).scales.planes[2].values.item() == 1.0

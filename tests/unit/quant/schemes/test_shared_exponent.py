@@ -87,7 +87,7 @@ def test_microexponents_are_one_bit_a_pair_below_the_exponent_of_sixteen(
 
 
 def test_a_pair_of_mx4_has_half_the_step_where_it_is_small_enough() -> None:
-    # Magnitudes 0, 1/2, 1, 3/2 times 2^0 for the pair with the largest number, 2^-1 for others below 1.
+    # Magnitudes 0, 1/2, 1, 3/2, times 1 in the pair with the largest number, times 1/2 in others.
     row = [1.75, 0.3, 0.75, 0.2, *[0.0] * 12]
     expected = [1.5, 0.5, 0.75, 0.25, *[0.0] * 12]
     assert fake_quantize(torch.tensor(row), shared_microexponents(4)).tolist() == expected
@@ -108,7 +108,8 @@ def test_size_counts_an_exponent_for_each_outer_block_and_a_distance_for_each_bl
 
 
 def test_an_overflow_makes_an_outer_block_of_integers_nan_and_saturates_floats() -> None:
-    # k = 3, K = 1: exponents -7 .. 7 of absmax; integers of 3 bits end at 7 * 2^5 = 224, and 240 rounds beyond.
+    # k = 3, K = 1: exponents -7 .. 7 of absmax. Integers of 3 bits end at 7 * 2^5 = 224, and 240
+    # rounds to 256.
     x = torch.tensor([239.0, 1.0, 0.0, 0.0, 240.0, 1.0, 32.0, 0.0])
     fmt = parse("e0m3K1k3B2b2").format()
     with pytest.raises(FormatOverflow, match="got 240, which becomes nan"):
