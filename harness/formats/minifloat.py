@@ -23,7 +23,8 @@ from harness.formats import float32
 from harness.formats.base import Rounding, round_to_integer, rounding_suffix
 from harness.formats.code_table import CodeTable
 
-BYTE = 8
+TABLE_BITS = 8
+"""Formats of at most so many bits have a table of their codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class Minifloat:
 
     def values(self) -> Tensor:
         """Return every finite value, ascending."""
-        if self.bits > BYTE:
+        if self.bits > TABLE_BITS:
             raise ValueError(f"values are listed for at most 8 bits, got {self.name}")
         return _table(self).finite()
 
@@ -117,11 +118,11 @@ class Minifloat:
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the bit patterns (sign, exponent, mantissa); int16 for more than 8 bits."""
-        return _table(self).encode(values) if self.bits <= BYTE else self._encode_wide(values)
+        return _table(self).encode(values) if self.bits <= TABLE_BITS else self._encode_wide(values)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the value of each bit pattern."""
-        if self.bits <= BYTE:
+        if self.bits <= TABLE_BITS:
             return _table(self).decode(codes)
         values = _values_by_code(self).to(codes.device)
         # int16 codes with the sign bit are negative; the mask makes them indices.

@@ -9,15 +9,15 @@ scales in float32 when a module changes its type.
 
 from harness.nn.fake_quant_linear import FakeQuantLinear
 from harness.nn.linear import PRESETS, Preset, replace_linears, set_mode
-from harness.nn.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
+from harness.nn.ops import Cast, MatmulFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
 
 __all__ = [
     "PRESETS",
     "Cast",
     "FakeQuantLinear",
+    "MatmulFormats",
     "Preset",
-    "ProductFormats",
     "baddbmm",
     "fake_quantize_ste",
     "matmul",

@@ -24,7 +24,7 @@ from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.minifloat import E2M1, E4M3
-from harness.nn.ops import Cast, ProductFormats
+from harness.nn.ops import Cast, MatmulFormats
 from harness.quant.granularity import Granularity
 from harness.quant.range import Range
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -97,15 +97,15 @@ def nvfp4(epsilon: float = EPSILON) -> BlockScaled:
     return _whole(book, E2M1.max, epsilon)
 
 
-def readme(fmt: TensorFormat) -> ProductFormats:
+def readme(fmt: TensorFormat) -> MatmulFormats:
     """Return the matmul of its README: rounded forward, gradients of unrounded operands."""
-    return ProductFormats(a=Cast(format=fmt, axis=-1), b=Cast(format=fmt, axis=-2))
+    return MatmulFormats(a=Cast(format=fmt, axis=-1), b=Cast(format=fmt, axis=-2))
 
 
-def head(fmt: TensorFormat, compute_dtype: torch.dtype | None = None) -> ProductFormats:
+def head(fmt: TensorFormat, compute_dtype: torch.dtype | None = None) -> MatmulFormats:
     """Return the matmul of its last commit: gradients rounded along the axes of the forward one."""
     rows, columns = Cast(format=fmt, axis=-1), Cast(format=fmt, axis=-2)
-    return ProductFormats(
+    return MatmulFormats(
         a=rows,
         b=columns,
         grad_for_a=rows,

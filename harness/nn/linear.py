@@ -26,18 +26,18 @@ class Preset:
     """Format of the activation; None leaves it in float."""
 
 
-def _integer(bits: int, rows: int, columns: int) -> BlockScaled:
+def _preset_format(bits: int, rows: int, columns: int) -> BlockScaled:
     return BlockScaled(element=Integer(bits=bits), granularity=Granularity(block=(rows, columns)))
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "w8a8": Preset(weight=_integer(8, 1, -1), input=_integer(8, 1, -1)),
-        "w8a16": Preset(weight=_integer(8, 1, -1)),
-        "w4a16": Preset(weight=_integer(4, 1, 128)),
-        "w4a4": Preset(weight=_integer(4, 1, 128), input=_integer(4, 1, 128)),
-        "w8a8_block": Preset(weight=_integer(8, 128, 128), input=_integer(8, 1, 128)),
-        "w8a16_block": Preset(weight=_integer(8, 128, 128)),
+        "w8a8": Preset(weight=_preset_format(8, 1, -1), input=_preset_format(8, 1, -1)),
+        "w8a16": Preset(weight=_preset_format(8, 1, -1)),
+        "w4a16": Preset(weight=_preset_format(4, 1, 128)),
+        "w4a4": Preset(weight=_preset_format(4, 1, 128), input=_preset_format(4, 1, 128)),
+        "w8a8_block": Preset(weight=_preset_format(8, 128, 128), input=_preset_format(8, 1, 128)),
+        "w8a16_block": Preset(weight=_preset_format(8, 128, 128)),
     }
 )
 """INT8 and INT4. Activations are per-token or in groups of 128. Weights are per-channel, in groups

@@ -7,7 +7,7 @@ al., arXiv 1308.3432). The gradient can be rounded too, and set to 0 where a num
     Y = beta I + alpha A B                                  `baddbmm`
     dA = G B^T,  dB = A^T G,  dI = beta G                   G: gradient of Y
 
-`ProductFormats` says which operands of these matmuls are rounded, and along which axis their blocks
+`MatmulFormats` says which operands of these matmuls are rounded, and along which axis their blocks
 run. A kernel sums over the contraction axis, so blocks belong there: K in the forward pass, N for
 dA, M for dB. `along_contraction` builds such formats. The forward pass saves unrounded operands,
 and each matmul rounds them in its own way.
@@ -44,7 +44,7 @@ def rounded(x: Tensor, cast: Cast | None) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProductFormats:
+class MatmulFormats:
     """The rounding of every operand of a matmul and of its gradients; None leaves one in float."""
 
     a: Cast | None = None
@@ -65,7 +65,7 @@ class ProductFormats:
 
 def along_contraction(
     a: TensorFormat | None, b: TensorFormat | None, *, backward: TensorFormat | None = None
-) -> ProductFormats:
+) -> MatmulFormats:
     """Return the formats of a matmul whose blocks all run along the axis that is summed over.
 
     Args:
@@ -77,7 +77,7 @@ def along_contraction(
     def cast(fmt: TensorFormat | None, axis: int) -> Cast | None:
         return None if fmt is None else Cast(format=fmt, axis=axis)
 
-    return ProductFormats(
+    return MatmulFormats(
         a=cast(a, -1),
         b=cast(b, -2),
         grad_for_a=cast(backward, -1),
@@ -111,13 +111,13 @@ def fake_quantize_ste(
     return result
 
 
-def matmul(a: Tensor, b: Tensor, formats: ProductFormats) -> Tensor:
+def matmul(a: Tensor, b: Tensor, formats: MatmulFormats) -> Tensor:
     """Return `a @ b` of rounded operands, which need the same number of axes: two or more.
 
     Raises:
         ValueError: The shapes do not fit.
     """
-    _check(a, b)
+    _check_shapes(a, b)
     result: Tensor = _Matmul.apply(None, a, b, formats, 0.0, 1.0)  # type: ignore[no-untyped-call]
     return result
 
@@ -126,13 +126,13 @@ def baddbmm(
     input: Tensor,
     a: Tensor,
     b: Tensor,
-    formats: ProductFormats,
+    formats: MatmulFormats,
     *,
     beta: float = 1.0,
     alpha: float = 1.0,
 ) -> Tensor:
     """Return `beta * input + alpha * (a @ b)` of rounded `a` and `b`; `input` is not rounded."""
-    _check(a, b)
+    _check_shapes(a, b)
     arguments = (input, a, b, formats, beta, alpha)
     result: Tensor = _Matmul.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
@@ -148,7 +148,7 @@ def qkv(
     return rounded_q, rounded_k, rounded_v
 
 
-def _check(a: Tensor, b: Tensor) -> None:
+def _check_shapes(a: Tensor, b: Tensor) -> None:
     fits = a.dim() == b.dim() >= 2 and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
     if not fits:
         raise ValueError(
@@ -214,7 +214,7 @@ class _Matmul(Function):
         input: Tensor | None,
         a: Tensor,
         b: Tensor,
-        formats: ProductFormats,
+        formats: MatmulFormats,
         beta: float,
         alpha: float,
     ) -> Tensor:

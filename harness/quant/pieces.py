@@ -25,7 +25,9 @@ GPU_PIECE = 2**26
 """Elements of a piece on a GPU, which wants few and large kernels."""
 
 
-def pieces(x: Tensor, out: Tensor, scales: Scales) -> Iterator[tuple[Tensor, Tensor, Scales]]:
+def cut_into_pieces(
+    x: Tensor, out: Tensor, scales: Scales
+) -> Iterator[tuple[Tensor, Tensor, Scales]]:
     """Yield views of matching parts of `x` and `out`, each with its own scales."""
     # One matrix `[rows, columns]` for each index of the leading axes.
     rows, columns = (x.shape[-2] if x.dim() > 1 else 1), x.shape[-1]
@@ -38,7 +40,7 @@ def pieces(x: Tensor, out: Tensor, scales: Scales) -> Iterator[tuple[Tensor, Ten
         for row in range(0, rows, row_step):
             for column in range(0, columns, column_step):
                 window = (layer, slice(row, row + row_step), slice(column, column + column_step))
-                yield x[window], out[window], _cut(scales, x.shape, window)
+                yield x[window], out[window], _scales_in(scales, x.shape, window)
 
 
 def _steps(shape: torch.Size, granularities: list[Granularity], limit: int) -> tuple[int, int]:
@@ -60,7 +62,7 @@ def _steps(shape: torch.Size, granularities: list[Granularity], limit: int) -> t
     return row_step, column_step
 
 
-def _cut(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) -> Scales:
+def _scales_in(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) -> Scales:
     """Return the scales of one window of a tensor `[layers, rows, columns]`."""
     layer, rows, columns = window
 

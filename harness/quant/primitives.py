@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.quant.overflow import refuse_overflow
-from harness.quant.pieces import pieces
+from harness.quant.pieces import cut_into_pieces
 from harness.quant.tensor import (
     QuantizedTensor,
     Scales,
@@ -42,7 +42,7 @@ def quantize(
     # Overflow shows in the decoded values only.
     seen = move_blocks_last(_floating(x), axis, flat=made.flat)
     codes = move_blocks_last(made.codes, axis, flat=made.flat).contiguous()
-    for part, some, own in pieces(seen, codes, made.scales):
+    for part, some, own in cut_into_pieces(seen, codes, made.scales):
         refuse_overflow(part, own.apply(fmt.element.decode(some)), fmt.name, seen)
     return made
 
@@ -64,7 +64,7 @@ def encode(
     seen = move_blocks_last(_floating(x), axis, flat=flat)
     codes = torch.empty(seen.shape, dtype=_code_type(fmt), device=x.device)
     # Divide by the scales, round, encode: a piece at a time, float32.
-    for part, target, own in pieces(seen, codes, scales):
+    for part, target, own in cut_into_pieces(seen, codes, scales):
         target.copy_(fmt.element.encode(fmt.to_grid(part.float(), own, generator)))
     return QuantizedTensor(
         codes=restore_axis(codes, x.shape, axis, flat=flat),
@@ -102,7 +102,7 @@ def fake_quantize(
     scales = fmt.fit(seen) if scales is None else scales
     # Round and multiply by the scales again; `copy_` casts to the type of `x`, once.
     out = torch.empty(seen.shape, dtype=x.dtype, device=x.device)
-    for part, target, own in pieces(seen, out, scales):
+    for part, target, own in cut_into_pieces(seen, out, scales):
         target.copy_(own.apply(fmt.to_grid(part.float(), own, generator)))
         # After the cast, which may overflow where float32 does not.
         refuse_overflow(part, target, fmt.name, seen)

@@ -20,7 +20,7 @@ from harness.quant.granularity import Granularity
 from harness.quant.range import Range
 from harness.quant.tensor import ScalePlane, Scales
 
-LARGEST_EXPONENT = 127
+LARGEST_E8M0_EXPONENT = 127
 """Of E8M0; the smallest is -127."""
 SQRT2 = 2**0.5
 """The fraction in [1, 2) from which a logarithm to base 2 rounds up."""
@@ -149,12 +149,14 @@ class PowerOfTwoScale:
     def fit(self, measured: Range, element: NumberFormat, granularity: Granularity) -> Scales:
         """Return one power of two for each block."""
         absmax = measured.absmax
-        exponent = self._exponent(absmax, element).clamp_(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+        exponent = self._exponent(absmax, element).clamp_(
+            -LARGEST_E8M0_EXPONENT, LARGEST_E8M0_EXPONENT
+        )
         # Zeros have no exponent. The smallest scale is code 0 of E8M0.
-        exponent = exponent.masked_fill(absmax == 0, -LARGEST_EXPONENT)
+        exponent = exponent.masked_fill(absmax == 0, -LARGEST_E8M0_EXPONENT)
         if self.flush_subnormal:
             # Under the largest scale every number of the block rounds to zero.
-            exponent.masked_fill_(absmax < float32.SMALLEST_NORMAL, LARGEST_EXPONENT)
+            exponent.masked_fill_(absmax < float32.SMALLEST_NORMAL, LARGEST_E8M0_EXPONENT)
         scale = power_of_two(exponent)
         # NaN, and infinity unless it saturates.
         wrong = absmax.isnan() if self.infinity == "saturate" else ~absmax.isfinite()
@@ -178,7 +180,7 @@ class PowerOfTwoScale:
             fraction, carried = _frexp(fraction / largest)
             rounded_up = fraction > (1.0 if self.rule == "rceil" else SQRT2)
             exponent = exponent + carried + rounded_up - element.exponent_max
-            return exponent.masked_fill(absmax == torch.inf, LARGEST_EXPONENT)
+            return exponent.masked_fill(absmax == torch.inf, LARGEST_E8M0_EXPONENT)
         # The fraction beyond which each rule takes the next power of two. `even` takes it at the
         # border too: halfway between two mantissas, the upper one (of the next binade) is even.
         border = {

@@ -20,7 +20,7 @@ from harness.formats.native import Native
 from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.qtype.block_maxima import BlockMaxima
-from harness.quant.scale import LARGEST_EXPONENT, PowerOfTwoScale, ScaleRule
+from harness.quant.scale import LARGEST_E8M0_EXPONENT, PowerOfTwoScale, ScaleRule
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.hif4 import HiF
 from harness.quant.schemes.hif4_v12 import HiFv12
@@ -78,7 +78,7 @@ class Descriptor:
             raise ValueError("k and K must be 1..8")
         # `off` may move the range, but some of it must stay in float32.
         lowest, highest = self.k_range
-        if lowest > LARGEST_EXPONENT or highest < -LARGEST_EXPONENT:
+        if lowest > LARGEST_E8M0_EXPONENT or highest < -LARGEST_E8M0_EXPONENT:
             raise ValueError(f"off must leave exponents of float32, got {lowest} .. {highest}")
 
     @property
@@ -181,8 +181,8 @@ class Descriptor:
         # k8 without an outer exponent is OCP's E8M0.
         if self.k_bits == E8M0.bits and not self.k_outer_bits:
             return PowerOfTwoScale(rule=rule)
-        lowest = max(self.k_range[0], -LARGEST_EXPONENT)
-        highest = min(self.k_range[1], LARGEST_EXPONENT)
+        lowest = max(self.k_range[0], -LARGEST_E8M0_EXPONENT)
+        highest = min(self.k_range[1], LARGEST_E8M0_EXPONENT)
         # Integers become NaN from half a step above the largest integer under the largest scale.
         limit = math.inf if self.exp_bits else (2**self.man_bits - 0.5) * 2.0**highest
         return SharedExponent(

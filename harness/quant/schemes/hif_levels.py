@@ -21,7 +21,7 @@ from harness.quant.granularity import Granularity
 from harness.quant.tensor import ScalePlane, Scales
 
 # Blocks of elements.
-FOURS, EIGHTS, GROUPS = (Granularity(block=(1, size)) for size in (4, 8, 64))
+FOURS, EIGHTS, SIXTY_FOURS = (Granularity(block=(1, size)) for size in (4, 8, 64))
 PAIRS, OCTETS = Granularity(block=(1, 2)), Granularity(block=(1, 8))
 """The fours in an eight, and the eights in a group."""
 
@@ -38,7 +38,7 @@ class Levels(NamedTuple):
 class HiFLevels:
     """Base of `HiF` and `HiFv12`; see the module docstring and `TensorFormat`."""
 
-    granularity: ClassVar[Granularity] = GROUPS
+    granularity: ClassVar[Granularity] = SIXTY_FOURS
     name_suffix: ClassVar[str] = ""
 
     bits: int = 4
@@ -62,7 +62,7 @@ class HiFLevels:
         """Return sf and both factors of each group, the finest level first."""
         values = self._by_rows(x)
         # A factor is one bit: 2^0 or 2^1. sf is a code of E6M2, also where it is a power of two.
-        granularities, bits = (FOURS, EIGHTS, GROUPS), (1, 1, E6M2.bits)
+        granularities, bits = (FOURS, EIGHTS, SIXTY_FOURS), (1, 1, E6M2.bits)
         planes = zip(values, granularities, bits, strict=True)
         return Scales(
             planes=tuple(ScalePlane(values=v, granularity=g, bits=b) for v, g, b in planes)
@@ -79,7 +79,9 @@ class HiFLevels:
             return self.levels(x)
         rows = x.reshape(-1, x.shape[-1])
         step = max(1, pieces.CPU_PIECE // rows.shape[1])
-        counts = (granularity.scale_shape(rows.shape) for granularity in (FOURS, EIGHTS, GROUPS))
+        counts = (
+            granularity.scale_shape(rows.shape) for granularity in (FOURS, EIGHTS, SIXTY_FOURS)
+        )
         # Room for all levels, filled by slices of rows.
         whole = Levels(*(torch.empty(count, device=x.device) for count in counts))
         for start in range(0, len(rows), step):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.formats.minifloat import Minifloat
 from harness.nn import fake_quant_ops as fqo
-from harness.nn.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
+from harness.nn.ops import Cast, MatmulFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize, quantize
 from harness.quant.scale import PowerOfTwoScale
@@ -49,11 +49,11 @@ class Call:
 SCALARS = {"beta": 0.5, "alpha": 2.0}
 
 
-def product(formats: ProductFormats) -> Call:
+def product(formats: MatmulFormats) -> Call:
     return Call(function=partial(matmul, formats=formats), inputs="A B", grad="G")
 
 
-def sum_of_products(formats: ProductFormats) -> Call:
+def sum_of_products(formats: MatmulFormats) -> Call:
     function = partial(baddbmm, formats=formats, **SCALARS)
     return Call(function=function, inputs="I3 A3 B3", grad="G3")
 

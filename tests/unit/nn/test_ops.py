@@ -17,7 +17,7 @@ from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.nn.ops import (
     Cast,
-    ProductFormats,
+    MatmulFormats,
     along_contraction,
     baddbmm,
     fake_quantize_ste,
@@ -145,7 +145,7 @@ def test_every_operand_has_its_own_format() -> None:
     for name in operands:
         i, a, b = sample(M, N, seed=3), sample(M, K), sample(K, N, seed=1)
         grad = sample(M, N, seed=2).detach()
-        baddbmm(i, a, b, ProductFormats(**{name: Cast(format=INT4)})).backward(grad)
+        baddbmm(i, a, b, MatmulFormats(**{name: Cast(format=INT4)})).backward(grad)
 
         def part(operand: str, x: Tensor, name: str = name) -> Tensor:
             return rounded_by_hand(x, INT4, -1) if operand == name else x
@@ -185,7 +185,7 @@ def test_product_is_computed_and_returned_in_the_compute_type(
     a, b = sample(M, K, dtype=own), sample(K, N, seed=1, dtype=own)
     grad = sample(M, N, seed=2, dtype=compute).detach()
     cast = Cast(format=INT4)
-    out = matmul(a, b, ProductFormats(a=cast, compute_dtype=compute))
+    out = matmul(a, b, MatmulFormats(a=cast, compute_dtype=compute))
     assert out.dtype is compute
     assert torch.equal(out, rounded_by_hand(a, INT4, -1).to(compute) @ b.to(compute))
     out.backward(grad)
@@ -196,7 +196,7 @@ def test_product_is_computed_and_returned_in_the_compute_type(
 @each_rank
 def test_without_formats_a_product_is_that_of_torch(leading: tuple[int, ...]) -> None:
     a, b, i = (sample(*leading, *shape, seed=s) for s, shape in enumerate([(3, 4), (4, 5), (3, 5)]))
-    plain = ProductFormats()
+    plain = MatmulFormats()
     assert torch.autograd.gradcheck(partial(matmul, formats=plain), (a, b))
     added = partial(baddbmm, formats=plain, beta=0.5, alpha=2.0)
     assert torch.autograd.gradcheck(added, (i, a, b))
@@ -208,7 +208,7 @@ def test_without_formats_a_product_is_that_of_torch(leading: tuple[int, ...]) ->
 def test_without_formats_gradients_are_those_of_autograd(dtype: torch.dtype) -> None:
     a, b = sample(3, M, K, dtype=dtype), sample(3, K, N, seed=1, dtype=dtype)
     grad = sample(3, M, N, seed=2, dtype=dtype).detach()
-    ours = torch.autograd.grad(matmul(a, b, ProductFormats()), (a, b), grad)
+    ours = torch.autograd.grad(matmul(a, b, MatmulFormats()), (a, b), grad)
     theirs = torch.autograd.grad(a @ b, (a, b), grad)
     # Sums of 6 or 70 products, perhaps in another order.
     for one, other in zip(ours, theirs, strict=True):
@@ -217,7 +217,7 @@ def test_without_formats_gradients_are_those_of_autograd(dtype: torch.dtype) -> 
 
 def test_input_of_a_sum_may_be_a_row() -> None:
     i, a, b = sample(N), sample(3, M, K, seed=1), sample(3, K, N, seed=2)
-    out = baddbmm(i, a, b, ProductFormats(), beta=0.5)
+    out = baddbmm(i, a, b, MatmulFormats(), beta=0.5)
     grad = sample(*out.shape, seed=3).detach()
     out.backward(grad)
     close(i.grad, 0.5 * grad.sum((0, 1)))
@@ -237,11 +237,11 @@ def test_only_wanted_gradients_are_computed(wanted: tuple[str, ...]) -> None:
     shapes, grad = {"input": (M, N), "a": (M, K), "b": (K, N)}, sample(M, N, seed=3).detach()
     leaves = {name: sample(*shape, seed=s) for s, (name, shape) in enumerate(shapes.items())}
     casts = {field: Cast(format=INT4) for fields in USES.values() for field in fields}
-    baddbmm(**leaves, formats=ProductFormats(**casts)).backward(grad)
+    baddbmm(**leaves, formats=MatmulFormats(**casts)).backward(grad)
     asked = {name: leaf.detach().requires_grad_(name in wanted) for name, leaf in leaves.items()}
     # No operand has an axis 5: what rounds along it fails.
     casts |= {f: Cast(format=INT4, axis=5) for n in shapes.keys() - wanted for f in USES[n]}
-    baddbmm(**asked, formats=ProductFormats(**casts)).backward(grad)
+    baddbmm(**asked, formats=MatmulFormats(**casts)).backward(grad)
     for name in shapes:
         if name in wanted:
             assert torch.equal(asked[name].grad, leaves[name].grad)
@@ -260,9 +260,9 @@ def test_product_of_constants_needs_no_gradient() -> None:
 )
 def test_shapes_that_do_not_fit_are_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a and b must be \[.., M, K\] and \[.., K, N\]"):
-        matmul(torch.zeros(a), torch.zeros(b), ProductFormats())
+        matmul(torch.zeros(a), torch.zeros(b), MatmulFormats())
     with pytest.raises(ValueError, match=r"got \(.*\) and \("):
-        baddbmm(torch.zeros(1), torch.zeros(a), torch.zeros(b), ProductFormats())
+        baddbmm(torch.zeros(1), torch.zeros(a), torch.zeros(b), MatmulFormats())
 
 
 def test_integers_are_refused() -> None:
