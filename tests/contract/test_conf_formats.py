@@ -20,20 +20,6 @@ SHAPES = [(5, 100), (16, 256), (3, 7), (2, 6, 130), (300,)]
 each_shape = looped("shape", SHAPES, ids=str)
 
 
-def sample(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
-
-
-@cache
-def quantized_sample(fmt: TensorFormat, shape: tuple[int, ...]) -> QuantizedTensor:
-    """Return `quantize(sample(shape), fmt)`, which several tests look at."""
-    return quantize(sample(shape), fmt)
-
-
-def relative_error(fmt: TensorFormat, x: torch.Tensor) -> float:
-    return float((fake_quantize(x, fmt) - x).norm() / x.norm())
-
-
 def test_there_are_formats() -> None:
     assert {"int8_row", "fp8_tensor", "mxfp4", "nvfp4", "nf4_b64", "hif4", "hif8"} <= FORMATS.keys()
 
@@ -188,3 +174,17 @@ def test_element_has_its_bits(fmt: Any) -> None:
         return
     assert len(element.values()) <= 2**element.bits
     assert len(element.values()) > 2 ** (element.bits - 1) - 2
+
+
+def sample(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+@cache
+def quantized_sample(fmt: TensorFormat, shape: tuple[int, ...]) -> QuantizedTensor:
+    """Return `quantize(sample(shape), fmt)`, which several tests look at."""
+    return quantize(sample(shape), fmt)
+
+
+def relative_error(fmt: TensorFormat, x: torch.Tensor) -> float:
+    return float((fake_quantize(x, fmt) - x).norm() / x.norm())

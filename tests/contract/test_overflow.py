@@ -27,19 +27,6 @@ OF_THE_ISSUE = ("mxfp4_rceil", "hif5", "hif8", "bf16")
 """What makes 65504 infinite in float16."""
 
 
-def extremes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return tensors of the largest number: everywhere, once, and beside the smallest."""
-    largest = torch.finfo(dtype).max
-    ordinary = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
-    ordinary[3, 5] = largest
-    return {
-        "all": torch.full((8, 128), largest, dtype=dtype),
-        "negative": torch.full((8, 128), -largest, dtype=dtype),
-        "one": ordinary,
-        "both": torch.tensor([largest, -largest], dtype=dtype).repeat(8, 64),
-    }
-
-
 @looped("dtype", DTYPES, ids=str)
 @each_format
 def test_finite_numbers_stay_finite_or_are_refused(fmt: Any, dtype: torch.dtype) -> None:
@@ -182,3 +169,16 @@ def test_tensor_without_values_has_no_overflow_but_a_shape(fmt: Any) -> None:
     found = fake_quantize(torch.empty(64, 256, device="meta"), fmt)
     assert found.is_meta
     assert found.shape == (64, 256)
+
+
+def extremes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return tensors of the largest number: everywhere, once, and beside the smallest."""
+    largest = torch.finfo(dtype).max
+    ordinary = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ordinary[3, 5] = largest
+    return {
+        "all": torch.full((8, 128), largest, dtype=dtype),
+        "negative": torch.full((8, 128), -largest, dtype=dtype),
+        "one": ordinary,
+        "both": torch.tensor([largest, -largest], dtype=dtype).repeat(8, 64),
+    }

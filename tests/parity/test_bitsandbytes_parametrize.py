@@ -27,32 +27,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 Replace = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager() -> Iterator[None]:
-    """Let the library not compile what it calls a few times."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-class Experts(nn.Module):
-    """Two stacks of expert weights and a vector, as models with several experts have them."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-
-        def random(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
-
-        self.up, self.down, self.gain = random(4, 32, 128), random(4, 128, 32), random(256)
-        self.register_buffer("steps", torch.zeros(3))
-        self.seen: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen = [self.up, self.up, self.up]
-        return torch.einsum("ehk,bk->beh", self.up, x)
-
-
 def ours(module: nn.Module, name: str, kind: str = "nf4", size: int = 64) -> None:
     replace_parameter(module, name, format_of(kind, size))
 
@@ -264,3 +238,29 @@ def test_a_cast_of_the_module_changes_nothing_that_is_stored(replace: Replace) -
         assert after[key].dtype == before[key].dtype
         assert torch.equal(after[key], before[key])
     assert torch.equal(module.up, values.to(module.up.dtype))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager() -> Iterator[None]:
+    """Let the library not compile what it calls a few times."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+class Experts(nn.Module):
+    """Two stacks of expert weights and a vector, as models with several experts have them."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+
+        self.up, self.down, self.gain = random(4, 32, 128), random(4, 128, 32), random(256)
+        self.register_buffer("steps", torch.zeros(3))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = [self.up, self.up, self.up]
+        return torch.einsum("ehk,bk->beh", self.up, x)

@@ -21,16 +21,6 @@ levels = st.lists(level, min_size=2, max_size=40, unique=True).map(tuple)
 numbers = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20)
 
 
-def nearest(book: Codebook, x: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Return the nearest level; at a float32 midpoint the lower one, or the one away from zero."""
-    ordered = np.sort(np.array(book.levels, np.float32))
-    middles = (ordered[:-1] + ordered[1:]) / np.float32(2)
-    beyond = x.numpy()[:, None] > middles
-    if book.ties == "away":
-        beyond |= (x.numpy()[:, None] == middles) & (middles > 0)
-    return ordered[beyond.sum(1)]
-
-
 @settings(max_examples=150, deadline=None)
 @given(table=levels, x=numbers, ties=st.sampled_from(["lower", "away"]))
 def test_any_table_rounds_to_the_nearest_level(
@@ -113,3 +103,13 @@ def test_what_is_no_codebook_is_refused(fields: dict[str, Any], message: str) ->
 def test_levels_next_to_each_other_are_told_apart() -> None:
     book = Codebook(name="close", levels=(0.0, 2.0**-149))
     assert book.round(torch.tensor([0.0, 2.0**-149, 1.0])).tolist() == [0.0, 2.0**-149, 2.0**-149]
+
+
+def nearest(book: Codebook, x: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Return the nearest level; at a float32 midpoint the lower one, or the one away from zero."""
+    ordered = np.sort(np.array(book.levels, np.float32))
+    middles = (ordered[:-1] + ordered[1:]) / np.float32(2)
+    beyond = x.numpy()[:, None] > middles
+    if book.ties == "away":
+        beyond |= (x.numpy()[:, None] == middles) & (middles > 0)
+    return ordered[beyond.sum(1)]

@@ -12,9 +12,9 @@ from looped import looped
 
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, Minifloat
 from harness.formats.native import Native
-from harness.formats.unsigned_float import UnsignedFloat
+from harness.formats.unsigned_float import E8M0
 
 BF16 = (torch.arange(2**16, dtype=torch.int32) << 16).view(torch.float32)
 """Every bfloat16 number, as float32: NaNs, infinities, subnormals and both zeros included."""
@@ -25,9 +25,9 @@ TABLES = [
     (Minifloat(**E4M3, overflow="special"), ml_dtypes.float8_e4m3fn, BF16),
     (Minifloat(**E5M2, overflow="special"), ml_dtypes.float8_e5m2, BF16),
     # ml_dtypes makes -0 of NaN where a format has none.
-    (Minifloat(exponent_bits=3, mantissa_bits=2), ml_dtypes.float6_e3m2fn, FINITE),
-    (Minifloat(exponent_bits=2, mantissa_bits=3), ml_dtypes.float6_e2m3fn, FINITE),
-    (Minifloat(exponent_bits=2, mantissa_bits=1), ml_dtypes.float4_e2m1fn, FINITE),
+    (E3M2, ml_dtypes.float6_e3m2fn, FINITE),
+    (E2M3, ml_dtypes.float6_e2m3fn, FINITE),
+    (E2M1, ml_dtypes.float4_e2m1fn, FINITE),
     (HiF8(), en_dtypes.hifloat8, BF16),
 ]
 
@@ -69,7 +69,7 @@ def test_nan_codes_keep_the_sign() -> None:
 
 
 def test_e8m0_of_powers_of_two_is_that_of_ml_dtypes() -> None:
-    fmt = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+    fmt = E8M0
     powers = torch.tensor(2.0) ** torch.arange(-127, 128)
     theirs = powers.numpy().astype(ml_dtypes.float8_e8m0fnu)
     np.testing.assert_array_equal(fmt.encode(powers).numpy(), theirs.view(np.uint8))

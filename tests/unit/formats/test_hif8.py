@@ -14,27 +14,6 @@ from harness.formats.hif8 import HiF8
 ROWS = [("11", 4, 1), ("10", 3, 2), ("01", 2, 3), ("001", 1, 3), ("0001", 0, 3), ("0000", 0, 3)]
 
 
-def decoded(code: int) -> float:
-    """Decode by matching the written bits against the rows of the table."""
-    written = f"{code:08b}"
-    sign, rest = -1.0 if written[0] == "1" else 1.0, written[1:]
-    dot, exponent_bits, mantissa_bits = next(row for row in ROWS if rest.startswith(row[0]))
-    fields = rest[len(dot) :]
-    assert len(fields) == exponent_bits + mantissa_bits
-    mantissa = int(fields[exponent_bits:], 2)
-    if dot == "0000":
-        if mantissa == 0:
-            return math.nan if sign < 0 else 0.0
-        return sign * 2.0 ** (mantissa - 23)
-    exponent = 0
-    if exponent_bits:
-        exponent = int("1" + fields[1:exponent_bits], 2)
-        exponent = -exponent if fields[0] == "1" else exponent
-    if exponent == 15 and mantissa == 1:
-        return sign * math.inf
-    return sign * 2.0**exponent * (1 + mantissa / 2**mantissa_bits)
-
-
 def test_every_code_decodes_as_the_table_says() -> None:
     expected = np.array([decoded(code) for code in range(256)], np.float32)
     found = HiF8().decode(torch.arange(256).to(torch.uint8)).numpy()
@@ -89,3 +68,24 @@ def test_mantissa_tapers_off(exponent: int, bits: int) -> None:
         inside = inside[(inside >= low) & (inside < 2 * low)]
         assert len(inside) == 2**bits
     assert (HiF8().bits, HiF8().max, HiF8().name) == (8, 32768.0, "hif8")
+
+
+def decoded(code: int) -> float:
+    """Decode by matching the written bits against the rows of the table."""
+    written = f"{code:08b}"
+    sign, rest = -1.0 if written[0] == "1" else 1.0, written[1:]
+    dot, exponent_bits, mantissa_bits = next(row for row in ROWS if rest.startswith(row[0]))
+    fields = rest[len(dot) :]
+    assert len(fields) == exponent_bits + mantissa_bits
+    mantissa = int(fields[exponent_bits:], 2)
+    if dot == "0000":
+        if mantissa == 0:
+            return math.nan if sign < 0 else 0.0
+        return sign * 2.0 ** (mantissa - 23)
+    exponent = 0
+    if exponent_bits:
+        exponent = int("1" + fields[1:exponent_bits], 2)
+        exponent = -exponent if fields[0] == "1" else exponent
+    if exponent == 15 and mantissa == 1:
+        return sign * math.inf
+    return sign * 2.0**exponent * (1 + mantissa / 2**mantissa_bits)

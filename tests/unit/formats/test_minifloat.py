@@ -8,13 +8,8 @@ import pytest
 import torch
 from looped import looped
 
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat
 
-E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
-E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
-E3M2 = Minifloat(exponent_bits=3, mantissa_bits=2)
-E2M3 = Minifloat(exponent_bits=2, mantissa_bits=3)
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 # OFP8 1.0 table 1, MX 1.0 section 5.3: name, bias, largest, smallest normal and subnormal number,
 # how many finite values.
 SPECIFIED = [

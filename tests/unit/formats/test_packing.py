@@ -12,16 +12,6 @@ from harness.formats.packing import pack, unpack
 each_width = looped("bits", range(1, 9))
 
 
-def some(count: int, bits: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(count + bits)
-    return torch.randint(2**bits, (count,), generator=generator, dtype=torch.uint8)
-
-
-def long_integer(codes: torch.Tensor, bits: int) -> bytes:
-    total = sum(code << (bits * place) for place, code in enumerate(codes.flatten().tolist()))
-    return total.to_bytes(math.ceil(codes.numel() * bits / 8), "little")
-
-
 @each_width
 @looped("count", [0, 1, 2, 7, 8, 9, 100, 1001])
 def test_bytes_are_those_of_one_long_integer_and_come_back(bits: int, count: int) -> None:
@@ -62,3 +52,13 @@ def test_matrix_is_packed_row_after_row_whatever_its_memory(bits: int) -> None:
     assert torch.equal(pack(codes.T, bits), pack(codes.T.contiguous().flatten(), bits))
     assert torch.equal(pack(codes, bits), pack(codes.flatten(), bits))
     assert torch.equal(codes, before)
+
+
+def some(count: int, bits: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count + bits)
+    return torch.randint(2**bits, (count,), generator=generator, dtype=torch.uint8)
+
+
+def long_integer(codes: torch.Tensor, bits: int) -> bytes:
+    total = sum(code << (bits * place) for place, code in enumerate(codes.flatten().tolist()))
+    return total.to_bytes(math.ceil(codes.numel() * bits / 8), "little")

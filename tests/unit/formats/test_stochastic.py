@@ -26,10 +26,6 @@ each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 DRAWS = 40_000
 
 
-def noise(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @each_format
 def test_result_is_one_of_the_two_neighbors(fmt: Any) -> None:
     values = fmt.values()
@@ -103,3 +99,7 @@ def test_value_of_the_format_never_moves() -> None:
     # Noise just below 1, added to 100, must not round up to 101.
     rounded = Integer(bits=8, rounding="stochastic").round(torch.full((2**22,), 100.0), noise())
     assert int((rounded != 100).sum()) == 0
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

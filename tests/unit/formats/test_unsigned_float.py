@@ -7,10 +7,7 @@ import pytest
 import torch
 from looped import looped
 
-from harness.formats.unsigned_float import UnsignedFloat
-
-E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
-E6M2 = UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48)
+from harness.formats.unsigned_float import E6M2, E8M0, UnsignedFloat
 
 
 @pytest.mark.parametrize(

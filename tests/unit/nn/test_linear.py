@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E4M3
 from harness.nn.fake_quant_linear import FakeQuantLinear, quantize_activation
 from harness.nn.linear import PRESETS, replace_linears, set_mode
 from harness.quant.granularity import Granularity
@@ -34,40 +34,9 @@ def ints(bits: int, rows: int, columns: int, **changes: object) -> BlockScaled:
 ROW, TENSOR, COLUMN_GROUPS = ints(8, 1, -1), ints(8, -1, -1), ints(8, -1, 64)
 ASYMMETRIC = Affine(element=Integer(bits=8, narrow=False), granularity=Granularity(block=(-1, 64)))
 FP8 = BlockScaled(
-    element=Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
+    element=E4M3,
     granularity=Granularity(block=(-1, -1)),
 )
-
-
-def sample(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def linear(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> nn.Linear:
-    """Return a layer with seeded parameters."""
-    layer = nn.Linear(IN, OUT, bias=bias, dtype=dtype)
-    with torch.no_grad():
-        for seed, parameter in enumerate(layer.parameters()):
-            parameter.copy_(sample(*parameter.shape, seed=10 + seed))
-    return layer
-
-
-def layer_of(
-    weight: TensorFormat | None, input: TensorFormat | None = None, **options: bool
-) -> FakeQuantLinear:
-    return FakeQuantLinear.from_module(linear(), weight, input, **options)
-
-
-def by_hand(x: Tensor, bits: int, rows: int, columns: int) -> Tensor:
-    """Round a matrix to symmetric integers, one block after the other."""
-    found, most = torch.empty_like(x), 2 ** (bits - 1) - 1
-    rows, columns = (x.shape[0] if rows == -1 else rows), (x.shape[1] if columns == -1 else columns)
-    for i in range(0, x.shape[0], rows):
-        for j in range(0, x.shape[1], columns):
-            block = x[i : i + rows, j : j + columns].float()
-            scale = block.abs().max() / most
-            found[i : i + rows, j : j + columns] = (block / scale).round() * scale
-    return found
 
 
 # Modes.
@@ -492,3 +461,34 @@ def test_modules_that_read_weights_of_layers_they_do_not_call_are_refused(
     with pytest.raises(ValueError, match=type(model).__name__):
         replace_linears(nn.ModuleDict({"inner": model}), ROW, skip=skip)
     assert not any(isinstance(module, FakeQuantLinear) for module in model.modules())
+
+
+def sample(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def linear(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> nn.Linear:
+    """Return a layer with seeded parameters."""
+    layer = nn.Linear(IN, OUT, bias=bias, dtype=dtype)
+    with torch.no_grad():
+        for seed, parameter in enumerate(layer.parameters()):
+            parameter.copy_(sample(*parameter.shape, seed=10 + seed))
+    return layer
+
+
+def layer_of(
+    weight: TensorFormat | None, input: TensorFormat | None = None, **options: bool
+) -> FakeQuantLinear:
+    return FakeQuantLinear.from_module(linear(), weight, input, **options)
+
+
+def by_hand(x: Tensor, bits: int, rows: int, columns: int) -> Tensor:
+    """Round a matrix to symmetric integers, one block after the other."""
+    found, most = torch.empty_like(x), 2 ** (bits - 1) - 1
+    rows, columns = (x.shape[0] if rows == -1 else rows), (x.shape[1] if columns == -1 else columns)
+    for i in range(0, x.shape[0], rows):
+        for j in range(0, x.shape[1], columns):
+            block = x[i : i + rows, j : j + columns].float()
+            scale = block.abs().max() / most
+            found[i : i + rows, j : j + columns] = (block / scale).round() * scale
+    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.nn.ops import (
     Cast,
     MatmulFormats,
@@ -45,7 +45,7 @@ NF4 = BlockScaled(
 )
 INT4, INT8_TENSOR = int_blocks(4, 1, 16), int_blocks(8, -1, -1)
 MXFP4 = BlockScaled(
-    element=Minifloat(exponent_bits=2, mantissa_bits=1),
+    element=E2M1,
     granularity=Granularity(block=(1, 32)),
     scale=PowerOfTwoScale(),
 )
@@ -54,42 +54,7 @@ INT8_ASYMMETRIC = Affine(
 )
 
 
-def sample(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return normal numbers that float32 holds exactly, as a leaf."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return x.to(dtype).requires_grad_()
-
-
 # Blocks along the axis that is summed over, rounded one by one with numpy.
-
-
-def integers_of(block: np.ndarray, largest: int) -> np.ndarray:
-    scale = np.abs(block).max() / np.float32(largest)
-    return np.rint(block / scale) * scale
-
-
-def mxfp4_of(block: np.ndarray) -> np.ndarray:
-    scale = np.float32(2.0) ** (np.floor(np.log2(np.abs(block).max())) - 2)
-    return np.clip(block / scale, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype("f4") * scale
-
-
-def rounded_by_hand(x: Tensor, fmt: TensorFormat | None, axis: int) -> Tensor:
-    """Round every line along an axis block by block; INT8 has one block for each matrix."""
-    array = x.detach().float().numpy()
-    if fmt is None:
-        found = array
-    elif fmt is INT8_TENSOR:
-        whole = array.reshape(-1, *array.shape[-2:])
-        found = np.stack([integers_of(matrix, 127) for matrix in whole]).reshape(array.shape)
-    else:
-        one, size = (partial(integers_of, largest=7), 16) if fmt is INT4 else (mxfp4_of, 32)
-
-        def line(numbers: np.ndarray) -> np.ndarray:
-            starts = range(0, len(numbers), size)
-            return np.concatenate([one(numbers[i : i + size]) for i in starts])
-
-        found = np.apply_along_axis(line, axis, array)
-    return torch.from_numpy(found).to(x.dtype)
 
 
 each_format = looped("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
@@ -398,3 +363,38 @@ def test_query_key_and_value_are_rounded_along_their_last_axis() -> None:
             out.backward(grad)
             expected = grad if backward is None else rounded_by_hand(grad, MXFP4, -1)
             assert torch.equal(x.grad, expected)
+
+
+def sample(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return normal numbers that float32 holds exactly, as a leaf."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).requires_grad_()
+
+
+def integers_of(block: np.ndarray, largest: int) -> np.ndarray:
+    scale = np.abs(block).max() / np.float32(largest)
+    return np.rint(block / scale) * scale
+
+
+def mxfp4_of(block: np.ndarray) -> np.ndarray:
+    scale = np.float32(2.0) ** (np.floor(np.log2(np.abs(block).max())) - 2)
+    return np.clip(block / scale, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype("f4") * scale
+
+
+def rounded_by_hand(x: Tensor, fmt: TensorFormat | None, axis: int) -> Tensor:
+    """Round every line along an axis block by block; INT8 has one block for each matrix."""
+    array = x.detach().float().numpy()
+    if fmt is None:
+        found = array
+    elif fmt is INT8_TENSOR:
+        whole = array.reshape(-1, *array.shape[-2:])
+        found = np.stack([integers_of(matrix, 127) for matrix in whole]).reshape(array.shape)
+    else:
+        one, size = (partial(integers_of, largest=7), 16) if fmt is INT4 else (mxfp4_of, 32)
+
+        def line(numbers: np.ndarray) -> np.ndarray:
+            starts = range(0, len(numbers), size)
+            return np.concatenate([one(numbers[i : i + size]) for i in starts])
+
+        found = np.apply_along_axis(line, axis, array)
+    return torch.from_numpy(found).to(x.dtype)

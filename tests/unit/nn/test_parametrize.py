@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.formats.native import Native
 from harness.nn import parametrize
 from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
@@ -51,40 +51,7 @@ class Holder(nn.Module):
         return torch.stack([self.kernel for _ in range(reads)])
 
 
-class Experts(nn.Module):
-    """A stack, a matrix and a vector in one module, inside of others."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.up = nn.Parameter(sample(3, 16, 40, seed=seed))
-        self.down = nn.Parameter(sample(40, 16, seed=seed + 1))
-        self.scale = nn.Parameter(sample(40, seed=seed + 2))
-        self.left = nn.Parameter(sample(4, seed=seed + 3))
-
-
 FORMAT_OF = {"up": INT4, "down": ASYMMETRIC, "scale": INT3_ROW}
-
-
-def nested(seed: int = 0) -> nn.Module:
-    """Return experts two levels down, their parameters quantized."""
-    experts = Experts(seed)
-    for name, fmt in FORMAT_OF.items():
-        replace_parameter(experts, name, fmt)
-    return nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(2, 2), experts])})
-
-
-@pytest.fixture
-def dequantizations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that gets longer with every dequantization."""
-    calls: list[int] = []
-    original = parametrize.unpack
-
-    def counting(packed: Tensor, bits: int, count: int) -> Tensor:
-        calls.append(count)
-        return original(packed, bits, count)
-
-    monkeypatch.setattr(parametrize, "unpack", counting)
-    return calls
 
 
 # Values and storage.
@@ -384,9 +351,7 @@ def test_everything_stored_moves_with_the_module() -> None:
 def test_state_of_another_format_with_the_same_shapes_is_refused() -> None:
     first, second = Holder(16, 128), Holder(16, 128)
     replace_parameter(first, "kernel", INT4)
-    codes = BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1), granularity=INT4.granularity
-    )
+    codes = BlockScaled(element=E2M1, granularity=INT4.granularity)
     replace_parameter(second, "kernel", codes)
     said = r"kernel must be stored as fp4_e2m1 of shape .*, got int4 of shape"
     with pytest.raises(RuntimeError, match=said):
@@ -456,3 +421,36 @@ def test_shape_that_the_format_cannot_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"of its shape \(16, 40\), got \(16, 41\)"):
         replace_parameter_prequantized(layer, "weight", quantized, torch.float32)
     assert layer.weight is weight
+
+
+class Experts(nn.Module):
+    """A stack, a matrix and a vector in one module, inside of others."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.up = nn.Parameter(sample(3, 16, 40, seed=seed))
+        self.down = nn.Parameter(sample(40, 16, seed=seed + 1))
+        self.scale = nn.Parameter(sample(40, seed=seed + 2))
+        self.left = nn.Parameter(sample(4, seed=seed + 3))
+
+
+def nested(seed: int = 0) -> nn.Module:
+    """Return experts two levels down, their parameters quantized."""
+    experts = Experts(seed)
+    for name, fmt in FORMAT_OF.items():
+        replace_parameter(experts, name, fmt)
+    return nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(2, 2), experts])})
+
+
+@pytest.fixture
+def dequantizations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets longer with every dequantization."""
+    calls: list[int] = []
+    original = parametrize.unpack
+
+    def counting(packed: Tensor, bits: int, count: int) -> Tensor:
+        calls.append(count)
+        return original(packed, bits, count)
+
+    monkeypatch.setattr(parametrize, "unpack", counting)
+    return calls

@@ -19,31 +19,6 @@ SMALLEST, OVERFLOW = 2.0**-22, 40960.0
 SATURATING = ("fqo_core", "fqo_cy", "fqo_scaled")
 
 
-def format_of(parts: list[str]) -> TensorFormat:
-    if parts[1].startswith("hifx"):
-        bits = int(parts[1][4])
-        return HiFv12(bits=bits, saturate=False) if "v12" in parts[1] else HiF(bits=bits)
-    return Unscaled(
-        element=HiF8(
-            overflow="saturate" if parts[0] in SATURATING else "infinity",
-            rounding="nearest_even" if parts[0] == "fqo_dml" else "half_away",
-        )
-    )
-
-
-def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return the project's results by role, and the values."""
-    fmt = format_of(entry.parts)
-    quantized = codes_of(entry.x, fmt)
-    # Not by the codes: what `saturate: false` gives beyond the range has none.
-    values = values_of(entry.x, fmt)
-    roles = {"codes": quantized.codes, "values": values, "dq": values, "out_bf16_as_f32": values}
-    if quantized.scales.planes:
-        factor4, factor8, scale = (plane.values for plane in quantized.scales.planes)
-        roles |= {"e6m2": scale, "lvl2": factor8 - 1, "lvl3": factor4 - 1}
-    return {role: roles[role].view(stored.shape) for role, stored in entry.stored.items()}, values
-
-
 def theirs(entry: Entry) -> torch.Tensor:
     return next(iter(entry.stored.values())).float()
 
@@ -123,3 +98,28 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)
+
+
+def format_of(parts: list[str]) -> TensorFormat:
+    if parts[1].startswith("hifx"):
+        bits = int(parts[1][4])
+        return HiFv12(bits=bits, saturate=False) if "v12" in parts[1] else HiF(bits=bits)
+    return Unscaled(
+        element=HiF8(
+            overflow="saturate" if parts[0] in SATURATING else "infinity",
+            rounding="nearest_even" if parts[0] == "fqo_dml" else "half_away",
+        )
+    )
+
+
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the project's results by role, and the values."""
+    fmt = format_of(entry.parts)
+    quantized = codes_of(entry.x, fmt)
+    # Not by the codes: what `saturate: false` gives beyond the range has none.
+    values = values_of(entry.x, fmt)
+    roles = {"codes": quantized.codes, "values": values, "dq": values, "out_bf16_as_f32": values}
+    if quantized.scales.planes:
+        factor4, factor8, scale = (plane.values for plane in quantized.scales.planes)
+        roles |= {"e6m2": scale, "lvl2": factor8 - 1, "lvl3": factor4 - 1}
+    return {role: roles[role].view(stored.shape) for role, stored in entry.stored.items()}, values

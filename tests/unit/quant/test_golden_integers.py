@@ -11,7 +11,7 @@ from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E4M3, E5M2
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine, FloatZero
@@ -20,10 +20,10 @@ from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import TensorFormat
 
 FLOATS = {
-    "e4m3": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    "e5m2": Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
-    "e2m3": Minifloat(exponent_bits=2, mantissa_bits=3),
-    "e2m1": Minifloat(exponent_bits=2, mantissa_bits=1),
+    "e4m3": E4M3,
+    "e5m2": E5M2,
+    "e2m3": E2M3,
+    "e2m1": E2M1,
 }
 NAMED_BLOCKS = {
     "tensor": (-1, -1),

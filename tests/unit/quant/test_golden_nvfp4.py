@@ -11,20 +11,19 @@ from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E4M3, E5M2
 from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import NVFP4Scale
 
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 MAGNITUDES = (
     *(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75, 2.0),
     *(2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
 )
 """Of fake_quant_ops' `nvfp4_e2m1`, which has two mantissa bits (formats.md, section 3.5)."""
 PER_TENSOR: dict[str, NumberFormat] = {
-    "nvfp8_e4m3": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    "nvfp8_e5m2": Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
+    "nvfp8_e4m3": E4M3,
+    "nvfp8_e5m2": E5M2,
     "nvfp4_e2m1": Codebook(
         name="fqo", levels=(*(-m for m in MAGNITUDES), 0.0, *MAGNITUDES), ties="away"
     ),

@@ -33,12 +33,6 @@ def format_of(parts: list[str]) -> BlockScaled:
     )
 
 
-def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return the codes of packed bytes, high nibble first, without the one that fills the last."""
-    codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()
-    return codes[: shape.numel()].view(shape)
-
-
 def input_of(entry: Entry) -> torch.Tensor:
     if entry.parts[0] == "int8_vectorwise":
         return entry.x.half()
@@ -136,3 +130,9 @@ def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
         entry.stored["q"] = entry.stored["q"].view(entry.x.shape)
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)
+
+
+def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return the codes of packed bytes, high nibble first, without the one that fills the last."""
+    codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()
+    return codes[: shape.numel()].view(shape)

@@ -11,24 +11,24 @@ from looped import looped
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat
 from harness.formats.unsigned_float import E6M2, E8M0
 from harness.quant.schemes.bnb4bit import dynamic_map
 from harness.quant.schemes.hif4 import HiF
 
 FORMATS: dict[str, NumberFormat] = {
-    "e4m3fn": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    "e4m3fn_torch213": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
+    "e4m3fn": E4M3,
+    "e4m3fn_torch213": E4M3,
     "e4m3fn_ml_dtypes": Minifloat(
         exponent_bits=4, mantissa_bits=3, specials="nan", overflow="special"
     ),
-    "e5m2": Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
+    "e5m2": E5M2,
     "e5m2_torch213": Minifloat(
         exponent_bits=5, mantissa_bits=2, specials="ieee", overflow="special"
     ),
-    "e2m1": Minifloat(exponent_bits=2, mantissa_bits=1),
-    "e2m3": Minifloat(exponent_bits=2, mantissa_bits=3),
-    "e3m2": Minifloat(exponent_bits=3, mantissa_bits=2),
+    "e2m1": E2M1,
+    "e2m3": E2M3,
+    "e3m2": E3M2,
     "hif8": HiF8(),
     "e8m0": E8M0,
     "e6m2": E6M2,

@@ -21,16 +21,6 @@ LISTED = {
 """How many entries each module lists as different."""
 
 
-def known_different(module: str) -> dict[str, Any]:
-    path = Path(__file__).with_name(f"{module}.py")
-    spec = importlib.util.spec_from_file_location(module, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded.KNOWN_DIFFERENT
-
-
 def test_every_entry_of_the_manifest_belongs_to_a_module() -> None:
     listed = Counter(entry["file"].removesuffix(".safetensors") for entry in whole())
     assert dict(listed) == {file: count for file, (_, count) in HOMES.items()}
@@ -59,3 +49,13 @@ def test_tensors_are_those_the_manifest_was_made_with() -> None:
         for role, digest in entry["sha256_16"].items():
             raw = tensors[f"{entry['id']}/{role}"].contiguous().flatten().view(torch.uint8)
             assert hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:16] == digest, entry["id"]
+
+
+def known_different(module: str) -> dict[str, Any]:
+    path = Path(__file__).with_name(f"{module}.py")
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded.KNOWN_DIFFERENT

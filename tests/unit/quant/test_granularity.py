@@ -37,12 +37,6 @@ CASES: list[tuple[tuple[int, int], Shape, Shape]] = [
 each_case = looped(("block", "shape", "scale_shape"), CASES)
 
 
-def block_of(index: Shape, block: tuple[int, int]) -> Shape:
-    """Return which block an element lies in, counted by hand."""
-    sizes = ((1,) * len(index) + block)[-len(index) :]
-    return tuple(0 if size == -1 else i // size for i, size in zip(index, sizes, strict=True))
-
-
 @each_case
 def test_scale_shape(block: tuple[int, int], shape: Shape, scale_shape: Shape) -> None:
     assert Granularity(block=block).scale_shape(shape) == scale_shape
@@ -171,3 +165,9 @@ def test_block_longer_than_its_axis_is_cut_to_it_and_pads_nothing() -> None:
     assert granularity.has_tail((3, 5))
     with pytest.raises(ValueError, match="must divide"):
         Granularity(block=(1, 10**9), tail="error").sizes((3, 5))
+
+
+def block_of(index: Shape, block: tuple[int, int]) -> Shape:
+    """Return which block an element lies in, counted by hand."""
+    sizes = ((1,) * len(index) + block)[-len(index) :]
+    return tuple(0 if size == -1 else i // size for i, size in zip(index, sizes, strict=True))

@@ -26,14 +26,6 @@ def sample(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(4))
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Assert equal types and bits, but for the codes of NaN."""
-    assert a.dtype is b.dtype
-    np.testing.assert_array_equal(a.double().numpy(), b.double().numpy())
-    number = ~a.isnan()
-    assert torch.equal(a.signbit()[number], b.signbit()[number])
-
-
 @each_format
 @looped("shape", SHAPES, ids=str)
 def test_fake_quantized_is_quantized_and_dequantized(fmt: Any, shape: tuple[int, ...]) -> None:
@@ -247,3 +239,11 @@ def test_memory_beside_the_result_is_a_part_of_the_tensor(
     rule = getattr(fmt, "range", None)
     # A search tries whole tensors, a percentile sorts them.
     assert extra < (4 if isinstance(rule, MseSearch | Percentile) else 0.6)
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Assert equal types and bits, but for the codes of NaN."""
+    assert a.dtype is b.dtype
+    np.testing.assert_array_equal(a.double().numpy(), b.double().numpy())
+    number = ~a.isnan()
+    assert torch.equal(a.signbit()[number], b.signbit()[number])

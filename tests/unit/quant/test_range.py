@@ -12,7 +12,7 @@ from looped import looped
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.range import AbsMax, MseSearch, Percentile, Range, RangeRule
@@ -25,29 +25,6 @@ from harness.quant.tensor import TensorFormat
 GROUPS = Granularity(block=(1, 32))
 BLOCKS = [Granularity(block=block) for block in ((-1, -1), (1, -1), (-1, 1), (1, 32), (4, 16))]
 each_granularity = looped("granularity", BLOCKS, ids=lambda g: g.name)
-
-
-def sample(shape: tuple[int, ...] = (6, 100), seed: int = 0) -> torch.Tensor:
-    """Return heavy-tailed values, skewed, so that both ends differ."""
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy((rng.standard_t(3, shape) + 0.3).astype(np.float32))
-
-
-def measure(rule: RangeRule, x: torch.Tensor, granularity: Granularity) -> Range:
-    def never(_: Range) -> torch.Tensor:
-        raise AssertionError("this rule needs no trial")
-
-    return rule.measure(x, granularity, never)
-
-
-def blocks_of(x: torch.Tensor, granularity: Granularity) -> list[npt.NDArray[np.float32]]:
-    """Return every block as a flat array, in the order of the scales."""
-    sizes = granularity.sizes(x.shape)
-    starts = [range(0, length, size) for length, size in zip(x.shape, sizes, strict=True)]
-    return [
-        x.numpy()[tuple(slice(a, a + s) for a, s in zip(at, sizes, strict=True))].ravel()
-        for at in itertools.product(*starts)
-    ]
 
 
 @each_granularity
@@ -125,7 +102,7 @@ FORMATS: list[TensorFormat] = [
         element=Integer(bits=4), granularity=Granularity(block=(-1, -1)), range=MseSearch()
     ),
     BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1),
+        element=E2M1,
         granularity=GROUPS,
         scale=PowerOfTwoScale(rule="ceil"),
         range=MseSearch(ratios=(1.0, 0.5)),
@@ -163,7 +140,7 @@ def test_search_is_the_best_of_all_ratios_in_every_block(fmt: TensorFormat) -> N
 def test_first_of_equal_candidates_wins(ratios: tuple[float, ...]) -> None:
     # 1.5 and 1.35 have the same power of two, so both ratios have one error; zeros have none.
     fmt = BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1),
+        element=E2M1,
         granularity=GROUPS,
         scale=PowerOfTwoScale(),
         range=MseSearch(ratios=ratios),
@@ -222,3 +199,26 @@ def test_search_without_candidates_is_refused() -> None:
 def test_name_tells_the_rule(rule: RangeRule, suffix: str) -> None:
     assert isinstance(rule, RangeRule)
     assert rule.suffix == suffix
+
+
+def sample(shape: tuple[int, ...] = (6, 100), seed: int = 0) -> torch.Tensor:
+    """Return heavy-tailed values, skewed, so that both ends differ."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy((rng.standard_t(3, shape) + 0.3).astype(np.float32))
+
+
+def measure(rule: RangeRule, x: torch.Tensor, granularity: Granularity) -> Range:
+    def never(_: Range) -> torch.Tensor:
+        raise AssertionError("this rule needs no trial")
+
+    return rule.measure(x, granularity, never)
+
+
+def blocks_of(x: torch.Tensor, granularity: Granularity) -> list[npt.NDArray[np.float32]]:
+    """Return every block as a flat array, in the order of the scales."""
+    sizes = granularity.sizes(x.shape)
+    starts = [range(0, length, size) for length, size in zip(x.shape, sizes, strict=True)]
+    return [
+        x.numpy()[tuple(slice(a, a + s) for a, s in zip(at, sizes, strict=True))].ravel()
+        for at in itertools.product(*starts)
+    ]

@@ -11,16 +11,6 @@ from harness.quant.qtype.block_maxima import BlockMaxima
 from harness.quant.qtype.descriptor import parse
 
 
-def reference(x: Tensor, outer: int, block: int) -> Tensor:
-    """What fake_quant_ops describes, in float64, with torch's own cast to FP8 (no ties occur)."""
-    groups = x.double().unflatten(-1, (-1, outer, block))
-    own = groups.abs().amax(-1, keepdim=True)
-    largest = own.amax(-2, keepdim=True)
-    integers = torch.sign(groups) * torch.floor(groups.abs() / own * 7 + 0.5)
-    stored = (own / largest * 448).to(torch.float8_e4m3fn).double()
-    return (integers / 7 * (stored / 448 * largest)).flatten(-3)
-
-
 @pytest.mark.parametrize(("outer", "block"), [(8, 16), (1, 64), (4, 2), (3, 32)])
 def test_equals_the_definition_in_float64(outer: int, block: int) -> None:
     generator = torch.Generator().manual_seed(outer)
@@ -76,3 +66,13 @@ def test_zeros_stay_zeros_and_what_is_not_finite_makes_its_outer_block_nan() -> 
 def test_empty_outer_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="outer must be >= 1, got 0"):
         BlockMaxima(outer=0)
+
+
+def reference(x: Tensor, outer: int, block: int) -> Tensor:
+    """What fake_quant_ops describes, in float64, with torch's own cast to FP8 (no ties occur)."""
+    groups = x.double().unflatten(-1, (-1, outer, block))
+    own = groups.abs().amax(-1, keepdim=True)
+    largest = own.amax(-2, keepdim=True)
+    integers = torch.sign(groups) * torch.floor(groups.abs() / own * 7 + 0.5)
+    stored = (own / largest * 448).to(torch.float8_e4m3fn).double()
+    return (integers / 7 * (stored / 448 * largest)).flatten(-3)

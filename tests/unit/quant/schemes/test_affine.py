@@ -37,29 +37,6 @@ FORMATS = [
 each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
 
-def sample(shape: tuple[int, ...] = (6, 100)) -> torch.Tensor:
-    """Return skewed values; the first rows are all positive, all negative, constant."""
-    rng = np.random.default_rng(2)
-    x = torch.from_numpy((rng.standard_t(3, shape) + 0.5).astype(F))
-    x[0], x[1], x[2] = x[0].abs() + 2, -x[1].abs() - 2, 3.0
-    return x
-
-
-def reference(fmt: Affine, block: Array) -> tuple[Array, F, F]:
-    """Return integers, scale and zero point of one block."""
-    low, high = min(block.min(), F(0)), max(block.max(), F(0))
-    qmin, qmax = fmt.element.lowest, fmt.element.highest
-    scale = max((high - low) / F(qmax - qmin), F(fmt.scale.lowest))
-    if fmt.round_sum:
-        zero = np.rint(np.clip(F(qmin) - low / scale, qmin, qmax))
-        return np.clip(np.rint(block / scale + zero), qmin, qmax), scale, zero
-    zero = np.clip(F(qmin) - np.rint(low / scale), qmin, qmax)
-    units = block / scale
-    if fmt.scale.arithmetic == "reciprocal":
-        units = block * (F(1) / scale)
-    return np.clip(np.rint(units) + zero, qmin, qmax), scale, zero
-
-
 @each_format
 def test_integers_scales_and_zero_points_equal_the_reference(fmt: Affine) -> None:
     x = sample()
@@ -192,3 +169,26 @@ def test_float_zero_leaves_zero_out_of_the_range() -> None:
     fmt = FloatZero(granularity=GROUPS)
     assert (fake_quantize(x, fmt) - x).abs().max() <= 0.5 + 1e-4
     assert bits_per_element(fmt, (1, 32)) == 4 + 64 / 32
+
+
+def sample(shape: tuple[int, ...] = (6, 100)) -> torch.Tensor:
+    """Return skewed values; the first rows are all positive, all negative, constant."""
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy((rng.standard_t(3, shape) + 0.5).astype(F))
+    x[0], x[1], x[2] = x[0].abs() + 2, -x[1].abs() - 2, 3.0
+    return x
+
+
+def reference(fmt: Affine, block: Array) -> tuple[Array, F, F]:
+    """Return integers, scale and zero point of one block."""
+    low, high = min(block.min(), F(0)), max(block.max(), F(0))
+    qmin, qmax = fmt.element.lowest, fmt.element.highest
+    scale = max((high - low) / F(qmax - qmin), F(fmt.scale.lowest))
+    if fmt.round_sum:
+        zero = np.rint(np.clip(F(qmin) - low / scale, qmin, qmax))
+        return np.clip(np.rint(block / scale + zero), qmin, qmax), scale, zero
+    zero = np.clip(F(qmin) - np.rint(low / scale), qmin, qmax)
+    units = block / scale
+    if fmt.scale.arithmetic == "reciprocal":
+        units = block * (F(1) / scale)
+    return np.clip(np.rint(units) + zero, qmin, qmax), scale, zero

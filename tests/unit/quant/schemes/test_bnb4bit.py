@@ -18,18 +18,6 @@ each_name = looped("name", ["nf4", "fp4"])
 each_block = looped("block", [32, 64, 256])
 
 
-def book(name: str, block: int = 64, double: bool = False) -> BlockScaled:
-    return BlockScaled(
-        element=Codebook(name=name),
-        granularity=Granularity(block=(1, block), flat=True),
-        scale=QLoRAScale(double_quantization=double),
-    )
-
-
-def sample(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(8))
-
-
 @each_name
 @each_block
 @looped("shape", [(16, 256), (5, 100), (3, 2, 50), (7,)], ids=str)
@@ -152,3 +140,15 @@ def test_errors_on_normal_numbers_are_those_bitsandbytes_publishes(
     # Its own tests allow 1e-3 for another draw of numbers.
     assert abs(float(error.mean()) - absolute) < 1e-3
     assert abs(float((error / x.abs().clamp(min=1e-8)).mean()) - relative) < 1e-3
+
+
+def book(name: str, block: int = 64, double: bool = False) -> BlockScaled:
+    return BlockScaled(
+        element=Codebook(name=name),
+        granularity=Granularity(block=(1, block), flat=True),
+        scale=QLoRAScale(double_quantization=double),
+    )
+
+
+def sample(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(8))

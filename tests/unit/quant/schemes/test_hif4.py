@@ -88,23 +88,6 @@ KINDS: list[tuple[Any, Callable[[list[float], int], list[float]]]] = [
 each_kind = looped(("kind", "reference"), KINDS)
 
 
-def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
-    """Apply a reference to every group of 64 of every row, the last filled up with zeros."""
-    rows = []
-    for row in x.tolist():
-        row += [0.0] * (-len(row) % 64)
-        rows.append([v for i in range(0, len(row), 64) for v in reference(row[i : i + 64], bits)])
-    return torch.tensor(rows)[:, : x.shape[1]]
-
-
-def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """Return groups of all sizes that scales reach and beyond, small and large numbers in each."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, columns, generator=generator)
-    x *= torch.exp2(torch.randint(-60, 24, (rows, 1), generator=generator))
-    return x * torch.exp2(-4 * torch.rand(rows, columns, generator=generator))
-
-
 @each_kind
 @each_width
 @looped("columns", [64, 128, 100, 7])
@@ -239,3 +222,20 @@ def test_v12_without_saturation_gives_what_it_cannot_store() -> None:
     # In units of 2^18 / 4; 2^19 rounds to exactly 2, which is clipped.
     assert found[:3].tolist() == [983040.0, 1.75 * 2.0**18, 1.75 * 2.0**18]
     assert fake_quantize(x, HiFv12())[:3].tolist() == [1.75 * 2.0**18] * 3
+
+
+def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
+    """Apply a reference to every group of 64 of every row, the last filled up with zeros."""
+    rows = []
+    for row in x.tolist():
+        row += [0.0] * (-len(row) % 64)
+        rows.append([v for i in range(0, len(row), 64) for v in reference(row[i : i + 64], bits)])
+    return torch.tensor(rows)[:, : x.shape[1]]
+
+
+def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    """Return groups of all sizes that scales reach and beyond, small and large numbers in each."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=generator)
+    x *= torch.exp2(torch.randint(-60, 24, (rows, 1), generator=generator))
+    return x * torch.exp2(-4 * torch.rand(rows, columns, generator=generator))

@@ -17,37 +17,6 @@ from harness.quant.schemes.shared_exponent import SharedExponent, shared_microex
 NAN = float("nan")
 
 
-def batched(row: list[float], size: int) -> list[list[float]]:
-    return [row[start : start + size] for start in range(0, len(row), size)]
-
-
-def one_by_one(
-    row: list[float],
-    magnitude_bits: int,
-    block: int,
-    outer: int,
-    distance_bits: int,
-    lowest: int,
-    highest: int,
-) -> list[float]:
-    """Round a row to integers of some bits under shared exponents, with float64 and `math` only."""
-    out = []
-    for group in batched(row, block * outer):
-        blocks = batched(group, block)
-        exponents = []
-        for numbers in blocks:
-            largest = max(map(abs, numbers))
-            exponent = math.frexp(largest)[1] - 1 - (magnitude_bits - 1) if largest else lowest
-            exponents.append(min(max(exponent, lowest), highest))
-        floor = max(exponents) - (2**distance_bits - 1)
-        for numbers, own in zip(blocks, exponents, strict=True):
-            step = 2.0 ** max(own, floor)
-            for x in numbers:
-                integer = min(math.floor(abs(x) / step + 0.5), 2**magnitude_bits - 1)
-                out.append(math.copysign(integer * step, x))
-    return out
-
-
 rows = st.lists(
     st.builds(math.ldexp, st.integers(-64, 64).map(float), st.integers(-20, 20)),
     min_size=1,
@@ -150,3 +119,34 @@ def test_ranges_that_float32_does_not_have_are_refused() -> None:
             SharedExponent(lowest=lowest, highest=highest)
     with pytest.raises(ValueError, match="outer must be >= 1"):
         SharedExponent(outer=0)
+
+
+def batched(row: list[float], size: int) -> list[list[float]]:
+    return [row[start : start + size] for start in range(0, len(row), size)]
+
+
+def one_by_one(
+    row: list[float],
+    magnitude_bits: int,
+    block: int,
+    outer: int,
+    distance_bits: int,
+    lowest: int,
+    highest: int,
+) -> list[float]:
+    """Round a row to integers of some bits under shared exponents, with float64 and `math` only."""
+    out = []
+    for group in batched(row, block * outer):
+        blocks = batched(group, block)
+        exponents = []
+        for numbers in blocks:
+            largest = max(map(abs, numbers))
+            exponent = math.frexp(largest)[1] - 1 - (magnitude_bits - 1) if largest else lowest
+            exponents.append(min(max(exponent, lowest), highest))
+        floor = max(exponents) - (2**distance_bits - 1)
+        for numbers, own in zip(blocks, exponents, strict=True):
+            step = 2.0 ** max(own, floor)
+            for x in numbers:
+                integer = min(math.floor(abs(x) / step + 0.5), 2**magnitude_bits - 1)
+                out.append(math.copysign(integer * step, x))
+    return out
