@@ -51,7 +51,7 @@ class Codebook:
 
     name: str
     levels: tuple[float, ...] = ()
-    """Values in the order of their codes. Left out: those of `name` in `LEVELS`."""
+    """Values in the order of their codes; by default `LEVELS[name]`."""
     ties: Literal["lower", "away"] = "lower"
     """Where a number exactly between two levels goes: down, or away from zero."""
 

@@ -19,11 +19,13 @@ SMALLEST_NORMAL = torch.finfo(torch.float32).smallest_normal
 
 
 def exponent_field(x: Tensor, lowest: int) -> Tensor:
-    """Return the exponent field of each float32 in its place, int32, at least that of `2^lowest`.
+    """Return the bits of `x` without sign and mantissa, int32.
 
-    Seen as float32 the result is the power of two at the lower end of the binade of `x`. Infinity
-    and NaN get the largest finite field, so that they divide by a finite step and stay what they
-    are.
+    Viewed as float32 they are the largest power of two up to |x|, at least `2^lowest`:
+
+    x = 13.0  ->  the bits of 8.0
+
+    Infinity and NaN get the largest finite power of two: divided by it they stay as they are.
     """
     field = x.contiguous().view(torch.int32) & EXPONENT_FIELD
     return field.clamp_((lowest + BIAS) << MANTISSA_BITS, LARGEST_FINITE_FIELD)

@@ -54,8 +54,8 @@ class HiF8:
     def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Round with the step of the binade of `x`, then overflow or saturate; NaN stays NaN."""
         x = x.float()
-        # Exponent E. Numbers below 2^-22 use the step of the lowest binade: those from 2^-23 on
-        # round to 2^-22, smaller ones to zero.
+        # Exponent E. Numbers below 2^-22 use the step of the lowest binade: from 2^-23 on they
+        # round to 2^-22, below to zero.
         exponent = float32.exponent_field(x, lowest=SMALLEST_EXPONENT)
         size = (exponent >> float32.MANTISSA_BITS).sub_(float32.BIAS).abs_()
         # Taper: 3, 2, 1, 0 mantissa bits for |E| up to 3, 7, 15 and beyond.
@@ -63,7 +63,7 @@ class HiF8:
         # Step, and the tie rule in units of the step.
         step = (exponent - (mantissa_bits << float32.MANTISSA_BITS)).view(torch.float32)
         rounded = round_to_integer(x / step, self.rounding, generator).mul_(step)
-        # Negative zero becomes zero: its code is that of NaN.
+        # Negative zero becomes zero: the code of negative zero is NaN.
         rounded += 0.0
         # Saturation or overflow.
         if self.overflow == "saturate":

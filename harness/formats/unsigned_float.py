@@ -52,7 +52,7 @@ class UnsignedFloat:
 
     @property
     def min(self) -> float:
-        """The smallest value, that of code 0. There is no zero."""
+        """The smallest value, code 0. There is no zero."""
         return float(2.0**-self.bias)
 
     def values(self) -> Tensor:

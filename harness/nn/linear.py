@@ -77,7 +77,7 @@ def replace_linears(
             f"a model must have linear layers outside of skip={skip}, "
             f"got none in {type(model).__name__}"
         )
-    # The root has no parent in which it could be replaced.
+    # The root has no parent to be replaced in.
     if "" in found:
         raise ValueError(
             "a model must have linear layers inside, got one itself; "

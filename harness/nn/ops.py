@@ -66,7 +66,7 @@ class MatmulFormats:
 def along_contraction(
     a: TensorFormat | None, b: TensorFormat | None, *, backward: TensorFormat | None = None
 ) -> MatmulFormats:
-    """Return the formats of a matmul whose blocks all run along the axis that is summed over.
+    """Return the formats of a matmul with all blocks along the contraction axis.
 
     Args:
         a: Format of A, None for float.

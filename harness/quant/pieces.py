@@ -67,7 +67,7 @@ def _scales_in(scales: Scales, shape: torch.Size, window: tuple[int, slice, slic
     layer, rows, columns = window
 
     def cut(plane: ScalePlane) -> ScalePlane:
-        # Scales of one layer, then those of its rows and columns.
+        # Scales of one layer, then of its rows and columns.
         counts = plane.granularity.scale_shape(shape[1:])
         sizes = plane.granularity.sizes(shape[1:])
         values = plane.values.reshape(-1, *counts)[layer]

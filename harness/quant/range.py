@@ -66,10 +66,10 @@ class RangeRule(Protocol):
 
 @runtime_checkable
 class StaticFormat(TensorFormat, Protocol):
-    """A tensor format whose scales follow from ranges, which can be measured beforehand.
+    """A tensor format that measures ranges first and derives scales from them.
 
-    `fit(x)` equals `scales_of(measure(x))`. Calibration measures ranges of several tensors, takes
-    their union, and asks for scales once.
+    `fit(x)` equals `scales_of(measure(x))`. Calibration measures the ranges of several tensors,
+    takes their union, and derives the scales once: static scales.
     """
 
     def measure(self, x: Tensor) -> Range:

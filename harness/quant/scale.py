@@ -68,7 +68,7 @@ class FloatScale:
     lowest: float = float32.SMALLEST_NORMAL
     """Smallest scale."""
     of_zeros: float | None = None
-    """Scale of a block whose scale would be 0, if `lowest` is 0."""
+    """Replaces a scale of 0, which a block of zeros gets if `lowest` is 0."""
 
     @property
     def suffix(self) -> str:

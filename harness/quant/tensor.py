@@ -106,7 +106,7 @@ class QuantizedTensor:
     axis: int = -1
     """The axis of the tensor that the last size of the blocks runs along."""
     flat: bool = False
-    """Blocks run on from row to row: the scales are those of one long row."""
+    """Blocks run on from row to row, as if the tensor were one long row."""
 
     @property
     def shape(self) -> torch.Size:

@@ -7,8 +7,8 @@
     l3  = clamp(E4 - k - l2, 0, 1)
     q   = round(x / 2^(k + l2 + l3)), half away from zero
 
-Name, groups and elements are those of the HiF4 of the paper (`hif4`); the numbers are not: on
-normal data three in four differ. The reference clips q only where it rounds to exactly 2, so that
+The HiF4 of the paper (`hif4`) has the same name, groups and elements, and other scales: on normal
+data three in four numbers differ. The reference clips q only where it rounds to exactly 2, so that
 magnitudes above 1.75 * 2^18 get values that 4 bits cannot hold. `saturate: false` reproduces them
 in `fake_quantize`; they have no codes.
 """

@@ -1,7 +1,7 @@
 """Three levels of scales over a fixed-point element: what both generations of HiF4 share.
 
-    64 elements share a scale sf,  8 of them a factor 2^l2,  4 of those a factor 2^l3
-    x ~ q * 2^l3 * 2^l2 * sf                                           l2, l3 in {0, 1}
+    x ~ q * 2^l3 * 2^l2 * sf
+    sf: a scale of 64 elements;  l2: 0 or 1 for each 8 elements;  l3: 0 or 1 for each 4 elements
     q: a sign and N-1 bits, magnitudes 0 .. 2 - 2^-(N-2) in steps of 2^-(N-2)
 
 Storage: N bits an element, and 32 bits for 64 elements (8 of sf, 8 of l2, 16 of l3), so HiF4 takes
