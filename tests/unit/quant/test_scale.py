@@ -12,7 +12,6 @@ from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.codebook import Codebook
-from harness.formats.float32 import power_of_two
 from harness.formats.integer import Integer
 from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
 from harness.formats.native import Native
@@ -97,12 +96,6 @@ def test_codes_of_scales_are_e8m0(rule: Any) -> None:
     scale = plane.planes[0]
     assert scale.bits == 8
     assert torch.equal(E8M0.decode(E8M0.encode(scale.values)), scale.values)
-
-
-def test_powers_are_built_exactly() -> None:
-    exponents = torch.arange(-127, 128)
-    exact = [math.ldexp(1.0, int(k)) for k in exponents]
-    assert power_of_two(exponents).double().tolist() == exact
 
 
 @pytest.mark.parametrize("element", [Codebook(name="nf4"), Native(name="bf16")])
