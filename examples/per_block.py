@@ -1,9 +1,10 @@
-"""Per-block INT8 in a small network: what do W8A8 and W8A16 do to its output?
-
-Every linear layer is replaced in place by one that can run in float, record the range of its inputs, and compute with
-rounded weights and inputs. Blocks are groups of 64 along a row, or 128 x 128 tiles. Run it with
+"""Per-block INT8 in a small network: how far do W8A8 and W8A16 change its output?
 
     python examples/per_block.py
+
+`replace_linears` replaces every linear layer in place. The new layers run in float, record the
+ranges of their activations, or compute with rounded weights and activations (`set_mode`). Blocks
+are groups of 64 along a row, or tiles of 128 x 128.
 """
 
 import copy
@@ -11,10 +12,9 @@ import copy
 import torch
 from torch import nn
 
-from harness.formats.integer import Integer
-from harness.nn.linear import replace_linears, set_mode
-from harness.quant.granularity import Granularity
-from harness.quant.schemes.block_scaled import BlockScaled
+from harness.formats import Integer
+from harness.nn import replace_linears, set_mode
+from harness.quant import BlockScaled, Granularity
 
 WIDTH, TOKENS = 512, 256
 
@@ -25,10 +25,10 @@ def int8(rows: int, columns: int) -> BlockScaled:
 
 
 WEIGHTS = {"groups of 64": int8(1, 64), "128 x 128 tiles": int8(128, 128)}
-INPUTS = {
+ACTIVATIONS = {
     "W8A16": None,
-    "W8A8, dynamic": int8(1, 64),  # a scale for each token and group
-    "W8A8, static": int8(-1, 64),  # a scale for each group, the same for all tokens
+    "W8A8, dynamic": int8(1, 64),  # one scale for each token and group
+    "W8A8, static": int8(-1, 64),  # one scale for each group, shared by all tokens
 }
 
 
@@ -42,9 +42,9 @@ def main() -> None:
         exact = model(x)
         print(f"power of the output: {exact.square().mean():.3e}")
         for blocks, weight in WEIGHTS.items():
-            for name, inputs in INPUTS.items():
+            for name, activation in ACTIVATIONS.items():
                 changed = copy.deepcopy(model)
-                replace_linears(changed, weight, inputs, static_input="static" in name)
+                replace_linears(changed, weight, activation, static_input="static" in name)
                 set_mode(changed, "calibrate")
                 changed(calibration)
                 set_mode(changed, "float")

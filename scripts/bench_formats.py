@@ -1,12 +1,18 @@
-"""How long fake quantization takes, beside other libraries, in copies of the tensor.
+"""Time and memory of fake quantization, beside other libraries.
 
     python scripts/bench_formats.py [--size 4096] [--repeats 7] [--out FILE.json]
 
-Every figure is a time divided by that of `x.clone()`, all measured in this process, one after the other in every repeat; the
-median of the repeats is printed. `target` and `met` are the aim: twice as fast as torchao's
-primitives (INT8 row and group, FP8), at most 4.5 copies for MX formats (8 times as fast as microxcaling's eager path,
-which took 387 ms where a copy took 11), faster than bitsandbytes (NF4), under 20 copies (HiF4, HiF8). Memory is the
-growth of the process's peak over the tensor and its result, in tensors.
+The columns of the table:
+
+    copies         time of `fake_quantize` divided by the time of `x.clone()`
+    other          the same for the other library: torchao, or bitsandbytes for NF4
+    target, met    the aim, in copies, and whether it is reached
+    extra memory   growth of the peak of a process beyond tensor and result, in tensors
+
+Every repeat measures all formats one after the other, and the median of the repeats is printed.
+The targets: twice as fast as torchao's primitives (INT8 and FP8), faster than bitsandbytes (NF4),
+under 20 copies (HiF4, HiF8), and 4.5 copies for MX formats. The last is 8 times as fast as
+microxcaling's eager path, which took 387 ms where a copy took 11 ms.
 """
 
 import argparse
@@ -21,6 +27,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -35,9 +42,9 @@ CONF = Path(__file__).parents[1] / "conf" / "format"
 LIMITS = {"mxfp8": 4.5, "mxfp8_e5m2": 4.5, "mxfp6_e3m2": 4.5, "mxfp6_e2m3": 4.5, "mxfp4": 4.5}
 LIMITS |= {"mxint8": 4.5, "hif8": 20.0, "hif4": 20.0}
 OTHERS = ("nvfp4", "hif4_v12", "int4_asym_group", "nf4_b64_dq")
-"""Measured too, without a target."""
+"""Formats without a target."""
 RIVALS = {"int8_row": 0.5, "int8_group": 0.5, "fp8_row": 0.5, "fp8_group": 0.5, "nf4_b64": 1.0}
-"""Share of the other library's time that is aimed at."""
+"""Target of a format as a share of the other library's time."""
 
 Action = Callable[[], object]
 
@@ -48,7 +55,7 @@ def load(name: str) -> TensorFormat:
 
 
 def rivals(x: torch.Tensor) -> dict[str, Action]:
-    """Return what other libraries do to quantize and dequantize the same tensor."""
+    """Return calls of other libraries that quantize and dequantize the same tensor."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     with contextlib.redirect_stderr(io.StringIO()):
         import bitsandbytes.functional as bnb
@@ -99,7 +106,7 @@ def seconds(action: Action) -> float:
 
 
 def medians(actions: dict[str, Action], repeats: int) -> dict[str, float]:
-    """Return the median time of each action, all of them once in every repeat."""
+    """Return the median time of each action over repeats, each of which runs all actions."""
     for action in actions.values():
         action()
     times = [{name: seconds(action) for name, action in actions.items()} for _ in range(repeats)]
@@ -107,18 +114,19 @@ def medians(actions: dict[str, Action], repeats: int) -> dict[str, float]:
 
 
 def extra_memory(name: str, size: int) -> float:
-    """Return the growth of a fresh process's peak beside the result, in tensors."""
+    """Return the growth of a fresh process's peak beyond the result, in tensors."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_growth, (name, size))
 
 
 def _growth(name: str, size: int) -> float:
-    """Measure; NaN where /proc does not tell."""
+    """Return `extra_memory` of this process; NaN on systems without /proc."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan")
     fmt, x = load(name), torch.randn(size, size)
     fake_quantize(x[:8], fmt)
+    # Resets the peak (VmHWM) to the memory in use.
     reset.write_text("5")
     before = _kilobytes(status, "VmRSS")
     result = fake_quantize(x, fmt)
@@ -129,8 +137,22 @@ def _kilobytes(status: Path, key: str) -> int:
     return int(re.search(rf"{key}:\s+(\d+)", status.read_text())[1])
 
 
+def measured(name: str, times: dict[str, float], copy: float, size: int) -> dict[str, Any]:
+    """Print the row of a format and return its figures."""
+    ours, other = times[name] / copy, times.get(f"{name} other")
+    target = LIMITS.get(name)
+    if other is not None:
+        target = RIVALS[name] * other / copy
+    figures = (ours, other and other / copy, target)
+    cells = [f"{value:.2f}" if value else "" for value in figures]
+    met = "" if target is None else "yes" if ours <= target else "NO"
+    memory = extra_memory(name, size)
+    print(f"{name:<16}{cells[0]:>8}{cells[1]:>8}{cells[2]:>8}  {met:<5}{memory:>12.2f}")
+    return {"copies": ours, "other_copies": other and other / copy, "memory": memory}
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure and print one row for each format."""
     parser = argparse.ArgumentParser(description="Fake quantization in copies of the tensor.")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
@@ -147,19 +169,7 @@ def main() -> None:
     copy = times["clone"]
     print(f"{size} x {size} float32, {torch.get_num_threads()} threads, copy {copy * 1e3:.1f} ms")
     print(f"{'format':<16}{'copies':>8}{'other':>8}{'target':>8}  {'met':<5}{'extra memory':>12}")
-    rows = {}
-    for name in names:
-        ours, other = times[name] / copy, times.get(f"{name} other")
-        target = LIMITS.get(name)
-        if other is not None:
-            target = RIVALS[name] * other / copy
-        cells = [
-            f"{value:.2f}" if value else "" for value in (ours, other and other / copy, target)
-        ]
-        met = "" if target is None else "yes" if ours <= target else "NO"
-        memory = extra_memory(name, size)
-        print(f"{name:<16}{cells[0]:>8}{cells[1]:>8}{cells[2]:>8}  {met:<5}{memory:>12.2f}")
-        rows[name] = {"copies": ours, "other_copies": other and other / copy, "memory": memory}
+    rows = {name: measured(name, times, copy, size) for name in names}
     if arguments.out:
         made = collect({}, torch.device("cpu")).model_dump(mode="json")
         out = {"size": size, "copy_s": copy, "formats": rows, "provenance": made}

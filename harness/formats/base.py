@@ -1,10 +1,10 @@
-"""The contract of an element format, and the four ways to round.
+"""The protocol of an element format, and the four ways to round.
 
-An element format is a finite set of numbers and the rule that maps a real number to one of them. How such numbers cover a
-tensor (scales, blocks) is the business of `harness.quant`.
+An element format is a finite set of numbers, and a rule that maps every real number to one of them.
+`harness.quant` covers a tensor with such numbers: scales, blocks, axes.
 
-Every grid here is uniform in places, so every rounding is one of integers: divide by the local step, round, multiply.
-With U uniform in [0, 1) and the magnitude `m = |v|`:
+Every grid here is uniform in places, so rounding to it is rounding to integers: divide by the local
+step, round, multiply. With U uniform in [0, 1) and the magnitude `m = |v|`:
 
     nearest_even    nearest integer, halves to the even one (IEEE 754, OCP)
     half_away       nearest integer, halves away from zero  (HiFloat, microxcaling's "nearest")
@@ -24,8 +24,9 @@ Rounding = Literal["nearest_even", "half_away", "floor", "stochastic"]
 class NumberFormat(Protocol):
     """A finite set of numbers, and the rule that rounds to it.
 
-    `round` is monotone and idempotent (in expectation, if stochastic), works in float32, keeps shape and the sign of
-    zero, and passes NaN on. Values beyond `max` saturate, unless the format says that they overflow.
+    `round` works in float32 and keeps the shape and the sign of zero. NaN stays NaN. Rounding is
+    monotone and idempotent (in expectation, if stochastic). Numbers beyond `max` saturate, unless
+    the format says that they overflow.
     """
 
     @property
@@ -41,7 +42,7 @@ class NumberFormat(Protocol):
         """The largest finite magnitude."""
 
     def values(self) -> Tensor:
-        """Every finite value, ascending, without a second zero, float32.
+        """Return the finite values in ascending order, float32. Zero appears once.
 
         Raises:
             ValueError: The format has more than 256 codes.
@@ -55,10 +56,10 @@ class NumberFormat(Protocol):
         """
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return the code of each value, which must be of the format (`round` makes it so); same shape.
+        """Return the code of each value, same shape: uint8, or a wider integer above 8 bits.
 
-        uint8, or a wider integer for formats of more than 8 bits. NaN has a code only where the format has a NaN;
-        elsewhere its code means nothing, and the scale must carry it.
+        The values must be of the format; `round` makes them so. NaN has a code only in a format
+        with a NaN. In other formats its code means nothing, and the scale must carry the NaN.
         """
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class NumberFormat(Protocol):
 
 @runtime_checkable
 class FloatingFormat(NumberFormat, Protocol):
-    """A format of binary floating point: what the shared exponents of OCP MX refer to."""
+    """A format with a largest exponent. The shared exponents of OCP MX are relative to it."""
 
     @property
     def mantissa_bits(self) -> int:
@@ -81,7 +82,7 @@ class FloatingFormat(NumberFormat, Protocol):
 def round_to_integer(
     x: Tensor, rounding: Rounding, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return `x` rounded to integers, float32, sign of zero kept; see the module docstring.
+    """Return `x` rounded to integers, float32. The module docstring defines the four ways.
 
     Raises:
         ValueError: `rounding` is stochastic and there is no generator.
@@ -91,7 +92,8 @@ def round_to_integer(
     if rounding == "floor":
         return x.trunc()
     if rounding == "half_away":
-        # The float32 below 1/2: m + 1/2 would round up to an integer for the m just below a half, m + this never does.
+        # Add the float32 just below 1/2. Adding 1/2 itself would round the sum of the float32 just
+        # below a half up to the next integer.
         return x.abs().add_(0.5 - 2**-25).floor_().copysign_(x)
     if generator is None:
         raise ValueError(
@@ -100,11 +102,12 @@ def round_to_integer(
     draws = torch.rand(x.shape, generator=generator, device=x.device)
     magnitude = x.abs()
     whole = magnitude.floor()
-    # floor(m + U) without the sum, which for U near 1 would round up to the next integer even from an integer.
+    # floor(m + U), by comparison: for U near 1 the float32 sum would round up, and an integer m
+    # would become m + 1.
     up = draws >= 1 - (magnitude - whole)
     return (whole + up).copysign_(x)
 
 
 def rounding_suffix(rounding: Rounding, usual: Rounding = "nearest_even") -> str:
-    """Return what a name says of a rounding that is not the usual one of its format."""
+    """Return the suffix that a format's name gets for an unusual rounding, such as `_floor`."""
     return "" if rounding == usual else f"_{rounding}"

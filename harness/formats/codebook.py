@@ -1,7 +1,17 @@
 """Any table of values: NF4, bitsandbytes' FP4, or one of your own.
 
-The code of a number is the index of the nearest level; exactly between two it is the lower one (bitsandbytes on CPU:
-Dettmers et al., "QLoRA", 2023, and the library's `create_normal_map`). Midpoints are taken in float32.
+The code of a number is the index of the nearest level. Exactly between two levels it is the lower
+one, as in bitsandbytes on a CPU. Midpoints are float32. NF4: Dettmers et al., "QLoRA", 2023, and
+bitsandbytes' `create_normal_map`.
+
+How a level is found:
+
+    1  sort the levels; the rank of x is the number of midpoints below x
+    2  cut the span of the levels into equal bins, so fine that no bin holds two midpoints
+    3  rank of x = midpoints in lower bins + [x > the midpoint of its own bin]
+
+Step 3 is two look-ups and a comparison, several times faster than a binary search. Levels too close
+for bins are found by binary search.
 """
 
 from dataclasses import dataclass
@@ -13,60 +23,65 @@ import torch
 from torch import Tensor
 
 LEVELS: dict[str, tuple[float, ...]] = {
-    # Quantiles of the normal distribution, eight above and seven below an exact zero; appendix E of the QLoRA paper.
+    # Quantiles of the normal distribution, eight above and seven below an exact zero: appendix E of
+    # the QLoRA paper.
     "nf4": (
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
         *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
         *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
         *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
     ),
-    # Three bits of magnitude, in twelfths, in the library's own order of codes; then the same with a sign.
+    # A sign and three bits of magnitude. Values are twelfths, in the order of bitsandbytes' codes.
     "fp4": tuple(
         sign * level / 12 for sign in (1, -1) for level in (0.0, 0.0625, 8, 12, 4, 6, 2, 3)
     ),
 }
 """Levels of the named codebooks, in the order of their codes."""
 
+LARGEST_LEVEL = 1e30
+"""Keeps sums of two levels, and so their midpoints, finite in float32."""
 MOST_BINS = 2**16
 SMALLEST_SPAN = 1e-30
-"""Of levels that are found by bins: their number for each unit must be a float32."""
+"""Least distance of the outer levels for bins: the number of bins per unit must be a float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codebook:
-    """The nearest of some levels; see the module docstring and `NumberFormat`."""
+    """Rounds to the nearest of its levels; see the module docstring and `NumberFormat`."""
 
     name: str
     levels: tuple[float, ...] = ()
-    """Values in the order of their codes; those of `name` if left out."""
+    """Values in the order of their codes; by default `LEVELS[name]`."""
     ties: Literal["lower", "away"] = "lower"
     """Where a number exactly between two levels goes: down, or away from zero."""
 
     def __post_init__(self) -> None:
-        """Fill in the levels of a known name, refuse what is no codebook."""
+        """Fill in the levels of a known name, and check them."""
         if not self.levels:
             if self.name not in LEVELS:
                 known = ", ".join(LEVELS)
                 raise ValueError(f"levels must be given unless name is {known}, got {self.name!r}")
             object.__setattr__(self, "levels", LEVELS[self.name])
-        finite = all(abs(level) < 1e30 for level in self.levels)
+        finite = all(abs(level) < LARGEST_LEVEL for level in self.levels)
         if len(self.levels) > 256 or len(set(self.levels)) < 2 or not finite:
             raise ValueError(
-                f"levels must be at most 256 finite numbers, two different ones at least, got {self.levels}"
+                "levels must be at most 256 finite numbers, two different ones at least, "
+                f"got {self.levels}"
             )
 
     @property
     def bits(self) -> int:
-        """Enough for every code."""
+        """The least number of bits that has a code for every level."""
         return (len(self.levels) - 1).bit_length()
 
     @property
     def max(self) -> float:
-        """The largest magnitude."""
+        """The largest magnitude of a level."""
         return max(abs(level) for level in self.levels)
 
     def values(self) -> Tensor:
         """Return the levels, ascending, each once."""
+        # -0.0 + 0.0 is 0.0: FP4's two zeros become one.
         values: Tensor = torch.unique(_search(self).levels + 0.0)
         return values
 
@@ -78,11 +93,11 @@ class Codebook:
         return torch.where(x.isnan(), x, nearest.view(x.shape))
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return the index of each value in `levels`, uint8; NaN gets that of the first level."""
+        """Return the index of each value in `levels`, uint8; NaN becomes the lowest level."""
         found = _search(self)
         index = self._index(values)
         if found.has_both_zeros:
-            # bitsandbytes' FP4 has a code for each zero; they are neighbors, the negative one comes second.
+            # bitsandbytes' FP4 has two zeros. Sorted, the negative one follows the other.
             index += (values == 0) & values.signbit()
         return found.codes.to(values.device).index_select(0, index.flatten()).view(values.shape)
 
@@ -92,7 +107,7 @@ class Codebook:
         return levels.index_select(0, codes.flatten().int()).view(codes.shape)
 
     def _index(self, x: Tensor) -> Tensor:
-        """Return the rank of the nearest level, int32; 0 for NaN."""
+        """Return the rank of the nearest level among the sorted ones, int32; 0 for NaN."""
         found = _search(self)
         x = x.nan_to_num(nan=-torch.inf)
         if found.bins is None:
@@ -102,17 +117,20 @@ class Codebook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bins:
-    """Equal bins with at most one midpoint in each, so that a look-up and a comparison replace a binary search.
+    """Equal bins with at most one midpoint in each; step 2 of the module docstring.
 
-    The bin of a midpoint and that of a number come from the same monotone float32 arithmetic: the result is exact.
+    `index` computes the bin of a midpoint and the bin of a number with the same monotone float32
+    arithmetic. A rounding error moves both alike, so the rank is exact.
     """
 
     low: float
+    """The lowest level: where the first bin begins."""
     per_unit: float
+    """Bins per unit of x."""
     below: Tensor
-    """How many midpoints lie in lower bins, int32."""
+    """int32 `[bins]`: how many midpoints lie in lower bins."""
     midpoint: Tensor
-    """The bin's own midpoint, or infinity."""
+    """float32 `[bins]`: the midpoint in the bin, or infinity."""
 
     def index(self, x: Tensor) -> Tensor:
         """Return the bin of each number, int32."""
@@ -128,14 +146,16 @@ class _Bins:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
+    """What `round` and `encode` need of one codebook."""
+
     levels: Tensor
-    """Ascending, float32."""
+    """float32, ascending."""
     codes: Tensor
     """The code of each level, uint8."""
     has_both_zeros: bool
     midpoints: Tensor
     bins: _Bins | None
-    """None if some midpoints are too close together."""
+    """None if some midpoints are too close together for bins."""
 
 
 @lru_cache
@@ -143,7 +163,7 @@ def _search(book: Codebook) -> _Search:
     levels, codes = torch.tensor(book.levels).sort(stable=True)
     midpoints = torch.stack([(low + high) / 2 for low, high in pairwise(levels)])
     if book.ties == "away":
-        # A tie on the positive side goes up: put the border just below it.
+        # A positive tie goes up: put the border just below the midpoint.
         below = torch.nextafter(midpoints, torch.full_like(midpoints, -torch.inf))
         midpoints = torch.where(midpoints > 0, below, midpoints)
     return _Search(
@@ -156,13 +176,14 @@ def _search(book: Codebook) -> _Search:
 
 
 def _bins(levels: Tensor, midpoints: Tensor) -> _Bins | None:
-    """Return the coarsest bins, of 2^n times the number of levels, that part the midpoints."""
+    """Return the coarsest bins that separate the midpoints: 2^n bins a level, or None."""
     low, span = float(levels[0]), float(levels[-1] - levels[0])
     size = len(levels)
     while size <= MOST_BINS and span > SMALLEST_SPAN:
         below, midpoint = torch.zeros(size, dtype=torch.int32), torch.full((size,), torch.inf)
         bins = _Bins(low, size / span, below, midpoint)
         found = bins.index(midpoints)
+        # Separated: no two midpoints in one bin.
         if len(set(found.tolist())) == len(found):
             midpoint[found.long()] = midpoints
             below += torch.bucketize(torch.arange(size), found.long())

@@ -1,11 +1,12 @@
 """Integers and fixed-point numbers of 2 to 8 bits.
 
-    signed, narrow (default)   -(2^(b-1) - 1) .. 2^(b-1) - 1     a weight and its negation have the same error
-    signed, full                -2^(b-1)      .. 2^(b-1) - 1     what torchao and compressed-tensors use
-    unsigned                     0            .. 2^b - 1         with a zero point
+    signed, narrow (default)    -(2^(b-1) - 1) .. 2^(b-1) - 1    -x has the same error as x
+    signed, full                 -2^(b-1)      .. 2^(b-1) - 1    torchao, compressed-tensors
+    unsigned                      0            .. 2^b - 1        with a zero point
 
-With `fraction_bits` the grid is divided by `2^fraction_bits`: OCP MXINT8 has 6 (a range of +-127/64), the elements of
-HiF4 have 2 (0 .. 1.75 by 0.25). Codes are two's complement of the format's own width, in the low bits of a byte.
+With `fraction_bits` the grid is divided by `2^fraction_bits`: OCP MXINT8 has 6 (+-127/64 in steps
+of 1/64), the elements of HiF4 have 2 (0 .. 1.75 in steps of 0.25). A code is two's complement in
+the format's own width, in the low bits of a byte.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from harness.formats.base import Rounding, round_to_integer, rounding_suffix
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Integer:
-    """Integers of some width; see the module docstring and `NumberFormat`."""
+    """Integers of 2 to 8 bits; see the module docstring and `NumberFormat`."""
 
     bits: int
     narrow: bool = True
@@ -28,12 +29,13 @@ class Integer:
     rounding: Rounding = "nearest_even"
 
     def __post_init__(self) -> None:
-        """Refuse widths whose codes do not fit one byte."""
+        """Check that codes fit one byte and that an integer part is left."""
         if not 2 <= self.bits <= 8:
             raise ValueError(f"bits must be 2..8, got {self.bits}")
         if not 0 <= self.fraction_bits < self.bits:
             raise ValueError(
-                f"fraction_bits must be 0..{self.bits - 1} for {self.bits} bits, got {self.fraction_bits}"
+                f"fraction_bits must be 0..{self.bits - 1} for {self.bits} bits, "
+                f"got {self.fraction_bits}"
             )
 
     @property
@@ -46,7 +48,7 @@ class Integer:
 
     @property
     def step(self) -> float:
-        """Distance of neighbors: `2^-fraction_bits`."""
+        """Distance between neighboring values: `2^-fraction_bits`."""
         return float(2**-self.fraction_bits)
 
     @property
@@ -68,7 +70,7 @@ class Integer:
 
     @property
     def mantissa_bits(self) -> int:
-        """Fraction bits below the leading one of `max`."""
+        """Bits below the leading one of `highest`: 6 for INT8, whose 127 is 0b1111111."""
         return self.highest.bit_length() - 1
 
     @property
@@ -81,25 +83,29 @@ class Integer:
         return torch.arange(self.lowest, self.highest + 1, dtype=torch.float32) * self.step
 
     def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Round to the grid, saturate; NaN stays NaN."""
+        """Round to the grid, then saturate; NaN stays NaN."""
         x = x.float()
+        # Fixed point: in units of the step, a power of two, so this is exact.
         if self.fraction_bits:
             x = x * (1 / self.step)
+        # Tie rule, then saturation.
         rounded = round_to_integer(x, self.rounding, generator)
         rounded.clamp_(self.lowest, self.highest)
+        # Back to fixed point.
         return rounded.mul_(self.step) if self.fraction_bits else rounded
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return two's-complement codes; NaN, which an integer cannot hold, becomes 0."""
+        """Return two's-complement codes, uint8; NaN, which an integer cannot hold, becomes 0."""
         integers = (values * (1 / self.step)).nan_to_num_(nan=0.0)
         if not self.signed:
             return integers.to(torch.uint8)
+        # int8 sign-extends to the whole byte; the mask keeps the bits of the format.
         return integers.to(torch.int8).view(torch.uint8).bitwise_and_(2**self.bits - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the values, float32."""
         if self.signed:
-            # Shifted to the top of the byte and back, the sign fills the bits above.
+            # Sign extension: shift the sign bit to the top of the byte, and back as int8.
             unused = 8 - self.bits
             codes = (codes << unused).view(torch.int8) >> unused
         return codes.float() * self.step

@@ -1,6 +1,6 @@
-"""The floating-point types that processors multiply: fp32 (the identity), bf16 and fp16.
+"""The floating-point types of torch: fp32 (the identity), bf16 and fp16.
 
-Rounding is torch's cast: nearest even, and overflow to infinity as IEEE 754 has it. Codes are the bit patterns.
+Rounding is torch's cast: nearest even, and overflow to infinity (IEEE 754). Codes are bit patterns.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ TYPES = {
     "bf16": (torch.bfloat16, torch.int16),
     "fp16": (torch.float16, torch.int16),
 }
+"""Name -> type of the values, type of the codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +38,11 @@ class Native:
         return TYPES[self.name][0]
 
     def values(self) -> Tensor:
-        """Refuse: there are too many."""
+        """Raise ValueError: 2^16 or 2^32 values are too many to list."""
         raise ValueError(f"values are listed for at most 8 bits, got {self.name}")
 
     def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Cast there and back."""
+        """Cast to the type and back to float32."""
         return x.float().to(self._dtype).float()
 
     def encode(self, values: Tensor) -> Tensor:

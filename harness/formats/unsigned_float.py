@@ -1,8 +1,9 @@
-"""Floating point without sign, zero or subnormals: formats for scales.
+"""Floating point without sign, zero and subnormals: formats of scales.
 
-    value = 2^(e - bias) * (1 + m / 2^M)        the pattern of all ones is NaN
+    value = 2^(e - bias) * (1 + m / 2^M)        the code of all ones is NaN
 
-E8M0 (OCP MX 1.0, section 5.4.1): 2^-127 .. 2^127. E6M2 (HiF4, arXiv 2602.11287): 2^-48 .. 1.5 * 2^15.
+E8M0 (OCP MX 1.0, section 5.4.1) has 2^-127 .. 2^127. E6M2 (HiF4, arXiv 2602.11287) has
+2^-48 .. 1.5 * 2^15.
 """
 
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ class UnsignedFloat:
     rounding: Rounding = "nearest_even"
 
     def __post_init__(self) -> None:
-        """Refuse formats that do not fit one byte or float32."""
+        """Check that codes fit one byte and values fit float32."""
         if self.exponent_bits < 1 or self.mantissa_bits < 0 or self.bits > 8:
             raise ValueError(
-                f"exponent_bits + mantissa_bits must be at most 8, got {self.exponent_bits} + {self.mantissa_bits}"
+                "exponent_bits + mantissa_bits must be at most 8, "
+                f"got {self.exponent_bits} + {self.mantissa_bits}"
             )
         if not (self.bias <= 127 and 2**self.exponent_bits - 1 - self.bias <= 128):
             raise ValueError(f"bias must keep every value in float32, got {self.bias}")
@@ -40,17 +42,17 @@ class UnsignedFloat:
 
     @property
     def bits(self) -> int:
-        """Exponent and mantissa."""
+        """Exponent and mantissa bits together."""
         return self.exponent_bits + self.mantissa_bits
 
     @property
     def max(self) -> float:
-        """The value of the last code but one."""
+        """The value of the last code but one; the last is NaN."""
         return float(self.values()[-1])
 
     @property
     def min(self) -> float:
-        """The value of code 0, the smallest: there is no zero."""
+        """The smallest value, code 0. There is no zero."""
         return float(2.0**-self.bias)
 
     def values(self) -> Tensor:
@@ -58,10 +60,13 @@ class UnsignedFloat:
         return _table(self).finite()
 
     def round(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Round in the binade of `x`, and clamp to the smallest and largest value; NaN stays NaN."""
+        """Clamp to the smallest and largest value, then round; NaN stays NaN."""
+        # Zero and negative numbers become the smallest value.
         x = x.float().clamp(self.min, self.max)
+        # x = fraction * 2^exponent with the fraction in [1/2, 1), so its binade begins one lower.
         fraction, exponent = torch.frexp(x)
         step = exponent - 1 - self.mantissa_bits
+        # Tie rule, in units of the step.
         integer = torch.ldexp(fraction, self.mantissa_bits + torch.ones_like(exponent))
         return torch.ldexp(round_to_integer(integer, self.rounding, generator), step)
 
@@ -74,11 +79,16 @@ class UnsignedFloat:
         return _table(self).decode(codes)
 
 
+E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
+E6M2 = UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48)
+
+
 @lru_cache
 def _table(fmt: UnsignedFloat) -> CodeTable:
     codes = torch.arange(2**fmt.bits)
     exponent = (codes >> fmt.mantissa_bits) - fmt.bias
     fraction = (codes & (2**fmt.mantissa_bits - 1)) / 2**fmt.mantissa_bits
+    # float64, because the code of all ones may lie beyond float32. It is NaN anyway.
     values = torch.ldexp((1 + fraction).double(), exponent)
     values[-1] = float("nan")
     return CodeTable.of(values.float())

@@ -1,20 +1,23 @@
 """Quantization for code that trains or edits modules of torch. No run imports this package.
 
-`linear` has layers that run in float, record ranges, or compute with rounded weights and activations; `ops` has matmuls with
-straight-through gradients; `parametrize` keeps a parameter as codes; `fake_quant_ops` repeats the operations of another
-repository; `exact_buffers` keeps scales in float32 when a module changes its type.
+`fake_quant_linear` is a linear layer that computes with rounded weights and activations; `linear`
+puts it into a model in place. `ops` has rounding and matmuls whose gradients go straight through
+the rounding. `parametrize` stores any parameter of a module as packed codes. `fake_quant_ops`
+reproduces the formats and gradients of the repository of that name, and `exact_buffers` keeps
+scales in float32 when a module changes its type.
 """
 
-from harness.nn.linear import PRESETS, FakeQuantLinear, Preset, replace_linears, set_mode
-from harness.nn.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
+from harness.nn.fake_quant_linear import FakeQuantLinear
+from harness.nn.linear import PRESETS, Preset, replace_linears, set_mode
+from harness.nn.ops import Cast, MatmulFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
 
 __all__ = [
     "PRESETS",
     "Cast",
     "FakeQuantLinear",
+    "MatmulFormats",
     "Preset",
-    "ProductFormats",
     "baddbmm",
     "fake_quantize_ste",
     "matmul",

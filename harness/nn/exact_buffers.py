@@ -1,4 +1,4 @@
-"""Buffers that move with their module but never change type: scales and ranges are float32 whatever the weights are."""
+"""Buffers that move with their module and keep their type: scales and ranges stay float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def exact_buffers(module: nn.Module) -> Iterator[None]:
-    """Undo casts of a module's own buffers when the context ends; moves to a device stay."""
+    """Undo casts of a module's own buffers when the context ends. Moves to a device stay."""
     before = dict(module.named_buffers(recurse=False))
     yield
     for name, buffer in before.items():

@@ -1,15 +1,16 @@
-"""Differentiable rounding and products: what quantization-aware training and training in low precision compute.
+"""Rounding and matmuls with gradients, for quantization-aware and low-precision training.
 
-`fake_quantize_ste` rounds on the way forward and passes the gradient straight through (Bengio et al., arXiv 1308.3432),
-optionally rounded too, optionally masked where a number was clipped.
+`fake_quantize_ste` rounds in the forward pass and passes the gradient straight through (Bengio et
+al., arXiv 1308.3432). The gradient can be rounded too, and set to 0 where a number was clipped.
 
     Y = A B              A [.., M, K], B [.., K, N]         `matmul`
     Y = beta I + alpha A B                                  `baddbmm`
     dA = G B^T,  dB = A^T G,  dI = beta G                   G: gradient of Y
 
-A `ProductFormats` says which of the operands of these three products are rounded, and along which axis blocks run. A real
-kernel sums over the contraction axis, so blocks belong there: K forward, N for dA, M for dB; `along_contraction` makes
-that. The saved operands are the unrounded ones, so each product rounds as it needs.
+`MatmulFormats` says which operands of these matmuls are rounded, and along which axis their blocks
+run. A kernel sums over the contraction axis, so blocks belong there: K in the forward pass, N for
+dA, M for dB. `along_contraction` builds such formats. The forward pass saves unrounded operands,
+and each matmul rounds them in its own way.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from harness.formats.base import NumberFormat
 from harness.quant.primitives import fake_quantize, fit
-from harness.quant.tensor import Scales, TensorFormat, along, back
+from harness.quant.tensor import Scales, TensorFormat, move_blocks_last, restore_axis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +44,8 @@ def rounded(x: Tensor, cast: Cast | None) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProductFormats:
-    """The rounding of every operand of a product and its two gradients; None leaves one in float."""
+class MatmulFormats:
+    """The rounding of every operand of a matmul and of its gradients; None leaves one in float."""
 
     a: Cast | None = None
     b: Cast | None = None
@@ -59,24 +60,24 @@ class ProductFormats:
     grad_for_input: Cast | None = None
     """G in `dI = beta G`."""
     compute_dtype: torch.dtype | None = None
-    """Type that the forward product is computed and returned in; None is that of A."""
+    """Type of the matmuls and of the forward result; None is the type of A."""
 
 
 def along_contraction(
     a: TensorFormat | None, b: TensorFormat | None, *, backward: TensorFormat | None = None
-) -> ProductFormats:
-    """Return the formats of a product whose blocks all run along the axis that is summed over.
+) -> MatmulFormats:
+    """Return the formats of a matmul with all blocks along the contraction axis.
 
     Args:
         a: Format of A, None for float.
         b: Format of B, None for float.
-        backward: Format of all four operands of the gradients; None keeps them in float (straight through).
+        backward: Format of all four operands of the gradients; None keeps them in float.
     """
 
     def cast(fmt: TensorFormat | None, axis: int) -> Cast | None:
         return None if fmt is None else Cast(format=fmt, axis=axis)
 
-    return ProductFormats(
+    return MatmulFormats(
         a=cast(a, -1),
         b=cast(b, -2),
         grad_for_a=cast(backward, -1),
@@ -95,7 +96,7 @@ def fake_quantize_ste(
     backward: Cast | None = None,
     mask_clipped: bool = False,
 ) -> Tensor:
-    """Return `x` rounded to a format; its gradient is the incoming one.
+    """Return `x` rounded to a format; the gradient goes straight through.
 
     Args:
         x: Tensor of any shape.
@@ -103,20 +104,21 @@ def fake_quantize_ste(
         axis: Axis that blocks run along.
         scales: Scales to use; fitted to `x` if None.
         backward: Rounding of the gradient.
-        mask_clipped: Let no gradient through where `x` is outside of the range of its block.
+        mask_clipped: Set the gradient to 0 where `x` is outside of the range of its block.
     """
-    result: Tensor = _StraightThrough.apply(x, fmt, axis, scales, backward, mask_clipped)  # type: ignore[no-untyped-call]
+    arguments = (x, fmt, axis, scales, backward, mask_clipped)
+    result: Tensor = _StraightThrough.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 
-def matmul(a: Tensor, b: Tensor, formats: ProductFormats) -> Tensor:
-    """Return `a @ b` of rounded operands; both need the same number of axes, two or three.
+def matmul(a: Tensor, b: Tensor, formats: MatmulFormats) -> Tensor:
+    """Return `a @ b` of rounded operands, which need the same number of axes: two or more.
 
     Raises:
         ValueError: The shapes do not fit.
     """
-    _check(a, b)
-    result: Tensor = _Product.apply(None, a, b, formats, 0.0, 1.0)  # type: ignore[no-untyped-call]
+    _check_shapes(a, b)
+    result: Tensor = _Matmul.apply(None, a, b, formats, 0.0, 1.0)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -124,45 +126,52 @@ def baddbmm(
     input: Tensor,
     a: Tensor,
     b: Tensor,
-    formats: ProductFormats,
+    formats: MatmulFormats,
     *,
     beta: float = 1.0,
     alpha: float = 1.0,
 ) -> Tensor:
     """Return `beta * input + alpha * (a @ b)` of rounded `a` and `b`; `input` is not rounded."""
-    _check(a, b)
-    result: Tensor = _Product.apply(input, a, b, formats, beta, alpha)  # type: ignore[no-untyped-call]
+    _check_shapes(a, b)
+    arguments = (input, a, b, formats, beta, alpha)
+    result: Tensor = _Matmul.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 
 def qkv(
     q: Tensor, k: Tensor, v: Tensor, fmt: TensorFormat, *, backward: Cast | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return query, key and value of an attention rounded along their last axis, gradients straight through."""
+    """Return query, key and value rounded along their last axis, gradients straight through."""
     rounded_q, rounded_k, rounded_v = (
         fake_quantize_ste(x, fmt, backward=backward) for x in (q, k, v)
     )
     return rounded_q, rounded_k, rounded_v
 
 
-def _check(a: Tensor, b: Tensor) -> None:
+def _check_shapes(a: Tensor, b: Tensor) -> None:
     fits = a.dim() == b.dim() >= 2 and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
     if not fits:
         raise ValueError(
-            f"a and b must be [.., M, K] and [.., K, N] with equal leading axes, got {tuple(a.shape)} and {tuple(b.shape)}"
+            "a and b must be [.., M, K] and [.., K, N] with equal leading axes, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}"
         )
 
 
 def in_range(x: Tensor, fmt: TensorFormat, scales: Scales, axis: int = -1) -> Tensor:
-    """Say of each number whether it is rounded, not clipped: at most half a step beyond what its block can hold."""
+    """Return a mask of the numbers that are not clipped.
+
+    A number is clipped if it is more than half a step beyond the largest value of its block.
+    """
     flat = fmt.granularity.flat
-    seen = along(x, axis, flat=flat).float()
+    seen = move_blocks_last(x, axis, flat=flat).float()
+    # The limits of the element format, in units of x: one number for each block.
     low, high = (scales.apply(torch.full_like(seen, end)) for end in _borders(fmt.element))
-    return back((seen >= low) & (seen <= high), x.shape, axis, flat=flat)
+    return restore_axis((seen >= low) & (seen <= high), x.shape, axis, flat=flat)
 
 
 def _borders(element: NumberFormat) -> tuple[float, float]:
-    """Return the numbers that round to the smallest and the largest value, half a step beyond them."""
+    """Return the limits of clipping: half a step beyond the smallest and the largest value."""
+    # Wide formats do not list their values. Half a step of theirs is too small to matter.
     if element.bits > 8:
         return -element.max, element.max
     values = element.values().double()
@@ -181,6 +190,7 @@ class _StraightThrough(Function):
         backward: Cast | None,
         mask_clipped: bool,
     ) -> Tensor:
+        # The mask is worth its memory only if somebody asks for the gradient.
         mask_clipped = mask_clipped and ctx.needs_input_grad[0]
         if mask_clipped:
             scales = fit(x, fmt, axis=axis) if scales is None else scales
@@ -197,25 +207,26 @@ class _StraightThrough(Function):
         return grad, None, None, None, None, None
 
 
-class _Product(Function):
+class _Matmul(Function):
     @staticmethod
     def forward(
         ctx: Any,
         input: Tensor | None,
         a: Tensor,
         b: Tensor,
-        formats: ProductFormats,
+        formats: MatmulFormats,
         beta: float,
         alpha: float,
     ) -> Tensor:
+        # Unrounded, because the backward matmuls round along other axes.
         ctx.save_for_backward(a, b)
         ctx.formats, ctx.beta, ctx.alpha = formats, beta, alpha
         ctx.input_dtype = None if input is None else input.dtype
         dtype = formats.compute_dtype or a.dtype
-        product = rounded(a, formats.a).to(dtype) @ rounded(b, formats.b).to(dtype)
+        result = rounded(a, formats.a).to(dtype) @ rounded(b, formats.b).to(dtype)
         if input is None:
-            return product
-        return beta * input + alpha * product
+            return result
+        return beta * input + alpha * result
 
     @staticmethod
     @once_differentiable
@@ -228,11 +239,14 @@ class _Product(Function):
         def operand(x: Tensor, cast: Cast | None) -> Tensor:
             return rounded(x, cast).to(dtype)
 
+        # dI = beta G
         if wanted_input:
             grad_input = (ctx.beta * operand(grad, formats.grad_for_input)).to(ctx.input_dtype)
+        # dA = alpha G B^T
         if wanted_a:
             scaled = ctx.alpha * operand(grad, formats.grad_for_a)
             grad_a = (scaled @ operand(b, formats.b_for_a).mT).to(a.dtype)
+        # dB = alpha A^T G
         if wanted_b:
             scaled = ctx.alpha * operand(grad, formats.grad_for_b)
             grad_b = (operand(a, formats.a_for_b).mT @ scaled).to(b.dtype)

@@ -2,14 +2,19 @@
 
     replace_parameter(module, "weight", fmt)        module.weight now returns the dequantized tensor
 
-This is what `bitsandbytes.nn.parametrize.replace_parameter_4bit` does for NF4 and FP4, here for every format: vectors,
-matrices and stacks of experts, several parameters of one module with different formats. The attribute has the shape and
-type of the float parameter and no gradient. During the module's own `forward` it is dequantized once, however often
-it is read.
+`bitsandbytes.nn.parametrize.replace_parameter_4bit` does this for NF4 and FP4; here it works for
+every format of up to 8 bits. The parameter may be a vector, a matrix or a stack of experts, and the
+parameters of one module may have different formats. The attribute has the shape and type of the
+float parameter and no gradient. The module's own `forward` dequantizes it once, however often it
+reads it.
 
-In a state dict the parameter is `name` (packed codes, uint8), `name.scale_0`, `name.zero_point`, ... and `name.format` (a text as
-bytes); torch's own parametrization keys do not appear. Loading needs a module whose parameter is stored in the same
-format, and says so. Scales are kept as float32 there, whatever they would take packed.
+A state dict has these keys, and none of torch's parametrization keys:
+
+    name                            packed codes, uint8
+    name.scale_0, name.zero_point   scales and zero points, always float32
+    name.format                     a text as bytes, which loading compares
+
+Loading into a module whose parameter has another format is an error.
 """
 
 from collections.abc import Callable
@@ -28,7 +33,7 @@ from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorForm
 
 
 def replace_parameter(module: nn.Module, name: str, fmt: TensorFormat) -> QuantizedTensor:
-    """Quantize a parameter of a module in place and return what is stored.
+    """Quantize a parameter of a module in place and return the quantized tensor.
 
     Args:
         module: Owner of the parameter.
@@ -43,7 +48,8 @@ def replace_parameter(module: nn.Module, name: str, fmt: TensorFormat) -> Quanti
     parameter = _parameter(module, name)
     if not parameter.is_floating_point():
         raise TypeError(
-            f"{type(module).__name__}.{name} must be a floating-point parameter, got {parameter.dtype}"
+            f"{type(module).__name__}.{name} must be a floating-point parameter, "
+            f"got {parameter.dtype}"
         )
     quantized = quantize(parameter, fmt)
     _install(module, name, quantized, parameter.dtype)
@@ -53,7 +59,7 @@ def replace_parameter(module: nn.Module, name: str, fmt: TensorFormat) -> Quanti
 def replace_parameter_prequantized(
     module: nn.Module, name: str, quantized: QuantizedTensor, dtype: torch.dtype
 ) -> None:
-    """Put a tensor that is quantized already in the place of a parameter.
+    """Replace a parameter by a tensor that is already quantized.
 
     Raises:
         AttributeError: The module has no such attribute.
@@ -78,7 +84,8 @@ def _parameter(module: nn.Module, name: str) -> nn.Parameter:
     parameter = getattr(module, name)
     if not isinstance(parameter, nn.Parameter):
         raise TypeError(
-            f"{type(module).__name__}.{name} must be an nn.Parameter, got {type(parameter).__name__}"
+            f"{type(module).__name__}.{name} must be an nn.Parameter, "
+            f"got {type(parameter).__name__}"
         )
     return parameter
 
@@ -89,10 +96,11 @@ def _install(module: nn.Module, name: str, quantized: QuantizedTensor, dtype: to
             f"codes must have at most 8 bits to be stored packed, got {quantized.element.name}"
         )
     packed = nn.Parameter(pack(quantized.codes, quantized.element.bits), requires_grad=False)
+    # In the place of the float parameter, so that torch's parametrization wraps the codes.
     delattr(module, name)
     module.register_parameter(name, packed)
     dequantize = Dequantize(quantized, dtype)
-    # Unsafe: torch would call it to compare types before and after, and uint8 becomes float.
+    # unsafe=True: torch checks that a parametrization keeps the type, and this one does not.
     parametrize.register_parametrization(module, name, dequantize, unsafe=True)
     _keep_during_forward(module)
     _rename_keys(module, name)
@@ -102,7 +110,7 @@ class Dequantize(nn.Module):
     """The parametrization: packed codes in, float tensor out."""
 
     def __init__(self, quantized: QuantizedTensor, dtype: torch.dtype) -> None:
-        """Keep everything but the codes, which torch keeps as the original parameter."""
+        """Keep all but the codes, which torch keeps as the original parameter."""
         super().__init__()
         self.shape, self.dtype = quantized.shape, dtype
         self.frame = replace(quantized, codes=torch.empty(0), scales=Scales())
@@ -110,11 +118,11 @@ class Dequantize(nn.Module):
         for key, plane in _named_planes(self.scales).items():
             self.register_buffer(key, plane.values)
         self.depth = 0
-        """How many calls of the module's forward are running."""
+        """Running calls of the module's forward, which may call itself."""
         self.cached: Tensor | None = None
 
     def label(self) -> Tensor:
-        """Return what codes and scales mean, as the bytes of a text."""
+        """Return the meaning of codes and scales, as the bytes of a text."""
         planes = [plane.granularity.name for plane in self.scales.all_planes()]
         text = f"{self.frame.element.name} of shape {tuple(self.shape)}, scales {', '.join(planes)}"
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
@@ -125,7 +133,7 @@ class Dequantize(nn.Module):
         if self.cached is not None:
             return self.cached
         codes = unpack(packed, self.frame.element.bits, self.shape.numel()).view(self.shape)
-        # The buffers are the truth: they move with the module and come from state dicts.
+        # Scales come from the buffers, which move with the module and are loaded from state dicts.
         planes = {
             key: replace(plane, values=getattr(self, key))
             for key, plane in _named_planes(self.scales).items()
@@ -137,12 +145,14 @@ class Dequantize(nn.Module):
             offset=planes.get("offset"),
         )
         tensor = replace(self.frame, codes=codes, scales=scales).dequantize().to(self.dtype)
+        # Within a forward every read returns this tensor.
         if self.depth:
             self.cached = tensor
         return tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move with the module; a cast of the module is one of the attribute, never of stored scales."""
+        """Move with the module. A cast changes the type of the attribute, not of the scales."""
+        # `fn` shows the new type on an empty tensor: codes and scales have no type to cast.
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         with exact_buffers(self):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -159,9 +169,10 @@ def _named_planes(scales: Scales) -> dict[str, ScalePlane]:
 
 
 def _keep_during_forward(module: nn.Module) -> None:
-    """Let `forward` dequantize once.
+    """Wrap the module's `forward` so that each parameter is dequantized once in it.
 
-    torch made a class for this one module, so its forward can be wrapped; hooks would miss an interruption.
+    torch gave this module a class of its own, so wrapping its forward changes no other module. A
+    hook would not run after an exception.
     """
     cls: Any = type(module)
     inner = cls.forward
@@ -178,6 +189,7 @@ def _keep_during_forward(module: nn.Module) -> None:
         finally:
             for part in own:
                 part.depth -= 1
+                # The outermost call is over: free the float tensor.
                 if not part.depth:
                     part.cached = None
 
@@ -186,7 +198,11 @@ def _keep_during_forward(module: nn.Module) -> None:
 
 
 def _rename_keys(module: nn.Module, name: str) -> None:
-    """Let state dicts say `weight` and `weight.scale_0` for torch's `parametrizations.weight.original` and `.0.scale_0`."""
+    """Rename keys of state dicts, on saving and loading.
+
+    parametrizations.weight.original    <->  weight
+    parametrizations.weight.0.scale_0   <->  weight.scale_0
+    """
     inner = f"parametrizations.{name}."
 
     def after_saving(owner: Any, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -1,17 +1,21 @@
-"""How numbers and scales cover a tensor: `quantize(x, format)` gives codes and scales, `fake_quantize(x, format)` rounded values.
+"""How numbers and scales cover a tensor.
 
-A tensor format answers four questions, each in a file of its own: which elements share a scale (`granularity`), which range a
-block is given (`range`), how the scale of a range is stored (`scale`), and what the result looks like in memory (`tensor`).
-`schemes/` joins the answers to the formats that people use: integers, MX, NVFP4, NF4, HiFloat. `qtype/` parses descriptors such
-as `e2m1k8b32c` and the names `mxfp4`, `nvfp4`, `hif4`. `primitives` applies a format to a tensor: axes, padding, memory.
-`overflow` refuses finite numbers that a format would make infinite.
+    quantize(x, format)        codes and scales
+    fake_quantize(x, format)   x rounded to the values of the format
+    parse("mxfp4").format()    a format by its QType descriptor
+
+A tensor format answers four questions: which elements share a scale (`granularity`), which range a
+block is given (`range`), how the scale of a range is stored (`scale`), and what the result looks
+like in memory (`tensor`). `schemes` joins the answers to the formats that people use, and `qtype`
+reads formats from one word. `primitives` applies a format to a tensor, piece by piece (`pieces`),
+and `overflow` checks that finite numbers stay finite.
 """
 
 from harness.quant.granularity import Granularity
 from harness.quant.overflow import FormatOverflow
 from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.qtype import QTypeFormat, parse
-from harness.quant.range import AbsMax, MseSearch, Percentile
+from harness.quant.range import AbsMax, MseSearch, Percentile, StaticFormat
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes import (
     Affine,
@@ -47,6 +51,7 @@ __all__ = [
     "ScalePlane",
     "Scales",
     "SharedExponent",
+    "StaticFormat",
     "TensorFormat",
     "Unscaled",
     "bits_per_element",

@@ -1,19 +1,19 @@
 """Granularity: how many elements share one scale.
 
-One rule serves every granularity. A block is given for the last two axes; -1 means the whole axis:
+A block has a size for each of the last two axes; -1 is the whole axis:
 
     weight [N, K], block (-1, -1)  ->  scale [1, 1]            per tensor
-    weight [N, K], block ( 1, -1)  ->  scale [N, 1]            per row (output channel)
-    weight [N, K], block ( 1, 64)  ->  scale [N, ceil(K/64)]   per group of 64
-    weight [N, K], block (-1, 1)   ->  scale [1, K]            per column (input channel)
+    weight [N, K], block ( 1, -1)  ->  scale [N, 1]            per channel, per token
+    weight [N, K], block ( 1, 64)  ->  scale [N, ceil(K/64)]   group-wise, groups of 64
+    weight [N, K], block (-1, 1)   ->  scale [1, K]            per input channel
     weight [N, K], block (128,128) ->  scale [ceil(N/128), ceil(K/128)]
-    stack [E, N, K], block (1, -1) ->  scale [E, N, 1]         axes before the block have one scale each
+    stack [E, N, K], block (1, -1) ->  scale [E, N, 1]         each index of a leading axis alone
 
-A vector has no axis for the first size of a pair: it is one row. With `flat` the tensor is one long row whatever its
-shape, as bitsandbytes has it, so that only the very last block can be short.
+A vector is one row. With `flat` a tensor of any shape is one long row, as in bitsandbytes, and only
+its very last block can be short.
 
-When a block does not divide its axis the last block is short (`tail: short`): its scale comes from what is there, and
-zeros fill it up while it is rounded. `tail: error` refuses instead.
+If a block does not divide its axis, the last block is short (`tail: short`). Its scale comes from
+the elements that exist; zeros fill the block up while it is rounded. `tail: error` raises instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,12 +32,12 @@ class Granularity:
     block: tuple[int, int]
     """Block size of the last two axes; -1 is the whole axis."""
     tail: Literal["short", "error"] = "short"
-    """What to do when a block does not divide its axis."""
+    """Whether the last block may be short where a block does not divide its axis."""
     flat: bool = False
-    """Blocks run on from row to row."""
+    """Blocks run on from row to row, as if the tensor were one row."""
 
     def __post_init__(self) -> None:
-        """Refuse empty blocks and sizes that mean nothing."""
+        """Check that block sizes are positive or -1."""
         if any(size != -1 and size < 1 for size in self.block):
             raise ValueError(
                 f"block must hold sizes >= 1, or -1 for a whole axis, got {self.block}"
@@ -48,6 +48,7 @@ class Granularity:
     @property
     def name(self) -> str:
         """`tensor`, `row`, `column`, `g64`, flat `b64`, or the block itself as `128x128`."""
+        # Blocks of whole axes have names, and so have groups along a row.
         named = {(-1, -1): "tensor", (1, -1): "row", (-1, 1): "column"}
         if self.flat:
             return f"b{self.block[1]}"
@@ -58,31 +59,35 @@ class Granularity:
         return "x".join("all" if size == -1 else str(size) for size in self.block)
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the block size of every axis of `shape`, with -1 and leading axes filled in.
+        """Return the block size of every axis of `shape`.
+
+        shape [3, 5, 200], block (-1, 64)  ->  (1, 5, 64)
 
         Raises:
-            ValueError: A tail is refused.
+            ValueError: A block does not divide its axis, and `tail` is `error`.
         """
         if self.tail == "error" and self.has_tail(shape):
             raise ValueError(
                 f"block must divide the tensor: shape={tuple(shape)}, block={self.block}; "
                 "choose another group size or allow tail=short"
             )
+        # Every index of a leading axis has its own scales.
         leading = (1,) * (len(shape) - 2)
-        # A block longer than its axis is cut to it: padding a row to the block could be enormous.
+        # A block longer than its axis is cut to it. Padding the axis could take enormous memory.
         cut = (axis if size == -1 else min(axis, size) for axis, size in self._pairs(shape))
         return leading + tuple(max(size, 1) for size in cut)
 
     def has_tail(self, shape: Sequence[int]) -> bool:
-        """Say whether some block of `shape` is shorter than asked for."""
+        """Say whether a tensor of `shape` has a short block."""
         return any(size != -1 and axis % size != 0 for axis, size in self._pairs(shape))
 
     def _pairs(self, shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Return length and block size of each axis that the block names and the tensor has."""
+        """Return (length, block size) of the last two axes; of the one axis of a vector."""
         return list(zip(shape[-2:], self.block[-len(shape[-2:]) :], strict=True))
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the scales of a tensor of `shape`."""
+        # Rounded up: a short block has a scale too.
         pairs = zip(shape, self.sizes(shape), strict=True)
         return tuple(-(-axis // size) for axis, size in pairs)
 
@@ -97,7 +102,8 @@ class Granularity:
         return x.reshape([part for axis, size in pairs for part in (axis // size, size)])
 
     def unblocked(self, blocks: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `blocked`: return a contiguous tensor of `shape`, padding cut off."""
+        """Undo `blocked`: return a contiguous tensor of `shape`, without the padding."""
+        # The layout [A/a, a, B/b, b, ..] holds counts and sizes in turn.
         counts, sizes = blocks.shape[0::2], blocks.shape[1::2]
         x = blocks.reshape([count * size for count, size in zip(counts, sizes, strict=True)])
         return x[tuple(slice(axis) for axis in shape)].contiguous()
@@ -107,16 +113,24 @@ class Granularity:
         return scale.reshape([part for count in scale.shape for part in (count, 1)])
 
     def reduce(self, x: Tensor, function: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Tensor:
-        """Return `function(blocks, inner axes)` of every block, shape `scale_shape(x.shape)`; short blocks unpadded."""
+        """Return `function(blocks, axes inside a block)`, shape `scale_shape(x.shape)`.
+
+        x [2, 128], block (1, 64), torch.amax  ->  [2, 2], the largest value of each block
+
+        Short blocks are not padded: zeros would change a minimum or a percentile.
+        """
         for axis, (length, size) in enumerate(zip(x.shape, self.sizes(x.shape), strict=True)):
             if tail := length % size:
+                # The short block of this axis by itself; other axes follow in the recursion.
                 parts = torch.split(x, [length - tail, tail], axis)
                 return torch.cat([self.reduce(part, function) for part in parts], axis)
+        # No short block is left: the axes inside a block are every second one.
         blocks = self.blocked(x)
         return function(blocks, tuple(range(1, blocks.dim(), 2)))
 
     def expand(self, scale: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return the scale of each element of a tensor of `shape`: `scale` repeated over its blocks."""
+        """Return the scale of each element of a tensor of `shape`: `scale` repeated over blocks."""
         counts_and_sizes = zip(scale.shape, self.sizes(shape), strict=True)
+        # Stretch the axes of length 1 to the block size; no memory until `unblocked` copies.
         blocks = self.aligned(scale).expand([n for pair in counts_and_sizes for n in pair])
         return self.unblocked(blocks, shape)

@@ -1,9 +1,10 @@
-"""Finite numbers that a format cannot hold.
+"""Check that a finite tensor stays finite in a format.
 
-Elements overflow as their standards say: bf16 rounds the largest float32 to infinity, HiF8 has infinity from 40,960 on. Scales that are
-rounded up overflow too: 65504, the largest float16, becomes 65536 in MXFP4 with `rceil`, which float16 does not hold. Formats
-stay so, bit for bit. But a tensor whose numbers would become infinity or NaN is refused: a mean error does not show them, and a model
-may hide them.
+Elements overflow as their standards say: bf16 rounds the largest float32 to infinity, HiF8 has
+infinity from 40,960 on. Scales that are rounded up overflow too: with `rceil`, MXFP4 makes 65536
+of 65504, the largest float16, and float16 does not hold 65536. Formats keep this behavior, bit for
+bit. A finite tensor that would get infinity or NaN is an error instead: an average error does not
+show such numbers, and a model may hide them.
 """
 
 import math
@@ -23,31 +24,37 @@ class FormatOverflow(InvalidResult, ValueError):  # noqa: N818 - named for what 
 def refuse_overflow(x: Tensor, values: Tensor, name: str, whole: Tensor | None = None) -> None:
     """Check that the numbers of a finite tensor stay finite.
 
-    A tensor that has infinity or NaN to begin with is not checked: they pass on to all that share a scale with them.
+    A tensor with infinity or NaN of its own is not checked: its scales spread them over blocks.
 
     Args:
-        x: Some numbers.
-        values: What a format makes of them, in the type that they are kept in; same shape.
+        x: The numbers, or a piece of them.
+        values: The rounded numbers, in the type that they are kept in; same shape.
         name: Name of the format.
         whole: The tensor that `x` is a piece of; None is `x`.
 
     Raises:
-        FormatOverflow: Some do not.
+        FormatOverflow: A finite number became infinity or NaN.
     """
+    # The cheap test first: `values` is nearly always finite. Meta tensors have no values.
     if values.is_meta or all_finite(values) or not all_finite(x if whole is None else whole):
         return
+    # The first number in question, for the message.
     lost = ~values.isfinite()
     given, made = x[lost][0].item(), values[lost][0].item()
     kept = str(values.dtype).removeprefix("torch.")
     raise FormatOverflow(
-        f"{name} must hold every number as a finite {kept}, got {given:g}, which becomes {made:g}, one of {int(lost.sum())} such; "
-        "choose a format with a wider range, or a type with one (model.dtype)"
+        f"{name} must hold every number as a finite {kept}, got {given:g}, which becomes {made:g}, "
+        f"one of {int(lost.sum())} such; choose a format with a wider range, or a type with one "
+        "(model.dtype)"
     )
 
 
 def all_finite(x: Tensor) -> bool:
-    """Say whether no element is NaN or infinity; twenty times as fast as `x.isfinite().all()` on a CPU."""
-    # Both ends are NaN if any element is.
+    """Say whether no element is NaN or infinity.
+
+    Twenty times as fast as `x.isfinite().all()` on a CPU.
+    """
+    # If any element is NaN, aminmax returns NaN at both ends.
     return x.numel() == 0 or all(
         map(math.isfinite, torch.stack(torch.aminmax(x.detach())).tolist())
     )
@@ -55,7 +62,7 @@ def all_finite(x: Tensor) -> bool:
 
 @contextmanager
 def overflow_in(place: str) -> Iterator[None]:
-    """Context manager that adds to a FormatOverflow where it happened."""
+    """Context manager that adds a place, such as a layer, to the message of a FormatOverflow."""
     try:
         yield
     except FormatOverflow as reason:

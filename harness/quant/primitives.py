@@ -1,24 +1,26 @@
-"""Quantize, dequantize, and both at once: the three verbs for every format and every tensor.
+"""Apply a format to a tensor: `quantize`, `encode`, `fit`, `fake_quantize`.
 
-Tensors of any shape and floating type are taken, contiguous or not. Arithmetic is float32 (float64 is rounded to it
-first). The work is done in pieces that fit the processor's cache: it is several times faster than whole-tensor
-operations, and needs little memory beside the result.
+    fit            x, format          ->  scales
+    encode         x, format, scales  ->  codes and scales
+    quantize       x, format          ->  codes and scales      fit, encode, check for overflow
+    fake_quantize  x, format          ->  rounded x             quantize, dequantize, no codes
+
+Tensors may have any shape, strides and floating type. Arithmetic is float32; float64 is rounded to
+it first. The work is done piece by piece (`pieces`).
 """
-
-from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from harness.quant.granularity import Granularity
 from harness.quant.overflow import refuse_overflow
-from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
-
-PIECE = 2**20
-"""Elements of a piece on a CPU: 4 MiB of float32. Smaller ones are no faster, and wait more often for busy processors."""
-PIECE_ON_GPU = 2**26
-"""A GPU wants few and large kernels."""
+from harness.quant.pieces import cut_into_pieces
+from harness.quant.tensor import (
+    QuantizedTensor,
+    Scales,
+    TensorFormat,
+    move_blocks_last,
+    restore_axis,
+)
 
 
 def quantize(
@@ -28,17 +30,19 @@ def quantize(
 
     Args:
         x: Floating-point tensor of any shape.
-        fmt: Where the codes come from.
+        fmt: The tensor format.
         axis: The axis that the last size of the format's blocks runs along.
         generator: For stochastic rounding.
 
     Raises:
         ValueError: `x` is not floating point, or the format cannot take its shape.
-        FormatOverflow: `x` is finite, and some number of it is not in the format.
+        FormatOverflow: `x` is finite, and the format makes infinity or NaN of a number.
     """
     made = encode(x, fmt, fit(x, fmt, axis=axis), axis=axis, generator=generator)
-    seen, codes = (along(each, axis, flat=made.flat) for each in (_floating(x), made.codes))
-    for part, some, own in _pieces(seen, codes.contiguous(), made.scales):
+    # Overflow shows in the decoded values only.
+    seen = move_blocks_last(_floating(x), axis, flat=made.flat)
+    codes = move_blocks_last(made.codes, axis, flat=made.flat).contiguous()
+    for part, some, own in cut_into_pieces(seen, codes, made.scales):
         refuse_overflow(part, own.apply(fmt.element.decode(some)), fmt.name, seen)
     return made
 
@@ -51,14 +55,19 @@ def encode(
     axis: int = -1,
     generator: torch.Generator | None = None,
 ) -> QuantizedTensor:
-    """Return codes of `x` under given scales, which were fitted for the same shape. Overflow is not refused: bit for bit the format."""
+    """Return codes of `x` under given scales, which must be fitted to a tensor of the same shape.
+
+    Overflow is not checked: the result is the format, bit for bit.
+    """
+    # Formats see the axis of the blocks last.
     flat = fmt.granularity.flat
-    seen = along(_floating(x), axis, flat=flat)
+    seen = move_blocks_last(_floating(x), axis, flat=flat)
     codes = torch.empty(seen.shape, dtype=_code_type(fmt), device=x.device)
-    for part, whole, own in _pieces(seen, codes, scales):
-        whole.copy_(fmt.element.encode(fmt.to_grid(part.float(), own, generator)))
+    # Divide by the scales, round, encode: a piece at a time, float32.
+    for part, target, own in cut_into_pieces(seen, codes, scales):
+        target.copy_(fmt.element.encode(fmt.to_grid(part.float(), own, generator)))
     return QuantizedTensor(
-        codes=back(codes, x.shape, axis, flat=flat),
+        codes=restore_axis(codes, x.shape, axis, flat=flat),
         element=fmt.element,
         scales=scales,
         axis=axis,
@@ -68,7 +77,7 @@ def encode(
 
 def fit(x: Tensor, fmt: TensorFormat, *, axis: int = -1) -> Scales:
     """Return the scales that a format chooses for `x`."""
-    return fmt.fit(along(_floating(x), axis, flat=fmt.granularity.flat))
+    return fmt.fit(move_blocks_last(_floating(x), axis, flat=fmt.granularity.flat))
 
 
 def fake_quantize(
@@ -79,25 +88,30 @@ def fake_quantize(
     scales: Scales | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return `x` rounded to what a format can hold, in the type of `x`.
+    """Return `x` rounded to the values of a format, in the type of `x`.
 
-    Bit for bit `quantize(x, fmt).dequantize()`, cast once, without the codes; `scales` are fitted unless given.
+    Equals `quantize(x, fmt).dequantize()` cast once, bit for bit, without making codes. `scales`
+    are fitted unless given.
 
     Raises:
-        FormatOverflow: `x` is finite, and some number of it is not, in the format or in the type of `x`.
+        FormatOverflow: `x` is finite, and the format or the type of `x` makes infinity or NaN of a
+            number.
     """
     flat = fmt.granularity.flat
-    seen = along(_floating(x), axis, flat=flat)
+    seen = move_blocks_last(_floating(x), axis, flat=flat)
     scales = fmt.fit(seen) if scales is None else scales
+    # Round and multiply by the scales again; `copy_` casts to the type of `x`, once.
     out = torch.empty(seen.shape, dtype=x.dtype, device=x.device)
-    for part, whole, own in _pieces(seen, out, scales):
-        whole.copy_(own.apply(fmt.to_grid(part.float(), own, generator)))
-        refuse_overflow(part, whole, fmt.name, seen)
-    return back(out, x.shape, axis, flat=flat)
+    for part, target, own in cut_into_pieces(seen, out, scales):
+        target.copy_(own.apply(fmt.to_grid(part.float(), own, generator)))
+        # After the cast, which may overflow where float32 does not.
+        refuse_overflow(part, target, fmt.name, seen)
+    return restore_axis(out, x.shape, axis, flat=flat)
 
 
 def bits_per_element(fmt: TensorFormat, shape: tuple[int, ...]) -> float:
     """Return the storage of a tensor of `shape` in a format, scales included [bit/element]."""
+    # The meta device has shapes and no values, and sizes follow from shapes.
     scales = fit(torch.empty(shape, device="meta"), fmt)
     n = torch.Size(shape).numel()
     return fmt.element.bits + scales.total_bits / n
@@ -106,68 +120,11 @@ def bits_per_element(fmt: TensorFormat, shape: tuple[int, ...]) -> float:
 def _floating(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"a tensor to quantize must be floating point, got {x.dtype}")
+    # Codes have no gradient. `harness.nn.ops` has the straight-through one.
     return x.detach()
 
 
 def _code_type(fmt: TensorFormat) -> torch.dtype:
+    # The narrowest integer of torch that holds a code.
     bits = fmt.element.bits
     return torch.uint8 if bits <= 8 else torch.int16 if bits <= 16 else torch.int32
-
-
-def _pieces(x: Tensor, out: Tensor, scales: Scales) -> Iterator[tuple[Tensor, Tensor, Scales]]:
-    """Cut a tensor, its result and its scales into pieces of whole blocks."""
-    rows, columns = (x.shape[-2] if x.dim() > 1 else 1), x.shape[-1]
-    shape = (-1, rows, columns) if x.numel() else (0, rows, columns)
-    x, out = x.reshape(shape), out.view(shape)
-    granularities = [plane.granularity for plane in scales.all_planes()]
-    piece = PIECE if x.device.type == "cpu" else PIECE_ON_GPU
-    row_step, column_step = _steps(x.shape, granularities, piece)
-    for layer in range(len(x)):
-        for row in range(0, rows, row_step):
-            for column in range(0, columns, column_step):
-                window = (layer, slice(row, row + row_step), slice(column, column + column_step))
-                own = _cut(scales, x.shape, window)
-                yield x[window], out[window], own
-
-
-def _steps(shape: torch.Size, granularities: list[Granularity], piece: int) -> tuple[int, int]:
-    """Return how many rows and columns a piece has: whole blocks of every level, about `piece` elements."""
-    _, rows, columns = shape
-    least = [1, 1]
-    for granularity in granularities:
-        for axis, size in enumerate(granularity.sizes((rows, columns))):
-            # An axis with one scale can be cut anywhere: every piece gets that scale.
-            if granularity.block[axis] != -1:
-                least[axis] = max(least[axis], size)
-    column_step = max(columns, 1)
-    if least[0] * columns > piece:
-        column_step = max(piece // least[0] // least[1], 1) * least[1]
-    row_step = max(piece // column_step // least[0], 1) * least[0]
-    return row_step, column_step
-
-
-def _cut(scales: Scales, shape: torch.Size, window: tuple[int, slice, slice]) -> Scales:
-    """Return the scales of one window of a tensor `[layers, rows, columns]`."""
-    layer, rows, columns = window
-
-    def cut(plane: ScalePlane) -> ScalePlane:
-        counts = plane.granularity.scale_shape(shape[1:])
-        sizes = plane.granularity.sizes(shape[1:])
-        values = plane.values.reshape(-1, *counts)[layer]
-        own = (
-            _shrunk(part, *pair) for part, *pair in zip((rows, columns), sizes, counts, strict=True)
-        )
-        return replace(plane, values=values[tuple(own)])
-
-    return replace(
-        scales,
-        planes=tuple(cut(plane) for plane in scales.planes),
-        zero_point=scales.zero_point and cut(scales.zero_point),
-        offset=scales.offset and cut(scales.offset),
-        unrounded=scales.unrounded and cut(scales.unrounded),
-    )
-
-
-def _shrunk(part: slice, size: int, count: int) -> slice:
-    """Return which of `count` blocks of a size a slice of elements covers; one that serves the axis serves every slice."""
-    return slice(part.start // size, -(-part.stop // size)) if count > 1 else slice(None)

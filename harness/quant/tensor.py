@@ -1,9 +1,9 @@
-"""A tensor in low precision, and what a format must offer to make one.
+"""A tensor in low precision, and the protocol of the formats that make one.
 
     x  ~  (decode(codes) - zero_point) * scale + offset
 
-with every scale broadcast over its block, and the scales of several levels multiplied. The size of such a tensor is
-counted, not claimed: bits of all codes plus bits of all scales, short blocks included.
+Every scale is broadcast over its block; the scales of several levels are multiplied. The size of
+such a tensor is counted: the bits of all codes plus the bits of all scales, short blocks included.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from harness.quant.granularity import Granularity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScalePlane:
-    """One number for each block: the scales of one level, zero points or offsets."""
+    """One number for each block: the scales of one level, the zero points, or the offsets."""
 
     values: Tensor
     """float32 as decoded, shape `granularity.scale_shape(tensor.shape)`."""
@@ -27,7 +27,7 @@ class ScalePlane:
     bits: int
     """Storage of one number [bits]."""
     overhead_bits: int = 0
-    """Storage of what all of them share [bits]."""
+    """Storage that all numbers share, such as a second level of scales [bits]."""
 
     @property
     def total_bits(self) -> int:
@@ -37,16 +37,16 @@ class ScalePlane:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scales:
-    """All that stands between codes and values."""
+    """The scales, zero points and offsets that turn codes into values."""
 
     planes: tuple[ScalePlane, ...] = ()
-    """Scales of every level, the finest first; none for formats without scales."""
+    """Scales of every level, the finest first. Empty for formats without scales."""
     zero_point: ScalePlane | None = None
     offset: ScalePlane | None = None
     inverse: bool = False
-    """The scales divide codes instead of multiplying them."""
+    """Dequantization divides by the scales instead of multiplying by them."""
     unrounded: ScalePlane | None = None
-    """What codes are made with, where the stored scales are an approximation of it; not stored."""
+    """The exact scales that codes are made with, where the stored ones are rounded. Not stored."""
 
     @property
     def total_bits(self) -> int:
@@ -59,11 +59,13 @@ class Scales:
         return (*self.planes, *extra)
 
     def combined(self) -> ScalePlane:
-        """Return the product of all levels, at the finest granularity."""
+        """Return the product of all levels, one scale for each of the finest blocks."""
         inner, *outer = self.planes
         values = inner.values
+        # From the coarsest level to the finest, in float32: libraries multiply in this order.
         for plane in reversed(outer):
             (rows, columns), block = plane.granularity.block, inner.granularity.block
+            # Granularity of the outer level, counted in inner blocks.
             ratio = Granularity(
                 block=(
                     rows if rows == -1 else rows // block[0],
@@ -74,16 +76,19 @@ class Scales:
         return replace(inner, values=values)
 
     def apply(self, grid: Tensor) -> Tensor:
-        """Return the numbers that values of the element format stand for, float32; `grid` is not changed."""
+        """Return the values of decoded codes under these scales, float32; `grid` is not changed."""
         if not self.planes:
             return grid
         plane = self.combined()
         granularity = plane.granularity
         blocks = granularity.blocked(grid)
+        # Code of zero. Not in place, because `blocked` may be a view of the caller's tensor.
         if self.zero_point is not None:
             blocks = blocks - granularity.aligned(self.zero_point.values)
+        # Scale.
         scale = granularity.aligned(plane.values)
         blocks = blocks / scale if self.inverse else blocks * scale
+        # Offset. `blocks` is a new tensor by now.
         if self.offset is not None:
             blocks += granularity.aligned(self.offset.values)
         return granularity.unblocked(blocks, grid.shape)
@@ -91,16 +96,17 @@ class Scales:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizedTensor:
-    """Codes and scales that stand for a float tensor."""
+    """Codes and scales in the place of a float tensor."""
 
     codes: Tensor
-    """uint8, one code a byte (a wider integer for 16 and 32 bits), the shape of the float tensor."""
+    """One code for each element, same shape as the float tensor: uint8, or int16 and int32 for
+    formats of more than 8 and 16 bits."""
     element: NumberFormat
     scales: Scales
     axis: int = -1
     """The axis of the tensor that the last size of the blocks runs along."""
     flat: bool = False
-    """The blocks run on from row to row: scales are those of one long row."""
+    """Blocks run on from row to row, as if the tensor were one long row."""
 
     @property
     def shape(self) -> torch.Size:
@@ -110,32 +116,45 @@ class QuantizedTensor:
     @property
     def total_bits(self) -> int:
         """Storage of codes and scales [bits], with codes packed to `element.bits`."""
+        # In memory codes take a byte each; this counts them packed.
         return self.codes.numel() * self.element.bits + self.scales.total_bits
 
     @property
     def bits_per_element(self) -> float:
-        """Storage over the number of elements [bit]; NaN for an empty tensor."""
+        """`total_bits` over the number of elements [bit]; NaN for an empty tensor."""
         return self.total_bits / self.codes.numel() if self.codes.numel() else float("nan")
 
     def dequantize(self) -> Tensor:
-        """Return the numbers the codes stand for, float32, contiguous."""
-        grid = along(self.element.decode(self.codes), self.axis, flat=self.flat)
-        return back(self.scales.apply(grid), self.shape, self.axis, flat=self.flat)
+        """Return the values of the codes, float32, contiguous."""
+        grid = move_blocks_last(self.element.decode(self.codes), self.axis, flat=self.flat)
+        return restore_axis(self.scales.apply(grid), self.shape, self.axis, flat=self.flat)
 
 
-def along(x: Tensor, axis: int, *, flat: bool) -> Tensor:
-    """Return `x` as formats see it: the axis of the blocks last, a scalar as one number, flat ones as one row."""
+def move_blocks_last(x: Tensor, axis: int, *, flat: bool) -> Tensor:
+    """Return `x` in the layout that tensor formats expect: the axis of the blocks is the last one.
+
+    x [K, N], axis 0         ->  [N, K]
+    x [E, K, N], axis 1      ->  [E, N, K]
+    x [N, K], flat           ->  [1, N * K]
+    x [], a scalar           ->  [1]
+    """
+    # A scalar has no axis.
     if x.dim() == 0:
         x = x.reshape(1)
     x = x.movedim(axis, -1)
     return x.reshape(1, -1) if flat else x
 
 
-def back(x: Tensor, shape: Sequence[int], axis: int, *, flat: bool) -> Tensor:
-    """Undo `along`: return a contiguous tensor of `shape`."""
+def restore_axis(x: Tensor, shape: Sequence[int], axis: int, *, flat: bool) -> Tensor:
+    """Undo `move_blocks_last`: return a contiguous tensor of the original `shape`.
+
+    x [N, K], shape [K, N], axis 0   ->  [K, N]
+    x [1, N * K], shape [N, K], flat ->  [N, K]
+    """
     if not shape:
         return x.reshape(())
     if flat:
+        # Only the shape is moved here: a tensor on the meta device has no memory.
         moved = torch.empty(shape, device="meta").movedim(axis, -1).shape
         x = x.reshape(moved)
     return x.movedim(-1, axis).contiguous()
@@ -145,16 +164,16 @@ def back(x: Tensor, shape: Sequence[int], axis: int, *, flat: bool) -> Tensor:
 class TensorFormat(Protocol):
     """A way to store a tensor, as `harness.quant.primitives` uses it.
 
-    Tensors come with the axis of the blocks last; nothing here changes them.
+    Tensors come with the axis of the blocks last. No method changes them.
     """
 
     @property
     def name(self) -> str:
-        """Element, granularity and what else tells formats apart, such as `int8_row` or `mxfp4_e2m1_g32`."""
+        """Element, granularity and options, such as `int8_row` or `mxfp4_e2m1_g32`."""
 
     @property
     def element(self) -> NumberFormat:
-        """What a code can be."""
+        """The format of one code."""
 
     @property
     def granularity(self) -> Granularity:
@@ -166,4 +185,7 @@ class TensorFormat(Protocol):
     def to_grid(
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return the value of the element format for each number under given scales, float32; beyond the range they saturate."""
+        """Return the value of the element format that each number rounds to under given scales.
+
+        float32, same shape. Numbers beyond the range saturate.
+        """

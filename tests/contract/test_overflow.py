@@ -1,56 +1,35 @@
-"""The largest numbers of every float type in every format of conf/: kept finite, or refused in words, never infinite without a word."""
+"""The largest numbers of every float type, in each format of conf/, stay finite or are an error."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from bit_exact import codes_of, values_of
-from omegaconf import OmegaConf
-from repository import ROOT
+from conf_formats import FORMATS, each_format
+from looped import looped
 
 from harness.backends.layer import LayerRule
-from harness.config import build
 from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.nn.linear import FakeQuantLinear
+from harness.nn.fake_quant_linear import FakeQuantLinear
 from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model
 from harness.tasks.perplexity.perplexity import Perplexity
 
-FILES = sorted((ROOT / "conf" / "format").glob("*.yaml"))
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OF_THE_ISSUE = ("mxfp4_rceil", "hif5", "hif8", "bf16")
 """What makes 65504 infinite in float16."""
 
 
-def load(name: str) -> Any:
-    return build(OmegaConf.to_container(OmegaConf.load(FILES[0].with_stem(name))), "format")
-
-
-def extremes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Whole tensors of the largest number, one among ordinary ones, and both ends of the range in every block."""
-    largest = torch.finfo(dtype).max
-    ordinary = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
-    ordinary[3, 5] = largest
-    return {
-        "all": torch.full((64, 128), largest, dtype=dtype),
-        "negative": torch.full((64, 128), -largest, dtype=dtype),
-        "one": ordinary,
-        "both": torch.tensor([largest, -largest], dtype=dtype).repeat(64, 64),
-    }
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_finite_numbers_stay_finite_or_are_refused(file: Path, dtype: torch.dtype) -> None:
-    fmt = load(file.stem)
+@looped("dtype", DTYPES, ids=str)
+@each_format
+def test_finite_numbers_stay_finite_or_are_refused(fmt: Any, dtype: torch.dtype) -> None:
     for x in extremes(dtype).values():
         exact, codes = values_of(x, fmt), codes_of(x, fmt).dequantize()
         if exact.to(dtype).isfinite().all():
@@ -69,7 +48,7 @@ def test_finite_numbers_stay_finite_or_are_refused(file: Path, dtype: torch.dtyp
 
 @pytest.mark.parametrize("name", OF_THE_ISSUE)
 def test_the_largest_float16_is_refused_with_its_value_and_the_count(name: str) -> None:
-    fmt = load(name)
+    fmt = FORMATS[name]
     x = torch.ones(8, 128, dtype=torch.float16)
     x[2, 7] = -65504
     with pytest.raises(FormatOverflow) as refused:
@@ -82,13 +61,13 @@ def test_a_tensor_that_is_not_finite_passes_on() -> None:
     for wrong in (math.nan, math.inf):
         x = torch.ones(4, 64)
         x[1, 3] = wrong
-        assert not fake_quantize(x, load("int8_row"))[1].isfinite().any()
-        assert not quantize(x, load("int8_row")).dequantize()[1].isfinite().any()
+        assert not fake_quantize(x, FORMATS["int8_row"])[1].isfinite().any()
+        assert not quantize(x, FORMATS["int8_row"]).dequantize()[1].isfinite().any()
 
 
 def test_a_number_of_float64_beyond_float32_is_refused() -> None:
     with pytest.raises(FormatOverflow, match=r"got 1e\+300, which becomes"):
-        fake_quantize(torch.tensor([[1e300, 1.0]], dtype=torch.float64), load("fp32"))
+        fake_quantize(torch.tensor([[1e300, 1.0]], dtype=torch.float64), FORMATS["fp32"])
 
 
 @pytest.mark.parametrize("place", [0, 1, 2**20 - 1, 2**20, 3 * 2**20 - 1])
@@ -97,17 +76,17 @@ def test_a_number_is_found_in_whatever_piece_it_lies(place: int) -> None:
     x.view(-1)[place] = 3e38
     for verb in (quantize, fake_quantize):
         with pytest.raises(FormatOverflow, match=r"got 3e\+38, which becomes inf, one of 1 such"):
-            verb(x, load("fp16"))
+            verb(x, FORMATS["fp16"])
 
 
 def test_infinity_in_another_piece_passes_on_with_all_that_share_its_scale() -> None:
     x = torch.ones(3, 2**20)
     x[2, 9] = math.inf
-    assert not fake_quantize(x, load("int8_tensor")).isfinite().any()
+    assert not fake_quantize(x, FORMATS["int8_tensor"]).isfinite().any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@looped("dtype", DTYPES, ids=str)
+@looped("wrong", [math.nan, math.inf, -math.inf])
 def test_all_finite_is_that_of_every_element(dtype: torch.dtype, wrong: float) -> None:
     x = torch.randn(37).to(dtype)
     assert all_finite(x)
@@ -124,7 +103,7 @@ def tiny(dtype: str) -> LoadedModel:
 
 
 def recipe(weight: str, given: str | None = None) -> QuantRecipe:
-    rule = LayerRule(match="*", weight=load(weight), input=load(given) if given else None)
+    rule = LayerRule(match="*", weight=FORMATS[weight], input=FORMATS[given] if given else None)
     return QuantRecipe(name="test", rules={"all": rule})
 
 
@@ -136,7 +115,7 @@ def test_a_weight_that_a_format_makes_infinite_ends_the_run_with_its_layer(name:
     with pytest.raises(AuditError) as refused:
         quantize_model(loaded, recipe(name))
     loaded.restore()
-    assert f"{load(name).name} must hold every number as a finite float16" in str(refused.value)
+    assert f"{FORMATS[name].name} must hold every number as a finite float16" in str(refused.value)
     assert "65504, which becomes" in str(refused.value)
     assert "(layer model.layers.1.mlp.up_proj)" in str(refused.value)
 
@@ -157,7 +136,7 @@ def test_a_weight_that_is_finite_in_float32_alone_is_refused_in_float16_only() -
 @pytest.mark.parametrize("name", ["hif8", "bf16", "mxfp4_rceil"])
 def test_an_activation_that_a_format_makes_infinite_ends_the_run_with_its_layer(name: str) -> None:
     loaded = tiny("float16")
-    # The input of the layer after this one is 65504 in one place: |x| of a norm is its weight times what is at most sqrt(K).
+    # The activation of the layer after this norm is 65504 in one place.
     norm = loaded.module.model.layers[1].post_attention_layernorm
     quantize_model(loaded, recipe("int8_row", name))
     hook = norm.register_forward_hook(
@@ -174,19 +153,32 @@ def test_an_activation_that_a_format_makes_infinite_ends_the_run_with_its_layer(
 
 
 def test_a_layer_of_the_library_refuses_too() -> None:
-    layer = FakeQuantLinear(64, 8, weight_format=load("int8_row"), input_format=load("hif8"))
+    layer = FakeQuantLinear(64, 8, weight_format=FORMATS["int8_row"], input_format=FORMATS["hif8"])
     with pytest.raises(FormatOverflow, match="got 60000, which becomes inf"):
         layer(torch.full((2, 64), 60000.0))
     with torch.no_grad():
         layer.weight.fill_(3e38)
-    layer.input_format, layer.weight_format = None, load("fp16")
+    layer.input_format, layer.weight_format = None, FORMATS["fp16"]
     with pytest.raises(FormatOverflow, match=r"got 3e\+38, which becomes inf"):
         layer(torch.ones(2, 64))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_tensor_without_values_has_no_overflow_but_a_shape(file: Path) -> None:
+@each_format
+def test_tensor_without_values_has_no_overflow_but_a_shape(fmt: Any) -> None:
     # Tools that plan a model ask for shapes on the meta device.
-    found = fake_quantize(torch.empty(64, 256, device="meta"), load(file.stem))
+    found = fake_quantize(torch.empty(64, 256, device="meta"), fmt)
     assert found.is_meta
     assert found.shape == (64, 256)
+
+
+def extremes(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return tensors of the largest number: everywhere, once, and beside the smallest."""
+    largest = torch.finfo(dtype).max
+    ordinary = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ordinary[3, 5] = largest
+    return {
+        "all": torch.full((8, 128), largest, dtype=dtype),
+        "negative": torch.full((8, 128), -largest, dtype=dtype),
+        "one": ordinary,
+        "both": torch.tensor([largest, -largest], dtype=dtype).repeat(8, 64),
+    }

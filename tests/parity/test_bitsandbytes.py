@@ -43,7 +43,7 @@ def four_bits(name: str, size: int, *, double_quantization: bool = False) -> Blo
 
 
 def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return codes of two a byte, the first in the high nibble, without the one that fills the last byte."""
+    """Return the codes of packed bytes, high nibble first, without the one that fills the last."""
     return torch.cat([packed >> 4, packed & 0xF], -1).flatten()[: shape.numel()].view(shape)
 
 

@@ -1,4 +1,4 @@
-"""`replace_parameter` beside bitsandbytes' `replace_parameter_4bit`: the same module, quantized by each."""
+"""`replace_parameter` and bitsandbytes' `replace_parameter_4bit` on the same module."""
 
 import copy
 import warnings
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 from torch import nn
 
 from harness.formats.codebook import Codebook
@@ -26,32 +27,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 Replace = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager() -> Iterator[None]:
-    """Let the library not compile what it calls a few times."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-class Experts(nn.Module):
-    """Two stacks of expert weights and a vector, as models with several experts have them."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-
-        def random(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
-
-        self.up, self.down, self.gain = random(4, 32, 128), random(4, 128, 32), random(256)
-        self.register_buffer("steps", torch.zeros(3))
-        self.seen: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen = [self.up, self.up, self.up]
-        return torch.einsum("ehk,bk->beh", self.up, x)
-
-
 def ours(module: nn.Module, name: str, kind: str = "nf4", size: int = 64) -> None:
     replace_parameter(module, name, format_of(kind, size))
 
@@ -68,12 +43,12 @@ def format_of(kind: str, size: int, *, double_quantization: bool = False) -> Blo
     )
 
 
-each_way = pytest.mark.parametrize("replace", [ours, theirs], ids=["ours", "theirs"])
+each_way = looped("replace", [ours, theirs])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("kind", "size"), SETTINGS)
-@pytest.mark.parametrize("name", ["up", "gain"])
+@looped("dtype", DTYPES, ids=str)
+@looped(("kind", "size"), SETTINGS)
+@looped("name", ["up", "gain"])
 def test_values_on_access_are_the_same(name: str, kind: str, size: int, dtype: torch.dtype) -> None:
     a, b, plain = Experts(dtype), Experts(dtype), Experts(dtype)
     ours(a, name, kind, size)
@@ -89,7 +64,7 @@ def test_values_on_access_are_the_same(name: str, kind: str, size: int, dtype: t
 
 
 def test_double_quantization_differs_by_the_bins_of_bitsandbytes() -> None:
-    """What is stored of a statistic is at most one of its 65536 bins further off than the nearest."""
+    """A stored statistic is at most one of 65536 bins further off than the nearest."""
     a, b = Experts(), Experts()
     stored = replace_parameter(a, "up", format_of("nf4", 64, double_quantization=True))
     library.replace_parameter_4bit(b, "up", compress_statistics=True, blocksize=64)
@@ -180,7 +155,7 @@ def test_a_missing_name_is_an_attribute_error(replace: Replace) -> None:
 
 
 @each_way
-@pytest.mark.parametrize("name", ["steps", "seen", "forward"])
+@looped("name", ["steps", "seen", "forward"])
 def test_what_is_no_parameter_is_a_type_error(replace: Replace, name: str) -> None:
     with pytest.raises(TypeError, match=name):
         replace(Experts(), name)
@@ -263,3 +238,29 @@ def test_a_cast_of_the_module_changes_nothing_that_is_stored(replace: Replace) -
         assert after[key].dtype == before[key].dtype
         assert torch.equal(after[key], before[key])
     assert torch.equal(module.up, values.to(module.up.dtype))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager() -> Iterator[None]:
+    """Let the library not compile what it calls a few times."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+class Experts(nn.Module):
+    """Two stacks of expert weights and a vector, as models with several experts have them."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+
+        self.up, self.down, self.gain = random(4, 32, 128), random(4, 128, 32), random(256)
+        self.register_buffer("steps", torch.zeros(3))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = [self.up, self.up, self.up]
+        return torch.einsum("ehk,bk->beh", self.up, x)

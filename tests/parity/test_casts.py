@@ -1,4 +1,4 @@
-"""Rounding and codes of elements against ml_dtypes, en_dtypes and torch's casts, on random bit patterns."""
+"""Rounding and codes of elements against ml_dtypes, en_dtypes and torch, on random bits."""
 
 from functools import lru_cache
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
-from harness.formats.unsigned_float import UnsignedFloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, Minifloat
+from harness.formats.unsigned_float import E8M0
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 en_dtypes = pytest.importorskip("en_dtypes")
@@ -36,35 +37,12 @@ FLOATS: dict[Any, NumberFormat] = {
     ml_dtypes.float8_e5m2: E5M2,
     ml_dtypes.float8_e4m3: overflowing(4, 3, "ieee"),
     ml_dtypes.float8_e3m4: overflowing(3, 4, "ieee"),
-    ml_dtypes.float6_e2m3fn: Minifloat(exponent_bits=2, mantissa_bits=3),
-    ml_dtypes.float6_e3m2fn: Minifloat(exponent_bits=3, mantissa_bits=2),
-    ml_dtypes.float4_e2m1fn: Minifloat(exponent_bits=2, mantissa_bits=1),
+    ml_dtypes.float6_e2m3fn: E2M3,
+    ml_dtypes.float6_e3m2fn: E3M2,
+    ml_dtypes.float4_e2m1fn: E2M1,
     en_dtypes.hifloat8: HiF8(),
 }
-E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
-each_float = pytest.mark.parametrize(
-    ("dtype", "fmt"), FLOATS.items(), ids=[dtype.__name__ for dtype in FLOATS]
-)
-
-
-@lru_cache
-def numbers() -> torch.Tensor:
-    """Return any bit patterns, numbers of usual size, every bfloat16 (all ties are), and the neighbors of those."""
-    generator = np.random.default_rng(0)
-    patterns = generator.integers(0, 2**32, N, dtype=np.uint32)
-    exponents = generator.uniform(-30, 30, N)
-    usual = (generator.standard_normal(N) * np.exp2(exponents)).astype(np.float32)
-    bfloats = np.arange(2**16, dtype=np.uint32) << 16
-    near = [bfloats + np.uint32(step % 2**32) for step in (-2, -1, 1, 2)]
-    parts = [patterns, usual.view(np.uint32), bfloats, *near]
-    return torch.from_numpy(np.concatenate(parts).view(np.float32))
-
-
-def cast(x: torch.Tensor, dtype: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values and codes of a cast by numpy."""
-    with np.errstate(all="ignore"):
-        there = x.numpy().astype(dtype)
-    return torch.from_numpy(there.astype(np.float32)), torch.from_numpy(there.view(np.uint8))
+each_float = looped(("dtype", "fmt"), FLOATS.items())
 
 
 @each_float
@@ -92,7 +70,7 @@ def test_every_code_has_the_same_value(dtype: Any, fmt: NumberFormat, assert_equ
 
 
 def test_elements_of_hif4_are_e1m2() -> None:
-    """The values of its cast and of its codes; codes are sign and magnitude there, two's complement here."""
+    """Casts and codes have the same values; codes there are sign and magnitude."""
     x = numbers()
     x = x[~x.isnan()]
     element = Integer(bits=4, fraction_bits=2)
@@ -141,3 +119,23 @@ def test_values_and_codes_equal_torch_within_the_range(
     ours = fmt.round(x)
     assert_equal(ours, theirs.float())
     assert_equal(fmt.encode(ours), theirs.view(torch.uint8), where=~ours.isnan())
+
+
+@lru_cache
+def numbers() -> torch.Tensor:
+    """Return random bits, numbers of usual size, every bfloat16 (all ties are), and neighbors."""
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(0, 2**32, N, dtype=np.uint32)
+    exponents = generator.uniform(-30, 30, N)
+    usual = (generator.standard_normal(N) * np.exp2(exponents)).astype(np.float32)
+    bfloats = np.arange(2**16, dtype=np.uint32) << 16
+    near = [bfloats + np.uint32(step % 2**32) for step in (-2, -1, 1, 2)]
+    parts = [patterns, usual.view(np.uint32), bfloats, *near]
+    return torch.from_numpy(np.concatenate(parts).view(np.float32))
+
+
+def cast(x: torch.Tensor, dtype: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return values and codes of a cast by numpy."""
+    with np.errstate(all="ignore"):
+        there = x.numpy().astype(dtype)
+    return torch.from_numpy(there.astype(np.float32)), torch.from_numpy(there.view(np.uint8))

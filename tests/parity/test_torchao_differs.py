@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize, quantize
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import NVFP4Scale
 
@@ -21,45 +23,20 @@ mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
 nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
 config = pytest.importorskip("torchao.prototype.mx_formats.config")
 
-E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 ELEMENTS = {
     torch.float8_e4m3fn: E4M3,
-    torch.float8_e5m2: Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
-    "fp6_e2m3": Minifloat(exponent_bits=2, mantissa_bits=3),
-    "fp6_e3m2": Minifloat(exponent_bits=3, mantissa_bits=2),
+    torch.float8_e5m2: E5M2,
+    "fp6_e2m3": E2M3,
+    "fp6_e3m2": E3M2,
     torch.float4_e2m1fn_x2: E2M1,
 }
 NVFP4 = BlockScaled(element=E2M1, granularity=Granularity(block=(1, 16)), scale=NVFP4Scale())
 INT8 = (torch.int8, -128, 127)
-each_element = pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
-
-
-def microscaled(x: torch.Tensor, dtype: Any, mode: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return torchao's scale codes and values of one row as one block."""
-    size = x.shape[-1]
-    scale, codes = mx.to_mx(x, dtype, size, scaling_mode=config.ScaleCalculationMode(mode))
-    return scale.view(torch.uint8), mx.to_dtype(codes, scale, dtype, size, torch.float32)
-
-
-def microscaling(dtype: Any, mode: Any) -> BlockScaled:
-    return BlockScaled(
-        element=ELEMENTS[dtype],
-        granularity=Granularity(block=(1, -1)),
-        scale=PowerOfTwoScale(rule=mode),
-    )
-
-
-def nvfp4_of_two_levels(x: torch.Tensor) -> torch.Tensor:
-    outer = nvfp4.per_tensor_amax_to_scale(x.abs().max())
-    values: torch.Tensor = nvfp4.NVFP4Tensor.to_nvfp4(x, per_tensor_scale=outer).dequantize()
-    return values
+each_element = looped("dtype", ELEMENTS, ids=str)
 
 
 @each_element
-@pytest.mark.parametrize(
-    ("mode", "factor"), [("floor", 0.5), ("ceil", 0.5), ("even", 0.5), ("rceil", 0.0)]
-)
+@looped(("mode", "factor"), [("floor", 0.5), ("ceil", 0.5), ("even", 0.5), ("rceil", 0.0)])
 def test_smallest_mx_scale_divides_and_multiplies_alike(
     dtype: Any, mode: str, factor: float
 ) -> None:
@@ -75,7 +52,7 @@ def test_smallest_mx_scale_divides_and_multiplies_alike(
 
 
 @each_element
-@pytest.mark.parametrize("exponent", [4, 5, 10, -5, -9])
+@looped("exponent", [4, 5, 10, -5, -9])
 def test_mx_rceil_does_not_saturate(dtype: Any, exponent: int) -> None:
     """torchao takes the logarithm of a number just above a power of two for an integer."""
     most = torch.full((1, 32), ELEMENTS[dtype].max * 2.0**exponent)
@@ -148,3 +125,24 @@ def test_groups_need_not_divide_the_axis() -> None:
     fmt = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, 64)))
     scale = quantize(x, fmt).scales.planes[0].values
     assert torch.equal(scale, torch.tensor([[1.0, 1.0]]) / 127)
+
+
+def microscaled(x: torch.Tensor, dtype: Any, mode: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return torchao's scale codes and values of one row as one block."""
+    size = x.shape[-1]
+    scale, codes = mx.to_mx(x, dtype, size, scaling_mode=config.ScaleCalculationMode(mode))
+    return scale.view(torch.uint8), mx.to_dtype(codes, scale, dtype, size, torch.float32)
+
+
+def microscaling(dtype: Any, mode: Any) -> BlockScaled:
+    return BlockScaled(
+        element=ELEMENTS[dtype],
+        granularity=Granularity(block=(1, -1)),
+        scale=PowerOfTwoScale(rule=mode),
+    )
+
+
+def nvfp4_of_two_levels(x: torch.Tensor) -> torch.Tensor:
+    outer = nvfp4.per_tensor_amax_to_scale(x.abs().max())
+    values: torch.Tensor = nvfp4.NVFP4Tensor.to_nvfp4(x, per_tensor_scale=outer).dequantize()
+    return values

@@ -6,43 +6,41 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from looped import looped
 
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
 nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
 config = pytest.importorskip("torchao.prototype.mx_formats.config")
 
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 ELEMENTS = {
-    torch.float8_e4m3fn: Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    torch.float8_e5m2: Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
-    "fp6_e2m3": Minifloat(exponent_bits=2, mantissa_bits=3),
-    "fp6_e3m2": Minifloat(exponent_bits=3, mantissa_bits=2),
+    torch.float8_e4m3fn: E4M3,
+    torch.float8_e5m2: E5M2,
+    "fp6_e2m3": E2M3,
+    "fp6_e3m2": E3M2,
     torch.float4_e2m1fn_x2: E2M1,
 }
 live = settings(max_examples=30, deadline=None, derandomize=True)
 
 
-def unpacked(packed: torch.Tensor) -> torch.Tensor:
-    """Return codes of two a byte, the first in the low nibble."""
-    return torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)
-
-
-@pytest.mark.parametrize("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
 @live
 @given(data=st.data())
-def test_mx_equals_torchao(
-    dtype: Any, mode: Any, data: st.DataObject, tensors: Any, assert_equal: Any
-) -> None:
+def test_mx_equals_torchao(data: st.DataObject, tensors: Any, assert_equal: Any) -> None:
     x = data.draw(tensors("huge", "special"))
     size = data.draw(st.sampled_from([16, 32, 64, 128]))
+    mx_equals_torchao(x=x, size=size, assert_equal=assert_equal)
+
+
+@looped("mode", list(config.ScaleCalculationMode), ids=lambda mode: mode.value)
+@looped("dtype", ELEMENTS, ids=str)
+def mx_equals_torchao(dtype: Any, mode: Any, x: torch.Tensor, size: int, assert_equal: Any) -> None:
     scale, codes = mx.to_mx(x, dtype, size, scaling_mode=mode)
     values = mx.to_dtype(codes, scale, dtype, size, torch.float32)
     element = ELEMENTS[dtype]
@@ -95,3 +93,8 @@ def test_nvfp4_of_two_levels_equals_torchao(
     assert_equal(inner.values, E4M3.decode(theirs.scale.view(torch.uint8)))
     assert_equal(found.codes, unpacked(theirs.qdata), where=~values.isnan())
     assert_equal(found.dequantize(), values)
+
+
+def unpacked(packed: torch.Tensor) -> torch.Tensor:
+    """Return codes of two a byte, the first in the low nibble."""
+    return torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)

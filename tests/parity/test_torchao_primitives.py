@@ -7,9 +7,10 @@ import torch
 from bit_exact import codes_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E4M3, E5M2
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine, FloatZero
@@ -27,8 +28,8 @@ MAPPINGS = {
     "unsigned": primitives.MappingType.ASYMMETRIC,
 }
 FLOATS = {
-    torch.float8_e4m3fn: Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    torch.float8_e5m2: Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
+    torch.float8_e4m3fn: E4M3,
+    torch.float8_e5m2: E5M2,
 }
 BLOCKS = ((-1, -1), (1, -1), (-1, 1), (1, 32), (1, 128), (4, 64))
 granularities = st.sampled_from([Granularity(block=block) for block in BLOCKS])
@@ -36,64 +37,29 @@ live = settings(max_examples=15, deadline=None, derandomize=True)
 each_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 
-def integer_format(bits: int, kind: str, granularity: Granularity) -> TensorFormat:
-    """Return torchao's full range and its reciprocal."""
-    element = Integer(bits=bits, narrow=kind == "narrow", signed=kind != "unsigned")
-    if kind in ("asymmetric", "unsigned"):
-        scale = FloatScale(arithmetic="reciprocal")
-        return Affine(element=element, granularity=granularity, scale=scale)
-    reach: Any = {"symmetric": "half_span", "narrow": "max"}.get(kind, kind)
-    scale = FloatScale(arithmetic="reciprocal", reach=reach)
-    return BlockScaled(element=element, granularity=granularity, scale=scale)
-
-
-def integers_of_torchao(
-    x: torch.Tensor, element: Integer, kind: str, block: tuple[int, ...]
-) -> dict[str, torch.Tensor]:
-    """Return what torchao makes of float32 values: with narrower ones its scales would be narrow too."""
-    container = torch.int8 if element.signed else torch.uint8
-    span = (element.lowest, element.highest)
-    scale, zero = primitives.choose_qparams_affine(
-        x.float(), MAPPINGS[kind], block, container, *span, zero_point_dtype=torch.int32
-    )
-    codes = primitives.quantize_affine(x.float(), block, scale, zero, container, *span)
-    values = primitives.dequantize_affine(
-        codes, block, scale, zero, container, *span, output_dtype=torch.float32
-    )
-    return {"scale": scale, "zero": zero, "q": codes, "values": values}
-
-
-def finite_blocks(x: torch.Tensor, granularity: Granularity) -> torch.Tensor:
-    """Say of each number whether its block has neither NaN nor infinity."""
-    finite = granularity.reduce(x.isfinite(), lambda blocks, axes: blocks.all(axes))
-    return granularity.expand(finite, x.shape)
-
-
-def draw(
-    data: st.DataObject, tensors: Any, *more: str
-) -> tuple[torch.Tensor, Granularity, tuple[int, ...]]:
-    """Draw a tensor, a granularity, and what torchao calls its block size."""
-    x, granularity = data.draw(tensors(*more)), data.draw(granularities)
-    block = granularity.sizes(x.shape)
-    # torchao takes a block of one number for one of all numbers.
-    assume(max(block) > 1)
-    return x, granularity, block
-
-
-@pytest.mark.parametrize("kind", INTEGERS)
-@pytest.mark.parametrize("bits", range(2, 9))
 @live
 @given(data=st.data())
-def test_integers_equal_torchao(
-    bits: int, kind: str, data: st.DataObject, tensors: Any, assert_equal: Any
-) -> None:
+def test_integers_equal_torchao(data: st.DataObject, tensors: Any, assert_equal: Any) -> None:
     x, granularity, block = draw(data, tensors, "tiny", "huge", "special")
+    integers_equal_torchao(x=x, granularity=granularity, block=block, assert_equal=assert_equal)
+
+
+@looped("kind", INTEGERS)
+@looped("bits", range(2, 9))
+def integers_equal_torchao(
+    bits: int,
+    kind: str,
+    x: torch.Tensor,
+    granularity: Granularity,
+    block: tuple[int, ...],
+    assert_equal: Any,
+) -> None:
     fmt = integer_format(bits, kind, granularity)
     theirs = integers_of_torchao(x, fmt.element, kind, block)
     found = codes_of(x, fmt)
     scales, values = found.scales, found.dequantize()
     finite = finite_blocks(x, granularity)
-    # Where a block holds infinity and there is a zero point, our scale is NaN as the whole block is.
+    # With a zero point, a block that holds infinity has the scale NaN here.
     own = granularity.expand(scales.planes[0].values, x.shape)
     same = finite if scales.zero_point is not None else None
     assert_equal(
@@ -199,3 +165,47 @@ def test_division_differs_from_the_reciprocal_only_at_ties(
     assert ((ours - theirs["q"]).abs() <= 1).all()
     # Two roundings of float32, each of at most 2^-24 of a number below 2^7.
     assert ((units.abs() % 1 - 0.5).abs() < 2.0**-16).all()
+
+
+def integer_format(bits: int, kind: str, granularity: Granularity) -> TensorFormat:
+    """Return torchao's full range and its reciprocal."""
+    element = Integer(bits=bits, narrow=kind == "narrow", signed=kind != "unsigned")
+    if kind in ("asymmetric", "unsigned"):
+        scale = FloatScale(arithmetic="reciprocal")
+        return Affine(element=element, granularity=granularity, scale=scale)
+    reach: Any = {"symmetric": "half_span", "narrow": "max"}.get(kind, kind)
+    scale = FloatScale(arithmetic="reciprocal", reach=reach)
+    return BlockScaled(element=element, granularity=granularity, scale=scale)
+
+
+def integers_of_torchao(
+    x: torch.Tensor, element: Integer, kind: str, block: tuple[int, ...]
+) -> dict[str, torch.Tensor]:
+    """Return torchao's results for float32 values; for narrower ones its scales are narrow too."""
+    container = torch.int8 if element.signed else torch.uint8
+    span = (element.lowest, element.highest)
+    scale, zero = primitives.choose_qparams_affine(
+        x.float(), MAPPINGS[kind], block, container, *span, zero_point_dtype=torch.int32
+    )
+    codes = primitives.quantize_affine(x.float(), block, scale, zero, container, *span)
+    values = primitives.dequantize_affine(
+        codes, block, scale, zero, container, *span, output_dtype=torch.float32
+    )
+    return {"scale": scale, "zero": zero, "q": codes, "values": values}
+
+
+def finite_blocks(x: torch.Tensor, granularity: Granularity) -> torch.Tensor:
+    """Say of each number whether its block has neither NaN nor infinity."""
+    finite = granularity.reduce(x.isfinite(), lambda blocks, axes: blocks.all(axes))
+    return granularity.expand(finite, x.shape)
+
+
+def draw(
+    data: st.DataObject, tensors: Any, *more: str
+) -> tuple[torch.Tensor, Granularity, tuple[int, ...]]:
+    """Draw a tensor, a granularity, and what torchao calls its block size."""
+    x, granularity = data.draw(tensors(*more)), data.draw(granularities)
+    block = granularity.sizes(x.shape)
+    # torchao takes a block of one number for one of all numbers.
+    assume(max(block) > 1)
+    return x, granularity, block

@@ -1,9 +1,15 @@
-"""A format bit for bit, overflow to infinity and NaN included, which `quantize` and `fake_quantize` refuse."""
+"""A format bit for bit, with the overflow that `quantize` and `fake_quantize` do not allow."""
 
 import torch
 
 from harness.quant.primitives import encode, fit
-from harness.quant.tensor import QuantizedTensor, Scales, TensorFormat, along, back
+from harness.quant.tensor import (
+    QuantizedTensor,
+    Scales,
+    TensorFormat,
+    move_blocks_last,
+    restore_axis,
+)
 
 
 def codes_of(
@@ -17,4 +23,9 @@ def values_of(x: torch.Tensor, fmt: TensorFormat, scales: Scales | None = None) 
     """Return what `fake_quantize` does, float32."""
     flat = fmt.granularity.flat
     scales = fit(x, fmt) if scales is None else scales
-    return back(scales.apply(fmt.to_grid(along(x, -1, flat=flat), scales)), x.shape, -1, flat=flat)
+    return restore_axis(
+        scales.apply(fmt.to_grid(move_blocks_last(x, -1, flat=flat), scales)),
+        x.shape,
+        -1,
+        flat=flat,
+    )

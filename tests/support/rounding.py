@@ -1,6 +1,7 @@
-"""INT8 of whole models, written without this project: what it says of `int8_row` and `w8a8` is compared with it.
+"""An oracle of INT8 for whole models: per-channel weights and per-token activations.
 
-Which parameters are matrices of a text run, and which way they lie, is written down here by architecture. The project asks the model.
+It uses no code of the project. Which parameters are matrices of a text run, and which axis is the
+output, is listed here by architecture; the project asks the model.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,11 +22,11 @@ KEPT = (
     *("*conv1d*", "*conv_1d*", "*.conv.conv*", "*A_log"),
     *("*vision*", "*visual*", "*multi_modal_projector*", "*encoder_attn*"),
 )
-"""What is no matrix of a product in a text run, the embedding and the head."""
+"""Embeddings, LM heads, and parameters that no matmul of a text run uses."""
 ROUTERS = (
-    *("*.gate.weight", "*.gate.wg.weight", "*.router.*", "*block_sparse_moe.router*", "*shared_expert_gate*"),
-    "*moe_statics*",
-)  # fmt: skip
+    *("*.gate.weight", "*.gate.wg.weight", "*.router.*", "*block_sparse_moe.router*"),
+    *("*shared_expert_gate*", "*moe_statics*"),
+)
 """Routers and gates of shared experts stay in float."""
 IN_OUT: Mapping[str, Sequence[str]] = {
     "llama4_text": ("*experts.gate_up_proj", "*experts.down_proj"),
@@ -60,7 +61,7 @@ def matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def matrices(module: PreTrainedModel, name: str) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Yield the matrices of an architecture that recipes quantize, and whether the last axis is that of the outputs."""
+    """Yield name and matrix of what recipes quantize, and whether the last axis is the output."""
     seen: set[int] = set()
     for path, owner in module.named_modules():
         for attribute, parameter in owner.named_parameters(recurse=False):
@@ -94,7 +95,7 @@ def round_weights(module: PreTrainedModel, name: str, without: Sequence[str] = (
 
 
 class RoundedInputs(TorchFunctionMode):
-    """Rounds, token by token, what is multiplied with some weights."""
+    """Rounds the activations of matmuls with some weights, per-token."""
 
     def __init__(self, weights: Collection[Tensor]) -> None:
         super().__init__()

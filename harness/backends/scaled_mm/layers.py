@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.quant.scale import SMALLEST_NORMAL
+from harness.formats.float32 import SMALLEST_NORMAL
 from harness.quant.tensor import QuantizedTensor
 
 INT8_MAX = 127.0

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
+from harness.formats.minifloat import E4M3
 from harness.formats.native import Native
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3
 from harness.quant.tensor import Scales
 
 STORAGE = {torch.bfloat16: Native(name="bf16"), torch.float16: Native(name="fp16")}

@@ -26,19 +26,17 @@ from harness.backends.torchao import packing as packing
 from harness.backends.torchao.activations import TorchaoInput
 from harness.backends.torchao.packing import torchao
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E4M3, E5M2, Minifloat
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
 Span = Literal["tensor", "row"] | int
 """Which weights share a scale; a number is the size of a group."""
 Refusal = Callable[[QuantizedLayer, torch.dtype], str | None]
 
-E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 FLOAT8 = {E4M3: torch.float8_e4m3fn, E5M2: torch.float8_e5m2}
 INT4_GROUPS = {"cpu": (32, 64, 128), "cuda": (32, 64, 128, 256)}
 OFFERED = (

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.quant.scale import E8M0
-from harness.quant.schemes.nvfp4 import E4M3
+from harness.formats.minifloat import E4M3
+from harness.formats.unsigned_float import E8M0
 from harness.quant.tensor import QuantizedTensor
 
 INT4_ZERO = 8

@@ -1,8 +1,10 @@
-"""Tensor formats that people use, joined from elements, granularity, range and scale.
+"""Tensor formats that people use: an element format, a granularity, a range and a scale together.
 
-`block_scaled` is one scale a block (INT8, FP8, MX); `affine` adds a zero point; `nvfp4` has two levels of scales, `bnb4bit` those
-of bitsandbytes, `hif4` and `hif4_v12` three levels of HiFloat; `shared_exponent` is a block of integers under one exponent;
-`unscaled` casts.
+`block_scaled` joins them with one scale for each block: INT8, FP8, MX. Three files have other rules
+for its scale: `nvfp4` (E4M3 scales under a float32 scale), `bnb4bit` (bitsandbytes' NF4 and FP4)
+and `shared_exponent` (powers of two of few bits, in two levels). `affine` adds a zero point. `hif4`
+and `hif4_v12` are the generations of HiFloat, whose three levels of scales are in `hif_levels`.
+`unscaled` casts: bf16, fp16, HiF8.
 """
 
 from harness.quant.schemes.affine import Affine, FloatZero

@@ -1,9 +1,10 @@
 """Element format x granularity x scale: INT, FP8, MX, NVFP4, NF4 and their like.
 
-    x ~ q * s      s: a scale for each block, float32 maths whatever the input dtype      q: a value of the element format
+    x ~ q * s            s: a scale for each block, q: a value of the element format
 
-What varies is which range of a block is covered (`range`), how that becomes a scale and what the scale is stored in
-(`scale`), and how numbers are rounded (a property of the element).
+Arithmetic is float32 whatever the type of x. Four things vary: which range of a block is covered
+(`range`), how the range becomes a stored scale (`scale`), which elements share it (`granularity`),
+and how numbers are rounded (`element`).
 """
 
 from dataclasses import dataclass, field
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from harness.formats.base import NumberFormat
 from harness.quant.granularity import Granularity
-from harness.quant.range import AbsMax, Range, RangeRule, choose
+from harness.quant.range import AbsMax, Range, RangeRule, measure_ranges
 from harness.quant.scale import FloatScale, ScaleRule
 from harness.quant.tensor import Scales
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockScaled:
-    """Scales fitted to blocks, zero point 0; see the module docstring and `TensorFormat`."""
+    """Scales fitted to blocks, zero point 0; see the module docstring and `StaticFormat`."""
 
     element: NumberFormat
     granularity: Granularity
@@ -34,12 +35,12 @@ class BlockScaled:
         return name + self.scale.suffix + self.range.suffix
 
     def fit(self, x: Tensor) -> Scales:
-        """Return the scales of the ranges that `range` finds in `x`."""
+        """Return the scales of the ranges that `range` chooses for `x`."""
         return self.scales_of(self.measure(x))
 
     def measure(self, x: Tensor) -> Range:
-        """Return the range of every block, the part of `fit` that can be gathered over several tensors."""
-        return choose(self, x)
+        """Return the range of every block of `x`."""
+        return measure_ranges(self, self.range, x)
 
     def scales_of(self, measured: Range) -> Scales:
         """Return the scales that cover given ranges."""
@@ -49,5 +50,6 @@ class BlockScaled:
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None
     ) -> Tensor:
         """Round `x / s` to the element format."""
+        # The scale rule owns the division, the element the rounding and the saturation.
         blocks = self.scale.divide(self.granularity.blocked(x), scales)
         return self.granularity.unblocked(self.element.round(blocks, generator), x.shape)

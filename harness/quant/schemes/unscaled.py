@@ -1,6 +1,7 @@
-"""Formats that need no scale: numbers are cast as they are. bf16, fp16, HiF8, and fp32, the identity."""
+"""Formats without scales: numbers are cast. bf16, fp16, HiF8, and fp32, the identity."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,19 +13,16 @@ from harness.quant.tensor import Scales
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unscaled:
-    """Each number by itself; see `TensorFormat`."""
+    """Rounds each number by itself; see `TensorFormat`."""
+
+    granularity: ClassVar[Granularity] = Granularity(block=(1, 1))
 
     element: NumberFormat
 
     @property
     def name(self) -> str:
-        """The element's."""
+        """The name of the element."""
         return self.element.name
-
-    @property
-    def granularity(self) -> Granularity:
-        """Every element is its own block."""
-        return Granularity(block=(1, 1))
 
     def fit(self, x: Tensor) -> Scales:  # noqa: ARG002
         """Return no scales."""

@@ -9,25 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 from scipy.special import ndtri
 
 from harness.formats.codebook import Codebook
 
 NF4, FP4 = Codebook(name="nf4"), Codebook(name="fp4")
-# Close together and far apart, in any order; no two so close that float32 has no number between them.
+# Close together and far apart, in any order. Float32 has numbers between any two of them.
 level = st.builds(math.ldexp, st.integers(-(2**10), 2**10), st.integers(-12, 12))
 levels = st.lists(level, min_size=2, max_size=40, unique=True).map(tuple)
 numbers = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20)
-
-
-def nearest(book: Codebook, x: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Return the nearest level; exactly at a float32 midpoint the lower one, or the one away from zero."""
-    ordered = np.sort(np.array(book.levels, np.float32))
-    middles = (ordered[:-1] + ordered[1:]) / np.float32(2)
-    beyond = x.numpy()[:, None] > middles
-    if book.ties == "away":
-        beyond |= (x.numpy()[:, None] == middles) & (middles > 0)
-    return ordered[beyond.sum(1)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -93,7 +84,7 @@ def test_beyond_the_table_lie_its_ends() -> None:
     assert NF4.round(x).tolist() == [1.0, 1.0, -1.0, -1.0]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "message"),
     [
         ({"name": "nf5"}, "levels must be given unless name is nf4, fp4, got 'nf5'"),
@@ -112,3 +103,13 @@ def test_what_is_no_codebook_is_refused(fields: dict[str, Any], message: str) ->
 def test_levels_next_to_each_other_are_told_apart() -> None:
     book = Codebook(name="close", levels=(0.0, 2.0**-149))
     assert book.round(torch.tensor([0.0, 2.0**-149, 1.0])).tolist() == [0.0, 2.0**-149, 2.0**-149]
+
+
+def nearest(book: Codebook, x: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Return the nearest level; at a float32 midpoint the lower one, or the one away from zero."""
+    ordered = np.sort(np.array(book.levels, np.float32))
+    middles = (ordered[:-1] + ordered[1:]) / np.float32(2)
+    beyond = x.numpy()[:, None] > middles
+    if book.ties == "away":
+        beyond |= (x.numpy()[:, None] == middles) & (middles > 0)
+    return ordered[beyond.sum(1)]

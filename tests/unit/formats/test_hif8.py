@@ -6,32 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 
 # Sign left out: the dot, the bits of the exponent field, the bits of the mantissa.
 ROWS = [("11", 4, 1), ("10", 3, 2), ("01", 2, 3), ("001", 1, 3), ("0001", 0, 3), ("0000", 0, 3)]
-
-
-def decoded(code: int) -> float:
-    """Decode by matching the written bits against the rows of the table."""
-    written = f"{code:08b}"
-    sign, rest = -1.0 if written[0] == "1" else 1.0, written[1:]
-    dot, exponent_bits, mantissa_bits = next(row for row in ROWS if rest.startswith(row[0]))
-    fields = rest[len(dot) :]
-    assert len(fields) == exponent_bits + mantissa_bits
-    mantissa = int(fields[exponent_bits:], 2)
-    if dot == "0000":
-        if mantissa == 0:
-            return math.nan if sign < 0 else 0.0
-        return sign * 2.0 ** (mantissa - 23)
-    exponent = 0
-    if exponent_bits:
-        exponent = int("1" + fields[1:exponent_bits], 2)
-        exponent = -exponent if fields[0] == "1" else exponent
-    if exponent == 15 and mantissa == 1:
-        return sign * math.inf
-    return sign * 2.0**exponent * (1 + mantissa / 2**mantissa_bits)
 
 
 def test_every_code_decodes_as_the_table_says() -> None:
@@ -41,7 +21,7 @@ def test_every_code_decodes_as_the_table_says() -> None:
     assert len(set(expected[np.isfinite(expected)])) == 253
 
 
-@pytest.mark.parametrize(
+@looped(
     ("value", "code"),
     [
         *((1.0, 0x08), (2.0, 0x10), (0.5, 0x18), (4.0, 0x20), (8.0, 0x28), (0.25, 0x30)),
@@ -54,7 +34,7 @@ def test_published_codes(value: float, code: int) -> None:
     assert HiF8().encode(torch.tensor([value])).item() == code
 
 
-@pytest.mark.parametrize(
+@looped(
     ("x", "expected"),
     [
         *((1.0625, 1.125), (1.1875, 1.25), (17.9, 16.0), (18.0, 20.0), (40959.0, 32768.0)),
@@ -80,7 +60,7 @@ def test_there_is_one_zero() -> None:
     assert HiF8().encode(rounded).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("exponent", "bits"), [(0, 3), (3, 3), (4, 2), (7, 2), (8, 1), (14, 1)])
+@looped(("exponent", "bits"), [(0, 3), (3, 3), (4, 2), (7, 2), (8, 1), (14, 1)])
 def test_mantissa_tapers_off(exponent: int, bits: int) -> None:
     for sign in (1, -1):
         low = 2.0 ** (sign * exponent)
@@ -88,3 +68,24 @@ def test_mantissa_tapers_off(exponent: int, bits: int) -> None:
         inside = inside[(inside >= low) & (inside < 2 * low)]
         assert len(inside) == 2**bits
     assert (HiF8().bits, HiF8().max, HiF8().name) == (8, 32768.0, "hif8")
+
+
+def decoded(code: int) -> float:
+    """Decode by matching the written bits against the rows of the table."""
+    written = f"{code:08b}"
+    sign, rest = -1.0 if written[0] == "1" else 1.0, written[1:]
+    dot, exponent_bits, mantissa_bits = next(row for row in ROWS if rest.startswith(row[0]))
+    fields = rest[len(dot) :]
+    assert len(fields) == exponent_bits + mantissa_bits
+    mantissa = int(fields[exponent_bits:], 2)
+    if dot == "0000":
+        if mantissa == 0:
+            return math.nan if sign < 0 else 0.0
+        return sign * 2.0 ** (mantissa - 23)
+    exponent = 0
+    if exponent_bits:
+        exponent = int("1" + fields[1:exponent_bits], 2)
+        exponent = -exponent if fields[0] == "1" else exponent
+    if exponent == 15 and mantissa == 1:
+        return sign * math.inf
+    return sign * 2.0**exponent * (1 + mantissa / 2**mantissa_bits)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
 
@@ -78,8 +79,8 @@ def test_codes_are_twos_complement_in_their_width() -> None:
     assert Integer(bits=4, narrow=False).decode(torch.tensor([8], dtype=torch.uint8)).item() == -8
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("signed", [True, False])
+@looped("bits", range(2, 9))
+@looped("signed", [True, False])
 def test_every_code_decodes_as_numpy_has_it(bits: int, signed: bool) -> None:
     codes = np.arange(2**bits, dtype=np.uint8)
     sign = (codes >> (bits - 1)).astype(int) if signed else 0

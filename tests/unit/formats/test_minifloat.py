@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat
 
-E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
-E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
-E3M2 = Minifloat(exponent_bits=3, mantissa_bits=2)
-E2M3 = Minifloat(exponent_bits=2, mantissa_bits=3)
-E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
-# name, bias, largest, smallest normal, smallest subnormal, how many finite values: OFP8 1.0 table 1, MX 1.0 section 5.3
+# OFP8 1.0 table 1, MX 1.0 section 5.3: name, bias, largest, smallest normal and subnormal number,
+# how many finite values.
 SPECIFIED = [
     (E4M3, "fp8_e4m3fn", 7, 448.0, 2.0**-6, 2.0**-9, 253),
     (E5M2, "fp8_e5m2", 15, 57344.0, 2.0**-14, 2.0**-16, 247),
@@ -69,8 +66,8 @@ def decoded(fmt: Minifloat, code: int) -> float:
     return sign * (1 + mantissa / 2**fmt.mantissa_bits) * 2.0 ** (exponent - bias)
 
 
-@pytest.mark.parametrize("exponent_bits", range(1, 8))
-@pytest.mark.parametrize("specials", ["none", "nan", "ieee"])
+@looped("exponent_bits", range(1, 8))
+@looped("specials", ["none", "nan", "ieee"])
 def test_every_code_of_every_split_decodes_by_the_definition(
     exponent_bits: int, specials: Any
 ) -> None:
@@ -87,7 +84,7 @@ def test_every_code_of_every_split_decodes_by_the_definition(
         assert fmt.max == expected[np.isfinite(expected)].max()
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fmt", "x", "expected"),
     [
         (E4M3, 2.0**-10, 0.0),  # half the smallest subnormal: the even neighbor is zero
@@ -132,7 +129,7 @@ def test_overflow_begins_half_a_step_above_the_largest(
     assert fmt.round(x).tolist() == [fmt.max] * 3 + [-fmt.max] * 2
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "message"),
     [
         ({"exponent_bits": 0, "mantissa_bits": 3}, r"exponent_bits must be 1\.\.7"),

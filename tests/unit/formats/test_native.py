@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.native import Native
 
-each_name = pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+each_name = looped("name", ["fp32", "bf16", "fp16"])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_fp32_is_the_identity_and_fp16_overflows_to_infinity() -> None:
 
 
 @each_name
-@pytest.mark.parametrize("shape", [(), (0,), (2, 3)], ids=str)
+@looped("shape", [(), (0,), (2, 3)], ids=str)
 def test_shape_and_type_are_kept(name: Any, shape: tuple[int, ...]) -> None:
     fmt = Native(name=name)
     rounded = fmt.round(torch.ones(shape, dtype=torch.float64))

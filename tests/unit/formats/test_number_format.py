@@ -1,4 +1,4 @@
-"""What every element format promises, against the nearest of its values by brute force in float64."""
+"""Every element format keeps its promises: the nearest value, by brute force in float64."""
 
 import math
 from dataclasses import replace
@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.formats.base import FloatingFormat, NumberFormat
 from harness.formats.codebook import Codebook
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
-from harness.formats.unsigned_float import UnsignedFloat
+from harness.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat
+from harness.formats.unsigned_float import E6M2, E8M0, UnsignedFloat
 
 Array = npt.NDArray[np.float64]
 
@@ -26,17 +26,17 @@ ROUNDED: list[Any] = [
     Integer(bits=4, signed=False),
     Integer(bits=8, fraction_bits=6),
     Integer(bits=4, fraction_bits=2, narrow=False),
-    Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
+    E4M3,
     Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan", overflow="special"),
-    Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
+    E5M2,
     Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee", overflow="special"),
-    Minifloat(exponent_bits=3, mantissa_bits=2),
-    Minifloat(exponent_bits=2, mantissa_bits=3),
-    Minifloat(exponent_bits=2, mantissa_bits=1),
+    E3M2,
+    E2M3,
+    E2M1,
     Minifloat(exponent_bits=1, mantissa_bits=2),
     Minifloat(exponent_bits=7, mantissa_bits=0, specials="nan", overflow="special"),
-    UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127),
-    UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48),
+    E8M0,
+    E6M2,
     UnsignedFloat(exponent_bits=3, mantissa_bits=4, bias=-3),
     HiF8(),
     HiF8(overflow="saturate"),
@@ -57,9 +57,9 @@ def label(fmt: Any) -> str:
     return "-".join([fmt.name, *filter(None, extra)])
 
 
-each_format = pytest.mark.parametrize("fmt", [*ROUNDED, *BOOKS], ids=label)
-each_rounded = pytest.mark.parametrize("fmt", ROUNDED, ids=label)
-each_rounding = pytest.mark.parametrize("rounding", DETERMINISTIC)
+each_format = looped("fmt", [*ROUNDED, *BOOKS], ids=label)
+each_rounded = looped("fmt", ROUNDED, ids=label)
+each_rounding = looped("rounding", DETERMINISTIC)
 floats = st.floats(width=32, allow_nan=False)
 arrays = st.lists(floats, min_size=1, max_size=32).map(lambda x: torch.tensor(x))
 few = settings(max_examples=40, deadline=None)
@@ -83,74 +83,6 @@ def minifloats(draw: st.DrawFn) -> Minifloat:
         ),
         rounding=draw(st.sampled_from(DETERMINISTIC)),
     )
-
-
-def probes(fmt: NumberFormat) -> torch.Tensor:
-    """Return every value, every midpoint, their float32 neighbors, and what lies beyond."""
-    values = fmt.values()
-    step = values[-1] - values[-2]
-    ends = torch.stack([values[-1] + step / 2, values[-1] + step, values[0] - step / 2])
-    marks = torch.cat([values, (values[1:] + values[:-1]) / 2, ends])
-    up, down = (torch.nextafter(marks, torch.tensor(end)) for end in (math.inf, -math.inf))
-    far = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-30, 3e38, -3e38, math.inf, -math.inf])
-    return torch.cat([marks, up, down, -marks, far])
-
-
-def extended(fmt: Any) -> Array:
-    """Return the grid, with the value that an overflowing format would have beyond its largest."""
-    grid = fmt.values().double().numpy()
-    if getattr(fmt, "overflow", "saturate") == "saturate":
-        return grid
-    step = 2.0 ** (math.frexp(fmt.max)[1] - 1 - getattr(fmt, "mantissa_bits", 1))
-    return np.concatenate([[-fmt.max - step], grid, [fmt.max + step]])
-
-
-def nearest(fmt: Any, x: torch.Tensor) -> Array:
-    """Return what each number rounds to, by the rule of the format, from the list of its values alone."""
-    grid = extended(fmt)
-    v = np.clip(x.double().numpy(), grid[0], grid[-1])
-    above = np.searchsorted(grid, v)
-    high = grid[above]
-    low = np.where(high == v, v, grid[np.maximum(above - 1, 0)])
-    step = np.where(high > low, high - low, 1.0)
-    toward_zero = np.where(np.abs(low) < np.abs(high), low, high)
-    away = np.where(np.abs(low) < np.abs(high), high, low)
-    to_even = np.where(np.round(low / step) % 2 == 0, low, high)
-    rule = getattr(fmt, "rounding", "lower")
-    if rule == "floor":
-        return toward_zero
-    if isinstance(fmt, Codebook):
-        middle = (low.astype(np.float32) + high.astype(np.float32)) / np.float32(2)
-        below, tie = v < middle, v == middle
-        at_tie = np.where((fmt.ties == "away") & (middle > 0), high, low)
-    else:
-        below, tie = v - low < high - v, v - low == high - v
-        at_tie = away if rule == "half_away" else to_even
-    return np.where(tie, at_tie, np.where(below, low, high))
-
-
-def expected(fmt: Any, x: torch.Tensor) -> Array:
-    """Return `nearest` with what the format says of overflow."""
-    found = nearest(fmt, x)
-    if getattr(fmt, "overflow", "saturate") == "saturate":
-        return found
-    special = math.nan if getattr(fmt, "specials", "") == "nan" else math.inf
-    return np.where(np.abs(found) > fmt.max, np.copysign(special, found), found)
-
-
-def all_codes(fmt: Any) -> torch.Tensor:
-    count = len(fmt.levels) if isinstance(fmt, Codebook) else 2**fmt.bits
-    return torch.arange(count).to(torch.uint8)
-
-
-def codes_are_read_back(fmt: NumberFormat, rounded: torch.Tensor) -> None:
-    codes = fmt.encode(rounded)
-    back = fmt.decode(codes)
-    assert codes.dtype is torch.uint8
-    assert codes.int().max() < 2**fmt.bits
-    np.testing.assert_array_equal(back.numpy(), rounded.numpy())
-    if fmt.decode(all_codes(fmt)).eq(0).sum() == 2:
-        assert torch.equal(back.signbit(), rounded.signbit())
 
 
 @each_format
@@ -177,16 +109,16 @@ def test_any_small_float_rounds_to_the_nearest(fmt: Minifloat, x: torch.Tensor) 
     codes_are_read_back(fmt, rounded[rounded.isfinite()])
 
 
-@each_format
 @few
 @given(x=arrays)
+@each_format
 def test_any_number_rounds_to_the_nearest(fmt: NumberFormat, x: torch.Tensor) -> None:
     np.testing.assert_array_equal(fmt.round(x).numpy(), expected(fmt, x).astype(np.float32))
 
 
-@each_format
 @few
 @given(x=arrays)
+@each_format
 def test_rounding_is_idempotent_and_monotone(fmt: NumberFormat, x: torch.Tensor) -> None:
     once = fmt.round(x)
     np.testing.assert_array_equal(fmt.round(once).numpy(), once.numpy())
@@ -266,7 +198,7 @@ def test_nan_stays_nan_and_has_a_code_where_the_format_has_one(fmt: NumberFormat
 
 
 @each_format
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5), (0, 4)], ids=str)
+@looped("shape", [(), (0,), (3,), (2, 3, 5), (0, 4)], ids=str)
 def test_shape_is_kept(fmt: NumberFormat, shape: tuple[int, ...]) -> None:
     rounded = fmt.round(torch.ones(shape))
     assert rounded.shape == shape
@@ -275,7 +207,7 @@ def test_shape_is_kept(fmt: NumberFormat, shape: tuple[int, ...]) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@looped("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_every_type_gives_float32(fmt: NumberFormat, dtype: torch.dtype) -> None:
     x = torch.tensor([0.3, -1.7], dtype=dtype)
     assert fmt.round(x).dtype is torch.float32
@@ -301,8 +233,76 @@ def test_name_tells_the_rounding(fmt: Any) -> None:
     assert fmt.name in names
 
 
-@pytest.mark.parametrize("fmt", ROUNDED, ids=label)
+@looped("fmt", ROUNDED, ids=label)
 def test_only_integers_and_floats_have_an_exponent_for_microscaling(fmt: Any) -> None:
     assert isinstance(fmt, FloatingFormat) is isinstance(fmt, Integer | Minifloat)
     if isinstance(fmt, FloatingFormat):
         assert 2.0**fmt.exponent_max <= fmt.max < 2.0 ** (fmt.exponent_max + 1)
+
+
+def probes(fmt: NumberFormat) -> torch.Tensor:
+    """Return every value, every midpoint, their float32 neighbors, and what lies beyond."""
+    values = fmt.values()
+    step = values[-1] - values[-2]
+    ends = torch.stack([values[-1] + step / 2, values[-1] + step, values[0] - step / 2])
+    marks = torch.cat([values, (values[1:] + values[:-1]) / 2, ends])
+    up, down = (torch.nextafter(marks, torch.tensor(end)) for end in (math.inf, -math.inf))
+    far = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-30, 3e38, -3e38, math.inf, -math.inf])
+    return torch.cat([marks, up, down, -marks, far])
+
+
+def extended(fmt: Any) -> Array:
+    """Return the grid, with the value that an overflowing format would have beyond its largest."""
+    grid = fmt.values().double().numpy()
+    if getattr(fmt, "overflow", "saturate") == "saturate":
+        return grid
+    step = 2.0 ** (math.frexp(fmt.max)[1] - 1 - getattr(fmt, "mantissa_bits", 1))
+    return np.concatenate([[-fmt.max - step], grid, [fmt.max + step]])
+
+
+def nearest(fmt: Any, x: torch.Tensor) -> Array:
+    """Return what each number rounds to, from the list of values and the tie rule alone."""
+    grid = extended(fmt)
+    v = np.clip(x.double().numpy(), grid[0], grid[-1])
+    above = np.searchsorted(grid, v)
+    high = grid[above]
+    low = np.where(high == v, v, grid[np.maximum(above - 1, 0)])
+    step = np.where(high > low, high - low, 1.0)
+    toward_zero = np.where(np.abs(low) < np.abs(high), low, high)
+    away = np.where(np.abs(low) < np.abs(high), high, low)
+    to_even = np.where(np.round(low / step) % 2 == 0, low, high)
+    rule = getattr(fmt, "rounding", "lower")
+    if rule == "floor":
+        return toward_zero
+    if isinstance(fmt, Codebook):
+        middle = (low.astype(np.float32) + high.astype(np.float32)) / np.float32(2)
+        below, tie = v < middle, v == middle
+        at_tie = np.where((fmt.ties == "away") & (middle > 0), high, low)
+    else:
+        below, tie = v - low < high - v, v - low == high - v
+        at_tie = away if rule == "half_away" else to_even
+    return np.where(tie, at_tie, np.where(below, low, high))
+
+
+def expected(fmt: Any, x: torch.Tensor) -> Array:
+    """Return `nearest` with what the format says of overflow."""
+    found = nearest(fmt, x)
+    if getattr(fmt, "overflow", "saturate") == "saturate":
+        return found
+    special = math.nan if getattr(fmt, "specials", "") == "nan" else math.inf
+    return np.where(np.abs(found) > fmt.max, np.copysign(special, found), found)
+
+
+def all_codes(fmt: Any) -> torch.Tensor:
+    count = len(fmt.levels) if isinstance(fmt, Codebook) else 2**fmt.bits
+    return torch.arange(count).to(torch.uint8)
+
+
+def codes_are_read_back(fmt: NumberFormat, rounded: torch.Tensor) -> None:
+    codes = fmt.encode(rounded)
+    back = fmt.decode(codes)
+    assert codes.dtype is torch.uint8
+    assert codes.int().max() < 2**fmt.bits
+    np.testing.assert_array_equal(back.numpy(), rounded.numpy())
+    if fmt.decode(all_codes(fmt)).eq(0).sum() == 2:
+        assert torch.equal(back.signbit(), rounded.signbit())

@@ -4,25 +4,16 @@ import math
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats import packing
 from harness.formats.packing import pack, unpack
 
-each_width = pytest.mark.parametrize("bits", range(1, 9))
-
-
-def some(count: int, bits: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(count + bits)
-    return torch.randint(2**bits, (count,), generator=generator, dtype=torch.uint8)
-
-
-def long_integer(codes: torch.Tensor, bits: int) -> bytes:
-    total = sum(code << (bits * place) for place, code in enumerate(codes.flatten().tolist()))
-    return total.to_bytes(math.ceil(codes.numel() * bits / 8), "little")
+each_width = looped("bits", range(1, 9))
 
 
 @each_width
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 100, 1001])
+@looped("count", [0, 1, 2, 7, 8, 9, 100, 1001])
 def test_bytes_are_those_of_one_long_integer_and_come_back(bits: int, count: int) -> None:
     codes = some(count, bits)
     packed = pack(codes, bits)
@@ -33,7 +24,7 @@ def test_bytes_are_those_of_one_long_integer_and_come_back(bits: int, count: int
 
 @each_width
 def test_pieces_meet_without_a_gap(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "PIECE", 16)
+    monkeypatch.setattr(packing, "CODES_AT_ONCE", 16)
     for count in (15, 16, 17, 48, 50):
         codes = some(count, bits)
         packed = pack(codes, bits)
@@ -43,7 +34,7 @@ def test_pieces_meet_without_a_gap(bits: int, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_more_codes_than_a_piece_come_back(bits: int) -> None:
-    codes = some(packing.PIECE + 5, bits)
+    codes = some(packing.CODES_AT_ONCE + 5, bits)
     packed = pack(codes, bits)
     assert len(packed) == math.ceil(len(codes) * bits / 8)
     assert torch.equal(unpack(packed, bits, len(codes)), codes)
@@ -61,3 +52,13 @@ def test_matrix_is_packed_row_after_row_whatever_its_memory(bits: int) -> None:
     assert torch.equal(pack(codes.T, bits), pack(codes.T.contiguous().flatten(), bits))
     assert torch.equal(pack(codes, bits), pack(codes.flatten(), bits))
     assert torch.equal(codes, before)
+
+
+def some(count: int, bits: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count + bits)
+    return torch.randint(2**bits, (count,), generator=generator, dtype=torch.uint8)
+
+
+def long_integer(codes: torch.Tensor, bits: int) -> bytes:
+    total = sum(code << (bits * place) for place, code in enumerate(codes.flatten().tolist()))
+    return total.to_bytes(math.ceil(codes.numel() * bits / 8), "little")

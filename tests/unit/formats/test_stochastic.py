@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.base import round_to_integer
 from harness.formats.hif8 import HiF8
@@ -21,12 +22,8 @@ FORMATS: list[Any] = [
     UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48, rounding="stochastic"),
     HiF8(rounding="stochastic"),
 ]
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 DRAWS = 40_000
-
-
-def noise(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @each_format
@@ -42,7 +39,7 @@ def test_result_is_one_of_the_two_neighbors(fmt: Any) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
+@looped("share", [0.05, 0.3, 0.5, 0.9])
 def test_mean_of_many_draws_is_the_number(fmt: Any, share: float) -> None:
     values = fmt.values()
     middle = len(values) * 3 // 5
@@ -102,3 +99,7 @@ def test_value_of_the_format_never_moves() -> None:
     # Noise just below 1, added to 100, must not round up to 101.
     rounded = Integer(bits=8, rounding="stochastic").round(torch.full((2**22,), 100.0), noise())
     assert int((rounded != 100).sum()) == 0
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

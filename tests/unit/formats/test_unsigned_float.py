@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from looped import looped
 
-from harness.formats.unsigned_float import UnsignedFloat
-
-E8M0 = UnsignedFloat(exponent_bits=8, mantissa_bits=0, bias=127)
-E6M2 = UnsignedFloat(exponent_bits=6, mantissa_bits=2, bias=48)
+from harness.formats.unsigned_float import E6M2, E8M0, UnsignedFloat
 
 
 @pytest.mark.parametrize(
@@ -24,7 +22,7 @@ def test_range_is_that_of_the_specification(
     assert len(fmt.values()) == count
 
 
-@pytest.mark.parametrize("code", [0, 1, 3, 4, 100, 192, 253, 254])
+@looped("code", [0, 1, 3, 4, 100, 192, 253, 254])
 def test_code_of_e6m2_is_exponent_and_two_mantissa_bits(code: int) -> None:
     value = 2.0 ** ((code >> 2) - 48) * (1 + (code & 3) / 4)
     assert E6M2.decode(torch.tensor([code], dtype=torch.uint8)).item() == value

@@ -1,4 +1,4 @@
-"""The formats and products of fake_quant_ops: its stored results bit for bit, its formulas in numpy."""
+"""Formats and matmuls of fake_quant_ops: stored results bit for bit, and its formulas in numpy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from golden import stored_tensors, whole
+from looped import looped
 from torch import Tensor
 
 from harness.formats.minifloat import Minifloat
 from harness.nn import fake_quant_ops as fqo
-from harness.nn.ops import Cast, ProductFormats, baddbmm, fake_quantize_ste, matmul, qkv
+from harness.nn.ops import Cast, MatmulFormats, baddbmm, fake_quantize_ste, matmul, qkv
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize, quantize
 from harness.quant.scale import PowerOfTwoScale
@@ -27,7 +29,7 @@ ELEMENTS = {
 
 
 def mx(name: str, block: int = 32) -> BlockScaled:
-    """Return an MX format as fake_quant_ops rounds it, by the name of its element, such as `fp8_e4m3`."""
+    """Return the MX format of an element, such as `fp8_e4m3`, rounded as in fake_quant_ops."""
     return BlockScaled(
         element=Minifloat(**ELEMENTS[name.rpartition("_")[-1]], rounding="half_away"),
         granularity=Granularity(block=(1, block)),
@@ -37,7 +39,7 @@ def mx(name: str, block: int = 32) -> BlockScaled:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One function of fake_quant_ops as this project computes it, and the names of its stored inputs."""
+    """This project's form of a function of fake_quant_ops, and the names of its stored inputs."""
 
     function: Callable[..., Tensor]
     inputs: str
@@ -47,11 +49,11 @@ class Call:
 SCALARS = {"beta": 0.5, "alpha": 2.0}
 
 
-def product(formats: ProductFormats) -> Call:
+def product(formats: MatmulFormats) -> Call:
     return Call(function=partial(matmul, formats=formats), inputs="A B", grad="G")
 
 
-def sum_of_products(formats: ProductFormats) -> Call:
+def sum_of_products(formats: MatmulFormats) -> Call:
     function = partial(baddbmm, formats=formats, **SCALARS)
     return Call(function=function, inputs="I3 A3 B3", grad="G3")
 
@@ -104,7 +106,7 @@ def of_one_scale() -> Iterator[tuple[str, Call]]:
     yield "fqo_head/hifp_baddbmm", sum_of_products(hif8)
     ste = partial(fake_quantize_ste, fmt=fqo.hif8())
     yield "fqo_head/quant_hif8_ste", of_one(partial(in_bfloat16, ste))
-    nvfp8, nvfp4 = (make(fqo.EPSILON_OF_PRODUCTS) for make in (fqo.nvfp8, fqo.nvfp4))
+    nvfp8, nvfp4 = (make(fqo.EPSILON_OF_MATMULS) for make in (fqo.nvfp8, fqo.nvfp4))
     yield "fqo_head/nvfp_matmul/nvfp8_e4m3", product(fqo.head(nvfp8))
     yield "fqo_head/nvfp_matmul/nvfp4_e2m1", product(fqo.head(nvfp4))
 
@@ -112,18 +114,18 @@ def of_one_scale() -> Iterator[tuple[str, Call]]:
 CALLS = dict(of_microscaling()) | dict(of_one_scale())
 
 
-def test_every_stored_entry_has_its_call(golden: dict[str, Any]) -> None:
-    entries = [e["id"] for e in golden["entries"] if e["file"] == "autograd.safetensors"]
+def test_every_stored_entry_has_its_call() -> None:
+    entries = [e["id"] for e in whole() if e["file"] == "autograd.safetensors"]
     assert sorted(entries) == sorted([*CALLS, "inputs"])
-    keys = {key.rpartition("/")[0] for key in golden["tensors"]("autograd")}
+    keys = {key.rpartition("/")[0] for key in stored_tensors("autograd")}
     assert keys == {*CALLS, "inputs"}
 
 
 def order_of_sums(inputs: list[Tensor], stored: Tensor, *, via_bfloat16: bool) -> Tensor:
-    """Return how far elements of a product may lie from stored ones, which another processor summed in another order.
+    """Return how far elements of a matmul may lie from those that another processor summed.
 
-    A sum of K products a b differs by K 2^-24 |a| |b| at most. Rounded to bfloat16, perhaps before something is added to it, it may
-    fall on the next number.
+    In another order a sum of K terms differs by K 2^-24 |a| |b| at most. Rounded to bfloat16,
+    before or after something is added, it may become the next number.
     """
     terms = max(size for x in inputs for size in x.shape[-2:])
     longest = max(float(x.norm(dim=axis).max()) for x in inputs for axis in (-1, -2))
@@ -132,10 +134,10 @@ def order_of_sums(inputs: list[Tensor], stored: Tensor, *, via_bfloat16: bool) -
     return bound + 2.0**-7 * (stored.float().abs() + added) if via_bfloat16 else bound
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_values_and_gradients_equal_the_stored_ones(golden: dict[str, Any], name: str) -> None:
-    stored, call = golden["tensors"]("autograd"), CALLS[name]
-    [entry] = [e for e in golden["entries"] if e["id"] == name]
+@looped("name", CALLS)
+def test_values_and_gradients_equal_the_stored_ones(name: str) -> None:
+    [entry] = [e for e in whole() if e["id"] == name]
+    stored, call = stored_tensors("autograd"), CALLS[name]
     inputs = [stored[f"inputs/{key}"].float().clone() for key in call.inputs.split()]
     for x in inputs:
         x.requires_grad_()
@@ -154,7 +156,7 @@ def test_values_and_gradients_equal_the_stored_ones(golden: dict[str, Any], name
         via = "hifp" in name or theirs.dtype is torch.bfloat16
         bound = order_of_sums(operands, theirs, via_bfloat16=via)
         beyond = (tensor.float() - theirs.float()).abs() > bound
-        # Gradients of these are rounded to the format after they are summed: at a tie to the next number.
+        # These gradients are rounded to the format after the sum: a tie may fall to either side.
         ties = len(beyond.flatten()) // 100 if "/quant_" in name and role != "out" else 0
         assert beyond.sum() <= ties, role
 
@@ -176,7 +178,7 @@ def nvfp4(units: np.ndarray) -> np.ndarray:
 
 
 def hif8(units: np.ndarray) -> np.ndarray:
-    """Magnitudes up to 8: three mantissa bits from 1/8 on, two from 2^-7 on, one from 2^-15 on; halves away."""
+    """Round magnitudes up to 8: 3 mantissa bits from 1/8 on, 2 from 2^-7 on, 1 from 2^-15 on."""
     magnitude = np.abs(units).astype("f8")
     exponent = np.floor(np.log2(np.maximum(magnitude, 2.0**-15)))
     bits = np.select([np.abs(exponent) <= 3, np.abs(exponent) <= 7], [3, 2], 1)
@@ -184,17 +186,16 @@ def hif8(units: np.ndarray) -> np.ndarray:
     return (np.sign(units) * np.floor(magnitude / step + 0.5) * step).astype("f4")
 
 
-each_format = pytest.mark.parametrize(
+each_format = looped(
     ("make", "target", "grid"),
     [(fqo.hif8, 8, hif8), (fqo.nvfp8, 448, fp8), (fqo.nvfp4, 6, nvfp4)],
-    ids=["hif8", "nvfp8", "nvfp4"],
 )
 Make, Grid = Callable[[], BlockScaled], Callable[[np.ndarray], np.ndarray]
 
 
 @each_format
-@pytest.mark.parametrize("shape", [(40, 100), (3, 20, 50), (777,)], ids=str)
-@pytest.mark.parametrize("size", [1.0, 1e-4, 300.0])
+@looped("shape", [(40, 100), (3, 20, 50), (777,)], ids=str)
+@looped("size", [1.0, 1e-4, 300.0])
 def test_values_are_rounded_under_one_scale_for_the_whole_tensor(
     make: Make, target: int, grid: Grid, shape: tuple[int, ...], size: float
 ) -> None:
@@ -226,16 +227,14 @@ def test_its_nvfp4_has_19_magnitudes_of_which_4_bits_hold_8() -> None:
 
 def test_epsilon_of_products_is_smaller() -> None:
     x = torch.tensor([[1e-6, 0.5e-6]])
-    wide, narrow = fqo.nvfp8(), fqo.nvfp8(fqo.EPSILON_OF_PRODUCTS)
+    wide, narrow = fqo.nvfp8(), fqo.nvfp8(fqo.EPSILON_OF_MATMULS)
     largest = fake_quantize(x, narrow).max().item()
     assert largest == pytest.approx(1e-6, rel=1e-5)
     assert quantize(x, wide).scales.planes[0].values.item() == pytest.approx(448 / (1e-6 + 2**-23))
     assert quantize(x, narrow).scales.planes[0].values.item() == pytest.approx(448e6)
 
 
-def test_readme_leaves_gradients_in_float_and_head_rounds_along_the_axes_of_the_forward_product() -> (
-    None
-):
+def test_readme_leaves_gradients_in_float_and_head_rounds_along_the_forward_axes() -> None:
     fmt = mx("e2m1", 16)
     rows, columns = (partial(fake_quantize, fmt=fmt, axis=axis) for axis in (-1, -2))
     i, a, b = sample(2, 6, 70, seed=3), sample(2, 6, 40), sample(2, 40, 70, seed=1)

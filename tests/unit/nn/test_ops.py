@@ -9,14 +9,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from looped import looped
 from torch import Tensor
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.nn.ops import (
     Cast,
-    ProductFormats,
+    MatmulFormats,
     along_contraction,
     baddbmm,
     fake_quantize_ste,
@@ -44,7 +45,7 @@ NF4 = BlockScaled(
 )
 INT4, INT8_TENSOR = int_blocks(4, 1, 16), int_blocks(8, -1, -1)
 MXFP4 = BlockScaled(
-    element=Minifloat(exponent_bits=2, mantissa_bits=1),
+    element=E2M1,
     granularity=Granularity(block=(1, 32)),
     scale=PowerOfTwoScale(),
 )
@@ -53,55 +54,20 @@ INT8_ASYMMETRIC = Affine(
 )
 
 
-def sample(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return normal numbers that float32 holds exactly, as a leaf."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return x.to(dtype).requires_grad_()
-
-
 # Blocks along the axis that is summed over, rounded one by one with numpy.
 
 
-def integers_of(block: np.ndarray, largest: int) -> np.ndarray:
-    scale = np.abs(block).max() / np.float32(largest)
-    return np.rint(block / scale) * scale
-
-
-def mxfp4_of(block: np.ndarray) -> np.ndarray:
-    scale = np.float32(2.0) ** (np.floor(np.log2(np.abs(block).max())) - 2)
-    return np.clip(block / scale, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype("f4") * scale
-
-
-def rounded_by_hand(x: Tensor, fmt: TensorFormat | None, axis: int) -> Tensor:
-    """Round every line along an axis block by block; INT8 has one block for each matrix."""
-    array = x.detach().float().numpy()
-    if fmt is None:
-        found = array
-    elif fmt is INT8_TENSOR:
-        whole = array.reshape(-1, *array.shape[-2:])
-        found = np.stack([integers_of(matrix, 127) for matrix in whole]).reshape(array.shape)
-    else:
-        one, size = (partial(integers_of, largest=7), 16) if fmt is INT4 else (mxfp4_of, 32)
-
-        def line(numbers: np.ndarray) -> np.ndarray:
-            starts = range(0, len(numbers), size)
-            return np.concatenate([one(numbers[i : i + size]) for i in starts])
-
-        found = np.apply_along_axis(line, axis, array)
-    return torch.from_numpy(found).to(x.dtype)
-
-
-each_format = pytest.mark.parametrize("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
-each_rank = pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
+each_format = looped("fmt", [INT4, MXFP4, INT8_TENSOR], ids=lambda f: f.name)
+each_rank = looped("leading", [(), (3,), (2, 3)], ids=str)
 # 16 and 32 divide none of these: the last blocks are short.
 M, K, N = 6, 40, 70
-# float64 operands of float32 precision: sums of products are exact to this, a wrong axis is off by 0.1.
+# float64 sums of float32 operands are exact to this; a wrong axis is off by 0.1.
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
 @each_format
 @each_rank
-@pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (True, True)])
+@looped(("of_a", "of_b"), [(True, False), (False, True), (True, True)])
 def test_forward_blocks_run_along_the_contraction_axis(
     fmt: TensorFormat, leading: tuple[int, ...], of_a: bool, of_b: bool
 ) -> None:
@@ -144,7 +110,7 @@ def test_every_operand_has_its_own_format() -> None:
     for name in operands:
         i, a, b = sample(M, N, seed=3), sample(M, K), sample(K, N, seed=1)
         grad = sample(M, N, seed=2).detach()
-        baddbmm(i, a, b, ProductFormats(**{name: Cast(format=INT4)})).backward(grad)
+        baddbmm(i, a, b, MatmulFormats(**{name: Cast(format=INT4)})).backward(grad)
 
         def part(operand: str, x: Tensor, name: str = name) -> Tensor:
             return rounded_by_hand(x, INT4, -1) if operand == name else x
@@ -176,15 +142,15 @@ def test_bfloat16_operands_are_rounded_in_float32_and_multiplied_in_bfloat16() -
     assert torch.equal(a.grad, torch.ones_like(out) @ b.detach().T)
 
 
-@pytest.mark.parametrize("own", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32, torch.float64])
+@looped("own", [torch.bfloat16, torch.float32])
+@looped("compute", [torch.bfloat16, torch.float32, torch.float64])
 def test_product_is_computed_and_returned_in_the_compute_type(
     own: torch.dtype, compute: torch.dtype
 ) -> None:
     a, b = sample(M, K, dtype=own), sample(K, N, seed=1, dtype=own)
     grad = sample(M, N, seed=2, dtype=compute).detach()
     cast = Cast(format=INT4)
-    out = matmul(a, b, ProductFormats(a=cast, compute_dtype=compute))
+    out = matmul(a, b, MatmulFormats(a=cast, compute_dtype=compute))
     assert out.dtype is compute
     assert torch.equal(out, rounded_by_hand(a, INT4, -1).to(compute) @ b.to(compute))
     out.backward(grad)
@@ -195,7 +161,7 @@ def test_product_is_computed_and_returned_in_the_compute_type(
 @each_rank
 def test_without_formats_a_product_is_that_of_torch(leading: tuple[int, ...]) -> None:
     a, b, i = (sample(*leading, *shape, seed=s) for s, shape in enumerate([(3, 4), (4, 5), (3, 5)]))
-    plain = ProductFormats()
+    plain = MatmulFormats()
     assert torch.autograd.gradcheck(partial(matmul, formats=plain), (a, b))
     added = partial(baddbmm, formats=plain, beta=0.5, alpha=2.0)
     assert torch.autograd.gradcheck(added, (i, a, b))
@@ -207,7 +173,7 @@ def test_without_formats_a_product_is_that_of_torch(leading: tuple[int, ...]) ->
 def test_without_formats_gradients_are_those_of_autograd(dtype: torch.dtype) -> None:
     a, b = sample(3, M, K, dtype=dtype), sample(3, K, N, seed=1, dtype=dtype)
     grad = sample(3, M, N, seed=2, dtype=dtype).detach()
-    ours = torch.autograd.grad(matmul(a, b, ProductFormats()), (a, b), grad)
+    ours = torch.autograd.grad(matmul(a, b, MatmulFormats()), (a, b), grad)
     theirs = torch.autograd.grad(a @ b, (a, b), grad)
     # Sums of 6 or 70 products, perhaps in another order.
     for one, other in zip(ours, theirs, strict=True):
@@ -216,7 +182,7 @@ def test_without_formats_gradients_are_those_of_autograd(dtype: torch.dtype) -> 
 
 def test_input_of_a_sum_may_be_a_row() -> None:
     i, a, b = sample(N), sample(3, M, K, seed=1), sample(3, K, N, seed=2)
-    out = baddbmm(i, a, b, ProductFormats(), beta=0.5)
+    out = baddbmm(i, a, b, MatmulFormats(), beta=0.5)
     grad = sample(*out.shape, seed=3).detach()
     out.backward(grad)
     close(i.grad, 0.5 * grad.sum((0, 1)))
@@ -236,11 +202,11 @@ def test_only_wanted_gradients_are_computed(wanted: tuple[str, ...]) -> None:
     shapes, grad = {"input": (M, N), "a": (M, K), "b": (K, N)}, sample(M, N, seed=3).detach()
     leaves = {name: sample(*shape, seed=s) for s, (name, shape) in enumerate(shapes.items())}
     casts = {field: Cast(format=INT4) for fields in USES.values() for field in fields}
-    baddbmm(**leaves, formats=ProductFormats(**casts)).backward(grad)
+    baddbmm(**leaves, formats=MatmulFormats(**casts)).backward(grad)
     asked = {name: leaf.detach().requires_grad_(name in wanted) for name, leaf in leaves.items()}
     # No operand has an axis 5: what rounds along it fails.
     casts |= {f: Cast(format=INT4, axis=5) for n in shapes.keys() - wanted for f in USES[n]}
-    baddbmm(**asked, formats=ProductFormats(**casts)).backward(grad)
+    baddbmm(**asked, formats=MatmulFormats(**casts)).backward(grad)
     for name in shapes:
         if name in wanted:
             assert torch.equal(asked[name].grad, leaves[name].grad)
@@ -259,9 +225,9 @@ def test_product_of_constants_needs_no_gradient() -> None:
 )
 def test_shapes_that_do_not_fit_are_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a and b must be \[.., M, K\] and \[.., K, N\]"):
-        matmul(torch.zeros(a), torch.zeros(b), ProductFormats())
+        matmul(torch.zeros(a), torch.zeros(b), MatmulFormats())
     with pytest.raises(ValueError, match=r"got \(.*\) and \("):
-        baddbmm(torch.zeros(1), torch.zeros(a), torch.zeros(b), ProductFormats())
+        baddbmm(torch.zeros(1), torch.zeros(a), torch.zeros(b), MatmulFormats())
 
 
 def test_integers_are_refused() -> None:
@@ -279,9 +245,9 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
 # Straight through.
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("axis", [-1, 0, 1])
-@pytest.mark.parametrize("fmt", [INT4, MXFP4], ids=lambda f: f.name)
+@looped("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@looped("axis", [-1, 0, 1])
+@looped("fmt", [INT4, MXFP4], ids=lambda f: f.name)
 def test_rounding_passes_the_gradient_straight_through(
     fmt: TensorFormat, axis: int, dtype: torch.dtype
 ) -> None:
@@ -365,7 +331,7 @@ def test_mask_of_blocks_that_run_on_from_row_to_row(shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_numbers_that_set_the_range_are_not_clipped(bits: int) -> None:
-    # The scale is a rounded quotient: times the largest code it may fall short of the largest number.
+    # The scale is a rounded quotient: times the largest code it may be below the largest number.
     x = torch.linspace(1, 2, 10_000)[:, None].requires_grad_()
     fake_quantize_ste(x, int_blocks(bits, 1, 1), mask_clipped=True).sum().backward()
     assert (x.grad == 0).sum() == 0
@@ -373,7 +339,7 @@ def test_numbers_that_set_the_range_are_not_clipped(bits: int) -> None:
 
 @pytest.mark.parametrize("ends", [(-1.37, 1.0), (-1.0, 1.9), (0.0, 2.0)], ids=str)
 def test_mask_of_a_zero_point_is_that_of_torch(ends: tuple[float, float]) -> None:
-    # torch clips what rounds to a code beyond the ends; the zero point moves these by up to half a step.
+    # torch clips numbers whose codes are beyond the ends; the zero point moves them by half a step.
     scales = fit(torch.tensor([ends]), INT8_ASYMMETRIC)
     zero = int(scales.zero_point.values)
     x = sample(1, 10_000, dtype=torch.float32)
@@ -397,3 +363,38 @@ def test_query_key_and_value_are_rounded_along_their_last_axis() -> None:
             out.backward(grad)
             expected = grad if backward is None else rounded_by_hand(grad, MXFP4, -1)
             assert torch.equal(x.grad, expected)
+
+
+def sample(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return normal numbers that float32 holds exactly, as a leaf."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).requires_grad_()
+
+
+def integers_of(block: np.ndarray, largest: int) -> np.ndarray:
+    scale = np.abs(block).max() / np.float32(largest)
+    return np.rint(block / scale) * scale
+
+
+def mxfp4_of(block: np.ndarray) -> np.ndarray:
+    scale = np.float32(2.0) ** (np.floor(np.log2(np.abs(block).max())) - 2)
+    return np.clip(block / scale, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype("f4") * scale
+
+
+def rounded_by_hand(x: Tensor, fmt: TensorFormat | None, axis: int) -> Tensor:
+    """Round every line along an axis block by block; INT8 has one block for each matrix."""
+    array = x.detach().float().numpy()
+    if fmt is None:
+        found = array
+    elif fmt is INT8_TENSOR:
+        whole = array.reshape(-1, *array.shape[-2:])
+        found = np.stack([integers_of(matrix, 127) for matrix in whole]).reshape(array.shape)
+    else:
+        one, size = (partial(integers_of, largest=7), 16) if fmt is INT4 else (mxfp4_of, 32)
+
+        def line(numbers: np.ndarray) -> np.ndarray:
+            starts = range(0, len(numbers), size)
+            return np.concatenate([one(numbers[i : i + size]) for i in starts])
+
+        found = np.apply_along_axis(line, axis, array)
+    return torch.from_numpy(found).to(x.dtype)

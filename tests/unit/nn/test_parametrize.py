@@ -5,20 +5,19 @@ import copy
 import math
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import conf_formats
 import pytest
 import torch
-from omegaconf import OmegaConf
-from repository import ROOT
+from looped import looped
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.config import build
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.formats.native import Native
 from harness.nn import parametrize
 from harness.nn.parametrize import replace_parameter, replace_parameter_prequantized
@@ -27,22 +26,11 @@ from harness.quant.primitives import quantize
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.unscaled import Unscaled
-from harness.quant.tensor import TensorFormat
 
-CONF = ROOT / "conf" / "format"
-
-
-def formats() -> Iterator[tuple[str, TensorFormat]]:
-    for file in sorted(CONF.glob("*.yaml")):
-        fmt: TensorFormat = build(OmegaConf.to_container(OmegaConf.load(file)), "format")
-        if fmt.element.bits <= 8:
-            yield file.stem, fmt
-
-
-FORMATS = dict(formats())
+FORMATS = {name: fmt for name, fmt in conf_formats.FORMATS.items() if fmt.element.bits <= 8}
 SHAPES = [(100,), (16, 130), (3, 6, 70), ()]
-each_format = pytest.mark.parametrize("name", FORMATS)
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+each_format = looped("name", FORMATS)
+each_shape = looped("shape", SHAPES, ids=str)
 INT4 = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, 32)))
 INT3_ROW = BlockScaled(element=Integer(bits=3), granularity=Granularity(block=(1, -1)))
 ASYMMETRIC = Affine(element=Integer(bits=4, narrow=False), granularity=Granularity(block=(1, 32)))
@@ -63,40 +51,7 @@ class Holder(nn.Module):
         return torch.stack([self.kernel for _ in range(reads)])
 
 
-class Experts(nn.Module):
-    """A stack, a matrix and a vector in one module, inside of others."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.up = nn.Parameter(sample(3, 16, 40, seed=seed))
-        self.down = nn.Parameter(sample(40, 16, seed=seed + 1))
-        self.scale = nn.Parameter(sample(40, seed=seed + 2))
-        self.left = nn.Parameter(sample(4, seed=seed + 3))
-
-
 FORMAT_OF = {"up": INT4, "down": ASYMMETRIC, "scale": INT3_ROW}
-
-
-def nested(seed: int = 0) -> nn.Module:
-    """Return experts two levels down, their parameters quantized."""
-    experts = Experts(seed)
-    for name, fmt in FORMAT_OF.items():
-        replace_parameter(experts, name, fmt)
-    return nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(2, 2), experts])})
-
-
-@pytest.fixture
-def dequantizations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that gets longer with every dequantization."""
-    calls: list[int] = []
-    original = parametrize.unpack
-
-    def counting(packed: Tensor, bits: int, count: int) -> Tensor:
-        calls.append(count)
-        return original(packed, bits, count)
-
-    monkeypatch.setattr(parametrize, "unpack", counting)
-    return calls
 
 
 # Values and storage.
@@ -366,8 +321,8 @@ def test_deep_copy_is_independent() -> None:
     assert torch.equal(other(x), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("name", ["int4_group", "mxfp4", "int4_asym_group", "nf4_b64_dq", "hif4"])
+@looped("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@looped("name", ["int4_group", "mxfp4", "int4_asym_group", "nf4_b64_dq", "hif4"])
 def test_cast_of_the_module_changes_the_type_of_the_attribute_and_nothing_stored(
     dtype: torch.dtype, name: str
 ) -> None:
@@ -396,9 +351,7 @@ def test_everything_stored_moves_with_the_module() -> None:
 def test_state_of_another_format_with_the_same_shapes_is_refused() -> None:
     first, second = Holder(16, 128), Holder(16, 128)
     replace_parameter(first, "kernel", INT4)
-    codes = BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1), granularity=INT4.granularity
-    )
+    codes = BlockScaled(element=E2M1, granularity=INT4.granularity)
     replace_parameter(second, "kernel", codes)
     said = r"kernel must be stored as fp4_e2m1 of shape .*, got int4 of shape"
     with pytest.raises(RuntimeError, match=said):
@@ -468,3 +421,36 @@ def test_shape_that_the_format_cannot_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"of its shape \(16, 40\), got \(16, 41\)"):
         replace_parameter_prequantized(layer, "weight", quantized, torch.float32)
     assert layer.weight is weight
+
+
+class Experts(nn.Module):
+    """A stack, a matrix and a vector in one module, inside of others."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.up = nn.Parameter(sample(3, 16, 40, seed=seed))
+        self.down = nn.Parameter(sample(40, 16, seed=seed + 1))
+        self.scale = nn.Parameter(sample(40, seed=seed + 2))
+        self.left = nn.Parameter(sample(4, seed=seed + 3))
+
+
+def nested(seed: int = 0) -> nn.Module:
+    """Return experts two levels down, their parameters quantized."""
+    experts = Experts(seed)
+    for name, fmt in FORMAT_OF.items():
+        replace_parameter(experts, name, fmt)
+    return nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(2, 2), experts])})
+
+
+@pytest.fixture
+def dequantizations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets longer with every dequantization."""
+    calls: list[int] = []
+    original = parametrize.unpack
+
+    def counting(packed: Tensor, bits: int, count: int) -> Tensor:
+        calls.append(count)
+        return original(packed, bits, count)
+
+    monkeypatch.setattr(parametrize, "unpack", counting)
+    return calls

@@ -1,10 +1,13 @@
 """HiF8, HiF4 and their relatives: every implementation stored in `golden`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of, values_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 from harness.quant.schemes.hif4 import HiF
@@ -16,43 +19,20 @@ SMALLEST, OVERFLOW = 2.0**-22, 40960.0
 SATURATING = ("fqo_core", "fqo_cy", "fqo_scaled")
 
 
-def format_of(parts: list[str]) -> TensorFormat:
-    if parts[1].startswith("hifx"):
-        bits = int(parts[1][4])
-        return HiFv12(bits=bits, saturate=False) if "v12" in parts[1] else HiF(bits=bits)
-    return Unscaled(
-        element=HiF8(
-            overflow="saturate" if parts[0] in SATURATING else "infinity",
-            rounding="nearest_even" if parts[0] == "fqo_dml" else "half_away",
-        )
-    )
-
-
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return the project's results by role, and the values."""
-    fmt = format_of(entry.parts)
-    quantized = codes_of(entry.x, fmt)
-    # Not by the codes: what `saturate: false` gives beyond the range has none.
-    values = values_of(entry.x, fmt)
-    roles = {"codes": quantized.codes, "values": values, "dq": values, "out_bf16_as_f32": values}
-    if quantized.scales.planes:
-        factor4, factor8, scale = (plane.values for plane in quantized.scales.planes)
-        roles |= {"e6m2": scale, "lvl2": factor8 - 1, "lvl3": factor4 - 1}
-    return {role: roles[role].view(stored.shape) for role, stored in entry.stored.items()}, values
-
-
-def theirs(entry: Any) -> torch.Tensor:
+def theirs(entry: Entry) -> torch.Tensor:
     return next(iter(entry.stored.values())).float()
 
 
-def never_underflows(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def never_underflows(
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
+) -> None:
     """Numbers below 2^-23 that are not 0 become 2^-22; all else is equal."""
     where = differing["values"]
     assert torch.equal(where, (entry.x.abs() < SMALLEST / 2) & (entry.x != 0))
     assert torch.equal(theirs(entry)[where], (entry.x.sign() * SMALLEST)[where])
 
 
-def scaled_to_8(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def scaled_to_8(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
     """The same, after a scale that maps absmax to 8, in bf16."""
     scale = 8 / (entry.x.abs().max() + 2.0**-23)
     units = entry.x * scale
@@ -63,8 +43,8 @@ def scaled_to_8(entry: Any, found: dict[str, torch.Tensor], differing: dict[str,
     torch.testing.assert_close(theirs(entry), expected, rtol=0, atol=0, equal_nan=True)
 
 
-def other_ends(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
-    """Half even like the project's; 0 up to 1.5 * 2^-22; 40960 for all beyond, negative numbers unbounded."""
+def other_ends(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+    """0 up to 1.5 * 2^-22, 40960 for all numbers beyond, no bound for negative ones; else equal."""
     where, x = differing["values"], entry.x
     small, large = x.abs() <= 1.5 * SMALLEST, x.abs() >= OVERFLOW
     assert not (where & ~small & ~large).any()
@@ -72,8 +52,10 @@ def other_ends(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, 
     assert (theirs(entry)[large & (x > 0)] == OVERFLOW).all()
 
 
-def hybrid_rounding(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
-    """Derived, not run: the same for |E| < 4, a neighbor of x elsewhere (at least the one away from 0 if x is exact)."""
+def hybrid_rounding(
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
+) -> None:
+    """Derived, not run: equal for |E| < 4; else a neighbor of x, at least the one away from 0."""
     where, x = differing["values"], entry.x.abs().double()
     exponent = torch.frexp(entry.x).exponent - 1
     assert not (where & (exponent.abs() < 4)).any()
@@ -85,9 +67,9 @@ def hybrid_rounding(entry: Any, found: dict[str, torch.Tensor], differing: dict[
 
 
 def logarithm_rounds_up(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Exponents come from float32 log2, and v + 0.5 rounds up: both only at the float below a power of two."""
+    """float32 log2 and v + 0.5 round up, both only at the float just below a power of two."""
 
     def below(values: torch.Tensor) -> torch.Tensor:
         return torch.frexp(values).mantissa == 1 - 2.0**-24
@@ -112,6 +94,32 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_hifloat"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)
+
+
+def format_of(parts: list[str]) -> TensorFormat:
+    if parts[1].startswith("hifx"):
+        bits = int(parts[1][4])
+        return HiFv12(bits=bits, saturate=False) if "v12" in parts[1] else HiF(bits=bits)
+    return Unscaled(
+        element=HiF8(
+            overflow="saturate" if parts[0] in SATURATING else "infinity",
+            rounding="nearest_even" if parts[0] == "fqo_dml" else "half_away",
+        )
+    )
+
+
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the project's results by role, and the values."""
+    fmt = format_of(entry.parts)
+    quantized = codes_of(entry.x, fmt)
+    # Not by the codes: what `saturate: false` gives beyond the range has none.
+    values = values_of(entry.x, fmt)
+    roles = {"codes": quantized.codes, "values": values, "dq": values, "out_bf16_as_f32": values}
+    if quantized.scales.planes:
+        factor4, factor8, scale = (plane.values for plane in quantized.scales.planes)
+        roles |= {"e6m2": scale, "lvl2": factor8 - 1, "lvl3": factor4 - 1}
+    return {role: roles[role].view(stored.shape) for role, stored in entry.stored.items()}, values

@@ -1,14 +1,17 @@
 """Integers and FP8 under float scales: torchao and compressed-tensors, as stored in `golden`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.base import NumberFormat
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E4M3, E5M2
 from harness.quant.granularity import Granularity
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.affine import Affine, FloatZero
@@ -17,10 +20,10 @@ from harness.quant.schemes.nvfp4 import NVFP4Scale
 from harness.quant.tensor import TensorFormat
 
 FLOATS = {
-    "e4m3": Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan"),
-    "e5m2": Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee"),
-    "e2m3": Minifloat(exponent_bits=2, mantissa_bits=3),
-    "e2m1": Minifloat(exponent_bits=2, mantissa_bits=1),
+    "e4m3": E4M3,
+    "e5m2": E5M2,
+    "e2m3": E2M3,
+    "e2m1": E2M1,
 }
 NAMED_BLOCKS = {
     "tensor": (-1, -1),
@@ -53,7 +56,7 @@ def torchao_integer(name: str, kind: str, block: str) -> TensorFormat:
 
 
 def torchao_float(name: str, block: str) -> TensorFormat:
-    """A scale of absmax / max without a lower bound, so that zeros give 0 / 0; or the nearest power of two."""
+    """Scales are absmax / max without a lower bound (zeros give 0 / 0), or powers of two."""
     power = block.endswith("_e8m0")
     return BlockScaled(
         element=FLOATS[name],
@@ -95,7 +98,7 @@ def format_of(parts: list[str]) -> TensorFormat:
     return torchao_integer(*parts[1:4])
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     fmt = format_of(entry.parts)
     element: NumberFormat = fmt.element
@@ -122,14 +125,14 @@ def in_blocks(mask: torch.Tensor, size: int) -> torch.Tensor:
     return mask.unfold(-1, size, size).any(-1)
 
 
-def other_order(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
-    """The same codes and scales; values and the inverse scale of the matrix are rounded at other places."""
+def other_order(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+    """Codes and scales are equal; values and the inverse scale of the matrix round elsewhere."""
     assert differing.keys() <= {"dq", "global_scale"}
     assert all(near(found[role], entry.stored[role].float()) for role in differing)
 
 
 def zeros_have_a_scale(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """Scales that round to 0 are 0.125; codes differ in their blocks only, and are zeros here."""
     assert differing.keys() == {"scale"}
@@ -137,7 +140,7 @@ def zeros_have_a_scale(
     assert (entry.stored["scale"].float()[differing["scale"]] == 0.125).all()
 
 
-def ties_of_scales(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def ties_of_scales(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
     """As `zeros_have_a_scale`, and exact ties of scales and elements fall to either side."""
     ours, theirs = found["scale"].double(), entry.stored["scale"].double()
     zero = differing["scale"] & (ours == 0)
@@ -158,7 +161,7 @@ def ties_of_scales(entry: Any, found: dict[str, torch.Tensor], differing: dict[s
     assert near(found["dq"][values], entry.stored["dq"].float()[values])
 
 
-def larger_at_448(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def larger_at_448(entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
     """The scale is twice as large where absmax is exactly 448 * 2^k; all else is equal."""
     absmax = entry.x.unfold(-1, 32, 32).abs().amax(-1)
     exact = torch.frexp(absmax).mantissa == 448 / 512
@@ -174,7 +177,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
         other_order,
     ),
     "ct/nvfp4/ties": (
-        "a scale of 0 is stored as 0.125; exact ties fall to the other side of another order of operations",
+        "a scale of 0 is stored as 0.125; in another order of operations exact ties differ",
         ties_of_scales,
     ),
     "ct/nvfp4/*": ("a scale of 0 is stored as 0.125", zeros_have_a_scale),
@@ -183,6 +186,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_integers"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of, values_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.base import NumberFormat, Rounding
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
+from harness.formats.unsigned_float import E8M0
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fit
 from harness.quant.range import AbsMax, MseSearch, RangeRule
-from harness.quant.scale import E8M0, PowerOfTwoScale
+from harness.quant.scale import PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
 
 FLOATS: dict[str, dict[str, Any]] = {
@@ -68,7 +72,7 @@ def format_of(parts: list[str]) -> BlockScaled:
     )
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     # The oracle's noise is the first that torch draws after seeding with 0.
     noise = torch.Generator().manual_seed(0)
@@ -84,14 +88,15 @@ def blocks_of(mask: torch.Tensor) -> torch.Tensor:
 
 
 def logarithm_rounds_up(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Blocks whose absmax is the float below 2^k have the scale of 2^k: float32 log2 gives k there."""
+    """Blocks with the float below 2^k as absmax have the scale of 2^k: float32 log2 gives k."""
     absmax = entry.x.unfold(-1, 32, 32).abs().amax(-1)
     below = torch.frexp(absmax).mantissa == 1 - 2.0**-24
     where = blocks_of(differing["dq"])
     assert not (where & ~below.repeat_interleave(32, -1)).any()
-    # Scales fitted to the next float are those of 2^k. At 2^128 only the floats' own exponent keeps them in range.
+    # Scales fitted to the next float are those of 2^k. At 2^128 the exponent of float elements
+    # keeps them in range.
     infinity = "nan" if entry.parts[1].startswith("int") else "saturate"
     fmt = replace(format_of(entry.parts), scale=PowerOfTwoScale(infinity=infinity))
     larger = torch.nextafter(entry.x, entry.x.sign() * torch.inf)
@@ -102,9 +107,9 @@ def logarithm_rounds_up(
 
 
 def code_zero_is_not_divided(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Under the scale 2^-127 codes are those of x / 2^-126 (of x itself with rceil), decoded with 2^-127."""
+    """Under the scale 2^-127 codes are those of x / 2^-126 (rceil: of x), decoded with 2^-127."""
     assert "scale_e8m0" not in differing
     fmt = format_of(entry.parts)
     smallest = (found["scale_e8m0"] == 0).repeat_interleave(32, -1)
@@ -119,9 +124,9 @@ def code_zero_is_not_divided(
 
 
 def logarithm_rounds_down(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Blocks whose absmax is the float above max * 2^k have the scale 2^k, half the smallest that does not saturate."""
+    """Blocks with the float above max * 2^k as absmax have the scale 2^k, and saturate."""
     fmt = format_of(entry.parts)
     absmax = entry.x.unfold(-1, 32, 32).abs().amax(-1)
     where = differing["scale_e8m0"]
@@ -138,7 +143,7 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
     "mx/*/edges": ("log2 in float32: the float below 2^k counts as 2^k", logarithm_rounds_up),
     "mx/*/huge": ("log2 in float32: the largest float counts as 2^128", logarithm_rounds_up),
     "torchao/*/tiny": (
-        "under the scale 2^-127 numbers are divided by 2^-126 and multiplied by 2^-127, with rceil not divided",
+        "under the scale 2^-127 numbers are divided by 2^-126, or with rceil not at all",
         code_zero_is_not_divided,
     ),
     "torchao/e[453]m?/rceil/b32/edges": (
@@ -148,7 +153,8 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_microscaling"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     if entry.parts[:2] == ["torchao", "e2m1"]:
         packed = entry.stored["codes"]
         entry.stored["codes"] = torch.stack([packed & 0xF, packed >> 4], -1).flatten(-2)

@@ -1,10 +1,13 @@
 """bitsandbytes: NF4, FP4, double quantization, and its 8-bit formats, as stored in `golden`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from bit_exact import codes_of
+from golden import Entry, entries_of, id_of
+from looped import looped
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
@@ -30,20 +33,14 @@ def format_of(parts: list[str]) -> BlockScaled:
     )
 
 
-def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return codes of two a byte, the first in the high nibble, without the one that fills the last byte."""
-    codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()
-    return codes[: shape.numel()].view(shape)
-
-
-def input_of(entry: Any) -> torch.Tensor:
+def input_of(entry: Entry) -> torch.Tensor:
     if entry.parts[0] == "int8_vectorwise":
         return entry.x.half()
     plain = entry.parts[-2] not in ("bfloat16", "float16")
     return entry.x if plain else entry.x.to(getattr(torch, entry.parts[2]))
 
 
-def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def found(entry: Entry) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the project's results by role, and the values."""
     x, fmt = input_of(entry), format_of(entry.parts)
     quantized = codes_of(x, fmt)
@@ -72,7 +69,7 @@ def found(entry: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def in_the_bin_of_a_midpoint(
     units: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor, most: float
 ) -> None:
-    """Assert that codes differ by one, where a midpoint lies in the bin of the number, and seldom."""
+    """Assert that few codes differ, by one, all where a midpoint lies in the bin of the number."""
     wrong = ours != theirs
     assert wrong.double().mean() < most
     assert ((ours.int() - theirs.int()).abs() <= 1).all()
@@ -82,9 +79,9 @@ def in_the_bin_of_a_midpoint(
 
 
 def statistics_by_bins(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
-    """Packed elements, mean and scales are equal; the codes of the statistics are looked up in bins."""
+    """Packed elements, mean and scales are equal; codes of the statistics are looked up in bins."""
     assert differing.keys() == {"absmax_q", "absmax_dq"}
     exact = entry.x.view(-1, 64).abs().amax(-1)
     units = (exact - entry.stored["offset"]).view(-1, 256) / entry.stored["absmax2"][:, None]
@@ -93,7 +90,9 @@ def statistics_by_bins(
     assert torch.equal(found["absmax_dq"][equal], entry.stored["absmax_dq"][equal])
 
 
-def elements_by_bins(entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]) -> None:
+def elements_by_bins(
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
+) -> None:
     """The scales are equal; the codes are looked up in bins."""
     assert "absmax" not in differing
     units = entry.x / entry.x.abs().amax(-1, keepdim=True)
@@ -103,7 +102,7 @@ def elements_by_bins(entry: Any, found: dict[str, torch.Tensor], differing: dict
 
 
 def reciprocal_of_the_scale(
-    entry: Any, found: dict[str, torch.Tensor], differing: dict[str, Any]
+    entry: Entry, found: dict[str, torch.Tensor], differing: dict[str, Any]
 ) -> None:
     """x * (127 / absmax) and x / (absmax / 127) lie on both sides of one tie."""
     assert differing.keys() == {"q"}
@@ -121,7 +120,8 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_golden_qlora"), ids=id_of)
+def test_stored_result_is_reproduced_or_listed(entry: Entry) -> None:
     if "packed" in entry.stored:
         entry.stored["codes"] = unpacked(entry.stored.pop("packed"), entry.x.shape)
     if "dq" in entry.stored:
@@ -130,3 +130,9 @@ def test_stored_result_is_reproduced_or_listed(entry: Any) -> None:
         entry.stored["q"] = entry.stored["q"].view(entry.x.shape)
     roles, values = found(entry)
     entry.check(roles, values, KNOWN_DIFFERENT)
+
+
+def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return the codes of packed bytes, high nibble first, without the one that fills the last."""
+    codes = torch.stack([packed >> 4, packed & 0xF], -1).flatten()
+    return codes[: shape.numel()].view(shape)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.quant.granularity import Granularity
 
@@ -33,13 +34,7 @@ CASES: list[tuple[tuple[int, int], Shape, Shape]] = [
     ((-1, 1), (10,), (10,)),
     ((1, 1), (6, 10), (6, 10)),
 ]
-each_case = pytest.mark.parametrize(("block", "shape", "scale_shape"), CASES)
-
-
-def block_of(index: Shape, block: tuple[int, int]) -> Shape:
-    """Return which block an element lies in, counted by hand."""
-    sizes = ((1,) * len(index) + block)[-len(index) :]
-    return tuple(0 if size == -1 else i // size for i, size in zip(index, sizes, strict=True))
+each_case = looped(("block", "shape", "scale_shape"), CASES)
 
 
 @each_case
@@ -94,8 +89,8 @@ def test_reduced_blocks_equal_a_loop_over_elements(
     np.testing.assert_array_equal(counted.numpy(), count)
 
 
-@pytest.mark.parametrize("shape", [(0, 64), (3, 0), (0,), (2, 0, 5)], ids=str)
-@pytest.mark.parametrize("block", [(1, -1), (1, 32), (1, 1)])
+@looped("shape", [(0, 64), (3, 0), (0,), (2, 0, 5)], ids=str)
+@looped("block", [(1, -1), (1, 32), (1, 1)])
 def test_empty_tensors_go_through(block: tuple[int, int], shape: Shape) -> None:
     granularity = Granularity(block=block)
     x = torch.ones(shape)
@@ -104,7 +99,7 @@ def test_empty_tensors_go_through(block: tuple[int, int], shape: Shape) -> None:
     assert granularity.expand(scale, shape).shape == shape
 
 
-@pytest.mark.parametrize(
+@looped(
     ("granularity", "name"),
     [
         (Granularity(block=(-1, -1)), "tensor"),
@@ -142,7 +137,7 @@ def test_refused_tail_names_shape_and_block_and_what_to_do() -> None:
     assert granularity.scale_shape((5, 128)) == (5, 2)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("block", "shape", "short"),
     [
         ((1, 64), (5, 128), False),
@@ -170,3 +165,9 @@ def test_block_longer_than_its_axis_is_cut_to_it_and_pads_nothing() -> None:
     assert granularity.has_tail((3, 5))
     with pytest.raises(ValueError, match="must divide"):
         Granularity(block=(1, 10**9), tail="error").sizes((3, 5))
+
+
+def block_of(index: Shape, block: tuple[int, int]) -> Shape:
+    """Return which block an element lies in, counted by hand."""
+    sizes = ((1,) * len(index) + block)[-len(index) :]
+    return tuple(0 if size == -1 else i // size for i, size in zip(index, sizes, strict=True))

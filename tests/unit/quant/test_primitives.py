@@ -6,44 +6,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
-from repository import ROOT
+from conf_formats import FORMATS, each_format
+from looped import looped
 
-from harness.config import build
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.quant import primitives as module
+from harness.quant import pieces
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.range import MseSearch, Percentile
-from harness.quant.schemes import hif4
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
-CONF = ROOT / "conf" / "format"
-FORMATS: list[Any] = [
-    build(OmegaConf.to_container(OmegaConf.load(file)), "format")
-    for file in sorted(CONF.glob("*.yaml"))
-]
 SHAPES = [(), (1,), (7,), (300,), (5, 100), (16, 256), (2, 6, 130), (2, 2, 3, 70)]
 EMPTY = [(0, 64), (3, 0), (0,), (2, 0, 5)]
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
 
 def sample(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(4))
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Assert equal types and bits, but for the codes of NaN."""
-    assert a.dtype is b.dtype
-    np.testing.assert_array_equal(a.double().numpy(), b.double().numpy())
-    number = ~a.isnan()
-    assert torch.equal(a.signbit()[number], b.signbit()[number])
-
-
 @each_format
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@looped("shape", SHAPES, ids=str)
 def test_fake_quantized_is_quantized_and_dequantized(fmt: Any, shape: tuple[int, ...]) -> None:
     x = sample(*shape)
     quantized = quantize(x, fmt)
@@ -63,7 +47,7 @@ def test_empty_tensors_stay_empty(fmt: Any) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@looped("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_arithmetic_is_float32_and_the_result_is_cast_once(fmt: Any, dtype: torch.dtype) -> None:
     x = sample(6, 130).to(dtype)
     found = fake_quantize(x, fmt)
@@ -80,7 +64,7 @@ def test_values_that_are_not_finite_go_the_same_way(fmt: Any) -> None:
 
 
 @each_format
-@pytest.mark.parametrize(
+@looped(
     ("shape", "axis"), [((100, 6), 0), ((100, 6), -2), ((6, 100), 1), ((3, 130, 5), 1), ((9,), 0)]
 )
 def test_blocks_run_along_the_axis(fmt: Any, shape: tuple[int, ...], axis: int) -> None:
@@ -114,27 +98,23 @@ def test_strides_do_not_matter_and_the_input_is_left_alone(fmt: Any) -> None:
         assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("piece", [1, 100, 2**40])
 @each_format
-def test_size_of_the_pieces_does_not_matter(
-    fmt: Any, piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = [(9,), (2, 33)]
-    large = [(300,), (3, 300), (66, 34), (2, 3, 70)]
-    for shape in small if piece < 10 else large:
+def test_size_of_the_pieces_does_not_matter(fmt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = [(9,), (2, 33)], [(300,), (3, 130), (18, 34), (2, 3, 70)]
+    for shape in small + large:
         x = sample(*shape)
-        expected, along_rows = fake_quantize(x, fmt), fake_quantize(x, fmt, axis=0)
-        codes = quantize(x, fmt).codes
         with monkeypatch.context() as patch:
-            patch.setattr(module, "PIECE", piece)
-            patch.setattr(hif4, "PIECE", piece)
+            patch.setattr(pieces, "CPU_PIECE", 2**40)
+            expected, along_rows = fake_quantize(x, fmt), fake_quantize(x, fmt, axis=0)
+            codes = quantize(x, fmt).codes
+            patch.setattr(pieces, "CPU_PIECE", 1 if shape in small else 100)
             same(fake_quantize(x, fmt), expected)
             same(fake_quantize(x, fmt, axis=0), along_rows)
             assert torch.equal(quantize(x, fmt).codes, codes)
 
 
 def least_cut(fmt: TensorFormat) -> tuple[int, int] | None:
-    """Return the block that holds whole blocks of every level, if there is one smaller than 256 x 256."""
+    """Return the least size of whole blocks of every level, if it is less than 256 x 256."""
     planes = fit(torch.empty(256, 256, device="meta"), fmt).all_planes()
     blocks = [fmt.granularity.block, *(plane.granularity.block for plane in planes)]
     if fmt.granularity.flat or any(-1 in block for block in blocks):
@@ -142,7 +122,7 @@ def least_cut(fmt: TensorFormat) -> tuple[int, int] | None:
     return max(rows for rows, _ in blocks), max(columns for _, columns in blocks)
 
 
-@pytest.mark.parametrize("fmt", [*filter(least_cut, FORMATS)], ids=lambda fmt: fmt.name)
+@looped("fmt", [*filter(least_cut, FORMATS.values())], ids=lambda fmt: fmt.name)
 def test_tensors_can_be_cut_where_blocks_end(fmt: Any) -> None:
     cut = least_cut(fmt)
     assert cut is not None
@@ -187,17 +167,17 @@ def test_given_scales_are_used(fmt: Any) -> None:
     same(fake_quantize(x, fmt, scales=fit(x, fmt)), fake_quantize(x, fmt))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64], ids=str)
-@pytest.mark.parametrize("verb", [quantize, fake_quantize, fit])
+@looped("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64], ids=str)
+@looped("verb", [quantize, fake_quantize, fit])
 def test_only_floating_point_is_taken(verb: Any, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=f"must be floating point, got {dtype}"):
-        verb(torch.ones(4, 64).to(dtype), FORMATS[0])
+        verb(torch.ones(4, 64).to(dtype), FORMATS["int8_row"])
 
 
 def test_nothing_is_recorded_for_gradients() -> None:
     x = sample(4, 64).requires_grad_()
-    assert not fake_quantize(x, FORMATS[0]).requires_grad
-    assert not quantize(x, FORMATS[0]).dequantize().requires_grad
+    assert not fake_quantize(x, FORMATS["int8_row"]).requires_grad
+    assert not quantize(x, FORMATS["int8_row"]).dequantize().requires_grad
 
 
 def stochastic() -> TensorFormat:
@@ -221,7 +201,7 @@ def test_mean_of_stochastic_draws_is_the_tensor() -> None:
     draws = 2000
     mean = torch.stack([fake_quantize(x, fmt, generator=generator) for _ in range(draws)]).mean(0)
     scale = fmt.granularity.expand(fit(x, fmt).planes[0].values, x.shape)
-    # The largest step of E2M1 is 2 scales, so a draw deviates by at most 1; 256 means, six deviations.
+    # The largest step of E2M1 is 2 scales: a draw has a deviation of at most 1. Six deviations.
     assert bool(((mean - x).abs() < 6 * scale / math.sqrt(draws)).all())
 
 
@@ -252,11 +232,18 @@ def test_memory_beside_the_result_is_a_part_of_the_tensor(
     fmt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small pieces of a small tensor stand for the usual ones of a large one.
-    monkeypatch.setattr(module, "PIECE", 2**14)
-    monkeypatch.setattr(hif4, "PIECE", 2**14)
+    monkeypatch.setattr(pieces, "CPU_PIECE", 2**14)
     x = sample(512, 1024)
     peak, result = peak_memory(lambda: fake_quantize(x, fmt))
     extra = (peak - result.nbytes) / x.nbytes
     rule = getattr(fmt, "range", None)
     # A search tries whole tensors, a percentile sorts them.
     assert extra < (4 if isinstance(rule, MseSearch | Percentile) else 0.6)
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Assert equal types and bits, but for the codes of NaN."""
+    assert a.dtype is b.dtype
+    np.testing.assert_array_equal(a.double().numpy(), b.double().numpy())
+    number = ~a.isnan()
+    assert torch.equal(a.signbit()[number], b.signbit()[number])

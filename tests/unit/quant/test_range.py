@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.codebook import Codebook
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.range import AbsMax, MseSearch, Percentile, Range, RangeRule
@@ -23,30 +24,7 @@ from harness.quant.tensor import TensorFormat
 
 GROUPS = Granularity(block=(1, 32))
 BLOCKS = [Granularity(block=block) for block in ((-1, -1), (1, -1), (-1, 1), (1, 32), (4, 16))]
-each_granularity = pytest.mark.parametrize("granularity", BLOCKS, ids=lambda g: g.name)
-
-
-def sample(shape: tuple[int, ...] = (6, 100), seed: int = 0) -> torch.Tensor:
-    """Return heavy-tailed values, skewed, so that both ends differ."""
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy((rng.standard_t(3, shape) + 0.3).astype(np.float32))
-
-
-def measure(rule: RangeRule, x: torch.Tensor, granularity: Granularity) -> Range:
-    def never(_: Range) -> torch.Tensor:
-        raise AssertionError("this rule needs no trial")
-
-    return rule.measure(x, granularity, never)
-
-
-def blocks_of(x: torch.Tensor, granularity: Granularity) -> list[npt.NDArray[np.float32]]:
-    """Return every block as a flat array, in the order of the scales."""
-    sizes = granularity.sizes(x.shape)
-    starts = [range(0, length, size) for length, size in zip(x.shape, sizes, strict=True)]
-    return [
-        x.numpy()[tuple(slice(a, a + s) for a, s in zip(at, sizes, strict=True))].ravel()
-        for at in itertools.product(*starts)
-    ]
+each_granularity = looped("granularity", BLOCKS, ids=lambda g: g.name)
 
 
 @each_granularity
@@ -68,8 +46,8 @@ def test_absmax_is_the_larger_magnitude_and_positive_zero_for_zeros() -> None:
     assert not absmax.signbit().any()
 
 
-@pytest.mark.parametrize("rule", [AbsMax(), AbsMax(ratio=0.5), Percentile(percent=90)])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@looped("rule", [AbsMax(), AbsMax(ratio=0.5), Percentile(percent=90)])
+@looped("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_shows_in_its_block_alone(rule: RangeRule, bad: float) -> None:
     x = sample((2, 64))
     clean = measure(rule, x, GROUPS).absmax
@@ -104,7 +82,7 @@ def test_ratio_shrinks_both_ends() -> None:
 
 
 @each_granularity
-@pytest.mark.parametrize("percent", [10.0, 50.0, 90.0, 99.0, 99.9, 100.0])
+@looped("percent", [10.0, 50.0, 90.0, 99.0, 99.9, 100.0])
 def test_percentile_is_the_nearest_rank_of_magnitudes(
     granularity: Granularity, percent: float
 ) -> None:
@@ -124,7 +102,7 @@ FORMATS: list[TensorFormat] = [
         element=Integer(bits=4), granularity=Granularity(block=(-1, -1)), range=MseSearch()
     ),
     BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1),
+        element=E2M1,
         granularity=GROUPS,
         scale=PowerOfTwoScale(rule="ceil"),
         range=MseSearch(ratios=(1.0, 0.5)),
@@ -160,9 +138,9 @@ def test_search_is_the_best_of_all_ratios_in_every_block(fmt: TensorFormat) -> N
 
 @pytest.mark.parametrize("ratios", [(0.9, 1.0), (1.0, 0.9)], ids=str)
 def test_first_of_equal_candidates_wins(ratios: tuple[float, ...]) -> None:
-    # 1.5 and 1.35 have the same power of two, so that both ratios err alike; and nothing errs on zeros.
+    # 1.5 and 1.35 have the same power of two, so both ratios have one error; zeros have none.
     fmt = BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1),
+        element=E2M1,
         granularity=GROUPS,
         scale=PowerOfTwoScale(),
         range=MseSearch(ratios=ratios),
@@ -221,3 +199,26 @@ def test_search_without_candidates_is_refused() -> None:
 def test_name_tells_the_rule(rule: RangeRule, suffix: str) -> None:
     assert isinstance(rule, RangeRule)
     assert rule.suffix == suffix
+
+
+def sample(shape: tuple[int, ...] = (6, 100), seed: int = 0) -> torch.Tensor:
+    """Return heavy-tailed values, skewed, so that both ends differ."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy((rng.standard_t(3, shape) + 0.3).astype(np.float32))
+
+
+def measure(rule: RangeRule, x: torch.Tensor, granularity: Granularity) -> Range:
+    def never(_: Range) -> torch.Tensor:
+        raise AssertionError("this rule needs no trial")
+
+    return rule.measure(x, granularity, never)
+
+
+def blocks_of(x: torch.Tensor, granularity: Granularity) -> list[npt.NDArray[np.float32]]:
+    """Return every block as a flat array, in the order of the scales."""
+    sizes = granularity.sizes(x.shape)
+    starts = [range(0, length, size) for length, size in zip(x.shape, sizes, strict=True)]
+    return [
+        x.numpy()[tuple(slice(a, a + s) for a, s in zip(at, sizes, strict=True))].ravel()
+        for at in itertools.product(*starts)
+    ]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.hif8 import HiF8
 from harness.formats.integer import Integer
@@ -11,7 +12,14 @@ from harness.formats.native import Native
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.unscaled import Unscaled
-from harness.quant.tensor import QuantizedTensor, ScalePlane, Scales, TensorFormat, along, back
+from harness.quant.tensor import (
+    QuantizedTensor,
+    ScalePlane,
+    Scales,
+    TensorFormat,
+    move_blocks_last,
+    restore_axis,
+)
 
 INT8 = Integer(bits=8)
 
@@ -97,16 +105,16 @@ def test_empty_tensor_has_no_bits_per_element() -> None:
     assert empty.dequantize().shape == (0, 6)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
+@looped("flat", [False, True])
+@looped("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
 def test_view_of_formats_can_be_undone(shape: tuple[int, ...], flat: bool) -> None:
     x = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     for axis in range(-x.dim(), x.dim()) or [-1]:
-        seen = along(x, axis, flat=flat)
+        seen = move_blocks_last(x, axis, flat=flat)
         assert seen.dim() >= 1
         assert not flat or seen.shape == (1, x.numel())
         assert flat or not shape or seen.shape[-1] == shape[axis]
-        undone = back(seen.contiguous(), shape, axis, flat=flat)
+        undone = restore_axis(seen.contiguous(), shape, axis, flat=flat)
         assert torch.equal(undone, x)
         assert undone.is_contiguous()
 

@@ -17,12 +17,12 @@ from harness.backends.torchao.layouts import E2M1, E5M2, Layout, choose
 from harness.backends.torchao.packing import torchao
 from harness.config import build, register, resolve
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E4M3, Minifloat
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.scale import FloatScale, PowerOfTwoScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3, NVFP4Scale
+from harness.quant.schemes.nvfp4 import NVFP4Scale
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NAMES = sorted(file.stem for file in (CONF / "quant").glob("*.yaml"))

@@ -23,13 +23,13 @@ from harness.data.embedded import EmbeddedData
 from harness.data.text_file import TextFile
 from harness.errors import DataError, UnsupportedRecipe
 from harness.formats.integer import Integer
+from harness.formats.minifloat import E4M3
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.models.targets.targets import Target, find_targets
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import E4M3
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 

@@ -11,16 +11,6 @@ from harness.quant.qtype.block_maxima import BlockMaxima
 from harness.quant.qtype.descriptor import parse
 
 
-def reference(x: Tensor, outer: int, block: int) -> Tensor:
-    """What fake_quant_ops describes, in float64, with torch's own cast to FP8 (no ties occur)."""
-    groups = x.double().unflatten(-1, (-1, outer, block))
-    own = groups.abs().amax(-1, keepdim=True)
-    largest = own.amax(-2, keepdim=True)
-    integers = torch.sign(groups) * torch.floor(groups.abs() / own * 7 + 0.5)
-    stored = (own / largest * 448).to(torch.float8_e4m3fn).double()
-    return (integers / 7 * (stored / 448 * largest)).flatten(-3)
-
-
 @pytest.mark.parametrize(("outer", "block"), [(8, 16), (1, 64), (4, 2), (3, 32)])
 def test_equals_the_definition_in_float64(outer: int, block: int) -> None:
     generator = torch.Generator().manual_seed(outer)
@@ -57,7 +47,7 @@ def test_error_is_at_most_half_a_step_and_the_rounding_of_the_maximum(row: list[
             # FP8 rounds by a sixteenth, below 2^-6 by half of 2^-9.
             slack = float(own.abs().max()) / 16 + float(outer.abs().max()) * 2**-10 / 448
             bound = float(own.abs().max()) / 14 + slack
-            # G / (448 * 7) is a float32, whose least step is 2^-149; 448 * 7 multiplies what it is off by.
+            # G / (448 * 7) has a least step of 2^-149, and 448 * 7 multiplies its error.
             tiny = 448 * 7 * 2**-150
             assert float((own - back).abs().max()) <= bound * (1 + 1e-6) + tiny
 
@@ -76,3 +66,13 @@ def test_zeros_stay_zeros_and_what_is_not_finite_makes_its_outer_block_nan() -> 
 def test_empty_outer_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="outer must be >= 1, got 0"):
         BlockMaxima(outer=0)
+
+
+def reference(x: Tensor, outer: int, block: int) -> Tensor:
+    """What fake_quant_ops describes, in float64, with torch's own cast to FP8 (no ties occur)."""
+    groups = x.double().unflatten(-1, (-1, outer, block))
+    own = groups.abs().amax(-1, keepdim=True)
+    largest = own.amax(-2, keepdim=True)
+    integers = torch.sign(groups) * torch.floor(groups.abs() / own * 7 + 0.5)
+    stored = (own / largest * 448).to(torch.float8_e4m3fn).double()
+    return (integers / 7 * (stored / 448 * largest)).flatten(-3)

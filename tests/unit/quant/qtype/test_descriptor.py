@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from bit_exact import codes_of, values_of
+from golden import Entry, entries_of, id_of, stored_tensors, whole
 from hypothesis import given
 from hypothesis import strategies as st
+from looped import looped
 from omegaconf import OmegaConf
 from repository import ROOT
 
@@ -23,7 +25,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import TensorFormat
 
 PARSES = json.loads((ROOT / "tests/golden/qtype.json").read_text(encoding="utf-8"))
-each_parse = pytest.mark.parametrize("text", PARSES)
+each_parse = looped("text", PARSES)
 
 
 @each_parse
@@ -63,17 +65,19 @@ def test_largest_element_is_the_one_of_the_descriptor(text: str) -> None:
         assert fmt.element.max == 2**descriptor.man_bits - 1
 
 
-@pytest.mark.parametrize(
+@looped(
     "text",
     [
-        *("", " ", "junk", "e2m1", "e2m1k8", "e2m1k8b32cc", "e2m1k8b32x", " e2m1k8b32", "e2m1k8b32\n"),
-        *("E2M1K8B32", "E2m1k8b32", "e2M1k8b32", "e2m1K8b32", "e2m1k8B32", "e2m1k8b32off3", "e-2m1k8b32"),
-        *("e1m3k8b32", "e2m0k8b32", "e0m0k8b32", "e2m1k0b32", "e2m1k8b0", "e2m1k9b32", "e7m9k8b32"),
-        *("e0m8k8b32", "e8m1k8b32", "e2m1k8b٣٢", f"e2m1k8b{'9' * 5000}"),
-        *("e2m1K0k4B4b16", "e2m1K4k0B4b16", "e2m1K4k4B0b16", "e2m1K4k4B4b0", "e2m1K9k4B4b16"),
-        *("e2m1k4K4B4b16", "e2m1K4k4B4b16off", "e2m1K4k4B4b16off-3", "e2m1K4k4B4b16offc", "e2m1K1k4B1b64off999"),
-        *("mxfp4c", "mxfp5", "mxfp6", "mxfp8", "mxfp8e3m4", "hifx", "hifx1", "hifx6", "hifx4_v14", "hifx4v12"),
-        *("hif4", "tmx", "tmx2", "tmx10", "nf4", "nf4b8b16", "nf4B0b16", "nf4B8b0", "nf4B8", "nvfp4", "int8", "fp8"),
+        *("", " ", "junk", "e2m1", "e2m1k8", "e2m1k8b32cc", "e2m1k8b32x", " e2m1k8b32"),
+        *("e2m1k8b32\n", "E2M1K8B32", "E2m1k8b32", "e2M1k8b32", "e2m1K8b32", "e2m1k8B32"),
+        *("e2m1k8b32off3", "e-2m1k8b32", "e1m3k8b32", "e2m0k8b32", "e0m0k8b32", "e2m1k0b32"),
+        *("e2m1k8b0", "e2m1k9b32", "e7m9k8b32", "e0m8k8b32", "e8m1k8b32", "e2m1k8b٣٢"),
+        *(f"e2m1k8b{'9' * 5000}", "e2m1K0k4B4b16", "e2m1K4k0B4b16", "e2m1K4k4B0b16"),
+        *("e2m1K4k4B4b0", "e2m1K9k4B4b16", "e2m1k4K4B4b16", "e2m1K4k4B4b16off"),
+        *("e2m1K4k4B4b16off-3", "e2m1K4k4B4b16offc", "e2m1K1k4B1b64off999", "mxfp4c", "mxfp5"),
+        *("mxfp6", "mxfp8", "mxfp8e3m4", "hifx", "hifx1", "hifx6", "hifx4_v14", "hifx4v12"),
+        *("hif4", "tmx", "tmx2", "tmx10", "nf4", "nf4b8b16", "nf4B0b16", "nf4B8b0", "nf4B8"),
+        *("nvfp4", "int8", "fp8"),
     ],
 )  # fmt: skip
 def test_what_is_no_descriptor_is_refused_with_the_grammar(text: str) -> None:
@@ -100,7 +104,7 @@ forms_a = st.builds(
     elements, small(8), small(999), st.sampled_from(["", "c", "C"]),
 )  # fmt: skip
 forms_b = st.builds(
-    lambda em, outer_bits, k, outer, b, c, off: f"e{em[0]}m{em[1]}K{outer_bits}k{k}B{outer}b{b}{c}{off}",
+    lambda em, more, k, outer, b, c, off: f"e{em[0]}m{em[1]}K{more}k{k}B{outer}b{b}{c}{off}",
     elements, small(8), small(8), small(99), small(999), st.sampled_from(["", "c", "C"]),
     st.one_of(st.just(""), st.integers(0, 100).map("off{}".format)),
 )  # fmt: skip
@@ -210,12 +214,12 @@ def test_yaml_takes_a_text_and_names_the_key_of_a_wrong_one() -> None:
         build(node | {"text": "mxfp5"}, "format")
 
 
-def same_without_c(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
+def same_without_c(entry: Entry, found: dict[str, Any], differing: dict[str, Any]) -> None:
     other = replace(parse(entry.parts[1]), do_carry=False).format()
     assert not entry.differing({"dq": values_of(entry.x.float(), other)}, found["dq"])
 
 
-def same_with_ties_to_even(entry: Any, found: dict[str, Any], differing: dict[str, Any]) -> None:
+def same_with_ties_to_even(entry: Entry, found: dict[str, Any], differing: dict[str, Any]) -> None:
     fmt = parse(entry.parts[1]).format()
     assert isinstance(fmt, BlockScaled)
     other = replace(fmt, element=replace(fmt.element, rounding="nearest_even"))
@@ -237,13 +241,15 @@ KNOWN_DIFFERENT: dict[str, tuple[str, Callable[..., None]]] = {
 }
 
 
-def test_descriptors_equal_fake_quant_ops_and_hifloat4(entry: Any) -> None:
+@looped("entry", partial(entries_of, "test_descriptor"), ids=id_of)
+def test_descriptors_equal_fake_quant_ops_and_hifloat4(entry: Entry) -> None:
     values = values_of(entry.x.float(), parse(entry.parts[1]).format())
     entry.check({"dq": values}, values, KNOWN_DIFFERENT)
 
 
-def test_stored_results_of_the_offset_form_are_all_beyond_its_range(golden: dict[str, Any]) -> None:
+def test_stored_results_of_the_offset_form_are_all_beyond_its_range() -> None:
+    whole()
     # Its exponents end at -7, so normal numbers overflow: equal, and nothing to be seen but NaN.
-    stored = golden["tensors"]("qtype_quant_py")
+    stored = stored_tensors("qtype_quant_py")
     assert all(values.isnan().all() for key, values in stored.items() if "off38" in key)
     assert parse("e0m3K1k4B1b64Coff38").k_range == (-39, -9)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
 from harness.formats.native import Native
@@ -33,30 +34,7 @@ FORMATS = [
     for element in ELEMENTS
     for variant in VARIANTS
 ]
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
-
-
-def sample(shape: tuple[int, ...] = (6, 100)) -> torch.Tensor:
-    """Return skewed values; the first rows are all positive, all negative, constant."""
-    rng = np.random.default_rng(2)
-    x = torch.from_numpy((rng.standard_t(3, shape) + 0.5).astype(F))
-    x[0], x[1], x[2] = x[0].abs() + 2, -x[1].abs() - 2, 3.0
-    return x
-
-
-def reference(fmt: Affine, block: Array) -> tuple[Array, F, F]:
-    """Return integers, scale and zero point of one block."""
-    low, high = min(block.min(), F(0)), max(block.max(), F(0))
-    qmin, qmax = fmt.element.lowest, fmt.element.highest
-    scale = max((high - low) / F(qmax - qmin), F(fmt.scale.lowest))
-    if fmt.round_sum:
-        zero = np.rint(np.clip(F(qmin) - low / scale, qmin, qmax))
-        return np.clip(np.rint(block / scale + zero), qmin, qmax), scale, zero
-    zero = np.clip(F(qmin) - np.rint(low / scale), qmin, qmax)
-    units = block / scale
-    if fmt.scale.arithmetic == "reciprocal":
-        units = block * (F(1) / scale)
-    return np.clip(np.rint(units) + zero, qmin, qmax), scale, zero
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
 
 @each_format
@@ -93,7 +71,7 @@ def test_zero_is_exact_and_integers_stay_in_range(fmt: Affine) -> None:
 
 @each_format
 def test_error_is_at_most_one_step(fmt: Affine) -> None:
-    # Half a step for the number and half a step for the zero point, which clips one end; the rest is float32.
+    # Half a step for the number, half a step for the zero point (it clips one end), and float32.
     x = sample()
     scale = fmt.granularity.expand(quantize(x, fmt).scales.planes[0].values, x.shape)
     assert bool(((fake_quantize(x, fmt) - x).abs() <= scale * (1 + 1e-5)).all())
@@ -107,7 +85,7 @@ def test_blocks_of_zeros_come_back_as_zeros(fmt: Affine) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@looped("bad", [math.nan, math.inf])
 def test_block_that_is_not_finite_is_lost_alone(fmt: Affine, bad: float) -> None:
     x = sample()
     clean = fake_quantize(x, fmt)
@@ -191,3 +169,26 @@ def test_float_zero_leaves_zero_out_of_the_range() -> None:
     fmt = FloatZero(granularity=GROUPS)
     assert (fake_quantize(x, fmt) - x).abs().max() <= 0.5 + 1e-4
     assert bits_per_element(fmt, (1, 32)) == 4 + 64 / 32
+
+
+def sample(shape: tuple[int, ...] = (6, 100)) -> torch.Tensor:
+    """Return skewed values; the first rows are all positive, all negative, constant."""
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy((rng.standard_t(3, shape) + 0.5).astype(F))
+    x[0], x[1], x[2] = x[0].abs() + 2, -x[1].abs() - 2, 3.0
+    return x
+
+
+def reference(fmt: Affine, block: Array) -> tuple[Array, F, F]:
+    """Return integers, scale and zero point of one block."""
+    low, high = min(block.min(), F(0)), max(block.max(), F(0))
+    qmin, qmax = fmt.element.lowest, fmt.element.highest
+    scale = max((high - low) / F(qmax - qmin), F(fmt.scale.lowest))
+    if fmt.round_sum:
+        zero = np.rint(np.clip(F(qmin) - low / scale, qmin, qmax))
+        return np.clip(np.rint(block / scale + zero), qmin, qmax), scale, zero
+    zero = np.clip(F(qmin) - np.rint(low / scale), qmin, qmax)
+    units = block / scale
+    if fmt.scale.arithmetic == "reciprocal":
+        units = block * (F(1) / scale)
+    return np.clip(np.rint(units) + zero, qmin, qmax), scale, zero

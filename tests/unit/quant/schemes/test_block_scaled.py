@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1, E2M3, E4M3, E5M2
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.range import AbsMax, Percentile
@@ -20,8 +21,6 @@ from harness.quant.tensor import TensorFormat
 
 Array = npt.NDArray[np.float32]
 
-E4M3 = Minifloat(exponent_bits=4, mantissa_bits=3, specials="nan")
-E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
 # element, its largest value, the type of ml_dtypes that rounds like it
 ELEMENTS: list[tuple[Any, float, Any]] = [
     (Integer(bits=8), 127.0, None),
@@ -29,8 +28,8 @@ ELEMENTS: list[tuple[Any, float, Any]] = [
     (Integer(bits=2), 1.0, None),
     (E4M3, 448.0, ml_dtypes.float8_e4m3fn),
     (E5M2, 57344.0, ml_dtypes.float8_e5m2),
-    (Minifloat(exponent_bits=2, mantissa_bits=3), 7.5, ml_dtypes.float6_e2m3fn),
-    (Minifloat(exponent_bits=2, mantissa_bits=1), 6.0, ml_dtypes.float4_e2m1fn),
+    (E2M3, 7.5, ml_dtypes.float6_e2m3fn),
+    (E2M1, 6.0, ml_dtypes.float4_e2m1fn),
 ]
 LARGEST = {element.name: largest for element, largest, _ in ELEMENTS}
 CASTS = {element.name: cast for element, _, cast in ELEMENTS}
@@ -41,39 +40,8 @@ FORMATS = [
 ]
 SHAPES = [(5, 100), (4, 256), (3, 7), (1, 1), (2, 3, 130), (130,)]
 SMALLEST_NORMAL = np.float32(2.0**-126)
-each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-
-
-def slices(fmt: BlockScaled, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Return every block as slices; the last of an axis may be short."""
-    block = ((1,) * len(shape) + fmt.granularity.block)[-len(shape) :]
-    ranges = []
-    for length, size in zip(shape, block, strict=True):
-        step = length if size == -1 else size
-        ranges.append([slice(start, min(start + step, length)) for start in range(0, length, step)])
-    return list(itertools.product(*ranges))
-
-
-def reference(fmt: BlockScaled, x: Array) -> tuple[Array, Array, int]:
-    """Return values, the scale of each element, and the number of scales, by a loop over blocks."""
-    values, scales = np.empty_like(x), np.empty_like(x)
-    largest, cast = LARGEST[fmt.element.name], CASTS[fmt.element.name]
-    blocks = slices(fmt, x.shape)
-    for where in blocks:
-        part = x[where]
-        scale = max(np.abs(part).max() / np.float32(largest), SMALLEST_NORMAL)
-        scaled = np.clip(part / scale, -largest, largest)
-        rounded = np.rint(scaled) if cast is None else scaled.astype(cast).astype(np.float32)
-        values[where], scales[where] = rounded * scale, scale
-    return values, scales, len(blocks)
-
-
-def sample(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Return values with the spread of a weight matrix: rows of different size, a few outliers."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_t(3, shape) * np.exp(rng.normal(size=(*shape[:-1], 1)))
-    return torch.from_numpy(x.astype(np.float32))
+each_format = looped("fmt", FORMATS, ids=lambda fmt: fmt.name)
+each_shape = looped("shape", SHAPES, ids=str)
 
 
 @each_format
@@ -92,8 +60,8 @@ def test_values_and_scales_equal_the_reference(fmt: BlockScaled, shape: tuple[in
     assert quantized.dequantize().is_contiguous()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("fmt", FORMATS[::5], ids=lambda fmt: fmt.name)
+@looped("dtype", [torch.bfloat16, torch.float16], ids=str)
+@looped("fmt", FORMATS[::5], ids=lambda fmt: fmt.name)
 def test_arithmetic_is_float32_whatever_the_type(fmt: BlockScaled, dtype: torch.dtype) -> None:
     x = sample((5, 100)).to(dtype)
     values, _, _ = reference(fmt, x.float().numpy())
@@ -117,7 +85,7 @@ def test_zeros_come_back_as_zeros(fmt: BlockScaled) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("size", [1e-45, 1e-40, 2.0**-126, 1e-30, 3e38])
+@looped("size", [1e-45, 1e-40, 2.0**-126, 1e-30, 3e38])
 def test_extreme_magnitudes_stay_finite(fmt: BlockScaled, size: float) -> None:
     x = torch.full((2, 130), size) * torch.tensor([1.0, -1.0]).repeat(65)
     values, _, _ = reference(fmt, x.numpy())
@@ -127,7 +95,7 @@ def test_extreme_magnitudes_stay_finite(fmt: BlockScaled, size: float) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@looped("bad", [math.nan, math.inf, -math.inf])
 def test_block_that_is_not_finite_comes_back_all_nan_and_others_unhurt(
     fmt: BlockScaled, bad: float
 ) -> None:
@@ -163,7 +131,7 @@ def test_clipped_range_saturates_what_lies_beyond(fmt: BlockScaled) -> None:
         torch.testing.assert_close(end, bound.expand(end.shape), rtol=2**-22, atol=0)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fmt", "shape", "bits"),
     [
         (FORMATS[0], (4096, 4096), 8.0078125),  # int8_row: 8 + 32/4096
@@ -213,3 +181,34 @@ def test_refused_tail_is_an_error_of_every_verb() -> None:
             verb(sample((5, 100)), fmt)
     with pytest.raises(ValueError, match="block must divide the tensor"):
         bits_per_element(fmt, (5, 100))
+
+
+def slices(fmt: BlockScaled, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Return every block as slices; the last of an axis may be short."""
+    block = ((1,) * len(shape) + fmt.granularity.block)[-len(shape) :]
+    ranges = []
+    for length, size in zip(shape, block, strict=True):
+        step = length if size == -1 else size
+        ranges.append([slice(start, min(start + step, length)) for start in range(0, length, step)])
+    return list(itertools.product(*ranges))
+
+
+def reference(fmt: BlockScaled, x: Array) -> tuple[Array, Array, int]:
+    """Return values, the scale of each element, and the number of scales, by a loop over blocks."""
+    values, scales = np.empty_like(x), np.empty_like(x)
+    largest, cast = LARGEST[fmt.element.name], CASTS[fmt.element.name]
+    blocks = slices(fmt, x.shape)
+    for where in blocks:
+        part = x[where]
+        scale = max(np.abs(part).max() / np.float32(largest), SMALLEST_NORMAL)
+        scaled = np.clip(part / scale, -largest, largest)
+        rounded = np.rint(scaled) if cast is None else scaled.astype(cast).astype(np.float32)
+        values[where], scales[where] = rounded * scale, scale
+    return values, scales, len(blocks)
+
+
+def sample(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Return values with the spread of a weight matrix: rows of different size, a few outliers."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(3, shape) * np.exp(rng.normal(size=(*shape[:-1], 1)))
+    return torch.from_numpy(x.astype(np.float32))

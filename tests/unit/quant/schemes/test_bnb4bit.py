@@ -1,4 +1,4 @@
-"""NF4 and FP4 statistics and their double quantization, against numpy and the definition of the dynamic map."""
+"""NF4 and FP4 statistics, plain and doubly quantized: numpy, and the definition of the map."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looped import looped
 
 from harness.formats.codebook import LEVELS, Codebook
 from harness.quant.granularity import Granularity
@@ -13,25 +14,13 @@ from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.bnb4bit import QLoRAScale, dynamic_map
 
-each_name = pytest.mark.parametrize("name", ["nf4", "fp4"])
-each_block = pytest.mark.parametrize("block", [32, 64, 256])
-
-
-def book(name: str, block: int = 64, double: bool = False) -> BlockScaled:
-    return BlockScaled(
-        element=Codebook(name=name),
-        granularity=Granularity(block=(1, block), flat=True),
-        scale=QLoRAScale(double_quantization=double),
-    )
-
-
-def sample(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(8))
+each_name = looped("name", ["nf4", "fp4"])
+each_block = looped("block", [32, 64, 256])
 
 
 @each_name
 @each_block
-@pytest.mark.parametrize("shape", [(16, 256), (5, 100), (3, 2, 50), (7,)], ids=str)
+@looped("shape", [(16, 256), (5, 100), (3, 2, 50), (7,)], ids=str)
 def test_blocks_run_on_over_rows_and_round_to_the_nearest_level(
     name: str, block: int, shape: tuple[int, ...]
 ) -> None:
@@ -135,7 +124,7 @@ def test_block_that_is_not_finite_is_lost_alone(name: str, bad: float) -> None:
     assert torch.equal(found, clean)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("name", "block", "absolute", "relative"),
     [
         *(("nf4", 64, 0.072792, 0.203299), ("nf4", 128, 0.076835, 0.215252)),
@@ -151,3 +140,15 @@ def test_errors_on_normal_numbers_are_those_bitsandbytes_publishes(
     # Its own tests allow 1e-3 for another draw of numbers.
     assert abs(float(error.mean()) - absolute) < 1e-3
     assert abs(float((error / x.abs().clamp(min=1e-8)).mean()) - relative) < 1e-3
+
+
+def book(name: str, block: int = 64, double: bool = False) -> BlockScaled:
+    return BlockScaled(
+        element=Codebook(name=name),
+        granularity=Granularity(block=(1, block), flat=True),
+        scale=QLoRAScale(double_quantization=double),
+    )
+
+
+def sample(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(8))

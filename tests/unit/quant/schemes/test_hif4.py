@@ -1,4 +1,4 @@
-"""HiF4 of the paper and of the first generation, against slow scalar references in Python floats."""
+"""Both generations of HiF4 against slow scalar references in Python floats."""
 
 import math
 import struct
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looped import looped
 
 from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.schemes.hif4 import HiF
@@ -17,7 +18,7 @@ from harness.quant.schemes.hif4_v12 import HiFv12
 
 BITS = (2, 3, 4, 5)
 LARGEST = 344064.0
-each_width = pytest.mark.parametrize("bits", BITS)
+each_width = looped("bits", BITS)
 
 
 def float32(value: float) -> float:
@@ -84,29 +85,12 @@ KINDS: list[tuple[Any, Callable[[list[float], int], list[float]]]] = [
     (HiF, paper),
     (HiFv12, first_generation),
 ]
-each_kind = pytest.mark.parametrize(("kind", "reference"), KINDS, ids=["paper", "v12"])
-
-
-def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
-    """Apply a reference to every group of 64 of every row, the last filled up with zeros."""
-    rows = []
-    for row in x.tolist():
-        row += [0.0] * (-len(row) % 64)
-        rows.append([v for i in range(0, len(row), 64) for v in reference(row[i : i + 64], bits)])
-    return torch.tensor(rows)[:, : x.shape[1]]
-
-
-def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """Return groups of every size the scales reach and beyond, with numbers of very different size in them."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, columns, generator=generator)
-    x *= torch.exp2(torch.randint(-60, 24, (rows, 1), generator=generator))
-    return x * torch.exp2(-4 * torch.rand(rows, columns, generator=generator))
+each_kind = looped(("kind", "reference"), KINDS)
 
 
 @each_kind
 @each_width
-@pytest.mark.parametrize("columns", [64, 128, 100, 7])
+@looped("columns", [64, 128, 100, 7])
 def test_values_equal_the_scalar_reference(
     kind: Any, reference: Any, bits: int, columns: int
 ) -> None:
@@ -115,12 +99,12 @@ def test_values_equal_the_scalar_reference(
     np.testing.assert_array_equal(found.numpy(), by_groups(x, bits, reference).numpy())
 
 
-@each_kind
 @settings(max_examples=60, deadline=None)
 @given(
     bits=st.sampled_from(BITS),
     group=st.lists(st.floats(-1e7, 1e7, width=32), min_size=64, max_size=64),
 )
+@each_kind
 def test_any_group_equals_the_scalar_reference(
     kind: Any, reference: Any, bits: int, group: list[float]
 ) -> None:
@@ -153,7 +137,7 @@ def test_largest_number_of_a_group_is_not_kept(largest: float, kept: float) -> N
 
 @pytest.mark.parametrize("at_border", [4.0, 2.0])
 def test_factors_of_two_begin_at_the_border_itself(at_border: float) -> None:
-    # The scale is 1 here: 4 takes both factors and 2 takes one, or they would be clipped to 3.5 and 1.75.
+    # The scale is 1: 4 needs both factors and 2 needs one, or they become 3.5 and 1.75.
     x = torch.zeros(64)
     x[0], x[8], x[63] = 7.0, at_border, -at_border
     assert quantize(x, HiF()).scales.planes[2].values.item() == 1.0
@@ -238,3 +222,20 @@ def test_v12_without_saturation_gives_what_it_cannot_store() -> None:
     # In units of 2^18 / 4; 2^19 rounds to exactly 2, which is clipped.
     assert found[:3].tolist() == [983040.0, 1.75 * 2.0**18, 1.75 * 2.0**18]
     assert fake_quantize(x, HiFv12())[:3].tolist() == [1.75 * 2.0**18] * 3
+
+
+def by_groups(x: torch.Tensor, bits: int, reference: Any) -> torch.Tensor:
+    """Apply a reference to every group of 64 of every row, the last filled up with zeros."""
+    rows = []
+    for row in x.tolist():
+        row += [0.0] * (-len(row) % 64)
+        rows.append([v for i in range(0, len(row), 64) for v in reference(row[i : i + 64], bits)])
+    return torch.tensor(rows)[:, : x.shape[1]]
+
+
+def sample(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    """Return groups of all sizes that scales reach and beyond, small and large numbers in each."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=generator)
+    x *= torch.exp2(torch.randint(-60, 24, (rows, 1), generator=generator))
+    return x * torch.exp2(-4 * torch.rand(rows, columns, generator=generator))

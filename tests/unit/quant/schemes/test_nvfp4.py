@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from looped import looped
 
-from harness.formats.minifloat import Minifloat
+from harness.formats.minifloat import E2M1
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import bits_per_element, fake_quantize, fit, quantize
 from harness.quant.range import MseSearch
@@ -24,54 +25,12 @@ RULES = [
     for subnormal in (False, True)
     for arithmetic in ("reciprocal", "divide")
 ]
-each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.suffix or "_plain")
-
-
-def nvfp4(rule: NVFP4Scale) -> BlockScaled:
-    return BlockScaled(
-        element=Minifloat(exponent_bits=2, mantissa_bits=1),
-        granularity=Granularity(block=(1, 16)),
-        scale=rule,
-    )
-
-
-def cast(x: Array, dtype: object, largest: float) -> Array:
-    return np.clip(x, -largest, largest).astype(dtype).astype(F)
-
-
-def reference(x: Array, rule: NVFP4Scale) -> tuple[Array, Array, Array]:
-    """Return values, block scales and the scale of one matrix `[N, K]`, block by block."""
-    whole = F(1)
-    if rule.levels == 2:
-        whole = np.abs(x).max() / F(448 * 6) or F(1)
-    values, scales = np.zeros_like(x), []
-    for row, start in np.ndindex(x.shape[0], -(-x.shape[1] // 16)):
-        block = x[row, start * 16 : start * 16 + 16]
-        scale = np.abs(block).max() / F(6) / whole
-        scale = max(scale, F(0) if rule.subnormal else F(2.0**-6))
-        stored = cast(np.array([scale]), ml_dtypes.float8_e4m3fn, 448)[0]
-        scales.append(stored)
-        unit = stored or F(1)
-        if rule.arithmetic == "divide":
-            units = block / (whole * unit)
-        else:
-            units = block * (F(1) / whole / unit)
-        codes = cast(units, ml_dtypes.float4_e2m1fn, 6)
-        values[row, start * 16 : start * 16 + 16] = codes * (whole * stored)
-    return values, np.array(scales, F).reshape(x.shape[0], -1), whole
-
-
-def sample(shape: tuple[int, ...], size: float = 1.0) -> torch.Tensor:
-    """Return blocks of very different size, so that some scales are subnormal."""
-    rng = np.random.default_rng(5)
-    spread = np.repeat(np.exp2(rng.integers(-16, 6, (*shape[:-1], -(-shape[-1] // 16)))), 16, -1)
-    x = rng.standard_normal(shape) * spread[..., : shape[-1]] * size
-    return torch.from_numpy(x.astype(F))
+each_rule = looped("rule", RULES, ids=lambda rule: rule.suffix or "_plain")
 
 
 @each_rule
-@pytest.mark.parametrize("shape", [(8, 256), (3, 40), (1, 16)], ids=str)
-@pytest.mark.parametrize("size", [1.0, 1e-8, 1e6])
+@looped("shape", [(8, 256), (3, 40), (1, 16)], ids=str)
+@looped("size", [1.0, 1e-8, 1e6])
 def test_values_and_both_levels_equal_the_reference(
     rule: NVFP4Scale, shape: tuple[int, int], size: float
 ) -> None:
@@ -139,3 +98,45 @@ def test_a_search_leaves_the_scale_of_the_matrix_and_is_never_worse() -> None:
     ]
     assert (errors[0] <= errors[1]).all()
     assert (errors[0] < errors[1]).any()
+
+
+def nvfp4(rule: NVFP4Scale) -> BlockScaled:
+    return BlockScaled(
+        element=E2M1,
+        granularity=Granularity(block=(1, 16)),
+        scale=rule,
+    )
+
+
+def cast(x: Array, dtype: object, largest: float) -> Array:
+    return np.clip(x, -largest, largest).astype(dtype).astype(F)
+
+
+def reference(x: Array, rule: NVFP4Scale) -> tuple[Array, Array, Array]:
+    """Return values, block scales and the scale of one matrix `[N, K]`, block by block."""
+    whole = F(1)
+    if rule.levels == 2:
+        whole = np.abs(x).max() / F(448 * 6) or F(1)
+    values, scales = np.zeros_like(x), []
+    for row, start in np.ndindex(x.shape[0], -(-x.shape[1] // 16)):
+        block = x[row, start * 16 : start * 16 + 16]
+        scale = np.abs(block).max() / F(6) / whole
+        scale = max(scale, F(0) if rule.subnormal else F(2.0**-6))
+        stored = cast(np.array([scale]), ml_dtypes.float8_e4m3fn, 448)[0]
+        scales.append(stored)
+        unit = stored or F(1)
+        if rule.arithmetic == "divide":
+            units = block / (whole * unit)
+        else:
+            units = block * (F(1) / whole / unit)
+        codes = cast(units, ml_dtypes.float4_e2m1fn, 6)
+        values[row, start * 16 : start * 16 + 16] = codes * (whole * stored)
+    return values, np.array(scales, F).reshape(x.shape[0], -1), whole
+
+
+def sample(shape: tuple[int, ...], size: float = 1.0) -> torch.Tensor:
+    """Return blocks of very different size, so that some scales are subnormal."""
+    rng = np.random.default_rng(5)
+    spread = np.repeat(np.exp2(rng.integers(-16, 6, (*shape[:-1], -(-shape[-1] // 16)))), 16, -1)
+    x = rng.standard_normal(shape) * spread[..., : shape[-1]] * size
+    return torch.from_numpy(x.astype(F))

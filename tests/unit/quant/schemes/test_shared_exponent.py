@@ -17,37 +17,6 @@ from harness.quant.schemes.shared_exponent import SharedExponent, shared_microex
 NAN = float("nan")
 
 
-def batched(row: list[float], size: int) -> list[list[float]]:
-    return [row[start : start + size] for start in range(0, len(row), size)]
-
-
-def one_by_one(
-    row: list[float],
-    magnitude_bits: int,
-    block: int,
-    outer: int,
-    distance_bits: int,
-    lowest: int,
-    highest: int,
-) -> list[float]:
-    """Round a row to integers of some bits under shared exponents, with float64 and `math` only."""
-    out = []
-    for group in batched(row, block * outer):
-        blocks = batched(group, block)
-        exponents = []
-        for numbers in blocks:
-            largest = max(map(abs, numbers))
-            exponent = math.frexp(largest)[1] - 1 - (magnitude_bits - 1) if largest else lowest
-            exponents.append(min(max(exponent, lowest), highest))
-        floor = max(exponents) - (2**distance_bits - 1)
-        for numbers, own in zip(blocks, exponents, strict=True):
-            step = 2.0 ** max(own, floor)
-            for x in numbers:
-                integer = min(math.floor(abs(x) / step + 0.5), 2**magnitude_bits - 1)
-                out.append(math.copysign(integer * step, x))
-    return out
-
-
 rows = st.lists(
     st.builds(math.ldexp, st.integers(-64, 64).map(float), st.integers(-20, 20)),
     min_size=1,
@@ -87,7 +56,7 @@ def test_microexponents_are_one_bit_a_pair_below_the_exponent_of_sixteen(
 
 
 def test_a_pair_of_mx4_has_half_the_step_where_it_is_small_enough() -> None:
-    # Magnitudes 0, 1/2, 1, 3/2 times 2^0 for the pair with the largest number, 2^-1 for others below 1.
+    # Magnitudes 0, 1/2, 1, 3/2, times 1 in the pair with the largest number, times 1/2 in others.
     row = [1.75, 0.3, 0.75, 0.2, *[0.0] * 12]
     expected = [1.5, 0.5, 0.75, 0.25, *[0.0] * 12]
     assert fake_quantize(torch.tensor(row), shared_microexponents(4)).tolist() == expected
@@ -108,7 +77,8 @@ def test_size_counts_an_exponent_for_each_outer_block_and_a_distance_for_each_bl
 
 
 def test_an_overflow_makes_an_outer_block_of_integers_nan_and_saturates_floats() -> None:
-    # k = 3, K = 1: exponents -7 .. 7 of absmax; integers of 3 bits end at 7 * 2^5 = 224, and 240 rounds beyond.
+    # k = 3, K = 1: exponents -7 .. 7 of absmax. Integers of 3 bits end at 7 * 2^5 = 224, and 240
+    # rounds to 256.
     x = torch.tensor([239.0, 1.0, 0.0, 0.0, 240.0, 1.0, 32.0, 0.0])
     fmt = parse("e0m3K1k3B2b2").format()
     with pytest.raises(FormatOverflow, match="got 240, which becomes nan"):
@@ -149,3 +119,34 @@ def test_ranges_that_float32_does_not_have_are_refused() -> None:
             SharedExponent(lowest=lowest, highest=highest)
     with pytest.raises(ValueError, match="outer must be >= 1"):
         SharedExponent(outer=0)
+
+
+def batched(row: list[float], size: int) -> list[list[float]]:
+    return [row[start : start + size] for start in range(0, len(row), size)]
+
+
+def one_by_one(
+    row: list[float],
+    magnitude_bits: int,
+    block: int,
+    outer: int,
+    distance_bits: int,
+    lowest: int,
+    highest: int,
+) -> list[float]:
+    """Round a row to integers of some bits under shared exponents, with float64 and `math` only."""
+    out = []
+    for group in batched(row, block * outer):
+        blocks = batched(group, block)
+        exponents = []
+        for numbers in blocks:
+            largest = max(map(abs, numbers))
+            exponent = math.frexp(largest)[1] - 1 - (magnitude_bits - 1) if largest else lowest
+            exponents.append(min(max(exponent, lowest), highest))
+        floor = max(exponents) - (2**distance_bits - 1)
+        for numbers, own in zip(blocks, exponents, strict=True):
+            step = 2.0 ** max(own, floor)
+            for x in numbers:
+                integer = min(math.floor(abs(x) / step + 0.5), 2**magnitude_bits - 1)
+                out.append(math.copysign(integer * step, x))
+    return out

@@ -1,12 +1,13 @@
-"""Stored results of other implementations: one case for each entry of the manifest in the folder `golden`.
+"""Results of other implementations, stored in the folder `golden` beside HARNESS_DATA.
 
-A test module named in `HOMES` that has a table `KNOWN_DIFFERENT` gets every entry of its files as `entry`, so that none
-is left out: an entry is equal in all its roles, or is in the table, with the reason and what is true of it instead.
+`entries_of(module)` returns every entry of the files that belong to a test module (`HOMES`), so
+that none is left out. Each entry is equal in all its roles, or the module's `KNOWN_DIFFERENT` lists
+it with the reason and a check of the difference.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -34,7 +35,7 @@ HOMES = {
 }
 """The test module of each file, and how many entries the file has."""
 Known = dict[str, tuple[str, Callable[..., None]]]
-"""By a glob over ids: why results differ, and what is asserted of them instead."""
+"""Glob over ids -> why results differ, and the check of the difference."""
 FOLDER = Path(os.environ.get("HARNESS_DATA", "nowhere")).parent / "golden"
 
 
@@ -66,7 +67,7 @@ class Entry:
     ) -> dict[str, torch.Tensor]:
         """Return which elements are not equal, of each role that has any: NaN == NaN, +0 == -0.
 
-        Where the project's `values` are NaN the whole block is, and the codes of its elements mean nothing.
+        Blocks whose `values` are NaN have codes without a meaning; those are not compared.
         """
         assert found.keys() == self.stored.keys()
         masks = {}
@@ -81,7 +82,7 @@ class Entry:
         return masks
 
     def check(self, found: dict[str, torch.Tensor], values: torch.Tensor, known: Known) -> None:
-        """Assert that every role is equal, or that what the first fitting line of `known` says is true."""
+        """Assert that every role is equal, or that the first fitting check of `known` passes."""
         differing = self.differing(found, values)
         line = next((line for glob, line in known.items() if fnmatchcase(self.id, glob)), None)
         if line is None:
@@ -91,32 +92,30 @@ class Entry:
             line[1](self, found, differing)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "entry" in metafunc.fixturenames and "KNOWN_DIFFERENT" in dir(metafunc.module):
-        name = metafunc.module.__name__.rpartition(".")[-1]
-        files = [f"{file}.safetensors" for file, (home, _) in HOMES.items() if home == name]
-        chosen = [listed for listed in manifest() if listed["file"] in files]
-        ids = [listed["id"] for listed in chosen]
-        metafunc.parametrize("entry", chosen, ids=ids, indirect=True)
-
-
-@pytest.fixture
-def entry(request: pytest.FixtureRequest) -> Entry:
-    """The entry of this case."""
-    listed = request.param
-    tensors = stored_tensors(listed["file"].removesuffix(".safetensors"))
-    inputs = stored_tensors("inputs")
-    name = listed["id"].rpartition("/")[-1]
-    return Entry(
-        id=listed["id"],
-        x=inputs[name].clone() if name in inputs else None,
-        stored={role: tensors[f"{listed['id']}/{role}"] for role in listed["sha256_16"]},
-    )
-
-
-@pytest.fixture
-def golden() -> dict[str, Any]:
-    """The whole manifest by id, with `HOMES` and the tensors of a file; or a skip."""
+def whole() -> tuple[dict[str, Any], ...]:
+    """Return the entries of the manifest, or skip the test without the folder."""
     if not manifest():
         pytest.skip("needs the folder golden beside HARNESS_DATA")
-    return {"entries": manifest(), "homes": HOMES, "tensors": stored_tensors}
+    return manifest()
+
+
+def entries_of(module: str) -> Iterator[Entry]:
+    """Yield the entries that belong to a test module, or skip the test without the folder."""
+    files = [f"{file}.safetensors" for file, (home, _) in HOMES.items() if home == module]
+    inputs = None
+    for listed in whole():
+        if listed["file"] not in files:
+            continue
+        inputs = inputs or stored_tensors("inputs")
+        tensors = stored_tensors(listed["file"].removesuffix(".safetensors"))
+        name = listed["id"].rpartition("/")[-1]
+        yield Entry(
+            id=listed["id"],
+            x=inputs[name].clone() if name in inputs else None,
+            stored={role: tensors[f"{listed['id']}/{role}"] for role in listed["sha256_16"]},
+        )
+
+
+def id_of(entry: Entry) -> str:
+    """Return the id, for the note of a failing case."""
+    return entry.id
