@@ -100,7 +100,7 @@ class Bench:
         self.questions = choose(self.data, subjects, arguments.per_subject)
         self.say(f"loading SmolLM2-135M in {arguments.dtype}")
         self.loaded = EmbeddedModel(dtype=arguments.dtype).load(torch.device("cpu"))
-        self.how = products.choose(self.loaded, provenance.cpu_flags())
+        self.how = products.choose_way(self.loaded, provenance.cpu_flags())
         self.size = reference.Size.of(self.loaded.module)
         self.ask_lm_eval = partial(reference.ask, self.loaded, self.data, shots=SHOTS)
         self.ids = self.tokenize(self.questions)
@@ -144,7 +144,7 @@ class Bench:
         row = reference.bytes_of_row(self.loaded, max(lengths)) if mode == "direct" else 0
         return reference.fastest(self.arguments.batch_sizes, lengths, row, rate)
 
-    def row(self, seconds: Sequence[float], work: Work, how: products.Products) -> Json:
+    def row(self, seconds: Sequence[float], work: Work, how: products.MatmulWay) -> Json:
         """Return what the times of some work mean."""
         mean = statistics.mean(seconds)
         dtype: str = self.arguments.dtype
@@ -184,7 +184,7 @@ class Runs(NamedTuple):
         return statistics.mean(run.seconds for run in self.usual)
 
 
-def run_task(task: Task, how: products.Products, loaded: LoadedModel) -> Timed:
+def run_task(task: Task, how: products.MatmulWay, loaded: LoadedModel) -> Timed:
     """Run a task as `harness.runner.run` does."""
     gc.collect()
     started = time.perf_counter()
@@ -194,11 +194,11 @@ def run_task(task: Task, how: products.Products, loaded: LoadedModel) -> Timed:
 
 
 def run_beside(
-    bench: Bench, name: str, ours: Callable[[products.Products], Timed], other: Callable[[], Found]
+    bench: Bench, name: str, ours: Callable[[products.MatmulWay], Timed], other: Callable[[], Found]
 ) -> tuple[Runs, Found]:
     """Run `harness`, the other tool, and `harness` again, so that a drift of the machine favours neither."""
 
-    def run(how: products.Products) -> Timed:
+    def run(how: products.MatmulWay) -> Timed:
         bench.say(f"{name}: quant-harness, products {how}")
         timed = ours(how)
         bench.say(f"{name}: {timed.seconds:.1f} s")
@@ -255,7 +255,7 @@ def mmlu_part(bench: Bench, mode: Mode) -> Json:
 
 
 def ask_harness(
-    loaded: LoadedModel, mode: Mode, how: products.Products, questions: tuple[Question, ...]
+    loaded: LoadedModel, mode: Mode, how: products.MatmulWay, questions: tuple[Question, ...]
 ) -> Timed:
     """Ask `harness`, from the text on: nothing that a former run has kept is used."""
     loaded.kept.clear()

@@ -354,7 +354,7 @@ def test_other_type_of_the_baseline_is_said(checkpoint: Path, float_folder: Path
 
 def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) -> None:
     with pytest.raises(ModelError, match="a recipe must have changed tiny"):
-        baselines.own_float(tiny)
+        baselines.without_recipe(tiny)
 
 
 BLOCKS = Prequantized(

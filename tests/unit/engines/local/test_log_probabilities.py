@@ -48,8 +48,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     plain = SplitModel.logits
 
-    def listen(halves: SplitModel, hidden: torch.Tensor) -> torch.Tensor:
-        seen.append(plain(halves, hidden))
+    def listen(model: SplitModel, hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(plain(model, hidden))
         return seen[-1]
 
     monkeypatch.setattr(SplitModel, "logits", listen)
@@ -85,7 +85,7 @@ def largest_error(samples: Sequence[SampleScore], expected: list[list[float]]) -
 
 
 def of_windows(given: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Without the few positions that the check of the two halves looks at."""
+    """Without the few positions that the check of the two model looks at."""
     return [logits for logits in given if len(logits) == L - 1]
 
 

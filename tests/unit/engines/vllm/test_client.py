@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from harness.engines.vllm.client import UNVERIFIED, VllmEngine
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
 from harness import config
 from harness.config import CONF
-from harness.engines.vllm.client import UNVERIFIED, VllmEngine
 from harness.errors import ConfigError, DataError, InvalidResult, ModelError
 from harness.models import cache
 from harness.models.checkpoints import folder as checkpoint

@@ -28,7 +28,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.results.record import Metric, Unit
 from harness.tasks.base import TaskResult
-from harness.tasks.lm_eval import lm_eval
+from harness.tasks.lm_eval import loading
 from harness.tasks.lm_eval.lm_eval import LMEval
 
 ROWS = [
@@ -534,7 +534,7 @@ def test_unknown_task_is_answered_with_close_names(tasks: Tasks, monkeypatch: An
 
     # lm-eval's own 14,000 files take too long to read here.
     only = lambda path: TaskManager(include_path=path, include_defaults=False)  # noqa: E731
-    monkeypatch.setattr(lm_eval, "_all_tasks", only)
+    monkeypatch.setattr(loading, "_all_tasks", only)
     with pytest.raises(ConfigError, match="got choice; did you mean choices") as error:
         tasks("choice").data_facts()
     assert error.value.__cause__ is None
@@ -561,8 +561,8 @@ def test_own_folder_is_enough_if_all_that_is_asked_for_lies_there(
         shutil.copy(file, tmp_path)
     (tmp_path / "more.yaml").write_text(f"group: more\ntask: {members}\n", encoding="utf-8")
     asked = []
-    monkeypatch.setattr(lm_eval, "_all_tasks", asked.append)
-    lm_eval._manager(tuple(names), str(tmp_path))
+    monkeypatch.setattr(loading, "_all_tasks", asked.append)
+    loading._manager(tuple(names), str(tmp_path))
     assert asked == [str(tmp_path)] * reads_all
 
 
