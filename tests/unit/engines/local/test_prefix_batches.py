@@ -1,5 +1,6 @@
 """Sharing the beginning of prompts changes nothing: against whole prompts, run one at a time, without a cache."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -96,7 +97,13 @@ MODELS = {
     "lfm2": lambda: wrapped(lfm2, 0),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
-batch_sizes = pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
+BATCH_TOKENS = (1, 700, 4096)
+
+
+@functools.cache
+def model_of(name: str) -> LoadedModel:
+    """Return a model that no test changes; the tests of this file share it."""
+    return MODELS[name]()
 
 
 def task(answer: Direct | Generate, batch_tokens: int, shots: int = 1) -> MMLU:
@@ -137,33 +144,32 @@ def plain_greedy(loaded: LoadedModel, ids: tuple[int, ...]) -> str:
 
 
 @each_model
-@batch_sizes
-def test_direct_scores_equal_those_of_whole_prompts(name: str, batch_tokens: int) -> None:
-    loaded = MODELS[name]()
+def test_direct_scores_equal_those_of_whole_prompts(name: str) -> None:
+    loaded = model_of(name)
     letters = list(answer_ids(loaded, "Answer:"))
-    result = task(Direct(), batch_tokens).run(loaded)
-    whole = prompts(loaded)
-    assert len(result.samples) == 6
-    for sample in result.samples:
-        expected = plain_log_probs(loaded, whole[sample.id])[letters].tolist()
-        found = [sample.scores[f"log_prob_{letter}"] for letter in "ABCD"]
-        assert found == pytest.approx(expected, abs=1e-4)
+    expected = {
+        key: plain_log_probs(loaded, ids)[letters].tolist() for key, ids in prompts(loaded).items()
+    }
+    for batch_tokens in BATCH_TOKENS:
+        result = task(Direct(), batch_tokens).run(loaded)
+        assert len(result.samples) == 6
+        for sample in result.samples:
+            found = [sample.scores[f"log_prob_{letter}"] for letter in "ABCD"]
+            assert found == pytest.approx(expected[sample.id], abs=1e-4), batch_tokens
 
 
 @each_model
-@batch_sizes
-def test_decoded_text_equals_that_of_whole_prompts(name: str, batch_tokens: int) -> None:
-    loaded = MODELS[name]()
-    whole = prompts(loaded)
-    result = task(Generate(), batch_tokens).run(loaded)
-    assert {s.id: s.answer for s in result.samples} == {
-        key: plain_greedy(loaded, ids) for key, ids in whole.items()
-    }
+def test_decoded_text_equals_that_of_whole_prompts(name: str) -> None:
+    loaded = model_of(name)
+    expected = {key: plain_greedy(loaded, ids) for key, ids in prompts(loaded).items()}
+    for batch_tokens in BATCH_TOKENS:
+        result = task(Generate(), batch_tokens).run(loaded)
+        assert {s.id: s.answer for s in result.samples} == expected, batch_tokens
 
 
 @each_model
 def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     whole = prompts(loaded, shots=0)
     result = task(Generate(), 4096, shots=0).run(loaded)
     assert {s.id: s.answer for s in result.samples} == {
@@ -173,7 +179,7 @@ def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> No
 
 @each_model
 def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     sequences = [tuple(range(start, start + 40 + start)) for start in (1, 2, 9)]
     with split(loaded) as model:
         for batch in prompt_batches(model, sequences, 4096, share=True):
@@ -186,7 +192,7 @@ def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
 
 @each_model
 def test_decoding_goes_on_beyond_the_window_of_a_layer(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     sequences = [(*range(25), 60 + i, *range(i)) for i in (1, 3, 6)]
     produced: list[list[int]] = [[] for _ in sequences]
     with split(loaded) as model:
@@ -204,7 +210,7 @@ def test_decoding_goes_on_beyond_the_window_of_a_layer(name: str) -> None:
 
 
 def test_batches_share_no_memory_that_is_written_to() -> None:
-    loaded = MODELS["llama"]()
+    loaded = model_of("llama")
     sequences = [(*range(50), 60 + i, *range(i)) for i in range(6)]
     with split(loaded) as model:
         made = list(prompt_batches(model, sequences, 1, share=True))
@@ -220,7 +226,7 @@ def test_batches_share_no_memory_that_is_written_to() -> None:
 
 
 def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
-    loaded = MODELS["llama"]()
+    loaded = model_of("llama")
     with split(loaded) as model:
         (batch,) = prompt_batches(model, [(5, 6, 7)], 4096, share=True)
         assert isinstance(batch, SharedBatch)
@@ -231,7 +237,7 @@ def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
 
 
 def test_attention_of_the_model_is_its_own_again() -> None:
-    loaded = MODELS["llama"]()
+    loaded = model_of("llama")
     before = loaded.module.config._attn_implementation
     task(Generate(), 4096).run(loaded)
     assert loaded.module.config._attn_implementation == before == "sdpa"
@@ -250,7 +256,7 @@ def test_recipes_do_not_decide_what_can_be_shared() -> None:
     ("name", "reason"), [("llama", None), ("gemma2-32", None), ("lfm2", "layers of the kind conv")]
 )
 def test_only_keys_and_values_can_be_shared(name: str, reason: str | None) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     with split(loaded) as model:
         found = unsupported(model, 100)
     assert found is None if reason is None else found is not None and reason in found
