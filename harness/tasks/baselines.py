@@ -89,8 +89,8 @@ def find(loaded: LoadedModel, task: str) -> Baseline:
         return without_recipe(loaded)
     if loaded.came_quantized:
         raise UnsupportedRecipe(
-            f"{task} compares with an unquantized model, got a {loaded.origin}, which would be compared "
-            f"with itself; {FLAG}"
+            f"{task} compares with an unquantized model, got a {loaded.origin}, which would be "
+            f"compared with itself; {FLAG}"
         )
     return itself(loaded)
 
@@ -103,8 +103,8 @@ def without_recipe(loaded: LoadedModel) -> Baseline:
     """
     if not loaded.swaps and not loaded.hooks:
         raise ModelError(
-            f"a recipe must have changed {loaded.name} to be compared with its unquantized weights, got "
-            "the weights as they were loaded"
+            f"a recipe must have changed {loaded.name} to be compared with its unquantized "
+            "weights, got the weights as they were loaded"
         )
     return Baseline(
         loaded=loaded, within=loaded.unquantized, info=_info(loaded, "own float weights")
@@ -166,7 +166,8 @@ def _check_comparable(loaded: LoadedModel, base: LoadedModel) -> None:
     if own != other:
         raise ModelError(
             f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared "
-            f"token by token, got {base.name} with {other}; name the unquantized model it was made of"
+            f"token by token, got {base.name} with {other}; "
+            "name the unquantized model it was made of"
         )
     if (size := _size(loaded)) != (other_size := _size(base)):
         raise ModelError(

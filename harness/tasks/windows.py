@@ -7,7 +7,7 @@ The first token of a window has nothing before it and is not scored. Other proto
 later. Whether a BOS token stands before the text is the tokenizer's choice, unless `bos` says it:
 
     first    BOS before the first window alone
-    every    window = BOS + text[i*(L-1) : (i+1)*(L-1)]: L tokens, each token of the text scored once
+    every    window = BOS + ids[i*(L-1) : (i+1)*(L-1)]: each token of the text is scored once
     none     no BOS
 
 Some models (Gemma) understand a text only after a BOS: the score of a window without one is

@@ -1,4 +1,4 @@
-"""Every task in conf/ runs on the tiny model with embedded data: whole, finite, repeatable results."""
+"""Every task in conf/ on the tiny model and embedded data: whole, finite, repeatable results."""
 
 import copy
 import functools

@@ -104,7 +104,7 @@ class Generation:
             self._compile()
 
     def _compile(self) -> None:
-        # fullgraph: code that cannot be compiled is an error, not an eager call among compiled ones.
+        # fullgraph: code that cannot be compiled is an error. torch would run it eagerly.
         compiled = partial(torch.compile, _next_token, fullgraph=True, dynamic=False)
         # reduce-overhead is torch's name for CUDA graphs.
         mode = "reduce-overhead" if self._cuda_graphs else None
@@ -219,7 +219,7 @@ def forget_compiled() -> None:
 
 
 def _may_freeze(loaded: LoadedModel) -> bool:
-    """Say whether the compiler may fold constants: never where codes could become a float weight."""
+    """Say whether the compiler may fold constants without turning codes into a float weight."""
     if loaded.prequantized is not None:  # its library keeps codes in a form of its own
         return False
     installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]

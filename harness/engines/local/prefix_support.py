@@ -40,7 +40,7 @@ def unsupported(model: SplitModel, longest: int) -> str | None:
 
 
 def _strings(node: object) -> Iterator[str]:
-    """Yield every string in nested mappings: some models have rotary parameters by kind of layer."""
+    """Yield every string in nested mappings; rotary parameters may come by kind of layer."""
     if isinstance(node, dict):
         for child in node.values():
             yield from _strings(child)

@@ -102,6 +102,7 @@ def _attend_with_scores(
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     lse = scores.logsumexp(-1)
-    # Without an allowed key both are -inf and the weights NaN. With 0 the part has no share in a join.
+    # Without an allowed key, scores and lse are -inf and their difference is NaN. A weight of 0
+    # leaves such a part without a share in a join.
     weights = (scores - lse[..., None]).exp().nan_to_num(nan=0.0)
     return Part(weights @ v, lse)

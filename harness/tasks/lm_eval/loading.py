@@ -92,16 +92,14 @@ def _load_one(manager: Any, name: str) -> LMEvalTasks:
     Raises:
         DataError: Their data is not available.
     """
-    from datasets.exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415 - takes a second
-        DatasetsError,
-    )
+    from datasets import exceptions  # type: ignore[import-untyped] # noqa: PLC0415 - takes a second
 
     # The hub logs every failed attempt twice; the error below says it once.
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         part: LMEvalTasks = manager.load([name])
-    except (*UNAVAILABLE, DatasetsError) as reason:
+    except (*UNAVAILABLE, exceptions.DatasetsError) as reason:
         raise DataError(
             f"the data of lm-eval's task {name} must be at hand, got {type(reason).__name__}: "
             f"{reason}; connect to the hub once, so that its cache is filled, or give "

@@ -151,7 +151,7 @@ def _likelihoods(replies: Sequence[Any], name: str) -> dict[str, float]:
 
 
 def _answer(replies: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Return the generated text, or the index of the most likely choice; of equal ones the first."""
+    """Return the generated text, or the index of the first most likely choice."""
     if isinstance(replies[0], str):
         return replies[0]
     # For mutual information lm-eval scores each choice a second time, without its question.

@@ -1,11 +1,12 @@
-r"""MMLU prompts, byte for byte those of lm-eval 0.4.13 (task `mmlu`, default template, version 1.0).
+r"""MMLU prompts, byte for byte those of lm-eval 0.4.13 (task `mmlu` 1.0, default template).
 
     The following are multiple choice questions (with answers) about {subject}.\n\n
-    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n   (examples)
+    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n
     {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer:
 
-The scored continuations are " A" to " D". Hendrycks' original code ("Measuring Massive Multitask
-Language Understanding", 2021) differs in a second space before the subject.
+The second line repeats for every example. The scored continuations are " A" to " D". Hendrycks'
+original code ("Measuring Massive Multitask Language Understanding", 2021) differs in a second space
+before the subject.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """llama.cpp's protocol: the second half of each window (tools/perplexity/perplexity.cpp).
 
-    window = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 unless told; N must be at least 2C
-    window[0] = BOS                                   if the vocabulary adds one; the token it replaces is lost
-    scored    = window[C/2 + 1 : C]                   C - 1 - C/2 tokens: 255 of 512, each with 257 to 511 before it
+    window    = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 by default; N >= 2C
+    window[0] = BOS              if the vocabulary adds one; the token it replaces is lost
+    scored    = window[C/2+1 : C]    255 of 512 tokens, each with 257 to 511 before it
     PPL       = exp(mean of -ln p)
 
 The text is the file wiki.test.raw as it is, not the joined rows. Tokens are those of the loaded

@@ -1,4 +1,4 @@
-"""What a model is compared with: a second model, its own float weights, or nothing that could be taken for it."""
+"""Baselines: a second model, the model without its recipe, or unsupported."""
 
 import copy
 import functools
@@ -65,7 +65,7 @@ def saved(folder: Path, seed: int = 0) -> Path:
 
 @functools.cache
 def composed(name: str, *overrides: str) -> dict[str, Any]:
-    """Return a resolved configuration, which callers copy: composing takes longer than a small run."""
+    """Return a resolved configuration, to be copied; composing takes longer than a small run."""
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose(name, overrides=["device=cpu", *overrides])
@@ -99,7 +99,7 @@ def checkpoint(float_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The beginning of the embedded text: a model tokenizes all of its text before it cuts windows."""
+    """The beginning of the embedded text: all of a text is tokenized before windows are cut."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(EmbeddedData().text().text[: 2 * COUNT * LENGTH], encoding="utf-8")
     return path
@@ -107,7 +107,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return folders of a float model and of its bitsandbytes form, whose codes are what lies in memory."""
+    """Folders of an unquantized model and of its bitsandbytes form, which keeps codes in memory."""
     pytest.importorskip("bitsandbytes")
     root = tmp_path_factory.mktemp("bitsandbytes")
     with torch.random.fork_rng(devices=[]):
@@ -175,7 +175,7 @@ def log_probs(module: Any, ids: list[int]) -> np.ndarray:
 
 
 def dequantized(folder: Path, float_folder: Path) -> Any:
-    """Return the float model with weights unpacked from the checkpoint's words: eight codes in each, offset by 8."""
+    """Return the model with weights unpacked from the checkpoint: eight codes a word, offset 8."""
     module = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.float32)
     tensors = load_file(folder / "model.safetensors")
     for name, parameter in module.named_parameters():
@@ -292,7 +292,8 @@ def test_speed_of_codes_is_beside_that_of_the_float_model(
     assert both.baseline.relation == "second model"
     for name in ("decode_ratio", "prefill_ratio", "baseline_decode", "decode"):
         assert value(both, name) > 0
-    # Layers take half a byte a weight, and embedding and head, 45 % of the model, four: the memory tells which model is which.
+    # Layers take half a byte a weight; embedding and head, 45 % of the model, take four. So the
+    # memory tells which model is which.
     floats = 4 * sum(p.numel() for p in load(float_model).module.parameters())
     assert value(both, "weight_bytes") < 0.6 * floats
 

@@ -37,7 +37,7 @@ DATA: Any = Fixed()
 
 
 def model(tiny: LoadedModel, *, has_bos: bool = True, adds: bool = False) -> LoadedModel:
-    """Return the tiny model under a tokenizer that has a BOS token, and may put it before a text."""
+    """Return the tiny model with a tokenizer that may have a BOS token, and add it to a text."""
     tokenizer = byte_tokenizer()
     if has_bos:
         tokenizer.add_special_tokens({"bos_token": tokenizer.convert_ids_to_tokens(BOS)})

@@ -1,4 +1,4 @@
-"""Log-probabilities against `math` in plain loops and Python's whole numbers of digits, at ordinary and extreme logits."""
+"""Log-probabilities against plain loops and 40-digit decimals, at ordinary and extreme logits."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Sharing the beginning of prompts changes nothing: against whole prompts, run one at a time, without a cache."""
+"""Prompts after a shared prefix against whole prompts, run one at a time without a cache."""
 
 import functools
 import itertools

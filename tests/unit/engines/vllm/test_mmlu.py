@@ -83,7 +83,7 @@ def test_every_prompt_goes_in_at_once_and_is_decoded_greedily(
     run(make_spec("mmlu_vllm", "task.engine.max_model_len=4096", "task.engine.seed=3"))
     assert stand_in.batches == [8]
     [sampling] = stand_in.sampled
-    # The end token is ignored here and read by the rule; to forbid it (min_tokens) would change what is decoded.
+    # The rule reads the end token. To forbid it (min_tokens) would change what is decoded.
     assert sampling == SamplingParams(
         temperature=0.0, max_tokens=5, ignore_eos=True, detokenize=False
     )

@@ -1,4 +1,4 @@
-"""lm-eval on the model in memory: its numbers are those of lm-eval by itself and of plain forward passes."""
+"""lm-eval on the model in memory against lm-eval by itself and plain forward passes."""
 
 import json
 import logging
@@ -71,7 +71,8 @@ TASKS = {
         output_type: loglikelihood_rolling
         doc_to_text: ""
         doc_to_target: "{{page}}"
-        metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
+        metric_list:
+          [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
     "cloze": """
         output_type: loglikelihood
         doc_to_text: "{{q}}"
@@ -84,7 +85,8 @@ TASKS = {
         generation_kwargs: {until: ["!"], max_gen_toks: 6, do_sample: false}
         filter_list:
           - {name: none, filter: [{function: take_first}]}
-          - {name: digit, filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]}
+          - name: digit
+            filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]
         metric_list: [{metric: exact_match}]""",
 }
 GROUP = """
@@ -108,7 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         common = [
             f"task: {name}",
             "dataset_path: json",
-            f"dataset_kwargs: {{data_files: {{test: {rows}, dev: {rows}}}, cache_dir: {root / 'cache'}}}",
+            "dataset_kwargs:",
+            f"  data_files: {{test: {rows}, dev: {rows}}}",
+            f"  cache_dir: {root / 'cache'}",
             "test_split: test",
             "metadata: {version: 3}",
         ]
@@ -446,7 +450,8 @@ def test_facts_change_with_what_functions_of_a_task_call(tasks: Tasks, folder: P
         file.write_text(calls, encoding="utf-8")
         for lead in ("Q:", "Q:", "A question:"):
             code.write_text(
-                f"def asked(doc):\n    return led(doc)\n\n\ndef led(doc):\n    return '{lead}' + doc['q']\n"
+                "def asked(doc):\n    return led(doc)\n\n\n"
+                f"def led(doc):\n    return '{lead}' + doc['q']\n"
             )
             found.append(tasks("choices").data_facts())
     finally:

@@ -194,7 +194,7 @@ def test_a_text_without_words_has_no_figure_per_word(tiny: LoadedModel) -> None:
 
 
 def test_bytes_count_text_and_not_tokens(tiny: LoadedModel) -> None:
-    # Tokens: x, " A", " ", y, " B", z, w. Scored are six tokens that spell eight bytes and three words.
+    # Tokens: x, " A", " ", y, " B", z, w. The six scored ones spell eight bytes and three words.
     result = Perplexity(data=Fixed(content="x A y Bzw"), window=7).run(tiny)
     nll = result.samples[0].scores["nll"]
     assert result.info.data["scored_bytes"] == 8
@@ -275,7 +275,7 @@ def test_bfloat16_model_is_scored_in_float32() -> None:
         logits = (hidden.float() @ weight.T).double()
         log_probs = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])
     assert values(result)["nll"] == pytest.approx(-float(log_probs.mean()), rel=1e-6)
-    # bf16 logits lie on a grid of 2^-7 of their size, so log-probabilities computed from them repeat.
+    # bf16 logits lie on a grid of 2^-7 of their size: their log-probabilities would repeat.
     found = {value for sample in result.samples for value in sample.token_nll}
     assert len(found) > 350
 

@@ -51,7 +51,7 @@ class Fixed:
 
 
 def prose() -> Fixed:
-    """Return some real text of documents of 600, 9 and 300 bytes, without the answers that are one token for two."""
+    """Return documents of 600, 9 and 300 bytes, without letters that join with a space."""
     ascii_only = EmbeddedData().text().text.encode("ascii", "ignore").decode()
     plain = ascii_only.translate(dict.fromkeys(map(ord, "ABCD"), "x")).replace("\n", " ")
     return Fixed(content="\n".join([plain[:600], plain[600:609], plain[609:909]]))
@@ -64,7 +64,8 @@ def nll(task: Perplexity, loaded: LoadedModel) -> float:
 def bigram_model(probabilities_VV: np.ndarray) -> LoadedModel:
     """Return a model whose next token depends on the last one alone, with these probabilities.
 
-    No layers; hidden state i is the unit vector i times sqrt(size), as the norm leaves it, and the head has ln p.
+    It has no layers. The hidden state of token i is the unit vector i times sqrt(size), as the norm
+    leaves it, and the head has ln p.
     """
     size = len(probabilities_VV) + 1  # the rotary part of transformers wants an even one
     config = LlamaConfig(
@@ -105,7 +106,7 @@ def bigrams() -> tuple[LoadedModel, np.ndarray]:
 def scored_pairs(
     loaded: LoadedModel, data: Fixed, options: dict[str, Any]
 ) -> list[tuple[int, int]]:
-    """Return (token before, scored token) of every scored token, written from the protocols' definitions."""
+    """Return (token before, scored token) of every scored token, from the definitions."""
 
     def ids(text: str) -> list[int]:
         return list(loaded.tokenizer(text)["input_ids"])
