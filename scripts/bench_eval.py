@@ -18,10 +18,10 @@ The rows `native` are `harness` without that: they separate the gain of the matm
 
 MFU is FLOP / (seconds x measured peak of a matmul). The peak is that of the model's dtype. Where
 matmuls are float32 there is a second MFU against the float32 peak, and the first may exceed 1.
-`bench_reference.py` defines FLOP. Tokens that run are, for `harness`, the common prefix of a subject
-once and the rest of every prompt; for lm-eval every whole prompt, all its positions scored in direct
-mode. Padding does not count. A generated row counts the tokens of its text and the one that ends
-it.
+`bench_reference.py` defines FLOP. Tokens that run are, for `harness`, the common prefix of a
+subject once and the rest of every prompt; for lm-eval every whole prompt, all its positions scored
+in direct mode. Padding does not count. A generated row counts the tokens of its text and the one
+that ends it.
 """
 
 import argparse

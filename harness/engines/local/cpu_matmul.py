@@ -76,6 +76,7 @@ class _Float32Matmul(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        # `torch.compile` traces through this mode, so compiled graphs get the float32 matmul too.
         if func is F.linear and _is_wide(*args[:2]):
             return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -87,11 +88,13 @@ def _is_wide(*operands: Any) -> bool:
     if len(operands) != 2 or any(type(x) not in (Tensor, torch.nn.Parameter) for x in operands):
         return False
     x, weight = operands
+    # Rows are all leading axes together: `[B, S, K]` has B * S.
     many = x.numel() >= LEAST_ROWS * x.shape[-1]
     return many and x.dtype in NATIVE_FLAGS and weight.dtype is x.dtype
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `x W^T + b`: operands widened to float32, the result rounded once."""
+    # 16-bit numbers are float32 numbers, so widening them is exact.
     exact = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return exact.to(x.dtype)

@@ -81,6 +81,7 @@ def check_decoding(loaded: LoadedModel, prompts_BS: Tensor, length: int | None) 
 def _unsupported(loaded: LoadedModel, ids_1S: Tensor, length: int | None) -> str | None:
     """Return why a model cannot decode with a cache, or None if it can."""
     name, total = cache_argument(loaded.module), ids_1S.shape[1]
+    # At least one token is run before the steps.
     first = max(1, total - STEPS)
     # Inside `unquantized` already: the caller times the baseline.
     with nullcontext() if loaded.is_float else loaded.unquantized():
@@ -96,6 +97,7 @@ def _unsupported(loaded: LoadedModel, ids_1S: Tensor, length: int | None) -> str
     expected = whole[-len(parts) :]
     errors = (torch.stack(parts) - expected).norm(dim=-1) / expected.norm(dim=-1)
     error = float(errors.max())
+    # A quantized checkpoint may round activations in float32 models too.
     is_exact = loaded.dtype is torch.float32 and loaded.prequantized is None
     return (
         f"logits differ by {error:.1e} (relative)"
@@ -111,6 +113,7 @@ def _decoded(
     total = ids_1S.shape[1]
     parts = []
     for start, stop in ((0, first), *((i, i + 1) for i in range(first, total))):
+        # Positions are passed, as `generation` passes them.
         positions_1S = torch.arange(start, stop, device=ids_1S.device)[None]
         output = loaded.module(
             ids_1S[:, start:stop],

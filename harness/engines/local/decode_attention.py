@@ -51,6 +51,7 @@ def _one_query_attention(
     query_BGR1D = query_BHSD.view(batch, groups, heads // groups, 1, width).float()
     # A product and a sum instead of a matmul: the compiler fuses both into one pass over the keys.
     scores_BGRL = (query_BGR1D * key_BGLD[:, :, None].float()).sum(-1) * scale
+    # Empty places of a static cache are masked.
     if attention_mask is not None:
         scores_BGRL = _masked(scores_BGRL, attention_mask)
     shares_BGRL1 = scores_BGRL.softmax(-1)[..., None]
@@ -65,5 +66,6 @@ def _masked(scores_BGRL: Tensor, mask_B1SL: Tensor) -> Tensor:
     return scores_BGRL + mask_B1SL
 
 
+# The mask is made as for SDPA: boolean, or None where every key is seen.
 AttentionInterface.register(ONE_QUERY, _one_query_attention)
 AttentionMaskInterface.register(ONE_QUERY, sdpa_mask)

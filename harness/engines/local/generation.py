@@ -89,6 +89,7 @@ class Generation:
         self._cache: Cache | None = None
         self._argument = cache_argument(loaded.module)
         self._position = 0
+        # `prefill` replaces it.
         self._token_B1 = self._prompts_BS[:, -1:]
         self.attention = attention_of(loaded.module)
         """Attention implementation of transformers that runs."""
@@ -97,8 +98,10 @@ class Generation:
         self._forward: dict[Phase, Callable[..., Tensor]] = dict.fromkeys(
             ("prefill", "decode"), _next_token
         )
+        # Phases whose next call compiles.
         self._uncompiled: set[Phase] = set()
         self._cuda_graphs = compiled and loaded.device.type == "cuda"
+        # Freezing packs weights for the matmuls of a CPU.
         self._freezes = compiled and loaded.device.type == "cpu" and _may_freeze(loaded)
         if compiled:
             self._compile()
@@ -109,6 +112,7 @@ class Generation:
         # reduce-overhead is torch's name for CUDA graphs.
         mode = "reduce-overhead" if self._cuda_graphs else None
         self._forward = {"prefill": compiled(), "decode": compiled(mode=mode)}
+        # Another attention was chosen by the user, and is not replaced.
         if self._loaded.device.type == "cpu" and self.attention == "sdpa":
             self.attention = ONE_QUERY
         self._uncompiled = {"prefill", "decode"}
@@ -118,6 +122,7 @@ class Generation:
         """Run the prompts on an empty cache; return the next token of each, `[B]`."""
         if "prefill" in self._uncompiled:
             self._allocate_cache()
+        # Keys of the last prompts would be attended to.
         self._cache = self._empty_cache()
         self._position = 0
         return self._call("prefill", self._prompts_BS)
@@ -150,6 +155,7 @@ class Generation:
         with _attention_implementation(self._loaded, self.attention):
             if phase not in self._uncompiled:
                 return self._run(phase, ids_BS)
+            # Compilation happens inside the first call of a graph.
             started = time.perf_counter()
             with self._compiler_settings(phase):
                 token_B = self._run(phase, ids_BS)
@@ -172,7 +178,9 @@ class Generation:
 
     def _run(self, phase: Phase, ids_BS: Tensor) -> Tensor:
         if self._cuda_graphs:
+            # Tells torch that outputs of the step before may be overwritten.
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        # Positions are an input of the graph, so that one graph serves every step.
         stop = self._position + ids_BS.shape[1]
         positions_1S = torch.arange(self._position, stop, device=ids_BS.device)[None]
         cache = {self._argument: self._cache}
@@ -222,6 +230,7 @@ def _may_freeze(loaded: LoadedModel) -> bool:
     """Say whether the compiler may fold constants without turning codes into a float weight."""
     if loaded.prequantized is not None:  # its library keeps codes in a form of its own
         return False
+    # Inside `unquantized` no module of the recipe is in place.
     installed = [] if loaded.is_float else [swap.installed for swap in loaded.swaps]
     return all(getattr(module, "may_freeze", False) for module in installed)
 

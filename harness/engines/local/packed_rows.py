@@ -54,6 +54,7 @@ class PackedRows:
         """Lay out rows of some lengths."""
         lengths_B = torch.tensor(lengths, device=prefix.layers[0][0].device)
         columns_S = torch.arange(max(lengths), device=lengths_B.device)
+        # `[S] < [B, 1]` -> `[B, S]`
         is_token_BS = columns_S < lengths_B[:, None]
         # A row begins where the rows before it end.
         starts_B1 = (lengths_B.cumsum(0) - lengths_B)[:, None]
@@ -64,6 +65,7 @@ class PackedRows:
         """Return the index in its row of every token of the current pass, `[N]`."""
         if self.steps:
             return self.lengths + self.steps - 1  # one appended token a row
+        # A boolean mask flattens row by row, which is the packed order.
         return self.columns()[self.is_token]
 
     def columns(self) -> Tensor:

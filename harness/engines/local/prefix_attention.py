@@ -77,6 +77,7 @@ def _over_prefix(rows: PackedRows, layer: int, q_HND: Tensor, how: Scoring) -> P
     # `[H, N, D]` -> `[1, G, H / G * N, D]`: the heads of a group are queries of the same keys.
     q = q_HND.reshape(1, keys.shape[1], -1, size)
     allowed = None
+    # One more than the last position of any row.
     longest = rows.prefix.length + rows.is_token.shape[1] + rows.steps
     # A mask rules out the fast kernel, so there is one only where a window is short enough to bite.
     if how.window is not None and longest > how.window:
@@ -96,6 +97,7 @@ def _over_row(
     q, k, v = (x[:, rows.places].transpose(0, 1) for x in (q_HND, k_GND, v_GND))
     if rows.keep:
         rows.own[layer] = (k, v)
+    # Rows are short: repeating their keys for each query head costs little.
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     allowed = None
@@ -155,6 +157,7 @@ def _shared_prefix_attention(
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
     )
+    # transformers passes the module, whose index finds the keys of its prefix.
     layer: Any = module.layer_idx
     out_HND = attend_packed(_running.get(), layer, query[0], key[0], value[0], how)
     return out_HND.transpose(0, 1)[None].contiguous(), None

@@ -102,10 +102,12 @@ def prompt_batches(
     """
     shared = common_prefix(sequences) if share else 0
     if not shared:
+        # Rows of one length: `then` appends tokens behind the last one of each row.
         for indices in batch_indices(sequences, batch_tokens, same_length=True):
             rows = torch.tensor([sequences[index] for index in indices])
             yield WholeBatch(model=model, indices=indices, ids=rows)
         return
+    # The prefix is the same in all sequences, so the first one has it.
     prefix = run_prefix(model, sequences[0][:shared])
     rests = [sequence[shared:] for sequence in sequences]
     for indices in batch_indices(rests, batch_tokens, same_length=False):
@@ -127,6 +129,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
         if a != b:
             break
         shared += 1
+    # A row needs a token of its own, whose hidden state predicts the next one.
     return min(shared, min(map(len, sequences)) - 1)
 
 
@@ -134,11 +137,13 @@ def batch_indices(
     sequences: Sequence[Sequence[int]], batch_tokens: int, *, same_length: bool
 ) -> Iterator[tuple[int, ...]]:
     """Yield batches of indices, longest sequences first, of at most `batch_tokens` tokens."""
+    # Longest first: a batch that does not fit into memory fails at once.
     order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
     batch: list[int] = []
     tokens = 0
     for index in order:
         length = len(sequences[index])
+        # The first of a batch stands for all: lengths only fall.
         other_length = same_length and batch and length != len(sequences[batch[0]])
         if batch and (tokens + length > batch_tokens or other_length):
             yield tuple(batch)

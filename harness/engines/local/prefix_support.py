@@ -33,6 +33,7 @@ def unsupported(model: SplitModel, longest: int) -> str | None:
     if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
     rope = getattr(config, "rope_parameters", None) or {}
+    # Up to the original longest sequence such positions are those of any shorter prompt.
     original = rope.get("original_max_position_embeddings") or model.loaded.max_length
     if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
         return "its positions change with the length of the whole prompt"
@@ -62,6 +63,7 @@ def _difference(model: SplitModel) -> str | None:
             found = run_rows(model, packed, rows, keep=False)
         except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
+    # The relative norm, as for two attention implementations (`TOLERANCE`).
     expected = torch.cat(whole).float()
     error = float((found.float() - expected).norm() / expected.norm())
     if error <= TOLERANCE[loaded.dtype]:

@@ -50,11 +50,13 @@ def run_rows(
     packed.keep = keep
     ids_1N = torch.tensor([[token for row in rows for token in row]])
     hidden_NH = _run(model, packed, ids_1N)
+    # Rows of 3 and 2 tokens end at places 2 and 4.
     return hidden_NH[packed.lengths.cumsum(0) - 1]
 
 
 def append(model: SplitModel, packed: PackedRows, tokens_B: Tensor) -> Tensor:
     """Append one token to each row; return its hidden state, `[B, H]`."""
+    # Before the run: `offsets` counts the new token.
     packed.steps += 1
     return _run(model, packed, tokens_B[None])
 

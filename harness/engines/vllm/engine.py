@@ -91,6 +91,7 @@ class VllmEngine:
             ModelError: vLLM cannot load the folder.
         """
         vllm = installed()
+        # A wheel of vLLM is built for one kind of device, and takes no other.
         built_for = importlib.import_module("vllm.platforms").current_platform.device_type
         if built_for != device.type:
             raise ConfigError(
@@ -102,6 +103,7 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         try:
             llm = vllm.LLM(model=str(self.folder), **self._arguments(), **options)
+        # What vLLM raises for files, formats and sizes that it does not take.
         except (ValueError, RuntimeError, OSError, KeyError) as reason:
             raise ModelError(
                 f"task.engine.path must be a folder that vLLM {vllm.__version__} loads, got "
@@ -115,6 +117,7 @@ class VllmEngine:
         finally:
             # A caller may still hold `running`; without the LLM it holds no memory of the GPU.
             running.llm = None
+            # Objects in a reference cycle are freed by the collector alone.
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()

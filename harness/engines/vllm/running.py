@@ -52,12 +52,15 @@ class Running:
         Raises:
             InvalidResult: vLLM lost, cut or changed a prompt, or stopped early.
         """
+        # Lists, because vLLM returns the ids of each prompt as a list to compare with.
         asked = [list(prompt) for prompt in prompts]
         outputs = self.llm.generate(
             [{"prompt_token_ids": prompt} for prompt in asked],
+            # Temperature 0 is greedy. Text is decoded by the task, from the tokens.
             self.sampling(
                 temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False
             ),
+            # A bar on a terminal only.
             use_tqdm=sys.stderr.isatty(),
         )
         if len(outputs) != len(asked):
@@ -69,11 +72,13 @@ class Running:
 
 def _checked(prompt: list[int], output: Any, new_tokens: int) -> Completion:
     """Return the continuation in a `RequestOutput`, whose prompt and length must be as asked."""
+    # A prompt beyond `max_model_len` may come back cut off.
     if list(output.prompt_token_ids or ()) != prompt:
         raise InvalidResult(
             f"vLLM must run every prompt as it is, got {len(output.prompt_token_ids or ())} tokens "
             f"for one of {len(prompt)}, cut off or changed"
         )
+    # One sequence is asked for each prompt.
     tokens = tuple(int(token) for token in output.outputs[0].token_ids)
     if len(tokens) != new_tokens:
         raise InvalidResult(
@@ -91,6 +96,7 @@ def _stamps(metrics: Any) -> Stamps | None:
     """
     names = ("scheduled_ts", "first_token_ts", "last_token_ts")
     scheduled, first, last = (float(getattr(metrics, name, 0.0) or 0.0) for name in names)
+    # A stamp is 0.0 until it is set.
     if not scheduled or not first or not last:
         return None
     latency = float(getattr(metrics, "first_token_latency", 0.0) or 0.0)
