@@ -166,7 +166,7 @@ def _encode(text: Text, loaded: LoadedModel, bos: Bos | None) -> _Encoded:
         documents=torch.tensor(text.document_of(begins)),
         before=torch.tensor(before, dtype=torch.long),
         # The BOS of every window is hashed as a sequence of its own, so that the hash differs from
-        # the one of the same text without BOS.
+        # the hash of the same text without BOS.
         sha256=hash_token_ids([before, ids] if before else [ids]),
     )
 

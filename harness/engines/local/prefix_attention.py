@@ -11,7 +11,7 @@ packed sequence holds several rows. It has two parts, joined by `split_attention
 The decomposition is Hydragen's (Juravsky et al., "Hydragen: High-Throughput LLM Inference with
 Shared Prefixes", 2024). transformers calls a registered function for attention; `packed_attention`
 puts ours in the place of the model's own for one pass. Layers with a sliding window see what lies
-in it. Shapes are those of `packed_rows`.
+in it. `packed_rows` names the shapes.
 """
 
 from collections.abc import Iterator
@@ -55,8 +55,8 @@ def attend_packed(
         rows: The rows that run.
         layer: Index of the layer.
         q: Packed queries `[H, N, D]`.
-        k: Packed keys `[G, N, D]`, those of the rows alone.
-        v: Packed values `[G, N, D]`.
+        k: Packed keys `[G, N, D]` of the rows, without the prefix.
+        v: Packed values `[G, N, D]`, likewise.
         how: Scale, window, cap and sinks of the layer.
     """
     over_row = (_over_step if rows.steps else _over_row)(rows, layer, q, k, v, how)

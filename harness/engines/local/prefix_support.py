@@ -33,7 +33,7 @@ def unsupported(model: SplitModel, longest: int) -> str | None:
     if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
     rope = getattr(config, "rope_parameters", None) or {}
-    # Up to the original longest sequence such positions are those of any shorter prompt.
+    # Up to the original longest sequence, even such positions do not depend on the length.
     original = rope.get("original_max_position_embeddings") or model.loaded.max_length
     if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
         return "its positions change with the length of the whole prompt"

@@ -24,7 +24,7 @@ def run_prefix(model: SplitModel, ids: Sequence[int]) -> Prefix:
     Raises:
         ValueError: A layer caches something else than keys and values.
     """
-    # Without a config every layer keeps all keys, those with a sliding window too.
+    # Without a config every layer keeps all keys, even a layer with a sliding window.
     cache = DynamicCache()
     model.hidden(torch.tensor([ids]), past_key_values=cache, use_cache=True)
     return Prefix(len(ids), tuple(_keys_and_values(layer) for layer in cache.layers))

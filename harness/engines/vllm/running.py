@@ -76,7 +76,7 @@ def _checked(prompt: list[int], output: Any, new_tokens: int) -> Completion:
     if list(output.prompt_token_ids or ()) != prompt:
         raise InvalidResult(
             f"vLLM must run every prompt as it is, got {len(output.prompt_token_ids or ())} tokens "
-            f"for one of {len(prompt)}, cut off or changed"
+            f"for a prompt of {len(prompt)}, cut off or changed"
         )
     # One sequence is asked for each prompt.
     tokens = tuple(int(token) for token in output.outputs[0].token_ids)

@@ -8,7 +8,7 @@ The model continues this text (one example here, five as a rule):
 
     Which of these is a muscle?\nA. Axon\nB. Liver\nC. Biceps\nD. Retina\nAnswer:
 
-1. `questions` draws the questions; `prompt` writes the text, byte for byte that of lm-eval 0.4.13.
+1. `questions` draws the questions; `prompt` writes the text, byte for byte as lm-eval 0.4.13.
 2. `mmlu` runs the prompts of a subject together, because they begin with the same examples.
 3. An `AnswerRule` takes the answer. `direct`: the most likely of the tokens " A" to " D" after the
    prompt, by float64 log-probabilities. `generate`: up to 5 tokens of greedy decoding, parsed.

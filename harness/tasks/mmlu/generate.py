@@ -1,6 +1,6 @@
 r"""The generate rule: decode greedily and parse the answer.
 
-Prompts are those of the direct rule. At most five tokens are decoded. A row stops at the
+Prompts are the same as for the direct rule. At most five tokens are decoded. A row stops at the
 end-of-sequence token, or at the first line break after any other character, as in lm-eval's
 `mmlu_generative`. Two rules parse the text:
 

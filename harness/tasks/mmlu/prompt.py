@@ -1,4 +1,4 @@
-r"""MMLU prompts, byte for byte those of lm-eval 0.4.13 (task `mmlu` 1.0, default template).
+r"""MMLU prompts, byte for byte equal to lm-eval 0.4.13 (task `mmlu` 1.0, default template).
 
     The following are multiple choice questions (with answers) about {subject}.\n\n
     {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n

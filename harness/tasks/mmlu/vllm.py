@@ -1,8 +1,8 @@
 """Task `mmlu_vllm`: `mmlu_generate` with vLLM in place of transformers (`harness.engines.vllm`).
 
 Prompts are the same token ids, and the same rule parses the text: the tokens that vLLM decodes are
-played back to the rule as one-hot logits. So samples pair with those of `mmlu_generate`, question
-by question.
+played back to the rule as one-hot logits. So each sample pairs with the sample of `mmlu_generate`
+for the same question.
 """
 
 from collections.abc import Sequence

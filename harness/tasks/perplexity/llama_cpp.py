@@ -5,8 +5,8 @@
     scored    = window[C/2+1 : C]    255 of 512 tokens, each with 257 to 511 before it
     PPL       = exp(mean of -ln p)
 
-The text is the file wiki.test.raw as it is, not the joined rows. Tokens are those of the loaded
-model's tokenizer; llama.cpp has the same where both agree on the vocabulary.
+The text is the file wiki.test.raw as it is, not the joined rows. The loaded model's
+tokenizer makes the tokens; llama.cpp makes the same ones where both have the same vocabulary.
 
 llama.cpp prints one standard error behind the figure as `+/-`: PPL * sqrt(variance / (n - 1)). It
 takes every token as independent and is too small. It is given here for comparison only.

@@ -153,7 +153,7 @@ class Perplexity:
 
 
 def _by_sample(cut: Segments, parts: Mapping[int, Nll]) -> list[Nll]:
-    """Return the NLLs of each sample, given those of each segment by its index."""
+    """Return the NLLs of each sample, given the NLLs of each segment by its index."""
     # A document without tokens has no segment, and an empty array.
     samples: list[list[Nll]] = [[np.empty(0)] for _ in range(cut.num_samples)]
     for index, segment in enumerate(cut.segments):
