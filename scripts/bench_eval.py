@@ -1,24 +1,27 @@
-"""How fast evaluation is, beside lm-eval and a plain loop: same process, same loaded model, same questions.
+"""How fast evaluation is, beside lm-eval and a plain loop, in one process with one loaded model.
 
-    python scripts/bench_eval.py                                        everything in bfloat16
-    python scripts/bench_eval.py --dtype float32 --parts direct         predictions must all be lm-eval's
-    python scripts/bench_eval.py --parts perplexity --out bench.json    one part; the file keeps its other parts
+    python scripts/bench_eval.py                                  everything in bfloat16
+    python scripts/bench_eval.py --dtype float32 --parts direct   predictions must equal lm-eval's
+    python scripts/bench_eval.py --parts perplexity --out F.json  one part; F.json keeps its others
     python scripts/bench_eval.py --subjects virology --per-subject 2
 
-MMLU, 5 examples, the first 25 questions of every fifth subject, direct and generate: `harness` against lm-eval's `HFLM` at its
-fastest batch size. Perplexity in windows of 2048: `harness` against the loop over `model(ids).logits.float()`. Times are
-what a user waits for once the model is loaded and the data read: prompts, tokenization, model, scores. (Perplexity: without
-tokenization on either side, which over four windows would hide the rest.) `harness` is timed before and after the other
-tool, and the mean of both is its time.
+MMLU. Five examples, the first 25 questions of every fifth subject, direct and generate: `harness`
+against lm-eval's `HFLM` at its fastest batch size. The time covers what a user waits for once the
+model is loaded and the data read: prompts, tokenization, model, scores.
 
-On a CPU without 16-bit matrix instructions `harness` multiplies 16-bit matrices in float32, which lm-eval does not; the rows
-`native` are `harness` without that, so that what the products give and what the rest gives can be told apart.
+Perplexity. Windows of 2048: `harness` against the loop over `model(ids).logits.float()`. The time
+leaves out tokenization on both sides, which over four windows would hide the rest.
 
-MFU is FLOP / (seconds x measured peak of a matrix product), against the peak of the model's type and, where products are
-float32, against theirs; the former may then exceed 1. FLOP are counted as `bench_reference.py` says, and the tokens run are,
-for `harness`, the common prefix of a subject once and the rest of every prompt; for lm-eval every prompt whole, with every
-position scored in direct mode. Padding is not counted: it is no use. A row that generates counts the tokens of
-its text and one that ends it.
+`harness` runs before and after the other tool, and its time is the mean of both. On a CPU without
+16-bit matrix instructions `harness` multiplies 16-bit matrices in float32, which lm-eval does not.
+The rows `native` are `harness` without that: they separate the gain of the matmuls from the rest.
+
+MFU is FLOP / (seconds x measured peak of a matmul). The peak is that of the model's dtype. Where
+matmuls are float32 there is a second MFU against the float32 peak, and the first may exceed 1.
+`bench_reference.py` defines FLOP. Tokens that run are, for `harness`, the common prefix of a
+subject once and the rest of every prompt; for lm-eval every whole prompt, all its positions scored
+in direct mode. Padding does not count. A generated row counts the tokens of its text and the one
+that ends it.
 """
 
 import argparse
@@ -69,7 +72,7 @@ class Chosen(HubData):
     asked: tuple[Question, ...]
 
     def questions(self) -> QuestionSet:
-        """Return the chosen questions, with MMLU's examples; the files are read once for all choices."""
+        """Return the chosen questions with MMLU's examples; files are read once for all choices."""
         return replace(HubData().questions(), questions=self.asked)
 
 
@@ -91,7 +94,7 @@ class Timed(NamedTuple):
 
 
 class Bench:
-    """What every part needs: the model, the questions, the machine."""
+    """The model, the questions and the machine, for every part."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.started, self.arguments = time.perf_counter(), arguments
@@ -100,14 +103,14 @@ class Bench:
         self.questions = choose(self.data, subjects, arguments.per_subject)
         self.say(f"loading SmolLM2-135M in {arguments.dtype}")
         self.loaded = EmbeddedModel(dtype=arguments.dtype).load(torch.device("cpu"))
-        self.how = products.choose(self.loaded, provenance.cpu_flags())
+        self.how = products.choose_way(self.loaded, provenance.cpu_flags())
         self.size = reference.Size.of(self.loaded.module)
         self.ask_lm_eval = partial(reference.ask, self.loaded, self.data, shots=SHOTS)
         self.ids = self.tokenize(self.questions)
         self.peaks = {}
         for name in ("bfloat16", "float32"):
             self.peaks[name] = reference.peak(self.loaded.module, name)
-            self.say(f"peak of a {name} matrix product: {self.peaks[name] / 1e9:.0f} GFLOP/s")
+            self.say(f"peak of a {name} matmul: {self.peaks[name] / 1e9:.0f} GFLOP/s")
 
     def say(self, line: str) -> None:
         """Print a line of progress."""
@@ -144,7 +147,7 @@ class Bench:
         row = reference.bytes_of_row(self.loaded, max(lengths)) if mode == "direct" else 0
         return reference.fastest(self.arguments.batch_sizes, lengths, row, rate)
 
-    def row(self, seconds: Sequence[float], work: Work, how: products.Products) -> Json:
+    def row(self, seconds: Sequence[float], work: Work, how: products.MatmulWay) -> Json:
         """Return what the times of some work mean."""
         mean = statistics.mean(seconds)
         dtype: str = self.arguments.dtype
@@ -159,7 +162,7 @@ class Bench:
         }
 
     def rows(self, runs: "Runs", work: Work, other: tuple[str, float, Work]) -> Json:
-        """Return how many times the other tool's time is that of `harness`, and the rows of both."""
+        """Return the other tool's time over that of `harness`, and the rows of both."""
         name, seconds, other_work = other
         native = runs.native and self.row([runs.native.seconds], work, "native")
         return {
@@ -176,7 +179,7 @@ class Runs(NamedTuple):
 
     usual: tuple[Timed, Timed]
     native: Timed | None
-    """With native products, where these are not the usual ones."""
+    """With native matmuls, where these are not the usual ones."""
 
     @property
     def seconds(self) -> float:
@@ -184,7 +187,7 @@ class Runs(NamedTuple):
         return statistics.mean(run.seconds for run in self.usual)
 
 
-def run_task(task: Task, how: products.Products, loaded: LoadedModel) -> Timed:
+def run_task(task: Task, how: products.MatmulWay, loaded: LoadedModel) -> Timed:
     """Run a task as `harness.runner.run` does."""
     gc.collect()
     started = time.perf_counter()
@@ -194,12 +197,12 @@ def run_task(task: Task, how: products.Products, loaded: LoadedModel) -> Timed:
 
 
 def run_beside(
-    bench: Bench, name: str, ours: Callable[[products.Products], Timed], other: Callable[[], Found]
+    bench: Bench, name: str, ours: Callable[[products.MatmulWay], Timed], other: Callable[[], Found]
 ) -> tuple[Runs, Found]:
-    """Run `harness`, the other tool, and `harness` again, so that a drift of the machine favours neither."""
+    """Run `harness`, the other tool, and `harness` again, so that a drift favours neither."""
 
-    def run(how: products.Products) -> Timed:
-        bench.say(f"{name}: quant-harness, products {how}")
+    def run(how: products.MatmulWay) -> Timed:
+        bench.say(f"{name}: quant-harness, matmuls {how}")
         timed = ours(how)
         bench.say(f"{name}: {timed.seconds:.1f} s")
         return timed
@@ -223,7 +226,7 @@ def mmlu_part(bench: Bench, mode: Mode) -> Json:
         lambda: bench.ask_lm_eval(bench.questions, mode, batch_size=sizes["fastest"]),
     )
     ours = runs.usual[0].samples
-    # Decoded are the tokens of a text and the one that ends it.
+    # A generated text has one more token than it shows: the one that ends it.
     direct = mode == "direct"
     new = new_theirs = [1] * len(ours)
     if not direct:
@@ -255,16 +258,16 @@ def mmlu_part(bench: Bench, mode: Mode) -> Json:
 
 
 def ask_harness(
-    loaded: LoadedModel, mode: Mode, how: products.Products, questions: tuple[Question, ...]
+    loaded: LoadedModel, mode: Mode, how: products.MatmulWay, questions: tuple[Question, ...]
 ) -> Timed:
-    """Ask `harness`, from the text on: nothing that a former run has kept is used."""
+    """Ask `harness`, tokenization included: results kept by earlier runs are dropped."""
     loaded.kept.clear()
     answer = Direct() if mode == "direct" else Generate()
     return run_task(MMLU(data=Chosen(asked=questions), answer=answer), how, loaded)
 
 
 def exact_samples(bench: Bench) -> tuple[SampleScore, ...]:
-    """Return what the float32 model answers, which says who is right where the tools differ in bfloat16."""
+    """Return the float32 model's answers: they say who is right where tools differ in bfloat16."""
     if bench.arguments.dtype == "float32":
         return ()
     bench.say("direct: predictions of the float32 model")

@@ -1,9 +1,10 @@
-"""How exact and how fast token NLLs are: torch's float32 loss beside `harness.engines.local.log_softmax`, on the logits of a real window.
+"""How exact and how fast token NLLs are: torch's float32 loss beside `token_nll` of this project.
 
     python scripts/bench_log_softmax.py --out results/published/bench_log_softmax/smollm2.json
 
-SmolLM2-135M in float32 reads the first window of WikiText-2's test split. Both losses are held against torch's log-softmax of the same
-float32 logits in float64, whose whole tensor takes 800 MB. All run on one thread, in alternating rounds; times are medians.
+SmolLM2-135M in float32 reads the first window of WikiText-2's test split. Both losses are compared
+with torch's log-softmax of the same float32 logits in float64, whose tensor takes 800 MB. All run
+on one thread, in alternating rounds; times are medians.
 """
 
 import argparse
@@ -29,13 +30,16 @@ WINDOW = 2048
 
 
 def errors(nll: Tensor, exact: Tensor) -> dict[str, float]:
-    """Return how token NLLs differ from exact ones [nat]; the mean is the relative error of a perplexity."""
-    gaps = nll.double() - exact
-    return {"mean": float(gaps.mean()), "largest": float(gaps.abs().max())}
+    """Return mean and largest difference from exact token NLLs [nat].
+
+    The mean is the relative error of a perplexity.
+    """
+    difference = nll.double() - exact
+    return {"mean": float(difference.mean()), "largest": float(difference.abs().max())}
 
 
 def alternating(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median time of each way over rounds that take them in turn [s]; a first round is not counted."""
+    """Return the median time of each way over alternating rounds [s]; a first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
@@ -54,9 +58,9 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = EmbeddedModel(dtype="float32").load(torch.device("cpu"))
     ids_1L = disjoint_windows(HubData().text(), loaded, WINDOW, 1).ids
-    with split(loaded) as halves:
-        seconds = alternating({"logits": lambda: halves.logits(halves.hidden(ids_1L))}, 1)
-        logits_NV = halves.logits(halves.hidden(ids_1L))[0, :-1]
+    with split(loaded) as model:
+        seconds = alternating({"logits": lambda: model.logits(model.hidden(ids_1L))}, 1)
+        logits_NV = model.logits(model.hidden(ids_1L))[0, :-1]
     targets_N = ids_1L[0, 1:]
     losses: dict[str, Callable[[], Tensor]] = {
         "float32 loss": lambda: F.cross_entropy(logits_NV, targets_N, reduction="none"),

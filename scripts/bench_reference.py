@@ -1,15 +1,20 @@
-"""What `bench_eval.py` compares with: lm-eval, a plain loop, and the arithmetic that a processor could do meanwhile.
+"""What `bench_eval.py` compares with: lm-eval, a plain loop, and the arithmetic of a processor.
 
-lm-eval runs its own MMLU definitions, YAML and all, on a model that is loaded already; only the rows are handed over in memory.
-Its time is that of `lm_eval.evaluate`: building the prompts, tokenizing, running the model, scoring. Task objects and
-`HFLM` are made before, and timed apart. Bootstraps, which would add seconds, are off.
+lm-eval runs its own MMLU definitions, YAML and all, on a model that is loaded already; the rows are
+handed over in memory. Its time is the time of `lm_eval.evaluate`: building the prompts, tokenizing,
+running the model, scoring. Task objects and `HFLM` are made before and timed separately.
+Bootstraps, which would add seconds, are off.
 
-lm-eval's `batch_size="auto"` is of no use on a CPU: it begins with five passes of 64 rows of the longest prompt, an hour
-on two cores, and asks what fits into memory, not what is fast. So `bench_eval.py` tries batch sizes.
+lm-eval's `batch_size="auto"` does not help on a CPU: it begins with five passes of 64 rows of the
+longest prompt, an hour on two cores, and asks what fits into memory instead of what is fast. So
+`bench_eval.py` tries batch sizes.
 
-    FLOP = 2 P t + 4 l h d c + 2 V H s     P weights of the body's linear layers, t tokens run, l layers, h heads of d,
-                                           c sum over these tokens of the positions each attends to, itself included,
-                                           V H weights of the head, s positions that are scored
+    FLOP = 2 P t + 4 l h d c + 2 V H s
+
+    P    weights of the body's linear layers       t    tokens that run
+    l    layers                                    c    sum over these tokens of the positions that
+    h    heads of size d                                each attends to, its own included
+    V H  weights of the head                       s    scored positions
 """
 
 import gc
@@ -145,8 +150,8 @@ def _task(
 def tried_on(lengths: Sequence[int], size: int) -> list[int]:
     """Return the indices of the questions on which a batch size is tried: those of middle length.
 
-    lm-eval sorts by length, so that over many questions the rows of a batch are about equally long. Of a few questions that
-    is true only if they are chosen so.
+    lm-eval sorts by length, so that the rows of a batch are about equally long. Among a few
+    questions only those of neighbouring lengths are.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     count = min(max(size, FEWEST_TRIED), len(order))
@@ -155,7 +160,7 @@ def tried_on(lengths: Sequence[int], size: int) -> list[int]:
 
 
 def bytes_of_row(loaded: LoadedModel, length: int) -> int:
-    """Return what lm-eval holds for a row of a batch in direct mode: its logits, and those after the softmax."""
+    """Return the memory of a row of lm-eval in direct mode: logits before and after softmax."""
     return 2 * length * output_layer(loaded.module).weight.shape[0] * loaded.dtype.itemsize
 
 
@@ -165,10 +170,16 @@ def fastest(
     row: int,
     rate: Callable[[list[int], int], float],
 ) -> Json:
-    """Return the batch size at which `rate`, of some questions and a size, is highest, and what was tried.
+    """Return the batch size of the highest rate, and the rates of all that were tried.
 
-    Left out are sizes beyond the number of questions, and those at which rows of so many bytes would take more than half of
-    the free memory: lm-eval would be killed.
+    Sizes beyond the number of questions are left out. So are sizes whose rows would take more than
+    half of the free memory: lm-eval would be killed.
+
+    Args:
+        sizes: Batch sizes to try.
+        lengths: Tokens of each question.
+        row: Memory of one row [byte].
+        rate: Rate of some questions, by index, at a batch size [token/s].
     """
     import psutil
 
@@ -252,7 +263,7 @@ def compare_generate(
 
 
 def same_text(ours: str, theirs: str, count: Callable[[str], int]) -> bool:
-    """Say whether two generated texts are equal; `count` counts tokens, since ours may end before theirs."""
+    """Say whether two generated texts are equal, as far as ours goes; `count` counts tokens."""
     if count(ours) >= NEW_TOKENS:
         return theirs.strip().startswith(ours.strip())
     return ours.strip() == theirs.strip()
@@ -274,7 +285,7 @@ def body_layers(module: Any) -> list[nn.Linear]:
 
 
 def peak(module: Any, dtype: str, rows: int = 2048, repeats: int = 5) -> float:
-    """Return the fastest of several products of each shape of the model's body, and of a square one [FLOP/s]."""
+    """Return the fastest matmul among the shapes of the model's body and a square one [FLOP/s]."""
     shapes = {tuple(layer.weight.shape) for layer in body_layers(module)} | {(rows, rows)}
     best = 0.0
     for outputs, inputs in shapes:
@@ -324,7 +335,7 @@ def total(works: Sequence[Work]) -> Work:
 
 
 def span(size: Size, start: int, stop: int, scored: int) -> Work:
-    """Return the work of the tokens at positions `start` to `stop - 1` of a sequence, and of so many scored positions."""
+    """Return the work of tokens `start` to `stop - 1` of a sequence, `scored` of them scored."""
     tokens = stop - start
     attended = (stop * (stop + 1) - start * (start + 1)) // 2
     flop = 2 * size.linear * tokens + 4 * size.attention * attended + 2 * size.head * scored
@@ -332,7 +343,7 @@ def span(size: Size, start: int, stop: int, scored: int) -> Work:
 
 
 def shared_work(size: Size, prompts: Sequence[list[int]], new_tokens: Sequence[int]) -> Work:
-    """Return the work of the prompts of one subject, their beginning run once, and of the tokens after each.
+    """Return the work of the prompts of one subject with a shared prefix, and of their new tokens.
 
     The first new token is scored by the prompt's last position; each further one is run itself.
     """
@@ -359,7 +370,7 @@ def shared_by_subject(size: Size, ids: Mapping[str, list[int]], new_tokens: Sequ
 def whole_work(
     size: Size, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], *, all_scored: bool
 ) -> Work:
-    """Return the work of prompts that are run whole; `all_scored`: the head runs over all of them."""
+    """Return the work of whole prompts; with `all_scored` the head runs over every position."""
     ends = [len(ids) + new - 1 for ids, new in zip(prompts, new_tokens, strict=True)]
     return total(
         [

@@ -108,7 +108,7 @@ def ours(
     new: int,
     *,
     is_float: bool,
-    how: products.Products = "native",
+    how: products.MatmulWay = "native",
 ) -> Contender:
     """Return a generation of the harness."""
 

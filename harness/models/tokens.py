@@ -7,9 +7,11 @@ A tokenizer may know more tokens than the model has rows for, in its embedding o
 model). That does no harm as long as no such token occurs in a text; where one does, it is an error.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
@@ -135,3 +137,11 @@ def without_suffix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
             single=[*names, "$A"], special_tokens=[*zip(names, found.prefix, strict=True)]
         )
     return tokenizer
+
+
+def hash_token_ids(sequences: Iterable[Sequence[int]]) -> str:
+    """Return the SHA-256 of token sequences: of each its length and its ids, little-endian int32."""
+    digest = hashlib.sha256()
+    for ids in sequences:
+        digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())
+    return digest.hexdigest()

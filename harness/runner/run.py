@@ -258,7 +258,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     _refuse_dequantized(spec, loaded)
     try:
         # What is timed is the installed library, as it is.
-        chosen = products.choose(loaded, provenance.cpu_flags())
+        chosen = products.choose_way(loaded, provenance.cpu_flags())
         how = "native" if spec.task.is_timed else chosen
         info = _describe(loaded, how)
         with products.multiplied(how):
@@ -351,7 +351,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
         raise
 
 
-def _describe(loaded: LoadedModel, how: products.Products) -> ModelInfo:
+def _describe(loaded: LoadedModel, how: products.MatmulWay) -> ModelInfo:
     count, float_bytes = loaded.num_parameters, sum(p.nbytes for p in loaded.module.parameters())
     if (stored := loaded.prequantized) is not None:  # codes are no parameters
         count, float_bytes = stored.num_parameters, stored.num_parameters * loaded.dtype.itemsize

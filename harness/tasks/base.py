@@ -1,11 +1,9 @@
-"""What a task is, and what it gives back."""
+"""The protocols of a task, and the result it returns."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
 from harness.data.overlap import Scored
@@ -13,24 +11,25 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens that run together unless a task says otherwise, by type of device: enough to keep its cores busy."""
+"""Tokens that run together unless a task says otherwise, by type of device: enough to keep its
+cores busy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
-    """Numbers, the items behind them, and what defines them."""
+    """Metrics, the samples behind them, and what defines both."""
 
     info: TaskInfo
     metrics: tuple[Metric, ...]
-    """The first is the headline: what one line has room for."""
+    """The first one is the headline, for places with room for one number."""
     samples: tuple[SampleScore, ...]
     baseline: BaselineInfo | None = None
-    """What the model was compared with; None for a task that compares nothing."""
+    """The model that was compared with; None for a task that compares nothing."""
     warnings: tuple[str, ...] = ()
 
 
 class Measurement(Protocol):
-    """What every task says of itself. Frozen: the fields are the whole configuration."""
+    """What every task says of itself. A task is frozen: its fields are its whole configuration."""
 
     @property
     def name(self) -> str:
@@ -38,30 +37,30 @@ class Measurement(Protocol):
 
     @property
     def version(self) -> int:
-        """Raised by every change that moves a number."""
+        """Version of the numbers: a change that moves a number raises it."""
 
     @property
     def needs_trained_weights(self) -> bool:
-        """It means nothing for a model of random weights (`model.weights=random`)."""
+        """Random weights (`model.weights=random`) give it no meaning."""
 
     @property
     def is_timed(self) -> bool:
-        """It measures speed: it has the device to itself, and a fake-quantized recipe has no value in it."""
+        """It measures speed. It gets the device to itself, and takes no fake-quantized recipe."""
 
     @property
     def seeds(self) -> Mapping[str, int]:
         """The seeds that the task draws with, by name."""
 
     def data_facts(self) -> dict[str, Any]:
-        """Return what identifies the data, without a model: the part of a run's identity that is not configuration."""
+        """Return what identifies the data. Needs no model; part of a run's identity."""
 
 
 @runtime_checkable
 class ScoresData(Protocol):
-    """A task that says which data its scores come from, so that what a recipe was fitted to can be compared with it."""
+    """A task whose data can be compared with the data that a recipe was calibrated on."""
 
     def scored(self) -> Scored:
-        """Return texts and questions, whole, whatever share of them is taken."""
+        """Return the texts and questions that are scored; whole, however few are taken of them."""
 
 
 @runtime_checkable
@@ -79,10 +78,10 @@ class Task(Measurement, Protocol):
 
 @runtime_checkable
 class PairedTask(Measurement, Protocol):
-    """A measurement of a real backend beside the fake one of the same recipe."""
+    """A measurement of a real backend beside the fake-quantized model of the same recipe."""
 
     def reference(self, loaded: LoadedModel) -> Any:
-        """Return what the fake-quantized model says; `run_beside` gets it."""
+        """Return the answers of the fake-quantized model, for `run_beside`."""
 
     def run_beside(
         self,
@@ -91,12 +90,19 @@ class PairedTask(Measurement, Protocol):
         tolerance: Mapping[str, float],
         compute: Compute | None = None,
     ) -> TaskResult:
-        """Measure the real model beside it; `tolerance` is the backend's own, `compute` how exactly its products were found to be."""
+        """Measure the real model beside the reference.
+
+        Args:
+            loaded: The model with the real backend.
+            reference: What `reference` returned.
+            tolerance: The backend's own largest differences, by name.
+            compute: How exactly the backend's matmuls were measured to be.
+        """
 
 
 @runtime_checkable
 class ModelFreeTask(Measurement, Protocol):
-    """A measurement without a model: none is loaded for it, and no recipe applies to it."""
+    """A measurement that loads no model; no recipe applies to it."""
 
     def run_on(self, device: torch.device) -> TaskResult:
         """Measure; `TaskInfo.needs_model` is False.
@@ -104,11 +110,3 @@ class ModelFreeTask(Measurement, Protocol):
         Raises:
             InvalidResult: A score is not finite.
         """
-
-
-def hash_token_ids(sequences: Iterable[Sequence[int]]) -> str:
-    """Return the SHA-256 over token sequences: each its length and its ids, as little-endian int32."""
-    digest = hashlib.sha256()
-    for ids in sequences:
-        digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())
-    return digest.hexdigest()

@@ -1,12 +1,14 @@
-"""Find the float model that a model is compared with.
+"""Find the unquantized model that a model is compared with.
 
-Every comparison asks for a `Baseline`, so that no model is compared with itself by accident:
+Every comparison asks `find` for a `Baseline`, so that no model is compared with itself by accident:
 
-    model.baseline given            a second model in memory, asked the same token ids
-    a recipe changed the model      the model without it: float parameters back in place, inputs not rounded
-    a float model, no recipe        itself: every difference is 0 by definition, and the record says so
-    a checkpoint or GGUF file that
-    came quantized, no baseline     UnsupportedRecipe: it holds no float weights to be compared with
+    model.baseline is given         a second model in memory, asked the same token ids
+    a recipe changed the model      the model without its recipe: original parameters back in place,
+                                    activations not rounded
+    no recipe, unquantized model    the model itself: every difference is 0 by definition, and the
+                                    record says so
+    quantized checkpoint or GGUF    UnsupportedRecipe: there are no unquantized weights to compare
+    file, no model.baseline         with
 """
 
 from collections.abc import Callable, Iterator
@@ -19,26 +21,26 @@ from harness.engines.local.split_model import SplitModel, split
 from harness.errors import ModelError, UnsupportedRecipe
 from harness.models import cache
 from harness.models.loaded import LoadedModel
-from harness.models.tokens import tokenize
+from harness.models.tokens import hash_token_ids, tokenize
 from harness.results.record import BaselineInfo
-from harness.tasks.base import hash_token_ids
 from harness.tasks.windows import check_length
 
 Become = Callable[[], AbstractContextManager[None]]
-"""Context manager in which a loaded model has other weights."""
+"""Makes a context manager in which a loaded model has other weights."""
 FLAG = (
-    "add the float model that it was made of: +model@model.baseline=hub model.baseline.repo=OWNER/NAME, "
-    "+model@model.baseline=local model.baseline.path=FOLDER, or +model@model.baseline=NAME of a file in conf/model"
+    "add the unquantized model it was made of: +model@model.baseline=hub "
+    "model.baseline.repo=OWNER/NAME, +model@model.baseline=local model.baseline.path=FOLDER, or "
+    "+model@model.baseline=NAME of a file in conf/model"
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """The float model that a model is compared with; `find` makes one."""
+    """The unquantized model that a model is compared with; made by `find`."""
 
     loaded: LoadedModel
     within: Become
-    """Context manager in which `loaded` has float weights."""
+    """Context manager in which `loaded` has its unquantized weights."""
     info: BaselineInfo
     warnings: tuple[str, ...] = ()
 
@@ -48,10 +50,10 @@ class Baseline:
         return self.info.relation == "itself"
 
     @contextmanager
-    def split(self, of_model: SplitModel) -> Iterator[SplitModel]:
-        """Split the float model into body and head, given the split of the measured model."""
-        if self.loaded is of_model.loaded:
-            yield of_model
+    def split(self, measured: SplitModel) -> Iterator[SplitModel]:
+        """Context manager that splits the baseline; reuses the split of the measured model."""
+        if self.loaded is measured.loaded:
+            yield measured
         else:
             with split(self.loaded) as own:
                 yield own
@@ -61,45 +63,48 @@ class Baseline:
 
         Raises:
             ModelError: Their tokenizers give other ids for the text.
-            DataError: A window is longer than the float model was made for.
+            DataError: A window is longer than the baseline was made for.
         """
         if self.loaded is loaded:
             return
         if _ids_sha256(self.loaded, text) != _ids_sha256(loaded, text):
             raise ModelError(
-                f"model.baseline must have the tokenizer of the model to be compared token by token, but {self.loaded.name} "
-                f"gives other token ids than {loaded.name} for the text {text.name}; name the float model it was made of"
+                "model.baseline must have the tokenizer of the model to be compared token by "
+                f"token, but {self.loaded.name} gives other token ids than {loaded.name} for the "
+                f"text {text.name}; name the unquantized model it was made of"
             )
         check_length(window, self.loaded)
 
 
 def find(loaded: LoadedModel, task: str) -> Baseline:
-    """Return what a model is to be compared with, loading `model.baseline` if there is one.
+    """Return the baseline of a model, as the table of the module says; loads `model.baseline`.
 
     Raises:
         UnsupportedRecipe: The model came quantized, and nothing says what it was made of.
-        ModelError: `model.baseline` cannot stand beside the model.
+        ModelError: `model.baseline` cannot be compared with the model.
     """
     if loaded.baseline is not None:
-        return _second(loaded)
+        return _second_model(loaded)
     if loaded.swaps or loaded.hooks:
-        return own_float(loaded)
+        return without_recipe(loaded)
     if loaded.came_quantized:
         raise UnsupportedRecipe(
-            f"{task} compares with a float model, got a {loaded.origin}, which would be compared with itself; {FLAG}"
+            f"{task} compares with an unquantized model, got a {loaded.origin}, which would be "
+            f"compared with itself; {FLAG}"
         )
     return itself(loaded)
 
 
-def own_float(loaded: LoadedModel) -> Baseline:
-    """Return the float weights inside a model that a recipe has changed.
+def without_recipe(loaded: LoadedModel) -> Baseline:
+    """Return the unquantized weights inside a model that a recipe has changed.
 
     Raises:
         ModelError: No recipe has changed it.
     """
     if not loaded.swaps and not loaded.hooks:
         raise ModelError(
-            f"a recipe must have changed {loaded.name} to be compared with its float weights, got the weights as they were loaded"
+            f"a recipe must have changed {loaded.name} to be compared with its unquantized "
+            "weights, got the weights as they were loaded"
         )
     return Baseline(
         loaded=loaded, within=loaded.unquantized, info=_info(loaded, "own float weights")
@@ -113,46 +118,62 @@ def itself(loaded: LoadedModel) -> Baseline:
         within=nullcontext,
         info=_info(loaded, "itself"),
         warnings=(
-            f"quant=none changes nothing: {loaded.name} was compared with itself, and every difference is 0 by definition",
+            f"quant=none changes nothing: {loaded.name} was compared with itself, and every "
+            "difference is 0 by definition",
         ),
     )
 
 
-def _second(loaded: LoadedModel) -> Baseline:
+def _second_model(loaded: LoadedModel) -> Baseline:
+    """Load `model.baseline`; return it as the baseline of a model.
+
+    Raises:
+        ModelError: It cannot be compared with the model.
+    """
     base = cache.load_baseline(loaded)
-    assert base is not None  # noqa: S101 - find has asked for it
-    unchanged = not loaded.swaps and not loaded.hooks
-    if unchanged and base.fingerprint == loaded.fingerprint:
-        raise ModelError(
-            f"model.baseline must be another model than the one that is measured, got {base.name} for both; {FLAG}"
-        )
-    if base.came_quantized:
-        raise ModelError(
-            f"model.baseline must be a float model, got {base.name}, a {base.origin}; {FLAG}"
-        )
-    if base.weights != loaded.weights:
-        raise ModelError(
-            f"model.baseline must have weights={loaded.weights} as the model has, got {base.weights}"
-        )
-    own, other = _vocabulary(loaded), _vocabulary(base)
-    if own != other:
-        raise ModelError(
-            f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared token by token, got "
-            f"{base.name} with {other}; name the float model it was made of"
-        )
-    if (size := _size(loaded)) != (other_size := _size(base)):
-        raise ModelError(
-            f"model.baseline must have the sizes of the model that was made of it ({size}), got {base.name} with {other_size}; {FLAG}"
-        )
+    assert base is not None  # noqa: S101 - `find` has checked that there is one
+    _check_comparable(loaded, base)
     warnings = base.warnings
     if base.dtype is not loaded.dtype:
         warnings += (
-            f"the model was run in {_name(loaded)} and its baseline in {_name(base)}: rounding to the narrower type is in "
-            f"every difference; set model.baseline.dtype={_name(loaded)} to leave it out",
+            f"the model was run in {_dtype_name(loaded)} and its baseline in {_dtype_name(base)}: "
+            "rounding to the narrower type is in every difference; "
+            f"set model.baseline.dtype={_dtype_name(loaded)} to leave it out",
         )
     return Baseline(
         loaded=base, within=nullcontext, info=_info(base, "second model"), warnings=warnings
     )
+
+
+def _check_comparable(loaded: LoadedModel, base: LoadedModel) -> None:
+    """Check that the one model could be made of the other."""
+    unchanged = not loaded.swaps and not loaded.hooks
+    if unchanged and base.fingerprint == loaded.fingerprint:
+        raise ModelError(
+            "model.baseline must be another model than the one that is measured, got "
+            f"{base.name} for both; {FLAG}"
+        )
+    if base.came_quantized:
+        raise ModelError(
+            f"model.baseline must be an unquantized model, got {base.name}, a {base.origin}; {FLAG}"
+        )
+    if base.weights != loaded.weights:
+        raise ModelError(
+            f"model.baseline must have weights={loaded.weights} as the model has, got "
+            f"{base.weights}"
+        )
+    own, other = _vocabulary(loaded), _vocabulary(base)
+    if own != other:
+        raise ModelError(
+            f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared "
+            f"token by token, got {base.name} with {other}; "
+            "name the unquantized model it was made of"
+        )
+    if (size := _size(loaded)) != (other_size := _size(base)):
+        raise ModelError(
+            f"model.baseline must have the sizes of the model that was made of it ({size}), got "
+            f"{base.name} with {other_size}; {FLAG}"
+        )
 
 
 def _vocabulary(loaded: LoadedModel) -> int:
@@ -161,9 +182,9 @@ def _vocabulary(loaded: LoadedModel) -> int:
 
 
 def _size(loaded: LoadedModel) -> str:
-    """Return depth and width in words: no quantization changes them."""
+    """Return depth and width in words; no quantization changes them."""
     config = loaded.module.config.get_text_config()
-    # Not every class calls them so.
+    # A few classes have other names for them, and are compared by vocabulary alone.
     depth, width = (getattr(config, name, "?") for name in ("num_hidden_layers", "hidden_size"))
     return f"{depth} layers of width {width}"
 
@@ -184,9 +205,9 @@ def _info(
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,
-        dtype=_name(loaded),
+        dtype=_dtype_name(loaded),
     )
 
 
-def _name(loaded: LoadedModel) -> str:
+def _dtype_name(loaded: LoadedModel) -> str:
     return str(loaded.dtype).removeprefix("torch.")

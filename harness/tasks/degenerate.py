@@ -1,11 +1,14 @@
-"""Warnings of scores that are numbers and still say nothing of a model.
+"""Warn of scores that are finite and still say nothing of a model.
 
-    same probability for a token wherever it stands     logits do not depend on the text: constant, or of zero weights
-    one token, repeated                                 nothing to predict
-    answers all tied, or all the same letter            accuracy is the share of that letter among the right answers
-    the right choice twice in a question                chance decides which letter of the two is right
+    one probability for a token, wherever it stands     the logits do not depend on the text: they
+                                                        are constant, or the weights are zero
+    one token, repeated                                 there is nothing to predict
+    all answers tied, or all the same letter            accuracy is the share of that letter among
+                                                        the right answers
+    the right choice twice in a question                chance decides which of the two letters
+                                                        counts as right
 
-They are measured and filed like others: a test of a pipeline may want them.
+Such scores are measured and filed like others, because a test of a pipeline may want them.
 """
 
 import math
@@ -18,32 +21,35 @@ from harness.messages import plural
 from harness.results.record import SampleScore
 from harness.tasks.segments import Nll
 
-SAME = 1e-6
-"""NLLs closer than this are equal: float32 products round equal rows of a matrix in several ways [nat]."""
-FEW = 10
+EQUAL_NLL = 1e-6
+"""NLLs closer than this are equal: float32 matmuls round equal rows of a matrix in several ways
+[nat]."""
+FEW_ANSWERS = 10
 """Fewer answers than this may all be the same letter by chance."""
 
 
 def text_warnings(
     nll_N: Nll, targets_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]], whose: str
 ) -> tuple[str, ...]:
-    """Return what the scored tokens of a text have that makes their NLLs meaningless.
+    """Return a warning if the NLLs of a text are meaningless.
 
     Args:
-        nll_N: -ln p of each scored token, of any shape.
-        targets_N: Its id.
-        whose: Whose NLLs they are, such as `the model`.
+        nll_N: -ln p of each scored token, in an array of any shape.
+        targets_N: The ids of these tokens.
+        whose: The model in words, such as `the model`.
     """
     nll_N, targets_N = nll_N.ravel(), targets_N.ravel()
+    # Equal tokens next to each other, so that `diff` compares their NLLs.
     order = np.argsort(targets_N, kind="stable")
     again = np.diff(targets_N[order]) == 0
     if len(nll_N) > 1 and again.all():
         return (
-            f"all {len(nll_N)} scored tokens are the same one, id {targets_N[0]}: scores of this text say nothing of a model",
+            f"all {len(nll_N)} scored tokens are the same one, id {targets_N[0]}: "
+            "scores of this text say nothing of a model",
         )
-    if not again.any() or np.abs(np.diff(nll_N[order])[again]).max() > SAME:
+    if not again.any() or np.abs(np.diff(nll_N[order])[again]).max() > EQUAL_NLL:
         return ()
-    if np.ptp(nll_N) <= SAME:
+    if np.ptp(nll_N) <= EQUAL_NLL:
         given = f"gives every token the same probability, 1 in {math.exp(nll_N[0]):.6g}"
     else:
         given = "gives a token the same probability wherever it stands"
@@ -53,23 +59,24 @@ def text_warnings(
 def answer_warnings(
     questions: Sequence[Question], samples: Sequence[SampleScore]
 ) -> tuple[str, ...]:
-    """Return what questions, or the answers to them in the same order, have that makes accuracy meaningless."""
+    """Return warnings if accuracy is meaningless, for questions and their answers in one order."""
     found = []
     doubled = [q.id for q in questions if q.choices.count(q.choices[q.answer]) > 1]
     if doubled:
         found.append(
-            f"{len(doubled)} of {len(questions)} questions have the right choice twice or more ({doubled[0]}): only one of the equal letters "
-            "counts as right"
+            f"{len(doubled)} of {len(questions)} questions have the right choice twice or more "
+            f"({doubled[0]}): only one of the equal letters counts as right"
         )
     if samples and all(sample.scores.get("num_tied") == len(CHOICES) for sample in samples):
         found.append(
-            f"all {len(samples)} {plural('question', len(samples))}: the {len(CHOICES)} letters are equally likely, so that the first is taken; the model predicts "
-            "nothing, are its weights zero?"
+            f"all {len(samples)} {plural('question', len(samples))}: the {len(CHOICES)} letters "
+            "are equally likely, so that the first is taken; the model predicts nothing, are its "
+            "weights zero?"
         )
-    elif len(samples) >= FEW and len({sample.answer for sample in samples}) == 1:
+    elif len(samples) >= FEW_ANSWERS and len({sample.answer for sample in samples}) == 1:
         right = len({q.answer for q in questions})
         found.append(
-            f"all {len(samples)} answers are {samples[0].answer!r}: accuracy is how often that is right, of {right} letters that are "
-            "right somewhere"
+            f"all {len(samples)} answers are {samples[0].answer!r}: accuracy is how often that is "
+            f"right, of {right} letters that are right somewhere"
         )
     return tuple(found)

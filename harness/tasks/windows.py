@@ -1,16 +1,20 @@
-"""A text as disjoint windows of tokens, the segmentation of the GPTQ and AWQ papers.
+r"""A text as disjoint windows of tokens, as in the GPTQ and AWQ papers.
 
-    ids    = BOS? + tokenizer(text)                 one call for the whole text
+    ids    = tokenizer(text)                        one call for the whole text
     window = ids[i*L : (i+1)*L],  i < floor(N / L)  the tail of N mod L tokens is dropped
 
-The first token of a window is not scored: nothing is before it. Other protocols begin to score later. The tokenizer decides
-whether a BOS stands before the text, unless `bos` is given:
+The first token of a window has nothing before it and is not scored. Other protocols begin to score
+later. Whether a BOS token stands before the text is the tokenizer's choice, unless `bos` says it:
 
     first    BOS before the first window alone
-    every    window = BOS + text[i*(L-1) : (i+1)*(L-1)]: L tokens, each token of the text scored once
-    none     nothing
+    every    window = BOS + ids[i*(L-1) : (i+1)*(L-1)]: each token of the text is scored once
+    none     no BOS
 
-Some models (Gemma) understand a text only after a BOS: a window without one gets a meaningless score.
+Some models (Gemma) understand a text only after a BOS: the score of a window without one is
+meaningless.
+
+`disjoint_windows` cuts the windows; `window_line` and `window_protocol` describe them in a record's
+protocol line, and `window_facts` in its facts.
 """
 
 from collections.abc import Iterable
@@ -22,8 +26,7 @@ import torch
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
-from harness.models.tokens import adds_bos, check_rows, tokenize
-from harness.tasks.base import hash_token_ids
+from harness.models.tokens import adds_bos, check_rows, hash_token_ids, tokenize
 
 DocumentIds = np.ndarray[Any, np.dtype[np.int64]]
 """The document that each of some tokens begins in, in order."""
@@ -32,7 +35,7 @@ Bos = Literal["first", "every", "none"]
 
 
 class Windows(NamedTuple):
-    """A tokenized text, cut up."""
+    """A tokenized text in windows."""
 
     ids: torch.Tensor
     """int64 `[n, L]`."""
@@ -56,42 +59,38 @@ def disjoint_windows(
     first: int = 1,
     bos: Bos | None = None,
 ) -> Windows:
-    """Return the first `limit` windows of `length` tokens, all if it is None.
+    """Return the first `limit` windows of `length` tokens, or all of them.
 
     Args:
-        text: What is cut.
+        text: The text.
         loaded: The model that reads the windows.
         length: Tokens of a window, its BOS included.
         limit: Number of windows; None is all.
-        first: Index in a window of its first scored token; what is counted as scored text begins there.
-        bos: Which windows begin with a BOS token; None is what the tokenizer does.
+        first: Index in a window of its first scored token. The scored text begins there.
+        bos: Which windows begin with a BOS token; None is the tokenizer's choice.
 
     Raises:
-        DataError: A window is longer than the model was made for, the text has too few tokens or one without a row, or the
-            tokenizer has no BOS token.
+        DataError: A window is longer than the model was made for, the text has too few tokens or
+            one without a row, or the tokenizer has no BOS token.
     """
     check_length(length, loaded)
     encoded = loaded.cached(
         ("token ids", text.sha256, text.starts, bos), lambda: _encode(text, loaded, bos)
     )
     num_before = len(encoded.before)
-    step = length - num_before
+    step = length - num_before  # tokens of the text in a window
     available = len(encoded.ids) // step
     count = available if limit is None else limit
     if not 1 <= count <= available:
         raise DataError(
             f"the text {text.name} must hold {max(count, 1)} windows of {length} tokens, got "
-            f"{len(encoded.ids)} tokens, that is {available} windows; lower task.window or task.limit_windows"
+            f"{len(encoded.ids)} tokens, that is {available} windows; "
+            "lower task.window or task.limit_windows"
         )
-    # A copy, so that nobody changes the ids that later calls share.
+    # A copy: the encoded text is shared by later calls.
     ids = encoded.ids[: count * step].view(count, step).clone()
     documents = encoded.documents[: count * step].view(count, step)[:, first - num_before :]
-    ends = encoded.ends[: count * step].view(count, step)
-    # From the end of the last token that is not scored to the end of the window: what its scored tokens spell.
-    if num_before:
-        last = ends[:, -1:]
-        ends = torch.cat([torch.cat([last.new_zeros(1, 1), last[:-1]]), ends], dim=1)
-    pieces = [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
+    pieces = _scored_pieces(text, encoded, count, step, first)
     return Windows(
         ids=torch.cat([encoded.before.expand(count, num_before), ids], dim=1),
         scored_documents=documents.numpy(),
@@ -102,8 +101,8 @@ def disjoint_windows(
     )
 
 
-def window_words(length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None) -> str:
-    """Return what defines the windows of a text, for the protocol line."""
+def window_line(length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None) -> str:
+    """Return what defines the windows of a text, as a part of a protocol line."""
     count = "all" if limit is None else f"first-{limit}"
     own = "first" if adds_bos(loaded) else "none"
     where = {"first": "first-window", "every": "every-window", "none": "none"}[bos or own]
@@ -111,30 +110,48 @@ def window_words(length: int, limit: int | None, loaded: LoadedModel, bos: Bos |
     return rf"join=\n\n|L={length}|stride={stride}|windows={count}|bos={where}"
 
 
+def window_protocol(
+    text: Text, length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
+) -> str:
+    """Return the protocol line of a comparison of two models on the windows of a text."""
+    return f"{text.name}|{window_line(length, limit, loaded, bos)}|log-probs=fp64|means=fp64"
+
+
+def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
+    """Return the facts of a text and of its tokens in windows."""
+    return text.facts() | {
+        "num_rows": text.num_rows,
+        "num_tokens": windows.num_tokens,
+        "token_ids_sha256": windows.ids_sha256,
+        "num_windows": len(windows.ids),
+        "num_documents": num_documents(windows.scored_documents),
+    }
+
+
 def check_length(length: int, loaded: LoadedModel) -> None:
-    """Refuse sequences longer than the model was made for.
+    """Check that a window is not longer than the model was made for.
 
     Raises:
-        DataError: They are.
+        DataError: It is longer.
     """
     if not loaded.fits(length):
         raise DataError(
-            f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made for, "
-            f"got {length}"
+            f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made "
+            f"for, got {length}"
         )
 
 
 class _Encoded(NamedTuple):
-    """A tokenized text in arrays: as lists of Python numbers it would take a hundred megabytes."""
+    """A tokenized text in arrays; lists of Python numbers would take a hundred megabytes."""
 
     ids: torch.Tensor
     """int64 `[N]`."""
     ends: torch.Tensor
-    """int64 `[N]`, where in the text each token ends [character]."""
+    """End of each token in the text, int64 `[N]` [character]."""
     documents: torch.Tensor
-    """int64 `[N]`, the document that each token begins in."""
+    """The document that each token begins in, int64 `[N]`."""
     before: torch.Tensor
-    """BOS in front of every window, int64 `[1]`, or `[0]` for none."""
+    """The BOS before every window, int64 `[1]`, or `[0]` for none."""
     sha256: str
 
 
@@ -148,7 +165,8 @@ def _encode(text: Text, loaded: LoadedModel, bos: Bos | None) -> _Encoded:
         ends=torch.tensor(ends),
         documents=torch.tensor(text.document_of(begins)),
         before=torch.tensor(before, dtype=torch.long),
-        # With a BOS at every window the text is a sequence of its own, so that the hash is another one than without.
+        # The BOS of every window is hashed as a sequence of its own, so that the hash differs from
+        # the hash of the same text without BOS.
         sha256=hash_token_ids([before, ids] if before else [ids]),
     )
 
@@ -157,20 +175,33 @@ def _bos_id(loaded: LoadedModel) -> int:
     token: int | None = loaded.tokenizer.bos_token_id
     if token is None:
         raise DataError(
-            f"the tokenizer of {loaded.name} must have a BOS token for task.bos=first or every, got none; "
-            "leave task.bos out, or set it to none"
+            f"the tokenizer of {loaded.name} must have a BOS token for task.bos=first or every, "
+            "got none; leave task.bos out, or set it to none"
         )
     check_rows([token], loaded)
     return token
 
 
-def num_documents(items: Iterable[DocumentIds]) -> int:
-    """Return the number of documents that the tokens of all items are of."""
-    return len(set().union(*(np.unique(documents).tolist() for documents in items)))
+def _scored_pieces(text: Text, encoded: _Encoded, count: int, step: int, first: int) -> list[str]:
+    """Return the text of the scored tokens of each window.
+
+    It goes from the end of the last token that is not scored to the end of the window.
+    """
+    ends = encoded.ends[: count * step].view(count, step)
+    if len(encoded.before):
+        # The BOS of a window ends where the window before it ended.
+        last = ends[:, -1:]
+        ends = torch.cat([torch.cat([last.new_zeros(1, 1), last[:-1]]), ends], dim=1)
+    return [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
+
+
+def num_documents(samples: Iterable[DocumentIds]) -> int:
+    """Return the number of documents that the tokens of all samples begin in."""
+    return len(set().union(*(np.unique(documents).tolist() for documents in samples)))
 
 
 def document_words(documents: DocumentIds) -> str:
-    """Return the documents of one item in a word: `3`, or the first and the last, `3-5`."""
+    """Return the documents of one sample in a word: `3`, or first and last as `3-5`."""
     if not len(documents):
         return "none"
     first, last = int(documents[0]), int(documents[-1])

@@ -1,4 +1,4 @@
-"""`perplexity_documents` against lm-eval itself: its task `wikitext` as its file has it, on other pages."""
+"""`perplexity_documents` against lm-eval's own task `wikitext`, on other pages."""
 
 from pathlib import Path
 from types import SimpleNamespace

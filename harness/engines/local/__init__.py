@@ -1,8 +1,32 @@
-"""The whole model in this process.
+"""Run one loaded model in this process.
 
-`split_model` runs the decoder body and the LM head apart, so that logits exist only for scored positions. `shared_prefix` runs the
-beginning that prompts share once; `split_attention` joins attention over it with that over the rest, `prefix_support` says whether a
-model can do that, and `prefix_batches` groups prompts. `generation` decodes greedily, eager or compiled, with `decode_attention` for one
-query; `decodable` says whether a model can. `log_softmax` makes float64 log-probabilities. `cpu_matmul` lets 16-bit models multiply in
-float32 where the processor has no 16-bit instructions. `patch` replaces a method for the length of a block.
+Scoring. `split_model` runs the decoder body and the LM head separately, so that logits exist for
+scored positions only. `log_softmax` turns logits into float64 log-probabilities.
+
+Prompts that begin alike. `prefix_batches` runs the common prefix once and groups the rest into
+batches. `shared_prefix` runs prefix and rows, `packed_rows` lays the rows out in one sequence,
+`prefix_attention` computes their attention in two parts, and `split_attention` joins the parts.
+`prefix_support` says whether a model can share a prefix at all.
+
+Generation. `generation` decodes greedily, eager or compiled. `decodable` checks that decode steps
+with a cache give the logits of whole sequences, and `decode_attention` is attention for one query.
+
+Around both. `cpu_matmul` lets 16-bit models multiply in float32 on processors without 16-bit
+instructions, and `patch` replaces a method for the length of a block.
 """
+
+from harness.engines.local.decodable import cache_argument, check_decoding
+from harness.engines.local.generation import Generation, forget_compiled
+from harness.engines.local.prefix_batches import PromptBatch, prompt_batches
+from harness.engines.local.split_model import SplitModel, split
+
+__all__ = [
+    "Generation",
+    "PromptBatch",
+    "SplitModel",
+    "cache_argument",
+    "check_decoding",
+    "forget_compiled",
+    "prompt_batches",
+    "split",
+]

@@ -1,13 +1,20 @@
-"""16-bit matrix products on a CPU that has no instructions for them.
+"""Float32 matmuls for 16-bit models on a CPU without 16-bit instructions.
 
-A Xeon with AVX-512 but without AVX512-BF16 multiplies bfloat16 matrices at 63 GFLOP/s, float16 ones at 28 and float32 ones
-at 340 (2 cores, 2048 x 576 x 1536). What its 16-bit product computes is this: products of 16-bit numbers, summed in
-float32, rounded once to 16 bits at the end. The float32 product of the same numbers, rounded at the end, is the same up to
-the order of the sum, and five times as fast. The weight is widened anew for each product: beside a few hundred rows that
-costs little, and no second copy of the model is held.
+Speed, for 2048 x 576 x 1536 on two cores of a Xeon with AVX-512 but without AVX512-BF16:
 
-The choice is about speed, both products are equally exact, and it is made by the processor's flags: a product that is timed would choose
-otherwise from run to run, and with it the last digits of every score. `task=throughput` times both ways (`ways`).
+    bfloat16    63 GFLOP/s
+    float16     28 GFLOP/s
+    float32    340 GFLOP/s
+
+Exactness. A 16-bit matmul multiplies 16-bit numbers, sums in float32 and rounds once to 16 bits. A
+float32 matmul of the same numbers, rounded once, is the same up to the order of the sum. Neither
+is more exact than the other.
+
+Memory. The weight is widened again for each matmul. Beside a few hundred rows of activations that
+costs little, and no second copy of the model is kept.
+
+The choice follows the processor's flags and not a timing, which would choose differently from run
+to run and move the last digits of every score. `task=throughput` times both ways (`ways`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,43 +28,46 @@ from torch.overrides import TorchFunctionMode
 
 from harness.models.loaded import LoadedModel
 
-NATIVE = {
+NATIVE_FLAGS = {
     torch.bfloat16: frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     torch.float16: frozenset({"avx512_fp16", "amx_fp16", "fphp"}),
 }
-"""Processor flags (x86, ARM) of which any one means that products of a type are fast."""
+"""Processor flags (x86, ARM). Any one of them means fast matmuls of that dtype."""
 LEAST_ROWS = 64
-"""With fewer rows, widening the weight costs more than it saves."""
+"""Rows of activations below which widening the weight costs more time than it saves."""
 
-Products = Literal["native", "float32"]
+MatmulWay = Literal["native", "float32"]
 
 
-def ways(loaded: LoadedModel) -> tuple[Products, ...]:
-    """Return every way in which the linear layers of a model can be multiplied; on a GPU, or in float32, there is one."""
-    if loaded.device.type == "cpu" and loaded.dtype in NATIVE:
+def ways(loaded: LoadedModel) -> tuple[MatmulWay, ...]:
+    """Return every way in which a model's linear layers can multiply here.
+
+    16-bit models on a CPU have two ways, all others one.
+    """
+    if loaded.device.type == "cpu" and loaded.dtype in NATIVE_FLAGS:
         return "native", "float32"
     return ("native",)
 
 
-def choose(loaded: LoadedModel, cpu_flags: Collection[str]) -> Products:
-    """Return how the linear layers of a model are best multiplied here; `native` if the flags are unknown."""
+def choose_way(loaded: LoadedModel, cpu_flags: Collection[str]) -> MatmulWay:
+    """Return the faster way for a model on a processor; `native` if its flags are unknown."""
     if "float32" not in ways(loaded) or not cpu_flags:
         return "native"
-    return "native" if NATIVE[loaded.dtype] & set(cpu_flags) else "float32"
+    return "native" if NATIVE_FLAGS[loaded.dtype] & set(cpu_flags) else "float32"
 
 
 @contextmanager
-def multiplied(products: Products) -> Iterator[None]:
-    """Let every linear layer multiply as `choose` said, inside the block."""
-    if products == "native":
+def multiplied(way: MatmulWay) -> Iterator[None]:
+    """Context manager in which every linear layer multiplies in one way."""
+    if way == "native":
         yield
     else:
-        with _Float32Products():
+        with _Float32Matmul():
             yield
 
 
-class _Float32Products(TorchFunctionMode):
-    """Takes the place of `linear` for 16-bit matrices with enough rows."""
+class _Float32Matmul(TorchFunctionMode):
+    """Replaces `F.linear` of 16-bit matrices with enough rows, in compiled graphs too."""
 
     def __torch_function__(
         self,
@@ -66,20 +76,25 @@ class _Float32Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        # `torch.compile` traces through this mode, so compiled graphs get the float32 matmul too.
         if func is F.linear and _is_wide(*args[:2]):
             return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def _is_wide(*operands: Any) -> bool:
-    """Say whether a product is one of plain 16-bit matrices with many rows."""
+    """Say whether activation and weight are plain 16-bit matrices, the former with many rows."""
+    # Tensor subclasses (codes of a library) multiply in their own way.
     if len(operands) != 2 or any(type(x) not in (Tensor, torch.nn.Parameter) for x in operands):
         return False
     x, weight = operands
+    # Rows are all leading axes together: `[B, S, K]` has B * S.
     many = x.numel() >= LEAST_ROWS * x.shape[-1]
-    return many and x.dtype in NATIVE and weight.dtype is x.dtype
+    return many and x.dtype in NATIVE_FLAGS and weight.dtype is x.dtype
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `x W^T + b`: operands widened to float32, the result rounded once."""
+    # 16-bit numbers are float32 numbers, so widening them is exact.
     exact = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return exact.to(x.dtype)

@@ -1,4 +1,4 @@
-"""Put something in the place of a method of one object, for a while."""
+"""Replace a method of one object for the length of a block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,9 +7,10 @@ from typing import Any
 
 @contextmanager
 def patched(owner: object, method: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    """Let `owner.method` be `replacement` inside the block, then what it was before.
+    """Context manager in which `owner.method` is `replacement`.
 
-    An attribute of the instance hides the method of the class; other instances are untouched.
+    The replacement is an attribute of the instance, which hides the method of its class. Other
+    instances are untouched.
     """
     before = vars(owner).get(method)
     setattr(owner, method, replacement)
@@ -17,6 +18,6 @@ def patched(owner: object, method: str, replacement: Callable[..., Any]) -> Iter
         yield
     finally:
         if before is None:
-            delattr(owner, method)
+            delattr(owner, method)  # the method of the class is visible again
         else:
-            setattr(owner, method, before)
+            setattr(owner, method, before)  # an outer patch

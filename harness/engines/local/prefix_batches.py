@@ -1,11 +1,16 @@
-"""Run many prompts that begin alike: the shared beginning once, the rest in batches.
+"""Run prompts that begin alike: the common prefix once, the rest in batches.
 
-The questions of an MMLU subject share their five examples, which are most of every prompt. The longest common prefix
-*of the token sequences* is run once, so tokens are exactly those of the whole prompts. What is left is sorted by length and
-cut into batches of at most `batch_tokens` tokens; `harness.engines.local.shared_prefix` runs them.
+The questions of an MMLU subject share their five examples, which are most of every prompt.
 
-Not every model can share: one that keeps recurrent states has nothing to share by position. `obstacle` says why, the record
-says so too, and then prompts run whole, in batches of equal length.
+1. Find the longest common prefix of the *token sequences*, so that every prompt keeps exactly the
+   tokens it has alone.
+2. Run it once (`shared_prefix.run_prefix`).
+3. Sort what is left of the prompts by length, and cut it into batches of at most `batch_tokens`.
+4. Run each batch as rows after the prefix.
+
+Some models cannot share, such as those with recurrent states instead of keys by position.
+`prefix_support.unsupported` says why, the record says so too, and the prompts then run whole, in
+batches of equal length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,33 +20,34 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.engines.local.shared_prefix import PackedRows, run_prefix
+from harness.engines.local.packed_rows import PackedRows
+from harness.engines.local.shared_prefix import append, run_prefix, run_rows
 from harness.engines.local.split_model import SplitModel
 
 
 class PromptBatch(Protocol):
-    """Some prompts that run together; `first` before any `then`."""
+    """Prompts that run together: call `first` once, then `then` as often as wanted."""
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Which of the sequences, in the order of the rows."""
+        """Index of each row's prompt in the sequences that `prompt_batches` was given."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens that `first` runs."""
 
     def first(self, *, decoding: bool = False) -> Tensor:
-        """Return the float32 logits `[B, V]` of the token after each prompt; `decoding` prepares for `then`."""
+        """Return the float32 logits `[B, V]` after each prompt; `decoding` prepares for `then`."""
 
     def then(self, tokens_B: Tensor) -> Tensor:
-        """Append a token to each row, and return the logits of the one after it."""
+        """Append a token to each row; return the float32 logits `[B, V]` after it."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class SharedBatch:
     """Rows after a prefix that has been run; see `PromptBatch`."""
 
-    halves: SplitModel
+    model: SplitModel
     indices: tuple[int, ...]
     rows: tuple[Sequence[int], ...]
     packed: PackedRows
@@ -53,34 +59,33 @@ class SharedBatch:
 
     def first(self, *, decoding: bool = False) -> Tensor:
         """Run the rows."""
-        hidden_BH = self.packed.prefill(self.halves, self.rows, keep=decoding)
-        return self.halves.logits(hidden_BH)
+        return self.model.logits(run_rows(self.model, self.packed, self.rows, keep=decoding))
 
     def then(self, tokens_B: Tensor) -> Tensor:
         """Run one more token of each row."""
-        return self.halves.logits(self.packed.step(self.halves, tokens_B))
+        return self.model.logits(append(self.model, self.packed, tokens_B))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class WholeBatch:
     """Whole prompts of one length; see `PromptBatch`.
 
-    Without a cache, since what a model keeps, and how it wants it back, is its own affair: a token more runs all again.
+    There is no cache: models differ in what they cache. `then` runs all tokens again.
     """
 
-    halves: SplitModel
+    model: SplitModel
     indices: tuple[int, ...]
     ids: Tensor
-    """int64 `[B, S]`."""
+    """Token ids, int64 `[B, S]`."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompts."""
         return self.ids.numel()
 
-    def first(self, *, decoding: bool = False) -> Tensor:  # noqa: ARG002 - there is nothing to prepare
+    def first(self, *, decoding: bool = False) -> Tensor:  # noqa: ARG002 - nothing to prepare
         """Run the prompts."""
-        return self.halves.logits(self.halves.hidden(self.ids)[:, -1])
+        return self.model.logits(self.model.hidden(self.ids)[:, -1])
 
     def then(self, tokens_B: Tensor) -> Tensor:
         """Run the prompts with one more token each."""
@@ -88,48 +93,57 @@ class WholeBatch:
         return self.first()
 
 
+def prompt_batches(
+    model: SplitModel, sequences: Sequence[Sequence[int]], batch_tokens: int, *, share: bool
+) -> Iterator[PromptBatch]:
+    """Yield token sequences in batches of at most `batch_tokens` tokens, and at least one row.
+
+    With `share`, a common prefix runs once before the first batch.
+    """
+    shared = common_prefix(sequences) if share else 0
+    if not shared:
+        # Rows of one length: `then` appends tokens behind the last one of each row.
+        for indices in batch_indices(sequences, batch_tokens, same_length=True):
+            rows = torch.tensor([sequences[index] for index in indices])
+            yield WholeBatch(model=model, indices=indices, ids=rows)
+        return
+    # The prefix is the same in all sequences, so the first one has it.
+    prefix = run_prefix(model, sequences[0][:shared])
+    rests = [sequence[shared:] for sequence in sequences]
+    for indices in batch_indices(rests, batch_tokens, same_length=False):
+        chosen = tuple(rests[index] for index in indices)
+        packed = PackedRows.make(prefix, list(map(len, chosen)))
+        yield SharedBatch(model=model, indices=indices, rows=chosen, packed=packed)
+
+
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """Return the length of the longest common prefix that leaves every sequence at least one token."""
-    # Of all sequences in lexicographic order, the first and the last differ earliest.
+    """Return the length of the longest common prefix that leaves each sequence one token or more.
+
+    [1, 2, 3], [1, 2, 4]  ->  2
+    [1, 2, 3], [1, 2]     ->  1
+    """
+    # In lexicographic order, the first and the last sequence differ earliest.
     first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
     shared = 0
     for a, b in zip(first, last, strict=False):
         if a != b:
             break
         shared += 1
+    # A row needs a token of its own, whose hidden state predicts the next one.
     return min(shared, min(map(len, sequences)) - 1)
 
 
-def batches(
-    halves: SplitModel, sequences: Sequence[Sequence[int]], batch_tokens: int, *, share: bool
-) -> Iterator[PromptBatch]:
-    """Yield token sequences in batches of at most `batch_tokens` tokens, and of at least one row.
-
-    With `share` the common prefix is run first, if there is one.
-    """
-    shared = common_prefix(sequences) if share else 0
-    if not shared:
-        for indices in fill(sequences, batch_tokens, same_length=True):
-            rows = torch.tensor([sequences[index] for index in indices])
-            yield WholeBatch(halves=halves, indices=indices, ids=rows)
-        return
-    prefix = run_prefix(halves, sequences[0][:shared])
-    rests = [sequence[shared:] for sequence in sequences]
-    for indices in fill(rests, batch_tokens, same_length=False):
-        chosen = tuple(rests[index] for index in indices)
-        packed = PackedRows.make(prefix, list(map(len, chosen)))
-        yield SharedBatch(halves=halves, indices=indices, rows=chosen, packed=packed)
-
-
-def fill(
+def batch_indices(
     sequences: Sequence[Sequence[int]], batch_tokens: int, *, same_length: bool
 ) -> Iterator[tuple[int, ...]]:
-    """Yield batches of indices, longest first, of at most `batch_tokens` tokens."""
+    """Yield batches of indices, longest sequences first, of at most `batch_tokens` tokens."""
+    # Longest first: a batch that does not fit into memory fails at once.
     order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
     batch: list[int] = []
     tokens = 0
     for index in order:
         length = len(sequences[index])
+        # The first of a batch stands for all: lengths only fall.
         other_length = same_length and batch and length != len(sequences[batch[0]])
         if batch and (tokens + length > batch_tokens or other_length):
             yield tuple(batch)

@@ -1,7 +1,12 @@
-"""Can prompts of a model share a prefix? Asked of its configuration, then of the model itself.
+"""Say whether the prompts of a model can share a prefix.
 
-A wrong yes would give wrong scores without an error, so what an unknown architecture does with its keys is not guessed: a
-few tokens after a shared prefix must get the hidden states that they have in whole prompts.
+A wrong yes would give wrong scores without an error. So an architecture is never taken at its
+name; three questions are asked in this order:
+
+1. Does every layer have keys that depend on earlier tokens and positions alone? (configuration)
+2. Are positions independent of the length of the whole prompt? (configuration)
+3. Do a few tokens after a shared prefix have the hidden states that they have in whole prompts?
+   (the model runs both ways)
 """
 
 from collections.abc import Iterator
@@ -9,51 +14,56 @@ from collections.abc import Iterator
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from harness.engines.local.shared_prefix import PackedRows, run_prefix
-from harness.engines.local.split_model import REFUSALS, SplitModel
+from harness.engines.local.packed_rows import PackedRows
+from harness.engines.local.shared_prefix import run_prefix, run_rows
+from harness.engines.local.split_model import RUN_ERRORS, SplitModel
 from harness.models.architecture import TOLERANCE, text_config
 from harness.models.tokens import num_rows
 
-KINDS = ("full_attention", "sliding_attention")
-"""Kinds of layers whose keys depend on tokens and positions before them, and on nothing else."""
-SCALED = ("dynamic", "longrope")
-"""Kinds of rotary positions that change with the length of the whole prompt, once it exceeds the original one."""
+SHAREABLE_LAYERS = ("full_attention", "sliding_attention")
+"""Kinds of layers whose keys depend on earlier tokens and positions, and on nothing else."""
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Kinds of rotary positions that change once a prompt exceeds the original longest sequence."""
 
 
-def obstacle(halves: SplitModel, longest: int) -> str | None:
+def unsupported(model: SplitModel, longest: int) -> str | None:
     """Return why prompts of up to `longest` tokens cannot share a prefix, or None if they can."""
-    config = text_config(halves.loaded.module)
+    config = text_config(model.loaded.module)
     kinds, _ = get_layer_types_and_kwargs(config)
-    if odd := sorted(set(kinds) - set(KINDS)):
+    if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
     rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or halves.loaded.max_length
-    if original and longest > original and set(SCALED) & set(_texts(rope)):
+    # Up to the original longest sequence, even such positions do not depend on the length.
+    original = rope.get("original_max_position_embeddings") or model.loaded.max_length
+    if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
         return "its positions change with the length of the whole prompt"
-    return halves.loaded.cached("obstacle to a shared prefix", lambda: _difference(halves))
+    return model.loaded.cached("why prompts cannot share a prefix", lambda: _difference(model))
 
 
-def _texts(node: object) -> Iterator[str]:
-    """Yield every text in nested mappings; some models have rotary parameters for each kind of layer."""
+def _strings(node: object) -> Iterator[str]:
+    """Yield every string in nested mappings; rotary parameters may come by kind of layer."""
     if isinstance(node, dict):
         for child in node.values():
-            yield from _texts(child)
+            yield from _strings(child)
     elif isinstance(node, str):
         yield node
 
 
-def _difference(halves: SplitModel) -> str | None:
-    """Run a small batch of the float model both ways; return what is wrong with the shared one, or None."""
-    loaded = halves.loaded
+def _difference(model: SplitModel) -> str | None:
+    """Run a small batch of the unquantized model both ways; return what differs, or None."""
+    loaded = model.loaded
+    # Ids from 100 up: the first ids of a vocabulary are often special tokens.
     tokens = [token % num_rows(loaded) for token in range(100, 140)]
+    # A prefix of 20 tokens, and rows of 4, 11 and 5: rows of unequal length need padding.
     shared, rows = tokens[:20], (tokens[20:24], tokens[24:35], tokens[35:])
     with loaded.unquantized():
-        whole = [halves.hidden(torch.tensor([[*shared, *row]]))[:, -1] for row in rows]
+        whole = [model.hidden(torch.tensor([[*shared, *row]]))[:, -1] for row in rows]
         try:
-            packed = PackedRows.make(run_prefix(halves, shared), [len(row) for row in rows])
-            found = packed.prefill(halves, rows, keep=False)
-        except REFUSALS as reason:
+            packed = PackedRows.make(run_prefix(model, shared), [len(row) for row in rows])
+            found = run_rows(model, packed, rows, keep=False)
+        except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
+    # The relative norm, as for two attention implementations (`TOLERANCE`).
     expected = torch.cat(whole).float()
     error = float((found.float() - expected).norm() / expected.norm())
     if error <= TOLERANCE[loaded.dtype]:

@@ -29,7 +29,7 @@ from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
 from harness.engines.local.split_model import SplitModel, split
-from harness.errors import InvalidResult
+from harness.errors import InvalidResult, check_bounds
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks import baselines
@@ -45,8 +45,8 @@ from harness.tasks.windows import (
     Windows,
     disjoint_windows,
     document_words,
-    num_documents,
-    window_words,
+    window_facts,
+    window_protocol,
 )
 
 KEPT_BYTES = 2**30
@@ -83,7 +83,7 @@ class Divergence:
 
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing, and answers without probabilities."""
-        check_sizes(self.window, self.limit_windows)
+        check_bounds(self, window=2, limit_windows=1)
         if self.questions is not None and not isinstance(self.questions.answer, Direct):
             raise ValueError(
                 "questions.answer must be the direct rule, whose answers are letters with probabilities, "
@@ -250,32 +250,6 @@ def pair_warnings(pairs: TokenPairs, ids_NL: Tensor) -> tuple[str, ...]:
     sides = (pairs.nll, "the model"), (pairs.nll_baseline, "the float model")
     found = (text_warnings(nll, targets, whose) for nll, whose in sides)
     return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))
-
-
-def check_sizes(window: int, limit_windows: int | None) -> None:
-    """Raise ValueError for sizes that score nothing."""
-    if window < 2:
-        raise ValueError(f"window must be >= 2 tokens, got {window}")
-    if limit_windows is not None and limit_windows < 1:
-        raise ValueError(f"limit_windows must be >= 1 or null, got {limit_windows}")
-
-
-def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
-    """Return the facts of a text, and of its tokens in windows."""
-    return text.facts() | {
-        "num_rows": text.num_rows,
-        "num_tokens": windows.num_tokens,
-        "token_ids_sha256": windows.ids_sha256,
-        "num_windows": len(windows.ids),
-        "num_documents": num_documents(windows.scored_documents),
-    }
-
-
-def window_protocol(
-    text: Text, window: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
-) -> str:
-    """Return what defines the tokens that are compared, in one line."""
-    return f"{text.name}|{window_words(window, limit, loaded, bos)}|log-probs=fp64|means=fp64"
 
 
 def _check_finite(pairs: TokenPairs, name: str, index: int) -> None:

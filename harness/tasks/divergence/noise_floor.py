@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from harness.data.source import DataSource
 from harness.engines.local.split_model import SplitModel, split
-from harness.errors import ConfigError, ModelError
+from harness.errors import ConfigError, ModelError, check_bounds
 from harness.models.architecture import attention
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
@@ -37,17 +37,22 @@ from harness.tasks.baselines import Baseline, Become
 from harness.tasks.divergence.divergence import (
     Side,
     baseline,
-    check_sizes,
     pair_warnings,
     run_windows,
     side,
     side_by_side,
-    window_facts,
-    window_protocol,
     window_scores,
 )
 from harness.tasks.divergence.statistics import TokenPairs, divergence_metrics
-from harness.tasks.windows import Bos, DocumentIds, Windows, disjoint_windows, document_words
+from harness.tasks.windows import (
+    Bos,
+    DocumentIds,
+    Windows,
+    disjoint_windows,
+    document_words,
+    window_facts,
+    window_protocol,
+)
 
 SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
 """The statistics that are given for each variant."""
@@ -86,7 +91,7 @@ class NoiseFloor:
 
     def __post_init__(self) -> None:
         """Refuse sizes that score nothing."""
-        check_sizes(self.window, self.limit_windows)
+        check_bounds(self, window=2, limit_windows=1)
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the text."""

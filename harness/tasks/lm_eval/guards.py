@@ -1,4 +1,4 @@
-"""What is held around lm-eval while it runs: random states, processes, the terminal, and the model's logits."""
+"""Context managers around lm-eval: NaN logits, random states, processes and the terminal."""
 
 import contextlib
 import io
@@ -20,14 +20,17 @@ from harness.models.loaded import LoadedModel
 
 @contextmanager
 def watched(loaded: LoadedModel) -> Iterator[None]:
-    """Stop at logits that are not numbers: decoding would turn them into text."""
+    """Context manager that ends the run at a logit of NaN or infinity.
+
+    Decoding would turn such logits into text.
+    """
 
     def check(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        # Minus infinity rules a token out; NaN and infinity compare as false.
+        # Minus infinity rules a token out and is legal. NaN and infinity compare as false.
         if not bool((output.logits[:, -1] < torch.inf).all()):
             raise InvalidResult(
-                "every logit must be a number, got NaN or infinity; the recipe destroys this model, or "
-                "the weights are damaged"
+                "every logit must be a number, got NaN or infinity; the recipe destroys this "
+                "model, or the weights are damaged"
             )
 
     handle = loaded.module.register_forward_hook(check)
@@ -39,7 +42,7 @@ def watched(loaded: LoadedModel) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw everything from one seed, and leave the random states as they were."""
+    """Context manager that seeds Python, numpy and torch, and restores their states after it."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -54,7 +57,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """Keep lm-eval from resampling in copies of this process, each with the model in it."""
+    """Context manager in which lm-eval resamples in this process.
+
+    By default it starts copies of the process, each with the model in it.
+    """
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
@@ -67,27 +73,33 @@ def one_process() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Collect lm-eval's warnings; nothing is printed, and bars are drawn on terminals only."""
+    """Context manager that collects lm-eval's warnings and prints nothing.
+
+    Progress bars are drawn on a terminal only.
+    """
     from tqdm.std import tqdm  # type: ignore[import-untyped] # noqa: PLC0415 - comes with lm-eval
 
     heard: list[str] = []
-    ear = logging.Handler(logging.WARNING)
-    ear.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     log, start = logging.getLogger("lm_eval"), tqdm.__init__
     before = log.level, log.propagate
 
-    def draw(bar: Any, *args: Any, **options: Any) -> None:
+    def start_on_terminal(bar: Any, *args: Any, **options: Any) -> None:
         if not sys.stderr.isatty():
             options["disable"] = True
         start(bar, *args, **options)
 
-    log.addHandler(ear)
+    log.addHandler(listener)
     log.setLevel(logging.WARNING)
     log.propagate = False
     try:
-        with patched(tqdm, "__init__", draw), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            patched(tqdm, "__init__", start_on_terminal),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             yield heard
     finally:
-        log.removeHandler(ear)
+        log.removeHandler(listener)
         log.setLevel(before[0])
         log.propagate = before[1]

@@ -1,8 +1,9 @@
-"""lm-eval's results as metrics and samples of a record.
+"""Turn lm-eval's results into metrics and samples of a record.
 
-A metric is named `<task>/<metric>`, with `/<filter>` behind it where a task reads its answers in more ways than one, and the
-same for groups. Intervals are Student's t with lm-eval's standard error over documents, cut to the range of the metric; what has no
-standard error (perplexities over all words of all documents) has a note instead.
+A metric of a task or group is named `<task>/<metric>`; `/<filter>` follows where a task parses its
+answers in several ways. Intervals are Student's t with lm-eval's standard error over documents, cut
+to the range of the metric. A metric without a standard error, such as a perplexity over all words
+of all documents, has a note instead.
 """
 
 import math
@@ -16,17 +17,17 @@ from harness.errors import InvalidResult
 from harness.results.record import Metric, SampleScore, Unit
 
 UNFILTERED = "none"
-"""lm-eval's name of the filter that changes nothing."""
+"""lm-eval's name of the filter that leaves answers unchanged."""
 WEIGHTS = {
     "word_perplexity": "num_words",
     "byte_perplexity": "num_bytes",
     "bits_per_byte": "num_bytes",
 }
-"""Metrics of rolling texts, and what the log-likelihood of each document is divided by."""
+"""Metrics of rolling texts -> name of the sample score that divides the log-likelihood."""
 
 
 def metrics(results: Mapping[str, Any], requested: Sequence[str]) -> tuple[Metric, ...]:
-    """Return the metrics of every task and group, those that were asked for by name first."""
+    """Return the metrics of every task and group; the requested names come first."""
     order = {name: place for place, name in enumerate(requested)}
     names = sorted(results["results"], key=lambda name: order.get(name, len(order)))
     return tuple(metric for name in names for metric in _of_task(results, name))
@@ -56,7 +57,10 @@ def _of_task(results: Mapping[str, Any], task: str) -> Iterator[Metric]:
 
 
 def _unit(metric: str, value: object) -> Unit:
-    """Return the unit by the metric's name; accuracies that some tasks give in percent have none."""
+    """Return the unit by the metric's name.
+
+    Some tasks give accuracies in percent: these are no fraction.
+    """
     if metric == "bits_per_byte":
         return Unit.BIT_PER_BYTE
     share = metric == "exact_match" or "acc" in re.split(r"[^a-z]+", metric)
@@ -68,7 +72,7 @@ def _unit(metric: str, value: object) -> Unit:
 def _interval(
     metric: str, value: Any, error: Any, unit: Unit, num: int
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """Return the interval, or why there is none."""
+    """Return the interval, or None and the reason."""
     if not _is_number(value):
         return None, f"lm-eval gives {value}, which is no finite number"
     if num < stats.MIN_CLUSTERS:
@@ -86,7 +90,7 @@ def _interval(
 
 
 def samples(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[SampleScore, ...]:
-    """Return one sample a document, whatever the number of filters.
+    """Return one sample a document, with the metrics of all filters.
 
     Raises:
         InvalidResult: A log-likelihood is not finite.
@@ -106,7 +110,7 @@ def _of_documents(task: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[S
         scores = _metric_scores(views) | _likelihoods(replies, name)
         yield SampleScore(
             id=name,
-            # A whole text is a unit of its own, as a window is in the perplexity task.
+            # Documents of a rolling text are independent; other documents cluster by task.
             cluster=name if "nll" in scores else task,
             scores=scores,
             answer=_answer(replies, views[0]["metrics"]),
@@ -114,7 +118,7 @@ def _of_documents(task: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[S
 
 
 def _metric_scores(views: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the metrics of a document that are numbers, and the weights of a rolling text."""
+    """Return the metrics of a document that are numbers, and the divisors of a rolling text."""
     scores = {}
     for view in views:
         for metric in view["metrics"]:
@@ -127,7 +131,11 @@ def _metric_scores(views: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _likelihoods(replies: Sequence[Any], name: str) -> dict[str, float]:
-    """Return the log-probability of each continuation that was scored, or the NLL of a whole text [nat]."""
+    """Return ln p of each scored continuation, or the NLL of a whole text [nat].
+
+    Raises:
+        InvalidResult: One is not finite.
+    """
     found = {}
     for index, reply in enumerate(replies):
         if isinstance(reply, tuple):
@@ -136,17 +144,17 @@ def _likelihoods(replies: Sequence[Any], name: str) -> dict[str, float]:
             found["nll"] = -reply
     if not all(map(math.isfinite, found.values())):
         raise InvalidResult(
-            f"every log-probability must be finite, got {[*found.values()]} for document {name}; the recipe "
-            "destroys this model, or the weights are damaged"
+            f"every log-probability must be finite, got {[*found.values()]} for document {name}; "
+            "the recipe destroys this model, or the weights are damaged"
         )
     return found
 
 
 def _answer(replies: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Return the text that was generated, or the place of the likeliest choice, the first of equals."""
+    """Return the generated text, or the index of the first most likely choice."""
     if isinstance(replies[0], str):
         return replies[0]
-    # Mutual information asks for each choice a second time, without its question.
+    # For mutual information lm-eval scores each choice a second time, without its question.
     num = len(replies) // (2 if "acc_mutual_info" in names else 1)
     if num < 2 or not all(isinstance(reply, tuple) for reply in replies):
         return None
@@ -154,7 +162,10 @@ def _answer(replies: Sequence[Any], names: Sequence[str]) -> str | None:
 
 
 def warnings(messages: Sequence[str]) -> tuple[str, ...]:
-    """Return each kind of warning once, with the number of its kind: those that differ in numbers alone are of one kind."""
+    """Return each kind of warning once, with its count.
+
+    Warnings that differ in numbers alone are of one kind.
+    """
     kinds: dict[str, list[str]] = {}
     for message in messages:
         line = message.split("\n", 1)[0]

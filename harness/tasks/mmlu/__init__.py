@@ -1,13 +1,26 @@
-"""MMLU: four-choice questions with five examples in front, as lm-eval asks them.
+r"""MMLU: four-choice questions of 57 subjects, each after solved examples of its subject.
 
-`prompt` writes the question to the byte. `direct` takes the likeliest of " A" to " D"; `generate` decodes greedily and parses the
-answer. `mmlu` runs either over all questions, those of a subject together, because they share their examples. `accuracy` makes the
-metrics, and `vllm` asks a vLLM engine the same questions.
+The model continues this text (one example here, five as a rule):
+
+    The following are multiple choice questions (with answers) about anatomy.
+
+    Which bone is the longest?\nA. Femur\nB. Tibia\nC. Ulna\nD. Rib\nAnswer: A
+
+    Which of these is a muscle?\nA. Axon\nB. Liver\nC. Biceps\nD. Retina\nAnswer:
+
+1. `questions` draws the questions; `prompt` writes the text, byte for byte as lm-eval 0.4.13.
+2. `mmlu` runs the prompts of a subject together, because they begin with the same examples.
+3. An `AnswerRule` takes the answer. `direct`: the most likely of the tokens " A" to " D" after the
+   prompt, by float64 log-probabilities. `generate`: up to 5 tokens of greedy decoding, parsed.
+4. `accuracy` is the share of right answers: over questions (the headline) and over subjects.
+
+`vllm` asks a vLLM engine the same prompts and reads the answers with the generate rule.
 """
 
+from harness.tasks.mmlu.answer_rule import AnswerRule
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.mmlu.vllm import VllmMMLU
 
-__all__ = ["MMLU", "Direct", "Generate", "VllmMMLU"]
+__all__ = ["MMLU", "AnswerRule", "Direct", "Generate", "VllmMMLU"]

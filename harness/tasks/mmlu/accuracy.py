@@ -1,4 +1,4 @@
-"""From right and wrong answers to accuracy."""
+"""Turn right and wrong answers into accuracy with intervals."""
 
 import math
 from collections import defaultdict
@@ -9,46 +9,43 @@ from harness.results.record import Metric, SampleScore, Unit
 
 
 def accuracy_metrics(samples: Sequence[SampleScore]) -> list[Metric]:
-    """Return accuracy over all questions (micro), over subjects (macro), and of every subject.
+    """Return the accuracy over all questions, over subjects, and of every subject.
 
-    Micro counts each question once, as lm-eval does; macro is the unweighted mean of the subjects.
+    `accuracy` counts each question once, as lm-eval does (micro). `accuracy_macro` is the
+    unweighted mean of the subjects.
     """
     by_subject: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
         by_subject[sample.cluster].append(sample.scores["correct"])
-    means = [math.fsum(group) / len(group) for group in by_subject.values()]
-    interval = stats.macro_interval(list(by_subject.values()))
     return [
         proportion("accuracy", [sample.scores["correct"] for sample in samples]),
-        Metric(
-            name="accuracy_macro",
-            value=math.fsum(means) / len(means),
-            unit=Unit.FRACTION,
-            n=len(samples),
-            n_of="question",
-            ci95=interval,
-            higher_is_better=True,
-            note=None if interval else "no interval: some subject has a single question",
-        ),
+        _macro(list(by_subject.values()), len(samples)),
         *(
-            proportion(f"accuracy/{subject}", group)
-            for subject, group in sorted(by_subject.items())
+            proportion(f"accuracy/{subject}", outcomes)
+            for subject, outcomes in sorted(by_subject.items())
         ),
     ]
 
 
-def proportion(name: str, outcomes: Sequence[float]) -> Metric:
-    """Return the share of outcomes that are 1, with Wilson's interval."""
-    hits = round(math.fsum(outcomes))
+def _macro(by_subject: Sequence[list[float]], num_questions: int) -> Metric:
+    means = [math.fsum(outcomes) / len(outcomes) for outcomes in by_subject]
+    interval = stats.macro_interval(by_subject)
     return Metric(
-        name=name,
-        value=hits / len(outcomes),
+        name="accuracy_macro",
+        value=math.fsum(means) / len(means),
         unit=Unit.FRACTION,
-        n=len(outcomes),
+        n=num_questions,
         n_of="question",
-        ci95=stats.wilson(hits, len(outcomes)),
+        ci95=interval,
         higher_is_better=True,
+        note=None if interval else "no interval: some subject has a single question",
     )
+
+
+def proportion(name: str, outcomes: Sequence[float]) -> Metric:
+    """Return the share of questions whose outcome is 1, with Wilson's interval."""
+    hits = round(math.fsum(outcomes))
+    return Metric.share(name, hits, of=len(outcomes), item="question", higher_is_better=True)
 
 
 def running_accuracy(samples: Collection[SampleScore]) -> str:

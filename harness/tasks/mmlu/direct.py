@@ -1,8 +1,8 @@
-"""The direct rule: the answer is the likeliest of " A" .. " D" as the next token.
+"""The direct rule: the answer is the most likely of " A" to " D" as the next token.
 
-This is how lm-evaluation-harness 0.4.13 scores MMLU. Log-probabilities are float64 over the whole vocabulary, from
-float32 logits, so that only equal logits tie: `ties` counts the questions where the best answer was not alone. The first of tied
-answers is the prediction, as in lm-eval; `accuracy_split_ties` gives each of them its share instead.
+lm-eval 0.4.13 scores MMLU so. Log-probabilities are float64 over the whole vocabulary, from
+float32 logits, so that only equal logits tie. Of tied answers the first is taken, as in lm-eval;
+`ties` counts such questions, and `accuracy_split_ties` gives each tied answer an equal share.
 """
 
 import math
@@ -22,27 +22,29 @@ from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Direct:
-    """The likeliest letter; see `AnswerRule`."""
+    """The most likely letter; see `AnswerRule`."""
 
     task_name: ClassVar[str] = "mmlu"
     protocol: ClassVar[str] = "answer=log-prob-of-letter-fp64"
     version: ClassVar[int] = 2
 
     def score(
-        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
+        self, loaded: LoadedModel, batch: PromptBatch, questions: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
-        """Take the letters' log-probabilities after each prompt."""
-        answers = list(answer_ids(loaded, items[0].text))
+        """Compare the log-probabilities of the letters after each prompt."""
+        # All prompts end in "Answer:", so the first one tells the tokens of the letters.
+        answers = list(answer_ids(loaded, questions[0].text))
         scores_BC = log_softmax(batch.first())[:, answers].tolist()
-        return [_score(item, scores_C) for item, scores_C in zip(items, scores_BC, strict=True)]
+        return [_score(*pair) for pair in zip(questions, scores_BC, strict=True)]
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
         """Return accuracies and ties."""
         return [*accuracy_metrics(samples), *_tie_metrics(samples)]
 
 
-def _score(item: EncodedQuestion, log_probs: list[float]) -> SampleScore:
-    question = item.question
+def _score(encoded: EncodedQuestion, log_probs: list[float]) -> SampleScore:
+    """Return the answer to a question, given ln p of each letter."""
+    question = encoded.question
     if not all(math.isfinite(value) for value in log_probs):
         raise InvalidResult(
             f"every answer must have a finite log-probability, got {log_probs} for {question.id}; "

@@ -1,12 +1,15 @@
-r"""The generate rule: decode greedily and read the answer off the text.
+r"""The generate rule: decode greedily and parse the answer.
 
-Prompts are those of the direct mode. At most five tokens are decoded; a row stops at the end-of-sequence token or at
-the first line break after any other character, as in lm-eval's `mmlu_generative`. Two rules read the text:
+Prompts are the same as for the direct rule. At most five tokens are decoded. A row stops at the
+end-of-sequence token, or at the first line break after any other character, as in lm-eval's
+`mmlu_generative`. Two rules parse the text:
 
-- `accuracy`: the text must begin with a lone letter A to D, perhaps in brackets or asterisks
-  (`^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])`). What does not is "unparsed": counted as wrong, and reported as `parse_rate`.
-- `accuracy_first_char`: the first character that is not white space, in upper case. Published studies use it; it takes
-  "Answer: B" for A and "Because" for B, so it is here for comparison only.
+    accuracy               the text begins with a lone letter A to D, perhaps in brackets or
+                           asterisks: `^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])`. Any other text is
+                           unparsed: it counts as wrong, and `parse_rate` reports it
+    accuracy_first_char    the first character that is not white space, in upper case. Published
+                           studies use it. It reads "Answer: B" as A and "Because" as B, so it
+                           serves comparisons only
 """
 
 import re
@@ -33,21 +36,17 @@ class Generate:
     """The letter that greedy decoding writes; see `AnswerRule`."""
 
     task_name: ClassVar[str] = "mmlu_generate"
-
-    @property
-    def protocol(self) -> str:
-        """How the text is made and read."""
-        return f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
+    protocol: ClassVar[str] = f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
 
     def score(
-        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
+        self, loaded: LoadedModel, batch: PromptBatch, questions: Sequence[EncodedQuestion]
     ) -> list[SampleScore]:
-        """Complete each prompt and parse the text."""
+        """Continue each prompt, and parse the text."""
         texts = complete(loaded, batch)
-        return [_score(item, text) for item, text in zip(items, texts, strict=True)]
+        return [_score(*pair) for pair in zip(questions, texts, strict=True)]
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
-        """Return accuracies by both rules, and how many texts could be read."""
+        """Return accuracies by both parsing rules, and the share of parsed texts."""
         return [
             *accuracy_metrics(samples),
             proportion("parse_rate", [sample.scores["parsed"] for sample in samples]),
@@ -61,7 +60,7 @@ def complete(loaded: LoadedModel, batch: PromptBatch) -> list[str]:
     """Return the greedy continuation of each row, up to `MAX_NEW_TOKENS` tokens.
 
     Raises:
-        InvalidResult: A log-probability is NaN.
+        InvalidResult: A logit is NaN.
     """
     eos = _eos_ids(loaded)
     produced: list[list[int]] = [[] for _ in batch.indices]
@@ -69,6 +68,7 @@ def complete(loaded: LoadedModel, batch: PromptBatch) -> list[str]:
     for step in range(MAX_NEW_TOKENS):
         for row, token in zip(produced, tokens_B.tolist(), strict=True):
             row.append(token)
+        # A row that has stopped runs on until all have; its text is cut below.
         if step == MAX_NEW_TOKENS - 1 or all(_until_stop(loaded, row, eos)[1] for row in produced):
             break
         tokens_B = _argmax(batch.then(tokens_B))
@@ -76,7 +76,7 @@ def complete(loaded: LoadedModel, batch: PromptBatch) -> list[str]:
 
 
 def _argmax(logits_BV: Tensor) -> Tensor:
-    if logits_BV.isnan().any():
+    if logits_BV.isnan().any():  # argmax would take a NaN for the largest
         raise InvalidResult(
             "every logit must be finite, got NaN while decoding; "
             "the recipe destroys this model, or the weights are damaged"
@@ -85,6 +85,7 @@ def _argmax(logits_BV: Tensor) -> Tensor:
 
 
 def _eos_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Return the end tokens of the generation config and of the tokenizer."""
     configured = getattr(loaded.module.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
@@ -94,6 +95,7 @@ def _until_stop(loaded: LoadedModel, row: list[int], eos: frozenset[int]) -> tup
     """Return the text of a row up to where it stops, and whether it has stopped."""
     end = next((i for i, token in enumerate(row) if token in eos), None)
     text = str(loaded.tokenizer.decode(row[:end]))
+    # Line breaks before the first other character do not stop a row.
     lead = len(text) - len(text.lstrip())
     line_break = text.find("\n", lead)
     if line_break != -1:
@@ -101,13 +103,13 @@ def _until_stop(loaded: LoadedModel, row: list[int], eos: frozenset[int]) -> tup
     return text, end is not None
 
 
-def _score(item: EncodedQuestion, text: str) -> SampleScore:
-    right = CHOICES[item.question.answer]
+def _score(encoded: EncodedQuestion, text: str) -> SampleScore:
+    right = CHOICES[encoded.question.answer]
     found = STRICT.match(text)
     letter = found[1] if found else None
     return SampleScore(
-        id=item.question.id,
-        cluster=item.question.subject,
+        id=encoded.question.id,
+        cluster=encoded.question.subject,
         answer=text,
         scores={
             "correct": float(letter == right),

@@ -1,54 +1,35 @@
-"""MMLU: four-choice questions of 57 subjects, each after solved examples of its subject.
+"""The task: choose questions, run their prompts, and let a rule take the answers.
 
-Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). The task chooses questions and runs
-prompts; how an answer is taken from the model is the part that can be swapped: by the probability of the letters
-(`mmlu_direct`) or by decoding (`mmlu_generate`).
+Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). The rule is the part
+that can be swapped: `direct` or `generate`.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from harness.data.overlap import Scored, own_examples
 from harness.data.source import DataSource, Question, hash_questions, repeated_questions
 from harness.display.progress import bar
-from harness.engines.local.prefix_batches import PromptBatch, batches
-from harness.engines.local.prefix_support import obstacle
+from harness.engines.local.prefix_batches import prompt_batches
+from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.split_model import split
-from harness.errors import ConfigError
+from harness.errors import ConfigError, check_bounds
 from harness.models.loaded import LoadedModel
-from harness.results.record import Metric, SampleScore, TaskInfo
-from harness.tasks.base import BATCH_TOKENS, TaskResult, hash_token_ids
+from harness.models.tokens import hash_token_ids
+from harness.results.record import SampleScore, TaskInfo
+from harness.tasks.base import BATCH_TOKENS, TaskResult
 from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu.accuracy import running_accuracy
-from harness.tasks.mmlu.prompt import EncodedQuestion, encode, select
-
-
-@runtime_checkable
-class AnswerRule(Protocol):
-    """How an answer is taken from a model. A change of the rule that moves a number gives it a higher `version`."""
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task with this rule."""
-
-    @property
-    def protocol(self) -> str:
-        """The rule in a few words, for the protocol line."""
-
-    def score(
-        self, loaded: LoadedModel, batch: PromptBatch, items: Sequence[EncodedQuestion]
-    ) -> list[SampleScore]:
-        """Answer the questions of a batch, in the order of its rows."""
-
-    def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
-        """Sum up; `accuracy` comes first."""
+from harness.tasks.mmlu.answer_rule import AnswerRule
+from harness.tasks.mmlu.prompt import EncodedQuestion, encode
+from harness.tasks.mmlu.questions import select
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MMLU:
-    """MMLU with a rule that takes the answers; see the module docstring."""
+    """MMLU with a rule that takes the answers."""
 
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
@@ -64,27 +45,22 @@ class MMLU:
     seed: int = 42
     """Seed of the draw."""
     batch_tokens: int | None = None
-    """Tokens a batch, without the shared prefix; None is the device's own number."""
+    """Tokens a batch, without the shared prefix; None is `BATCH_TOKENS`."""
 
     def __post_init__(self) -> None:
-        """Refuse selections that cannot be meant."""
-        if self.shots is not None and self.shots < 0:
-            raise ValueError(f"shots must be >= 0 or null, got {self.shots}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
+        """Check bounds, and that there is a subject."""
+        check_bounds(self, shots=0, limit=1, batch_tokens=1)
         if self.subjects is not None and not self.subjects:
             raise ValueError("subjects must name at least one subject or be null, got []")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be >= 1 or null, got {self.batch_tokens}")
 
     @property
     def name(self) -> str:
-        """`mmlu` or `mmlu_generate`."""
+        """Name of the rule's task, `mmlu` or `mmlu_generate`."""
         return self.answer.task_name
 
     @property
     def version(self) -> int:
-        """That of the rule; 1 for a rule that says none."""
+        """Version of the rule; 1 for a rule without one."""
         return getattr(self.answer, "version", 1)
 
     @property
@@ -100,15 +76,16 @@ class MMLU:
         """Return the number of examples before each question.
 
         Raises:
-            ConfigError: The data set does not have so many.
+            ConfigError: The data set has fewer.
         """
         data = self.data.questions()
         if self.shots is None:
             return data.default_shots
         if self.shots > data.max_shots:
             raise ConfigError(
-                f"task.shots must be 0..{data.max_shots} with {data.name}, got {self.shots}; lower it, or give every "
-                "subject so many solved examples (with data=questions: rows with split dev, or data.examples=FILE)"
+                f"task.shots must be 0..{data.max_shots} with {data.name}, got {self.shots}; "
+                "lower it, or give every subject so many solved examples (with data=questions: "
+                "rows with split dev, or data.examples=FILE)"
             )
         return self.shots
 
@@ -132,35 +109,15 @@ class MMLU:
         return Scored(questions=self.questions())
 
     def run(self, loaded: LoadedModel) -> TaskResult:
-        """Ask every question; those of a subject run together, because their prompts begin alike."""
+        """Ask every question."""
         encoded = self._encoded(loaded)
-        by_subject: dict[str, list[EncodedQuestion]] = defaultdict(list)
-        for item in encoded:
-            by_subject[item.question.subject].append(item)
-        samples: dict[str, SampleScore] = {}
-        budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
-        with split(loaded) as halves, bar(self.name, len(encoded)) as progress:
-            reason = obstacle(halves, max(len(item.ids) for item in encoded))
-            for group in by_subject.values():
-                sequences = [item.ids for item in group]
-                for batch in batches(halves, sequences, budget, share=reason is None):
-                    items = [group[index] for index in batch.indices]
-                    for sample in self.answer.score(loaded, batch, items):
-                        samples[sample.id] = sample
-                    progress.advance(
-                        len(items),
-                        tokens=batch.num_tokens,
-                        score=running_accuracy(samples.values()),
-                    )
-        ordered = tuple(samples[item.question.id] for item in encoded)
+        by_id, unshared = self._answers(loaded, encoded)
+        samples = tuple(by_id[each.question.id] for each in encoded)
         return TaskResult(
             info=self._info(encoded),
-            metrics=tuple(self.answer.metrics(ordered)),
-            samples=ordered,
-            warnings=(
-                *self._warnings(encoded, ordered),
-                *_sharing_warnings(reason),
-            ),
+            metrics=tuple(self.answer.metrics(samples)),
+            samples=samples,
+            warnings=(*self._warnings(encoded, samples), *_sharing_warnings(unshared)),
         )
 
     def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:
@@ -169,6 +126,31 @@ class MMLU:
         key = ("prompts", facts["questions_sha256"], facts["examples_sha256"], facts["num_shots"])
         data = self.data.questions()
         return loaded.cached(key, lambda: encode(loaded, self.questions(), data, self.num_shots()))
+
+    def _answers(
+        self, loaded: LoadedModel, encoded: Sequence[EncodedQuestion]
+    ) -> tuple[dict[str, SampleScore], str | None]:
+        """Return the answers by question, and why prompts could not share a prefix, or None."""
+        # The prompts of a subject begin with the same examples.
+        by_subject: dict[str, list[EncodedQuestion]] = defaultdict(list)
+        for each in encoded:
+            by_subject[each.question.subject].append(each)
+        budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
+        samples: dict[str, SampleScore] = {}
+        with split(loaded) as model, bar(self.name, len(encoded)) as progress:
+            reason = unsupported(model, max(len(each.ids) for each in encoded))
+            for group in by_subject.values():
+                sequences = [each.ids for each in group]
+                for batch in prompt_batches(model, sequences, budget, share=reason is None):
+                    asked = [group[index] for index in batch.indices]
+                    for sample in self.answer.score(loaded, batch, asked):
+                        samples[sample.id] = sample
+                    progress.advance(
+                        len(asked),
+                        tokens=batch.num_tokens,
+                        score=running_accuracy(samples.values()),
+                    )
+        return samples, reason
 
     def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
         drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
@@ -182,36 +164,45 @@ class MMLU:
             ),
             data=self.data_facts()
             | {
-                "num_prompt_tokens": sum(len(item.ids) for item in encoded),
-                "token_ids_sha256": hash_token_ids([item.ids for item in encoded]),
+                "num_prompt_tokens": sum(len(each.ids) for each in encoded),
+                "token_ids_sha256": hash_token_ids([each.ids for each in encoded]),
             },
         )
 
     def _warnings(
         self, encoded: Sequence[EncodedQuestion], samples: Sequence[SampleScore]
     ) -> tuple[str, ...]:
-        """Return what to know of the questions, of their examples, and of the answers to them in the same order."""
-        data, asked = self.data.questions(), self.num_shots()
-        questions = [item.question for item in encoded]
-        own = own_examples([(question, data.shots(question, asked)) for question in questions])
-        # They are asked all the same: lm-eval shows the same prompts, and a figure must be its figure.
-        solved = [
-            f"{len(own)} of {len(encoded)} questions: the examples before it hold the question itself with its answer, under another id: "
-            f"{', '.join(own)}; such scores are too good, in lm-eval too"
-        ]
+        """Return warnings about the questions, their examples, and their answers in one order."""
+        data, num_shots = self.data.questions(), self.num_shots()
+        questions = [each.question for each in encoded]
         return (
             *data.warnings,
             *answer_warnings(questions, samples),
             *repeated_questions(questions),
-            *(solved if own else []),
-            *_short_of_examples(encoded, asked),
+            *_solved_warnings([(each, data.shots(each, num_shots)) for each in questions]),
+            *_shot_warnings(encoded, num_shots),
         )
 
 
-def _short_of_examples(encoded: Sequence[EncodedQuestion], asked: int) -> tuple[str, ...]:
-    short = {item.question.subject for item in encoded if item.num_shots < asked}
+def _solved_warnings(asked: Sequence[tuple[Question, tuple[Question, ...]]]) -> tuple[str, ...]:
+    """Warn of questions that stand solved among their own examples.
+
+    They are asked all the same: lm-eval shows the same prompts, and the figure must be its figure.
+    """
+    own = own_examples(asked)
+    if not own:
+        return ()
+    return (
+        f"{len(own)} of {len(asked)} questions: the examples before it hold the question itself "
+        f"with its answer, under another id: {', '.join(own)}; such scores are too good, in "
+        "lm-eval too",
+    )
+
+
+def _shot_warnings(encoded: Sequence[EncodedQuestion], num_shots: int) -> tuple[str, ...]:
+    short = {each.question.subject for each in encoded if each.num_shots < num_shots}
     return tuple(
-        f"{subject}: fewer than {asked} examples before a question, the data set has no more"
+        f"{subject}: fewer than {num_shots} examples before a question, the data set has no more"
         for subject in sorted(short)
     )
 
@@ -220,6 +211,6 @@ def _sharing_warnings(reason: str | None) -> tuple[str, ...]:
     if reason is None:
         return ()
     return (
-        f"prompts of this model cannot share their beginning, because {reason}; every prompt was run whole, "
-        "which is slower",
+        f"prompts of this model cannot share their beginning, because {reason}; "
+        "every prompt was run whole, which is slower",
     )

@@ -1,18 +1,19 @@
-r"""MMLU prompts, to the byte those of lm-evaluation-harness 0.4.13 (task `mmlu`, default template, version 1.0).
+r"""MMLU prompts, byte for byte equal to lm-eval 0.4.13 (task `mmlu` 1.0, default template).
 
     The following are multiple choice questions (with answers) about {subject}.\n\n
-    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n      for every example
+    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n
     {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer:
 
-The scored continuations are " A" to " D". Hendrycks' original code differs in a second space before the subject.
+The second line repeats for every example. The scored continuations are " A" to " D". Hendrycks'
+original code ("Measuring Massive Multitask Language Understanding", 2021) differs in a second space
+before the subject.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.data.source import CHOICES, Question, QuestionSet
-from harness.errors import ConfigError, DataError
+from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import tokenize
 
@@ -20,7 +21,7 @@ CONTINUATIONS = tuple(f" {letter}" for letter in CHOICES)
 
 
 def prompt(question: Question, shots: Sequence[Question]) -> str:
-    """Return the text that the model continues."""
+    """Return the text that the model continues: header, solved examples, question."""
     subject = question.subject.replace("_", " ")
     header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     solved = [f"{_ask(shot)} {CHOICES[shot.answer]}\n\n" for shot in shots]
@@ -35,39 +36,9 @@ def _ask(question: Question) -> str:
     return "\n".join([*lines, "Answer:"])
 
 
-def select(
-    questions: QuestionSet, subjects: tuple[str, ...] | None, limit: int | None, seed: int
-) -> tuple[Question, ...]:
-    """Return the questions of a run: those of some subjects, of which `limit` are drawn without replacement.
-
-    The draw depends on nothing but the questions, the limit and the seed, so that every recipe gets the same. The
-    order of the data set is kept.
-
-    Raises:
-        ConfigError: A subject does not exist, or the limit exceeds the number of questions.
-    """
-    if subjects is not None:
-        if unknown := sorted(set(subjects) - set(questions.subjects)):
-            raise ConfigError(
-                f"task.subjects must be some of {', '.join(questions.subjects)}; got {', '.join(unknown)}"
-            )
-        pool = [question for question in questions.questions if question.subject in subjects]
-    else:
-        pool = list(questions.questions)
-    if limit is None:
-        return tuple(pool)
-    if limit > len(pool):
-        raise ConfigError(
-            f"task.limit must be at most the {len(pool)} questions there are, got {limit}; "
-            "leave it out to ask all"
-        )
-    drawn = random.Random(seed).sample(range(len(pool)), limit)  # noqa: S311 - a draw, not a secret
-    return tuple(pool[index] for index in sorted(drawn))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedQuestion:
-    """A question as the model sees it."""
+    """A question with its prompt as text and as token ids."""
 
     question: Question
     text: str
@@ -78,34 +49,36 @@ class EncodedQuestion:
 def encode(
     loaded: LoadedModel, questions: Sequence[Question], data: QuestionSet, shots: int
 ) -> list[EncodedQuestion]:
-    """Return prompts as token ids.
+    """Return the prompts of questions as token ids; nothing is ever cut off.
 
     Raises:
-        DataError: A prompt is longer than the model was made for (nothing is ever cut off), or has a token without a row.
+        DataError: A prompt is longer than the model was made for, or has a token without a row.
     """
     encoded = []
     for question in questions:
         examples = data.shots(question, shots)
         text = prompt(question, examples)
         ids = tuple(tokenize(text, loaded).ids)
-        item = EncodedQuestion(question=question, text=text, num_shots=len(examples), ids=ids)
-        encoded.append(item)
-    too_long = [item for item in encoded if not loaded.fits(len(item.ids))]
+        encoded.append(
+            EncodedQuestion(question=question, text=text, num_shots=len(examples), ids=ids)
+        )
+    too_long = [each for each in encoded if not loaded.fits(len(each.ids))]
     if too_long:
-        longest = max(too_long, key=lambda item: len(item.ids))
+        longest = max(too_long, key=lambda each: len(each.ids))
         raise DataError(
-            f"every prompt must be at most the {loaded.max_length} tokens {loaded.name} was made for, got "
-            f"{len(too_long)} longer ones, the longest {longest.question.id} with {len(longest.ids)}; "
-            "lower task.shots or choose task.subjects"
+            f"every prompt must be at most the {loaded.max_length} tokens {loaded.name} was made "
+            f"for, got {len(too_long)} longer ones, the longest {longest.question.id} with "
+            f"{len(longest.ids)}; lower task.shots or choose task.subjects"
         )
     return encoded
 
 
 def answer_ids(loaded: LoadedModel, text: str) -> tuple[int, ...]:
-    """Return the token of each of " A" .. " D" as it follows a prompt.
+    """Return the token ids of " A" to " D" as they follow a prompt.
 
     Raises:
-        DataError: Some answer is not one token after the prompt, so that one position cannot score it.
+        DataError: An answer is not one token after the prompt, so that no single position scores
+            it.
     """
     before = tokenize(text, loaded).ids
     found = []

@@ -1,7 +1,8 @@
-"""Task `mmlu_generate` with vLLM in the place of transformers (unverified, see `harness.engines.vllm.client`).
+"""Task `mmlu_vllm`: `mmlu_generate` with vLLM in place of transformers (`harness.engines.vllm`).
 
-The prompts are the same token ids, and the text is read by the same rule: the tokens that vLLM has decoded are played back to it as
-logits with a single peak. Samples therefore pair with those of `mmlu_generate`, question by question.
+Prompts are the same token ids, and the same rule parses the text: the tokens that vLLM decodes are
+played back to the rule as one-hot logits. So each sample pairs with the sample of `mmlu_generate`
+for the same question.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.engines.vllm.client import UNVERIFIED, VllmEngine
+from harness.engines.vllm.engine import UNVERIFIED, VllmEngine
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
 from harness.tasks.base import TaskResult
@@ -23,7 +24,7 @@ from harness.tasks.mmlu.prompt import EncodedQuestion
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VllmMMLU(MMLU):
-    """MMLU by decoding, where vLLM decodes."""
+    """MMLU by the generate rule, decoded by vLLM."""
 
     engine: VllmEngine
     answer: Generate
@@ -35,6 +36,7 @@ class VllmMMLU(MMLU):
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the questions, the engine and the checkpoint."""
+        # `super()` fails in a dataclass with slots: the decorator makes a new class.
         return MMLU.data_facts(self) | self.engine.facts()
 
     def run_on(self, device: torch.device) -> TaskResult:
@@ -42,51 +44,47 @@ class VllmMMLU(MMLU):
         loaded = self.engine.weightless()
         encoded = self._encoded(loaded)
         with self.engine.start(device) as running:
-            completions = running.generate([item.ids for item in encoded], MAX_NEW_TOKENS)
+            completions = running.generate([each.ids for each in encoded], MAX_NEW_TOKENS)
         samples = [
-            self._answer(loaded, item, completion.tokens)
-            for item, completion in zip(encoded, completions, strict=True)
+            self._parsed(loaded, each, completion.tokens)
+            for each, completion in zip(encoded, completions, strict=True)
         ]
         info = self._info(encoded)
+        protocol = f"{info.protocol}|engine={self.engine.label}"
         return TaskResult(
-            info=info.model_copy(
-                update={
-                    "protocol": f"{info.protocol}|engine={self.engine.label}",
-                    "needs_model": False,
-                }
-            ),
+            info=info.model_copy(update={"protocol": protocol, "needs_model": False}),
             metrics=tuple(self.answer.metrics(samples)),
             samples=tuple(samples),
             warnings=(*self._warnings(encoded, samples), UNVERIFIED),
         )
 
-    def _answer(
-        self, loaded: LoadedModel, item: EncodedQuestion, tokens: Sequence[int]
+    def _parsed(
+        self, loaded: LoadedModel, encoded: EncodedQuestion, tokens: Sequence[int]
     ) -> SampleScore:
-        """Let the rule read what was decoded."""
+        """Return the answer that the rule parses from decoded tokens."""
         vocabulary = loaded.module.config.get_text_config().vocab_size
         played = Playback(tokens=tokens, vocabulary=vocabulary)
-        [sample] = self.answer.score(loaded, played, [item])
+        [sample] = self.answer.score(loaded, played, [encoded])
         return sample
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Playback:
-    """One prompt whose continuation is known; see `PromptBatch`."""
+    """A batch of one prompt whose continuation is known; see `PromptBatch`."""
 
     tokens: Sequence[int]
     vocabulary: int
     position: int = 0
     indices: tuple[int, ...] = (0,)
     num_tokens: int = 0
-    """None is run."""
+    """No token runs."""
 
-    def first(self, *, decoding: bool = False) -> Tensor:  # noqa: ARG002 - there is nothing to prepare
-        """Return logits of which the first token is the largest."""
+    def first(self, *, decoding: bool = False) -> Tensor:  # noqa: ARG002 - nothing to prepare
+        """Return one-hot logits of the first token."""
         return self._logits()
 
-    def then(self, tokens_B: Tensor) -> Tensor:  # noqa: ARG002 - it is the one that was played
-        """Return logits of which the next token is the largest."""
+    def then(self, tokens_B: Tensor) -> Tensor:  # noqa: ARG002 - the token played last
+        """Return one-hot logits of the next token."""
         self.position += 1
         return self._logits()
 

@@ -31,21 +31,24 @@ from harness.data.source import DataSource, Text
 from harness.display.progress import bar
 from harness.engines.local.decodable import cache_argument
 from harness.engines.local.split_model import split
-from harness.errors import DataError
+from harness.errors import DataError, check_bounds
 from harness.models.loaded import LoadedModel
+from harness.models.tokens import hash_token_ids
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines
-from harness.tasks.base import TaskResult, hash_token_ids
-from harness.tasks.divergence.divergence import (
-    check_sizes,
-    pair_warnings,
-    window_facts,
-    window_protocol,
-)
+from harness.tasks.base import TaskResult
+from harness.tasks.divergence.divergence import pair_warnings
 from harness.tasks.divergence.statistics import TokenPairs, compare_logits
 from harness.tasks.parity.layers import Calls, layer_differences, recorded
 from harness.tasks.parity.statistics import parity_metrics, stack, verdict, window_samples
-from harness.tasks.windows import Bos, DocumentIds, check_length, disjoint_windows
+from harness.tasks.windows import (
+    Bos,
+    DocumentIds,
+    check_length,
+    disjoint_windows,
+    window_facts,
+    window_protocol,
+)
 
 MOST_KEPT_BYTES = 2**29
 """Largest size of the logits that are kept of one model [byte]."""
@@ -106,7 +109,7 @@ class Parity:
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to compare."""
-        check_sizes(self.window, self.limit_windows)
+        check_bounds(self, window=2, limit_windows=1)
         if self.bos is not None and self.prompts == "random":
             raise ValueError(f"bos must be null for random prompts, got {self.bos}")
         if not 0 <= self.decode <= self.window - 2:
@@ -133,7 +136,7 @@ class Parity:
         """
         prompts = self._prompts(loaded)
         _check_memory(prompts.ids, loaded)
-        base = baselines.own_float(loaded)
+        base = baselines.without_recipe(loaded)
         with torch.inference_mode(), recorded(loaded) as calls:
             _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
         with split(loaded):

@@ -1,7 +1,14 @@
-"""Perplexity of a text under three protocols, each a way to cut the text into segments.
+"""Perplexity of a text: exp of the mean -ln p of its tokens, under one of three protocols.
 
-`disjoint_windows` cuts windows of equal length, `llama_cpp` scores the second half of each window, and `documents` follows lm-eval's
-`wikitext`. `perplexity` runs any of them, `metrics` makes figures per token, word and byte.
+The number depends on how the text is cut into windows, and every tool cuts it in its own way. A
+protocol is a `Segmentation` (`harness.tasks.segments`) and a task name of its own:
+
+    perplexity              disjoint_windows    equal windows, as in the GPTQ and AWQ papers
+    perplexity_llama_cpp    llama_cpp           second halves of windows, as `llama-perplexity`
+    perplexity_documents    documents           whole documents, as lm-eval's task `wikitext`
+
+`perplexity` cuts the text, scores the segments and files the NLL of every token. `metrics` turns
+NLLs into figures per token, word and byte with intervals over documents.
 """
 
 from harness.tasks.perplexity.disjoint_windows import DisjointWindows

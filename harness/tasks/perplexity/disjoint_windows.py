@@ -1,14 +1,14 @@
-r"""The protocol of the GPTQ and AWQ papers: disjoint windows of the rows joined by a blank line.
+r"""The protocol of the GPTQ and AWQ papers: disjoint windows of rows joined by a blank line.
 
-    nll = sum of -ln p(x_t | x_1 .. x_{t-1})     for t = 2..L of every window: its first token is not scored
+    nll = sum of -ln p(x_t | x_1 .. x_{t-1})     over t = 2..L of every window (not the first token)
     PPL = exp(nll / (n * (L - 1)))
 
-Frantar et al., "GPTQ" (2022), and their published code take the loss in the model's own type, which rounds each window's
-bf16 loss by up to 0.8 %; here it is float64 of float32 logits.
+Frantar et al., "GPTQ" (2022), and their published code compute the loss in the model's own dtype,
+which rounds each window's bf16 loss by up to 0.8 %. Here it is float64 of float32 logits.
 
-The context of a window's first w tokens does not depend on L, so the same pass has the figures of shorter windows in it:
-those of the first w tokens of every window. They are over a share w / L of the text, and not what a run with windows of
-w gives.
+The context of the first w tokens of a window does not depend on L. So one pass also gives the
+perplexity of the first w tokens of every window. It covers a share w / L of the text, and differs
+from a run with windows of w.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.perplexity.metrics import mean_over, perplexity_figure
 from harness.tasks.segments import Nll, Segment, Segments
-from harness.tasks.windows import Bos, DocumentIds, disjoint_windows, window_words
+from harness.tasks.windows import Bos, DocumentIds, disjoint_windows, window_line
 
 USUAL_WINDOWS = (512, 1024, 2048, 4096)
-"""Windows that published figures use [token]."""
+"""Lengths of the windows behind published figures [token]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DisjointWindows:
-    """Disjoint windows, all tokens but the first of each scored; see `Segmentation`."""
+    """Disjoint windows; all tokens but the first of each are scored."""
 
     task_name: ClassVar[str] = "perplexity"
     headline: ClassVar[str] = "perplexity"
@@ -39,26 +39,33 @@ class DisjointWindows:
     def cut(
         self, text: Text, loaded: LoadedModel, window: int, limit: int | None, bos: Bos | None
     ) -> Segments:
-        """Cut the text into windows, the tail dropped."""
+        """Cut the text into windows; the tail is dropped."""
         found = disjoint_windows(text, loaded, window, limit, bos=bos)
         return Segments(
             segments=tuple(Segment(ids, 1, index) for index, ids in enumerate(found.ids)),
-            num_items=len(found.ids),
+            num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
-            protocol=window_words(window, limit, loaded, bos),
+            protocol=window_line(window, limit, loaded, bos),
             facts={"num_tokens": found.num_tokens, "token_ids_sha256": found.ids_sha256},
         )
 
-    def further(self, items: Sequence[Nll], documents: Sequence[DocumentIds]) -> tuple[Metric, ...]:
+    def further(
+        self, samples: Sequence[Nll], documents: Sequence[DocumentIds]
+    ) -> tuple[Metric, ...]:
         """Return the perplexity of the first tokens of every window."""
-        window = len(items[0]) + 1
+        window = len(samples[0]) + 1
         return tuple(
             perplexity_figure(
-                mean_over([nll[: size - 1] for nll in items], [of[: size - 1] for of in documents]),
+                mean_over(
+                    [nll[: size - 1] for nll in samples], [of[: size - 1] for of in documents]
+                ),
                 name=f"perplexity/first_{size}",
-                note=f"of the first {size} tokens of every window of {window}, not of the text in windows of {size}",
+                note=(
+                    f"of the first {size} tokens of every window of {window}, not of the text in "
+                    f"windows of {size}"
+                ),
             )
             for size in USUAL_WINDOWS
             if size < window

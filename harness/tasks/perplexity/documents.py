@@ -1,15 +1,22 @@
-r"""lm-eval's protocol: every token of every document, after the task `wikitext` (version 2.0) of lm-eval 0.4.13.
+r"""lm-eval's protocol: every token of every document (task `wikitext` 2.0 of lm-eval 0.4.13).
 
-    tokens = tokenizer(detokenized page)             without special tokens
-    window = M tokens that follow the prefix token or, in later windows, the last token of the one before
-    LL     = sum of ln p                             the last window of a page is filled up to M tokens from its left
-    word_perplexity = exp(-LL / words), byte_perplexity = exp(-LL / bytes), bits_per_byte = -LL / (bytes * ln 2)
+    tokens  = tokenizer(detokenized page)    without special tokens
+    window  = M tokens after one token of context: the prefix token in the first window of a page,
+              later the last token of the window before; the last window of a page is filled up to
+              M tokens from its left
+    LL      = sum of ln p
+    word_perplexity = exp(-LL / words)
+    byte_perplexity = exp(-LL / bytes)
+    bits_per_byte   = -LL / (bytes * ln 2)
 
-The prefix is the BOS token, or the EOS token where there is none. Words (`re.split(r"\s+", page)`, so white space at
-either end counts one) and bytes are those of the page before the detokenizer. A text of the user's own is taken as it was written,
-without the detokenizer, and its protocol line begins with `lm-eval-rolling`. lm-eval gives the same with
-`softmax_dtype="float32"`, `add_bos_token=False` and `max_length=M`. By default it sums in the model's type, which in bf16
-moves the figure by up to 1.5 %, scores a BOS after the BOS, and takes as M whatever the model was made for.
+The prefix is the BOS token, or the EOS token for a tokenizer without BOS. Words and bytes are
+counted before the page is detokenized; words by `re.split(r"\s+", page)`, so that white space at
+either end counts one. A text of the user's own is not detokenized, and its protocol line begins
+with `lm-eval-rolling`.
+
+lm-eval gives the same numbers with `softmax_dtype="float32"`, `add_bos_token=False` and
+`max_length=M`. By default it sums in the model's dtype, which moves the figure by up to 1.5 % in
+bf16, scores a BOS after the BOS, and takes the longest sequence of the model as M.
 """
 
 import re
@@ -23,9 +30,8 @@ import torch
 from harness.data.source import Text
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
-from harness.models.tokens import check_rows, tokenize
+from harness.models.tokens import check_rows, hash_token_ids, tokenize
 from harness.results.record import Metric
-from harness.tasks.base import hash_token_ids
 from harness.tasks.segments import Nll, Segment, Segments
 from harness.tasks.windows import Bos, DocumentIds, check_length
 
@@ -33,7 +39,8 @@ MARKS = ":;.!?,"
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"), ('"', '"'), ("'", "'"))
 DETOKENIZER: tuple[tuple[str, str], ...] = (
     ("s '", "s'"),
-    # Meant to be a space before a digit, but the slashes of another language are taken as text. It stays as it is there.
+    # Meant to be a space before a digit: the slashes are another language's delimiters, and match
+    # as text. lm-eval has it so.
     ("/' [0-9]/", "/'[0-9]/"),
     *((rf" @{re.escape(mark)}@ ", mark) for mark in "-,."),
     *((rf" {re.escape(mark)} ", f"{mark} ") for mark in MARKS),
@@ -53,12 +60,12 @@ DETOKENIZER: tuple[tuple[str, str], ...] = (
     (" N ", " 1 "),
     (" 's", "'s"),
 )
-"""Pattern and replacement, in order: what WikiText's tokenizer did is undone."""
+"""Patterns and replacements, in order, that undo WikiText's tokenization."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Documents:
-    """Whole documents in rolling windows, every token scored; see `Segmentation`."""
+    """Whole documents in rolling windows; every token is scored."""
 
     task_name: ClassVar[str] = "perplexity_documents"
     headline: ClassVar[str] = "word_perplexity"
@@ -72,7 +79,7 @@ class Documents:
         loaded: LoadedModel,
         window: int,
         limit: int | None,
-        bos: Bos | None,  # noqa: ARG002 - the protocol says what stands before a document
+        bos: Bos | None,  # noqa: ARG002 - the protocol fixes the prefix
     ) -> Segments:
         """Cut each document into rolling windows."""
         check_length(window, loaded)
@@ -95,7 +102,7 @@ class Documents:
                 for index, tokens in enumerate(encoded)
                 for ids, first in rolling(tokens, prefix, window)
             ),
-            num_items=len(pages),
+            num_samples=len(pages),
             documents=tuple(
                 np.full(len(tokens), document)
                 for tokens, document in zip(encoded, text.document_ids()[:limit], strict=True)
@@ -114,22 +121,27 @@ class Documents:
 
     def further(
         self,
-        items: Sequence[Nll],  # noqa: ARG002 - the protocol's
+        samples: Sequence[Nll],  # noqa: ARG002 - the protocol's
         documents: Sequence[DocumentIds],  # noqa: ARG002
     ) -> tuple[Metric, ...]:
-        """Return nothing: lm-eval has no more."""
+        """Return no figures: lm-eval has no others."""
         return ()
 
 
 def detokenize(page: str) -> str:
-    """Return a page of WikiText as text was before it was tokenized, or nearly."""
+    """Return a page of WikiText nearly as it was before it was tokenized."""
     for pattern, replacement in DETOKENIZER:
         page = re.sub(pattern, replacement, page)
     return page
 
 
 def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[Sequence[int], int]]:
-    """Yield sequences of up to `length` + 1 ids and the index of their first scored one; each token is scored once."""
+    """Yield windows of up to `length` + 1 ids with the index of their first scored id.
+
+    Each token is scored once. For the tokens 1..5, prefix 0 and length 2:
+
+        [0 1 2] 1,  [2 3 4] 1,  [3 4 5] 2
+    """
     ids = [prefix, *tokens]
     done = 1
     while done < len(ids):
@@ -140,13 +152,13 @@ def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[S
 
 
 def _prefix(loaded: LoadedModel) -> tuple[str, int]:
-    """Return what stands before a document: its kind and its id."""
+    """Return the kind and the id of the token that stands before a document."""
     tokenizer = loaded.tokenizer
     for kind, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
         if token is not None:
             check_rows([token], loaded)
             return kind, token
     raise DataError(
-        f"the tokenizer of {loaded.name} must have a BOS or an EOS token to put before a document, got none; "
-        "use task=perplexity"
+        f"the tokenizer of {loaded.name} must have a BOS or an EOS token to put before a document, "
+        "got none; use task=perplexity"
     )

@@ -1,13 +1,15 @@
-"""llama.cpp's protocol: the second half of each of its windows (`llama-perplexity`, tools/perplexity/perplexity.cpp).
+"""llama.cpp's protocol: the second half of each window (tools/perplexity/perplexity.cpp).
 
-    window = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 unless told; N must be at least 2C
-    window[0] = BOS                                   if the vocabulary adds one; the token it replaces is lost
-    scored    = window[C/2 + 1 : C]                   C - 1 - C/2 tokens: 255 of 512, each with 257 to 511 before it
+    window    = ids[i*C : (i+1)*C],  i < floor(N / C)    C = n_ctx, 512 by default; N >= 2C
+    window[0] = BOS              if the vocabulary adds one; the token it replaces is lost
+    scored    = window[C/2+1 : C]    255 of 512 tokens, each with 257 to 511 before it
     PPL       = exp(mean of -ln p)
 
-The text is the file wiki.test.raw as it is, not the rows joined. llama.cpp prints `+/-` beside the figure, one standard
-error with every token taken as independent, PPL * sqrt(variance / (n - 1)); it is too small, and given here only for
-comparison. Tokenization is that of the loaded model: it is llama.cpp's own where both agree on the vocabulary.
+The text is the file wiki.test.raw as it is, not the joined rows. The loaded model's
+tokenizer makes the tokens; llama.cpp makes the same ones where both have the same vocabulary.
+
+llama.cpp prints one standard error behind the figure as `+/-`: PPL * sqrt(variance / (n - 1)). It
+takes every token as independent and is too small. It is given here for comparison only.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from harness.tasks.windows import Bos, DocumentIds, disjoint_windows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HalfWindows:
-    """Disjoint windows, the second half of each scored; see `Segmentation`."""
+    """Disjoint windows; the second half of each is scored."""
 
     task_name: ClassVar[str] = "perplexity_llama_cpp"
     headline: ClassVar[str] = "perplexity"
@@ -44,9 +46,9 @@ class HalfWindows:
         loaded: LoadedModel,
         window: int,
         limit: int | None,
-        bos: Bos | None,  # noqa: ARG002 - the vocabulary says
+        bos: Bos | None,  # noqa: ARG002 - the vocabulary decides
     ) -> Segments:
-        """Cut the file into windows, the tail dropped."""
+        """Cut the file into windows; the tail is dropped."""
         file = text
         if text.file is not None:
             file = replace(text, text=text.file, starts=text.file_starts)
@@ -56,16 +58,17 @@ class HalfWindows:
         found = disjoint_windows(file, loaded, window, limit, first)
         if found.num_tokens < 2 * window:
             raise DataError(
-                f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp demands, got "
-                f"{found.num_tokens} tokens; lower task.window"
+                f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp "
+                f"demands, got {found.num_tokens} tokens; lower task.window"
             )
         begins = adds_bos(loaded)
         if begins:
+            # As llama.cpp does: the BOS replaces a token instead of preceding it.
             found.ids[:, 0] = loaded.tokenizer.bos_token_id
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
             segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
-            num_items=len(found.ids),
+            num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
@@ -82,11 +85,11 @@ class HalfWindows:
 
     def further(
         self,
-        items: Sequence[Nll],
-        documents: Sequence[DocumentIds],  # noqa: ARG002 - llama.cpp knows none
+        samples: Sequence[Nll],
+        documents: Sequence[DocumentIds],  # noqa: ARG002 - llama.cpp knows no documents
     ) -> tuple[Metric, ...]:
-        """Return what llama.cpp prints behind `+/-`."""
-        nll = np.concatenate(items).astype(np.float64)
+        """Return the standard error that llama.cpp prints behind `+/-`."""
+        nll = np.concatenate(samples).astype(np.float64)
         if len(nll) < 2:
             return ()
         error = exp(float(nll.mean())) * math.sqrt(nll.var() / (len(nll) - 1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.data.source import DataSource
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
-from harness.tasks.base import hash_token_ids
+from harness.models.tokens import hash_token_ids
 from harness.tasks.throughput.subject import Size
 from harness.tasks.windows import disjoint_windows
 

@@ -30,9 +30,10 @@ from harness.machine import load as busy
 from harness.machine.settings import settings, slowed_by
 from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
+from harness.models.tokens import hash_token_ids
 from harness.results.record import TaskInfo
 from harness.tasks import baselines
-from harness.tasks.base import TaskResult, hash_token_ids
+from harness.tasks.base import TaskResult
 from harness.tasks.baselines import Baseline
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.metrics import all_metrics, items

@@ -1,4 +1,4 @@
-"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm.client`).
+"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm`).
 
 The work is that of task `throughput`, with the same prompts: B of S tokens at once, G new tokens each, ends of text ignored. Times are
 vLLM's own stamps of each request, in rounds:
@@ -20,10 +20,12 @@ from typing import Any, ClassVar
 import torch
 
 from harness.data.source import DataSource
-from harness.engines.vllm.client import UNVERIFIED, Completion, Running, VllmEngine
+from harness.engines.vllm.engine import UNVERIFIED, VllmEngine
+from harness.engines.vllm.running import Completion, Running
 from harness.errors import InvalidResult
+from harness.models.tokens import hash_token_ids
 from harness.results.record import Metric, SampleScore, TaskInfo, Unit
-from harness.tasks.base import TaskResult, hash_token_ids
+from harness.tasks.base import TaskResult
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.subject import Size
 from harness.timing.distribution import LEAST_ROUNDS, Spread, rate_spread, spread

@@ -1,8 +1,11 @@
-"""What a model is compared with: a second model, its own float weights, or nothing that could be taken for it."""
+"""Baselines: a second model, the model without its recipe, or unsupported."""
 
+import copy
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from harness import config
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
+from harness.data.text_file import TextFile
 from harness.errors import HarnessError, ModelError, UnsupportedRecipe
 from harness.export.job import run as export
 from harness.machine import peaks as machine
@@ -43,8 +47,9 @@ DIVERGENCE = ("task=divergence", *WINDOWS)
 Run = Callable[..., RunRecord]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_held() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _own_models() -> Iterator[None]:
+    """Models are held from test to test, as in a sweep, and none is left for other files."""
     cache._held.clear()
     yield
     cache._held.clear()
@@ -58,10 +63,12 @@ def saved(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+@functools.cache
 def composed(name: str, *overrides: str) -> dict[str, Any]:
+    """Return a resolved configuration, to be copied; composing takes longer than a small run."""
     config.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose(name, overrides=["data=embedded", "device=cpu", *overrides])
+        cfg = compose(name, overrides=["device=cpu", *overrides])
         if name == "config":
             return config.resolve(cfg)
         from harness.export.command import resolve
@@ -86,14 +93,21 @@ def checkpoint(float_folder: Path) -> Path:
 
     command.register()
     out = float_folder.with_name("int4")
-    export(composed("export", *of_folder(float_folder), *RECIPE, f"out={out}"))
-    cache._held.clear()
+    export(composed("export", "data=embedded", *of_folder(float_folder), *RECIPE, f"out={out}"))
     return out
 
 
 @pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The beginning of the embedded text: all of a text is tokenized before windows are cut."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(EmbeddedData().text().text[: 2 * COUNT * LENGTH], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
 def four_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return folders of a float model and of its bitsandbytes form, whose codes are what lies in memory."""
+    """Folders of an unquantized model and of its bitsandbytes form, which keeps codes in memory."""
     pytest.importorskip("bitsandbytes")
     root = tmp_path_factory.mktemp("bitsandbytes")
     with torch.random.fork_rng(devices=[]):
@@ -121,21 +135,30 @@ def four_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "float", root / "nf4"
 
 
+def filed(results: Path, text: Path, *overrides: str) -> RunRecord:
+    """Run a command line; return its record, however the run ended."""
+    data = () if "data=embedded" in overrides else ("data=text", f"data.path={text}")
+    resolved = copy.deepcopy(composed("config", *data, *overrides))
+    resolved["results_dir"] = str(results)
+    spec = RunSpec.build(resolved)
+    before = set(results.glob("*/*/*.json"))
+    try:
+        path = run(spec).path
+    except HarnessError:
+        (path,) = set(results.glob("*/*/*.json")) - before
+    return read(path)
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Run:
-    """Return a function that runs a command line and gives the record, however the run ended."""
+def file(tmp_path: Path, text: Path) -> Run:
+    """A function that runs a command line with a results folder of this test."""
+    return functools.partial(filed, tmp_path / "results", text)
 
-    def make(*overrides: str) -> RunRecord:
-        resolved = composed("config", f"results_dir={tmp_path / 'results'}", *overrides)
-        spec = RunSpec.build(resolved)
-        before = set(tmp_path.glob("results/*/*/*.json"))
-        try:
-            path = run(spec).path
-        except HarnessError:
-            (path,) = set(tmp_path.glob("results/*/*/*.json")) - before
-        return read(path)
 
-    return make
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Run:
+    """The same for runs that several tests read: each command runs once."""
+    return functools.cache(functools.partial(filed, tmp_path_factory.mktemp("results"), text))
 
 
 def value(record: RunRecord, name: str) -> float:
@@ -152,7 +175,7 @@ def log_probs(module: Any, ids: list[int]) -> np.ndarray:
 
 
 def dequantized(folder: Path, float_folder: Path) -> Any:
-    """Return the float model with weights unpacked from the checkpoint's words: eight codes in each, offset by 8."""
+    """Return the model with weights unpacked from the checkpoint: eight codes a word, offset 8."""
     module = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.float32)
     tensors = load_file(folder / "model.safetensors")
     for name, parameter in module.named_parameters():
@@ -169,9 +192,9 @@ def dequantized(folder: Path, float_folder: Path) -> Any:
 
 
 def test_checkpoint_beside_its_float_model_is_two_plain_models(
-    file: Run, checkpoint: Path, float_folder: Path
+    once: Run, checkpoint: Path, float_folder: Path
 ) -> None:
-    record = file(*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *DIVERGENCE)
+    record = once(*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *DIVERGENCE)
     ids = byte_tokenizer()(EmbeddedData().text().text)["input_ids"]
     base = AutoModelForCausalLM.from_pretrained(float_folder, dtype=torch.float32)
     other = dequantized(checkpoint, float_folder)
@@ -188,10 +211,10 @@ def test_checkpoint_beside_its_float_model_is_two_plain_models(
 
 
 def test_export_has_the_divergence_of_the_recipe_in_memory(
-    file: Run, checkpoint: Path, float_folder: Path
+    once: Run, checkpoint: Path, float_folder: Path
 ) -> None:
-    beside = file(*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *DIVERGENCE)
-    in_memory = file(*of_folder(float_folder), *RECIPE, *DIVERGENCE)
+    beside = once(*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *DIVERGENCE)
+    in_memory = once(*of_folder(float_folder), *RECIPE, *DIVERGENCE)
     # Codes and scales are the same, and both multiply in float32.
     assert value(beside, "kl_mean") == pytest.approx(value(in_memory, "kl_mean"), rel=1e-5)
     assert value(beside, "same_top") == value(in_memory, "same_top")
@@ -269,7 +292,8 @@ def test_speed_of_codes_is_beside_that_of_the_float_model(
     assert both.baseline.relation == "second model"
     for name in ("decode_ratio", "prefill_ratio", "baseline_decode", "decode"):
         assert value(both, name) > 0
-    # Layers take half a byte a weight, and embedding and head, 45 % of the model, four: the memory tells which model is which.
+    # Layers take half a byte a weight; embedding and head, 45 % of the model, take four. So the
+    # memory tells which model is which.
     floats = 4 * sum(p.numel() for p in load(float_model).module.parameters())
     assert value(both, "weight_bytes") < 0.6 * floats
 
@@ -280,6 +304,7 @@ def test_answers_to_questions_are_compared_with_the_float_model_s(
     ends = (
         *("task=divergence", f"task.window={LENGTH}", "task.limit_windows=1"),
         *("+task@task.questions=mmlu", "task.questions.shots=0", "task.questions.limit=12"),
+        "data=embedded",
     )
     beside = file(*of_folder(checkpoint), *of_folder(float_folder, "model.baseline"), *ends)
     in_memory = file(*of_folder(float_folder), *RECIPE, *ends)
@@ -292,11 +317,21 @@ def load(folder: Path, **options: Any) -> LoadedModel:
     return LocalModel(path=str(folder), dtype="float32", **options).load(CPU)
 
 
-def compare(loaded: LoadedModel) -> Any:
-    return Divergence(data=EmbeddedData(), window=LENGTH, limit_windows=1).run(loaded)
+@pytest.fixture(scope="module")
+def loaded_checkpoint(checkpoint: Path) -> LoadedModel:
+    """The checkpoint in memory, without a baseline."""
+    return load(checkpoint)
 
 
-def test_another_tokenizer_is_refused(checkpoint: Path, float_folder: Path, tmp_path: Path) -> None:
+def compare(loaded: LoadedModel, base: LocalModel, text: Path) -> Any:
+    """Return the divergence of a model from a baseline."""
+    task = Divergence(data=TextFile(path=str(text)), window=LENGTH, limit_windows=1)
+    return task.run(replace(loaded, baseline=base))
+
+
+def test_another_tokenizer_is_refused(
+    loaded_checkpoint: LoadedModel, text: Path, tmp_path: Path
+) -> None:
     other = saved(tmp_path / "other")
     path = other / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -305,20 +340,24 @@ def test_another_tokenizer_is_refused(checkpoint: Path, float_folder: Path, tmp_
     Tokenizer.from_str(json.dumps(tokenizer)).save(str(path))
     base = LocalModel(path=str(other), dtype="float32")
     with pytest.raises(ModelError, match="must have the tokenizer of the model"):
-        compare(load(checkpoint, baseline=base))
+        compare(loaded_checkpoint, base, text)
 
 
-def test_another_vocabulary_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused(
+    loaded_checkpoint: LoadedModel, text: Path, tmp_path: Path
+) -> None:
     loaded = TinyModel().load(CPU)
     loaded.module.resize_token_embeddings(300)
     loaded.module.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
     base = LocalModel(path=str(tmp_path), dtype="float32")
     with pytest.raises(ModelError, match=r"vocabulary of the model \(261 tokens\).* with 300"):
-        compare(load(checkpoint, baseline=base))
+        compare(loaded_checkpoint, base, text)
 
 
-def test_model_of_another_depth_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_model_of_another_depth_is_refused(
+    loaded_checkpoint: LoadedModel, text: Path, tmp_path: Path
+) -> None:
     """It has the tokenizer and the vocabulary, and still the checkpoint was not made of it."""
     loaded = TinyModel().load(CPU)
     layers = loaded.module.model.layers
@@ -330,31 +369,37 @@ def test_model_of_another_depth_is_refused(checkpoint: Path, tmp_path: Path) -> 
     with pytest.raises(
         ModelError, match=r"sizes of the model .*\(2 layers .* with 1 layers of width"
     ):
-        compare(load(checkpoint, baseline=base))
+        compare(loaded_checkpoint, base, text)
 
 
-def test_quantized_baseline_is_refused(checkpoint: Path, float_folder: Path) -> None:
+def test_quantized_baseline_is_refused(
+    loaded_checkpoint: LoadedModel, checkpoint: Path, float_folder: Path, text: Path
+) -> None:
     base = LocalModel(path=str(checkpoint), dtype="float32")
-    for folder in (checkpoint, float_folder):
-        with pytest.raises(ModelError, match=r"model\.baseline must be a"):
-            compare(load(folder, baseline=base))
+    # The checkpoint itself is refused as its own baseline before that.
+    with pytest.raises(ModelError, match=r"model\.baseline must be another model"):
+        compare(loaded_checkpoint, base, text)
+    with pytest.raises(ModelError, match=r"model\.baseline must be an unquantized model"):
+        compare(load(float_folder), base, text)
 
 
-def test_model_is_no_baseline_of_itself(float_folder: Path) -> None:
+def test_model_is_no_baseline_of_itself(float_folder: Path, text: Path) -> None:
     base = LocalModel(path=str(float_folder), dtype="float32", name="another name")
     with pytest.raises(ModelError, match="must be another model than the one that is measured"):
-        compare(load(float_folder, baseline=base))
+        compare(load(float_folder), base, text)
 
 
-def test_other_type_of_the_baseline_is_said(checkpoint: Path, float_folder: Path) -> None:
-    result = compare(load(checkpoint, baseline=LocalModel(path=str(float_folder))))
+def test_other_type_of_the_baseline_is_said(
+    loaded_checkpoint: LoadedModel, float_folder: Path, text: Path
+) -> None:
+    result = compare(loaded_checkpoint, LocalModel(path=str(float_folder)), text)
     assert result.baseline.dtype == "bfloat16"
     assert any("set model.baseline.dtype=float32" in warning for warning in result.warnings)
 
 
 def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) -> None:
     with pytest.raises(ModelError, match="a recipe must have changed tiny"):
-        baselines.own_float(tiny)
+        baselines.without_recipe(tiny)
 
 
 BLOCKS = Prequantized(
@@ -410,7 +455,7 @@ def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
 
 def test_tasks_take_no_other_way_to_a_baseline() -> None:
     folder = Path(baselines.__file__).parent
-    users = {path.name for path in folder.glob("*.py") if "in_float" in path.read_text()}
+    users = {path.name for path in folder.rglob("*.py") if ".unquantized" in path.read_text()}
     assert users == {"baselines.py"}
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import fixed_text
 from tokenizers.processors import TemplateProcessing
 
-from harness.data.source import Text
 from harness.errors import DataError
 from harness.identity import canonical
 from harness.models.loaded import LoadedModel
@@ -26,18 +26,11 @@ BOS = 7
 CHOICES = (None, "first", "every", "none")
 
 
-class Fixed:
-    """A data source of one text."""
-
-    def text(self) -> Text:
-        return Text(name="fixed", text=CONTENT, sha256=CONTENT, num_rows=1)
-
-
-DATA: Any = Fixed()
+DATA = fixed_text(CONTENT)
 
 
 def model(tiny: LoadedModel, *, has_bos: bool = True, adds: bool = False) -> LoadedModel:
-    """Return the tiny model under a tokenizer that has a BOS token, and may put it before a text."""
+    """Return the tiny model with a tokenizer that may have a BOS token, and add it to a text."""
     tokenizer = byte_tokenizer()
     if has_bos:
         tokenizer.add_special_tokens({"bos_token": tokenizer.convert_ids_to_tokens(BOS)})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import fixed_text
 
 from harness.data.embedded import EmbeddedData
 from harness.data.question_file import QuestionFile
@@ -29,23 +30,6 @@ from harness.tasks.perplexity.perplexity import Perplexity
 CPU = torch.device("cpu")
 VOCAB = 261
 LOGITS = "its logits do not depend on the text"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Letters:
-    """A text of its own."""
-
-    content: str
-
-    def text(self) -> Text:
-        """Return the text."""
-        return Text(
-            name="own", text=self.content, sha256="0", num_rows=1, documents=(self.content,)
-        )
-
-    def questions(self) -> QuestionSet:
-        """Return nothing."""
-        raise NotImplementedError
 
 
 def emptied() -> LoadedModel:
@@ -94,7 +78,7 @@ def test_a_text_of_one_token_is_warned_of(
     tiny: LoadedModel, segmentation: Documents | None
 ) -> None:
     options = {} if segmentation is None else {"segmentation": segmentation}
-    result = Perplexity(data=Letters(content="x" * 100), window=40, **options).run(tiny)
+    result = Perplexity(data=fixed_text("x" * 100, "x" * 100), window=40, **options).run(tiny)
     (warning,) = result.warnings
     assert "scored tokens are the same one, id " in warning
     assert str(tiny.tokenizer("x")["input_ids"][0]) in warning

@@ -1,4 +1,4 @@
-"""Each scored token of each task knows its document, and every interval over text is by document."""
+"""Each scored token knows its document, and every interval over text is by document."""
 
 import math
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Pages:
 
 
 def owners(separator: int, before: int = 0) -> list[int]:
-    """Return the document of each character, by a plain loop; a separator is of the page before it."""
+    """Return the document of each character; a separator belongs to the page before it."""
     found = [0] * before
     for index, page in enumerate(PAGES):
         found += [index] * (len(page) + separator)

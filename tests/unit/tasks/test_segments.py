@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from harness.engines.local.split_model import split
 from harness.models.loaded import LoadedModel
-from harness.tasks.segments import Segment, batches, score
+from harness.tasks.segments import Segment, batch_segments, score_segments
 
 
 def segments(lengths: list[int]) -> list[Segment]:
@@ -18,7 +18,7 @@ def segments(lengths: list[int]) -> list[Segment]:
 def test_batches_keep_the_budget_and_have_every_segment_once(
     lengths: list[int], budget: int
 ) -> None:
-    found = list(batches(segments(lengths), budget))
+    found = list(batch_segments(segments(lengths), budget))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         longest = max(lengths[index] for index in batch)
@@ -30,22 +30,22 @@ def test_batches_keep_the_budget_and_have_every_segment_once(
 
 @pytest.mark.parametrize(("budget", "sizes"), [(1, [1] * 5), (20, [2, 2, 1]), (59, [5]), (50, [5])])
 def test_batches_are_as_large_as_the_budget_allows(budget: int, sizes: list[int]) -> None:
-    assert [len(batch) for batch in batches(segments([10] * 5), budget)] == sizes
+    assert [len(batch) for batch in batch_segments(segments([10] * 5), budget)] == sizes
 
 
 def test_windows_of_one_length_stay_in_order() -> None:
-    assert list(batches(segments([8] * 5), 16)) == [[0, 1], [2, 3], [4]]
+    assert list(batch_segments(segments([8] * 5), 16)) == [[0, 1], [2, 3], [4]]
 
 
 def test_no_segments_make_no_batch() -> None:
-    assert list(batches([], 100)) == []
+    assert list(batch_segments([], 100)) == []
 
 
 def test_segments_of_a_batch_score_what_each_scores_alone(tiny: LoadedModel) -> None:
     ids = torch.randint(0, 256, (90,), generator=torch.Generator().manual_seed(0))
     batch = [Segment(ids[:50], 30, 0), Segment(ids[40:43], 2, 0), Segment(ids[20:90], 1, 1)]
-    with split(tiny) as halves:
-        together = score(halves, batch)
+    with split(tiny) as model:
+        together = score_segments(model, batch)
     for segment, found in zip(batch, together, strict=True):
         with torch.no_grad():
             log_probs = tiny.module(segment.ids[None]).logits[0].double().log_softmax(-1)
@@ -60,7 +60,7 @@ def test_last_token_is_a_target_and_no_input(tiny: LoadedModel) -> None:
     shapes = []
     embedding = tiny.module.get_input_embeddings()
     handle = embedding.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
-    with split(tiny) as halves:
-        score(halves, [Segment(torch.arange(12), 1, 0), Segment(torch.arange(7), 3, 1)])
+    with split(tiny) as model:
+        score_segments(model, [Segment(torch.arange(12), 1, 0), Segment(torch.arange(7), 3, 1)])
     handle.remove()
     assert shapes == [(2, 11)]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.engines.local import cpu_matmul as products
-from harness.engines.local.cpu_matmul import LEAST_ROWS, choose, multiplied, ways
+from harness.engines.local.cpu_matmul import LEAST_ROWS, choose_way, multiplied, ways
 from harness.models.loaded import LoadedModel
 
 
@@ -28,7 +28,7 @@ def test_float32_stands_in_where_a_processor_lacks_instructions(
     tiny: LoadedModel, device: str, dtype: torch.dtype, flags: tuple[str, ...], expected: str
 ) -> None:
     model = replace(tiny, device=torch.device(device), dtype=dtype)
-    assert choose(model, flags) == expected
+    assert choose_way(model, flags) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_product_is_the_exact_one_rounded_once(dtype: torch.dtype, bias: bool) -
 @pytest.mark.parametrize("rows", [1, LEAST_ROWS - 1, LEAST_ROWS])
 @pytest.mark.parametrize("how", ["native", "float32"])
 def test_only_products_with_many_rows_are_taken_over(
-    rows: int, how: products.Products, monkeypatch: pytest.MonkeyPatch
+    rows: int, how: products.MatmulWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Which models decode with a cache as they run whole sequences, and what happens to those that do not."""
+"""Decoding with a cache: equal to whole sequences, or the model is refused."""
 
 import pytest
 import torch

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from harness.engines.local import decode_attention as one_query
+from harness.engines.local.decode_attention import ONE_QUERY
 
-attend = AttentionInterface()[one_query.NAME]
+attend = AttentionInterface()[ONE_QUERY]
 BATCH, LENGTH, WIDTH = 2, 33, 16
 
 

@@ -1,4 +1,4 @@
-"""Every log-probability that a task files is a plain loop's over the very float32 logits that the model gave."""
+"""Log-probabilities on file against a plain loop over the float32 logits that the model gave."""
 
 import math
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     plain = SplitModel.logits
 
-    def listen(halves: SplitModel, hidden: torch.Tensor) -> torch.Tensor:
-        seen.append(plain(halves, hidden))
+    def listen(model: SplitModel, hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(plain(model, hidden))
         return seen[-1]
 
     monkeypatch.setattr(SplitModel, "logits", listen)
@@ -65,7 +65,7 @@ def log_p(logits_V: torch.Tensor) -> np.ndarray:
 
 
 def losses(windows: Sequence[torch.Tensor], loaded: LoadedModel) -> list[list[float]]:
-    """-ln p of every token but the first of each window of the text, from the logits `[L - 1, V]` of each."""
+    """Return -ln p of all tokens but the first of each window, given its logits `[L - 1, V]`."""
     ids = loaded.tokenizer(DATA.text().text)["input_ids"]
     return [
         [-float(log_p(logits[place])[ids[L * index + place + 1]]) for place in range(len(logits))]
@@ -85,7 +85,7 @@ def largest_error(samples: Sequence[SampleScore], expected: list[list[float]]) -
 
 
 def of_windows(given: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Without the few positions that the check of the two halves looks at."""
+    """Return the logits of whole windows, without those of the check that `split` makes."""
     return [logits for logits in given if len(logits) == L - 1]
 
 

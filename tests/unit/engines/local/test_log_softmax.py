@@ -1,4 +1,4 @@
-"""Log-probabilities against `math` in plain loops and Python's whole numbers of digits, at ordinary and extreme logits."""
+"""Log-probabilities against plain loops and 40-digit decimals, at ordinary and extreme logits."""
 
 import math
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_a_row_with_what_is_no_number_is_nan_and_others_are_not(bad: float) -> N
 
 @pytest.mark.parametrize("piece", [1, 40, 119, 10**6])
 def test_pieces_change_nothing(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.PIECE, "cpu", piece)
+    monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", piece)
     x, targets = logits(10, 40), torch.arange(10) * 4
     expected = [plain(row, t) for row, t in zip(x.tolist(), targets.tolist(), strict=True)]
     assert token_nll(x, targets).tolist() == pytest.approx(expected, rel=1e-14)

@@ -1,5 +1,6 @@
-"""Sharing the beginning of prompts changes nothing: against whole prompts, run one at a time, without a cache."""
+"""Prompts after a shared prefix against whole prompts, run one at a time without a cache."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -23,11 +24,11 @@ from harness.data.embedded import EmbeddedData
 from harness.engines.local.prefix_batches import (
     SharedBatch,
     WholeBatch,
-    batches,
+    batch_indices,
     common_prefix,
-    fill,
+    prompt_batches,
 )
-from harness.engines.local.prefix_support import obstacle
+from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.split_model import split
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
@@ -96,7 +97,13 @@ MODELS = {
     "lfm2": lambda: wrapped(lfm2, 0),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
-batch_sizes = pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
+BATCH_TOKENS = (1, 700, 4096)
+
+
+@functools.cache
+def model_of(name: str) -> LoadedModel:
+    """Return a model that no test changes; the tests of this file share it."""
+    return MODELS[name]()
 
 
 def task(answer: Direct | Generate, batch_tokens: int, shots: int = 1) -> MMLU:
@@ -137,33 +144,32 @@ def plain_greedy(loaded: LoadedModel, ids: tuple[int, ...]) -> str:
 
 
 @each_model
-@batch_sizes
-def test_direct_scores_equal_those_of_whole_prompts(name: str, batch_tokens: int) -> None:
-    loaded = MODELS[name]()
+def test_direct_scores_equal_those_of_whole_prompts(name: str) -> None:
+    loaded = model_of(name)
     letters = list(answer_ids(loaded, "Answer:"))
-    result = task(Direct(), batch_tokens).run(loaded)
-    whole = prompts(loaded)
-    assert len(result.samples) == 6
-    for sample in result.samples:
-        expected = plain_log_probs(loaded, whole[sample.id])[letters].tolist()
-        found = [sample.scores[f"log_prob_{letter}"] for letter in "ABCD"]
-        assert found == pytest.approx(expected, abs=1e-4)
+    expected = {
+        key: plain_log_probs(loaded, ids)[letters].tolist() for key, ids in prompts(loaded).items()
+    }
+    for batch_tokens in BATCH_TOKENS:
+        result = task(Direct(), batch_tokens).run(loaded)
+        assert len(result.samples) == 6
+        for sample in result.samples:
+            found = [sample.scores[f"log_prob_{letter}"] for letter in "ABCD"]
+            assert found == pytest.approx(expected[sample.id], abs=1e-4), batch_tokens
 
 
 @each_model
-@batch_sizes
-def test_decoded_text_equals_that_of_whole_prompts(name: str, batch_tokens: int) -> None:
-    loaded = MODELS[name]()
-    whole = prompts(loaded)
-    result = task(Generate(), batch_tokens).run(loaded)
-    assert {s.id: s.answer for s in result.samples} == {
-        key: plain_greedy(loaded, ids) for key, ids in whole.items()
-    }
+def test_decoded_text_equals_that_of_whole_prompts(name: str) -> None:
+    loaded = model_of(name)
+    expected = {key: plain_greedy(loaded, ids) for key, ids in prompts(loaded).items()}
+    for batch_tokens in BATCH_TOKENS:
+        result = task(Generate(), batch_tokens).run(loaded)
+        assert {s.id: s.answer for s in result.samples} == expected, batch_tokens
 
 
 @each_model
 def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     whole = prompts(loaded, shots=0)
     result = task(Generate(), 4096, shots=0).run(loaded)
     assert {s.id: s.answer for s in result.samples} == {
@@ -173,10 +179,10 @@ def test_decoding_without_any_shot_equals_that_of_whole_prompts(name: str) -> No
 
 @each_model
 def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     sequences = [tuple(range(start, start + 40 + start)) for start in (1, 2, 9)]
-    with split(loaded) as halves:
-        for batch in batches(halves, sequences, 4096, share=True):
+    with split(loaded) as model:
+        for batch in prompt_batches(model, sequences, 4096, share=True):
             assert isinstance(batch, WholeBatch)
             found = batch.first().log_softmax(-1)
             for row, index in enumerate(batch.indices):
@@ -186,12 +192,12 @@ def test_prompts_with_nothing_in_common_are_run_whole(name: str) -> None:
 
 @each_model
 def test_decoding_goes_on_beyond_the_window_of_a_layer(name: str) -> None:
-    loaded = MODELS[name]()
+    loaded = model_of(name)
     sequences = [(*range(25), 60 + i, *range(i)) for i in (1, 3, 6)]
     produced: list[list[int]] = [[] for _ in sequences]
-    with split(loaded) as halves:
-        share = obstacle(halves, 60) is None
-        for batch in batches(halves, sequences, 4096, share=share):
+    with split(loaded) as model:
+        share = unsupported(model, 60) is None
+        for batch in prompt_batches(model, sequences, 4096, share=share):
             logits = batch.first(decoding=True)
             for _ in range(20):
                 for row, index in enumerate(batch.indices):
@@ -204,13 +210,14 @@ def test_decoding_goes_on_beyond_the_window_of_a_layer(name: str) -> None:
 
 
 def test_batches_share_no_memory_that_is_written_to() -> None:
-    loaded = MODELS["llama"]()
+    loaded = model_of("llama")
     sequences = [(*range(50), 60 + i, *range(i)) for i in range(6)]
-    with split(loaded) as halves:
-        made = list(batches(halves, sequences, 1, share=True))
+    with split(loaded) as model:
+        made = list(prompt_batches(model, sequences, 1, share=True))
         texts = {batch.indices[0]: complete(loaded, batch) for batch in made}
         again = {
-            b.indices[0]: complete(loaded, b) for b in batches(halves, sequences, 1, share=True)
+            b.indices[0]: complete(loaded, b)
+            for b in prompt_batches(model, sequences, 1, share=True)
         }
     assert texts == again
     assert len(made) == 6
@@ -219,9 +226,9 @@ def test_batches_share_no_memory_that_is_written_to() -> None:
 
 
 def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
-    loaded = MODELS["llama"]()
-    with split(loaded) as halves:
-        (batch,) = batches(halves, [(5, 6, 7)], 4096, share=True)
+    loaded = model_of("llama")
+    with split(loaded) as model:
+        (batch,) = prompt_batches(model, [(5, 6, 7)], 4096, share=True)
         assert isinstance(batch, SharedBatch)
         assert batch.packed.prefix.length == 2
         assert batch.rows == ((7,),)
@@ -230,7 +237,7 @@ def test_single_prompt_keeps_its_last_token_out_of_the_prefix() -> None:
 
 
 def test_attention_of_the_model_is_its_own_again() -> None:
-    loaded = MODELS["llama"]()
+    loaded = model_of("llama")
     before = loaded.module.config._attn_implementation
     task(Generate(), 4096).run(loaded)
     assert loaded.module.config._attn_implementation == before == "sdpa"
@@ -240,8 +247,8 @@ def test_recipes_do_not_decide_what_can_be_shared() -> None:
     loaded = TinyModel().load(CPU)
     weight = loaded.module.model.layers[0].mlp.up_proj
     loaded.swap_parameter(weight, "weight", torch.full_like(weight.weight, torch.nan))
-    with split(loaded) as halves:
-        assert obstacle(halves, 100) is None
+    with split(loaded) as model:
+        assert unsupported(model, 100) is None
     assert weight.weight.isnan().all()
 
 
@@ -249,9 +256,9 @@ def test_recipes_do_not_decide_what_can_be_shared() -> None:
     ("name", "reason"), [("llama", None), ("gemma2-32", None), ("lfm2", "layers of the kind conv")]
 )
 def test_only_keys_and_values_can_be_shared(name: str, reason: str | None) -> None:
-    loaded = MODELS[name]()
-    with split(loaded) as halves:
-        found = obstacle(halves, 100)
+    loaded = model_of(name)
+    with split(loaded) as model:
+        found = unsupported(model, 100)
     assert found is None if reason is None else found is not None and reason in found
     warned = any("cannot share" in text for text in task(Direct(), 4096).run(loaded).warnings)
     assert warned is (reason is not None)
@@ -261,9 +268,9 @@ def test_positions_that_depend_on_the_whole_prompt_are_not_shared() -> None:
     loaded = MODELS["llama"]()
     config = loaded.module.config
     config.rope_parameters = {**config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
-    with split(loaded) as halves:
-        assert obstacle(halves, config.max_position_embeddings) is None
-        found = obstacle(halves, config.max_position_embeddings + 1)
+    with split(loaded) as model:
+        assert unsupported(model, config.max_position_embeddings) is None
+        found = unsupported(model, config.max_position_embeddings + 1)
     assert found == "its positions change with the length of the whole prompt"
 
 
@@ -278,8 +285,8 @@ def test_attention_that_does_something_of_its_own_is_found_out() -> None:
         return out * hidden_states.shape[1], weights
 
     layer.forward = odd
-    with split(loaded) as halves:
-        found = obstacle(halves, 100)
+    with split(loaded) as model:
+        found = unsupported(model, 100)
     assert found is not None
     assert "other hidden states" in found
 
@@ -314,7 +321,7 @@ def test_batches_hold_every_prompt_once_within_the_limit(
     lengths: list[int], batch_tokens: int, same_length: bool
 ) -> None:
     rests = [[0] * length for length in lengths]
-    made = list(fill(rests, batch_tokens, same_length=same_length))
+    made = list(batch_indices(rests, batch_tokens, same_length=same_length))
     assert sorted(itertools.chain(*made)) == list(range(len(lengths)))
     for batch in made:
         widths = [lengths[index] for index in batch]

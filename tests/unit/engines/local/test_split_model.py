@@ -1,4 +1,4 @@
-"""The two halves of a model against the whole: float32 logits, whatever the type of the model."""
+"""Body and LM head, run separately, against the whole model: float32 logits for every dtype."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from transformers import (
     ProphetNetForCausalLM,
 )
 
-from harness.engines.local import split_model as head_module
+from harness.engines.local import split_model as split_module
 from harness.engines.local.split_model import split
 from harness.errors import ModelError
 from harness.models import architecture
@@ -94,8 +94,8 @@ def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedM
     module = make()
     expected = float32_product(module)
     plain = module(IDS).logits
-    with split(loaded(module)) as halves:
-        found = halves.logits(halves.hidden(IDS))
+    with split(loaded(module)) as model:
+        found = model.logits(model.hidden(IDS))
         whole = module(IDS).logits
     assert plain.dtype is torch.bfloat16
     assert found.dtype is torch.float32
@@ -108,8 +108,8 @@ def test_logits_are_the_product_of_float32_copies(make: Callable[[], PreTrainedM
 def test_soft_cap_is_kept_and_computed_in_float32() -> None:
     module = capped()
     product = float32_product(module)
-    with split(loaded(module)) as halves:
-        found = halves.logits(halves.hidden(IDS))
+    with split(loaded(module)) as model:
+        found = model.logits(model.hidden(IDS))
     assert product.abs().max() > 2 * CAP
     torch.testing.assert_close(found, CAP * torch.tanh(product / CAP), rtol=1e-6, atol=1e-7)
 
@@ -121,11 +121,11 @@ def test_logits_of_some_positions_are_those_of_the_whole(
 ) -> None:
     module = make().float()
     whole = module(IDS).logits[0]
-    with split(loaded(module)) as halves:
-        hidden = halves.hidden(IDS)[0]
-        assert halves.logits(hidden[3]).shape == whole[3].shape
-        torch.testing.assert_close(halves.logits(hidden[3]), whole[3])
-        torch.testing.assert_close(halves.logits(hidden[[20, 4]]), whole[[20, 4]])
+    with split(loaded(module)) as model:
+        hidden = model.hidden(IDS)[0]
+        assert model.logits(hidden[3]).shape == whole[3].shape
+        torch.testing.assert_close(model.logits(hidden[3]), whole[3])
+        torch.testing.assert_close(model.logits(hidden[[20, 4]]), whole[[20, 4]])
 
 
 @pytest.mark.parametrize("positions", [1, 5, 64])
@@ -133,12 +133,12 @@ def test_losses_in_chunks_are_those_of_all_logits_in_float64(
     positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = capped()
-    monkeypatch.setitem(head_module.CHUNK_BYTES, "cpu", 4 * SIZES["vocab_size"] * positions)
-    with split(loaded(module)) as halves:
-        hidden = halves.hidden(IDS)[0, :-1]
-        found = halves.nll(hidden, IDS[0, 1:])
-        logits = halves.logits(hidden).double()
-        assert max(len(chunk) for chunk in halves.chunks(hidden)) == min(positions, len(hidden))
+    monkeypatch.setitem(split_module.CHUNK_BYTES, "cpu", 4 * SIZES["vocab_size"] * positions)
+    with split(loaded(module)) as model:
+        hidden = model.hidden(IDS)[0, :-1]
+        found = model.nll(hidden, IDS[0, 1:])
+        logits = model.logits(hidden).double()
+        assert max(len(chunk) for chunk in model.chunks(hidden)) == min(positions, len(hidden))
     exact = logits.logsumexp(-1) - logits[torch.arange(len(hidden)), IDS[0, 1:]]
     assert found.dtype is torch.float64
     # Another number of rows may be multiplied in another order of float32 sums.
@@ -149,8 +149,8 @@ def test_losses_in_chunks_are_those_of_all_logits_in_float64(
 def test_forward_is_the_model_s_own_again() -> None:
     module = llama()
     before = module(IDS).logits
-    with split(loaded(module)) as halves:
-        halves.logits(halves.hidden(IDS))
+    with split(loaded(module)) as model:
+        model.logits(model.hidden(IDS))
         assert "forward" not in vars(module.model)
     assert "forward" not in vars(module.lm_head)
     assert torch.equal(module(IDS).logits, before)
@@ -165,22 +165,22 @@ def test_forward_is_restored_after_an_error() -> None:
 
 def test_no_gradient_is_recorded() -> None:
     module = llama()
-    with split(loaded(module)) as halves:
+    with split(loaded(module)) as model:
         assert torch.is_inference_mode_enabled()
-        assert not halves.logits(halves.hidden(IDS)).requires_grad
+        assert not model.logits(model.hidden(IDS)).requires_grad
 
 
 @torch.inference_mode()
 def test_head_weight_that_is_in_place_is_the_one_used() -> None:
     module = llama()
-    model = loaded(module)
-    model.swap_parameter(module.lm_head, "weight", torch.zeros_like(module.lm_head.weight))
-    with split(model) as halves:
-        hidden = halves.hidden(IDS)
-        assert halves.logits(hidden).eq(0).all()
-        with model.unquantized():
-            assert halves.logits(hidden).ne(0).any()
-        assert halves.logits(hidden).eq(0).all()
+    swapped = loaded(module)
+    swapped.swap_parameter(module.lm_head, "weight", torch.zeros_like(module.lm_head.weight))
+    with split(swapped) as model:
+        hidden = model.hidden(IDS)
+        assert model.logits(hidden).eq(0).all()
+        with swapped.unquantized():
+            assert model.logits(hidden).ne(0).any()
+        assert model.logits(hidden).eq(0).all()
 
 
 @torch.inference_mode()
@@ -188,11 +188,11 @@ def test_logits_of_states_from_elsewhere_need_nothing_else() -> None:
     # This architecture's head reads more of what its body hands over than the hidden states.
     config = MixtralConfig(**SIZES, num_local_experts=2, num_key_value_heads=1)
     module = seeded(lambda: MixtralForCausalLM(config)).float()
-    with split(loaded(module)) as halves:
-        hidden = halves.hidden(IDS)
-        expected = halves.logits(hidden)
-    with split(loaded(module)) as halves:
-        assert torch.equal(halves.logits(hidden), expected)
+    with split(loaded(module)) as model:
+        hidden = model.hidden(IDS)
+        expected = model.logits(hidden)
+    with split(loaded(module)) as model:
+        assert torch.equal(model.logits(hidden), expected)
     torch.testing.assert_close(expected, module(IDS).logits)
 
 
@@ -212,7 +212,7 @@ def test_model_without_a_body_of_its_own_is_refused(monkeypatch: pytest.MonkeyPa
         split(loaded(module)).__enter__()
 
 
-def test_model_that_does_more_than_its_halves_is_refused() -> None:
+def test_model_that_does_more_than_body_and_head_is_refused() -> None:
     module = llama()
     forward = module.forward
 
@@ -231,10 +231,10 @@ def test_model_that_does_more_than_its_halves_is_refused() -> None:
 def test_model_whose_tokens_see_those_after_them_is_refused(decoder: bool) -> None:
     module = seeded(lambda: BertLMHeadModel(BertConfig(**SIZES, is_decoder=decoder))).float()
     if decoder:
-        with split(loaded(module)) as halves:
-            assert halves.obstacle() is None
+        with split(loaded(module)) as model:
+            assert model.unsupported() is None
         return
-    with pytest.raises(ModelError, match=r"must be causal.*see those after them.*is_decoder"):
+    with pytest.raises(ModelError, match=r"must be causal.*see later tokens.*is_decoder"):
         split(loaded(module)).__enter__()
 
 

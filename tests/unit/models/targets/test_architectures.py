@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from harness.engines.local.prefix_batches import batches
-from harness.engines.local.prefix_support import obstacle
+from harness.engines.local.prefix_batches import prompt_batches
+from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.split_model import split
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
@@ -74,7 +74,7 @@ def check_batches(loaded: LoadedModel, *, share: bool) -> None:
     """Score and decode prompts of several lengths, and compare every logit with those of whole prompts."""
     sequences = [(*range(30), *range(60 + i, 70 + 2 * i)) for i in range(4)]
     with split(loaded) as halves:
-        for batch in batches(halves, sequences, 100, share=share):
+        for batch in prompt_batches(halves, sequences, 100, share=share):
             logits = batch.first(decoding=True)
             for step in range(3):
                 for row, index in enumerate(batch.indices):
@@ -88,7 +88,7 @@ def check_batches(loaded: LoadedModel, *, share: bool) -> None:
 def test_prompts_after_a_shared_prefix_are_those_of_whole_prompts(config: str) -> None:
     loaded = random_model(config, SHARING[config])
     with split(loaded) as halves:
-        assert obstacle(halves, 60) is None
+        assert unsupported(halves, 60) is None
     check_batches(loaded, share=True)
 
 
@@ -97,7 +97,7 @@ def test_prompts_that_cannot_share_say_why_and_run_whole(config: str) -> None:
     options, reason = WHOLE[config]
     loaded = random_model(config, options)
     with split(loaded) as halves:
-        found = obstacle(halves, 60)
+        found = unsupported(halves, 60)
     assert found is not None
     assert reason in found
     check_batches(loaded, share=False)

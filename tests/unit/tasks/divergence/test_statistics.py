@@ -112,7 +112,7 @@ def test_kl_is_right_where_probabilities_vanish_in_float32() -> None:
 
 @pytest.mark.parametrize("piece", [1, 700, 2**17])
 def test_logits_are_compared_token_by_token(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setitem(log_softmax.PIECE, "cpu", piece)
+    monkeypatch.setitem(log_softmax.LOGITS_AT_ONCE, "cpu", piece)
     candidate, base = logits(0), logits(0) + logits(1, scale=1.0)
     targets = torch.arange(50) * 5
     found = compare_logits(candidate, base, targets)

@@ -1,4 +1,4 @@
-"""lm-eval on the model in memory: its numbers are those of lm-eval by itself and of plain forward passes."""
+"""lm-eval on the model in memory against lm-eval by itself and plain forward passes."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.results.record import Metric, Unit
 from harness.tasks.base import TaskResult
-from harness.tasks.lm_eval import lm_eval
+from harness.tasks.lm_eval import loading
 from harness.tasks.lm_eval.lm_eval import LMEval
 
 ROWS = [
@@ -71,7 +71,8 @@ TASKS = {
         output_type: loglikelihood_rolling
         doc_to_text: ""
         doc_to_target: "{{page}}"
-        metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
+        metric_list:
+          [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
     "cloze": """
         output_type: loglikelihood
         doc_to_text: "{{q}}"
@@ -84,7 +85,8 @@ TASKS = {
         generation_kwargs: {until: ["!"], max_gen_toks: 6, do_sample: false}
         filter_list:
           - {name: none, filter: [{function: take_first}]}
-          - {name: digit, filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]}
+          - name: digit
+            filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]
         metric_list: [{metric: exact_match}]""",
 }
 GROUP = """
@@ -108,7 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         common = [
             f"task: {name}",
             "dataset_path: json",
-            f"dataset_kwargs: {{data_files: {{test: {rows}, dev: {rows}}}, cache_dir: {root / 'cache'}}}",
+            "dataset_kwargs:",
+            f"  data_files: {{test: {rows}, dev: {rows}}}",
+            f"  cache_dir: {root / 'cache'}",
             "test_split: test",
             "metadata: {version: 3}",
         ]
@@ -446,7 +450,8 @@ def test_facts_change_with_what_functions_of_a_task_call(tasks: Tasks, folder: P
         file.write_text(calls, encoding="utf-8")
         for lead in ("Q:", "Q:", "A question:"):
             code.write_text(
-                f"def asked(doc):\n    return led(doc)\n\n\ndef led(doc):\n    return '{lead}' + doc['q']\n"
+                "def asked(doc):\n    return led(doc)\n\n\n"
+                f"def led(doc):\n    return '{lead}' + doc['q']\n"
             )
             found.append(tasks("choices").data_facts())
     finally:
@@ -534,7 +539,7 @@ def test_unknown_task_is_answered_with_close_names(tasks: Tasks, monkeypatch: An
 
     # lm-eval's own 14,000 files take too long to read here.
     only = lambda path: TaskManager(include_path=path, include_defaults=False)  # noqa: E731
-    monkeypatch.setattr(lm_eval, "_all_tasks", only)
+    monkeypatch.setattr(loading, "_all_tasks", only)
     with pytest.raises(ConfigError, match="got choice; did you mean choices") as error:
         tasks("choice").data_facts()
     assert error.value.__cause__ is None
@@ -561,8 +566,8 @@ def test_own_folder_is_enough_if_all_that_is_asked_for_lies_there(
         shutil.copy(file, tmp_path)
     (tmp_path / "more.yaml").write_text(f"group: more\ntask: {members}\n", encoding="utf-8")
     asked = []
-    monkeypatch.setattr(lm_eval, "_all_tasks", asked.append)
-    lm_eval._manager(tuple(names), str(tmp_path))
+    monkeypatch.setattr(loading, "_all_tasks", asked.append)
+    loading._manager(tuple(names), str(tmp_path))
     assert asked == [str(tmp_path)] * reads_all
 
 

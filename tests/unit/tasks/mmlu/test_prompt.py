@@ -17,7 +17,8 @@ from harness.errors import ConfigError, DataError
 from harness.models.loaded import LoadedModel
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
-from harness.tasks.mmlu.prompt import answer_ids, encode, prompt, select
+from harness.tasks.mmlu.prompt import answer_ids, encode, prompt
+from harness.tasks.mmlu.questions import select
 
 LM_EVAL = Path(find_spec("lm_eval").submodule_search_locations[0], "tasks/mmlu/default")
 TEMPLATE = yaml.safe_load((LM_EVAL / "_default_template_yaml").read_text(encoding="utf-8"))

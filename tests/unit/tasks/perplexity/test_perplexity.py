@@ -1,19 +1,16 @@
 """Perplexity against a plain loop, against closed forms, and against figures counted by hand."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from builders import FixedText, fixed_text, prose
 from tokenizers import processors
 
 from harness.backends.layer import LayerRule
-from harness.data.embedded import EmbeddedData
-from harness.data.source import QuestionSet, Text
 from harness.engines.local import split_model as head
 from harness.errors import DataError, InvalidResult
 from harness.formats.base import NumberFormat
@@ -37,26 +34,9 @@ CHUNK = 64
 """Positions whose logits are held at once, in tests of what happens around it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fixed:
-    """A data source of one text."""
-
-    content: str
-
-    def text(self) -> Text:
-        """Return the text."""
-        digest = hashlib.sha256(self.content.encode()).hexdigest()
-        return Text(name="fixed", text=self.content, sha256=digest, num_rows=1)
-
-    def questions(self) -> QuestionSet:
-        """Return nothing."""
-        raise NotImplementedError
-
-
-def prose(length: int) -> Fixed:
-    """Return so many bytes of real text, without the answers that are one token for two bytes."""
-    ascii_only = EmbeddedData().text().text.encode("ascii", "ignore").decode()
-    return Fixed(content=ascii_only.translate(dict.fromkeys(map(ord, "ABCD"), "x"))[:length])
+def text(length: int) -> FixedText:
+    """Return so many tokens of real text."""
+    return fixed_text(prose(length))
 
 
 def values(result: TaskResult) -> dict[str, float]:
@@ -89,7 +69,7 @@ RECIPES: list[tuple[NumberFormat, tuple[int, ...]]] = [
 def test_score_equals_a_plain_loop(
     tiny: LoadedModel, made_of: tuple[NumberFormat, tuple[int, ...]] | None
 ) -> None:
-    data = prose(1000)
+    data = text(1000)
     if made_of is not None:
         element, block = made_of
         fmt = BlockScaled(element=element, granularity=Granularity(block=block))
@@ -105,13 +85,13 @@ def test_score_equals_a_plain_loop_for_windows_around_a_chunk(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setitem(head.CHUNK_BYTES, "cpu", CHUNK * VOCAB * 4)
-    data = prose(3 * window + 1)
+    data = text(3 * window + 1)
     found = values(Perplexity(data=data, window=window).run(tiny))
     assert found["nll"] == pytest.approx(loop(tiny, data.content, window), rel=1e-5)
 
 
 def test_targets_are_the_next_tokens_and_no_others(tiny: LoadedModel) -> None:
-    data = prose(600)
+    data = text(600)
     found = values(Perplexity(data=data, window=100).run(tiny))["nll"]
     for shift in (0, 2):
         assert abs(found - loop(tiny, data.content, 100, shift)) > 0.01
@@ -119,7 +99,7 @@ def test_targets_are_the_next_tokens_and_no_others(tiny: LoadedModel) -> None:
 
 def test_head_of_zeros_gives_the_logarithm_of_the_vocabulary(tiny: LoadedModel) -> None:
     tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
-    result = Perplexity(data=prose(300), window=100).run(tiny)
+    result = Perplexity(data=text(300), window=100).run(tiny)
     for sample in result.samples:
         assert sample.token_nll == pytest.approx([math.log(VOCAB)] * 99, rel=1e-7)
     assert values(result)["nll"] == pytest.approx(math.log(VOCAB), rel=1e-7)
@@ -128,7 +108,7 @@ def test_head_of_zeros_gives_the_logarithm_of_the_vocabulary(tiny: LoadedModel) 
 
 
 def test_first_token_of_a_window_is_not_scored(tiny: LoadedModel) -> None:
-    data = prose(300)
+    data = text(300)
     result = Perplexity(data=data, window=100).run(tiny)
     ids = tiny.tokenizer(data.content)["input_ids"]
     for index, sample in enumerate(result.samples):
@@ -141,15 +121,15 @@ def test_first_token_of_a_window_is_not_scored(tiny: LoadedModel) -> None:
 
 
 def test_windows_do_not_see_each_other(tiny: LoadedModel) -> None:
-    data = prose(300)
+    data = text(300)
     whole = Perplexity(data=data, window=100).run(tiny)
-    alone = Perplexity(data=Fixed(content=data.content[100:200]), window=100).run(tiny)
+    alone = Perplexity(data=fixed_text(data.content[100:200]), window=100).run(tiny)
     # float32 products of other shapes round otherwise.
     assert whole.samples[1].token_nll == pytest.approx(alone.samples[0].token_nll, rel=1e-5)
 
 
 def test_tail_is_dropped(tiny: LoadedModel) -> None:
-    exact, longer = (Perplexity(data=prose(n), window=100).run(tiny) for n in (300, 399))
+    exact, longer = (Perplexity(data=text(n), window=100).run(tiny) for n in (300, 399))
     assert longer.metrics == exact.metrics
     assert len(longer.samples) == 3
     assert longer.info.data["num_tokens"] == 399
@@ -158,8 +138,8 @@ def test_tail_is_dropped(tiny: LoadedModel) -> None:
 
 
 def test_limit_scores_the_first_windows(tiny: LoadedModel) -> None:
-    whole = Perplexity(data=prose(500), window=100).run(tiny)
-    limited = Perplexity(data=prose(500), window=100, limit_windows=2).run(tiny)
+    whole = Perplexity(data=text(500), window=100).run(tiny)
+    limited = Perplexity(data=text(500), window=100, limit_windows=2).run(tiny)
     assert len(limited.samples) == 2
     for ours, theirs in zip(limited.samples, whole.samples, strict=False):
         assert ours.id == theirs.id
@@ -170,7 +150,7 @@ def test_limit_scores_the_first_windows(tiny: LoadedModel) -> None:
 
 def test_bytes_and_words_by_hand(tiny: LoadedModel) -> None:
     # One token a byte. Window 1: a|b_é_ with é of two bytes. Window 2: c|d_efg. The h is the tail.
-    result = Perplexity(data=Fixed(content="ab é cd efgh"), window=6).run(tiny)
+    result = Perplexity(data=fixed_text("ab é cd efgh"), window=6).run(tiny)
     assert result.info.data["num_tokens"] == 13
     assert result.info.data["scored_bytes"] == 5 + 5
     assert result.info.data["scored_words"] == 2 + 2
@@ -184,7 +164,7 @@ def test_bytes_and_words_by_hand(tiny: LoadedModel) -> None:
 
 
 def test_a_text_without_words_has_no_figure_per_word(tiny: LoadedModel) -> None:
-    result = Perplexity(data=Fixed(content=" \n abc"), window=2, limit_windows=1).run(tiny)
+    result = Perplexity(data=fixed_text(" \n abc"), window=2, limit_windows=1).run(tiny)
     assert result.info.data["scored_words"] == 0
     nll = result.samples[0].scores["nll"]
     found = values(result)
@@ -194,8 +174,8 @@ def test_a_text_without_words_has_no_figure_per_word(tiny: LoadedModel) -> None:
 
 
 def test_bytes_count_text_and_not_tokens(tiny: LoadedModel) -> None:
-    # Tokens: x, " A", " ", y, " B", z, w. Scored are six tokens that spell eight bytes and three words.
-    result = Perplexity(data=Fixed(content="x A y Bzw"), window=7).run(tiny)
+    # Tokens: x, " A", " ", y, " B", z, w. The six scored ones spell eight bytes and three words.
+    result = Perplexity(data=fixed_text("x A y Bzw"), window=7).run(tiny)
     nll = result.samples[0].scores["nll"]
     assert result.info.data["scored_bytes"] == 8
     assert result.info.data["scored_words"] == 3
@@ -212,7 +192,7 @@ def test_beginning_of_sequence_stands_in_the_first_window_only() -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", start)]
     )
-    result = Perplexity(data=Fixed(content="abcdefghijkl"), window=6).run(loaded)
+    result = Perplexity(data=fixed_text("abcdefghijkl"), window=6).run(loaded)
     assert "bos=first-window" in result.info.protocol
     assert result.info.data["num_tokens"] == 13
     # Window 1: <eos>|abcde, all of whose bytes are scored. Window 2: f|ghijk.
@@ -220,18 +200,18 @@ def test_beginning_of_sequence_stands_in_the_first_window_only() -> None:
 
 
 def test_model_without_one_says_so(tiny: LoadedModel) -> None:
-    assert "bos=none" in Perplexity(data=prose(20), window=10).run(tiny).info.protocol
+    assert "bos=none" in Perplexity(data=text(20), window=10).run(tiny).info.protocol
 
 
 def test_window_longer_than_the_model_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(DataError, match=r"at most the 8192 tokens tiny was made for, got 8193"):
-        Perplexity(data=prose(9000), window=8193).run(tiny)
+        Perplexity(data=text(9000), window=8193).run(tiny)
 
 
 @pytest.mark.parametrize(("length", "limit"), [(99, None), (0, None), (250, 3)])
 def test_text_too_short_is_refused(tiny: LoadedModel, length: int, limit: int | None) -> None:
     with pytest.raises(DataError, match=r"must hold \d windows of 100 tokens"):
-        Perplexity(data=prose(length), window=100, limit_windows=limit).run(tiny)
+        Perplexity(data=text(length), window=100, limit_windows=limit).run(tiny)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -240,11 +220,11 @@ def test_head_that_is_not_finite_is_an_invalid_result(tiny: LoadedModel, bad: fl
     weight[5] = bad
     tiny.swap_parameter(tiny.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match="in window 0"):
-        Perplexity(data=prose(300), window=100).run(tiny)
+        Perplexity(data=text(300), window=100).run(tiny)
 
 
 def test_text_of_one_document_has_no_interval_but_a_note(tiny: LoadedModel) -> None:
-    result = Perplexity(data=prose(600), window=50).run(tiny)
+    result = Perplexity(data=text(600), window=50).run(tiny)
     assert len(result.samples) == 12
     for metric in result.metrics:
         assert metric.ci95 is None
@@ -252,7 +232,7 @@ def test_text_of_one_document_has_no_interval_but_a_note(tiny: LoadedModel) -> N
 
 
 def test_units_and_directions(tiny: LoadedModel) -> None:
-    result = Perplexity(data=prose(100), window=50).run(tiny)
+    result = Perplexity(data=text(100), window=50).run(tiny)
     assert {metric.name: metric.unit for metric in result.metrics} == {
         "perplexity": Unit.ONE,
         "nll": Unit.NAT_PER_TOKEN,
@@ -266,7 +246,7 @@ def test_units_and_directions(tiny: LoadedModel) -> None:
 
 def test_bfloat16_model_is_scored_in_float32() -> None:
     loaded = TinyModel(dtype="bfloat16").load(CPU)
-    data = prose(400)
+    data = text(400)
     result = Perplexity(data=data, window=100).run(loaded)
     weight = loaded.module.lm_head.weight.float()
     ids = torch.tensor(loaded.tokenizer(data.content)["input_ids"]).view(4, 100)
@@ -275,7 +255,7 @@ def test_bfloat16_model_is_scored_in_float32() -> None:
         logits = (hidden.float() @ weight.T).double()
         log_probs = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])
     assert values(result)["nll"] == pytest.approx(-float(log_probs.mean()), rel=1e-6)
-    # bf16 logits lie on a grid of 2^-7 of their size, so log-probabilities computed from them repeat.
+    # bf16 logits lie on a grid of 2^-7 of their size: their log-probabilities would repeat.
     found = {value for sample in result.samples for value in sample.token_nll}
     assert len(found) > 350
 
@@ -301,11 +281,11 @@ def test_bfloat16_model_is_scored_in_float32() -> None:
 )
 def test_sizes_that_score_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Perplexity(data=prose(10), **changes)
+        Perplexity(data=text(10), **changes)
 
 
 def test_score_equals_the_loss_of_the_model(tiny: LoadedModel) -> None:
-    data = prose(600)
+    data = text(600)
     ids = torch.tensor(tiny.tokenizer(data.content)["input_ids"]).view(6, 100)
     with torch.no_grad():
         losses = [float(tiny.module(row[None], labels=row[None]).loss) for row in ids]
@@ -314,7 +294,7 @@ def test_score_equals_the_loss_of_the_model(tiny: LoadedModel) -> None:
 
 
 def test_budget_by_device_is_stated(tiny: LoadedModel) -> None:
-    info = Perplexity(data=prose(100), window=50).run(tiny).info
+    info = Perplexity(data=text(100), window=50).run(tiny).info
     assert info.data["batch_tokens"] == BATCH_TOKENS["cpu"]
 
 
@@ -333,10 +313,10 @@ def test_bar_counts_every_window_and_ends_with_the_figure(
         yield Bar()
 
     monkeypatch.setattr(perplexity, "bar", bar)
-    result = Perplexity(data=prose(600), window=50, batch_tokens=250).run(tiny)
+    result = Perplexity(data=text(600), window=50, batch_tokens=250).run(tiny)
     assert [items for items, _, _ in shown] == [5, 5, 2]
     assert sum(tokens for _, tokens, _ in shown) == 600
     metric = result.metrics[0]
     # Without an interval: while it runs, the documents are not whole.
     assert shown[-1][2] == f"perplexity {metric.value:.2f}"
-    assert shown[0][2] == f"perplexity {math.exp(loop(tiny, prose(250).content, 50)):.2f}"
+    assert shown[0][2] == f"perplexity {math.exp(loop(tiny, prose(250), 50)):.2f}"

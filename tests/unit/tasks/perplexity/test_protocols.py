@@ -1,17 +1,14 @@
 """What holds under every perplexity protocol: closed forms, batches, and a name of its own."""
 
-import hashlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from builders import FixedText, fixed_text, prose
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.data.embedded import EmbeddedData
-from harness.data.source import QuestionSet, Text
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -29,32 +26,11 @@ EVERY: dict[str, dict[str, Any]] = {
 every_protocol = pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fixed:
-    """A data source of one text, whose lines are its documents."""
-
-    content: str
-
-    def text(self) -> Text:
-        """Return the text."""
-        return Text(
-            name="fixed",
-            text=self.content,
-            sha256=hashlib.sha256(self.content.encode()).hexdigest(),
-            num_rows=1,
-            documents=tuple(line for line in self.content.split("\n") if line),
-        )
-
-    def questions(self) -> QuestionSet:
-        """Return nothing."""
-        raise NotImplementedError
-
-
-def prose() -> Fixed:
-    """Return some real text of documents of 600, 9 and 300 bytes, without the answers that are one token for two."""
-    ascii_only = EmbeddedData().text().text.encode("ascii", "ignore").decode()
-    plain = ascii_only.translate(dict.fromkeys(map(ord, "ABCD"), "x")).replace("\n", " ")
-    return Fixed(content="\n".join([plain[:600], plain[600:609], plain[609:909]]))
+def pages() -> FixedText:
+    """Return real text in documents of 600, 9 and 300 bytes."""
+    plain = prose(10**6).replace("\n", " ")
+    lines = plain[:600], plain[600:609], plain[609:909]
+    return fixed_text("\n".join(lines), *lines)
 
 
 def nll(task: Perplexity, loaded: LoadedModel) -> float:
@@ -64,7 +40,8 @@ def nll(task: Perplexity, loaded: LoadedModel) -> float:
 def bigram_model(probabilities_VV: np.ndarray) -> LoadedModel:
     """Return a model whose next token depends on the last one alone, with these probabilities.
 
-    No layers; hidden state i is the unit vector i times sqrt(size), as the norm leaves it, and the head has ln p.
+    It has no layers. The hidden state of token i is the unit vector i times sqrt(size), as the norm
+    leaves it, and the head has ln p.
     """
     size = len(probabilities_VV) + 1  # the rotary part of transformers wants an even one
     config = LlamaConfig(
@@ -103,9 +80,9 @@ def bigrams() -> tuple[LoadedModel, np.ndarray]:
 
 
 def scored_pairs(
-    loaded: LoadedModel, data: Fixed, options: dict[str, Any]
+    loaded: LoadedModel, data: FixedText, options: dict[str, Any]
 ) -> list[tuple[int, int]]:
-    """Return (token before, scored token) of every scored token, written from the protocols' definitions."""
+    """Return (token before, scored token) of every scored token, from the definitions."""
 
     def ids(text: str) -> list[int]:
         return list(loaded.tokenizer(text)["input_ids"])
@@ -125,7 +102,7 @@ def test_bigram_model_gives_the_bigram_cross_entropy(
     bigrams: tuple[LoadedModel, np.ndarray], options: dict[str, Any]
 ) -> None:
     loaded, probabilities = bigrams
-    data = prose()
+    data = pages()
     found = nll(Perplexity(data=data, **options), loaded)
     pairs = np.array(scored_pairs(loaded, data, options)).T
     expected = -np.log(probabilities[pairs[0], pairs[1]]).mean()
@@ -140,7 +117,7 @@ def test_two_letters_in_turn_have_the_perplexity_of_their_order() -> None:
     a, b = byte_tokenizer()("ab")["input_ids"]
     probabilities = np.full((VOCAB, VOCAB), 0.1 / (VOCAB - 1))
     probabilities[a, b] = probabilities[b, a] = 0.9
-    found = nll(Perplexity(data=Fixed(content="ab" * 100), window=40), bigram_model(probabilities))
+    found = nll(Perplexity(data=fixed_text("ab" * 100), window=40), bigram_model(probabilities))
     assert math.exp(found) == pytest.approx(1 / 0.9, rel=1e-6)
 
 
@@ -149,7 +126,7 @@ def test_head_of_zeros_gives_the_vocabulary_under_every_protocol(
     tiny: LoadedModel, options: dict[str, Any]
 ) -> None:
     tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(VOCAB, 48))
-    found = nll(Perplexity(data=prose(), **options), tiny)
+    found = nll(Perplexity(data=pages(), **options), tiny)
     assert found == pytest.approx(math.log(VOCAB), rel=1e-7)
 
 
@@ -158,8 +135,8 @@ def test_head_of_zeros_gives_the_vocabulary_under_every_protocol(
 def test_batches_change_rounding_and_nothing_else(
     tiny: LoadedModel, options: dict[str, Any], batch_tokens: int
 ) -> None:
-    alone = Perplexity(data=prose(), batch_tokens=1, **options).run(tiny)
-    result = Perplexity(data=prose(), batch_tokens=batch_tokens, **options).run(tiny)
+    alone = Perplexity(data=pages(), batch_tokens=1, **options).run(tiny)
+    result = Perplexity(data=pages(), batch_tokens=batch_tokens, **options).run(tiny)
     assert result.info.data["batch_tokens"] == batch_tokens
     for ours, theirs in zip(result.samples, alone.samples, strict=True):
         assert ours.id == theirs.id
@@ -170,7 +147,7 @@ def test_batches_change_rounding_and_nothing_else(
 def test_head_sees_the_scored_positions_alone(tiny: LoadedModel, options: dict[str, Any]) -> None:
     rows = []
     handle = tiny.module.lm_head.register_forward_hook(lambda _, __, out: rows.append(out.shape[1]))
-    result = Perplexity(data=prose(), **options).run(tiny)
+    result = Perplexity(data=pages(), **options).run(tiny)
     handle.remove()
     assert sum(rows) == sum(len(sample.token_nll) for sample in result.samples)
 
@@ -179,7 +156,7 @@ def test_head_sees_the_scored_positions_alone(tiny: LoadedModel, options: dict[s
 def test_score_that_is_not_finite_names_the_item(
     tiny: LoadedModel, options: dict[str, Any]
 ) -> None:
-    task = Perplexity(data=prose(), **options)
+    task = Perplexity(data=pages(), **options)
     weight = tiny.module.lm_head.weight.clone()
     weight[3] = math.nan
     tiny.swap_parameter(tiny.module.lm_head, "weight", weight)
@@ -188,7 +165,7 @@ def test_score_that_is_not_finite_names_the_item(
 
 
 def test_protocols_have_names_and_lines_of_their_own(tiny: LoadedModel) -> None:
-    tasks = [Perplexity(data=prose(), **options) for options in EVERY.values()]
+    tasks = [Perplexity(data=pages(), **options) for options in EVERY.values()]
     infos = [task.run(tiny).info for task in tasks]
     assert len({info.name for info in infos}) == len({info.protocol for info in infos}) == 3
     assert [info.name for info in infos] == [task.name for task in tasks]
@@ -196,5 +173,5 @@ def test_protocols_have_names_and_lines_of_their_own(tiny: LoadedModel) -> None:
 
 @every_protocol
 def test_headline_comes_first(tiny: LoadedModel, options: dict[str, Any]) -> None:
-    task = Perplexity(data=prose(), **options)
+    task = Perplexity(data=pages(), **options)
     assert task.run(tiny).metrics[0].name == task.segmentation.headline
