@@ -1,11 +1,11 @@
-"""The inputs that torchao rounds at each call, and our format of them: the same codes and scales, bit for bit."""
+"""Activations as torchao rounds them at each call, and our format: the same codes and scales."""
 
 import pytest
 import torch
 from bit_exact import values_of
 
 from harness.backends.torchao.activations import TorchaoInput
-from harness.backends.torchao.packing import torchao
+from harness.backends.torchao.library import torchao
 from harness.quant.overflow import FormatOverflow
 from harness.quant.primitives import fake_quantize, quantize
 
@@ -21,24 +21,23 @@ def numbers(dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("per", PER)
 @pytest.mark.parametrize(("kind", "tensor"), [("int8", "Int8Tensor"), ("fp8", "Float8Tensor")])
-def test_codes_and_scales_are_torchao_s(
-    kind: str, tensor: str, per: str, dtype: torch.dtype
-) -> None:
-    x, fmt = numbers(dtype), TorchaoInput(kind=kind, per=per)  # type: ignore[arg-type]
-    granularity = getattr(torchao("quantization"), PER[per])()
+def test_codes_and_scales_are_torchao_s(kind: str, tensor: str) -> None:
     workflows = torchao("quantization.quantize_.workflows")
-    theirs = getattr(workflows, tensor).from_hp(x, granularity=granularity)
-    ours = quantize(x, fmt)
-    assert torch.equal(ours.scales.planes[0].values, theirs.scale)
-    assert torch.equal(ours.codes, theirs.qdata.view(torch.uint8))
-    assert torch.equal(ours.dequantize(), theirs.dequantize(torch.float32))
-    assert torch.equal(fake_quantize(x, fmt), theirs.dequantize(dtype))
+    for per, granularity in PER.items():
+        fmt = TorchaoInput(kind=kind, per=per)  # type: ignore[arg-type]
+        for dtype in DTYPES:
+            x = numbers(dtype)
+            rule = getattr(torchao("quantization"), granularity)()
+            theirs = getattr(workflows, tensor).from_hp(x, granularity=rule)
+            ours = quantize(x, fmt)
+            assert torch.equal(ours.scales.planes[0].values, theirs.scale), (per, dtype)
+            assert torch.equal(ours.codes, theirs.qdata.view(torch.uint8)), (per, dtype)
+            assert torch.equal(ours.dequantize(), theirs.dequantize(torch.float32)), (per, dtype)
+            assert torch.equal(fake_quantize(x, fmt), theirs.dequantize(dtype)), (per, dtype)
 
 
-def test_the_largest_int8_input_is_a_tie_that_its_sign_decides() -> None:
+def test_the_largest_int8_activation_is_a_tie_that_its_sign_decides() -> None:
     x = torch.tensor([[-3.0, 1.0], [3.0, 1.0]])
     codes = quantize(x, TorchaoInput(kind="int8", per="token")).codes.view(torch.int8)
     assert codes[:, 0].tolist() == [-128, 127]
