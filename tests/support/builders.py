@@ -38,10 +38,13 @@ def fp8_row() -> BlockScaled:
 
 
 @cache
-def conf_recipe(name: str, *overrides: str) -> QuantRecipe:
-    """A recipe of conf/quant. Recipes are immutable, and composing one takes longer than using it."""
+def conf_recipe(name: str | None, *overrides: str) -> QuantRecipe:
+    """A recipe of conf/quant, or what no recipe means.
+
+    Recipes are immutable, and composing one takes longer than using it.
+    """
     register()
-    words = [f"+quant={name}", "model=tiny", "data=embedded", *overrides]
+    words = [*([f"+quant={name}"] if name else []), "model=tiny", "data=embedded", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         made: QuantRecipe = build(resolve(compose("config", words))["quant"], "quant")
     return made
