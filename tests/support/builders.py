@@ -38,15 +38,19 @@ def fp8_row() -> BlockScaled:
 
 
 @cache
-def conf_recipe(name: str | None, *overrides: str) -> QuantRecipe:
-    """A recipe of conf/quant, or what no recipe means.
-
-    Recipes are immutable, and composing one takes longer than using it.
-    """
+def conf_quant(name: str | None, *overrides: str) -> dict[str, Any]:
+    """The configuration of a recipe of conf/quant, or of none; composing it takes a while."""
     register()
     words = [*([f"+quant={name}"] if name else []), "model=tiny", "data=embedded", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        made: QuantRecipe = build(resolve(compose("config", words))["quant"], "quant")
+        made: dict[str, Any] = resolve(compose("config", words))["quant"]
+    return made
+
+
+@cache
+def conf_recipe(name: str | None, *overrides: str) -> QuantRecipe:
+    """A recipe of conf/quant, or what no recipe means. Recipes are immutable."""
+    made: QuantRecipe = build(conf_quant(name, *overrides), "quant")
     return made
 
 
