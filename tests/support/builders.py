@@ -1,14 +1,18 @@
 """Objects that many test files need: formats, recipes, quantized layers."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from repository import CONF
 from torch import Tensor
 
-from harness.backends.layer import QuantizedLayer
+from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.config import build, register, resolve
+from harness.data.source import Question, QuestionSet, Text
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
 from harness.models.targets.targets import Target
@@ -77,3 +81,44 @@ def saturating_matmul(a_MK: Tensor, b_NK: Tensor) -> Tensor:
 def relative_error(found: Tensor, exact: Tensor) -> float:
     """`|found - exact| / |exact|`, Frobenius norms in float64."""
     return float((found.double() - exact.double()).norm() / exact.double().norm())
+
+
+def int8_row_recipe(**changes: Any) -> QuantRecipe:
+    """INT8 per row over every linear layer of the decoder, fake-quantized, with changes."""
+    rules = {"linear": LayerRule(match="*", weight=int8_row())}
+    return QuantRecipe(**({"name": "int8_row", "rules": rules} | changes))
+
+
+def rounded_int8(x: Tensor, axis: int = -1) -> Tensor:
+    """INT8 by hand, with one scale for all numbers along an axis."""
+    scale = x.abs().amax(axis, keepdim=True) / 127
+    return (x / torch.where(scale == 0, 1, scale)).round() * scale
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Questions, and solved ones beside them."""
+
+    asked: str
+    solved: Sequence[str]
+
+    def text(self) -> Text:
+        return Text(name="scored", text="what is scored", sha256="0", num_rows=1)
+
+    def questions(self) -> QuestionSet:
+        def question(name: str) -> Question:
+            return Question(
+                id=name,
+                subject="s",
+                question=f"Why {name}?",
+                choices=("a", "b", "c", "d"),
+                answer=1,
+            )
+
+        return QuestionSet(
+            name="set",
+            questions=(question(self.asked),),
+            examples={"s": tuple(question(name) for name in self.solved)},
+            default_shots=0,
+            max_shots=0,
+        )
