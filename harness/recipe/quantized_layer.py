@@ -1,4 +1,4 @@
-"""Quantize one weight: codes and scales, a backend that puts them in place, an audit of the place."""
+"""Quantize one weight: make codes and scales, let the backend put them in place, audit them."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Each recipe of a real backend computes what its fake-quantized form does, or says why not here."""
+"""Each recipe of a real backend computes what its fake form does, or says why not here."""
 
 import copy
 import re

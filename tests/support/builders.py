@@ -73,7 +73,7 @@ def quantized_layer(
 
 
 def saturating_matmul(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """INT8 sums as processors without 8-bit dot products may make them: pairs saturate in 16 bits."""
+    """INT8 sums of a processor without 8-bit dot products: pairs saturate in 16 bits."""
     pairs = (a_MK.long()[:, None] * b_NK.long()[None]).unflatten(-1, (-1, 2)).sum(-1)
     return pairs.clamp(-(2**15), 2**15 - 1).sum(-1)
 

@@ -1,4 +1,4 @@
-"""Stacks of experts in 4 bits: bitsandbytes keeps them packed and dequantizes them when they are read.
+"""Stacks of experts in 4 bits: packed by bitsandbytes, and dequantized when they are read.
 
 `bitsandbytes.nn.parametrize` replaces a parameter of a module by its packed codes and a
 parametrization, which dequantizes at each access. The float module must come back unchanged, so

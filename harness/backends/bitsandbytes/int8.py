@@ -3,7 +3,7 @@
 How it works
     Features of the activation with outliers are multiplied in float, all others in INT8:
 
-        y = (q_w q_x^T) * s_w * s_x + W' X_o      per-channel INT8 weights, per-token INT8 activations
+        y = (q_w q_x^T) * s_w * s_x + W' X_o      INT8 weights per-channel, activations per-token
 
     1. A feature is an outlier (o) if any token of the batch reaches `threshold` in it.
     2. Outliers are taken out of X before it is rounded. The scale of a token is the absmax of its
@@ -93,7 +93,7 @@ class BitsandbytesInt8Backend:
         install(loaded, target, _linear(linear, layer.weight, self.threshold))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
-        """Compare type, codes, scales and threshold in place with the layer; count what is stored."""
+        """Compare type, codes, scales and threshold in place with the layer; count bytes."""
         module: Any = loaded.module.get_submodule(target.name)
         bnb = bitsandbytes("nn")
         if not isinstance(module, bnb.Linear8bitLt) or module.weight.dtype != torch.int8:
@@ -117,7 +117,7 @@ class BitsandbytesInt8Backend:
 
 
 def round_activation(x_MK: Tensor, threshold: float) -> Tensor:
-    """Round an activation as LLM.int8 does: per token to INT8, except for features with outliers."""
+    """Round an activation as LLM.int8 does: per-token to INT8, but for features with outliers."""
     if not threshold:
         return quantize(x_MK, INT8_ROW).dequantize()
     is_outlier_K = (x_MK.abs() >= threshold).any(0)

@@ -76,7 +76,7 @@ def _encoded_scales(exact: Tensor) -> dict[str, Any]:
 def inspect_packed(
     kernel: str, packed: Tensor, state: Any, layer: QuantizedLayer, dtype: torch.dtype
 ) -> Installed:
-    """Compare packed codes with a layer: bitsandbytes must dequantize them to the fake path's bits."""
+    """Compare packed codes with a layer: they must dequantize to the fake path's weight, bit by bit."""
     if state is None or packed.dtype != torch.uint8:
         fault = f"packed codes with a quant_state must be in place, got {packed.dtype} and {state}"
         return Installed(kernel=kernel, stored_bytes=packed.nbytes, fault=fault)

@@ -71,7 +71,7 @@ class Int8Linear(StoredLinear):
         return self._finish(sums_MN * scale * self.scale.view(1, -1), input)
 
     def quantize_activation(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the codes `[M, K]` of an activation `[.., K]`, and its scales `[M, 1]` or `[1, 1]`."""
+        """Return codes `[M, K]` and scales `[M, 1]` or `[1, 1]` of an activation `[.., K]`."""
         x_MK = input.reshape(-1, self.in_features).float()
         scale = self.static_scale
         if scale is None:

@@ -53,7 +53,7 @@ def span_of(fmt: BlockScaled) -> Span | None:
 
 
 def activation_span(fmt: TensorFormat, kind: Literal["int8", "fp8"]) -> Span | None:
-    """Return which activations share a scale, or None for a format that torchao does not round to."""
+    """Return which activations share a scale, or None for formats that torchao does not have."""
     if not isinstance(fmt, TorchaoInput) or fmt.kind != kind:
         return None
     return "row" if fmt.per == "token" else "tensor"

@@ -95,7 +95,7 @@ def check_four_bits(loaded: LoadedModel, dtype: str, *, double: bool) -> None:
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).to(loaded.dtype)
     exact = x.double() @ weight.T
     error = (layer(x).double() - exact).norm() / exact.norm()
-    # Rounded to the type of the matmul: activation, weight (its scale alone, in one kernel), result.
+    # Rounded to the type of the matmul: activation, weight (or its scale alone), result.
     assert error < 3 * ROUNDOFF[dtype if dtype == "float32" else "bfloat16"]
 
 

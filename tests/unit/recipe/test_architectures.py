@@ -347,7 +347,7 @@ def test_weights_of_a_library_are_no_targets_and_no_hindrance(load: Load) -> Non
 
 
 class OneMatrixForAll(nn.Module):
-    """Experts below each other in one matrix, as DBRX has them, and heads side by side in one of three axes, as XLNet has them."""
+    """Experts stacked in one matrix, as DBRX has them, and heads in one axis of three, as XLNet."""
 
     def __init__(self) -> None:
         super().__init__()

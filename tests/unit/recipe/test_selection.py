@@ -141,7 +141,11 @@ def test_a_recipe_for_nothing_but_such_layers_is_unsupported(load: Load) -> None
 
 
 ROUTED = {
-    "qwen2_moe": ("Qwen2Moe", SIZES | MIXTURE | SHARED, {"mlp.gate.weight", "mlp.shared_expert_gate"}),
+    "qwen2_moe": (
+        "Qwen2Moe",
+        SIZES | MIXTURE | SHARED,
+        {"mlp.gate.weight", "mlp.shared_expert_gate"},
+    ),
     "mixtral": ("Mixtral", SIZES | LOCAL, {"mlp.gate.weight"}),
     "gpt_oss": ("GptOss", SIZES | LOCAL | {"head_dim": 16}, {"mlp.router.weight"}),
     "llama4": (
@@ -152,7 +156,9 @@ ROUTED = {
     "phimoe": ("Phimoe", SIZES | LOCAL, {"mlp.router"}),
     "jetmoe": (
         "JetMoe",
-        {k: v for k, v in SIZES.items() if k != "num_attention_heads"} | LOCAL | {"kv_channels": 16},
+        {k: v for k, v in SIZES.items() if k != "num_attention_heads"}
+        | LOCAL
+        | {"kv_channels": 16},
         {"mlp.router.layer", "self_attention.experts.router.layer"},
     ),
 }  # fmt: skip

@@ -44,7 +44,7 @@ def _made() -> dict[tuple[torch.dtype, bool], LoadedModel]:
 
 @pytest.fixture
 def model(_made: dict[tuple[torch.dtype, bool], LoadedModel]) -> Iterator[Callable[..., Any]]:
-    """A function that returns a random model by type, dense or with experts, restored afterwards."""
+    """A function that returns a random model, dense or with experts, restored afterwards."""
 
     def get(dtype: torch.dtype = torch.float32, *, experts: bool = False) -> LoadedModel:
         if (dtype, experts) not in _made:

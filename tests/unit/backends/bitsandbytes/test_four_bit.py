@@ -202,7 +202,7 @@ def test_audit_finds_experts_that_are_not_packed(model: Model) -> None:
 
 
 def test_rows_that_are_not_whole_blocks_are_unsupported(tiny: LoadedModel) -> None:
-    """bitsandbytes 0.50 takes scales of other blocks with AVX-512; the tiny model's rows have 48."""
+    """With AVX-512 it takes scales of other blocks; rows of the tiny model have 48 weights."""
     with pytest.raises(UnsupportedRecipe, match=r"whole blocks of 64 .* got .*q_proj \(48, 48\)"):
         quantize(tiny, recipe("nf4"))
 

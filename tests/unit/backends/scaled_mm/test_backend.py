@@ -1,4 +1,4 @@
-"""The backend of our own 8-bit layers: what it takes, what it puts in place, what it finds there."""
+"""The backend of our own 8-bit layers: what it takes, installs, and finds in place."""
 
 import pytest
 import torch

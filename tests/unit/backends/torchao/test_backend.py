@@ -1,4 +1,4 @@
-"""torchao's tensors in a model: matmuls, bytes, audit, and what torchao would skip without a word."""
+"""torchao's tensors in a model: matmuls, bytes, audit, and what torchao would skip silently."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ from harness.recipe import quantize as quantize_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BYTES_OF_64_BY_128 = {
-    # INT8: codes, scales, and a zero point of a byte for each scale, which torchao keeps though it is 0.
+    # INT8: codes, scales, and a zero point of a byte for each scale, which is 0.
     "torchao_int8_row": 64 * 128 + 64 * (4 + 1),
     "torchao_int8_tensor": 64 * 128 + (4 + 1),
     "torchao_int8_g64": 64 * 128 + 64 * 2 * (4 + 1),

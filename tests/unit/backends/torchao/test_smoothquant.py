@@ -77,7 +77,7 @@ def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor
 
 @pytest.fixture
 def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchao make FP8 products on this processor, which has them for tests."""
+    """Let torchao make FP8 layers on this processor, whose torch has the matmul for tests."""
     monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
     monkeypatch.setattr(
         torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
@@ -127,7 +127,7 @@ def test_layer_computes_the_smoothed_matmul(kind: str, request: pytest.FixtureRe
 
 @pytest.mark.usefixtures("exact_int_mm")
 def test_factors_are_those_of_torchao_from_end_to_end() -> None:
-    """torchao's own steps on the whole model: observers that keep all inputs, calibration, conversion."""
+    """torchao's own steps on the whole model: observers, calibration, conversion."""
     ours, theirs = TinyModel().load(CPU), TinyModel().load(CPU)
     quantize_model(ours, recipe())
     library, quantization = torchao("prototype.smoothquant"), torchao("quantization")
