@@ -21,7 +21,7 @@ from harness.calibration.calibration_set import CalibrationSet
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
 
-Kind = Literal["fake-quant", "real"]
+BackendKind = Literal["fake-quant", "real"]
 MATMUL_TOLERANCE: Mapping[str, float] = MappingProxyType(
     {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 )
@@ -48,6 +48,7 @@ class Installed:
 
 def install(loaded: LoadedModel, target: Target, module: nn.Module) -> None:
     """Put a module in the place of a linear layer and of all layers that share its weight."""
+    # One module for all paths: layers that shared a weight share its codes.
     for each in (target, *target.shared):
         loaded.swap_module(each.name, module)
 
@@ -61,7 +62,7 @@ class Backend(Protocol):
         """Name in records, such as `torchao`."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BackendKind:
         """`real` where speed and memory are those of the format."""
 
     @property

@@ -36,6 +36,7 @@ class FakeBackend:
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Swap in the dequantized weight, rounded once to the model's type; hook the activation."""
+        # Formats see a matrix [N, K]; the parameter may be stored the other way round.
         values = target.stored(layer.dequantized())
         installed = loaded.swap_parameter(target.owner, target.attribute, values)
         # Modules that shared the float weight go on sharing one parameter.

@@ -22,6 +22,7 @@ EXTREME_CODES = ((-128, -128), (-128, 127), (127, 127))
 def int_mm(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """Return the exact matmul `a b^T` of INT8 matrices, int32 `[M, N]`."""
     rows = len(a_MK)
+    # Rows of zeros fill up a short activation, and are cut off the result.
     if a_MK.device.type == "cuda" and rows < LEAST_ROWS_ON_GPU:
         a_MK = F.pad(a_MK, (0, 0, 0, LEAST_ROWS_ON_GPU - rows))
     sums: Tensor = torch._int_mm(a_MK, b_NK.t())  # noqa: SLF001 - torch has no public name for it
@@ -38,10 +39,12 @@ def saturation(
         device: Where to multiply.
         multiply: The matmul of a library: takes INT8 `[M, K]` and `[N, K]`, returns `[M, N]`.
     """
+    # Rows enough for every kernel, and sums of many terms: each pair of products may saturate.
     rows, terms, columns = 32, 4096, 16
     for a, b in EXTREME_CODES:
         left = torch.full((rows, terms), a, dtype=torch.int8, device=device)
         right = torch.full((columns, terms), b, dtype=torch.int8, device=device)
+        # In int64: the sum of all results does not fit into int32.
         found, exact = int(multiply(left, right).long().sum()), a * b * rows * terms * columns
         if found != exact:
             return (

@@ -78,6 +78,7 @@ class OwnOperands(Protocol):
 def operands_of(layer: QuantizedLayer) -> Operands:
     """Return what a quantized layer should multiply: its codes, and activations in their format."""
     weight, fmt, static = layer.weight.dequantize(), layer.input, layer.input_scales
+    # Activations stay as they are, are rounded with scales of their own, or with static ones.
     if fmt is None:
         return Operands(weight, lambda x: x)
     if static is None:
@@ -102,16 +103,19 @@ def worst_compute(layers: Iterable[Layer], loaded: LoadedModel) -> Compute | Non
 def _compute(layer: Layer, loaded: LoadedModel) -> Compute | None:
     """Return the error of one layer; None for a weight of zeros, which has no relative error."""
     weight, rounded, spread = layer.operands
+    # Output channels spread over the layer; each is a dot product of its own.
     channels = torch.linspace(0, len(weight) - 1, min(len(weight), MOST_CHANNELS)).long()
     weight_CK = weight.cpu()[channels].double()
     bias_C = 0.0 if layer.bias is None else layer.bias.cpu()[channels].double()
     worst = 0.0
     for rows in NUM_ROWS:
+        # Drawn on the CPU with a fixed seed: the same numbers on every device.
         shape = rows, weight.shape[1]
         x_MK = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * spread
         # Cast before both sides use it: rounding the random numbers to the model's type is no error
         # of the layer.
         x_MK = x_MK.to(loaded.dtype).to(loaded.device)
+        # float64 on the CPU: exact beside any error that is to be found.
         expected_MC = rounded(x_MK).cpu().double() @ weight_CK.T + bias_C
         if not (norm := float(expected_MC.norm())):
             return None
@@ -129,6 +133,7 @@ def _compute(layer: Layer, loaded: LoadedModel) -> Compute | None:
 
 def _explained_by(error: float, terms: int) -> Precision | None:
     """Return the widest type whose rounding explains an error; step 4 of the module docstring."""
+    # The bounds grow from type to type, so the first that covers the error is the most precise.
     sums = math.sqrt(terms) * UNIT_ROUNDOFF["float32"]
     return next((name for name, u in UNIT_ROUNDOFF.items() if error <= 1.5 * u + sums), None)
 

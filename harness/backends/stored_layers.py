@@ -50,6 +50,7 @@ def _kinds(loaded: LoadedModel) -> Iterator[probe.Layer]:
     for name, module in loaded.module.named_modules():
         if not isinstance(module, nn.Linear) or (read := _reader(module)) is None:
             continue
+        # Kernels may differ by shape, so that each shape is a kind of its own.
         kind = type(module), type(module.weight), module.in_features, module.out_features
         if kind not in seen:
             seen.add(kind)
@@ -58,9 +59,10 @@ def _kinds(loaded: LoadedModel) -> Iterator[probe.Layer]:
 
 def _reader(module: nn.Linear) -> Callable[[Any], probe.Operands] | None:
     """Return the function that reads a layer, or None for one that holds floats."""
+    # torchao keeps nn.Linear and puts a tensor of its own in the place of the weight.
     if is_traceable_wrapper_subclass(module.weight) and hasattr(module.weight, "dequantize"):
         return _torchao_operands
-    return READERS.get(type(module).__name__)
+    return OPERANDS_OF.get(type(module).__name__)
 
 
 def _four_bit_operands(layer: Any) -> probe.Operands:
@@ -71,6 +73,7 @@ def _four_bit_operands(layer: Any) -> probe.Operands:
     if state.nested:  # double quantization: scales are 8-bit codes themselves
         functional = bitsandbytes("functional")
         absmax = functional.dequantize_blockwise(absmax, state.state2) + state.offset
+    # One scale for each code, the last block cut to what is there.
     scale = absmax.flatten().float().repeat_interleave(state.blocksize)[: codes.numel()]
     values = state.code.float()[codes.int()] * scale
     return probe.Operands(values.view(state.shape), lambda x: x)
@@ -80,6 +83,7 @@ def _eight_bit_operands(layer: Any) -> probe.Operands:
     if reason := int8_saturation(layer.weight.device):
         raise UnsupportedRecipe(f"an LLM.int8 checkpoint cannot run here: {reason}")
     held = codes_holder(layer)
+    # SCB is the absmax of a row; a code of 127 stands for it.
     weight = held.CB.float() * (held.SCB.float() / INT8_ROW.element.max)[:, None]
     return probe.Operands(weight, lambda x: round_activation(x, layer.state.threshold))
 
@@ -87,6 +91,7 @@ def _eight_bit_operands(layer: Any) -> probe.Operands:
 def _torchao_operands(layer: Any) -> probe.Operands:
     weight: Any = layer.weight
     how = getattr(weight, "act_quant_kwargs", None)
+    # Weight-only tensors have no rule for activations.
     if how is None:
         return probe.Operands(weight.dequantize().float(), lambda x: x)
     common = torchao("quantization.quantize_.common")
@@ -99,8 +104,8 @@ def _torchao_operands(layer: Any) -> probe.Operands:
     return probe.Operands(weight.dequantize().float(), rounded)
 
 
-READERS: Mapping[str, Callable[[Any], probe.Operands]] = {
+OPERANDS_OF: Mapping[str, Callable[[Any], probe.Operands]] = {
     "Linear4bit": _four_bit_operands,
     "Linear8bitLt": _eight_bit_operands,
 }
-"""Readers by class of the layer."""
+"""Functions that read a layer, by its class."""

@@ -19,7 +19,7 @@ from harness.quant.tensor import Scales
 from harness.recipe.checkpoint import checkpoint_of, report_checkpoint
 from harness.recipe.quantized_layer import quantize_layer
 from harness.recipe.recipe import QuantRecipe
-from harness.recipe.report import Quantized, report_on, sizes_of, warnings_of
+from harness.recipe.report import Quantized, recipe_warnings, report_on, sizes_of
 from harness.recipe.selection import Choice, Selection, select
 
 
@@ -63,7 +63,7 @@ def quantize(
     compute = probe.worst_compute(_in_place(loaded, recipe, selection, layers), loaded)
     report = report_on(recipe, selection, sizes, layers, loaded.dtype, compute)
     warnings = (
-        *warnings_of(recipe, selection, sizes, report),
+        *recipe_warnings(recipe, selection, sizes, report),
         *text_warnings,
         *notes,
         *probe.compute_warnings(compute, backend.name, loaded),

@@ -70,6 +70,7 @@ def report_on(
     """
     num_quantized = sum(math.prod(layer.weight.shape) for layer, _ in layers)
     packed_bits = sum(layer.weight.total_bits for layer, _ in layers)
+    # What stays in float, biases and norms included.
     rest_bytes = (sizes.num_parameters - num_quantized) * dtype.itemsize
     return QuantReport(
         name=recipe.name,
@@ -92,7 +93,7 @@ def report_on(
     )
 
 
-def warnings_of(
+def recipe_warnings(
     recipe: QuantRecipe, selection: Selection, sizes: Sizes, report: QuantReport
 ) -> tuple[str, ...]:
     """Return warnings on the choice of weights and formats."""

@@ -16,7 +16,7 @@ from harness.backends.layer import QuantizedLayer
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
 
-KERNEL = "bitsandbytes.dequantize_4bit"
+STACK_KERNEL = "bitsandbytes.dequantize_4bit"
 
 
 def pack_stack(loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
@@ -27,6 +27,7 @@ def pack_stack(loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> No
     if module is target.owner:
         module = _twin(target.owner)
         loaded.swap_module(path, module)
+    # The packed codes take the name of the stack; the parametrization dequantizes that name.
     packed = nn.Parameter(packed_codes(layer.weight.codes), requires_grad=False)
     setattr(module, target.attribute, packed)
     state = quant_state(layer.weight, loaded.dtype).as_dict()
@@ -40,10 +41,11 @@ def inspect_stack(loaded: LoadedModel, target: Target, layer: QuantizedLayer) ->
     module = loaded.module.get_submodule(_owner_path(target))
     parametrized: Any = getattr(module, "parametrizations", {})
     if target.attribute not in parametrized:
-        return not_installed(KERNEL, module, "parametrized stack")
+        return not_installed(STACK_KERNEL, module, "parametrized stack")
+    # The first parametrization of the attribute is that of bitsandbytes.
     chain = parametrized[target.attribute]
     state = getattr(chain[0], "quant_state", None)
-    return inspect_packed(KERNEL, chain.original, state, layer, loaded.dtype)
+    return inspect_packed(STACK_KERNEL, chain.original, state, layer, loaded.dtype)
 
 
 def _owner_path(target: Target) -> str:
@@ -52,6 +54,7 @@ def _owner_path(target: Target) -> str:
 
 def _twin(module: nn.Module) -> nn.Module:
     """Return a module with the same parameters and children, to be changed apart from the first."""
+    # Without __init__, which would make parameters anew.
     twin: nn.Module = object.__new__(type(module))
     # Dictionaries of parameters, children and hooks are copied; what is in them is shared.
     twin.__dict__.update(

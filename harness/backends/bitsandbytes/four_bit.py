@@ -49,7 +49,7 @@ from harness.quant.tensor import QuantizedTensor, TensorFormat
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Block sizes of bitsandbytes' 4-bit kernels."""
 CODEBOOKS = (Codebook(name="nf4"), Codebook(name="fp4"))
-KERNEL = "bitsandbytes.matmul_4bit"
+LINEAR_KERNEL = "bitsandbytes.matmul_4bit"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +79,9 @@ class BitsandbytesBackend:
         module = loaded.module.get_submodule(target.name)
         bnb = bitsandbytes("nn")
         if not isinstance(module, bnb.Linear4bit) or not isinstance(module.weight, bnb.Params4bit):
-            return not_installed(KERNEL, module, "Linear4bit")
+            return not_installed(LINEAR_KERNEL, module, "Linear4bit")
         state = module.weight.quant_state
-        return inspect_packed(KERNEL, module.weight, state, layer, loaded.dtype)
+        return inspect_packed(LINEAR_KERNEL, module.weight, state, layer, loaded.dtype)
 
 
 def _unsupported(rule: LayerRule) -> str | None:
@@ -105,6 +105,7 @@ def _is_four_bits(fmt: TensorFormat) -> bool:
     if not isinstance(fmt, BlockScaled) or not isinstance(fmt.scale, QLoRAScale):
         return False
     size = fmt.granularity.block[1]
+    # Compared as a whole: another range, rounding or tail would be another format.
     plain = BlockScaled(
         element=fmt.element, granularity=Granularity(block=(1, size), flat=True), scale=fmt.scale
     )
@@ -118,6 +119,7 @@ def _check_shape(target: Target, layer: QuantizedLayer, device: torch.device) ->
         UnsupportedRecipe: It cannot, or would dequantize it to other values.
     """
     shape = tuple(layer.weight.shape)
+    # A parametrization changes one parameter of one module: no shared stacks, no other layouts.
     is_stack = len(shape) == 3 and target.layout is None and not target.shared
     if target.linear is None and not is_stack:
         raise UnsupportedRecipe(

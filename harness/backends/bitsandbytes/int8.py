@@ -53,7 +53,7 @@ from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.tensor import QuantizedTensor
 
-KERNEL = "bitsandbytes.MatMul8bitLt"
+INT8_KERNEL = "bitsandbytes.MatMul8bitLt"
 INT8_ROW = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
 """INT8, per-channel for a weight and per-token for an activation."""
 RTOL = 1e-6
@@ -97,11 +97,11 @@ class BitsandbytesInt8Backend:
         module: Any = loaded.module.get_submodule(target.name)
         bnb = bitsandbytes("nn")
         if not isinstance(module, bnb.Linear8bitLt) or module.weight.dtype != torch.int8:
-            return not_installed(KERNEL, module, "Linear8bitLt")
+            return not_installed(INT8_KERNEL, module, "Linear8bitLt")
         held = codes_holder(module)
         scales = 0 if held.SCB is None else held.SCB.nbytes
         return Installed(
-            kernel=KERNEL,
+            kernel=INT8_KERNEL,
             stored_bytes=module.weight.nbytes + scales,
             fault=_fault(held.CB, held.SCB, layer) or self._threshold_fault(module),
         )
@@ -120,8 +120,11 @@ def round_activation(x_MK: Tensor, threshold: float) -> Tensor:
     """Round an activation as LLM.int8 does: per-token to INT8, but for features with outliers."""
     if not threshold:
         return quantize(x_MK, INT8_ROW).dequantize()
+    # 1. of the module docstring: one token decides for the whole batch.
     is_outlier_K = (x_MK.abs() >= threshold).any(0)
+    # 2. Outliers are 0 while the scales of tokens are fitted.
     rounded_MK = quantize(x_MK.masked_fill(is_outlier_K, 0), INT8_ROW).dequantize()
+    # 3. Outliers pass as they are.
     return torch.where(is_outlier_K, x_MK, rounded_MK)
 
 
@@ -183,6 +186,7 @@ def _fault(codes: Tensor | None, absmax: Tensor | None, layer: QuantizedLayer) -
         return "a Linear8bitLt without codes or scales is in place"
     if not torch.equal(codes, layer.weight.codes.view(torch.int8)):
         return "the codes in place are not the layer's"
+    # Scales are compared through the values that bitsandbytes makes with them.
     values = bitsandbytes("functional").int8_vectorwise_dequant(codes, absmax)
     if not torch.allclose(values, layer.weight.dequantize(), rtol=RTOL, atol=0):
         return OTHER_VALUES

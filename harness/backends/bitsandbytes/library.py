@@ -42,10 +42,12 @@ def unsupported_by_library(
     """
     try:
         bitsandbytes("nn")
+    # Its binary is loaded on import, and may miss a CUDA library.
     except (ImportError, OSError, RuntimeError) as reason:
         return f"bitsandbytes cannot be imported ({reason}); pip install 'bitsandbytes>=0.50'"
     if device.type not in ("cpu", "cuda"):
         return f"its layers are checked on cpu and cuda only, got {device.type}"
+    # Rules come last: what they lack is no matter where nothing can run.
     found = (unsupported(rule) for rule in rules)
     return next((reason for reason in found if reason is not None), None)
 

@@ -36,7 +36,9 @@ def quant_state(weight: QuantizedTensor, dtype: torch.dtype) -> Any:
     `dtype` is the type of the model, to which the weight is dequantized.
     """
     plane = weight.scales.planes[0]
+    # A copy: the audit compares these scales with the layer's.
     parts: dict[str, Any] = {"absmax": plane.values.flatten().clone()}
+    # Double quantization: the planes hold decoded scales, `unrounded` what codes were made with.
     if (exact := weight.scales.unrounded) is not None:
         parts = _encoded_scales(exact.values.flatten())
     return bitsandbytes("functional").QuantState(
@@ -76,10 +78,11 @@ def _encoded_scales(exact: Tensor) -> dict[str, Any]:
 def inspect_packed(
     kernel: str, packed: Tensor, state: Any, layer: QuantizedLayer, dtype: torch.dtype
 ) -> Installed:
-    """Compare packed codes with a layer: they must dequantize to the fake path's weight, bit by bit."""
+    """Compare packed codes, as bitsandbytes dequantizes them, with the weight of the fake path."""
     if state is None or packed.dtype != torch.uint8:
         fault = f"packed codes with a quant_state must be in place, got {packed.dtype} and {state}"
         return Installed(kernel=kernel, stored_bytes=packed.nbytes, fault=fault)
+    # Its own kernel decodes: packing, tables and scales are checked as they will be read.
     values = bitsandbytes("functional").dequantize_4bit(packed.data, state)
     equal = torch.equal(values, layer.weight.dequantize().to(dtype))
     return Installed(

@@ -54,6 +54,7 @@ class ScaledMMBackend:
                 f"a layer must be linear to be multiplied in low precision, got {target.name} in "
                 f"{type(target.owner).__name__}; add it to quant.skip"
             )
+        # Weight-only layers multiply floats, which take every size.
         n, k = layer.weight.shape
         on_cuda = loaded.device.type == "cuda"
         if on_cuda and layer.input is not None and (n % CUDA_MULTIPLE or k % CUDA_MULTIPLE):
@@ -69,6 +70,7 @@ class ScaledMMBackend:
         if not isinstance(found, StoredLinear):
             other = f"a {type(found).__name__} in place"
             return Installed(kernel="unknown", stored_bytes=0, fault=other)
+        # Values instead of codes: they show a wrong scale as well.
         fault = None
         if not torch.equal(found.dequantize(), layer.weight.dequantize()):
             fault = "codes and scales in place stand for other values"
@@ -81,6 +83,7 @@ def _unsupported(rule: LayerRule, device: torch.device) -> str | None:
     """Return why no layer computes what a rule says on a device, or None."""
     weight, activation = rule.weight, rule.input
     code = CODE_TYPES.get(weight.element.name)
+    # No zero point, and scales that belong to rows of the matrix.
     symmetric = isinstance(weight, BlockScaled) and not weight.granularity.flat
     if code is None or not symmetric:
         return (
@@ -95,6 +98,7 @@ def _unsupported(rule: LayerRule, device: torch.device) -> str | None:
             "or per-tensor scales (absmax / max), to be multiplied, "
             f"got {weight.name} and {activation.name}"
         )
+    # INT8: does this processor sum exactly? FP8: has this GPU the matmul? CPUs have it.
     if code is torch.int8:
         return saturation(device)
     if device.type == "cuda":

@@ -41,7 +41,8 @@ DIGITS = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 3}
 BASE = 256
 """Values of a digit."""
 HIGHEST_DIGIT = 127
-FEW_ROWS = 4
+"""Digits are balanced, -128 .. 127, as INT8 has them."""
+PACKED_MATMUL_ROWS = 4
 """Up to so many rows `torch._weight_int8pack_mm` is the faster one (Xeon with AVX512-VNNI)."""
 
 
@@ -54,13 +55,14 @@ class Int8WeightLinear(StoredLinear):
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
+        # Not persistent: the vector is a constant, and no part of the weight.
         units = _unit_scales(self.out_features, self.codes.device)
         self.register_buffer("unit_scales", units, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""
         x_MK = input.reshape(-1, self.in_features)
-        if len(x_MK) <= FEW_ROWS and input.dtype is torch.bfloat16:
+        if len(x_MK) <= PACKED_MATMUL_ROWS and input.dtype is torch.bfloat16:
             # The kernel applies scales in the activation's dtype. Pass 1.0 here and apply the real
             # scales in float32 below.
             y_MN = torch._weight_int8pack_mm(  # noqa: SLF001 - torch has no public name for it
@@ -68,6 +70,7 @@ class Int8WeightLinear(StoredLinear):
             ).float()
         else:
             y_MN = _digit_matmul(x_MK.float(), self.codes, DIGITS[input.dtype])
+        # One scale per output channel, or one for all: both broadcast over the rows.
         return self._finish(y_MN * self.scale.view(1, -1), input)
 
 

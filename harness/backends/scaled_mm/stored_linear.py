@@ -51,12 +51,16 @@ class StoredLinear(nn.Module):
 
     def __init__(self, weight: QuantizedTensor, bias: Tensor | None) -> None:
         super().__init__()
+        # Formats with two levels of scales become one: their product, at the finest granularity.
         plane = weight.scales.combined()
         self.out_features, self.in_features = weight.shape
+        # Sizes with -1 filled in, such as (1, 4096) for per-channel scales.
         self.block = plane.granularity.sizes(weight.shape)
+        # The same bytes, seen as numbers that torch can multiply.
         codes = weight.codes.contiguous().view(CODE_TYPES[weight.element.name])
         self.register_buffer("codes", codes)
         self.register_buffer("scale", plane.values.float().contiguous())
+        # A buffer too: nothing here has a gradient.
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -112,4 +116,5 @@ class WeightOnlyLinear(StoredLinear):
             for n in range(0, self.out_features, step)
         ]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        # In the type of the activation, to which each part is rounded already.
         return y if self.bias is None else y + self.bias

@@ -62,11 +62,13 @@ class Int8Linear(StoredLinear):
         super().__init__(weight, bias)
         self.register_buffer("static_scale", static_scale)
         self._per_token = per_token
+        # 127, 448 or 57344. Read once: a compiler need not trace through the format.
         self._highest = weight.element.max
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[.., N]` of `[.., K]`."""
         codes_MK, scale = self.quantize_activation(input)
+        # Sums below 2^24 are exact in float32, larger ones are rounded once.
         sums_MN = int_mm(codes_MK, self.codes).float()
         return self._finish(sums_MN * scale * self.scale.view(1, -1), input)
 
@@ -103,6 +105,7 @@ class Float8Linear(Int8Linear):
             right = self.scale.view(1, -1).expand(1, self.out_features).contiguous()
         else:
             left, right = scale.view(()), self.scale.view(())
+        # CUDA kernels with vectors of scales have no float32 output.
         narrow = input.device.type == "cuda" and vectors
         y_MN = torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
             codes_MK,

@@ -27,7 +27,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.quant.schemes.nvfp4 import E4M3
 from harness.quant.tensor import Scales
 
-SCALE_TYPES = {torch.bfloat16: Native(name="bf16"), torch.float16: Native(name="fp16")}
+SCALE_STORAGE = {torch.bfloat16: Native(name="bf16"), torch.float16: Native(name="fp16")}
 """Format of the scales, by type of the activation; any other type has float32 scales."""
 SCALE_RULES = {
     "int8": FloatScale(reach="half_span", arithmetic="reciprocal", lowest=2.0**-23),
@@ -60,7 +60,9 @@ class TorchaoInput:
 
     def fit(self, x: Tensor) -> Scales:
         """Return scales rounded to the type of `x`."""
-        return self._with(replace(SCALE_RULES[self.kind], storage=SCALE_TYPES.get(x.dtype))).fit(x)
+        return self._with(replace(SCALE_RULES[self.kind], storage=SCALE_STORAGE.get(x.dtype))).fit(
+            x
+        )
 
     def to_grid(
         self, x: Tensor, scales: Scales, generator: torch.Generator | None = None

@@ -30,7 +30,7 @@ from harness.backends.base import MATMUL_TOLERANCE, Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.torchao.choice import unsupported_by_torchao
 from harness.backends.torchao.conversion import (
-    converted,
+    converted_weight,
     inspected,
     linear_of,
     linear_with,
@@ -55,7 +55,9 @@ class TorchaoBackend:
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
         """Put a linear layer with torchao's weight in place; the float layer is not changed."""
         linear = linear_of(target)
-        weight = converted(tensor_of(layer, loaded), linear.weight.contiguous(), layer.weight)
+        weight = converted_weight(
+            tensor_of(layer, loaded), linear.weight.contiguous(), layer.weight
+        )
         install(loaded, target, linear_with(weight, linear.bias))
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:

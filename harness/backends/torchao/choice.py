@@ -48,6 +48,7 @@ def tensor_for(rule: LayerRule, device: torch.device) -> WeightTensor | str:
         return "its activations must have scales fitted at each call, got static_input=true"
     fmt, activation = rule.weight, rule.input
     found: WeightTensor | str | None = None
+    # Formats of other classes, such as Affine, have zero points or scales that no tensor holds.
     if isinstance(fmt, BlockScaled) and (span := span_of(fmt)) is not None:
         match fmt.element:
             case Integer() as element:

@@ -67,7 +67,9 @@ def linear_with(
     return linear
 
 
-def converted(tensor: WeightTensor, weight: torch.Tensor, codes: QuantizedTensor) -> torch.Tensor:
+def converted_weight(
+    tensor: WeightTensor, weight: torch.Tensor, codes: QuantizedTensor
+) -> torch.Tensor:
     """Return torchao's tensor for a float weight, with our codes and scales in it.
 
     Raises:
@@ -104,10 +106,12 @@ def filled(tensor: WeightTensor, made: Any, codes: QuantizedTensor) -> torch.Ten
         AuditError: It is not the tensor that was asked for, or has another layout than `packing`
             knows.
     """
+    # By name: in which module torchao defines the class does not matter.
     if type(made).__name__ != tensor.name:
         raise AuditError(
             f"torchao must make an {tensor.name}, got {type(made).__name__}; {INSTALL}"
         )
+    # A wrapper subclass is its inner tensors and some attributes.
     names, attributes = made.__tensor_flatten__()
     inner = {name: getattr(made, name) for name in names}
     packed: Mapping[str, torch.Tensor] = tensor.pack(codes, made)
@@ -130,12 +134,12 @@ def inspected(
     weight: Any = getattr(module, "weight", None)
     return Installed(
         kernel=f"torchao {tensor.name}: {tensor.matmul}",
-        stored_bytes=0 if weight is None else stored_bytes(weight),
+        stored_bytes=0 if weight is None else inner_bytes(weight),
         fault=_fault(weight, tensor, layer, values),
     )
 
 
-def stored_bytes(weight: torch.Tensor) -> int:
+def inner_bytes(weight: torch.Tensor) -> int:
     """Return the memory of a tensor, or of the inner tensors of a wrapper [byte]."""
     if not hasattr(weight, "__tensor_flatten__"):
         return weight.nbytes
@@ -148,10 +152,12 @@ def _fault(
 ) -> str | None:
     if type(weight).__name__ != tensor.name:
         return f"a weight of type {type(weight).__name__} in the place of torchao's {tensor.name}"
+    # The tensor itself holds how activations are rounded.
     rounds = getattr(weight, "act_quant_kwargs", None) is not None
     if rounds != (layer.input is not None):
         return f"activations are {'rounded' if rounds else 'not rounded'} by the weight in place"
     read, expected = tensor.read(weight), tensor.columns(values)
+    # Equal where torchao dequantizes; within rounding where values come out of a matmul.
     bound = 0.0 if tensor.rounding is None else tensor.rounding[weight.dtype]
     if (
         read.shape != expected.shape

@@ -26,7 +26,7 @@ E5M2 = Minifloat(exponent_bits=5, mantissa_bits=2, specials="ieee")
 E2M1 = Minifloat(exponent_bits=2, mantissa_bits=1)
 FP8_TYPES = {E4M3: torch.float8_e4m3fn, E5M2: torch.float8_e5m2}
 MX_TYPES = {E4M3: torch.float8_e4m3fn, E2M1: torch.float4_e2m1fn_x2}
-MX_BLOCK, NVFP4_BLOCK = 32, 16
+MX_SPAN, NVFP4_SPAN = 32, 16
 """Block sizes of OCP MX 1.0 and of NVFP4."""
 OTHER_RULES = ("nearest", "carry")
 """Scale rules of ours that torchao's MX has not."""
@@ -44,9 +44,10 @@ def float_tensor(
         if activation is None:
             return _fp8_weight_only(FP8_TYPES[element], span)
         return _fp8_dynamic(element, span, activation, device)
-    if isinstance(fmt.scale, PowerOfTwoScale) and span == MX_BLOCK and activation is not None:
+    # MX weights are offered with MX activations only.
+    if isinstance(fmt.scale, PowerOfTwoScale) and span == MX_SPAN and activation is not None:
         return _mx(fmt, element, activation, device)
-    if isinstance(fmt.scale, NVFP4Scale) and span == NVFP4_BLOCK and element == E2M1:
+    if isinstance(fmt.scale, NVFP4Scale) and span == NVFP4_SPAN and element == E2M1:
         return _nvfp4(fmt.scale, activation, device)
     return None
 
@@ -110,7 +111,7 @@ def _mx(
             scaling_mode=torchao("prototype.mx_formats.config").ScaleCalculationMode(rule),
         ),
         pack=packing.pack_mx,
-        unsupported=partial(check_shape, group=MX_BLOCK, only=torch.bfloat16),
+        unsupported=partial(check_shape, group=MX_SPAN, only=torch.bfloat16),
     )
 
 
@@ -121,9 +122,10 @@ def _nvfp4(
     two_levels = scale.levels == 2
     known = BlockScaled(
         element=E2M1,
-        granularity=Granularity(block=(1, NVFP4_BLOCK)),
+        granularity=Granularity(block=(1, NVFP4_SPAN)),
         scale=NVFP4Scale(levels=scale.levels),
     )
+    # Weight-only, or both sides in the same format.
     if activation not in (None, known):
         return None
     if activation is not None and (reason := needs_capability(device, (10, 0), "NVFP4 matmuls")):
@@ -143,5 +145,5 @@ def _nvfp4(
         matmul=dequantized if activation is None else "torch._scaled_mm",
         config=config,
         pack=packing.pack_nvfp4,
-        unsupported=partial(check_shape, multiple=NVFP4_BLOCK),
+        unsupported=partial(check_shape, multiple=NVFP4_SPAN),
     )

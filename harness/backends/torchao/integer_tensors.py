@@ -34,6 +34,7 @@ def integer_tensor(
     device: torch.device,
 ) -> WeightTensor | str | None:
     """Return the tensor for integer weights, why a device has no kernel for it, or None."""
+    # Codes are plain signed integers: no zero point, no fraction bits.
     plain = element.signed and element.fraction_bits == 0 and isinstance(fmt.scale, FloatScale)
     if plain and element.bits == 4 and isinstance(span, int) and activation is None:
         return _int4(span, device)
@@ -45,12 +46,15 @@ def integer_tensor(
 
 
 def _int8_weight_only(span: Span) -> WeightTensor:
+    # A scale per channel can be applied after the matmul; scales of groups cannot.
     how = "weight dequantized" if isinstance(span, int) else "codes widened"
     return WeightTensor(
         name="Int8Tensor",
         matmul=f"torch.mm, {how} at each call",
         config=lambda: torchao("quantization").Int8WeightOnlyConfig(
-            granularity=torchao_granularity(span), set_inductor_config=False
+            granularity=torchao_granularity(span),
+            # torchao would change settings of the compiler for the whole process.
+            set_inductor_config=False,
         ),
         pack=packing.pack_int8,
         unsupported=partial(check_shape, group=span),
@@ -89,6 +93,7 @@ def _int8_matmul(a_MK: Tensor, b_NK: Tensor) -> Tensor:
 
 
 def _int4(size: int, device: torch.device) -> WeightTensor | str:
+    # CPU and GPU have packings of their own for the same codes.
     on_cuda = device.type == "cuda"
     if size not in INT4_GROUPS[device.type]:
         groups = INT4_GROUPS[device.type]

@@ -28,6 +28,7 @@ def torchao(module: str) -> ModuleType:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Suppress warnings about libraries for other machines, and about enums."""
+    # Whatever was switched off before stays off afterwards.
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

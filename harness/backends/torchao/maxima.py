@@ -30,12 +30,14 @@ def observe(loaded: LoadedModel, calibration: CalibrationSet) -> ActivationMaxim
     """Run the unquantized model over a calibration set, with an observer at every linear layer."""
     ids, text = calibration.draw(loaded)
     with loaded.unquantized():
+        # All linear layers, whatever the recipe skips: the next recipe may skip others.
         linears = [t for t in find_targets(loaded.module) if is_linear(t.owner)]
         library = torchao("prototype.smoothquant")
         observers = {t.name: library.RunningAbsMaxSmoothQuantObserver(t.matrix) for t in linears}
         hooks = [t.owner.register_forward_pre_hook(_hook(observers[t.name])) for t in linears]
         try:
             with bar("calibration", len(ids)) as progress:
+                # One sequence at a time: padding would count as an activation.
                 for ids_L in ids.to(loaded.device):
                     loaded.module(ids_L[None], use_cache=False)
                     progress.advance(tokens=len(ids_L))

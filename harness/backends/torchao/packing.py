@@ -47,6 +47,7 @@ def pack_fp8(weight: QuantizedTensor, made: Any) -> Mapping[str, Tensor]:
 
 def pack_int4_cpu(weight: QuantizedTensor, made: Any) -> Mapping[str, Tensor]:
     """Return the inner tensors of an `Int4OpaqueTensor`."""
+    # The CPU packs codes 0 .. 15 of one int32 each.
     codes = (weight.codes ^ INT4_ZERO).int()
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)  # noqa: SLF001 - as torchao
     return {"qdata": packed, "scale_and_zero": _scale_and_zero(weight, made.scale_and_zero)}
@@ -120,6 +121,7 @@ def sampled_columns(values: Tensor) -> Tensor:
 def read_multiplied(weight: Any) -> Tensor:
     """Return some columns of a tensor that torchao cannot dequantize: matmuls with unit vectors."""
     length = weight.shape[1]
+    # Row i of the result is the column of the weight that unit vector i picks.
     units = torch.zeros(NUM_SAMPLED, length, dtype=weight.dtype, device=weight.device)
     units[torch.arange(NUM_SAMPLED), _sample(length)] = 1.0
     return F.linear(units, weight).T.float()

@@ -120,6 +120,7 @@ class TorchaoSmoothQuantBackend:
         Raises:
             DataError: The text has changed since.
         """
+        # The maxima are kept for the sweep, and the text may be a file that changes meanwhile.
         seen, text = self._maxima(loaded).text, self.calibration.text()
         if seen.sha256 != text.sha256:
             raise DataError(
@@ -134,10 +135,12 @@ class TorchaoSmoothQuantBackend:
         linear = linear_of(target)
         tensor = tensor_of(layer, loaded)
         smoothed = self._smoothed(loaded, linear, layer)
+        # INT8: torchao converts its observed layer, which keeps 1/s in the weight tensor.
         if tensor.name == "Int8Tensor":
             made = made_by_torchao(smoothed.observed, self._config(tensor))
             module = linear_with(filled(tensor, made, smoothed.codes), linear.bias)
         else:
+            # FP8: a plain tensor of W s, in a layer that multiplies the activation.
             made = made_by_torchao(linear_with(smoothed.weight, None), tensor.config())
             weight = filled(tensor, made, smoothed.codes)
             module = linear_with(weight, linear.bias, ScaledInputLinear)
@@ -197,6 +200,7 @@ class TorchaoSmoothQuantBackend:
         observer = library.RunningAbsMaxSmoothQuantObserver(linear.weight, self.alpha)
         # The observer computes s from the maxima of this layer as if it had seen the set itself.
         observer.x_abs_max, observer.calibration_count = maxima, 1
+        # s, and not 1/s. It is computed in the model's type.
         factor = observer.calculate_qparams()[0]
         weight = linear.weight * factor
         return Smoothed(

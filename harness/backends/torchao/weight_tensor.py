@@ -85,6 +85,7 @@ def check_shape(
         only: The one type of the model that the kernel takes; None is any.
     """
     rows, columns = layer.weight.shape
+    # The type first: it is wrong for the whole model, not for this layer.
     if only not in (None, dtype):
         wanted, found = (str(x).removeprefix("torch.") for x in (only, dtype))
         return f"the model must be {wanted} for this kernel, got {found}; set model.dtype={wanted}"

@@ -11,7 +11,7 @@ from harness.backends.layer import LayerRule
 from harness.backends.torchao import float_tensors
 from harness.backends.torchao.activations import TorchaoInput
 from harness.backends.torchao.choice import tensor_for
-from harness.backends.torchao.conversion import converted, linear_with, made_by_torchao
+from harness.backends.torchao.conversion import converted_weight, linear_with, made_by_torchao
 from harness.backends.torchao.float_tensors import E2M1
 from harness.backends.torchao.library import torchao
 from harness.backends.torchao.weight_tensor import WeightTensor
@@ -71,7 +71,7 @@ def test_tensor_is_torchao_s_own_where_the_format_is() -> None:
         weight = numbers(torch.bfloat16 if is_mx else torch.float32)
         tensor = chosen(fmt, activation)
         made = made_by_torchao(linear_with(weight, None), tensor.config())
-        ours = converted(tensor, weight, quantize(weight, fmt))
+        ours = converted_weight(tensor, weight, quantize(weight, fmt))
         names, attributes = made.__tensor_flatten__()
         assert ours.__tensor_flatten__() == (names, attributes), fmt.name
         for part in names:
@@ -88,7 +88,7 @@ def test_int4_differs_from_torchao_s_own_by_its_zero() -> None:
     fmt = blocks(Integer(bits=4), 1, 32)
     tensor = chosen(fmt)
     made = made_by_torchao(linear_with(weight, None), tensor.config())
-    ours: Any = converted(tensor, weight, quantize(weight, fmt))
+    ours: Any = converted_weight(tensor, weight, quantize(weight, fmt))
     assert (ours.scale_and_zero[..., 1] == 0).all()
     assert (made.scale_and_zero[..., 1] != 0).all()
 
@@ -100,7 +100,7 @@ def test_fp8_matmul_is_that_of_the_codes() -> None:
     x = torch.randn(17, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
     for weight, activation in ((fp8_row(), per_token), (blocks(E4M3, -1), whole)):
         codes = quantize(w, weight)
-        linear = linear_with(converted(chosen(weight, activation), w, codes), None)
+        linear = linear_with(converted_weight(chosen(weight, activation), w, codes), None)
         rounded = quantize(x, activation).dequantize()
         exact = F.linear(rounded.double(), codes.dequantize().double())
         # One rounding of the result.
