@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import conf_recipe
+from recipe_builders import conf_recipe
 from repository import ROOT
 from torch import nn
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import conf_quant
+from recipe_builders import conf_quant
 from repository import ROOT
 
 from harness.errors import UnsupportedRecipe

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import INT8, blocks, quantized_layer
+from recipe_builders import INT8, blocks, quantized_layer
 
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer

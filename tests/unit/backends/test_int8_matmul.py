@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import saturating_matmul
+from recipe_builders import saturating_matmul
 
 from harness.backends.int8_matmul import int_mm, saturation
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from builders import INT8, blocks, int8_row
+from recipe_builders import INT8, blocks, int8_row
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import Examples
+from recipe_builders import Examples
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.calibration.text import calibration_text

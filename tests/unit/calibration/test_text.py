@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from builders import Examples
+from recipe_builders import Examples
 
 from harness.calibration.text import calibration_text
 from harness.data.embedded import EmbeddedData

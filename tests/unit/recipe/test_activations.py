@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import blocks, int8_row, int8_row_recipe
+from recipe_builders import blocks, int8_row, int8_row_recipe
 from recipe_models import IDS, logits
 from torch import nn
 

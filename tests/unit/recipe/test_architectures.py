@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import INT8, blocks, int8_row, int8_row_recipe, rounded_int8
+from recipe_builders import INT8, blocks, int8_row, int8_row_recipe, rounded_int8
 from recipe_models import IDS, LLAMA4, LOCAL, MIXTURE, SHARED, SIZES, Load, logits
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from builders import E4M3, INT8, blocks, int8_row, int8_row_recipe
+from recipe_builders import E4M3, INT8, blocks, int8_row, int8_row_recipe
 from recipe_models import logits
 
 from harness.backends.fake import FakeBackend

@@ -1,7 +1,7 @@
 """What a report says of quantized layers, and its warnings."""
 
 import torch
-from builders import INT8, blocks, int8_row, int8_row_recipe
+from recipe_builders import INT8, blocks, int8_row, int8_row_recipe
 
 from harness.backends.layer import LayerRule
 from harness.formats.integer import Integer

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import blocks, int8_row, int8_row_recipe
+from recipe_builders import blocks, int8_row, int8_row_recipe
 from recipe_models import FEW, LLAMA4, LOCAL, MIXTURE, SHARED, SIZES, Load, logits
 
 from harness.backends.fake import FakeBackend

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import INT8, blocks, int8_row, quantized_layer
+from recipe_builders import INT8, blocks, int8_row, quantized_layer
 from torch import nn
 
 from harness.backends.bitsandbytes.four_bit import BitsandbytesBackend

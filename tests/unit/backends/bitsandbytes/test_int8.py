@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import int8_row, quantized_layer, saturating_matmul
+from recipe_builders import int8_row, quantized_layer, saturating_matmul
 from torch.nn import functional as F
 
 from harness.backends.bitsandbytes.int8 import BitsandbytesInt8Backend

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import E4M3, INT8, blocks, quantized_layer
+from recipe_builders import E4M3, INT8, blocks, quantized_layer
 from torch import nn
 
 from harness.backends.layer import LayerRule

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import INT8, blocks, int8_row
+from recipe_builders import INT8, blocks, int8_row
 from stored_weights import DTYPES, ROUNDING, K, exact_matmul, largest_error, stored_weight, tokens
 
 from harness.backends.scaled_mm.int8_weight import Int8WeightLinear

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import E4M3, E5M2, INT8, blocks, int8_row
+from recipe_builders import E4M3, E5M2, INT8, blocks, int8_row
 from stored_weights import K, N, largest_error, random_bias, stored_weight, tokens
 
 from harness.backends.scaled_mm import stored_linear

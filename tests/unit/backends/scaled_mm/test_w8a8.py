@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import E4M3, E5M2, INT8, blocks, int8_row
+from recipe_builders import E4M3, E5M2, INT8, blocks, int8_row
 from stored_weights import (
     DTYPES,
     ROUNDING,

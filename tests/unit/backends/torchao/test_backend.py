@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import conf_recipe, quantized_layer, relative_error
+from recipe_builders import conf_recipe, quantized_layer, relative_error
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from builders import E4M3, INT8, blocks, fp8_row, int8_row, quantized_layer, saturating_matmul
+from recipe_builders import (
+    E4M3,
+    INT8,
+    blocks,
+    fp8_row,
+    int8_row,
+    quantized_layer,
+    saturating_matmul,
+)
 from torch import nn
 
 from harness.backends.int8_matmul import saturation

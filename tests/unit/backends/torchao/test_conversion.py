@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import E4M3, E5M2, blocks, fp8_row
+from recipe_builders import E4M3, E5M2, blocks, fp8_row
 from torch.nn import functional as F
 
 from harness.backends.layer import LayerRule

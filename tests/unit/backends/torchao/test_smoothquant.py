@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import fp8_row, int8_row, quantized_layer
+from recipe_builders import fp8_row, int8_row, quantized_layer
 from torch import nn
 from torch.nn import functional as F
 

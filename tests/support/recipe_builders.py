@@ -1,4 +1,4 @@
-"""Objects that many test files need: formats, recipes, quantized layers."""
+"""Objects that tests of backends and recipes need: formats, recipes, quantized layers, data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
