@@ -10,6 +10,7 @@ import torch
 from recipe_builders import E4M3, INT8, blocks, int8_row, int8_row_recipe
 from recipe_models import logits
 
+from harness.backends.base import Installed
 from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe
@@ -118,6 +119,24 @@ def test_a_weight_of_zeros_stays_zero_without_an_error() -> None:
     layers = {layer.name: layer for layer in quantize(loaded, int8_row_recipe()).report.layers}
     assert layers["model.layers.1.mlp.up_proj"].rel_error == 0.0
     assert loaded.module.model.layers[1].mlp.up_proj.weight.eq(0).all()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watching(FakeBackend):
+    """Looks at what it is given."""
+
+    def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
+        assert layer.values is not None
+        assert torch.equal(layer.values, layer.weight.dequantize())
+        FakeBackend.apply(self, loaded, target, layer)
+
+    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
+        assert layer.values is None, "an audit must decode the codes itself"
+        return FakeBackend.inspect(self, loaded, target, layer)
+
+
+def test_values_of_a_weight_go_to_the_backend_and_are_not_kept(tiny: LoadedModel) -> None:
+    assert len(quantize(tiny, int8_row_recipe(backend=Watching())).report.layers) == 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
