@@ -63,7 +63,7 @@ class Backend(Protocol):
 
     @property
     def kind(self) -> BackendKind:
-        """`real` where speed and memory are those of the format."""
+        """`real` if the model gets the speed and memory of the format."""
 
     @property
     def tolerance(self) -> Mapping[str, float]:

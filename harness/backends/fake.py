@@ -1,7 +1,7 @@
 """Fake quantization: rounded values, stored and multiplied in the model's float type.
 
-Accuracy is that of the format, on every device and for every format. Speed and memory are those of
-the unquantized model: they say nothing about the format.
+The model has the accuracy of the format, on every device and for every format. It has the speed and
+memory of the unquantized model, which say nothing about the format.
 """
 
 from collections.abc import Callable, Mapping, Sequence

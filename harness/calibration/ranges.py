@@ -45,7 +45,7 @@ def static_scales(
                 # One logit: the LM head over a whole sequence would be computed for nothing.
                 loaded.module(ids_S[None].to(loaded.device), use_cache=False, logits_to_keep=1)
     finally:
-        # Take off the hooks of this call, and leave those that were there before.
+        # Take off the hooks of this call only.
         while len(loaded.hooks) > num_before:
             loaded.hooks.pop().remove()
     if missing := sorted(set(layers) - set(ranges)):

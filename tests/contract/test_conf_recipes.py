@@ -31,19 +31,6 @@ WITH_ACTIVATIONS = [name for name in NAMES if "rules.linear.input" in TEXTS[name
 DYNAMIC = [name for name in WITH_ACTIVATIONS if "static" not in name]
 
 
-def linears(loaded: LoadedModel) -> list[Target]:
-    """Return the targets that every recipe takes: all but the head and the embedding."""
-    return [
-        target
-        for target in find_targets(loaded.module)
-        if isinstance(target.owner, nn.Linear) and not target.alias and "lm_head" not in target.name
-    ]
-
-
-def num_hooks(loaded: LoadedModel) -> int:
-    return sum(len(module._forward_pre_hooks) for module in loaded.module.modules())
-
-
 def test_there_are_recipes() -> None:
     assert {"none", "int8_row", "fp8_tensor", "int8_group", "mxfp4", "hif4"} <= set(NAMES)
     assert len(SIZED) >= 8
@@ -238,3 +225,16 @@ def test_every_recipe_runs_on_torchao_or_says_why_not() -> None:
             needs_gpu = "GPU of capability" in text
             # The FP8 recipe with SmoothQuant says it in that of which it is made.
             assert (found is None) == (not needs_gpu and name != "torchao_fp8_smooth"), name
+
+
+def linears(loaded: LoadedModel) -> list[Target]:
+    """Return the targets that every recipe takes: all but the head and the embedding."""
+    return [
+        target
+        for target in find_targets(loaded.module)
+        if isinstance(target.owner, nn.Linear) and not target.alias and "lm_head" not in target.name
+    ]
+
+
+def num_hooks(loaded: LoadedModel) -> int:
+    return sum(len(module._forward_pre_hooks) for module in loaded.module.modules())

@@ -27,32 +27,6 @@ live = settings(max_examples=60, deadline=None, derandomize=True)
 each_type = pytest.mark.parametrize("name", ["nf4", "fp4"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager() -> Iterator[None]:
-    """Let the library not compile what it calls a few times."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def four_bits(name: str, size: int, *, double_quantization: bool = False) -> BlockScaled:
-    return BlockScaled(
-        element=Codebook(name=name),
-        granularity=Granularity(block=(1, size), flat=True),
-        scale=QLoRAScale(double_quantization=double_quantization),
-    )
-
-
-def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return codes of two a byte, the first in the high nibble, without padding."""
-    return torch.cat([packed >> 4, packed & 0xF], -1).flatten()[: shape.numel()].view(shape)
-
-
-def middles(name: str) -> torch.Tensor:
-    """Return the numbers half-way between two levels, in float32 as the library has them."""
-    levels = functional.get_4bit_type(name, device="cpu").unique()
-    return (levels[1:] + levels[:-1]) / 2
-
-
 @each_type
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @live
@@ -213,3 +187,29 @@ def test_bitsandbytes_packs_the_first_of_two_into_the_high_nibble() -> None:
     assert packed.tolist() == [[0x0F], [0x77]]
     assert torch.equal(quantize(x, four_bits("nf4", 64)).codes, unpacked(packed, x.shape))
     assert state.shape == x.shape
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager() -> Iterator[None]:
+    """Let the library not compile what it calls a few times."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def four_bits(name: str, size: int, *, double_quantization: bool = False) -> BlockScaled:
+    return BlockScaled(
+        element=Codebook(name=name),
+        granularity=Granularity(block=(1, size), flat=True),
+        scale=QLoRAScale(double_quantization=double_quantization),
+    )
+
+
+def unpacked(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return codes of two a byte, the first in the high nibble, without padding."""
+    return torch.cat([packed >> 4, packed & 0xF], -1).flatten()[: shape.numel()].view(shape)
+
+
+def middles(name: str) -> torch.Tensor:
+    """Return the numbers half-way between two levels, in float32 as the library has them."""
+    levels = functional.get_4bit_type(name, device="cpu").unique()
+    return (levels[1:] + levels[:-1]) / 2

@@ -47,7 +47,7 @@ def unsupported_by_library(
         return f"bitsandbytes cannot be imported ({reason}); pip install 'bitsandbytes>=0.50'"
     if device.type not in ("cpu", "cuda"):
         return f"its layers are checked on cpu and cuda only, got {device.type}"
-    # Rules come last: what they lack is no matter where nothing can run.
+    # Rules come last: their reasons do not matter where the library cannot run at all.
     found = (unsupported(rule) for rule in rules)
     return next((reason for reason in found if reason is not None), None)
 

@@ -93,7 +93,7 @@ def inspect_packed(
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
-    """Yield every tensor of a `QuantState`: scales, table, and those of the state of the scales."""
+    """Yield every tensor of a `QuantState`, and of the state of its scales."""
     for part in vars(state).values():
         if isinstance(part, Tensor):
             yield part

@@ -13,12 +13,12 @@ How it works
 
 Dtype choice
     s is a number of the model's type. The activation is multiplied by 1/s at each call: torchao
-    does not fold it into the layer before, and this product is part of the time.
+    does not fold it into the layer before, so that a timed run includes this multiplication.
 
 How the two formats differ
     INT8 goes through `SmoothQuantConfig`. FP8 cannot: in torchao 0.18 a `Float8Tensor` has no
     `act_pre_scale`. There the observer gives s, an FP8 tensor holds W s, and `ScaledInputLinear`
-    multiplies the activation. Codes are ours in both, those of W s.
+    multiplies the activation. In both formats the codes are ours: W s, quantized.
 
 Why it has no tolerance
     The fake path does not smooth, so that it is no reference for these recipes.

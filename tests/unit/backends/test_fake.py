@@ -17,20 +17,6 @@ INT4 = blocks(Integer(bits=4))
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-@pytest.fixture(scope="module")
-def models() -> dict[str, LoadedModel]:
-    """The tiny model in each type; a test restores what it changes."""
-    return {dtype: TinyModel(dtype=dtype).load(CPU) for dtype in DTYPES}
-
-
-def pair(
-    loaded: LoadedModel, activation: TensorFormat | None = None
-) -> tuple[Target, QuantizedLayer]:
-    """Return a target of the model and its weight in four bits."""
-    target = find_targets(loaded.module)[1]
-    return target, quantized_layer(target, INT4, activation)
-
-
 def test_weight_in_place_is_the_dequantized_one_in_the_model_s_type(
     models: dict[str, LoadedModel],
 ) -> None:
@@ -99,3 +85,17 @@ def test_other_layers_keep_their_activation_and_restore_ends_it(tiny: LoadedMode
     assert not any(owner._forward_pre_hooks for owner in others)
     tiny.restore()
     assert torch.equal(target.owner(x), exact)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, LoadedModel]:
+    """The tiny model in each type; a test restores what it changes."""
+    return {dtype: TinyModel(dtype=dtype).load(CPU) for dtype in DTYPES}
+
+
+def pair(
+    loaded: LoadedModel, activation: TensorFormat | None = None
+) -> tuple[Target, QuantizedLayer]:
+    """Return a target of the model and its weight in four bits."""
+    target = find_targets(loaded.module)[1]
+    return target, quantized_layer(target, INT4, activation)

@@ -25,48 +25,6 @@ CPU = torch.device("cpu")
 ROW = int8_row()
 
 
-class RoundedLinear(nn.Module):
-    """A linear layer that rounds operands and result to a type, and sums in float64."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, via: torch.dtype, off: float) -> None:
-        super().__init__()
-        self.weight, self.bias, self.via, self.off = weight, bias, via, off
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x.to(self.via).double(), self.weight.to(self.via).double())
-        y = y.to(self.via).double() + (0.0 if self.bias is None else self.bias)
-        return (y + self.off * y.abs().mean()).to(x.dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stand:
-    """A "real" backend that multiplies in a type, perhaps wrongly, in layers whose names end so."""
-
-    via: torch.dtype
-    off: float = 0.0
-    layer: str = ""
-    tolerance: ClassVar[dict[str, float]] = {}
-    name: ClassVar[str] = "stand_in"
-    kind: ClassVar[Literal["real"]] = "real"
-
-    def supports(self, rules: object, device: torch.device) -> str | None:
-        return None
-
-    def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        chosen = target.name.endswith(self.layer)
-        via, off = (self.via, self.off) if chosen else (torch.float32, 0.0)
-        bias: Any = target.owner.bias
-        loaded.swap_module(target.name, RoundedLinear(layer.weight.dequantize(), bias, via, off))
-
-    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
-        return Installed(kernel="stand-in", stored_bytes=layer.weight.total_bits // 8)
-
-
-def recipe(backend: Any, *, inputs: bool = False) -> QuantRecipe:
-    rule = LayerRule(match="*", weight=ROW, input=ROW if inputs else None)
-    return QuantRecipe(name="test", rules={"all": rule}, backend=backend)
-
-
 def test_type_of_a_matmul_is_found(tiny: LoadedModel) -> None:
     for via, u in (("float32", 2.0**-24), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)):
         quantized = quantize(tiny, recipe(Stand(via=getattr(torch, via))))
@@ -172,3 +130,45 @@ def test_static_scale_is_measured_at_the_size_of_its_activations() -> None:
     x = torch.tensor([[0.4 * scale, 1.6 * scale, -500 * scale]]).repeat(1, 11)[:, :32]
     assert rounded(x)[0, :3].tolist() == [0.0, 2 * scale, -127 * scale]
     assert weight.shape == (8, 32)
+
+
+class RoundedLinear(nn.Module):
+    """A linear layer that rounds operands and result to a type, and sums in float64."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, via: torch.dtype, off: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.via, self.off = weight, bias, via, off
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x.to(self.via).double(), self.weight.to(self.via).double())
+        y = y.to(self.via).double() + (0.0 if self.bias is None else self.bias)
+        return (y + self.off * y.abs().mean()).to(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stand:
+    """A "real" backend that multiplies in a type, perhaps wrongly, in layers whose names end so."""
+
+    via: torch.dtype
+    off: float = 0.0
+    layer: str = ""
+    tolerance: ClassVar[dict[str, float]] = {}
+    name: ClassVar[str] = "stand_in"
+    kind: ClassVar[Literal["real"]] = "real"
+
+    def supports(self, rules: object, device: torch.device) -> str | None:
+        return None
+
+    def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
+        chosen = target.name.endswith(self.layer)
+        via, off = (self.via, self.off) if chosen else (torch.float32, 0.0)
+        bias: Any = target.owner.bias
+        loaded.swap_module(target.name, RoundedLinear(layer.weight.dequantize(), bias, via, off))
+
+    def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
+        return Installed(kernel="stand-in", stored_bytes=layer.weight.total_bits // 8)
+
+
+def recipe(backend: Any, *, inputs: bool = False) -> QuantRecipe:
+    rule = LayerRule(match="*", weight=ROW, input=ROW if inputs else None)
+    return QuantRecipe(name="test", rules={"all": rule}, backend=backend)

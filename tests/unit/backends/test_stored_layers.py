@@ -26,35 +26,6 @@ UP = "model.layers.0.mlp.up_proj"
 ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager() -> Iterator[None]:
-    """Let the library not compile what it calls a few times."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def folder(parent: Path, **settings: Any) -> Path:
-    """Let bitsandbytes quantize a random model."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 261}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(parent / "float")
-    made = AutoModelForCausalLM.from_pretrained(
-        parent / "float",
-        dtype=torch.float32,
-        quantization_config=BitsAndBytesConfig(**settings),
-        device_map={"": "cpu"},
-    )
-    made.save_pretrained(parent / "codes")
-    byte_tokenizer().save_pretrained(parent / "codes")
-    return parent / "codes"
-
-
-def load(path: Path, dtype: Any) -> LoadedModel:
-    return LocalModel(path=str(path), dtype=dtype).load(CPU)
-
-
 @pytest.mark.parametrize("double", [False, True], ids=["one level", "double quantization"])
 def test_four_bits_multiply_in_the_type_of_the_model_and_float32_exactly(
     tmp_path: Path, double: bool
@@ -153,3 +124,32 @@ def test_matmul_of_other_codes_is_found(tmp_path: Path) -> None:
     layer.forward = lambda x: F.linear(x, stored_layers._four_bit_operands(layer).weight.flip(0))
     with pytest.raises(AuditError, match="must be that of its codes"):
         quantize(loaded, QuantRecipe())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager() -> Iterator[None]:
+    """Let the library not compile what it calls a few times."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def folder(parent: Path, **settings: Any) -> Path:
+    """Let bitsandbytes quantize a random model."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 261}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(parent / "float")
+    made = AutoModelForCausalLM.from_pretrained(
+        parent / "float",
+        dtype=torch.float32,
+        quantization_config=BitsAndBytesConfig(**settings),
+        device_map={"": "cpu"},
+    )
+    made.save_pretrained(parent / "codes")
+    byte_tokenizer().save_pretrained(parent / "codes")
+    return parent / "codes"
+
+
+def load(path: Path, dtype: Any) -> LoadedModel:
+    return LocalModel(path=str(path), dtype=dtype).load(CPU)

@@ -17,23 +17,6 @@ from harness.recipe import QuantRecipe, quantize
 CPU = torch.device("cpu")
 
 
-def with_activations(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:
-    """Return INT8 per-channel weights and per-token activations of some bits."""
-    rules = {"linear": LayerRule(match=match, weight=int8_row(), input=blocks(Integer(bits=bits)))}
-    return int8_row_recipe(**{"rules": rules} | changes)
-
-
-def by_hand(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Round every row with a scale of its own."""
-    most = 2 ** (bits - 1) - 1
-    scale = x.abs().amax(-1, keepdim=True) / most
-    return (x / scale).round() * scale
-
-
-def hooked(loaded: LoadedModel) -> list[str]:
-    return [name for name, module in loaded.module.named_modules() if module._forward_pre_hooks]
-
-
 def test_logits_are_those_of_a_model_rounded_by_hand(tiny: LoadedModel) -> None:
     for bits in (4, 8):
         plain = TinyModel().load(CPU).module
@@ -100,3 +83,20 @@ def test_activations_of_an_embedding_are_unsupported(tiny: LoadedModel) -> None:
     tiny.restore()
     assert hooked(tiny) == []
     assert all(p is before[name] for name, p in tiny.module.named_parameters())
+
+
+def with_activations(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:
+    """Return INT8 per-channel weights and per-token activations of some bits."""
+    rules = {"linear": LayerRule(match=match, weight=int8_row(), input=blocks(Integer(bits=bits)))}
+    return int8_row_recipe(**{"rules": rules} | changes)
+
+
+def by_hand(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round every row with a scale of its own."""
+    most = 2 ** (bits - 1) - 1
+    scale = x.abs().amax(-1, keepdim=True) / most
+    return (x / scale).round() * scale
+
+
+def hooked(loaded: LoadedModel) -> list[str]:
+    return [name for name, module in loaded.module.named_modules() if module._forward_pre_hooks]

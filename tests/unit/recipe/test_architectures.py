@@ -15,16 +15,6 @@ from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.targets.targets import find_others, find_targets
 from harness.recipe import QuantRecipe, quantize
 
-
-def parameters(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-
-def with_activations(**changes: object) -> QuantRecipe:
-    rules = {"linear": LayerRule(match="*", weight=int8_row(), input=int8_row())}
-    return int8_row_recipe(rules=rules, **changes)
-
-
 IN_OUT = {
     "llama4": ("Llama4Text", SIZES | LLAMA4 | {"intermediate_size_mlp": 40}, ".experts."),
     "gpt_oss": ("GptOss", SIZES | LOCAL | {"head_dim": 16}, ".experts."),
@@ -404,3 +394,12 @@ def test_restore_brings_back_what_the_configuration_said_of_ties(load: Load) -> 
             assert not getattr(config, "tie_word_embeddings", False), value
             loaded.restore()
             assert dict(vars(config)) == before, value
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def with_activations(**changes: object) -> QuantRecipe:
+    rules = {"linear": LayerRule(match="*", weight=int8_row(), input=int8_row())}
+    return int8_row_recipe(rules=rules, **changes)

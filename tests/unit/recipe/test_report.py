@@ -17,12 +17,6 @@ TOTAL = EMBEDDING + 2 * (LAYER + 2 * 48) + 48
 """Two norms a layer and one at the end."""
 
 
-def with_activations(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:
-    """Return INT8 per-channel weights and per-token activations of some bits."""
-    rules = {"linear": LayerRule(match=match, weight=int8_row(), input=blocks(Integer(bits=bits)))}
-    return int8_row_recipe(**{"rules": rules} | changes)
-
-
 def test_report_names_the_activations_and_counts_weights_alone(tiny: LoadedModel) -> None:
     without = quantize(tiny, int8_row_recipe()).report
     tiny.restore()
@@ -77,3 +71,9 @@ def test_activations_whose_scale_spans_tokens_are_warned_of(tiny: LoadedModel) -
         input=int8_row(),
     )
     assert not quantize(tiny, QuantRecipe(name="row", rules={"linear": tokens})).warnings
+
+
+def with_activations(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:
+    """Return INT8 per-channel weights and per-token activations of some bits."""
+    rules = {"linear": LayerRule(match=match, weight=int8_row(), input=blocks(Integer(bits=bits)))}
+    return int8_row_recipe(**{"rules": rules} | changes)

@@ -30,42 +30,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 each_kind = pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
 
 
-def four_bits(name: str, size: int = 64) -> BlockScaled:
-    element, _, double = name.partition("_")
-    return BlockScaled(
-        element=Codebook(name=element),
-        granularity=Granularity(block=(1, size), flat=True),
-        scale=QLoRAScale(double_quantization=bool(double)),
-    )
-
-
-def recipe(name: str, *, fake: bool = False, match: str = "*") -> QuantRecipe:
-    return QuantRecipe(
-        name=name,
-        rules={"all": LayerRule(match=match, weight=four_bits(name))},
-        skip=() if match != "*" else ("lm_head", "embed_tokens"),
-        backend=FakeBackend() if fake else BitsandbytesBackend(),
-    )
-
-
-def logits(loaded: LoadedModel) -> torch.Tensor:
-    with torch.inference_mode():
-        return loaded.module(IDS).logits.float()
-
-
-def quantized_logits(loaded: LoadedModel, chosen: QuantRecipe) -> tuple[torch.Tensor, Quantized]:
-    quantized = quantize(loaded, chosen)
-    found = logits(loaded)
-    loaded.restore()
-    return found, quantized
-
-
-def pair(loaded: LoadedModel, name: str = "nf4") -> tuple[Target, QuantizedLayer]:
-    """Return a layer with a bias and its weight in a format."""
-    target = next(t for t in find_targets(loaded.module) if t.name.endswith("q_proj"))
-    return target, quantized_layer(target, four_bits(name))
-
-
 @each_kind
 def test_logits_are_those_of_the_fake_path(model: Model, experts: bool) -> None:
     for dtype in DTYPES:
@@ -237,3 +201,39 @@ def test_recipe_fails_when_the_layer_is_taken_out_again(
     monkeypatch.setattr(LoadedModel, "swap_module", lambda *_: None)
     with pytest.raises(AuditError, match="a Linear is in place"):
         quantize(model(), recipe("nf4"))
+
+
+def four_bits(name: str, size: int = 64) -> BlockScaled:
+    element, _, double = name.partition("_")
+    return BlockScaled(
+        element=Codebook(name=element),
+        granularity=Granularity(block=(1, size), flat=True),
+        scale=QLoRAScale(double_quantization=bool(double)),
+    )
+
+
+def recipe(name: str, *, fake: bool = False, match: str = "*") -> QuantRecipe:
+    return QuantRecipe(
+        name=name,
+        rules={"all": LayerRule(match=match, weight=four_bits(name))},
+        skip=() if match != "*" else ("lm_head", "embed_tokens"),
+        backend=FakeBackend() if fake else BitsandbytesBackend(),
+    )
+
+
+def logits(loaded: LoadedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.module(IDS).logits.float()
+
+
+def quantized_logits(loaded: LoadedModel, chosen: QuantRecipe) -> tuple[torch.Tensor, Quantized]:
+    quantized = quantize(loaded, chosen)
+    found = logits(loaded)
+    loaded.restore()
+    return found, quantized
+
+
+def pair(loaded: LoadedModel, name: str = "nf4") -> tuple[Target, QuantizedLayer]:
+    """Return a layer with a bias and its weight in a format."""
+    target = next(t for t in find_targets(loaded.module) if t.name.endswith("q_proj"))
+    return target, quantized_layer(target, four_bits(name))

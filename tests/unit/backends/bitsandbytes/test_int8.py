@@ -26,27 +26,6 @@ IDS = torch.arange(3, 43).view(2, 20)
 RULE = LayerRule(match="*", weight=int8_row(), input=int8_row())
 
 
-def pair(loaded: LoadedModel) -> tuple[Target, QuantizedLayer]:
-    """Return a layer with a bias and its weight in INT8."""
-    target = next(t for t in find_targets(loaded.module) if t.name.endswith("q_proj"))
-    return target, quantized_layer(target, int8_row(), int8_row())
-
-
-def llm_int8(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, threshold: float
-) -> torch.Tensor:
-    """Return the matmul of the paper, in float64, of an activation that passes through float16."""
-    half = x.half().double()
-    large = half.abs() >= threshold if threshold else torch.zeros_like(half, dtype=torch.bool)
-    outlier = large.any(0)
-    largest = half.masked_fill(large, 0).abs().amax(1, keepdim=True)
-    codes = (half * (127 / largest)).round().masked_fill(outlier, 0)
-    row = weight.double().abs().amax(1, keepdim=True) / 127
-    codes_w = (weight.double() / row).round()
-    integer = (codes @ codes_w.T) * (largest / 127) * row.T
-    return integer + x.double()[:, outlier] @ (codes_w * row)[:, outlier].T + bias.double()
-
-
 @pytest.mark.usefixtures("exact_int_mm")
 def test_layer_computes_the_matmul_of_the_paper(model: Model) -> None:
     loaded = model()
@@ -150,3 +129,24 @@ def test_other_formats_layers_and_thresholds_are_unsupported(model: Model) -> No
     for threshold in (-1.0, float("nan")):
         with pytest.raises(ValueError, match=rf"threshold must be >= 0, got {threshold}"):
             BitsandbytesInt8Backend(threshold=threshold)
+
+
+def pair(loaded: LoadedModel) -> tuple[Target, QuantizedLayer]:
+    """Return a layer with a bias and its weight in INT8."""
+    target = next(t for t in find_targets(loaded.module) if t.name.endswith("q_proj"))
+    return target, quantized_layer(target, int8_row(), int8_row())
+
+
+def llm_int8(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, threshold: float
+) -> torch.Tensor:
+    """Return the matmul of the paper, in float64, of an activation that passes through float16."""
+    half = x.half().double()
+    large = half.abs() >= threshold if threshold else torch.zeros_like(half, dtype=torch.bool)
+    outlier = large.any(0)
+    largest = half.masked_fill(large, 0).abs().amax(1, keepdim=True)
+    codes = (half * (127 / largest)).round().masked_fill(outlier, 0)
+    row = weight.double().abs().amax(1, keepdim=True) / 127
+    codes_w = (weight.double() / row).round()
+    integer = (codes @ codes_w.T) * (largest / 127) * row.T
+    return integer + x.double()[:, outlier] @ (codes_w * row)[:, outlier].T + bias.double()

@@ -13,14 +13,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PER = {"token": "PerRow", "tensor": "PerTensor"}
 
 
-def numbers(dtype: torch.dtype) -> torch.Tensor:
-    """Tokens of very different sizes, one with an outlier."""
-    x = torch.randn(200, 96, generator=torch.Generator().manual_seed(0))
-    x *= torch.logspace(-3, 3, 200)[:, None]
-    x[7, 5] = 4000.0
-    return x.to(dtype)
-
-
 @pytest.mark.parametrize(("kind", "tensor"), [("int8", "Int8Tensor"), ("fp8", "Float8Tensor")])
 def test_codes_and_scales_are_torchao_s(kind: str, tensor: str) -> None:
     workflows = torchao("quantization.quantize_.workflows")
@@ -60,3 +52,11 @@ def test_names_tell_them_apart() -> None:
         "fp8_token_torchao",
         "fp8_tensor_torchao",
     }
+
+
+def numbers(dtype: torch.dtype) -> torch.Tensor:
+    """Tokens of very different sizes, one with an outlier."""
+    x = torch.randn(200, 96, generator=torch.Generator().manual_seed(0))
+    x *= torch.logspace(-3, 3, 200)[:, None]
+    x[7, 5] = 4000.0
+    return x.to(dtype)

@@ -50,66 +50,8 @@ each_kind = pytest.mark.parametrize(
 )
 
 
-def wide(dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> LoadedModel:
-    """A model whose sizes every group divides."""
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = LlamaForCausalLM(config).to(dtype)
-    return LoadedModel(
-        module=prepare(module, device),
-        tokenizer=tokenizer,
-        name="wide",
-        dtype=dtype,
-        device=device,
-        fingerprint="wide",
-    )
-
-
-def pair(loaded: LoadedModel, name: str) -> tuple[Target, QuantizedLayer]:
-    """Return the target `down_proj` `[64, 128]` and its weight as a recipe has it."""
-    rule = conf_recipe(name).rules["linear"]
-    target = next(t for t in find_targets(loaded.module) if t.name.endswith("down_proj"))
-    return target, quantized_layer(target, rule.weight, rule.input)
-
-
 def in_place(loaded: LoadedModel, target: Target) -> Any:
     return loaded.module.get_submodule(target.name)
-
-
-def check_matmuls(name: str, dtype: torch.dtype, device: torch.device) -> None:
-    loaded, chosen = wide(dtype, device), conf_recipe(name)
-    rule = chosen.rules["linear"]
-    floats = {t.name: t for t in find_targets(loaded.module)}
-    before = {t.name: t.weight.detach().clone() for t in floats.values()}
-    report = quantize_model(loaded, chosen).report
-    assert len(report.layers) == 7
-    for found in report.layers:
-        module: Any = loaded.module.get_submodule(found.name)
-        assert found.kernel is not None
-        assert found.kernel.startswith(f"torchao {type(module.weight).__name__}: ")
-        assert torch.equal(floats[found.name].weight, before[found.name])
-        weight = quantize(before[found.name], rule.weight).dequantize()
-        # A prompt and a single token: kernels may have a path for each.
-        for rows in (24, 1):
-            x = torch.randn(rows, module.in_features, generator=torch.Generator().manual_seed(1))
-            x = x.to(device, dtype)
-            given = x if rule.input is None else quantize(x, rule.input).dequantize()
-            exact = F.linear(given.double(), weight.double())
-            tolerance = TorchaoBackend.tolerance[str(dtype).removeprefix("torch.")]
-            assert relative_error(module(x), exact) <= tolerance, (name, found.name, rows)
-    loaded.restore()
-    assert all(t.owner is loaded.module.get_submodule(t.name) for t in floats.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -309,3 +251,61 @@ def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "pip install" in (TorchaoBackend().supports(rules, CPU) or "")
     finally:
         torchao.cache_clear()
+
+
+def wide(dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> LoadedModel:
+    """A model whose sizes every group divides."""
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = LlamaForCausalLM(config).to(dtype)
+    return LoadedModel(
+        module=prepare(module, device),
+        tokenizer=tokenizer,
+        name="wide",
+        dtype=dtype,
+        device=device,
+        fingerprint="wide",
+    )
+
+
+def pair(loaded: LoadedModel, name: str) -> tuple[Target, QuantizedLayer]:
+    """Return the target `down_proj` `[64, 128]` and its weight as a recipe has it."""
+    rule = conf_recipe(name).rules["linear"]
+    target = next(t for t in find_targets(loaded.module) if t.name.endswith("down_proj"))
+    return target, quantized_layer(target, rule.weight, rule.input)
+
+
+def check_matmuls(name: str, dtype: torch.dtype, device: torch.device) -> None:
+    loaded, chosen = wide(dtype, device), conf_recipe(name)
+    rule = chosen.rules["linear"]
+    floats = {t.name: t for t in find_targets(loaded.module)}
+    before = {t.name: t.weight.detach().clone() for t in floats.values()}
+    report = quantize_model(loaded, chosen).report
+    assert len(report.layers) == 7
+    for found in report.layers:
+        module: Any = loaded.module.get_submodule(found.name)
+        assert found.kernel is not None
+        assert found.kernel.startswith(f"torchao {type(module.weight).__name__}: ")
+        assert torch.equal(floats[found.name].weight, before[found.name])
+        weight = quantize(before[found.name], rule.weight).dequantize()
+        # A prompt and a single token: kernels may have a path for each.
+        for rows in (24, 1):
+            x = torch.randn(rows, module.in_features, generator=torch.Generator().manual_seed(1))
+            x = x.to(device, dtype)
+            given = x if rule.input is None else quantize(x, rule.input).dequantize()
+            exact = F.linear(given.double(), weight.double())
+            tolerance = TorchaoBackend.tolerance[str(dtype).removeprefix("torch.")]
+            assert relative_error(module(x), exact) <= tolerance, (name, found.name, rows)
+    loaded.restore()
+    assert all(t.owner is loaded.module.get_submodule(t.name) for t in floats.values())

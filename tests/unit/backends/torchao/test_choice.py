@@ -38,22 +38,6 @@ MXFP8, MXFP4 = (blocks(element, 1, 32, scale=PowerOfTwoScale()) for element in (
 NVFP4 = blocks(E2M1, 1, 16, scale=NVFP4Scale())
 
 
-def chosen(weight: Any, activation: Any = None, device: torch.device = CPU) -> WeightTensor:
-    found = tensor_for(LayerRule(match="*", weight=weight, input=activation), device)
-    assert isinstance(found, WeightTensor), found
-    return found
-
-
-def reason(weight: Any, activation: Any = None, device: torch.device = CPU) -> str:
-    found = tensor_for(LayerRule(match="*", weight=weight, input=activation), device)
-    assert isinstance(found, str), found
-    return found
-
-
-def capability(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, minor))
-
-
 def test_format_that_torchao_has_not_is_named_with_what_it_has() -> None:
     for fmt in (
         blocks(INT8, -1, 1),
@@ -143,3 +127,19 @@ def test_processor_whose_int8_matmul_saturates_is_unsupported(
         assert "saturates" in reason(int8_row(), INT8_TOKEN)
     finally:
         saturation.cache_clear()
+
+
+def chosen(weight: Any, activation: Any = None, device: torch.device = CPU) -> WeightTensor:
+    found = tensor_for(LayerRule(match="*", weight=weight, input=activation), device)
+    assert isinstance(found, WeightTensor), found
+    return found
+
+
+def reason(weight: Any, activation: Any = None, device: torch.device = CPU) -> str:
+    found = tensor_for(LayerRule(match="*", weight=weight, input=activation), device)
+    assert isinstance(found, str), found
+    return found
+
+
+def capability(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, minor))

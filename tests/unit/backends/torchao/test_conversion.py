@@ -25,31 +25,6 @@ TORCHAO_INT8 = FloatScale(reach="half_span", arithmetic="reciprocal", lowest=2.0
 NVFP4 = blocks(E2M1, 1, 16, scale=NVFP4Scale())
 
 
-@pytest.fixture
-def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchao make on this processor what only some GPUs can multiply."""
-    monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
-    quant_api = torchao("quantization.quant_api")
-    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda _: None)
-    workflow = torchao("prototype.mx_formats.inference_workflow")
-    monkeypatch.setattr(workflow, "is_sm_at_least_100", lambda: True)
-
-
-def mx(element: Any, rule: Any = "floor") -> Any:
-    return blocks(element, 1, 32, scale=PowerOfTwoScale(rule=rule))
-
-
-def chosen(weight: Any, activation: Any = None) -> WeightTensor:
-    rule = LayerRule(match="*", weight=weight, input=activation)
-    found = tensor_for(rule, torch.device("cpu"))
-    assert isinstance(found, WeightTensor), found
-    return found
-
-
-def numbers(dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(96, 128, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
 @pytest.mark.usefixtures("anywhere")
 def test_tensor_is_torchao_s_own_where_the_format_is() -> None:
     for fmt, activation in (
@@ -105,3 +80,28 @@ def test_fp8_matmul_is_that_of_the_codes() -> None:
         exact = F.linear(rounded.double(), codes.dequantize().double())
         # One rounding of the result.
         assert (linear(x).double() - exact).norm() <= 2.0**-8 * exact.norm(), activation.name
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchao make on this processor what only some GPUs can multiply."""
+    monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
+    quant_api = torchao("quantization.quant_api")
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda _: None)
+    workflow = torchao("prototype.mx_formats.inference_workflow")
+    monkeypatch.setattr(workflow, "is_sm_at_least_100", lambda: True)
+
+
+def mx(element: Any, rule: Any = "floor") -> Any:
+    return blocks(element, 1, 32, scale=PowerOfTwoScale(rule=rule))
+
+
+def chosen(weight: Any, activation: Any = None) -> WeightTensor:
+    rule = LayerRule(match="*", weight=weight, input=activation)
+    found = tensor_for(rule, torch.device("cpu"))
+    assert isinstance(found, WeightTensor), found
+    return found
+
+
+def numbers(dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(96, 128, generator=torch.Generator().manual_seed(0)).to(dtype)

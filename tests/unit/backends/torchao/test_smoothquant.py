@@ -43,47 +43,6 @@ SET = CalibrationSet(data=EmbeddedData(), num_sequences=3, length=40)
 SKIP = ("lm_head", "embed_tokens")
 
 
-def recipe(rule: LayerRule = INT8, alpha: float = 0.5, skip: tuple[str, ...] = SKIP) -> QuantRecipe:
-    backend = TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
-    return QuantRecipe(name="smooth", rules={"linear": rule}, skip=skip, backend=backend)
-
-
-def linears(loaded: LoadedModel) -> dict[str, nn.Linear]:
-    found = {t.name: t.owner for t in find_targets(loaded.module)}
-    return {name: owner for name, owner in found.items() if isinstance(owner, nn.Linear)}
-
-
-def activations(loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    """Return the activations of each linear layer during calibration, `[tokens, K]`."""
-    seen: dict[str, list[torch.Tensor]] = {}
-    hooks = [
-        owner.register_forward_hook(
-            lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0][0])
-        )
-        for name, owner in linears(loaded).items()
-    ]
-    with torch.no_grad():
-        for ids in SET.draw(loaded).ids:
-            loaded.module(ids[None])
-    for hook in hooks:
-        hook.remove()
-    return {name: torch.cat(parts) for name, parts in seen.items()}
-
-
-def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Return s of the paper, float64."""
-    return x.double().abs().amax(0) ** alpha / weight.double().abs().amax(0) ** (1 - alpha)
-
-
-@pytest.fixture
-def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchao make FP8 layers on this processor, whose torch has the matmul for tests."""
-    monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
-    monkeypatch.setattr(
-        torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
-    )
-
-
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.usefixtures("fp8_anywhere")
 def test_layer_computes_the_smoothed_matmul(kind: str, request: pytest.FixtureRequest) -> None:
@@ -256,3 +215,44 @@ def test_a_text_that_changes_during_a_sweep_ends_the_run(tiny: LoadedModel, tmp_
         DataError, match=r"stay as it is while a sweep runs, got another .* own\.txt"
     ):
         backend.prepare(tiny, ())
+
+
+def recipe(rule: LayerRule = INT8, alpha: float = 0.5, skip: tuple[str, ...] = SKIP) -> QuantRecipe:
+    backend = TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
+    return QuantRecipe(name="smooth", rules={"linear": rule}, skip=skip, backend=backend)
+
+
+def linears(loaded: LoadedModel) -> dict[str, nn.Linear]:
+    found = {t.name: t.owner for t in find_targets(loaded.module)}
+    return {name: owner for name, owner in found.items() if isinstance(owner, nn.Linear)}
+
+
+def activations(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    """Return the activations of each linear layer during calibration, `[tokens, K]`."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    hooks = [
+        owner.register_forward_hook(
+            lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0][0])
+        )
+        for name, owner in linears(loaded).items()
+    ]
+    with torch.no_grad():
+        for ids in SET.draw(loaded).ids:
+            loaded.module(ids[None])
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return s of the paper, float64."""
+    return x.double().abs().amax(0) ** alpha / weight.double().abs().amax(0) ** (1 - alpha)
+
+
+@pytest.fixture
+def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchao make FP8 layers on this processor, whose torch has the matmul for tests."""
+    monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
+    monkeypatch.setattr(
+        torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
+    )
