@@ -2,7 +2,8 @@
 
     python scripts/bench_exactness.py --out results/published/bench_exactness/tiny.json
 
-The tiny model is quantized in each type with each recipe; the figure is `quant.compute.rel_error`, the largest relative error of a layer.
+The tiny model is quantized with each recipe in each type. The figure is the largest relative error
+of a layer, `quant.compute.rel_error` of the record.
 """
 
 import argparse
@@ -30,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def rel_error(name: str, dtype: str) -> float | str:
-    """Return the largest relative error of a layer, or why there is none."""
+    """Return the largest relative error of a layer, or why nothing was measured."""
     loaded = TinyModel(dtype=dtype).load(torch.device("cpu"))
     try:
         compute = quantize(loaded, recipe_of(name)).report.compute

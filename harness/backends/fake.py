@@ -1,7 +1,7 @@
-"""Fake quantization: the rounded values, stored and multiplied in the model's float type.
+"""Fake quantization: rounded values, stored and multiplied in the model's float type.
 
-Accuracy is that of the format, on any device and for every format. Speed and memory are those of the float model, so
-nothing about them may be concluded from it.
+The model has the accuracy of the format, on every device and for every format. It has the speed and
+memory of the unquantized model, which say nothing about the format.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,20 +24,22 @@ from harness.quant.tensor import Scales, TensorFormat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeBackend:
-    """Dequantized values in the float weight's place; see `Backend`."""
+    """Puts the dequantized weight in place and rounds activations; see `Backend`."""
 
     name: ClassVar[str] = "fake"
     kind: ClassVar[Literal["fake-quant"]] = "fake-quant"
     tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:  # noqa: ARG002
-        """Every format runs everywhere."""
+        """Return None: every format runs on every device."""
         return None
 
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Swap the weight for its dequantized codes, cast once to the model's type; round the input on its way in."""
-        values = target.stored(layer.weight.dequantize())
+        """Swap in the dequantized weight, rounded once to the model's type; hook the activation."""
+        # Formats see a matrix [N, K]; the parameter may be stored the other way round.
+        values = target.stored(layer.dequantized())
         installed = loaded.swap_parameter(target.owner, target.attribute, values)
+        # Modules that shared the float weight go on sharing one parameter.
         for other in target.shared:
             loaded.swap_parameter(other.owner, other.attribute, installed)
         if layer.input is not None:
@@ -47,6 +49,8 @@ class FakeBackend:
         """Compare the weight in place with the codes, bit for bit."""
         weight = target.weight
         fault = None
+        # The codes are decoded once more. `layer.values` may be the very memory of the parameter in
+        # place (in float32 a cast copies nothing), and a tensor always equals itself.
         if weight.numel() != layer.weight.codes.numel() or not torch.equal(
             target.matrix, layer.weight.dequantize().to(weight.dtype)
         ):
@@ -61,10 +65,11 @@ class FakeBackend:
 
 
 def _rounding(name: str, fmt: TensorFormat, scales: Scales | None) -> Callable[[Tensor], Tensor]:
-    """Return what rounds the input of a layer, and names the layer whose input the format cannot hold."""
+    """Return a function that rounds the activation of a layer; its errors name the layer."""
 
     def rounded(x: Tensor) -> Tensor:
         with overflow_in(f"input of {name}"):
+            # Formats see one matrix [tokens, K], so that per-token scales belong to tokens.
             tokens = x.reshape(-1, x.shape[-1])
             return fake_quantize(tokens, fmt, scales=scales).view(x.shape)
 

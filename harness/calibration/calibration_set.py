@@ -1,4 +1,4 @@
-"""Sequences of real text, all equally long, that a method runs a float model over."""
+"""Token sequences of equal length, drawn from real text, that an unquantized model runs over."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from harness.calibration.text import calibration_text
 from harness.data.source import DataSource, Text
-from harness.errors import DataError
+from harness.errors import DataError, check_bounds
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import tokenize
 from harness.results.record import CalibrationInfo
 
 
 class Sequences(NamedTuple):
-    """Token ids, and where they are from."""
+    """Token ids, and the text they are from."""
 
     ids: Tensor
     """int64 `[num_sequences, length]`."""
@@ -29,25 +29,24 @@ class CalibrationSet:
     data: DataSource
     num_sequences: int = 32
     length: int = 512
-    """Tokens of each sequence."""
+    """Length of each sequence [token]."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes that show nothing."""
-        if self.num_sequences < 1 or self.length < 1:
-            raise ValueError(
-                f"num_sequences and length must be >= 1, got {self.num_sequences} and {self.length}"
-            )
+        """Check that there is a token at least."""
+        check_bounds(self, num_sequences=1, length=1)
 
     def text(self) -> Text:
         """Return the text that sequences are drawn from; see `harness.calibration.text`."""
         return calibration_text(self.data)
 
     def info(self) -> CalibrationInfo:
-        """Return what identifies the sequences, without a model: the part of a recipe's identity that is not configuration.
+        """Return what identifies the sequences, without a model.
+
+        It is part of a recipe's identity, beside the configuration: a text may change in its file.
 
         Raises:
-            DataError: The text cannot be had.
+            DataError: The text cannot be read.
         """
         text = self.text()
         return CalibrationInfo(
@@ -59,19 +58,21 @@ class CalibrationSet:
         )
 
     def draw(self, loaded: LoadedModel) -> Sequences:
-        """Return the sequences, the same for the same seed, text and tokenizer.
+        """Return the sequences; they follow from seed, text and tokenizer.
 
         Raises:
-            DataError: The text is too short, or a sequence longer than the model was made for.
+            DataError: A sequence is longer than the text, or than the model was made for.
         """
         text = self.text()
         ids = torch.tensor(tokenize(text.text, loaded).ids)
         longest = min(len(ids), loaded.max_length or len(ids))
         if self.length > longest:
             raise DataError(
-                f"calibration.length must be at most {longest}, the {len(ids)} tokens of {text.name} and the "
-                f"{loaded.max_length or 'any number'} that {loaded.name} was made for, got {self.length}; lower it"
+                f"calibration.length must be at most {longest}, the {len(ids)} tokens of "
+                f"{text.name} and the {loaded.max_length or 'any number'} that {loaded.name} was "
+                f"made for, got {self.length}; lower it"
             )
+        # A generator of its own: the global random state is not touched.
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(
             len(ids) - self.length + 1, (self.num_sequences,), generator=generator

@@ -1,6 +1,7 @@
-"""Static scales for the inputs of layers: the ranges that a float model shows on calibration text.
+"""Static scales of activations: the ranges that an unquantized model shows on calibration text.
 
-A static scale saves the search for the largest value at each call. What exceeds the range seen saturates.
+A static scale saves the search for the largest value at each call. Activations beyond the range
+that calibration saw saturate.
 """
 
 from collections.abc import Mapping
@@ -23,38 +24,42 @@ def static_scales(
     layers: Mapping[str, tuple[Target, StaticFormat]],
     calibration: CalibrationSet,
 ) -> tuple[dict[str, Scales], tuple[str, ...]]:
-    """Return the input scales of targets by name, and what to know of the text.
+    """Return the static scales of activations by target, and the warnings of the text.
 
     Args:
-        loaded: The float model.
-        layers: Each layer, and the format of its input.
-        calibration: What the model runs over.
+        loaded: The unquantized model.
+        layers: Target and format of the activation, by name of the target.
+        calibration: Sequences that the model runs over.
 
     Raises:
-        ConfigError: A layer saw nothing: no token reached it.
+        ConfigError: No token reached some layer.
     """
     sequences = calibration.draw(loaded)
-    seen: dict[str, Range] = {}
+    ranges: dict[str, Range] = {}
     num_before = len(loaded.hooks)
     for name, (target, fmt) in layers.items():
-        change_inputs(loaded, target, partial(_widen, seen, name, fmt))
+        change_inputs(loaded, target, partial(_widen, ranges, name, fmt))
     try:
         with torch.inference_mode():
             for ids_S in sequences.ids:
+                # One logit: the LM head over a whole sequence would be computed for nothing.
                 loaded.module(ids_S[None].to(loaded.device), use_cache=False, logits_to_keep=1)
     finally:
+        # Take off the hooks of this call only.
         while len(loaded.hooks) > num_before:
             loaded.hooks.pop().remove()
-    if missing := sorted(set(layers) - set(seen)):
+    if missing := sorted(set(layers) - set(ranges)):
         raise ConfigError(
-            f"calibration must reach every layer with static input scales, got no token for {', '.join(missing[:3])}; "
-            "raise quant.calibration.num_sequences, or set static_input=false"
+            "calibration must reach every layer with static input scales, got no token for "
+            f"{', '.join(missing[:3])}; raise quant.calibration.num_sequences, or set "
+            "static_input=false"
         )
-    scales = {name: fmt.scales_of(seen[name]) for name, (_, fmt) in layers.items()}
+    scales = {name: fmt.scales_of(ranges[name]) for name, (_, fmt) in layers.items()}
     return scales, sequences.text.warnings
 
 
-def _widen(seen: dict[str, Range], name: str, fmt: StaticFormat, x: Tensor) -> Tensor:
+def _widen(ranges: dict[str, Range], name: str, fmt: StaticFormat, x: Tensor) -> Tensor:
+    """Widen the range of a target by an activation, and return the activation unchanged."""
     found = fmt.measure(x.reshape(-1, x.shape[-1]))
-    seen[name] = seen[name].union(found) if name in seen else found
+    ranges[name] = ranges[name].union(found) if name in ranges else found
     return x

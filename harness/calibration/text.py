@@ -1,8 +1,12 @@
-"""The text that methods calibrate on: another than the one that a task scores, if there is any other.
+"""The text that methods calibrate on: not the one that a task scores, if there is another.
 
-A text of the user's own is taken as it is. With `HubData` it is the training split of WikiText-2, or where no place has that the
-solved dev questions of MMLU. With any other source it is the solved examples of the questions, unless all of them are asked too;
-then it is the scored text, with a warning. What the text has in common with scored data is found afterwards, by content
+    source            text
+    a text file       the file itself: the user chose it
+    the hub           the training split of WikiText-2; without it the dev questions of MMLU
+    any other         the solved examples of its questions; if each of them is asked too, the text
+                      that is scored, with a warning
+
+What the text has in common with scored data is found afterwards, by content
 (`harness.data.overlap`): five of MMLU's 285 dev questions are test questions of another subject.
 """
 
@@ -16,10 +20,11 @@ from harness.data.text_file import TextFile
 from harness.errors import DataError
 
 TRAINING = "wikitext-2-raw-v1/train-*.parquet"
+"""Files of the training split in `Salesforce/wikitext`."""
 
 
 def calibration_text(data: DataSource) -> Text:
-    """Return text to calibrate on; `warnings` say if it is not what it should be."""
+    """Return the text to calibrate on, with warnings if a better one is missing."""
     if isinstance(data, TextFile):
         return data.text()
     if isinstance(data, HubData):
@@ -37,7 +42,7 @@ def _training_split(data: HubData) -> Text:
 
 
 def _solved(data: DataSource, why: str) -> Text:
-    """Return solved questions, or the text that perplexity scores where every one of them is asked itself."""
+    """Return the solved examples, or the scored text where each example is asked too."""
     questions = data.questions()
     examples = [example for solved in questions.examples.values() for example in solved]
     asked = {content(question) for question in questions.questions}
@@ -45,11 +50,15 @@ def _solved(data: DataSource, why: str) -> Text:
         name = f"examples of {questions.name}"
         return _text(name, [_spelled(example) for example in examples], None, f"{why} the {name}")
     text = data.text()
-    warning = f"there is no text to calibrate on but {text.name}, which is scored too: scores of calibrated recipes are too good"
+    warning = (
+        f"there is no text to calibrate on but {text.name}, which is scored too: scores of "
+        "calibrated recipes are too good"
+    )
     return _text(text.name, [text.text], text.revision, warning)
 
 
 def _spelled(question: Question) -> str:
+    """Return a question with its choices and the right letter, as MMLU prompts have it."""
     choices = (
         f"{letter}. {choice}" for letter, choice in zip(CHOICES, question.choices, strict=True)
     )

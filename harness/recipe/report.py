@@ -1,4 +1,4 @@
-"""Report what a recipe did to a model: the `quant` part of the record, and warnings."""
+"""The report on a quantized model: the `quant` part of the record, and warnings."""
 
 import math
 from collections import defaultdict
@@ -29,10 +29,10 @@ class Quantized:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Parameters of the float model, counted before anything is put in place."""
+    """Numbers of parameters of the float model, counted before anything is put in place."""
 
     num_parameters: int
-    """All parameters, and those that untied weights add."""
+    """All parameters, with the copies that untied weights add."""
     num_used: int
     """Parameters that a text run needs."""
     others: tuple[Other, ...]
@@ -40,7 +40,7 @@ class Sizes:
 
 
 def sizes_of(loaded: LoadedModel, selection: Selection, others: Sequence[Other]) -> Sizes:
-    """Count the parameters of a float model and of what is untied."""
+    """Count the parameters of a float model, and of the copies that untying makes."""
     untied = sum(target.weight.numel() for target in selection.untied)
     total = loaded.num_parameters + untied
     return Sizes(
@@ -58,9 +58,19 @@ def report_on(
     dtype: torch.dtype,
     compute: Compute | None,
 ) -> QuantReport:
-    """Return the report on quantized layers, their measured matmuls, and the weights that stay in the model's type."""
+    """Return the `quant` part of the record.
+
+    Args:
+        recipe: What was asked for, with the backend that ran.
+        selection: Which weights were quantized, and which were skipped.
+        sizes: Numbers of parameters of the float model.
+        layers: Each quantized layer, and what is in its place.
+        dtype: Type of the weights that stay in float.
+        compute: Measured error of the matmuls; None where nothing could be measured.
+    """
     num_quantized = sum(math.prod(layer.weight.shape) for layer, _ in layers)
     packed_bits = sum(layer.weight.total_bits for layer, _ in layers)
+    # What stays in float, biases and norms included.
     rest_bytes = (sizes.num_parameters - num_quantized) * dtype.itemsize
     return QuantReport(
         name=recipe.name,
@@ -74,6 +84,7 @@ def report_on(
         num_quantized=num_quantized,
         coverage=num_quantized / sizes.num_used,
         bits_per_weight=packed_bits / num_quantized if layers else float(dtype.itemsize * 8),
+        # Codes of 3 or 5 bits need not end at a byte: round up.
         model_bytes=rest_bytes + (packed_bits + 7) // 8,
         stored_bytes=rest_bytes + sum(installed.stored_bytes for _, installed in layers),
         skipped=(*selection.skipped, *map(_skipped, sizes.others)),
@@ -82,7 +93,7 @@ def report_on(
     )
 
 
-def warnings_of(
+def recipe_warnings(
     recipe: QuantRecipe, selection: Selection, sizes: Sizes, report: QuantReport
 ) -> tuple[str, ...]:
     """Return warnings on the choice of weights and formats."""
@@ -91,7 +102,7 @@ def warnings_of(
         *_left_out_warnings(selection),
         *_others_warnings(sizes, report),
         *_tail_warnings(report.layers),
-        *_input_warnings(recipe),
+        *_activation_warnings(recipe),
     )
 
 
@@ -123,11 +134,11 @@ def _untied_warnings(selection: Selection) -> list[str]:
 
 
 def _left_out_warnings(selection: Selection) -> list[str]:
-    """Name the layers that a rule matches and that stay in float."""
+    """Return a warning that names the layers that a rule matches and that stay in float."""
     if not selection.left_out:
         return []
     return [
-        "layers stay in float whose weight another module reads, without calling them: "
+        "layers stay in float because another module reads their weight without calling them: "
         f"{', '.join(selection.left_out)}"
     ]
 
@@ -138,16 +149,18 @@ def _others_warnings(sizes: Sizes, report: QuantReport) -> list[str]:
     if not used or not report.layers:
         return []
     return [
-        f"{len(used)} matrices with {sum(used) / sizes.num_used:.1%} of the parameters are of kinds that no recipe "
-        "quantizes; quant.skipped lists them"
+        f"{len(used)} matrices with {sum(used) / sizes.num_used:.1%} of the parameters are of "
+        "kinds that no recipe quantizes; quant.skipped lists them"
     ]
 
 
-def _input_warnings(recipe: QuantRecipe) -> list[str]:
-    """Return a warning for each rule whose input scales are shared between tokens: other sequences of a batch change them."""
+def _activation_warnings(recipe: QuantRecipe) -> list[str]:
+    """Warn about activation scales shared across tokens: results then depend on batching."""
+    # Scales have the granularity of their format only after a fit: formats may add levels.
     tokens = torch.empty(2, 64, device="meta")
     return [
-        f"inputs of rule {name} in {rule.input.name} share scales between tokens: results depend on how sequences are batched"
+        f"activations of rule {name} in {rule.input.name} share scales between tokens: results "
+        "depend on how sequences are batched"
         for name, rule in recipe.rules.items()
         if rule.input is not None
         and not rule.static_input
@@ -158,12 +171,13 @@ def _input_warnings(recipe: QuantRecipe) -> list[str]:
 
 
 def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:
-    """Say, for each format and row length, which layers end their rows with a short group."""
+    """Warn, for each format and row length, about layers whose rows end with a short group."""
     short: dict[tuple[str, int], list[str]] = defaultdict(list)
     for layer in layers:
         if layer.short_tail:
             short[layer.format, layer.shape[-1]].append(layer.name)
     return [
-        f"{fmt}: rows of {length} end with a short group in {len(names)} {plural('layer', len(names))}: {shown(names)}"
+        f"{fmt}: rows of {length} end with a short group in {len(names)} "
+        f"{plural('layer', len(names))}: {shown(names)}"
         for (fmt, length), names in short.items()
     ]

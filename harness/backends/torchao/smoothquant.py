@@ -1,15 +1,27 @@
-"""torchao's SmoothQuant (0.18; Xiao et al., arXiv 2211.10438): outliers of the input move into the weight.
+"""torchao's SmoothQuant (0.18; Xiao et al., arXiv 2211.10438).
 
-    s_k = (max |X_k| + eps)^alpha / (max |W_k| + eps)^(1 - alpha)         one number for each input channel k
-    Y   = q(X / s) q(W s)^T
+How it works
+    Each input channel k of a layer is divided by a factor, and the weight is multiplied by it.
+    Outliers of the activation so move into the weight, which is easier to quantize:
 
-The maxima of X come from torchao's observers while the float model runs over a calibration set, one vector for each layer.
-They belong to the model and the set, so that all recipes of a sweep share them. s is a number of the model's type, and the
-input is multiplied by 1/s at each call: torchao does not fold it into the layer before, and this product is part of the time.
+        s_k = (max |X_k| + eps)^alpha / (max |W_k| + eps)^(1 - alpha)
+        Y   = q(X / s) q(W s)^T
 
-INT8 goes through `SmoothQuantConfig`. torchao 0.18 refuses an FP8 weight there (`Float8Tensor` has no `act_pre_scale`): its
-observer gives s, its FP8 tensor holds W s, and `ScaledInputLinear` multiplies the input. Codes are ours in both (see
-`torchao_layouts`), of W s. The fake path does not smooth, so that it is no reference for these recipes: `tolerance` is empty.
+    The maxima of X come from torchao's observers while the unquantized model runs over a
+    calibration set (`maxima`). They belong to the model and the set: all recipes of a sweep share
+    them.
+
+Dtype choice
+    s is a number of the model's type. The activation is multiplied by 1/s at each call: torchao
+    does not fold it into the layer before, so that a timed run includes this multiplication.
+
+How the two formats differ
+    INT8 goes through `SmoothQuantConfig`. FP8 cannot: in torchao 0.18 a `Float8Tensor` has no
+    `act_pre_scale`. There the observer gives s, an FP8 tensor holds W s, and `ScaledInputLinear`
+    multiplies the activation. In both formats the codes are ours: W s, quantized.
+
+Why it has no tolerance
+    The fake path does not smooth, so that it is no reference for these recipes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,46 +36,36 @@ from torch import Tensor, nn
 from harness.backends.base import Installed, install
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
-from harness.backends.torchao.backend import (
+from harness.backends.torchao.choice import tensor_for, unsupported_by_torchao
+from harness.backends.torchao.conversion import (
     filled,
     inspected,
-    layout_of,
     linear_of,
     linear_with,
     made_by_torchao,
-    unsupported,
+    tensor_of,
 )
-from harness.backends.torchao.layouts import Layout, choose
-from harness.backends.torchao.packing import torchao
+from harness.backends.torchao.library import torchao
+from harness.backends.torchao.maxima import ActivationMaxima, observe
+from harness.backends.torchao.weight_tensor import WeightTensor
 from harness.calibration.calibration_set import CalibrationSet
-from harness.data.source import Text
-from harness.display.progress import bar
 from harness.errors import DataError, UnsupportedRecipe
 from harness.models.loaded import LoadedModel
-from harness.models.targets.targets import Target, find_targets
-from harness.models.targets.weight_layout import is_linear
+from harness.models.targets.targets import Target
 from harness.quant.primitives import quantize
 from harness.quant.tensor import QuantizedTensor
 
 SMOOTHED = ("Int8Tensor", "Float8Tensor")
-
-
-class Maxima(NamedTuple):
-    """What the observers saw."""
-
-    by_layer: Mapping[str, Tensor]
-    """max |X| `[K]` of each linear layer that ran, in the model's type."""
-    text: Text
-    """What the model ran over."""
+"""Weight tensors whose layers can be smoothed."""
 
 
 class Smoothed(NamedTuple):
-    """A layer with the outliers of its input in its weight."""
+    """A linear layer with the outliers of its activation in its weight."""
 
     inverse: Tensor
     """1/s `[K]`, in the model's type."""
     weight: Tensor
-    """W s, in the model's type."""
+    """W s `[N, K]`, in the model's type."""
     codes: QuantizedTensor
     """W s in the format of the layer."""
     observed: Any
@@ -71,7 +73,7 @@ class Smoothed(NamedTuple):
 
 
 class ScaledInputLinear(nn.Linear):
-    """A linear layer that multiplies its input by a vector first."""
+    """A linear layer that multiplies its activation by a vector first."""
 
     input_scale: Tensor
 
@@ -82,7 +84,7 @@ class ScaledInputLinear(nn.Linear):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchaoSmoothQuantBackend:
-    """SmoothQuant on torchao's dynamic INT8 and FP8 products; see the module docstring and `Backend`."""
+    """SmoothQuant on torchao's dynamic INT8 and FP8; see the module docstring and `Backend`."""
 
     name: ClassVar[str] = "torchao-smoothquant"
     kind: ClassVar[Literal["real"]] = "real"
@@ -90,76 +92,79 @@ class TorchaoSmoothQuantBackend:
 
     calibration: CalibrationSet
     alpha: float = 0.5
-    """How much of the input's range moves into the weight: 0 for none of it, 1 for all."""
+    """Share of the activation's range that moves into the weight: 0 for none of it, 1 for all."""
 
     def __post_init__(self) -> None:
-        """Refuse an alpha that is no share."""
+        """Check that alpha is in [0, 1]."""
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be 0..1, got {self.alpha}")
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
-        """As torchao; and smoothing is for rounded inputs, in INT8 or FP8."""
-        if reason := unsupported(rules, device):
+        """Return why torchao cannot run some rule, or why a rule cannot be smoothed, or None."""
+        if reason := unsupported_by_torchao(rules, device):
             return reason
         for rule in rules:
-            layout = choose(rule, device)
-            if rule.input is None or (isinstance(layout, Layout) and layout.tensor not in SMOOTHED):
-                given = "none" if rule.input is None else rule.input.name
-                return f"SmoothQuant is for INT8 or FP8 weights and inputs, got {rule.weight.name} and {given}"
+            tensor = tensor_for(rule, device)
+            is_other = isinstance(tensor, WeightTensor) and tensor.name not in SMOOTHED
+            if rule.input is None or is_other:
+                activations = "none" if rule.input is None else rule.input.name
+                return (
+                    "SmoothQuant is for weights and activations in INT8 or FP8, "
+                    f"got {rule.weight.name} and {activations}"
+                )
         return None
 
     def prepare(self, loaded: LoadedModel, targets: Sequence[Target]) -> tuple[str, ...]:  # noqa: ARG002
-        """Run the float model over the calibration set, unless another recipe of the sweep has done so.
+        """Run the unquantized model over the calibration set, unless a recipe before has done so.
 
         Raises:
-            DataError: The text is not the one that the other recipe saw.
+            DataError: The text has changed since.
         """
+        # The maxima are kept for the sweep, and the text may be a file that changes meanwhile.
         seen, text = self._maxima(loaded).text, self.calibration.text()
         if seen.sha256 != text.sha256:
             raise DataError(
-                f"the calibration text must stay as it is while a sweep runs, got another content of {text.name}; repeat the command"
+                "the calibration text must stay as it is while a sweep runs, "
+                f"got another content of {text.name}; repeat the command"
             )
         return text.warnings
 
     @torch.no_grad()
     def apply(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> None:
-        """Put a smoothed layer of torchao's in the place of the float one, which stays as it is."""
+        """Put a smoothed layer of torchao's in place; the float layer is not changed."""
         linear = linear_of(target)
-        layout = layout_of(layer, loaded)
+        tensor = tensor_of(layer, loaded)
         smoothed = self._smoothed(loaded, linear, layer)
-        if layout.tensor == "Int8Tensor":
-            made = made_by_torchao(smoothed.observed, self._config(layout))
-            module = linear_with(filled(layout, made, smoothed.codes), linear.bias)
+        # INT8: torchao converts its observed layer, which keeps 1/s in the weight tensor.
+        if tensor.name == "Int8Tensor":
+            made = made_by_torchao(smoothed.observed, self._config(tensor))
+            module = linear_with(filled(tensor, made, smoothed.codes), linear.bias)
         else:
-            made = made_by_torchao(linear_with(smoothed.weight, None), layout.config())
-            weight = filled(layout, made, smoothed.codes)
+            # FP8: a plain tensor of W s, in a layer that multiplies the activation.
+            made = made_by_torchao(linear_with(smoothed.weight, None), tensor.config())
+            weight = filled(tensor, made, smoothed.codes)
             module = linear_with(weight, linear.bias, ScaledInputLinear)
             module.register_buffer("input_scale", smoothed.inverse)
         install(loaded, target, module)
 
     def inspect(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Installed:
-        """Compare type, values and input scales in place with the smoothed layer."""
-        layout = layout_of(layer, loaded)
+        """Compare type, values and factors in place with the smoothed layer."""
         module = loaded.module.get_submodule(target.name)
         smoothed = self._smoothed(loaded, linear_of(target), layer)
-        found = inspected(module, layout, layer, smoothed.codes.dequantize())
+        found = inspected(module, tensor_of(layer, loaded), layer, smoothed.codes.dequantize())
+        # FP8 layers hold the factors themselves, INT8 weights have them in the tensor.
         own = module.input_scale if isinstance(module, ScaledInputLinear) else None
-        scale = own if own is not None else getattr(module.weight, "act_pre_scale", None)
-        if not found.fault and (scale is None or not torch.equal(scale, smoothed.inverse)):
+        inverse = own if own is not None else getattr(module.weight, "act_pre_scale", None)
+        if not found.fault and (inverse is None or not torch.equal(inverse, smoothed.inverse)):
             found = replace(found, fault="the input is not multiplied by 1/s of SmoothQuant")
-        calibration = self.calibration
-        how = (
-            f"input times 1/s by SmoothQuant, alpha {self.alpha:g}, {calibration.num_sequences} x {calibration.length} tokens "
-            f"of {self._maxima(loaded).text.name}"
-        )
         return replace(
             found,
-            kernel=f"{found.kernel}; {how}",
+            kernel=f"{found.kernel}; {self._description(loaded)}",
             stored_bytes=found.stored_bytes + (0 if own is None else own.nbytes),
         )
 
     def operands(self, loaded: LoadedModel, target: Target, layer: QuantizedLayer) -> Operands:
-        """Return the smoothed weight, and the rounding of an input that was multiplied by 1/s."""
+        """Return the smoothed weight, and the rounding of an activation multiplied by 1/s."""
         smoothed = self._smoothed(loaded, linear_of(target), layer)
         assert layer.input is not None  # noqa: S101 - `supports` asks for it
         rounded = partial(quantize, fmt=layer.input)
@@ -167,13 +172,24 @@ class TorchaoSmoothQuantBackend:
             smoothed.codes.dequantize(), lambda x: rounded(x * smoothed.inverse).dequantize()
         )
 
-    def _config(self, layout: Layout) -> Any:
+    def _description(self, loaded: LoadedModel) -> str:
+        """Return what the kernel of a layer in a record says of smoothing."""
+        size = f"{self.calibration.num_sequences} x {self.calibration.length} tokens"
+        text = self._maxima(loaded).text.name
+        return f"input times 1/s by SmoothQuant, alpha {self.alpha:g}, {size} of {text}"
+
+    def _config(self, tensor: WeightTensor) -> Any:
         return torchao("prototype.smoothquant").SmoothQuantConfig(
-            base_config=layout.config(), step="convert", alpha=self.alpha, use_running_absmax=True
+            base_config=tensor.config(), step="convert", alpha=self.alpha, use_running_absmax=True
         )
 
     @torch.no_grad()
     def _smoothed(self, loaded: LoadedModel, linear: nn.Linear, layer: QuantizedLayer) -> Smoothed:
+        """Return a layer with its weight smoothed and quantized.
+
+        Raises:
+            UnsupportedRecipe: No calibration token reached the layer.
+        """
         maxima = self._maxima(loaded).by_layer.get(layer.name)
         if maxima is None:
             raise UnsupportedRecipe(
@@ -182,7 +198,9 @@ class TorchaoSmoothQuantBackend:
             )
         library = torchao("prototype.smoothquant")
         observer = library.RunningAbsMaxSmoothQuantObserver(linear.weight, self.alpha)
+        # The observer computes s from the maxima of this layer as if it had seen the set itself.
         observer.x_abs_max, observer.calibration_count = maxima, 1
+        # s, and not 1/s. It is computed in the model's type.
         factor = observer.calculate_qparams()[0]
         weight = linear.weight * factor
         return Smoothed(
@@ -192,37 +210,8 @@ class TorchaoSmoothQuantBackend:
             observed=library.SmoothQuantObservedLinear.from_float(linear, observer),
         )
 
-    def _maxima(self, loaded: LoadedModel) -> Maxima:
+    def _maxima(self, loaded: LoadedModel) -> ActivationMaxima:
+        """Return the maxima of the model and the set, observed once for a whole sweep."""
         return loaded.cached(
             ("input maxima", self.calibration), lambda: observe(loaded, self.calibration)
         )
-
-
-@torch.no_grad()
-def observe(loaded: LoadedModel, calibration: CalibrationSet) -> Maxima:
-    """Run the float model over a calibration set, one sequence at a time, with an observer before every linear layer."""
-    ids, text = calibration.draw(loaded)
-    with loaded.unquantized():
-        linears = [t for t in find_targets(loaded.module) if is_linear(t.owner)]
-        library = torchao("prototype.smoothquant")
-        observers = {t.name: library.RunningAbsMaxSmoothQuantObserver(t.matrix) for t in linears}
-        hooks = [t.owner.register_forward_pre_hook(_show(observers[t.name])) for t in linears]
-        try:
-            with bar("calibration", len(ids)) as progress:
-                for ids_L in ids.to(loaded.device):
-                    loaded.module(ids_L[None], use_cache=False)
-                    progress.advance(tokens=len(ids_L))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    by_layer = {name: seen.x_abs_max for name, seen in observers.items() if seen.calibration_count}
-    return Maxima(MappingProxyType(by_layer), text)
-
-
-def _show(observer: nn.Module) -> Any:
-    """Return a hook that shows a layer's input to an observer, which wants it contiguous."""
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        observer(args[0].contiguous())
-
-    return hook

@@ -1,141 +1,92 @@
-"""torchao's SmoothQuant: factors out of calibration, smoothed weights in our codes, inputs multiplied by 1/s."""
+"""torchao's SmoothQuant: factors from calibration, smoothed codes, activations times 1/s."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recipe_builders import fp8_row, int8_row, quantized_layer
 from torch import nn
 from torch.nn import functional as F
 
 from harness.backends.layer import LayerRule
-from harness.backends.torchao import layouts as torchao_layouts
-from harness.backends.torchao import smoothquant as torchao_smoothquant
+from harness.backends.torchao import float_tensors, smoothquant
 from harness.backends.torchao.activations import TorchaoInput
 from harness.backends.torchao.backend import TorchaoBackend
-from harness.backends.torchao.packing import torchao
+from harness.backends.torchao.library import torchao
 from harness.backends.torchao.smoothquant import ScaledInputLinear, TorchaoSmoothQuantBackend
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
 from harness.data.text_file import TextFile
 from harness.errors import DataError, UnsupportedRecipe
-from harness.formats.integer import Integer
-from harness.formats.minifloat import E4M3
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.models.targets.targets import Target, find_targets
-from harness.quant.granularity import Granularity
+from harness.models.targets.targets import find_targets
 from harness.quant.primitives import quantize
-from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after
 from harness.recipe import quantize as quantize_model
 
 CPU = torch.device("cpu")
-ROW = Granularity(block=(1, -1))
 INT8 = LayerRule(
     match="*",
-    weight=BlockScaled(element=Integer(bits=8), granularity=ROW),
+    weight=int8_row(),
     input=TorchaoInput(kind="int8", per="token"),
 )
 FP8 = LayerRule(
     match="*",
-    weight=BlockScaled(element=E4M3, granularity=ROW),
+    weight=fp8_row(),
     input=TorchaoInput(kind="fp8", per="token"),
 )
 SET = CalibrationSet(data=EmbeddedData(), num_sequences=3, length=40)
 SKIP = ("lm_head", "embed_tokens")
 
 
-def recipe(rule: LayerRule = INT8, alpha: float = 0.5, skip: tuple[str, ...] = SKIP) -> QuantRecipe:
-    backend = TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
-    return QuantRecipe(name="smooth", rules={"linear": rule}, skip=skip, backend=backend)
-
-
-def linears(loaded: LoadedModel) -> dict[str, nn.Linear]:
-    found = {t.name: t.owner for t in find_targets(loaded.module)}
-    return {name: owner for name, owner in found.items() if isinstance(owner, nn.Linear)}
-
-
-def inputs(loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    """Return all that goes into each linear layer during calibration, `[tokens, K]`."""
-    seen: dict[str, list[torch.Tensor]] = {}
-    hooks = [
-        owner.register_forward_hook(
-            lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0][0])
-        )
-        for name, owner in linears(loaded).items()
-    ]
-    with torch.no_grad():
-        for ids in SET.draw(loaded).ids:
-            loaded.module(ids[None])
-    for hook in hooks:
-        hook.remove()
-    return {name: torch.cat(parts) for name, parts in seen.items()}
-
-
-def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Return s of the paper, float64."""
-    return x.double().abs().amax(0) ** alpha / weight.double().abs().amax(0) ** (1 - alpha)
-
-
-@pytest.fixture
-def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchao make FP8 products on this processor, which has them for tests."""
-    monkeypatch.setattr(torchao_layouts, "_lacks", lambda *_: None)
-    monkeypatch.setattr(
-        torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
-    )
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.usefixtures("fp8_anywhere")
-def test_layer_computes_the_smoothed_product(
-    kind: str, alpha: float, request: pytest.FixtureRequest
-) -> None:
-    if kind == "int8":
+def test_layer_computes_the_smoothed_matmul(kind: str, request: pytest.FixtureRequest) -> None:
+    is_int8 = kind == "int8"
+    if is_int8:
         request.getfixturevalue("exact_int_mm")
-    # FP8 products with scales of rows want bfloat16 and multiples of 16.
-    loaded = TinyModel(dtype="float32" if kind == "int8" else "bfloat16").load(CPU)
-    rule = INT8 if kind == "int8" else FP8
+    # FP8 matmuls with per-channel scales want bfloat16 and multiples of 16.
+    loaded = TinyModel(dtype="float32" if is_int8 else "bfloat16").load(CPU)
+    rule = INT8 if is_int8 else FP8
     assert rule.input is not None
-    skip = SKIP if kind == "int8" else (*SKIP, "*.k_proj", "*.v_proj")
-    floats, seen = linears(loaded), inputs(loaded)
+    skip = SKIP if is_int8 else (*SKIP, "*.k_proj", "*.v_proj")
+    floats, seen = linears(loaded), activations(loaded)
     before = {name: owner.weight.clone() for name, owner in floats.items()}
-    report = quantize_model(loaded, recipe(rule, alpha, skip)).report
-    assert len(report.layers) == (14 if kind == "int8" else 10)
-    assert report.calibration == SET.info()
-    for layer in report.layers:
-        assert "SmoothQuant, alpha" in (layer.kernel or "")
-        module: Any = loaded.module.get_submodule(layer.name)
-        x, weight = seen[layer.name][:20], before[layer.name]
-        assert torch.equal(floats[layer.name].weight, weight)
-        inverse = module.input_scale if kind == "fp8" else module.weight.act_pre_scale
-        # The factor is a number of the model's type, computed in it: four operations.
-        expected = factors(seen[layer.name], weight, alpha)
-        bound = 4 * torch.finfo(loaded.dtype).eps
-        assert ((inverse.double() * expected - 1).abs() <= bound).all()
-        smoothed = quantize((weight.double() * expected).to(loaded.dtype), rule.weight)
-        # What the layer holds differs from this by the rounding of s, one step of a code at most.
-        given = quantize(x * inverse, rule.input).dequantize()
-        exact = F.linear(given.double(), smoothed.dequantize().double())
-        assert (module(x).double() - exact).norm() <= (
-            0.01 if kind == "int8" else 0.05
-        ) * exact.norm()
-        assert layer.stored_bytes == sum(
-            getattr(module.weight, name).nbytes for name in module.weight.__tensor_flatten__()[0]
-        ) + (0 if kind == "int8" else inverse.nbytes)
-    audit_after(loaded)
-    loaded.restore()
-    assert linears(loaded) == floats
+    for alpha in (0.0, 0.5, 0.8, 1.0):
+        report = quantize_model(loaded, recipe(rule, alpha, skip)).report
+        assert len(report.layers) == (14 if is_int8 else 10)
+        assert report.calibration == SET.info()
+        for layer in report.layers:
+            assert "SmoothQuant, alpha" in (layer.kernel or "")
+            module: Any = loaded.module.get_submodule(layer.name)
+            x, weight = seen[layer.name][:20], before[layer.name]
+            assert torch.equal(floats[layer.name].weight, weight)
+            inverse = module.weight.act_pre_scale if is_int8 else module.input_scale
+            # The factor is a number of the model's type, computed in it: four operations.
+            expected = factors(seen[layer.name], weight, alpha)
+            bound = 4 * torch.finfo(loaded.dtype).eps
+            assert ((inverse.double() * expected - 1).abs() <= bound).all(), (alpha, layer.name)
+            smoothed = quantize((weight.double() * expected).to(loaded.dtype), rule.weight)
+            # What the layer holds differs by the rounding of s, one step of a code at most.
+            rounded = quantize(x * inverse, rule.input).dequantize()
+            exact = F.linear(rounded.double(), smoothed.dequantize().double())
+            error = (module(x).double() - exact).norm()
+            assert error <= (0.01 if is_int8 else 0.05) * exact.norm(), (alpha, layer.name)
+            inner = module.weight.__tensor_flatten__()[0]
+            held = sum(getattr(module.weight, name).nbytes for name in inner)
+            assert layer.stored_bytes == held + (0 if is_int8 else inverse.nbytes)
+        audit_after(loaded)
+        loaded.restore()
+        assert linears(loaded) == floats
 
 
 @pytest.mark.usefixtures("exact_int_mm")
 def test_factors_are_those_of_torchao_from_end_to_end() -> None:
-    """torchao's own steps on the whole model: observers that keep all inputs, calibration, conversion."""
+    """torchao's own steps on the whole model: observers, calibration, conversion."""
     ours, theirs = TinyModel().load(CPU), TinyModel().load(CPU)
     quantize_model(ours, recipe())
     library, quantization = torchao("prototype.smoothquant"), torchao("quantization")
@@ -181,10 +132,8 @@ def test_model_runs_over_the_set_once_for_all_recipes(
 ) -> None:
     tiny.kept.clear()
     calls = []
-    observe = torchao_smoothquant.observe
-    monkeypatch.setattr(
-        torchao_smoothquant, "observe", lambda *args: calls.append(1) or observe(*args)
-    )
+    observe = smoothquant.observe
+    monkeypatch.setattr(smoothquant, "observe", lambda *args: calls.append(1) or observe(*args))
     for alpha in (0.3, 0.7):
         quantize_model(tiny, recipe(alpha=alpha))
         tiny.restore()
@@ -200,53 +149,29 @@ def unsmoothed(loaded: LoadedModel, name: str) -> None:
     loaded.module.get_submodule(name).weight.act_pre_scale = None
 
 
-def plain_weight(loaded: LoadedModel, name: str) -> None:
+def other_code(loaded: LoadedModel, name: str) -> None:
     module: Any = loaded.module.get_submodule(name)
     module.weight.qdata[2, 2] ^= 1
 
 
-@pytest.mark.parametrize(
-    ("damage", "fault"),
-    [(other_factor, "1/s"), (unsmoothed, "1/s"), (plain_weight, "other values")],
-)
 @pytest.mark.usefixtures("exact_int_mm")
-def test_audit_finds(
-    tiny: LoadedModel, damage: Callable[[LoadedModel, str], None], fault: str
-) -> None:
-    chosen = recipe()
-    target = find_targets(tiny.module)[1]
-    layer = _layer(target)
-    chosen.backend.apply(tiny, target, layer)
-    assert chosen.backend.inspect(tiny, target, layer).fault is None
-    damage(tiny, target.name)
-    assert fault in (chosen.backend.inspect(tiny, target, layer).fault or "")
-
-
-def _layer(target: Target) -> Any:
-    from harness.backends.layer import QuantizedLayer
-
-    return QuantizedLayer(
-        name=target.name,
-        rule="linear",
-        format=INT8.weight,
-        weight=quantize(target.weight.detach(), INT8.weight),
-        rel_error=0.0,
-        input=INT8.input,
-    )
-
-
-@pytest.mark.usefixtures("exact_int_mm")
-def test_unsmoothed_layer_in_the_place_of_a_smoothed_one_is_found(tiny: LoadedModel) -> None:
-    target = find_targets(tiny.module)[1]
-    layer = _layer(target)
+def test_audit_finds(tiny: LoadedModel) -> None:
+    backend, target = recipe().backend, find_targets(tiny.module)[1]
+    layer = quantized_layer(target, INT8.weight, INT8.input)
+    for damage, fault in ((other_factor, "1/s"), (unsmoothed, "1/s"), (other_code, "other values")):
+        backend.apply(tiny, target, layer)
+        assert backend.inspect(tiny, target, layer).fault is None
+        damage(tiny, target.name)
+        assert fault in (backend.inspect(tiny, target, layer).fault or "")
+        tiny.restore()
     TorchaoBackend().apply(tiny, target, layer)
-    assert recipe().backend.inspect(tiny, target, layer).fault is not None
+    assert backend.inspect(tiny, target, layer).fault is not None, "a layer that is not smoothed"
 
 
 @pytest.mark.usefixtures("exact_int_mm")
-def test_layer_that_no_token_reached_is_refused(tiny: LoadedModel) -> None:
+def test_layer_that_no_token_reached_is_unsupported(tiny: LoadedModel) -> None:
     chosen = recipe()
-    maxima = torchao_smoothquant.observe(tiny, SET)
+    maxima = smoothquant.observe(tiny, SET)
     missing = "model.layers.1.mlp.up_proj"
     left = {name: values for name, values in maxima.by_layer.items() if name != missing}
     tiny.kept["input maxima", SET] = maxima._replace(by_layer=left)
@@ -265,13 +190,13 @@ def test_weights_alone_are_not_smoothed() -> None:
     assert "8.9" in (backend.supports((FP8,), CPU) or "")
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.5])
-def test_alpha_is_a_share(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"alpha must be 0\.\.1"):
-        TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
+def test_alpha_is_a_share() -> None:
+    for alpha in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=r"alpha must be 0\.\.1"):
+            TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
 
 
-def test_scaled_input_linear_is_a_linear_layer_of_a_scaled_input() -> None:
+def test_scaled_input_linear_is_a_linear_layer_of_a_scaled_activation() -> None:
     layer = ScaledInputLinear(4, 3)
     layer.register_buffer("input_scale", torch.tensor([1.0, 2.0, 0.5, 0.0]))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
@@ -290,3 +215,44 @@ def test_a_text_that_changes_during_a_sweep_ends_the_run(tiny: LoadedModel, tmp_
         DataError, match=r"stay as it is while a sweep runs, got another .* own\.txt"
     ):
         backend.prepare(tiny, ())
+
+
+def recipe(rule: LayerRule = INT8, alpha: float = 0.5, skip: tuple[str, ...] = SKIP) -> QuantRecipe:
+    backend = TorchaoSmoothQuantBackend(calibration=SET, alpha=alpha)
+    return QuantRecipe(name="smooth", rules={"linear": rule}, skip=skip, backend=backend)
+
+
+def linears(loaded: LoadedModel) -> dict[str, nn.Linear]:
+    found = {t.name: t.owner for t in find_targets(loaded.module)}
+    return {name: owner for name, owner in found.items() if isinstance(owner, nn.Linear)}
+
+
+def activations(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    """Return the activations of each linear layer during calibration, `[tokens, K]`."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    hooks = [
+        owner.register_forward_hook(
+            lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0][0])
+        )
+        for name, owner in linears(loaded).items()
+    ]
+    with torch.no_grad():
+        for ids in SET.draw(loaded).ids:
+            loaded.module(ids[None])
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def factors(x: torch.Tensor, weight: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return s of the paper, float64."""
+    return x.double().abs().amax(0) ** alpha / weight.double().abs().amax(0) ** (1 - alpha)
+
+
+@pytest.fixture
+def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchao make FP8 layers on this processor, whose torch has the matmul for tests."""
+    monkeypatch.setattr(float_tensors, "needs_capability", lambda *_: None)
+    monkeypatch.setattr(
+        torchao("quantization.quant_api"), "_check_hardware_support", lambda _: None
+    )

@@ -1,100 +1,20 @@
-"""Recipes on architectures whose weights lie, are shared or are called in ways of their own; each goes through a folder."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""Recipes on architectures whose weights lie, are shared or are called in ways of their own."""
 
 import pytest
 import torch
-import transformers
+from recipe_builders import INT8, blocks, int8_row, int8_row_recipe, rounded_int8
+from recipe_models import IDS, LLAMA4, LOCAL, MIXTURE, SHARED, SIZES, Load, logits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.backends.torchao.backend import TorchaoBackend
-from harness.backends.torchao.packing import torchao
-from harness.errors import AuditError, ConfigError, UnsupportedRecipe
-from harness.formats.integer import Integer
-from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
+from harness.backends.torchao.library import torchao
+from harness.errors import AuditError, UnsupportedRecipe
 from harness.models.targets.targets import find_others, find_targets
-from harness.quant.granularity import Granularity
-from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 
-SIZES = {
-    "vocab_size": 261,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-FEW = {"vocab_size": 261, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
-MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
-SHARED = {"shared_expert_intermediate_size": 24, "decoder_sparse_step": 1}
-IDS = torch.arange(3, 35)[None]
-ROW = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
-
-
-def recipe(**changes: object) -> QuantRecipe:
-    rules = {"linear": LayerRule(match="*", weight=ROW)}
-    return QuantRecipe(**{"name": "int8_row", "rules": rules} | changes)
-
-
-def with_inputs(**changes: object) -> QuantRecipe:
-    return recipe(rules={"linear": LayerRule(match="*", weight=ROW, input=ROW)}, **changes)
-
-
-def rounded(x: Tensor, axis: int = -1) -> Tensor:
-    """INT8 by hand, with one scale for all numbers along an axis."""
-    scale = x.abs().amax(axis, keepdim=True) / 127
-    return (x / torch.where(scale == 0, 1, scale)).round() * scale
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[..., LoadedModel]:
-    def saved_and_loaded(kind: str, **options: object) -> LoadedModel:
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{kind}Config")(**options)
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        random = torch.Generator().manual_seed(1)
-        for parameter in module.parameters():
-            if parameter.dim() > 1:
-                parameter.data.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
-        module.tie_weights()
-        module.save_pretrained(tmp_path)
-        found = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-        return LoadedModel(
-            module=found,
-            tokenizer=byte_tokenizer(),
-            name=kind,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-            fingerprint="0",
-        )
-
-    return saved_and_loaded
-
-
-@torch.no_grad()
-def logits(module: PreTrainedModel) -> Tensor:
-    made: Tensor = module(IDS, use_cache=False).logits
-    return made
-
-
-def parameters(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-
-LLAMA4 = {"head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1}
 IN_OUT = {
     "llama4": ("Llama4Text", SIZES | LLAMA4 | {"intermediate_size_mlp": 40}, ".experts."),
     "gpt_oss": ("GptOss", SIZES | LOCAL | {"head_dim": 16}, ".experts."),
@@ -109,17 +29,17 @@ IN_OUT = {
 
 @pytest.mark.parametrize(("kind", "options", "place"), IN_OUT.values(), ids=IN_OUT)
 def test_a_stack_stored_with_its_inputs_first_has_one_scale_an_output_channel(
-    load: Callable[..., LoadedModel], kind: str, options: dict[str, object], place: str
+    load: Load, kind: str, options: dict[str, object], place: str
 ) -> None:
     loaded = load(kind, **options)
     before = parameters(loaded.module)
-    report = quantize(loaded, recipe()).report
+    report = quantize(loaded, int8_row_recipe()).report
     layers = {layer.name: layer for layer in report.layers if place in layer.name}
     assert len(layers) >= 2
     for name, layer in layers.items():
         found = loaded.module.get_parameter(name)
         # Inputs are the axis before the last: what shares a scale lies along it.
-        assert torch.equal(found, rounded(before[name], axis=1)), name
+        assert torch.equal(found, rounded_int8(before[name], axis=1)), name
         assert layer.shape == (*before[name].mT.shape,)
         assert found.is_contiguous()
     loaded.restore()
@@ -128,64 +48,22 @@ def test_a_stack_stored_with_its_inputs_first_has_one_scale_an_output_channel(
 
 @pytest.mark.parametrize("block", [(8, 8), (1, 8)])
 def test_blocks_of_a_stack_stored_with_its_inputs_first_are_those_of_the_matrix(
-    load: Callable[..., LoadedModel], block: tuple[int, int]
+    load: Load, block: tuple[int, int]
 ) -> None:
     loaded = load("Llama4Text", **SIZES, **LLAMA4, intermediate_size_mlp=40)
     name = "model.layers.0.feed_forward.experts.down_proj"
     exact = loaded.module.get_parameter(name).detach().clone()
-    form = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=block))
-    quantize(loaded, recipe(rules={"linear": LayerRule(match="*", weight=form)}))
+    rules = {"linear": LayerRule(match="*", weight=blocks(INT8, *block))}
+    quantize(loaded, int8_row_recipe(rules=rules))
     experts, inputs, outputs = exact.shape
-    blocks = exact.mT.reshape(experts, outputs // block[0], block[0], inputs // block[1], block[1])
-    scale = blocks.abs().amax((2, 4), keepdim=True) / 127
-    expected = ((blocks / scale).round() * scale).reshape(experts, outputs, inputs).mT
+    shape = experts, outputs // block[0], block[0], inputs // block[1], block[1]
+    tiles = exact.mT.reshape(shape)
+    scale = tiles.abs().amax((2, 4), keepdim=True) / 127
+    expected = ((tiles / scale).round() * scale).reshape(experts, outputs, inputs).mT
     assert torch.equal(loaded.module.get_parameter(name), expected)
 
 
-@pytest.mark.parametrize("kind", ["Mamba", "FalconMamba"])
-def test_a_layer_that_is_never_called_has_neither_rounded_inputs_nor_a_kernel(
-    load: Callable[..., LoadedModel], kind: str
-) -> None:
-    loaded = load(kind, **FEW, state_size=8)
-    names = {f"backbone.layers.{i}.mixer.dt_proj" for i in range(2)}
-    weight_only = quantize(loaded, recipe())
-    assert names <= {layer.name for layer in weight_only.report.layers}
-    loaded.restore()
-    for each in (with_inputs(), recipe(backend=ScaledMMBackend())):
-        done = quantize(loaded, each)
-        skipped = {s.name: s.reason for s in done.report.skipped}
-        assert all("read by another module" in skipped[name] for name in names)
-        assert any(all(name in text for name in names) for text in done.warnings)
-        assert not names & {layer.name for layer in done.report.layers}
-        loaded.restore()
-
-
-def test_the_fake_form_of_a_real_recipe_leaves_out_the_same_layers(
-    load: Callable[..., LoadedModel],
-) -> None:
-    loaded = load("Mamba", **FEW, state_size=8)
-    real = recipe(backend=ScaledMMBackend())
-    of_real = quantize(loaded, real).report
-    exact = logits(loaded.module)
-    loaded.restore()
-    of_fake = quantize(loaded, real, backend=FakeBackend()).report
-    assert {layer.name for layer in of_fake.layers} == {layer.name for layer in of_real.layers}
-    # Sums of integers against sums of float32: their order is all that differs.
-    assert torch.allclose(logits(loaded.module), exact, rtol=1e-4, atol=1e-4)
-
-
-def test_a_recipe_for_nothing_but_such_layers_is_unsupported(
-    load: Callable[..., LoadedModel],
-) -> None:
-    loaded = load("Mamba", **FEW, state_size=8)
-    rules = {"linear": LayerRule(match="*.dt_proj", weight=ROW, input=ROW)}
-    with pytest.raises(UnsupportedRecipe, match="dt_proj"):
-        quantize(loaded, recipe(rules=rules))
-
-
-def test_what_a_text_run_never_uses_is_listed_and_does_not_count(
-    load: Callable[..., LoadedModel],
-) -> None:
+def test_what_a_text_run_never_uses_is_listed_and_does_not_count(load: Load) -> None:
     text = SIZES | {"vocab_size": 272, "head_dim": 16, "query_pre_attn_scalar": 16}
     vision = {
         "hidden_size": 16,
@@ -198,7 +76,7 @@ def test_what_a_text_run_never_uses_is_listed_and_does_not_count(
     config = {"text_config": text, "vision_config": vision, "mm_tokens_per_image": 4}
     ids = {"image_token_index": 269, "boi_token_index": 270, "eoi_token_index": 271}
     loaded = load("Gemma3", **config, **ids)
-    report = quantize(loaded, recipe()).report
+    report = quantize(loaded, int8_row_recipe()).report
     assert all("language_model" in layer.name for layer in report.layers)
     named = dict(loaded.module.named_parameters())
     vision_names = [n for n, p in named.items() if "language_model" not in n and "lm_head" not in n]
@@ -207,61 +85,6 @@ def test_what_a_text_run_never_uses_is_listed_and_does_not_count(
     assert unused > 1000
     assert {reasons[n] for n in vision_names if named[n].dim() > 1} == {"not used by a text run"}
     assert report.coverage == report.num_quantized / (loaded.num_parameters - unused)
-
-
-ROUTED = {
-    "qwen2_moe": ("Qwen2Moe", SIZES | MIXTURE | SHARED, {"mlp.gate.weight", "mlp.shared_expert_gate"}),
-    "mixtral": ("Mixtral", SIZES | LOCAL, {"mlp.gate.weight"}),
-    "gpt_oss": ("GptOss", SIZES | LOCAL | {"head_dim": 16}, {"mlp.router.weight"}),
-    "llama4": (
-        "Llama4Text",
-        SIZES | LLAMA4 | {"intermediate_size_mlp": 40},
-        {"feed_forward.router"},
-    ),
-    "phimoe": ("Phimoe", SIZES | LOCAL, {"mlp.router"}),
-    "jetmoe": (
-        "JetMoe",
-        {k: v for k, v in SIZES.items() if k != "num_attention_heads"} | LOCAL | {"kv_channels": 16},
-        {"mlp.router.layer", "self_attention.experts.router.layer"},
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("kind", "options", "routers"), ROUTED.values(), ids=ROUTED)
-def test_routers_and_gates_of_shared_experts_stay_in_float_unless_skip_says_otherwise(
-    load: Callable[..., LoadedModel], kind: str, options: dict[str, object], routers: set[str]
-) -> None:
-    loaded = load(kind, **options)
-    expected = {f"model.layers.{i}.{name}" for i in range(2) for name in routers}
-    report = quantize(loaded, recipe()).report
-    skipped = {s.name for s in report.skipped if s.reason.startswith("a router")}
-    assert skipped == expected
-    loaded.restore()
-    opened = recipe(skip=("lm_head", "embed_tokens", "!router"))
-    named = {layer.name for layer in quantize(loaded, opened).report.layers}
-    assert expected <= named
-    loaded.restore()
-    one = next(iter(sorted(expected)))
-    opened = recipe(skip=("lm_head", "embed_tokens", f"!{one}"))
-    assert expected & {layer.name for layer in quantize(loaded, opened).report.layers} == {one}
-
-
-def test_skip_may_name_what_is_no_target_but_not_what_is_no_matrix(
-    load: Callable[..., LoadedModel],
-) -> None:
-    loaded = load("Mamba", **FEW, state_size=8)
-    kept = ("lm_head", "embed_tokens")
-    assert quantize(loaded, recipe(skip=(*kept, "*.conv1d"))).report.layers
-    loaded.restore()
-    with pytest.raises(ConfigError, match=r"quant\.skip must match .* got '\*\.norm'"):
-        quantize(loaded, recipe(skip=(*kept, "*.norm")))
-
-
-def test_a_model_without_routers_has_none_to_open(load: Callable[..., LoadedModel]) -> None:
-    loaded = load("Llama", **SIZES)
-    assert not [target for target in find_targets(loaded.module) if target.alias == "router"]
-    with pytest.raises(ConfigError, match=r"quant\.skip must match .* got '!router'"):
-        quantize(loaded, recipe(skip=("lm_head", "!router")))
 
 
 ZAMBA2 = {
@@ -285,16 +108,15 @@ ZAMBA2 = {
 
 
 @pytest.mark.parametrize("backend", ["fake", "real"])
-def test_blocks_that_share_weights_go_on_sharing_them(
-    load: Callable[..., LoadedModel], backend: str
-) -> None:
+def test_blocks_that_share_weights_go_on_sharing_them(load: Load, backend: str) -> None:
     loaded = load("Zamba2", **ZAMBA2)
     exact = parameters(loaded.module)
     num_parameters = loaded.num_parameters
     config = dict(vars(loaded.module.config))
     plain = logits(loaded.module)
     report = quantize(
-        loaded, recipe(backend=ScaledMMBackend()) if backend == "real" else recipe()
+        loaded,
+        int8_row_recipe(backend=ScaledMMBackend()) if backend == "real" else int8_row_recipe(),
     ).report
     first, second = (loaded.module.model.layers[i].shared_transformer for i in (1, 3))
     if backend == "fake":
@@ -317,7 +139,7 @@ def test_blocks_that_share_weights_go_on_sharing_them(
     for name, parameter in loaded.module.named_parameters():
         layer = loaded.module.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, nn.Linear) and name.endswith("weight") and "lm_head" not in name:
-            parameter.data.copy_(rounded(exact[name]))
+            parameter.data.copy_(rounded_int8(exact[name]))
     if backend == "fake":
         assert torch.equal(logits(loaded.module), quantized)
     else:
@@ -348,9 +170,7 @@ class ListOfExperts(nn.Module):
         return made
 
 
-def test_an_expert_that_no_token_goes_to_is_used_the_way_its_siblings_are(
-    load: Callable[..., LoadedModel],
-) -> None:
+def test_an_expert_that_no_token_goes_to_is_used_the_way_its_siblings_are(load: Load) -> None:
     module = load("Llama", **SIZES).module
     module.model.layers[1].mlp = ListOfExperts()
     names = [target.name for target in find_targets(module) if "experts" in target.name]
@@ -373,12 +193,12 @@ class LongTextsOnly(nn.Module):
 
 
 def test_a_layer_that_only_longer_texts_need_ends_the_run_instead_of_staying_in_float_unseen(
-    load: Callable[..., LoadedModel],
+    load: Load,
 ) -> None:
     loaded = load("Llama", **SIZES)
     loaded.module.model.layers[1].mlp = LongTextsOnly()
     long = torch.arange(3, 43)[None]
-    quantize(loaded, recipe())
+    quantize(loaded, int8_row_recipe())
     loaded.module(IDS)
     with pytest.raises(AuditError, match=r"32 tokens do not need.*got a call of .*mlp\.long"):
         loaded.module(long)
@@ -401,9 +221,7 @@ class WrittenOut(nn.Linear):
         return input @ self.weight.T + self.bias
 
 
-def test_a_subclass_is_a_linear_layer_if_it_computes_the_same(
-    load: Callable[..., LoadedModel],
-) -> None:
+def test_a_subclass_is_a_linear_layer_if_it_computes_the_same(load: Load) -> None:
     loaded = load("Llama", **SIZES)
     mlp = loaded.module.model.layers[0].mlp
     mlp.up_proj, mlp.gate_proj = WrittenOut(32, 48), RoundedFirst(32, 48)
@@ -413,14 +231,14 @@ def test_a_subclass_is_a_linear_layer_if_it_computes_the_same(
     assert targets["up_proj"].linear is mlp.up_proj
     assert targets["gate_proj"].linear is None
     with pytest.raises(UnsupportedRecipe, match="gate_proj"):
-        quantize(loaded, recipe(backend=ScaledMMBackend()))
+        quantize(loaded, int8_row_recipe(backend=ScaledMMBackend()))
 
 
-def test_gpt2_is_quantized_as_if_it_had_linear_layers(load: Callable[..., LoadedModel]) -> None:
+def test_gpt2_is_quantized_as_if_it_had_linear_layers(load: Load) -> None:
     options = {"vocab_size": 261, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": None}
     loaded = load("GPT2", **options, eos_token_id=None)
     exact = parameters(loaded.module)
-    for each in (recipe(), recipe(backend=ScaledMMBackend())):
+    for each in (int8_row_recipe(), int8_row_recipe(backend=ScaledMMBackend())):
         report = quantize(loaded, each).report
         assert len(report.layers) == 8
         made = logits(loaded.module)
@@ -428,24 +246,24 @@ def test_gpt2_is_quantized_as_if_it_had_linear_layers(load: Callable[..., Loaded
         for layer in report.layers:
             weight = loaded.module.get_submodule(layer.name).weight
             assert layer.shape == (*weight.mT.shape,)
-            weight.data.copy_(rounded(weight.data, axis=0))
+            weight.data.copy_(rounded_int8(weight.data, axis=0))
         # Sums of integers against sums of float32: their order is all that differs.
         assert torch.allclose(logits(loaded.module), made, rtol=1e-4, atol=1e-4)
         for name, parameter in loaded.module.named_parameters():
             parameter.data.copy_(exact[name])
 
 
-def test_inputs_of_gpt2_are_rounded_by_token(load: Callable[..., LoadedModel]) -> None:
+def test_activations_of_gpt2_are_rounded_per_token(load: Load) -> None:
     options = {"vocab_size": 261, "n_embd": 32, "n_layer": 1, "n_head": 2, "bos_token_id": None}
     loaded = load("GPT2", **options, eos_token_id=None)
     layer = loaded.module.transformer.h[0].mlp.c_fc
     weight, x = layer.weight.detach().clone(), torch.randn(2, 5, 32)
-    quantize(loaded, with_inputs())
-    expected = torch.addmm(layer.bias, rounded(x).view(-1, 32), rounded(weight, axis=0))
+    quantize(loaded, with_activations())
+    expected = torch.addmm(layer.bias, rounded_int8(x).view(-1, 32), rounded_int8(weight, axis=0))
     assert torch.equal(layer(x), expected.view(2, 5, -1))
 
 
-def test_a_mixture_has_inputs_rounded_by_expert(load: Callable[..., LoadedModel]) -> None:
+def test_a_mixture_has_activations_rounded_by_expert(load: Load) -> None:
     loaded = load("Qwen2Moe", **SIZES, **MIXTURE, **SHARED)
     loaded.module.set_experts_implementation("eager")
     experts = loaded.module.model.layers[0].mlp.experts
@@ -453,15 +271,15 @@ def test_a_mixture_has_inputs_rounded_by_expert(load: Callable[..., LoadedModel]
     x, weights = torch.randn(6, 32), torch.rand(6, 2)
     index = torch.tensor([[0, 1], [1, 3], [0, 3], [3, 1], [1, 0], [0, 3]])  # none goes to the third
     plain = experts(x, index, weights)
-    quantize(loaded, with_inputs())
+    quantize(loaded, with_activations())
     made = experts(x, index, weights)
 
     expected = torch.zeros_like(x)
     for expert in (0, 1, 3):
         slot, token = torch.where(expert == index.T)
-        both = F.linear(rounded(x[token]), rounded(gate_up[expert]))
+        both = F.linear(rounded_int8(x[token]), rounded_int8(gate_up[expert]))
         gate, up = both.chunk(2, -1)
-        out = F.linear(rounded(F.silu(gate) * up), rounded(down[expert]))
+        out = F.linear(rounded_int8(F.silu(gate) * up), rounded_int8(down[expert]))
         expected.index_add_(0, token, out * weights[token, slot, None])
     assert torch.equal(made, expected)
     assert not torch.allclose(made, plain, rtol=1e-3)
@@ -471,19 +289,16 @@ def test_a_mixture_has_inputs_rounded_by_expert(load: Callable[..., LoadedModel]
     assert torch.equal(experts(x, index, weights), plain)
 
 
-TENSOR = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(-1, -1)))
-
-
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
-def test_experts_share_no_scale_of_their_inputs(
-    load: Callable[..., LoadedModel], implementation: str
-) -> None:
+def test_experts_share_no_scale_of_their_activations(load: Load, implementation: str) -> None:
     loaded = load("Qwen2Moe", **SIZES, **MIXTURE, **SHARED)
     loaded.module.set_experts_implementation(implementation)
     experts = loaded.module.model.layers[0].mlp.experts
     gate_up = experts.gate_up_proj.detach().clone()
-    rules = {"up": LayerRule(match="*.experts.gate_up_proj", weight=ROW, input=TENSOR)}
-    quantize(loaded, recipe(rules=rules))
+    rules = {
+        "up": LayerRule(match="*.experts.gate_up_proj", weight=int8_row(), input=blocks(INT8, -1))
+    }
+    quantize(loaded, int8_row_recipe(rules=rules))
     x = torch.randn(4, 32)
     x[:2] *= 100  # tokens of one expert are large, those of the other small
     index, ones = torch.tensor([[0], [0], [1], [1]]), torch.ones(4, 1)
@@ -491,42 +306,19 @@ def test_experts_share_no_scale_of_their_inputs(
     parts = []
     for expert, tokens in ((0, x[:2]), (1, x[2:])):
         scale = tokens.abs().max() / 127
-        both = F.linear((tokens / scale).round() * scale, rounded(gate_up[expert]))
+        both = F.linear((tokens / scale).round() * scale, rounded_int8(gate_up[expert]))
         gate, up = both.chunk(2, -1)
         parts.append(F.linear(F.silu(gate) * up, experts.down_proj[expert]))
     # The order of sums is all that differs.
     assert torch.allclose(made, torch.cat(parts), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("value", [True, False, None])
-def test_restore_brings_back_what_the_configuration_said_of_ties(
-    load: Callable[..., LoadedModel], value: bool | None
-) -> None:
-    loaded = load("Llama", **SIZES)
-    config = loaded.module.config
-    if value is None:
-        vars(config).pop("tie_word_embeddings", None)
-    else:
-        config.tie_word_embeddings = value
-    before = dict(vars(config))
-    loaded.untie()
-    assert not getattr(config, "tie_word_embeddings", False)
-    loaded.restore()
-    assert dict(vars(config)) == before
-    loaded.untie()
-    loaded.untie()
-    loaded.restore()
-    assert dict(vars(config)) == before
-
-
-def test_a_layer_that_stands_in_two_places_is_replaced_in_both(
-    load: Callable[..., LoadedModel],
-) -> None:
+def test_a_layer_that_stands_in_two_places_is_replaced_in_both(load: Load) -> None:
     loaded = load("Llama", **SIZES)
     first, second = (layer.mlp for layer in loaded.module.model.layers)
     second.up_proj = first.up_proj
     before = logits(loaded.module)
-    report = quantize(loaded, recipe(backend=ScaledMMBackend())).report
+    report = quantize(loaded, int8_row_recipe(backend=ScaledMMBackend())).report
     assert second.up_proj is first.up_proj
     assert not isinstance(second.up_proj, nn.Linear)
     assert len(report.layers) == 13
@@ -535,9 +327,7 @@ def test_a_layer_that_stands_in_two_places_is_replaced_in_both(
     assert torch.equal(logits(loaded.module), before)
 
 
-def test_weights_of_a_library_are_no_targets_and_no_obstacle(
-    load: Callable[..., LoadedModel],
-) -> None:
+def test_weights_of_a_library_are_no_targets_and_no_hindrance(load: Load) -> None:
     module = load("Llama", **SIZES).module
     library = torchao("quantization")
     library.quantize_(module.model.layers[0], library.Int8WeightOnlyConfig())
@@ -547,7 +337,7 @@ def test_weights_of_a_library_are_no_targets_and_no_obstacle(
 
 
 class OneMatrixForAll(nn.Module):
-    """Experts below each other in one matrix, as DBRX has them, and heads side by side in one of three axes, as XLNet has them."""
+    """Experts stacked in one matrix, as DBRX has them, and heads in one axis of three, as XLNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -563,27 +353,53 @@ class OneMatrixForAll(nn.Module):
 
 
 def test_a_parameter_of_several_matrices_is_taken_apart_the_way_it_is_multiplied(
-    load: Callable[..., LoadedModel],
+    load: Load,
 ) -> None:
     loaded = load("Llama", **SIZES)
     mlp = loaded.module.model.layers[1].mlp = OneMatrixForAll()
     exact = parameters(mlp)
-    quantize(loaded, recipe())
-    assert torch.equal(mlp.up, rounded(exact["up"]))
-    by_expert = rounded(exact["down"].view(3, 24, 32), axis=1)
+    quantize(loaded, int8_row_recipe())
+    assert torch.equal(mlp.up, rounded_int8(exact["up"]))
+    by_expert = rounded_int8(exact["down"].view(3, 24, 32), axis=1)
     assert torch.equal(mlp.down, by_expert.view(72, 32))
-    assert torch.equal(mlp.heads, rounded(exact["heads"], axis=0))
-    assert torch.equal(mlp.merged, rounded(exact["merged"].view(32, 32)).view(32, 2, 16))
+    assert torch.equal(mlp.heads, rounded_int8(exact["heads"], axis=0))
+    assert torch.equal(mlp.merged, rounded_int8(exact["merged"].view(32, 32)).view(32, 2, 16))
 
 
-def test_torchao_takes_a_conv1d_for_a_linear_layer(load: Callable[..., LoadedModel]) -> None:
+def test_torchao_takes_a_conv1d_for_a_linear_layer(load: Load) -> None:
     options = {"vocab_size": 261, "n_embd": 32, "n_layer": 1, "n_head": 2, "bos_token_id": None}
     loaded = load("GPT2", **options, eos_token_id=None)
     layer = loaded.module.transformer.h[0].mlp.c_fc
-    weight, x = rounded(layer.weight.detach(), axis=0), torch.randn(5, 32)
+    weight, x = rounded_int8(layer.weight.detach(), axis=0), torch.randn(5, 32)
     backend = TorchaoBackend()
-    report = quantize(loaded, recipe(backend=backend)).report
+    report = quantize(loaded, int8_row_recipe(backend=backend)).report
     assert {each.kernel.split(":")[0] for each in report.layers} == {"torchao Int8Tensor"}
     expected = torch.addmm(layer.bias.detach(), x, weight)
     found = loaded.module.transformer.h[0].mlp.c_fc(x).detach()
     assert float((found - expected).norm() / expected.norm()) < backend.tolerance["float32"]
+
+
+def test_restore_brings_back_what_the_configuration_said_of_ties(load: Load) -> None:
+    loaded = load("Llama", **SIZES)
+    config = loaded.module.config
+    for value in (True, False, None):
+        if value is None:
+            vars(config).pop("tie_word_embeddings", None)
+        else:
+            config.tie_word_embeddings = value
+        before = dict(vars(config))
+        for times in (1, 2):
+            for _ in range(times):
+                loaded.untie()
+            assert not getattr(config, "tie_word_embeddings", False), value
+            loaded.restore()
+            assert dict(vars(config)) == before, value
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def with_activations(**changes: object) -> QuantRecipe:
+    rules = {"linear": LayerRule(match="*", weight=int8_row(), input=int8_row())}
+    return int8_row_recipe(rules=rules, **changes)
