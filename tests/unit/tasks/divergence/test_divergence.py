@@ -24,14 +24,9 @@ from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence import divergence
-from harness.tasks.divergence.divergence import (
-    Divergence,
-    baseline,
-    run_windows,
-    side,
-    side_by_side,
-)
+from harness.tasks.divergence import compare as compare_module
+from harness.tasks.divergence.compare import KeptSide, Side, compare
+from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
@@ -152,7 +147,7 @@ def test_uniform_candidate_in_closed_form(fresh: LoadedModel) -> None:
 def test_float_model_differs_from_itself_by_exactly_nothing(
     monkeypatch: pytest.MonkeyPatch, dtype: str, kept: int
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", kept)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", kept)
     loaded = TinyModel(dtype=dtype).load(CPU)
     found = values(Divergence(data=prose(1200), window=100).run(loaded))
     nothing = {name for name in found if name.startswith(("kl_", "delta_p_"))}
@@ -207,17 +202,10 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
 def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> None:
     quantize(fresh, integers(4))
     windows = disjoint_windows(prose(300).text(), fresh, 100, None)
-    with split(fresh) as halves:
-
-        def candidate() -> divergence.Side:
-            return side(halves, run_windows(halves, windows.ids))
-
-        there = side_by_side(
-            halves, windows, candidate(), baseline(halves, windows, fresh.unquantized), "there"
-        )
-        back = side_by_side(
-            halves, windows, baseline(halves, windows, fresh.unquantized), candidate(), "back"
-        )
+    with split(fresh) as model:
+        candidate, base = Side(model), KeptSide(model, fresh.unquantized)
+        there = compare(candidate, base, windows, "there")
+        back = compare(base, candidate, windows, "back")
     assert np.array_equal(there.nll, back.nll_baseline)
     assert np.array_equal(there.nll_baseline, back.nll)
     assert np.array_equal(there.delta_p, -back.delta_p)
@@ -259,7 +247,7 @@ def count_windows(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[
 def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
     monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel, budget: int, repeated: int
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", budget)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", budget)
     task = Divergence(data=prose(300), window=100)
     task.run(fresh)
     quantize(fresh, integers(8))  # runs the model once to find its weights
@@ -275,7 +263,7 @@ def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
 def test_budget_is_for_all_tasks_of_a_sweep(
     monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", 4 * 19_200)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", 4 * 19_200)
     for window in (100, 50, 60):
         Divergence(data=prose(300), window=window).run(fresh)
     held = fresh.kept["baseline hidden states"]
@@ -331,7 +319,7 @@ def test_float_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> 
         fresh.module.lm_head.weight[5] = math.nan
     fresh.swap_parameter(fresh.module.lm_head, "weight", healthy)
     fresh.swap_parameter(fresh.module.model.embed_tokens, "weight", healthy)
-    with pytest.raises(InvalidResult, match="from the float model in window 0"):
+    with pytest.raises(InvalidResult, match="from the unquantized model in window 0"):
         Divergence(data=prose(300), window=100).run(fresh)
 
 

@@ -23,8 +23,9 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence import noise_floor
-from harness.tasks.divergence.divergence import Side
-from harness.tasks.divergence.noise_floor import NoiseFloor, Variant, cast, run_in_pairs
+from harness.tasks.divergence.compare import Side
+from harness.tasks.divergence.noise_floor import NoiseFloor, PairedSide, Variant, in_other_dtype
+from harness.tasks.windows import disjoint_windows
 
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
@@ -58,8 +59,8 @@ def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
     result = TASK.run(loaded)
     names = {metric.name.split("/")[0] for metric in result.metrics}
     assert names == set(VARIANTS)
-    assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.SHOWN)
-    assert len(result.metrics) == len(VARIANTS) * len(noise_floor.SHOWN)
+    assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.REPORTED)
+    assert len(result.metrics) == len(VARIANTS) * len(noise_floor.REPORTED)
     assert result.warnings == ()
     for name, value in values(result).items():
         assert value >= 0 or name.endswith("ratio")
@@ -102,8 +103,8 @@ def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> No
     with torch.no_grad():
         expected = other.model(ids).last_hidden_state
         usual = loaded.module.model(ids).last_hidden_state
-    with split(loaded) as halves, attention(loaded.module, "eager"):
-        found = halves.hidden(ids)
+    with split(loaded) as model, attention(loaded.module, "eager"):
+        found = model.hidden(ids)
     assert torch.equal(found, expected)
     assert not torch.equal(found, usual)
 
@@ -119,10 +120,10 @@ def test_model_that_is_eager_already_is_measured_with_the_fused_kernel() -> None
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel, count: int) -> None:
-    ids = windows(loaded, count)
-    with split(loaded) as halves:
-        found = torch.stack(list(run_in_pairs(halves, ids)))
-        alone = torch.cat([halves.hidden(row[None]) for row in ids])
+    given = disjoint_windows(EmbeddedData().text(), loaded, 100, count)
+    with split(loaded) as model:
+        found = torch.stack(list(PairedSide(model).hidden(given)))
+        alone = torch.cat([model.hidden(row[None]) for row in windows(loaded, count)])
     assert found.shape == alone.shape
     # Float rounding only; hidden states of other windows are of size 1 away.
     tolerance = 1e-4 if loaded.dtype is torch.float32 else 0.1
@@ -164,7 +165,7 @@ def test_model_is_left_as_it_was(loaded: LoadedModel) -> None:
 
 def test_parameters_come_back_after_an_error_and_tied_ones_stay_tied(loaded: LoadedModel) -> None:
     before = dict(loaded.module.named_parameters(remove_duplicate=False))
-    become = cast(loaded, torch.float64)
+    become = in_other_dtype(loaded, torch.float64)
     with become():
         assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float64}
         assert loaded.module.lm_head.weight is loaded.module.model.embed_tokens.weight

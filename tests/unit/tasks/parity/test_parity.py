@@ -271,15 +271,19 @@ def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
     loaded = TinyModel().load(CPU)
     quantize(loaded, recipe)
     reference = TASK.reference(loaded)
-    rounded = fake_quantize(reference.calls["model.layers.0.mlp.down_proj"][0].given[0], FORMAT)
+    rounded = fake_quantize(
+        reference.calls["model.layers.0.mlp.down_proj"][0].activation[0], FORMAT
+    )
     weight = loaded.module.model.layers[0].mlp.down_proj.weight.detach()
-    made = reference.calls["model.layers.0.mlp.down_proj"][0].made[0]
+    made = reference.calls["model.layers.0.mlp.down_proj"][0].output[0]
     loaded.restore()
     assert torch.allclose(made, rounded @ weight.T, rtol=1e-5, atol=1e-5)
-    assert not torch.equal(rounded, reference.calls["model.layers.0.mlp.down_proj"][0].given[0])
+    assert not torch.equal(
+        rounded, reference.calls["model.layers.0.mlp.down_proj"][0].activation[0]
+    )
     quantize(loaded, replace(recipe, backend=Real()))
     result = TASK.run_beside(loaded, reference, {})
-    x = reference.calls["model.layers.0.mlp.down_proj"][0].given[0].numpy()
+    x = reference.calls["model.layers.0.mlp.down_proj"][0].activation[0].numpy()
     expected = relative(made.numpy(), x @ weight.numpy().T)
     assert metric(result, "layer_difference").n == 2, "the head and 12 other layers stay in float"
     assert (metric(result, "layer_difference").value or 0) >= expected * 0.999
