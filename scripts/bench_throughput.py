@@ -5,14 +5,16 @@
     python scripts/bench_throughput.py --model qwen3_1_7b --weights random --prompt 2048 --new 16 --eager
     python scripts/bench_throughput.py --breakdown                                   where the time of a token goes
 
-Contenders of one table take turns, in rounds of an order drawn anew (`harness.timing.rounds`); times are medians, and ratios are to
-transformers' own `generate`, which `plain` is: its streamer stamps each token. `float32 products` is the float model as accuracy tasks run
-it on a CPU without 16-bit instructions. llama.cpp reads the very GGUF file that the other
-weights are dequantized from, so its weights are 4-bit; it runs if `llama-cpp-python` is installed. Compiled contenders pack
-float weights a second time; the time of compiling is reported and not counted.
+Contenders of one table take turns, in rounds of an order drawn anew (`harness.timing.rounds`);
+times are medians, and ratios are to transformers' own `generate`, which `plain` is: its streamer
+stamps each token. `float32 products` is the float model as accuracy tasks run it on a CPU without
+16-bit instructions. llama.cpp reads the very GGUF file that the other weights are dequantized from,
+so its weights are 4-bit; it runs if `llama-cpp-python` is installed. Compiled contenders pack float
+weights a second time; the time of compiling is reported and not counted.
 
-prefill [prompt token/s] = prompt / time to the first token; decode [token/s] = (new - 1) / time after it. GB/s is what decoding must
-read at least (weights as stored, head and cache included) times steps a second.
+prefill [prompt token/s] = prompt / time to the first token; decode [token/s] = (new - 1) / time
+after it. GB/s is what decoding must read at least (weights as stored, head and cache included)
+times steps a second.
 """
 
 import argparse

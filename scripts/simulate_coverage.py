@@ -2,16 +2,17 @@
 
     python scripts/simulate_coverage.py [STUDIES]          2,000 by default; a minute on one core
 
-A study draws a text of documents as long as WikiText's articles, whose mean is 0: an effect of each document, an autocorrelated
-drift along it, and noise of each token, in chunks of 64 tokens. Each cell of the table is the share of studies in which an interval
-holds 0, in percent, and must be 95:
+A study draws a text of documents as long as WikiText's articles, whose mean is 0: an effect of each
+document, an autocorrelated drift along it, and noise of each token, in chunks of 64 tokens. Each
+cell of the table is the share of studies in which an interval holds 0, in percent, and must be 95:
 
     windows   Student's t over windows of 2,048 tokens
     CR1       statsmodels' cluster-robust error with t(G - 1)
     CR2       Bell & McCaffrey's error with their degrees of freedom for independent tokens (Imbens & Kolesar 2016)
     ours      `harness.stats`: delete-one-document jackknife with t(G* - 1), G* the effective number of documents
 
-A binomial standard error of 2,000 studies is 0.5 points. `-` is a text whose documents are worth too few for an interval of ours.
+A binomial standard error of 2,000 studies is 0.5 points. `-` is a text whose documents are worth
+too few for an interval of ours.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Flips: answers to the same questions by a model and by its baseline.
 
-Two models of equal accuracy may be right on different questions. A flip is an answer that turns from
-right to wrong or from wrong to right (Dutta et al., "Accuracy is Not All You Need", 2024, arXiv
-2407.09141). A disagreement is any changed answer, also from one wrong letter to another.
+Two models of equal accuracy may be right on different questions. A flip is an answer that turns
+from right to wrong or from wrong to right (Dutta et al., "Accuracy is Not All You Need", 2024,
+arXiv 2407.09141). A disagreement is any changed answer, also from one wrong letter to another.
 
 With b flips to wrong and c flips to right among n questions, accuracy changes by (c - b) / n.
 McNemar's exact test asks whether b and c differ by more than chance: if they do not, b is binomial
@@ -57,7 +57,7 @@ def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> Tas
 
 
 def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
-    """Return flips, disagreement, both accuracies, and the change of the right answer's probability."""
+    """Return flips, disagreement, accuracies, and the change of the right answer's probability."""
     column = {name: [s.scores[name] for s in samples] for name in samples[0].scores}
     after, before = column["correct"], column["correct_baseline"]
     to_wrong = sum(b > a for a, b in zip(after, before, strict=True))

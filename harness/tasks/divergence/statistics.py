@@ -1,30 +1,32 @@
 r"""Statistics of a model's predictions beside its baseline's, token by token.
 
-p is the baseline's distribution of the next token, q the candidate's, x_t the token that follows, v a
-token of the vocabulary, r_v = ln q_v - ln p_v. For each token t:
+p is the baseline's distribution of the next token, q the candidate's, x_t the token that follows, v
+a token of the vocabulary, r_v = ln q_v - ln p_v. For each token t:
 
-    kl_t      = sum_v p_v (ln p_v - ln q_v)            KL(base || candidate) [nat]
+    kl_t      = sum_v p_v (ln p_v - ln q_v)        KL(base || candidate) [nat]
     delta_p_t = q(x_t) - p(x_t)
     same_t    = [argmax p = argmax q]
-    d_t       = nll_q - nll_p                          ln of the PPL ratio = mean d, PPL ratio = e^(mean d)
+    d_t       = nll_q - nll_p                      ln(PPL_q / PPL_p) = mean d
 
-KL without cancellation, as `kl_divergence` sums it:
+How `kl_divergence` sums KL without cancellation:
 
-    1. kl_t = -sum_v p_v r_v                           terms of both signs nearly cancel
-    2. sum_v p_v e^r_v = sum_v q_v = 1 = sum_v p_v     both distributions sum to one
-    3. kl_t = sum_v p_v (e^r_v - 1 - r_v)              add step 2, which adds 0, to step 1
-    4. e^r - 1 - r >= 0, and 0 only for r = 0          no term is negative; equal models give exactly 0
-    5. An error e of a softmax's normalization shifts all r by e. Step 3 then changes by e^2 / 2, step 1 by e.
+    1. kl_t = -sum_v p_v r_v                       terms of both signs nearly cancel
+    2. sum_v p_v e^r_v = sum_v q_v = 1             both distributions sum to one
+    3. kl_t = sum_v p_v (e^r_v - 1 - r_v)          add step 2, which adds 0, to step 1
+    4. e^r - 1 - r >= 0, and 0 only for r = 0      no term is negative; equal models give exactly 0
+    5. An error e of a softmax's normalization shifts all r by e: it changes step 1 by e, and
+       step 3 by e^2 / 2.
 
 The statistics are those of `llama-perplexity --kl-divergence` (llama.cpp,
 tools/perplexity/perplexity.cpp), which differs in three points:
 
-- It stores the baseline's log-probabilities in 16 bits and skips p < e^-16. Here all is float64 from
-  float32 logits (`harness.engines.local.log_softmax`), and nothing is stored or skipped.
+- It stores the baseline's log-probabilities in 16 bits and skips p < e^-16. Here all is float64
+  from float32 logits (`harness.engines.local.log_softmax`), and nothing is stored or skipped.
 - It sums KL as in step 1.
-- Its errors take tokens for independent. Where the tokens of a window share a shift of 0.02 nat, such
-  errors are too small by a factor of about three. Here documents are independent, and intervals are
-  those of `harness.stats`. Differences are taken token by token before anything is averaged.
+- Its errors take tokens for independent. Where the tokens of a window share a shift of 0.02 nat,
+  such errors are too small by a factor of about three. Here documents are independent, and
+  intervals are those of `harness.stats`. Differences are taken token by token before anything is
+  averaged.
 """
 
 import math
@@ -106,7 +108,7 @@ def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     p, r = log_p_NV.exp(), log_q_NV - log_p_NV
     # Step 3 of the module docstring.
     near = torch.expm1(r).sub_(r).mul_(p)
-    # Where q is much larger than p, e^r overflows and p vanishes: write p e^r as q. Nothing cancels.
+    # Where q is much larger than p, e^r overflows and p vanishes: write p e^r as q.
     far = log_q_NV.exp().sub_(p).addcmul_(p, r, value=-1)
     # Step 4, which an ulp of expm1 may break.
     return torch.where(r < 1, near, far).clamp_min_(0).sum(-1)
@@ -146,7 +148,7 @@ def mean_metric(
     note: str | None = None,
     items: tuple[str, str] = ("token", "document"),
 ) -> Metric:
-    """Return a mean with its cluster-robust interval: clusters are independent, items in them are not.
+    """Return a mean and its cluster-robust interval: clusters are independent, their items not.
 
     Args:
         name: Name of the metric.
@@ -173,12 +175,12 @@ def mean_metric(
 
 
 def nonnegative(value: float) -> float:
-    """Return a mean or a bound of values >= 0; an interval around a small mean may reach below 0."""
+    """Clamp a mean of values >= 0, or its bound: an interval of a small mean may reach below 0."""
     return max(value, 0.0)
 
 
 def fraction(value: float) -> float:
-    """Return a mean or a bound of values in [0, 1]; an interval may reach beyond both."""
+    """Clamp a mean of values in [0, 1], or its bound: an interval may reach beyond."""
     return min(max(value, 0.0), 1.0)
 
 

@@ -2,12 +2,12 @@
 
     difference = |y_real - y_fake| / |y_fake|        Frobenius norms over all tokens of a part
 
-End to end, rounded activations are chaotic: sums that differ in the last place move a code somewhere,
-and some layers later the rounding errors are different ones of the same size. A single layer shows
-whether its kernel is right.
+End to end, rounded activations are chaotic: sums that differ in the last place move a code
+somewhere, and some layers later the rounding errors are different ones of the same size. A single
+layer shows whether its kernel is right.
 
-Calls with many rows (the prompt) and with one row (decoding) are two parts, because many kernels take
-another path for one row.
+Calls with many rows (the prompt) and with one row (decoding) are two parts, because many kernels
+take another path for one row.
 """
 
 import math

@@ -10,11 +10,11 @@ of operands. Two views:
 - End to end, the size of what remains after the layers have amplified it:
 
     d_t  = ln p_real(x_t) - ln p_fake(x_t)                 x_t the token that follows
-    logprob_difference = mean |d_t|,  kl = KL(fake || real),  top1_agreement = mean [argmax = argmax]
-    float_kl_fake = KL(float || fake),  float_kl_real = KL(float || real)      what the format itself does
+    logprob_difference = mean |d_t|,  kl = KL(fake || real),  top1_agreement = mean [same argmax]
+    float_kl_fake = KL(float || fake),  float_kl_real = KL(float || real)      effect of the format
 
-The statistics are those of `harness.tasks.divergence.statistics`: equal logits give exactly 0 and 1.
-The last `decode` tokens of each window run one at a time on a cache, because many kernels take
+The statistics are those of `harness.tasks.divergence.statistics`: equal logits give exactly 0 and
+1. The last `decode` tokens of each window run one at a time on a cache, because many kernels take
 another path for one row. Every window runs alone.
 
 `reference` keeps in main memory the float32 logits of the fake-quantized and of the unquantized

@@ -46,7 +46,7 @@ def compare_three(
     for real_TV, ids_L, *kept in zip(real, ids_NL, fake, unquantized, strict=True):
         fake_TV, float_TV, targets_T = (x.to(real_TV.device) for x in (*kept, ids_L[1:]))
         sides = (real_TV, fake_TV), (fake_TV, float_TV), (real_TV, float_TV)
-        windows.append([compare_logits(*pair, targets_T) for pair in sides])
+        windows.append([compare_logits(model, base, targets_T) for model, base in sides])
     beside = Beside(*map(TokenPairs.stack, zip(*windows, strict=True)))
     to_fake, to_float = beside.real_to_fake, beside.fake_to_float
     check_finite(

@@ -8,21 +8,21 @@ from harness.timing.distribution import (
     drift,
     least_samples,
     percentile,
-    rate_spread,
+    rate_statistics,
     ratio,
-    spread,
+    time_statistics,
 )
 
 
-def test_spread_is_median_quartiles_and_coefficient_of_variation() -> None:
-    found = spread([1.0, 2.0, 3.0, 4.0, 5.0])
+def test_statistics_are_median_quartiles_and_coefficient_of_variation() -> None:
+    found = time_statistics([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (found.median, found.iqr) == (3.0, 2.0)
     assert found.cv == pytest.approx(np.sqrt(2.5) / 3)  # variance of 1..5 with n - 1 is 2.5
 
 
 def test_rate_is_count_over_time_and_never_a_mean_of_rates() -> None:
     seconds = [1.0, 1.0, 4.0, 4.0]
-    found = rate_spread(100, seconds)
+    found = rate_statistics(100, seconds)
     assert found.median == pytest.approx(100 / 2.5)  # the median of the rates would be 62.5
     assert found.median * np.median(seconds) == pytest.approx(100)
     assert found.iqr == pytest.approx(75.0)

@@ -301,7 +301,7 @@ def test_error_that_is_not_finite_is_refused() -> None:
         ({"shapes": ()}, "must not be empty"),
         ({"shapes": ((0, 4),)}, "shapes must hold sizes >= 1"),
         ({"draws": 0}, "draws must be >= 1"),
-        ({"seed": -1}, "seed >= 0"),
+        ({"seed": -1}, "seed must be >= 0"),
         ({"max_rows": 0}, "max_rows must be >= 1 or null"),
         ({"ratios": (("f", "g"),)}, "got g"),
     ],
