@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Stat:
-    """A /proc/stat of three processors, of which this process may run on the first two; a tick is 10 ms."""
+    """A /proc/stat of three processors; this process may run on the first two. A tick is 10 ms."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.output import place
 from harness.quant.primitives import fake_quantize, quantize
-from harness.tensor import commands, format_files
+from harness.tensor import commands, format_files, plot
 from harness.tensor.files import header
 
 from .conftest import Run, normal
@@ -99,7 +99,8 @@ def test_an_existing_file_is_overwritten_with_force_alone(
     done = run(*words)
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        f"--out must lead to a new file, got {out}, which exists; name another (--out FILE), or add --force to overwrite it\n"
+        f"--out must lead to a new file, got {out}, which exists; "
+        "name another (--out FILE), or add --force to overwrite it\n"
     )
     assert out.read_text() == "mine"
     assert run(*words, "--force").code == 0
@@ -108,8 +109,9 @@ def test_an_existing_file_is_overwritten_with_force_alone(
 
 
 def test_drawings_are_drawn_again_and_other_pictures_kept(
-    run: Run, file: Path, tmp_path: Path
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plot, "DPI", 20)  # what they show is no matter here
     folder = tmp_path / "plots"
     words = ("plot", file, "--format", "mxfp4,int8_row", "--tensor", "norm", "--out", folder)
     assert run(*words).code == 0

@@ -1,4 +1,4 @@
-"""Clocks: the CPU's against sleep, the GPU's against events that stand in for CUDA's (not run on a GPU yet)."""
+"""The CPU's clock against sleep; the GPU's against stand-ins for CUDA's events (not run on a GPU)."""
 
 import time
 from typing import Any

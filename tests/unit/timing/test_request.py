@@ -37,7 +37,7 @@ def bare(phases: Phases) -> float:
 
 
 def overhead(phases: Phases) -> float:
-    """Time of the harness over that of a bare loop, each the best of interleaved repetitions: what nothing disturbed."""
+    """Time of the harness over time of a bare loop, each the best of interleaved repetitions."""
     loops: list[Callable[[], float]] = [
         lambda: bare(phases),
         lambda: time_request(phases, STEPS + 1, CpuClock()).decode_s,

@@ -1,4 +1,4 @@
-"""Divergence of a model from its float self, against two separate models and plain loops."""
+"""Divergence of a model from its baseline, against two separate models and plain loops."""
 
 import hashlib
 import math
@@ -144,7 +144,7 @@ def test_uniform_candidate_in_closed_form(fresh: LoadedModel) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kept", [0, 2**30])
-def test_float_model_differs_from_itself_by_exactly_nothing(
+def test_unquantized_model_differs_from_itself_by_exactly_nothing(
     monkeypatch: pytest.MonkeyPatch, dtype: str, kept: int
 ) -> None:
     monkeypatch.setattr(compare_module, "KEPT_BYTES", kept)
@@ -169,7 +169,8 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
     result = Divergence(data=prose(300), window=100).run(fresh)
     for sample, was, now in zip(result.samples, as_float.samples, quantized.samples, strict=True):
         assert sample.id == was.id
-        # One task runs a window alone, the other several at once: products of other shapes, which a processor may sum in another order.
+        # One task runs a window alone, the other several at once: a processor may sum matmuls of other
+        # shapes in another order.
         assert sample.scores["nll_baseline"] == pytest.approx(was.scores["nll"], rel=SUMS)
         assert sample.token_nll == pytest.approx(now.token_nll, rel=0, abs=_within(recipe))
 
@@ -177,8 +178,9 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
 def _within(recipe: QuantRecipe) -> float:
     """Return how far -ln p of a token may move with the order of sums [nat].
 
-    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms differ by a few of them. Where inputs are
-    rounded a sum at a tie may also take the next code: for one input in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
+    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms differ
+    by a few of them. Where activations are rounded, a sum at a tie may also take the next code: for
+    one activation in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
     """
     bits = [rule.input.element.bits for rule in recipe.rules.values() if rule.input is not None]
     return 2.0 / (2 ** (bits[0] - 1) - 1) if bits else 64 * 2.0**-19
@@ -313,7 +315,7 @@ def test_candidate_that_is_not_finite_is_an_invalid_result(fresh: LoadedModel, b
         Divergence(data=prose(300), window=100).run(fresh)
 
 
-def test_float_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> None:
+def test_unquantized_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> None:
     healthy = fresh.module.lm_head.weight.detach().clone()
     with torch.no_grad():
         fresh.module.lm_head.weight[5] = math.nan

@@ -1,4 +1,4 @@
-"""Errors of rounded products against closed forms, and against products taken whole in float64."""
+"""Errors of rounded matmuls against closed forms, and against whole matmuls in float64."""
 
 import math
 from collections.abc import Mapping
@@ -61,7 +61,10 @@ def uniform_error(x: Tensor, per_row: bool) -> float:
 
 
 def float_error(amax: float) -> float:
-    """RMS error of N(0, 1) in E4M3 scaled by amax / 448: in each binade [b, 2b) the step is b / 8, below 2^-6 it is 2^-9."""
+    """RMS error of N(0, 1) in E4M3 scaled by amax / 448.
+
+    In each binade [b, 2b) the step is b / 8; below 2^-6 it is 2^-9.
+    """
     scale = amax / 448
     binades = [(0.0, 2.0**-6, 2.0**-9)] + [
         (2.0**e, 2.0 ** (e + 1), 2.0 ** (e - 3)) for e in range(-6, 9)

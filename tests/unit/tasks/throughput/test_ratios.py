@@ -74,6 +74,7 @@ def test_interval_to_the_best_of_two_equal_ways_covers_the_truth(
         low, high = found(native, widened, recipe, session)["prefill_ratio_best"].ci95 or (2, 2)
         covered += low <= 1 <= high
         slower += high < 1
-    # 95 % less two binomial standard errors is 184 of 200; medians of few rounds have intervals that are rather wide than narrow.
+    # 95 % less two binomial standard errors is 184 of 200; medians of few rounds have intervals
+    # that are rather wide than narrow.
     assert covered >= 184
     assert slower <= 12

@@ -1,4 +1,4 @@
-"""Throughput with a clock that stands still and models of known speed, so that every metric is known; and once for real."""
+"""Throughput with a fake clock and models of known speed, where metrics are known; and for real."""
 
 import math
 from collections.abc import Iterator
@@ -242,7 +242,7 @@ def half() -> LoadedModel:
     return TinyModel(dtype="bfloat16").load(torch.device("cpu"))
 
 
-# What the processor can do plays no part: where the instructions are, float32 products may be the slower ones, and are timed too.
+# Both ways are timed on every processor: with 16-bit instructions float32 may be the slower one.
 @pytest.mark.parametrize(
     ("float32_s", "of_float32", "of_best", "faster"),
     [(0.2, 0.5, 0.5, "float32"), (1.6, 4.0, 2.0, "native")],
@@ -378,7 +378,7 @@ def test_faster_than_the_machine_is_invalid(world: World, tiny: LoadedModel, pha
 def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # torch's kernel for CPUs takes bfloat16 and computes in float32, which many processors do faster.
+    # torch's kernel for CPUs takes bfloat16 and computes in float32, faster on many processors.
     loaded = TinyModel(dtype="bfloat16").load(torch.device("cpu"))
     asked: set[str] = set()
 
@@ -390,7 +390,7 @@ def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
     world.native_type = "float32"
     long = {"prompt_tokens": 4096, "new_tokens": 2, "batch_size": 1}
     shape = roofline.prefill(throughput_roofline.shape_of(loaded), 0, 1, 4096)
-    # Less time than attention alone would take at the peak of bfloat16; all products are float32 in this world.
+    # Less time than attention alone takes at the peak of bfloat16; all matmuls here are float32.
     world.prefill_s["float"] = 0.5 * shape.attention / 1e9
     used = value(Throughput(data=EmbeddedData(), **long).run(loaded), "prefill_mfu")
     assert used == pytest.approx((shape.matmul + shape.attention) / 1e12 / world.prefill_s["float"])
