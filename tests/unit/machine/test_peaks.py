@@ -68,14 +68,15 @@ def test_a_rate_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) 
     assert machine.measure_peak(CPU, "copy") == pytest.approx(100 / 0.01, rel=0.3)
 
 
-@pytest.mark.parametrize("dtype", [name for name in machine.MATMUL_TYPES if "float8" not in name])
-def test_products_of_every_type_run_here(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matmuls_of_every_type_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "BUDGET_S", 0.0)
     monkeypatch.setitem(machine.SIDES, "cpu", (64,))
-    assert machine.measure_peak(CPU, machine.matmul(dtype)) > 1e6
+    for dtype in machine.MATMUL_TYPES:
+        if "float8" not in dtype:
+            assert machine.measure_peak(CPU, machine.matmul(dtype)) > 1e6, dtype
 
 
-def test_an_integer_product_is_that_of_its_codes() -> None:
+def test_an_integer_matmul_is_that_of_its_codes() -> None:
     run = machine._square(CPU, torch.int8, 32)
     drawn = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     codes = (drawn * 32).clamp(-127, 127).to(torch.int8).long()

@@ -37,7 +37,6 @@ OUTSIDE = {  # the same types in another library
 }
 
 facts_once = lru_cache(facts)
-each_name = pytest.mark.parametrize("name", STEMS)
 
 
 def test_every_file_is_in_the_list() -> None:
@@ -92,21 +91,20 @@ def test_nonsense_is_refused_without_a_guess(text: str) -> None:
     assert "did you mean" not in str(caught.value)
 
 
-@each_name
-def test_description_is_the_comment_of_the_file(name: str) -> None:
-    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    comment = text[: text.index("_target_")].replace("#", "")
-    assert format_files.description(name).split() == comment.split()
+def test_description_is_the_comment_of_the_file() -> None:
+    for name in STEMS:
+        text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+        comment = text[: text.index("_target_")].replace("#", "")
+        assert format_files.description(name).split() == comment.split(), name
 
 
-@each_name
-def test_facts_of_every_format(name: str) -> None:
-    found = facts_once(format_files.load(name))
-    assert 0 < found.smallest <= found.largest < float("inf")
-    bits = format_files.load(name).element.bits
-    assert bits <= found.bits_per_element < bits + 0.6
-    for part in (found.name, found.element, found.granularity, found.precision, found.specials):
-        assert part
+def test_facts_of_every_format() -> None:
+    for name, fmt in format_files.find("all").items():
+        found, bits = facts_once(fmt), fmt.element.bits
+        assert 0 < found.smallest <= found.largest < float("inf"), name
+        assert bits <= found.bits_per_element < bits + 0.6, name
+        words = (found.name, found.element, found.granularity, found.precision, found.specials)
+        assert all(words), name
 
 
 @pytest.mark.parametrize(("name", "dtype"), OUTSIDE.items(), ids=list(OUTSIDE))
@@ -174,11 +172,11 @@ def test_source_of_element_and_scale(name: str, expected: str) -> None:
     assert source(format_files.load(name)) == expected
 
 
-@each_name
-def test_a_format_without_a_document_names_a_module_that_says_what_it_does(name: str) -> None:
-    text = source(format_files.load(name))
-    if text.startswith("harness."):
-        assert importlib.import_module(text).__doc__
+def test_formats_without_a_document_name_a_module_that_says_what_it_does() -> None:
+    sources = {source(fmt) for fmt in format_files.find("all").values()}
+    modules = [text for text in sources if text.startswith("harness.")]
+    assert modules
+    assert [text for text in modules if not importlib.import_module(text).__doc__] == []
 
 
 def test_listing_has_a_row_for_every_file_with_its_facts(

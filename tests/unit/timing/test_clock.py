@@ -1,4 +1,4 @@
-"""The CPU's clock against sleep; the GPU's against stand-ins for CUDA's events (not run on a GPU)."""
+"""The CPU's clock against sleep, the GPU's against stand-ins for CUDA's events."""
 
 import time
 from typing import Any

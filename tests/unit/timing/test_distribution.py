@@ -58,8 +58,8 @@ def test_interval_covers_the_truth_about_as_often_as_it_says(
         candidate = rng.lognormal(0, 0.05, 12)
         low, high = ratio(base, candidate, seed=session).interval
         covered += low <= truth <= high
-    # 95 % of 150 within two binomial standard errors is 137 .. 148; a bootstrap of few rounds may be
-    # a little wide or narrow.
+    # 95 % of 150 within two binomial standard errors is 137 .. 148; a bootstrap of few rounds may
+    # be a little wide or narrow.
     assert 0.88 * sessions <= covered <= sessions
 
 

@@ -169,8 +169,8 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
     result = Divergence(data=prose(300), window=100).run(fresh)
     for sample, was, now in zip(result.samples, as_float.samples, quantized.samples, strict=True):
         assert sample.id == was.id
-        # One task runs a window alone, the other several at once: a processor may sum matmuls of other
-        # shapes in another order.
+        # One task runs a window alone, the other several at once: a processor may sum matmuls of
+        # other shapes in another order.
         assert sample.scores["nll_baseline"] == pytest.approx(was.scores["nll"], rel=SUMS)
         assert sample.token_nll == pytest.approx(now.token_nll, rel=0, abs=_within(recipe))
 
@@ -178,8 +178,8 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
 def _within(recipe: QuantRecipe) -> float:
     """Return how far -ln p of a token may move with the order of sums [nat].
 
-    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms differ
-    by a few of them. Where activations are rounded, a sum at a tie may also take the next code: for
+    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms
+    differ by a few of them. Where activations are rounded, a sum at a tie may also take the next code: for
     one activation in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
     """
     bits = [rule.input.element.bits for rule in recipe.rules.values() if rule.input is not None]

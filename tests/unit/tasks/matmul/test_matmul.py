@@ -53,7 +53,7 @@ def value(result: TaskResult, name: str) -> float:
 
 
 def uniform_error(x: Tensor, per_row: bool) -> float:
-    """RMS error over RMS of `x` for equal steps of amax / 127: an error is uniform in +-step / 2."""
+    """RMS error over RMS of `x` for steps of amax / 127: an error is uniform in +-step / 2."""
     amax = x.abs().amax(dim=1 if per_row else (0, 1)).double()
     return float(
         (amax / 127).square().mean().sqrt() / math.sqrt(12) / x.double().square().mean().sqrt()

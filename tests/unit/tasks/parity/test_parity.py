@@ -62,7 +62,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stored(nn.Linear):
-    """A layer that multiplies with the dequantized weight, and then does what a wrong kernel would."""
+    """A layer that multiplies with the dequantized weight, then errs as a wrong kernel would."""
 
     def __init__(self, like: nn.Linear, weight: Tensor, change: Change) -> None:
         super().__init__(like.in_features, like.out_features, bias=False, device="meta")
