@@ -149,3 +149,8 @@ def t_interval(center: float, error: float, freedom: float = math.inf) -> Interv
     """Return Student's t interval of an estimate, given the degrees of freedom of its standard error; the normal interval if infinite."""
     spread = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(center - spread, center + spread)
+
+
+def root(value: float) -> float:
+    """Return the square root of a mean square, or of its lower bound, which may be negative."""
+    return math.sqrt(max(value, 0.0))

@@ -1,18 +1,20 @@
-"""How fast a model prefills and decodes: transformers, `harness` eager and compiled, real low precision, llama.cpp; in one process.
+"""Speed of prefill and decode in one process: transformers, `harness`, recipes, llama.cpp.
 
-    python scripts/bench_throughput.py                                              SmolLM2-135M in bfloat16
+    python scripts/bench_throughput.py                           SmolLM2-135M in bfloat16
     python scripts/bench_throughput.py --recipes int8_row_real --rounds 3
-    python scripts/bench_throughput.py --model qwen3_1_7b --weights random --prompt 2048 --new 16 --eager
-    python scripts/bench_throughput.py --breakdown                                   where the time of a token goes
+    python scripts/bench_throughput.py --model qwen3_1_7b --weights random --prompt 2048 --eager
+    python scripts/bench_throughput.py --breakdown               where the time of a token goes
 
-Contenders of one table take turns, in rounds of an order drawn anew (`harness.timing.rounds`); times are medians, and ratios are to
-transformers' own `generate`, which `plain` is: its streamer stamps each token. `float32 products` is the float model as accuracy tasks run
-it on a CPU without 16-bit instructions. llama.cpp reads the very GGUF file that the other
-weights are dequantized from, so its weights are 4-bit; it runs if `llama-cpp-python` is installed. Compiled contenders pack
-float weights a second time; the time of compiling is reported and not counted.
+The contenders of a table take turns in rounds (`harness.timing.rounds`). Times are medians. Ratios
+are to `plain`, transformers' own `generate`, whose streamer gives the time of each token. `float32
+products` is the unquantized model with float32 matmuls, as accuracy tasks run it on a CPU without
+16-bit instructions. llama.cpp runs if `llama-cpp-python` is installed; it reads the GGUF file that
+the other weights are dequantized from, so its weights are 4-bit. Compiled contenders pack float
+weights a second time. The time of compiling is a column of its own.
 
-prefill [prompt token/s] = prompt / time to the first token; decode [token/s] = (new - 1) / time after it. GB/s is what decoding must
-read at least (weights as stored, head and cache included) times steps a second.
+prefill [prompt token/s] = prompt / time to the first token
+decode [token/s]         = (new - 1) / time after the first token
+GB/s                     = least bytes of a step (weights as stored, LM head, cache) * steps/s
 """
 
 import argparse
@@ -47,8 +49,8 @@ from harness.timing.warm_up import warm_up
 Json = dict[str, Any]
 
 
-class Phases(NamedTuple):
-    """The time of one request."""
+class RequestTimes(NamedTuple):
+    """The times of one request."""
 
     prefill_s: float
     decode_s: float
@@ -62,41 +64,41 @@ class Phases(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """Something that can be asked for a request."""
+    """A way to run a model."""
 
     name: str
-    ask: Callable[[], Phases]
+    ask: Callable[[], RequestTimes]
     read_bytes: int
     """Weights and cache that a step reads [byte]."""
     compile_s: Callable[[], float] = lambda: 0.0
 
 
 class Stamps(BaseStreamer):
-    """Notes when transformers hands out tokens; the first call is the prompt."""
+    """Records the time of each token from transformers; the first call is the prompt."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
 
     def put(self, value: Tensor) -> None:  # noqa: ARG002
-        """Note the time."""
+        """Record the time."""
         self.at.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Do nothing."""
 
 
 def plain(loaded: LoadedModel, prompts_BS: Tensor, new: int) -> Contender:
-    """Return `generate` of transformers as it comes."""
+    """Return `generate` of transformers with its defaults."""
     mask = torch.ones_like(prompts_BS)
 
-    def ask() -> Phases:
+    def ask() -> RequestTimes:
         stamps, started = Stamps(), time.perf_counter()
         with torch.inference_mode():
             loaded.module.generate(
-                prompts_BS, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False,
-                pad_token_id=0, streamer=stamps,
+                prompts_BS, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
+                do_sample=False, pad_token_id=0, streamer=stamps,
             )  # fmt: skip
-        return Phases(stamps.at[1] - started, stamps.at[-1] - stamps.at[1])
+        return RequestTimes(stamps.at[1] - started, stamps.at[-1] - stamps.at[1])
 
     return Contender(name="plain", ask=ask, read_bytes=stored_bytes(loaded.module))
 
@@ -112,19 +114,19 @@ def ours(
 ) -> Contender:
     """Return a generation of the harness."""
 
-    def request() -> Phases:
+    def request() -> RequestTimes:
         started = time.perf_counter()
         generation.prefill()
         first = time.perf_counter()
         for _ in range(new - 1):
             generation.step()
-        return Phases(first - started, time.perf_counter() - first)
+        return RequestTimes(first - started, time.perf_counter() - first)
 
-    def ask() -> Phases:
+    def ask() -> RequestTimes:
         with loaded.unquantized() if is_float else nullcontext(), products.multiplied(how):
             return request()
 
-    request()  # the cache exists, and what is to be compiled is
+    request()  # makes the cache, and compiles
     read = stored_bytes(loaded.module) + generation.cache_bytes
     return Contender(name=name, ask=ask, read_bytes=read, compile_s=lambda: generation.compile_s)
 
@@ -138,10 +140,11 @@ def llama_cpp(prompt_S: Sequence[int], new: int, threads: int) -> Contender | No
     file = gguf_file()
     length = len(prompt_S) + new
     model = Llama(
-        str(file), n_ctx=length, n_batch=length, n_threads=threads, n_threads_batch=threads, verbose=False
+        str(file), n_ctx=length, n_batch=length, n_threads=threads, n_threads_batch=threads,
+        verbose=False,
     )  # fmt: skip
 
-    def ask() -> Phases:
+    def ask() -> RequestTimes:
         model.reset()
         started = time.perf_counter()
         model.eval(prompt_S)
@@ -150,7 +153,7 @@ def llama_cpp(prompt_S: Sequence[int], new: int, threads: int) -> Contender | No
         for _ in range(new - 1):
             model.eval([token])
             token = model.sample(temp=0.0)
-        return Phases(first - started, time.perf_counter() - first)
+        return RequestTimes(first - started, time.perf_counter() - first)
 
     return Contender(name="llama.cpp Q4_1", ask=ask, read_bytes=file.stat().st_size)
 
@@ -184,9 +187,8 @@ def measure(
 def show(title: str, rows: Sequence[Json]) -> None:
     """Print a table; ratios are to its first row."""
     print(f"\n{title}")
-    print(
-        f"{'':28} {'prefill':>10} {'ratio':>6} {'decode':>10} {'ratio':>6} {'GB/s':>6} {'compile':>8}"
-    )
+    columns = f"{'prefill':>10} {'ratio':>6} {'decode':>10} {'ratio':>6} {'GB/s':>6} {'compile':>8}"
+    print(f"{'':28} {columns}")
     for row in rows:
         prefill, decode = row["prefill_tokens_per_s"], row["decode_tokens_per_s"]
         ratios = (
@@ -207,9 +209,12 @@ KINDS = {
 
 
 def breakdown(generation: Generation, steps: int = 16) -> Json:
-    """Return where a decode step spends its time [ms], by kind of operator; the rest of the wall time is Python and dispatch."""
+    """Return the time of a decode step by kind of operator [ms].
+
+    The rest of the wall time is Python and dispatch.
+    """
     generation.prefill()
-    generation.step()  # what is to be compiled is
+    generation.step()  # compiles
     started = time.perf_counter()
     for _ in range(steps):
         generation.step()
@@ -231,7 +236,7 @@ def breakdown(generation: Generation, steps: int = 16) -> Json:
 def contenders_of(
     loaded: LoadedModel, chosen: argparse.Namespace
 ) -> Iterator[tuple[str, list[Contender]]]:
-    """Yield the tables: the float model every way, then each recipe beside the float model."""
+    """Yield the tables: the unquantized model in every way, then each recipe beside it."""
     generator = torch.Generator().manual_seed(42)
     vocabulary = loaded.module.config.get_text_config().vocab_size
     prompts_BS = torch.randint(0, vocabulary, (chosen.batch, chosen.prompt), generator=generator)
@@ -298,7 +303,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--recipes-only", action="store_true", help="no table of the float model")
+    parser.add_argument(
+        "--recipes-only", action="store_true", help="no table of the unquantized model"
+    )
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--breakdown", action="store_true", help="profile decode steps instead")
     parser.add_argument("--device", default="cpu")
@@ -312,9 +319,11 @@ def main() -> None:
     random = ["model.weights=random"] if chosen.weights == "random" else []
     settings = composed(f"model={chosen.model}", f"model.dtype={chosen.dtype}", *random)["model"]
     loaded = config.build(settings, "model").load(torch.device(chosen.device))
-    about = {"model": chosen.model, "weights": chosen.weights, "dtype": chosen.dtype, "batch": chosen.batch,
-             "prompt": chosen.prompt, "new": chosen.new, "threads": torch.get_num_threads(),
-             "provenance": json.loads(provenance.collect({}, loaded.device).model_dump_json())}  # fmt: skip
+    made_with = provenance.collect({}, loaded.device).model_dump(mode="json")
+    about = {"model": chosen.model, "weights": chosen.weights, "dtype": chosen.dtype,
+             "batch": chosen.batch, "prompt": chosen.prompt, "new": chosen.new,
+             "threads": torch.get_num_threads(),
+             "provenance": made_with}  # fmt: skip
     out: Json = {"about": about, "tables": {}}
     if chosen.breakdown:
         vocabulary = loaded.module.config.get_text_config().vocab_size

@@ -1,17 +1,20 @@
-"""How often a 95 % interval holds the truth, for texts whose tokens are not independent.
+"""How often 95 % intervals hold the truth, for texts whose tokens are not independent.
 
     python scripts/simulate_coverage.py [STUDIES]          2,000 by default; a minute on one core
 
-A study draws a text of documents as long as WikiText's articles, whose mean is 0: an effect of each document, an autocorrelated
-drift along it, and noise of each token, in chunks of 64 tokens. Each cell of the table is the share of studies in which an interval
-holds 0, in percent, and must be 95:
+A study draws a text of documents with mean 0 and the lengths of WikiText's articles. It is the sum
+of an effect of each document, an autocorrelated drift along it, and noise, in chunks of 64 tokens.
+Each cell of the table is the share of studies whose interval holds 0, in percent. It must be 95:
 
     windows   Student's t over windows of 2,048 tokens
     CR1       statsmodels' cluster-robust error with t(G - 1)
-    CR2       Bell & McCaffrey's error with their degrees of freedom for independent tokens (Imbens & Kolesar 2016)
-    ours      `harness.stats`: delete-one-document jackknife with t(G* - 1), G* the effective number of documents
+    CR2       Bell & McCaffrey's error, with their degrees of freedom for independent tokens
+              (Imbens & Kolesar 2016)
+    ours      `harness.stats`: delete-one-document jackknife with t(G* - 1), where G* is the
+              effective number of documents
 
-A binomial standard error of 2,000 studies is 0.5 points. `-` is a text whose documents are worth too few for an interval of ours.
+The binomial standard error of 2,000 studies is 0.5 points. `-` marks a text with too few effective
+documents for an interval of ours.
 """
 
 import sys
@@ -28,10 +31,10 @@ from harness import stats
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 ARTICLES = (
-    1459, 5526, 3135, 9679, 2660, 3007, 12595, 3103, 13515, 1991, 3499, 10718, 1222, 2726, 652, 2319,
-    9129, 1327, 4597, 4429, 5241, 1688, 4883, 13771, 2935, 8469, 14102, 1531, 36, 295, 5302, 1954,
-    7366, 2034, 10966, 8952, 1866, 16774, 4988, 11561, 13274, 2940, 1347, 6170, 2847, 1429, 1545, 8749,
-    1727, 1849, 3440, 3430, 1334, 1303, 1255, 1215, 8167, 627, 4424, 6730, 4940, 4242,
+    1459, 5526, 3135, 9679, 2660, 3007, 12595, 3103, 13515, 1991, 3499, 10718, 1222, 2726, 652,
+    2319, 9129, 1327, 4597, 4429, 5241, 1688, 4883, 13771, 2935, 8469, 14102, 1531, 36, 295, 5302,
+    1954, 7366, 2034, 10966, 8952, 1866, 16774, 4988, 11561, 13274, 2940, 1347, 6170, 2847, 1429,
+    1545, 8749, 1727, 1849, 3440, 3430, 1334, 1303, 1255, 1215, 8167, 627, 4424, 6730, 4940, 4242,
 )  # fmt: skip
 """Lengths of the 62 articles of WikiText-2's test split in SmolLM2's tokens."""
 CHUNK, WINDOW = 64, 2048
@@ -48,15 +51,15 @@ TEXTS: Mapping[str, tuple[int, ...]] = {
 
 
 class Effects(NamedTuple):
-    """Standard deviations of what a chunk's mean is made of."""
+    """Standard deviations of the parts of a chunk's mean."""
 
     document: float
     drift: float
     correlation: float
-    """Of the drift, from a chunk to the next one."""
+    """Correlation of the drift from one chunk to the next."""
     noise: float
     skewness: float = 0.0
-    """Of the documents' effects, which are then gamma-distributed."""
+    """Skewness of the documents' effects, gamma-distributed unless 0."""
 
 
 EFFECTS: Mapping[str, Effects] = {
@@ -78,7 +81,7 @@ class Studies(NamedTuple):
     sums: Array
     """Sums of documents, `[studies, documents]`."""
     counts: Array
-    """Their lengths."""
+    """Lengths of documents, `[documents]` [chunk]."""
 
 
 def simulate(lengths: tuple[int, ...], effects: Effects, num: int, seed: int) -> Studies:
@@ -119,7 +122,7 @@ def over_windows(studies: Studies) -> Array:
 
 
 def cr1(studies: Studies) -> Array:
-    """Say which hold it with the error of statsmodels' `cov_type="cluster"`."""
+    """Say which studies hold 0 with the error of statsmodels' `cov_type="cluster"`."""
     mean, residuals = _residuals(studies)
     num = len(studies.counts)
     errors = np.sqrt(num / (num - 1) * (residuals**2).sum(1)) / studies.counts.sum()
@@ -127,11 +130,12 @@ def cr1(studies: Studies) -> Array:
 
 
 def cr2(studies: Studies) -> Array:
-    """Say which hold it with Bell & McCaffrey's error and degrees of freedom."""
+    """Say which studies hold 0 with Bell & McCaffrey's error and degrees of freedom."""
     mean, residuals = _residuals(studies)
     shares = studies.counts / studies.counts.sum()
     errors = np.sqrt((residuals**2 / (1 - shares)).sum(1)) / studies.counts.sum()
-    # The error is a quadratic form of the tokens; Satterthwaite's degrees of freedom are tr(M)^2 / tr(M^2).
+    # The error is a quadratic form M of the tokens: Satterthwaite's degrees of freedom are
+    # tr(M)^2 / tr(M^2).
     to_residuals = np.eye(len(shares)) - np.outer(shares, np.ones(len(shares)))
     scaled = to_residuals / np.sqrt(1 - shares)[:, None]
     form = scaled @ np.diag(studies.counts) @ scaled.T
@@ -139,7 +143,7 @@ def cr2(studies: Studies) -> Array:
 
 
 def ours(studies: Studies) -> Array | None:
-    """Say which hold it in the interval that the harness gives; None if it gives none."""
+    """Say which studies hold 0 in the interval of `harness.stats`; None if there is none."""
     found = [stats.Clusters(sums, studies.counts).interval() for sums in studies.sums]
     if None in found:
         return None

@@ -1,4 +1,4 @@
-"""Which device a run uses, and how a timed run has it to itself."""
+"""Device selection, and a lock for timed runs."""
 
 import os
 import tempfile
@@ -13,16 +13,16 @@ from harness.machine.nvml import uuid
 from harness.output.lock import locked
 
 GPUS = Path("/proc/driver/nvidia/gpus")
-"""There is a folder of this name where the driver found a GPU."""
+"""The driver makes this folder if it finds a GPU."""
 LOCKS = Path(tempfile.gettempdir())
-"""Where timed runs of this machine lock a device."""
+"""Folder of the lock files of timed runs."""
 
 
 def choose(name: str) -> torch.device:
     """Return the device of a name: `auto` is the first GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: The name means nothing, or the device is not there; nothing else is taken instead.
+        ConfigError: The name is invalid, or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -38,31 +38,35 @@ def choose(name: str) -> torch.device:
     index = device.index or 0
     if index >= count:
         raise ConfigError(
-            f"device must be one that is there, got {name!r} with {count} CUDA devices; use device=cpu"
+            f"device must be one of the {count} CUDA devices of this machine, got {name!r}; "
+            "use device=cpu"
         )
     return torch.device("cuda", index)
 
 
 def of_job(number: int) -> str:
-    """Return the device of a job that runs beside others, where `auto` would give all of them the first GPU.
+    """Return the device of one of several jobs that run at once with device=auto.
 
-    Jobs take the GPUs that this process sees in turn. Ray and Slurm show each job its own.
+    Jobs take turns with the GPUs that this process sees. Ray and Slurm show each job only its own.
 
     Raises:
-        ConfigError: The launcher hides the GPUs of this machine, as submitit does unless it is told how many a job needs.
+        ConfigError: The launcher hides the GPUs, as submitit does without `gpus_per_node`.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count and os.environ.get("CUDA_VISIBLE_DEVICES") == "" and GPUS.is_dir():
         raise ConfigError(
-            "hydra.launcher.gpus_per_node must say how many GPUs a job needs with device=auto, got none on a machine that has some; "
-            "pass hydra.launcher.gpus_per_node=1, or device=cpu"
+            "hydra.launcher.gpus_per_node must be the number of GPUs of a job with device=auto, "
+            "got none on a machine with GPUs; pass hydra.launcher.gpus_per_node=1, or device=cpu"
         )
     return f"cuda:{number % count}" if count else "cpu"
 
 
 @contextmanager
 def exclusive(device: torch.device) -> Iterator[None]:
-    """Be the only timed run on a device of this machine, waiting for another to end; the system frees the lock of a dead process."""
+    """Context manager that waits for the lock for timed runs on a device, and holds it.
+
+    The operating system frees the lock of a process that dies.
+    """
     name = uuid(device) or f"{device.type}{device.index or 0}"
     path = LOCKS / f"quant-harness-{name}.lock"
     busy = f"waiting for another timed run on {device} ({path})"

@@ -1,8 +1,11 @@
-"""Energy that a processor or a GPU has used, as its own counter says; never a guess from a rated power.
+"""Energy counters of CPU and GPU; energy is never estimated from a rated power.
 
-CPU: RAPL, `/sys/class/powercap/intel-rapl:N/energy_uj` (Linux, Intel and AMD; readable by root since CVE-2020-8694). The counter of
-a package holds its cores; that of its memory (`dram`) is beside it where there is one, and is added. Counters wrap at
-`max_energy_range_uj`. GPU: NVML's total energy. Both are of the whole device, idle power included, whoever uses it.
+- CPU: RAPL, `/sys/class/powercap/intel-rapl:N/energy_uj` (Linux, Intel and AMD; only root may read
+  it since CVE-2020-8694). The counter of a package covers its cores; the counter of its memory
+  (`dram`), if there is one, is added. Counters wrap at `max_energy_range_uj`.
+- GPU: the total energy of NVML.
+
+Both measure the whole device: idle power and all processes.
 """
 
 from pathlib import Path
@@ -13,19 +16,19 @@ import torch
 from harness.machine.nvml import Gpu, NoNvml
 
 POWERCAP = Path("/sys/class/powercap")
-LEAST_S = 5.0
-"""Shortest time over which energy is reported: counters are updated up to ten times a second [s]."""
+LEAST_ENERGY_S = 5.0
+"""Least time over which energy is reported: counters update up to ten times a second [s]."""
 
 
 class Counter(Protocol):
-    """Energy since some time in the past."""
+    """A counter of energy; differences of two readings are what a device has used."""
 
     @property
     def source(self) -> str:
-        """Where it comes from."""
+        """Name of the counter."""
 
     def read(self) -> float:
-        """Return the energy so far [J]."""
+        """Return the energy since some fixed time in the past [J]."""
 
 
 class NoCounter(Exception):  # noqa: N818 - a reason, not a failure
@@ -33,7 +36,7 @@ class NoCounter(Exception):  # noqa: N818 - a reason, not a failure
 
 
 class Rapl:
-    """Counters of the packages of a machine and of their memory."""
+    """RAPL counters of all packages of a machine and of their memory."""
 
     source = "RAPL, packages and their memory"
 
@@ -41,7 +44,7 @@ class Rapl:
         """Find the counters.
 
         Raises:
-            NoCounter: There are none, or they may not be read.
+            NoCounter: There are no counters, or this user may not read them.
         """
         found = [zone for zone in sorted(folder.glob("*-rapl:*")) if _is_whole(zone)]
         if not found:
@@ -54,7 +57,7 @@ class Rapl:
         self._sum = 0
 
     def read(self) -> float:
-        """Return the energy since it was made [J]; it must be read before a counter has wrapped twice."""
+        """Return the energy since construction [J]; read it before a counter wraps twice."""
         for zone, last in self._last.items():
             now = _number(zone / "energy_uj")
             self._sum += now - last if now >= last else now - last + self._range[zone]
@@ -63,7 +66,7 @@ class Rapl:
 
 
 class NvmlEnergy:
-    """The counter of a GPU."""
+    """The energy counter of a GPU."""
 
     source = "NVML, the GPU"
 
@@ -71,7 +74,7 @@ class NvmlEnergy:
         """Find the counter.
 
         Raises:
-            NoCounter: It cannot be read.
+            NoCounter: NVML is missing, or this GPU does not count.
         """
         try:
             self._gpu = Gpu(device)
@@ -96,7 +99,7 @@ class Found(NamedTuple):
 
 
 def find(device: torch.device) -> Found:
-    """Look for the energy counter of a device."""
+    """Return the energy counter of a device, or why there is none."""
     try:
         return Found(NvmlEnergy(device) if device.type == "cuda" else Rapl(), None)
     except NoCounter as reason:
@@ -104,7 +107,7 @@ def find(device: torch.device) -> Found:
 
 
 def _is_whole(zone: Path) -> bool:
-    """Say whether a zone is a package or its memory: not a part of a package, nor all of them and more (`psys`)."""
+    """Say whether a zone is a package or its memory, not a part of a package or the platform."""
     try:
         name = (zone / "name").read_text(encoding="utf-8").strip()
     except OSError:

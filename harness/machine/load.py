@@ -1,9 +1,10 @@
-"""Who else used the machine while something was timed.
+"""Load by other processes during a timed run.
 
-What disturbs is the time that others take from *our* processors while we measure, so that is counted: over the processors that
-this process may run on, the time that was not idle (`/proc/stat`, proc(5)) less the time of this process. A load average
-says less: it counts this process too, looks minutes back, and knows nothing of affinity. Time that the hypervisor gave to
-another machine (steal) is counted apart. On a GPU, other processes are counted.
+Other processes disturb a measurement by the time they take from its processors. `LoadWatch`
+measures this time over the processors that this process may run on: busy time (`/proc/stat`,
+proc(5)) less the time of this process. A load average is no substitute: it includes this process,
+covers minutes, and ignores affinity. Time that the hypervisor gives to another virtual machine
+(steal) is reported apart. On a GPU, other processes are counted.
 """
 
 import os
@@ -17,28 +18,30 @@ from harness.machine.nvml import Gpu
 
 STAT = Path("/proc/stat")
 MOST_SHARE = 0.05
-"""Share of the processors' time that others may take before a run is marked."""
+"""Share of the processors' time that others may take without a warning."""
 
 
 class _Ticks(NamedTuple):
-    """Time that processors have spent since the machine started [clock tick]."""
+    """Time of processors since the machine started [clock tick]."""
 
     total: int
     idle: int
-    """With waiting for disks."""
+    """Waiting for disks included."""
     steal: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What others took, as shares of the time of our processors."""
+    """Shares of the time of this process's processors."""
 
     others: float
+    """Taken by other processes."""
     steal: float
+    """Taken by other virtual machines."""
 
 
-class Watch:
-    """Counts from when it is made."""
+class LoadWatch:
+    """Measures the load by others from construction on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -46,7 +49,7 @@ class Watch:
         self._own_before = _own_s()
 
     def load(self) -> Load | None:
-        """Return the load since then, or None where the system does not tell."""
+        """Return the load since construction, or None where the system does not tell."""
         now, before = _ticks(), self._before
         if now is None or before is None or now.total <= before.total:
             return None
@@ -57,16 +60,14 @@ class Watch:
         return Load(others=max(0.0, busy - own), steal=max(0.0, steal))
 
     def warnings(self) -> list[str]:
-        """Return what a reader should know of the load since then."""
+        """Return warnings about the load since construction."""
         found, load = [], self.load()
         if load is None:
-            found.append(
-                "whether others used the processors meanwhile cannot be seen on this system"
-            )
+            found.append("the load by other processes is not known: this system does not report it")
         elif max(load.others, load.steal) > MOST_SHARE:
             found.append(
-                f"the machine was busy: other processes took {load.others:.0%} of the time of the processors meanwhile, "
-                f"other virtual machines {load.steal:.0%}; repeat it on an idle machine"
+                f"the machine was busy: other processes took {load.others:.0%} of the processors' "
+                f"time, other virtual machines {load.steal:.0%}; repeat it on an idle machine"
             )
         gpu = Gpu.find(self._device)
         if gpu and (count := gpu.num_processes() or 1) > 1:
@@ -77,14 +78,14 @@ class Watch:
 
 
 def _ticks() -> _Ticks | None:
-    """Return the sum over the processors this process may run on, or None where it cannot be known."""
+    """Return the sums over the processors of this process, or None where they are not known."""
     try:
         lines = STAT.read_text(encoding="utf-8").splitlines()
         ours = {f"cpu{index}" for index in os.sched_getaffinity(0)}
     except (OSError, AttributeError):  # not Linux
         return None
     rows = [line.split() for line in lines]
-    # user nice system idle iowait irq softirq steal; guest time is in user already
+    # Columns: user nice system idle iowait irq softirq steal. Guest time is part of user time.
     counts = [[int(x) for x in row[1:9]] for row in rows if row and row[0] in ours]
     if not counts:
         return None

@@ -1,4 +1,4 @@
-"""Peak memory of a run: of the process as the kernel counts it, and of the GPU as torch's allocator does."""
+"""Peak memory of a run: of the process by the kernel, of the GPU by torch's allocator."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,13 +10,18 @@ from harness.results.record import PeakMemory
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 RESET_PEAK = "5"
-"""What Linux takes as the order to count the peak of resident memory anew (proc(5))."""
+"""Written to `clear_refs`, this resets the peak of resident memory (proc(5))."""
 
 Since = Literal["run", "process"]
 
 
 def reset(device: torch.device) -> Since:
-    """Count anew from here, so that a run of a sweep does not get the peak of the one before; say whether that worked."""
+    """Reset the peaks, so that a run of a sweep does not report the peak of the run before.
+
+    Returns:
+        What `peak` then measures: the peak since this call, or since the process began where the
+        system allows no reset.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -27,7 +32,7 @@ def reset(device: torch.device) -> Since:
 
 
 def peak(device: torch.device, since: Since) -> PeakMemory:
-    """Return the peaks since `reset`; null where the system does not tell."""
+    """Return the peaks since `reset`; null where the system does not report them."""
     try:
         fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
         process = int(fields["VmHWM"].removesuffix("kB")) * 1024

@@ -1,8 +1,9 @@
-"""NVIDIA's management library, by `pynvml` (the package `nvidia-ml-py`), which is optional.
+"""NVIDIA's management library (NVML), by the optional package `nvidia-ml-py`, imported as `pynvml`.
 
     pip install nvidia-ml-py
 
-A GPU is found by its UUID: NVML counts all GPUs of a machine, torch only those that CUDA_VISIBLE_DEVICES shows it.
+GPUs are looked up by UUID: NVML numbers all GPUs of a machine, torch only the visible ones
+(CUDA_VISIBLE_DEVICES).
 """
 
 from collections.abc import Callable
@@ -14,24 +15,24 @@ Answer = TypeVar("Answer")
 
 
 def uuid(device: torch.device) -> str | None:
-    """Return what names a GPU in every process, or None for a CPU; an index counts those that CUDA_VISIBLE_DEVICES shows a process."""
+    """Return the UUID of a GPU, the same in every process, or None for a CPU."""
     if device.type != "cuda":
         return None
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 class NoNvml(Exception):  # noqa: N818 - a reason, not a failure
-    """NVML cannot be asked; the message says why."""
+    """NVML is not available; the message says why."""
 
 
 class Gpu:
-    """One GPU. Every answer is None where driver or board do not give it."""
+    """One GPU. Every answer is None if driver or board do not support the question."""
 
     def __init__(self, device: torch.device) -> None:
         """Find the GPU.
 
         Raises:
-            NoNvml: There is no library, or it does not know the GPU.
+            NoNvml: The library is not installed, or does not find the GPU.
         """
         try:
             import pynvml  # type: ignore[import-not-found]  # noqa: PLC0415 - optional
@@ -47,7 +48,7 @@ class Gpu:
 
     @classmethod
     def find(cls, device: torch.device) -> Self | None:
-        """Return the GPU, or None if there is none or NVML cannot be asked."""
+        """Return the GPU, or None if the device is no GPU or NVML is not available."""
         if device.type != "cuda":
             return None
         try:
@@ -61,12 +62,12 @@ class Gpu:
         return None if used is None else used / 1e3  # from millijoules
 
     def num_processes(self) -> int | None:
-        """Return how many processes compute on it, this one included."""
+        """Return the number of processes that compute on the GPU, this one included."""
         found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
         return None if found is None else len(found)
 
     def throttled_by(self) -> tuple[str, ...]:
-        """Return why its clocks are lower than they could be now, by NVML's names; being idle is no reason."""
+        """Return why the clocks are reduced, by NVML's names; being idle is no reason."""
         nvml = self._nvml
         bits = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)) or 0
         prefix = "nvmlClocksThrottleReason"
@@ -79,7 +80,7 @@ class Gpu:
         return tuple(name for name, bit in reasons.items() if name not in harmless and bits & bit)
 
     def settings(self) -> dict[str, str]:
-        """Return what decides its speed."""
+        """Return the settings that decide the speed of the GPU."""
         nvml, handle = self._nvml, self._handle
         asked = {
             "gpu_driver": nvml.nvmlSystemGetDriverVersion,

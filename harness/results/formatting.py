@@ -116,3 +116,12 @@ def in_words(metric: Metric | None) -> str:
         (each for each in (metric.note or "").split("; ") if each.startswith(NO_INTERVAL)), ""
     )
     return f"{text} ({why})" if why else text
+
+
+def si(value: float) -> str:
+    """Return a number with three digits and an SI prefix, such as `269 M`."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} P"

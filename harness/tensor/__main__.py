@@ -1,4 +1,4 @@
-"""`python -m harness.tensor`: what formats do to the tensors of a file, and which formats there are."""
+"""`python -m harness.tensor`: errors of formats on tensors of a file, and the list of formats."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import __version__, signals
 
 if __name__ == "__main__":
-    signals.leave_at_once()  # the imports below take a while
+    signals.leave_at_once()  # the imports below take seconds
 
 from harness.errors import HarnessError, of_this_machine
 from harness.output.redacted_streams import redacted_streams
@@ -16,7 +16,7 @@ from harness.output.temporary import check_temporary
 
 
 def main() -> None:
-    """Do what the command line asks for; exit with 1 and an explanation if that cannot be done."""
+    """Run the command; exit with 1 and an explanation if it fails."""
     arguments = parser().parse_args()
     try:
         check_temporary()
@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the three commands."""
     whole = argparse.ArgumentParser(
         prog="python -m harness.tensor",
-        description="Put the tensors of a safetensors file into low-precision formats; list the formats.",
+        description=(
+            "Quantize the tensors of a safetensors file to low-precision formats; list the formats."
+        ),
     )
     whole.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     commands = whole.add_subparsers(required=True, metavar="error | formats | plot")
@@ -47,17 +49,20 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         required=True,
         metavar="NAMES",
-        help="names of conf/format or QType descriptors, with commas between them; all of conf/format: all",
+        help=(
+            "names of conf/format or QType descriptors, separated by commas; "
+            "all takes all of conf/format"
+        ),
     )
-    chosen.add_argument("--tensor", default="*", metavar="GLOB", help="only tensors of such names")
+    chosen.add_argument(
+        "--tensor", default="*", metavar="GLOB", help="only tensors whose names match"
+    )
 
     written = argparse.ArgumentParser(add_help=False)
-    written.add_argument(
-        "--force", action="store_true", help="overwrite an existing file that --out leads to"
-    )
+    written.add_argument("--force", action="store_true", help="overwrite an existing file at --out")
 
     command = commands.add_parser(
-        "error", parents=[chosen, written], help="a row of errors for each tensor and format"
+        "error", parents=[chosen, written], help="print a row of errors for each tensor and format"
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a safetensors file")
     command.add_argument(
@@ -67,16 +72,16 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run="tabulate_errors")
 
-    command = commands.add_parser("formats", help="every format of conf/format")
+    command = commands.add_parser("formats", help="list every format of conf/format")
     command.set_defaults(run="list_formats")
 
     command = commands.add_parser(
         "plot",
         parents=[chosen, written],
-        help="grids.png, the values of the elements; with FILE error.png, error against bits",
+        help="draw grids.png, the values of elements; with FILE also error.png, error against bits",
     )
     command.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a safetensors file")
-    command.add_argument("--out", required=True, metavar="FOLDER", help="where the PNG files go")
+    command.add_argument("--out", required=True, metavar="FOLDER", help="folder for the PNG files")
     command.set_defaults(run="draw")
     return whole
 

@@ -1,4 +1,4 @@
-"""What the three commands do, from parsed arguments to what is printed and written."""
+"""The three commands: from parsed arguments to tables on standard output and files."""
 
 import argparse
 import math
@@ -17,34 +17,33 @@ from harness.output.atomic import new_file
 from harness.output.names import local_path
 from harness.output.picture import METADATA, is_own
 from harness.quant.tensor import TensorFormat
-from harness.tensor import format_files as catalog
-from harness.tensor import plot, table
+from harness.tensor import format_files, plot, table
 from harness.tensor.error import Error, pool
 from harness.tensor.files import TensorFile, header, write_tensor
 from harness.tensor.format_facts import SHAPE, facts
 from harness.tensor.measure import measure
 
 OUT = "--out"
-ERRORS, GRIDS = "error.png", "grids.png"
+ERROR_PNG, GRIDS_PNG = "error.png", "grids.png"
 
 
 def list_formats(_: argparse.Namespace) -> None:
     """Print every format of conf/format."""
     rows = [
-        table.fact_cells(name, facts(catalog.load(name)), catalog.description(name))
-        for name in catalog.names()
+        table.fact_cells(name, facts(format_files.load(name)), format_files.description(name))
+        for name in format_files.names()
     ]
     shape = " x ".join(str(size) for size in SHAPE)
     sys.stdout.write(
-        f"{len(rows)} formats. Bits per element count codes and scales of a matrix of {shape}; range, precision and\n"
-        "specials are those of the element, before scales.\n\n"
+        f"{len(rows)} formats. Bits per element count codes and scales of a matrix of {shape}; "
+        "range, precision and\nspecials are those of the element, before scales.\n\n"
     )
     table.show(table.FACT_COLUMNS, rows, table.FACT_NUMBERS)
 
 
 def tabulate_errors(arguments: argparse.Namespace) -> None:
-    """Print the table of errors, and write the dequantized tensors if asked to."""
-    formats = catalog.find(arguments.format)
+    """Print the table of errors; with `--out`, write the dequantized tensors."""
+    formats = format_files.find(arguments.format)
     file, names = _open(arguments)
     errors: dict[tuple[str, str], Error] = {}
     with ExitStack() as stack:
@@ -55,7 +54,7 @@ def tabulate_errors(arguments: argparse.Namespace) -> None:
         for item in measure(file, names, formats):
             errors[item.tensor, item.format] = item.error
             write(item.values)
-    rows = [(name, _spell(file.shape(name)), fmt, error) for (name, fmt), error in errors.items()]
+    rows = [(name, _shape(file.shape(name)), fmt, error) for (name, fmt), error in errors.items()]
     if len(names) > 1:
         rows += [(f"all {len(names)}", "", fmt, _pooled(errors, fmt)) for fmt in formats]
     table.show(
@@ -71,7 +70,10 @@ def tabulate_errors(arguments: argparse.Namespace) -> None:
 def _dequantized(
     arguments: argparse.Namespace, file: TensorFile, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Callable[[Tensor], None]]:
-    """Yield a function that appends a tensor to the file of `--out`, which appears when all of `shapes` are in it."""
+    """Context manager that gives a function which appends one tensor to the file of `--out`.
+
+    The file appears at the end of the block, when all tensors of `shapes` are in it.
+    """
     out = local_path(arguments.out, OUT)
     if _is_same(out, file.path):
         raise DataError(f"--out must not be the file that is read, got {out}; name another file")
@@ -85,10 +87,10 @@ def _dequantized(
 
 
 def _is_same(out: Path, other: Path) -> bool:
-    """Say whether two names are of one file."""
+    """Say whether two paths lead to one file."""
     try:
         return out.samefile(other)
-    except OSError:  # there is no such file yet, or no such folder
+    except OSError:  # the file or its folder does not exist yet
         return False
 
 
@@ -98,22 +100,22 @@ def _ignore(_: Tensor) -> None:
 
 def draw(arguments: argparse.Namespace) -> None:
     """Write the drawings and print their paths."""
-    formats = catalog.find(arguments.format)
+    formats = format_files.find(arguments.format)
     folder = local_path(arguments.out, OUT)
     place.folder_to_fill(folder, OUT)
-    for name in (GRIDS,) if arguments.file is None else (GRIDS, ERRORS):
+    for name in (GRIDS_PNG,) if arguments.file is None else (GRIDS_PNG, ERROR_PNG):
         place.file_to_write(folder / name, OUT, "folder", force=arguments.force, is_own=is_own)
     place.check_room(folder, OUT, "folder", within=folder)
     figures = _errors_figure(arguments, formats) if arguments.file is not None else {}
     gridded = {name: fmt for name, fmt in formats.items() if plot.has_grid(fmt)}
     if missing := [name for name in formats if name not in gridded]:
-        _tell(f"not in {GRIDS}, too many values: {', '.join(missing)}")
+        _tell(f"not in {GRIDS_PNG}, too many values: {', '.join(missing)}")
     if gridded:
-        figures[GRIDS] = plot.draw_grids(gridded)
+        figures[GRIDS_PNG] = plot.draw_grids(gridded)
     if not figures:
         raise ConfigError(
-            f"--format must name a format that can be drawn, got {arguments.format}; add one of at most "
-            f"{plot.MOST_BITS} bits"
+            f"--format must name a format that can be drawn, got {arguments.format}; "
+            f"add one of at most {plot.MOST_BITS} bits"
         )
     for name, figure in figures.items():
         with new_file(folder / name, OUT, "folder", force=arguments.force, is_own=is_own) as stream:
@@ -124,27 +126,28 @@ def draw(arguments: argparse.Namespace) -> None:
 def _errors_figure(
     arguments: argparse.Namespace, formats: Mapping[str, TensorFormat]
 ) -> dict[str, Figure]:
-    """Return the drawing of errors by its name, or nothing if no format has an error to draw."""
+    """Return the drawing of errors by file name, or nothing if no format has an error to draw."""
     file, names = _open(arguments)
     found = {(item.tensor, item.format): item.error for item in measure(file, names, formats)}
     errors = {name: _pooled(found, name) for name in formats}
     for name, error in errors.items():
         if error.problem:
-            _tell(f"not in {ERRORS}: {name}: {error.problem}")
+            _tell(f"not in {ERROR_PNG}: {name}: {error.problem}")
     drawn = {name: e for name, e in errors.items() if not e.problem and not e.exact}
     exact = ", ".join(name for name, error in errors.items() if error.exact)
     if not drawn:
-        _tell(f"no {ERRORS}: no format has an error to draw{f', exact: {exact}' if exact else ''}")
+        note = f", exact: {exact}" if exact else ""
+        _tell(f"no {ERROR_PNG}: no format has an error to draw{note}")
         return {}
     n = next(iter(errors.values())).n
     what = names[0] if len(names) == 1 else f"{len(names)} tensors"
     title = f"Error against storage: {file.path.name}, {what}, {n:,} elements"
     title += f"\nexact, not drawn: {exact}" if exact else ""
-    return {ERRORS: plot.draw_errors(drawn, formats, title)}
+    return {ERROR_PNG: plot.draw_errors(drawn, formats, title)}
 
 
 def _open(arguments: argparse.Namespace) -> tuple[TensorFile, list[str]]:
-    """Return the file and the tensors asked for; name what cannot be taken on standard error."""
+    """Return the file and the names of matching tensors; name those left out on standard error."""
     file = TensorFile(arguments.file)
     names, others = file.floating(arguments.tensor)
     if others:
@@ -156,7 +159,7 @@ def _pooled(errors: Mapping[tuple[str, str], Error], fmt: str) -> Error:
     return pool(error for (_, own), error in errors.items() if own == fmt)
 
 
-def _spell(shape: tuple[int, ...]) -> str:
+def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(str(size) for size in shape) or "scalar"
 
 

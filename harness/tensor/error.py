@@ -1,12 +1,13 @@
-"""How far a tensor in low precision is from the tensor it stands for.
+"""The error of a quantized tensor.
 
     MSE             sum (x - q)^2 / n
     relative error  |x - q| / |x|                   Frobenius norms
     SQNR [dB]       10 log10(|x|^2 / |x - q|^2)     = -20 log10(relative error)
 
-Differences, squares and sums are float64, of `x` as it is stored and `q` as float32. What is kept are the sums, so that
-the errors of several tensors pool into that of all their elements. A tensor with a NaN or an infinity, before or after,
-has no score: its problem is told instead.
+x is the tensor as stored, q its dequantized form in float32; differences, squares and sums are
+float64. `Error` keeps the sums, so that the errors of several tensors pool into the error of all
+elements. A tensor with a NaN or an infinity, before or after quantization, has no score but a
+problem.
 """
 
 import math
@@ -16,17 +17,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-PIECE = 2**18
+PIECE_ELEMENTS = 2**18
 """Elements that are compared at once: 2 MiB of float64."""
 SUMS = ("n", "bits", "signal", "noise", "not_finite", "overflowed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Error:
-    """The sums over the elements of one tensor or of several; see the module docstring."""
+    """Sums over the elements of one or several tensors; see the module docstring."""
 
     n: int = 0
-    """Elements."""
+    """Number of elements."""
     bits: int = 0
     """Storage of codes and scales [bit]."""
     signal: float = 0.0
@@ -34,30 +35,33 @@ class Error:
     noise: float = 0.0
     """Sum of squares of the differences."""
     max_abs: float = 0.0
-    """The largest magnitude of a difference."""
+    """Max abs difference."""
     not_finite: int = 0
-    """Elements that are NaN or infinite."""
+    """Number of elements that are NaN or infinite in x."""
     overflowed: int = 0
-    """Finite elements that the format turns into NaN or infinity."""
+    """Number of finite elements that become NaN or infinite in q."""
     overflow_from: float = math.inf
-    """The smallest magnitude of these."""
+    """The smallest magnitude of an overflowed element."""
 
     @property
     def problem(self) -> str | None:
-        """Why there is no score, if there is none."""
+        """Why there is no score, or None."""
         if self.n == 0:
             return "no elements"
         if self.not_finite:
             return f"no score: {self.not_finite} of {self.n} are NaN or Inf in the file"
         if self.overflowed:
-            return f"no score: {self.overflowed} of {self.n} overflow to NaN or Inf, the smallest of them {self.overflow_from:g}"
+            return (
+                f"no score: {self.overflowed} of {self.n} overflow to NaN or Inf, "
+                f"the smallest of them {self.overflow_from:g}"
+            )
         if self.max_abs > 0 and (self.noise == 0 or self.signal == 0):
             return "no score: a sum of squares is 0 in float64"
         return None
 
     @property
     def exact(self) -> bool:
-        """Whether every element came back as it was."""
+        """Whether q equals x in every element."""
         return self.problem is None and self.max_abs == 0
 
     @property
@@ -67,7 +71,7 @@ class Error:
 
     @property
     def relative(self) -> float:
-        """Norm of the differences over the norm of the tensor."""
+        """Relative error: norm of the differences over norm of the tensor."""
         return 0.0 if self.exact else math.sqrt(self.noise / self.signal)
 
     @property
@@ -82,8 +86,12 @@ class Error:
 
 
 def compare(x: Tensor, q: Tensor, bits: int) -> Error:
-    """Return the error of `q` in the place of `x`, tensors of one shape, where `q` takes `bits` of storage."""
-    pieces = zip(torch.split(x.flatten(), PIECE), torch.split(q.flatten(), PIECE), strict=True)
+    """Return the error of `q` in place of `x`, of the same shape; `q` takes `bits` of storage."""
+    pieces = zip(
+        torch.split(x.flatten(), PIECE_ELEMENTS),
+        torch.split(q.flatten(), PIECE_ELEMENTS),
+        strict=True,
+    )
     found = pool(_compare(part.double(), other.double()) for part, other in pieces)
     return replace(found, bits=bits)
 
@@ -106,7 +114,7 @@ def _compare(x: Tensor, q: Tensor) -> Error:
 
 
 def pool(errors: Iterable[Error]) -> Error:
-    """Return the error of all elements together."""
+    """Return the error of the elements of all tensors together."""
     parts = list(errors)
     sums = (sum(getattr(part, name) for part in parts) for name in SUMS)
     return Error(

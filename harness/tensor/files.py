@@ -1,8 +1,8 @@
 """Reading and writing safetensors files, one tensor at a time.
 
-A file is the length of its header (64 bits), the header (JSON: type, shape and place of every tensor), and the bytes of
-the tensors. The header of a file to write follows from the shapes alone, so tensors are written as they come and none
-has to stay in memory.
+A file holds the length of its header (64 bits), the header (JSON: type, shape and place of every
+tensor), and the bytes of the tensors. The header follows from the shapes alone, so each tensor is
+written as soon as it is made, and none stays in memory.
 """
 
 import json
@@ -19,9 +19,9 @@ from harness import paths
 from harness.errors import DataError
 
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
-"""Types of the file format that hold one floating-point number an element."""
-SHOWN = 8
-"""Names that an error lists at most."""
+"""Types of the file format with one floating-point number for each element."""
+MOST_NAMES = 8
+"""Largest number of names in an error message."""
 
 
 class TensorFile:
@@ -31,12 +31,13 @@ class TensorFile:
         """Open a file.
 
         Raises:
-            DataError: It is not there, or is not a safetensors file.
+            DataError: The path is no file, or no safetensors file.
         """
         if not paths.is_file(path):
             raise DataError(f"FILE must be a safetensors file, got {path}, which is not a file")
         try:
-            path.open("rb").close()  # of one that may not be read safetensors says "no such file"
+            # For a file without read permission safetensors says "no such file"; Python says why.
+            path.open("rb").close()
             self._handle: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as reason:
             said = getattr(reason, "strerror", None) or reason
@@ -44,10 +45,10 @@ class TensorFile:
         self.path = path
 
     def floating(self, pattern: str) -> tuple[list[str], list[str]]:
-        """Return the floating-point tensors whose names match, and what else matches, with its type.
+        """Return the names of matching floating-point tensors, and of other ones with their types.
 
         Raises:
-            DataError: There is no floating-point tensor among them.
+            DataError: No floating-point tensor matches.
         """
         present = list(self._handle.keys())
         types = {
@@ -59,10 +60,10 @@ class TensorFile:
         others = [f"{name} ({types[name]})" for name in types if types[name] not in FLOATING]
         if not names:
             among = others or present
-            more = f" and {len(among) - SHOWN} more" if len(among) > SHOWN else ""
+            more = f" and {len(among) - MOST_NAMES} more" if len(among) > MOST_NAMES else ""
             raise DataError(
                 f"--tensor must match a floating-point tensor of {self.path}, got {pattern!r}; "
-                f"the file has {', '.join(among[:SHOWN]) or 'no tensors'}{more}"
+                f"the file has {', '.join(among[:MOST_NAMES]) or 'no tensors'}{more}"
             )
         return names, others
 
@@ -77,7 +78,7 @@ class TensorFile:
 
 
 def header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """Return the beginning of a file of float32 tensors, which must follow in the same order."""
+    """Return the header of a file of float32 tensors, which follow in the order of `shapes`."""
     places, start = {}, 0
     for name, shape in shapes.items():
         end = start + 4 * math.prod(shape)

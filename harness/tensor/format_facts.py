@@ -1,6 +1,6 @@
-"""What there is to know of a format before it meets a tensor: size, range, precision, special values, source.
+"""Facts about a format: size, range, precision, special values, source.
 
-Range, precision and special values are those of the element: what a code can be before scales multiply it. The size
+Range, precision and special values are those of the element, before scales multiply it. The size
 counts codes and scales of a matrix of `SHAPE`.
 """
 
@@ -33,7 +33,7 @@ ELEMENT_SOURCES = {
     "fp4": "bitsandbytes",
     "hif8": "arXiv 2409.16626",
 }
-"""By the name of the element."""
+"""Name of an element -> document that defines it."""
 SCHEME_SOURCES = {
     "HiF": "arXiv 2602.11287",
     "HiFv12": "fake_quant_ops",
@@ -46,7 +46,7 @@ SCHEME_SOURCES = {
     "nearest": "torchao",
     "carry": "fake_quant_ops",
 }
-"""By the class of the tensor format or of its scale; for power-of-two scales by their rule."""
+"""Class of a tensor format or of its scale, or rule of a power-of-two scale -> document."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class Facts:
 
 
 def facts(fmt: TensorFormat) -> Facts:
-    """Return what there is to know of a format."""
+    """Return the facts about a format."""
     smallest, largest = magnitudes(fmt.element)
     return Facts(
         name=fmt.name,
@@ -84,7 +84,7 @@ def facts(fmt: TensorFormat) -> Facts:
 
 
 def magnitudes(element: NumberFormat) -> tuple[float, float]:
-    """Return the smallest magnitude above zero, subnormal ones included, and the largest finite one."""
+    """Return the smallest magnitude above zero, subnormals included, and the largest finite one."""
     if isinstance(element, Native):
         info = _info(element)
         return info.smallest_normal * info.eps, info.max
@@ -93,7 +93,7 @@ def magnitudes(element: NumberFormat) -> tuple[float, float]:
 
 
 def precision(element: NumberFormat) -> str:
-    """Return mantissa bits, the step of a uniform grid, or how many levels there are."""
+    """Return the mantissa bits, the step of a uniform grid, or the number of levels."""
     if isinstance(element, Integer):
         return f"step {element.step:g}"
     if isinstance(element, HiF8):
@@ -106,7 +106,7 @@ def precision(element: NumberFormat) -> str:
 
 
 def specials(element: NumberFormat) -> str:
-    """Return which of NaN and infinity have a code."""
+    """Return which of NaN and infinity have a code, or `none`."""
     if isinstance(element, Native):
         return "NaN, Inf"
     decoded = element.decode(torch.arange(2**element.bits, dtype=torch.uint8))
@@ -115,7 +115,7 @@ def specials(element: NumberFormat) -> str:
 
 
 def source(fmt: TensorFormat) -> str:
-    """Return the documents a format follows; for one that follows none, the module that defines it."""
+    """Return the documents that a format follows, or the module that defines it."""
     scale = getattr(fmt, "scale", None)
     scheme = scale.rule if isinstance(scale, PowerOfTwoScale) else type(scale or fmt).__name__
     found = (ELEMENT_SOURCES.get(fmt.element.name), SCHEME_SOURCES.get(scheme))

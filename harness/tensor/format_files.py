@@ -1,7 +1,6 @@
-"""The formats of `conf/format`, by the names of their files.
+"""The formats of `conf/format`, by file name.
 
-A name that is no file is read as a QType descriptor (`harness.quant.qtype.descriptor`), so that a format without a file can be
-tried too.
+A name without a file is read as a QType descriptor (`harness.quant.qtype.descriptor`).
 """
 
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ ALL = "all"
 
 
 def names() -> list[str]:
-    """Return the name of every format on file."""
+    """Return the names of all files."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -44,11 +43,13 @@ def description(name: str) -> str:
 
 
 def find(text: str) -> dict[str, TensorFormat]:
-    """Return formats by name, in the order of `text`: names and descriptors with commas between them, or `all`.
+    """Return name -> format, in the order of `text`: names and descriptors, separated by commas.
+
+    `all` stands for all files.
 
     Raises:
-        ConfigError: A name is neither, or would be a descriptor only for its capital letters: `mxfp4` is the format of
-            the standard, while descriptors, which know an `MXFP4` too, have rules of their own.
+        ConfigError: A name is neither, or differs from a file name only in capital letters:
+            `mxfp4` is the format of the standard, the descriptor `MXFP4` has rules of its own.
     """
     known = names()
     wanted: list[str] = []
@@ -67,6 +68,6 @@ def _described(text: str, known: list[str]) -> TensorFormat:
     close = get_close_matches(text.lower(), known, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ConfigError(
-        f"--format must name files of conf/format or QType descriptors, got {text!r}{hint}{problem}\n"
-        f"names: {ALL}, {', '.join(known)}"
+        f"--format must name files of conf/format or QType descriptors, "
+        f"got {text!r}{hint}{problem}\nnames: {ALL}, {', '.join(known)}"
     )

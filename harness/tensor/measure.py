@@ -1,4 +1,4 @@
-"""Every tensor of a file in every format: one tensor in memory at a time."""
+"""Quantize every tensor of a file in every format, with one tensor in memory at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from harness.tensor.files import TensorFile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A tensor in a format."""
+    """One tensor in one format."""
 
     tensor: str
     format: str
     error: Error
     values: Tensor
-    """What the format makes of the tensor, float32."""
+    """The dequantized tensor, float32."""
 
 
 def measure(
@@ -30,19 +30,19 @@ def measure(
     """Yield every named tensor in every format, tensor by tensor.
 
     Raises:
-        ConfigError: A format cannot take a tensor.
+        ConfigError: A format does not support a tensor.
     """
     with bar("quantizing", len(names) * len(formats)) as progress:
         for name in names:
             stored = file.read(name)
-            x = stored.float()  # what every format computes in
+            x = stored.float()  # formats compute in float32
             for format_name, fmt in formats.items():
                 try:
-                    # Overflow is no error here: the table says so in the place of a score.
+                    # `encode` lets values overflow, which is a problem in the table, no exception.
                     quantized = encode(x, fmt, fit(x, fmt))
                 except ValueError as reason:
                     raise ConfigError(
-                        f"{format_name} must be able to take every tensor, got {name} "
+                        f"{format_name} must support every tensor, got {name} "
                         f"{list(stored.shape)}: {reason}; choose others with --tensor"
                     ) from reason
                 values = quantized.dequantize()

@@ -1,4 +1,4 @@
-"""Tables in Markdown on standard output, one line a row: `| less -S` shows wide ones."""
+"""Tables in Markdown on standard output, one line for each row; view wide ones with `| less -S`."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MISSING = "-"
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str]) -> None:
-    """Print a table; the columns named in `numbers` stand to the right, and a last one without text is left out."""
+    """Print a table, with columns in `numbers` aligned right, and without an empty last column."""
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     sides = ["right" if column in numbers else "left" for column in columns]
@@ -29,7 +29,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequenc
 
 
 def error_cells(error: Error) -> tuple[str, ...]:
-    """Return what `ERROR_NUMBERS` asks for, and why there is no score if there is none."""
+    """Return the cells of `ERROR_NUMBERS`, and the problem if there is no score."""
     bits = f"{error.bits_per_element:.4f}" if error.n else MISSING
     if error.problem:
         return (bits, *[MISSING] * 4, error.problem)
@@ -45,7 +45,7 @@ def error_cells(error: Error) -> tuple[str, ...]:
 
 
 def fact_cells(name: str, facts: Facts, description: str) -> tuple[str, ...]:
-    """Return what `FACT_COLUMNS` asks for."""
+    """Return the cells of `FACT_COLUMNS`."""
     return (
         name,
         f"{facts.bits_per_element:.4f}",

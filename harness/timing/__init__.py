@@ -1,5 +1,8 @@
-"""How time is measured: a device `clock`, `rounds` that alternate, `warm_up` until steady, and what a `distribution` of times says.
+"""How time is measured.
 
-`request` times prefill and decode of one batch; `matmul_types` sees which types a model multiplies; `roofline` relates a speed to
-the peaks in `harness.machine`.
+A `clock` reads the time of one device. `request` times the prefill and decode of one batch with it.
+`warm_up` repeats a request until its time is steady; then `rounds` alternate between candidates,
+and `distribution` makes medians, ratios and intervals of the times. Two modules relate a time to
+the machine: `matmul_types` observes in which types a model multiplies, `roofline` counts the bytes
+and operations of a phase. Peaks and load of the machine itself are in `harness.machine`.
 """

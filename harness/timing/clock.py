@@ -1,8 +1,9 @@
-"""Time of work that a device does by itself.
+"""Clocks: the time of work that a device does by itself.
 
-A GPU works behind the program: when a call returns, its work has only been queued. `now` waits for the device and is for the ends of a
-phase. Between two tokens it would be a cost of its own, so there `mark` leaves an event in the queue, and `gaps` reads the
-times when all is done. On a CPU both are `perf_counter_ns`.
+A GPU works behind the program: when a call returns, its work is only queued. `now` waits for the
+device and marks the ends of a phase. Between two tokens the wait would itself cost time, so `mark`
+only leaves an event in the queue, and `intervals` reads the times when all work is done. On a CPU,
+work is done when the call returns, and both read `perf_counter_ns`.
 """
 
 import time
@@ -17,20 +18,23 @@ NS = 1e-9
 
 
 class Clock(Protocol):
-    """Time as a device sees it. What a mark is is its own business."""
+    """A clock for one device.
+
+    `mark` returns an opaque token; `intervals` turns a list of them into times.
+    """
 
     def now(self) -> int:
-        """Wait for the device, and return the time [ns]."""
+        """Wait for the device and return the time [ns]."""
 
     def mark(self) -> Any:
-        """Remember this place in the work of the device, without waiting."""
+        """Return a token for this place in the device's queue, without waiting."""
 
-    def gaps(self, marks: Sequence[Any]) -> tuple[int, ...]:
-        """Return the time from each mark to the next [ns]; the device is done."""
+    def intervals(self, marks: Sequence[Any]) -> tuple[int, ...]:
+        """Return the time from each mark to the next [ns]; the device must be done."""
 
 
 class CpuClock:
-    """Work is done when the call returns."""
+    """A clock for the CPU; a mark is a time."""
 
     def now(self) -> int:
         """Return the time [ns]."""
@@ -38,30 +42,30 @@ class CpuClock:
 
     mark = now
 
-    def gaps(self, marks: Sequence[int]) -> tuple[int, ...]:
-        """Return the differences."""
+    def intervals(self, marks: Sequence[int]) -> tuple[int, ...]:
+        """Return the differences [ns]."""
         return tuple(after - before for before, after in pairwise(marks))
 
 
 class CudaClock:
-    """Events in the current stream of a GPU."""
+    """A clock for a GPU; a mark is an event in its current stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def now(self) -> int:
-        """Wait for the GPU, and return the time [ns]."""
+        """Wait for the GPU and return the time [ns]."""
         torch.cuda.synchronize(self._device)
         return time.perf_counter_ns()
 
     def mark(self) -> torch.cuda.Event:
-        """Put an event behind the work that is queued."""
+        """Return an event behind the queued work."""
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def gaps(self, marks: Sequence[torch.cuda.Event]) -> tuple[int, ...]:
-        """Return the differences; events count in microseconds at best."""
+    def intervals(self, marks: Sequence[torch.cuda.Event]) -> tuple[int, ...]:
+        """Return the differences [ns]; the resolution of events is about a microsecond."""
         return tuple(
             round(before.elapsed_time(after) * 1e6)  # from milliseconds
             for before, after in pairwise(marks)

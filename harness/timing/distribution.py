@@ -1,12 +1,13 @@
-"""Statistics of times. A time has a long tail to one side, so its middle is the median and its spread the quartiles.
+"""Statistics of times. Times have a long tail to one side: take the median and the quartiles.
 
     rate    = count / median(seconds)                       tokens over time, never a mean of rates
     ratio   = median(baseline) / median(candidate)          above 1: faster than the baseline
     drift   = median(last third) / median(first third) - 1
 
-The interval of a ratio comes from a bootstrap over rounds in which both are drawn together (percentiles of 9,999 draws, by
-`scipy.stats.bootstrap`), since what disturbs a round disturbs both. A percentile needs `TAIL` samples beyond it, or it is
-that of a few chance events: p90 needs 100, p99 1,000.
+The interval of a ratio comes from a bootstrap over rounds (percentiles of 9,999 draws, by
+`scipy.stats.bootstrap`). Both times of a round are drawn together, since a disturbance of the round
+hits both. A percentile needs `TAIL` samples beyond it, else it shows a few chance events: p90 needs
+100 samples, p99 needs 1,000.
 """
 
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ from harness.stats import CONFIDENCE, Interval
 TAIL = 10
 """Samples that must lie beyond a percentile."""
 LEAST_ROUNDS = 10
-"""Fewer rounds carry no interval."""
+"""Least number of rounds for an interval."""
 MOST_DRIFT = 0.03
-"""A baseline that changes by more than this makes a run unstable."""
+"""A run is unstable if the time of its baseline changes by a larger share."""
 RESAMPLES = 9999
 
 
-class Spread(NamedTuple):
-    """The middle of some numbers, and how far they scatter."""
+class Statistics(NamedTuple):
+    """Median and spread of times or rates."""
 
     median: float
     iqr: float
@@ -37,31 +38,34 @@ class Spread(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """How much faster a candidate is than its baseline."""
+    """Speed of a candidate over the speed of its baseline; above 1 is faster."""
 
     value: float
     interval: Interval | None
     """None for fewer than `LEAST_ROUNDS` rounds."""
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Return median, quartiles and coefficient of variation (n - 1) of at least two values."""
+def time_statistics(values: Sequence[float]) -> Statistics:
+    """Return median, IQR and CV (with n - 1) of at least two values."""
     array = np.asarray(values, dtype=np.float64)
-    return Spread(
+    return Statistics(
         float(np.median(array)),
         float(stats.iqr(array)),
         float(array.std(ddof=1) / array.mean()),
     )
 
 
-def rate_spread(count: float, seconds: Sequence[float]) -> Spread:
-    """Return the rate of a count that is done anew in each of some times; its middle is that of the times."""
-    rates = spread([count / second for second in seconds])
+def rate_statistics(count: float, seconds: Sequence[float]) -> Statistics:
+    """Return median, IQR and CV of `count / seconds` over rounds.
+
+    The median is `count / median(seconds)`, so that rate and time of a table agree.
+    """
+    rates = time_statistics([count / second for second in seconds])
     return rates._replace(median=count / float(np.median(seconds)))
 
 
 def ratio(baseline_s: Sequence[float], candidate_s: Sequence[float], seed: int) -> Ratio:
-    """Return the ratio of two speeds from the times of the same rounds."""
+    """Return the ratio of two speeds, given both times of the same rounds."""
     value = float(np.median(baseline_s) / np.median(candidate_s))
     if len(baseline_s) < LEAST_ROUNDS:
         return Ratio(value, None)
@@ -83,7 +87,7 @@ def ratio(baseline_s: Sequence[float], candidate_s: Sequence[float], seed: int) 
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return a percentile, or None if fewer than `TAIL` values lie beyond it."""
+    """Return a percentile, or None if fewer than `TAIL` values can lie beyond it."""
     if len(values) < least_samples(percent):
         return None
     return float(np.percentile(values, percent))
@@ -95,6 +99,9 @@ def least_samples(percent: int) -> int:
 
 
 def drift(seconds: Sequence[float]) -> float:
-    """Return how much longer the last third of some times is than the first; of fewer than three times, the last than the first."""
+    """Return the relative change of the median time from the first third of rounds to the last.
+
+    A third has at least one round.
+    """
     third = max(1, len(seconds) // 3)
     return float(np.median(seconds[-third:]) / np.median(seconds[:third])) - 1.0

@@ -1,8 +1,9 @@
-"""Which products a model really makes, and in which type: seen while it runs, not read off its configuration.
+"""Observe in which types a running model multiplies; its configuration may say otherwise.
 
-A dispatch mode of torch sees every operator, those inside of tensor subclasses too. What a product is made in is the type of its
-first operand: `aten._int_mm` multiplies INT8 by INT8, `aten.linear` of a weight that was dequantized before multiplies floats.
-An operator of another library may convert inside; it counts as the narrowest type among its operands.
+A dispatch mode of torch sees every operator, also inside tensor subclasses. The type of a matmul is
+the type of its first operand: `aten._int_mm` multiplies INT8 by INT8, `aten.linear` with a weight
+that was dequantized before multiplies floats. An operator of another library may convert its
+operands inside; it counts as the narrowest type among them.
 """
 
 import re
@@ -15,22 +16,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PRODUCT = re.compile(r"(^|_)(mm|addmm|linear|matmul|gemm|gemv)(_|$)|qlinear|\dmm")
+MATMUL = re.compile(r"(^|_)(mm|addmm|linear|matmul|gemm|gemv)(_|$)|qlinear|\dmm")
 """Names of operators that multiply by a matrix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Products:
-    """The products of a block."""
+class Matmuls:
+    """The matmuls with weights that were observed."""
 
     work: dict[str, float]
-    """Type -> operations."""
+    """Type, such as `int8` -> number of operations; one multiply-add is two."""
     kernels: tuple[str, ...]
-    """Operators, the one with the most operations first."""
+    """Operators such as `aten._int_mm`, in the order of their operations, most first."""
 
 
 class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the products with weights that are made inside the block."""
+    """Context manager that counts the matmuls with weights."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,7 +47,7 @@ class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         schema = getattr(func, "_schema", None)
         space, _, name = schema.name.partition("::") if schema else ("", "", "")
-        if PRODUCT.search(name) and isinstance(result, Tensor):
+        if MATMUL.search(name) and isinstance(result, Tensor):
             matrices = [x for x in args if isinstance(x, Tensor) and x.dim() >= 2]
             if matrices and not _both_batched(matrices):
                 dtype = _multiplied_in(matrices, of_torch=space == "aten")
@@ -54,32 +55,32 @@ class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._work[dtype, f"{space}.{name}"] += 2 * result.numel() * depth
         return result
 
-    def products(self) -> Products:
-        """Return what was seen."""
+    def matmuls(self) -> Matmuls:
+        """Return the matmuls counted so far."""
         work: Counter[str] = Counter()
         for (dtype, _), operations in self._work.items():
             work[dtype] += operations
         kernels = dict.fromkeys(name for (_, name), _ in self._work.most_common())
-        return Products(work=dict(work), kernels=tuple(kernels))
+        return Matmuls(work=dict(work), kernels=tuple(kernels))
 
 
 def _both_batched(matrices: Sequence[Tensor]) -> bool:
-    """Say whether it is a product of two activations, as in attention."""
+    """Say whether a matmul is one of two activations, as in attention."""
     return len(matrices) > 1 and all(x.dim() > 2 for x in matrices[:2])
 
 
 def _multiplied_in(matrices: Sequence[Tensor], *, of_torch: bool) -> str:
     types = [x.dtype for x in matrices]
-    if of_torch:  # unsigned codes are multiplied as fast as signed ones
+    if of_torch:  # UINT8 codes are multiplied as fast as INT8 ones
         return "int8" if types[0] is torch.uint8 else _name(types[0])
     known = [dtype for dtype in types if _name(dtype)]
     return _name(min(known, key=lambda dtype: dtype.itemsize, default=types[0]))
 
 
 def _name(dtype: torch.dtype) -> str:
-    """Return the name of a type that products are made in; all FP8 types are multiplied at one speed."""
-    if dtype.is_floating_point and dtype.itemsize == 1:
+    """Return the name of a type that hardware multiplies in, or nothing for packed codes."""
+    if dtype.is_floating_point and dtype.itemsize == 1:  # all FP8 types run at one speed
         return "float8_e4m3fn"
     if dtype.is_floating_point or dtype is torch.int8:
         return str(dtype).removeprefix("torch.")
-    return ""  # packed codes
+    return ""

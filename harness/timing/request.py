@@ -1,10 +1,11 @@
-"""One request, timed: the prompts at once, then token by token.
+"""Time one request: the prompts at once (prefill), then token by token (decode).
 
-    TTFT = t(first token) - t(start)       prefill, with the first token; the prompts are token ids already
+    TTFT = t(first token) - t(start)       prefill and first token; the prompts are token ids
     E2E  = t(last token) - t(start)
     TPOT = (E2E - TTFT) / (G - 1)          the first of G tokens belongs to prefill
 
-(the definitions of vLLM's `benchmarks/serve.py` and of MLPerf inference). Waiting for the device ends both phases.
+(definitions of vLLM's `benchmarks/serve.py` and of MLPerf inference). Each phase ends when the
+device is done.
 """
 
 from dataclasses import dataclass
@@ -14,25 +15,25 @@ from harness.timing.clock import NS, Clock
 
 
 class Phases(Protocol):
-    """What is timed; `harness.engines.local.generation.Generation` is one."""
+    """The two phases of a request; `harness.engines.local.generation.Generation` has them."""
 
     def prefill(self) -> object:
-        """Run the prompts; their first token."""
+        """Run the prompts and choose the first new token."""
 
     def step(self) -> object:
-        """Run one token."""
+        """Run one token and choose the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """What one request took."""
+    """The times of one request."""
 
     prefill_s: float
     """Time to first token [s]."""
     decode_s: float
     """From the first token to the last [s]."""
-    gaps_s: tuple[float, ...]
-    """Between tokens, in order [s]."""
+    inter_token_s: tuple[float, ...]
+    """Inter-token latency of each decode step, in order [s]."""
 
     @property
     def total_s(self) -> float:
@@ -41,7 +42,7 @@ class Timing:
 
 
 def time_request(phases: Phases, new_tokens: int, clock: Clock) -> Timing:
-    """Run one request of `new_tokens` tokens, and return what it took."""
+    """Run one request of `new_tokens` new tokens and return its times."""
     start = clock.now()
     phases.prefill()
     first = clock.now()
@@ -53,5 +54,5 @@ def time_request(phases: Phases, new_tokens: int, clock: Clock) -> Timing:
     return Timing(
         prefill_s=(first - start) * NS,
         decode_s=(end - first) * NS,
-        gaps_s=tuple(gap * NS for gap in clock.gaps(marks)),
+        inter_token_s=tuple(interval * NS for interval in clock.intervals(marks)),
     )

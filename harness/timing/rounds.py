@@ -1,8 +1,9 @@
-"""Interleaved rounds: what is compared is measured side by side in time.
+"""Interleaved rounds: measure candidates in turns, so that a drift of the machine hits all alike.
 
-A machine drifts: it heats up, a neighbor wakes. Measured one after the other, candidates get the drift as a difference between them.
-So every round measures each candidate once, in an order that is drawn anew, and differences are taken within rounds. The
-baseline opens the first round and closes the last, so that it spans the whole time and its own drift can be seen.
+A machine drifts: it heats up, another process wakes. If candidates are measured one after the
+other, the drift looks like a difference between them. So every round measures each candidate once,
+in a random order, and differences are taken within rounds. The baseline opens the first round and
+closes the last, so that its own drift shows.
 """
 
 import gc
@@ -17,7 +18,7 @@ Measured = TypeVar("Measured")
 def interleaved(
     candidates: Mapping[str, Callable[[], Measured]], rounds: int, seed: int
 ) -> dict[str, list[Measured]]:
-    """Return what every candidate measured in each round; the first one is the baseline."""
+    """Return the measurements of every candidate, one for each round; the first is the baseline."""
     found: dict[str, list[Measured]] = {name: [] for name in candidates}
     with quiet():
         for name in schedule(list(candidates), rounds, seed):
@@ -26,7 +27,7 @@ def interleaved(
 
 
 def schedule(names: list[str], rounds: int, seed: int) -> Iterator[str]:
-    """Yield the names in the order in which they are measured."""
+    """Yield names in the order of measurement."""
     baseline, draw = names[0], random.Random(seed)  # noqa: S311 - an order, not a secret
     for index in range(rounds):
         order = draw.sample(names, len(names))
@@ -38,7 +39,7 @@ def schedule(names: list[str], rounds: int, seed: int) -> Iterator[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Python's garbage collector from running inside the block, and from looking at what is there already."""
+    """Context manager that stops Python's garbage collector and freezes existing objects."""
     enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

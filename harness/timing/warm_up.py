@@ -1,10 +1,12 @@
-"""Warm-up until times have settled.
+"""Warm up until times are steady.
 
-The first runs compile, tune, fill caches and wake up clocks. How many do is not known beforehand, so runs go on until
+The first runs compile, tune, fill caches and raise clocks. Their number is not known beforehand, so
+runs are repeated until
 
     |median(last k) / median(k before) - 1| < tolerance
 
-or until a cap on their number or time. The record says how many there were, and whether that was enough.
+or until their number or total time reaches a cap. The record holds both the number of warm-ups and
+whether they ended steady.
 """
 
 from collections.abc import Callable
@@ -12,25 +14,25 @@ from dataclasses import dataclass
 from statistics import median
 
 WINDOW = 3
-"""Runs that are compared with as many before."""
+"""k of the module docstring."""
 TOLERANCE = 0.02
 MOST_RUNS = 20
 MOST_S = 60.0
-"""No further run begins after so much time [s]."""
+"""Total time after which no further run begins [s]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUp:
-    """What was thrown away."""
+    """The runs before the measurement."""
 
     seconds: tuple[float, ...]
     """Time of each run [s]."""
     steady: bool
-    """Times had settled when it ended."""
+    """Whether times were steady at the end."""
 
 
 def warm_up(run: Callable[[], float]) -> WarmUp:
-    """Repeat a run, which returns its time [s], until it is steady or a cap is met; at least once."""
+    """Repeat a run, which returns its time [s], until times are steady or a cap is reached."""
     seconds = [run()]
     while not (steady := is_steady(seconds)) and len(seconds) < MOST_RUNS and sum(seconds) < MOST_S:
         seconds.append(run())
@@ -38,7 +40,7 @@ def warm_up(run: Callable[[], float]) -> WarmUp:
 
 
 def is_steady(seconds: list[float]) -> bool:
-    """Say whether the last times are like those before them."""
+    """Say whether the last `WINDOW` times agree with the `WINDOW` before."""
     if len(seconds) < 2 * WINDOW:
         return False
     last, before = median(seconds[-WINDOW:]), median(seconds[-2 * WINDOW : -WINDOW])

@@ -1,7 +1,12 @@
-"""How far a quantized model's predictions are from the baseline's, token by token.
+"""How far a model's predictions are from its baseline's, token by token.
 
-`divergence` runs both on the same windows, `statistics` derives KL and what else is reported, `questions` compares answers.
-`noise_floor` compares a model with itself run in another way: how much results change without any quantization.
+`compare` runs both models on the same windows, `statistics` makes KL divergence and the other
+statistics of them. Three tasks ask for such a comparison:
+
+- `divergence`: a recipe beside the unquantized model; `questions` compares answers as well.
+- `noise_floor`: the unquantized model beside itself, run in another way. Shows how much results
+  change without any quantization.
+- `parity` (a room of its own): a real backend beside the fake-quantized model.
 """
 
 from harness.tasks.divergence.divergence import Divergence

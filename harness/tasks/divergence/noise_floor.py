@@ -1,23 +1,24 @@
-"""Noise floor: the float model against itself under changes that should not matter (an A/A comparison).
+"""Task `noise_floor`: how much results change without any quantization (an A/A comparison).
 
-- `batch`: two windows at a time instead of one. Matrix products of another shape sum in another order.
-- `attention`: the plain ("eager") attention kernel instead of the fused one, or the other way round.
-- `dtype`: the same weights in float32, which is what the arithmetic of a 16-bit model costs. A float32 model is rounded to
-  bfloat16 instead, weights and arithmetic: what it costs to run the same model in 16 bits.
+The unquantized model is compared with itself, changed in a way that should not matter:
 
-Each is measured as `divergence` measures a recipe, with the model as it is in the baseline's place. A difference between
-recipes that is not above these figures says nothing about the recipes. A variant that cannot run on a model is left out
-with a warning that says why.
+- `batch`: two windows at a time instead of one. A matmul of another shape sums in another order.
+- `attention`: the plain ("eager") attention kernel instead of the fused one, or the reverse.
+- `dtype`: the weights of a 16-bit model in float32, which shows the error of 16-bit arithmetic. A
+  float32 model is rounded to bfloat16 instead, weights and arithmetic.
 
-A checkpoint that came quantized is no float model: `model.baseline` is measured in its place, and the record says so.
+Each variant is measured as task `divergence` measures a recipe. Recipes that differ by less than
+these figures cannot be told apart. A variant that the model or the machine does not support is left
+out, with a warning that gives the reason. For a checkpoint that came quantized, `model.baseline` is
+measured in its place, and the record says so.
 
-The float model is never written to: kernels are changed back, and parameters of another type are put in the place of the
-model's own, which come back, the very objects. Peak memory is that of `divergence` and, during `dtype`, a second copy of
-the parameters in the other type; the plain kernel holds all scores of a layer, heads x window^2, a few times over.
+The model is never written to: kernels are set back, and the parameters of the other type stand in
+for the original objects, which come back. Peak memory is that of `divergence` plus, during `dtype`,
+a second copy of the parameters; the eager kernel holds all scores of a layer, heads x window^2.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -33,15 +34,14 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult
-from harness.tasks.baselines import Baseline, Become
-from harness.tasks.divergence.divergence import (
+from harness.tasks.baselines import Become
+from harness.tasks.divergence.compare import (
+    KeptSide,
     Side,
-    baseline,
+    compare,
     pair_warnings,
-    run_windows,
-    side,
-    side_by_side,
-    window_scores,
+    window_samples,
+    window_sums,
 )
 from harness.tasks.divergence.statistics import TokenPairs, divergence_metrics
 from harness.tasks.windows import (
@@ -49,16 +49,15 @@ from harness.tasks.windows import (
     DocumentIds,
     Windows,
     disjoint_windows,
-    document_words,
     window_facts,
     window_protocol,
 )
 
-SHOWN = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
-"""The statistics that are given for each variant."""
+REPORTED = ("kl_mean", "kl_p99", "kl_max", "same_top", "delta_p_rms", "ln_ppl_ratio")
+"""The statistics that each variant reports."""
 BATCH = 2
-CANNOT_RUN = (ImportError, RuntimeError, ValueError)
-"""What torch and transformers raise for a kernel or type that a model or machine does not have."""
+UNSUPPORTED = (ImportError, RuntimeError, ValueError)
+"""What torch and transformers raise for a kernel or type that a model or machine lacks."""
 
 
 class Variant(NamedTuple):
@@ -66,14 +65,25 @@ class Variant(NamedTuple):
 
     name: str
     change: str
-    """What is different, in a word."""
+    """The new setting in one word, such as `eager`."""
     side: Callable[[SplitModel], Side]
-    """The model with the change."""
+    """Returns the changed model as a side of the comparison."""
+
+
+class PairedSide(Side):
+    """A model that runs two windows at a time."""
+
+    def hidden(self, windows: Windows) -> Iterator[Tensor]:
+        """Yield the hidden states `[L, H]` of each window; an odd last one runs with the first."""
+        count = len(windows.ids)
+        for start in range(0, count, BATCH):
+            states_BLH = self._run(windows.ids[[start, (start + 1) % count]])
+            yield from states_BLH[: count - start]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseFloor:
-    """Distance of the float model to itself; see the module docstring."""
+    """Distance of the unquantized model from itself; see the module docstring."""
 
     name: ClassVar[str] = "noise_floor"
     version: ClassVar[int] = 2
@@ -83,15 +93,15 @@ class NoiseFloor:
 
     data: DataSource
     window: int = 2048
-    """Tokens a window."""
+    """Tokens of each window."""
     limit_windows: int | None = None
-    """Compare on the first so many windows; None is all."""
+    """Number of windows to compare, from the first; None compares all."""
     bos: Bos | None = None
-    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
+    """Which windows begin with a BOS token; None leaves it to the tokenizer. See `windows`."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that score nothing."""
-        check_bounds(self, window=2, limit_windows=1)
+        """Check the bounds of fields."""
+        check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
 
     def data_facts(self) -> dict[str, Any]:
         """Return what identifies the text."""
@@ -102,73 +112,86 @@ class NoiseFloor:
 
         Raises:
             ConfigError: A recipe has changed the model.
-            UnsupportedRecipe: The model came quantized, and `model.baseline` does not say what it was made of.
+            UnsupportedRecipe: The model came quantized, and `model.baseline` names no other model.
             ModelError: No variant can run.
         """
         if changed := len(loaded.swaps) + len(loaded.hooks):
             raise ConfigError(
-                f"quant must be none for {self.name}, which compares the float model with itself, got a recipe "
-                f"that changed {changed} weights or inputs; leave quant out"
+                f"quant must be none for {self.name}, which compares the unquantized model with "
+                f"itself, got a recipe that changed {changed} weights or activations; "
+                "leave quant out"
             )
-        is_float = not loaded.came_quantized
-        base = baselines.itself(loaded) if is_float else baselines.find(loaded, self.name)
+        base = (
+            baselines.find(loaded, self.name) if loaded.came_quantized else baselines.itself(loaded)
+        )
         loaded = base.loaded
         text = self.data.text()
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
-        variants = tuple(_variants(loaded, windows))
+        documents = windows.scored_documents
+        variants = tuple(_variants(loaded))
         found, warnings = _measure(loaded, windows, variants)
+        if not base.is_itself:
+            warnings.insert(
+                0,
+                f"the noise floor is that of the unquantized model {base.info.name}; "
+                "the checkpoint was not run",
+            )
+        protocol = window_protocol(text, self.window, self.limit_windows, loaded, self.bos)
         changes = "|".join(f"{variant.name}={variant.change}" for variant in variants)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,
                 version=self.version,
-                protocol=f"{window_protocol(text, self.window, self.limit_windows, loaded, self.bos)}|{changes}",
+                protocol=f"{protocol}|{changes}",
                 data=window_facts(text, windows),
             ),
             metrics=tuple(
                 metric
                 for variant in variants
                 if variant.name in found
-                for metric in _metrics(variant, found[variant.name], windows.scored_documents)
+                for metric in _metrics(variant, found[variant.name], documents)
             ),
-            samples=_samples(text.name, found, windows.scored_documents),
+            samples=_samples(text.name, found, documents),
             baseline=base.info,
             warnings=(
                 *text.warnings,
                 *pair_warnings(next(iter(found.values())), windows.ids),
-                *_of_second(base),
                 *warnings,
             ),
         )
 
 
-def _of_second(base: Baseline) -> tuple[str, ...]:
-    """Say whose floor it is, if not that of the model in the record."""
-    if base.is_itself:
-        return ()
-    return (
-        f"the noise floor is that of the float model {base.info.name}; the checkpoint was not run",
-    )
+def _variants(loaded: LoadedModel) -> Iterator[Variant]:
+    dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
+    kernel = "sdpa" if loaded.attention == "eager" else "eager"
+    in_dtype = partial(in_other_dtype, loaded, dtype)
+    with_kernel = partial(attention, loaded.module, kernel)
+    # The variant with the largest effect comes first: a batch of two often changes nothing at all.
+    yield Variant("dtype", str(dtype).removeprefix("torch."), lambda model: Side(model, in_dtype()))
+    yield Variant("attention", kernel, lambda model: Side(model, with_kernel))
+    yield Variant("batch", str(BATCH), PairedSide)
 
 
 def _measure(
     loaded: LoadedModel, windows: Windows, variants: tuple[Variant, ...]
 ) -> tuple[dict[str, TokenPairs], list[str]]:
-    """Return the statistics of each variant that can run, and why the others cannot."""
+    """Return the statistics of each variant that can run, and why the others cannot.
+
+    Raises:
+        ModelError: None can run.
+    """
     found: dict[str, TokenPairs] = {}
     warnings = []
     for variant in variants:
-        # A split of its own for each: it holds a float32 copy of the head it was used with.
-        with split(loaded) as halves:
+        # Each variant splits anew: a split model keeps a float32 copy of the head that it ran with.
+        with split(loaded) as model:
             title = f"noise floor, {variant.name}"
-            base = baseline(halves, windows, nullcontext)
             try:
-                changed = variant.side(halves)
-                found[variant.name] = side_by_side(halves, windows, changed, base, title)
-            except CANNOT_RUN as reason:
+                found[variant.name] = compare(variant.side(model), KeptSide(model), windows, title)
+            except UNSUPPORTED as reason:
                 warnings.append(
-                    f"{variant.name}={variant.change} was not measured, because this model or machine cannot "
-                    f"run it: {type(reason).__name__}: {reason}"
+                    f"{variant.name}={variant.change} was not measured, unsupported by this model "
+                    f"or machine: {type(reason).__name__}: {reason}"
                 )
     if not found:
         raise ModelError(
@@ -177,40 +200,11 @@ def _measure(
     return found, warnings
 
 
-def _variants(loaded: LoadedModel, windows: Windows) -> Iterator[Variant]:
-    def paired(halves: SplitModel) -> Side:
-        return side(halves, run_in_pairs(halves, windows.ids))
+def in_other_dtype(loaded: LoadedModel, dtype: torch.dtype) -> Become:
+    """Return a context manager inside which a model has its parameters in another type.
 
-    kernel = "sdpa" if loaded.attention == "eager" else "eager"
-
-    def other_kernel(halves: SplitModel) -> Side:
-        become = partial(attention, loaded.module, kernel)
-        return side(halves, run_windows(halves, windows.ids, become))
-
-    dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
-
-    def other_dtype(halves: SplitModel) -> Side:
-        become = cast(loaded, dtype)
-        return side(halves, run_windows(halves, windows.ids, become), become)
-
-    # The largest first: a batch of two often changes nothing at all.
-    yield Variant("dtype", str(dtype).removeprefix("torch."), other_dtype)
-    yield Variant("attention", kernel, other_kernel)
-    yield Variant("batch", str(BATCH), paired)
-
-
-def run_in_pairs(halves: SplitModel, ids_NL: Tensor) -> Iterator[Tensor]:
-    """Yield the hidden states `[L, H]` of each window, run beside the next one; the last of an odd number beside the first."""
-    count = len(ids_NL)
-    for start in range(0, count, BATCH):
-        states_BLH = halves.hidden(ids_NL[[start, (start + 1) % count]])
-        yield from states_BLH[: count - start]
-
-
-def cast(loaded: LoadedModel, dtype: torch.dtype) -> Become:
-    """Return what lets the model have its parameters in another type inside a block.
-
-    Those that the model keeps in a type of their own, and buffers such as rotary frequencies, stay as they are.
+    Buffers such as rotary frequencies stay as they are, and so do parameters that the model keeps
+    in a type of their own.
     """
     places = [
         (owner, name, parameter)
@@ -247,29 +241,19 @@ def _metrics(variant: Variant, pairs: TokenPairs, documents: DocumentIds) -> lis
                 "note": "; ".join(filter(None, (change, by_name[name].note))),
             }
         )
-        for name in SHOWN
+        for name in REPORTED
     ]
 
 
 def _samples(
     text_name: str, found: dict[str, TokenPairs], documents_NT: DocumentIds
 ) -> tuple[SampleScore, ...]:
-    """Return one item a window: the baseline's NLL, and the sums of every variant."""
-    scores = {name: window_scores(pairs) for name, pairs in found.items()}
+    """Return one sample for each window: the baseline's NLL, and the sums of every variant."""
     nll_NT = next(iter(found.values())).nll_baseline
-    return tuple(
-        SampleScore(
-            id=f"{text_name}/window/{index}",
-            cluster=document_words(documents_T),
-            scores={"num_tokens": len(nll_T), "nll_baseline": float(nll_T.sum())}
-            | {
-                f"{name}/{score}": value
-                for name, rows in scores.items()
-                for score, value in rows[index].items()
-                if score != "nll_baseline"
-            },
-            token_nll=tuple(nll_T.tolist()),
-            token_document=tuple(documents_T.tolist()),
-        )
-        for index, (nll_T, documents_T) in enumerate(zip(nll_NT, documents_NT, strict=True))
-    )
+    scores = {"nll_baseline": nll_NT.sum(axis=1)} | {
+        f"{variant}/{score}": values
+        for variant, pairs in found.items()
+        for score, values in window_sums(pairs).items()
+        if score != "nll_baseline"
+    }
+    return window_samples(text_name, nll_NT, documents_NT, scores)

@@ -1,15 +1,20 @@
-"""Flips: answers to the same questions by a model and by its float model.
+"""Flips: answers to the same questions by a model and by its baseline.
 
-Two models of equal accuracy may be right on different questions. A flip is an answer that turned from right to wrong or
-back (Dutta et al., "Accuracy is Not All You Need", 2024, arXiv 2407.09141); a disagreement is any changed answer, from one
-wrong letter to another included. With b flips to wrong and c to right, accuracy changes by (c - b) / n, and McNemar's
-exact test asks whether b and c differ by more than chance: b of b + c flips is binomial with 1/2 if they do not.
+Two models of equal accuracy may be right on different questions. A flip is an answer that turns
+from right to wrong or from wrong to right (Dutta et al., "Accuracy is Not All You Need", 2024,
+arXiv 2407.09141). A disagreement is any changed answer, also from one wrong letter to another.
 
-The probability of the right answer is that of its letter over the whole vocabulary. Questions are taken as independent.
+With b flips to wrong and c flips to right among n questions, accuracy changes by (c - b) / n.
+McNemar's exact test asks whether b and c differ by more than chance: if they do not, b is binomial
+with b + c draws and probability 1/2.
+
+The probability of the right answer is the probability of its letter over the whole vocabulary.
+Questions are independent.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,19 +25,15 @@ from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.base import TaskResult
 from harness.tasks.baselines import Baseline
-from harness.tasks.divergence.statistics import DELTA_P_NOTE, Array, mean_metric, root
-from harness.tasks.mmlu.accuracy import proportion
+from harness.tasks.divergence.statistics import DELTA_P_NOTE, Array, mean_metric
 from harness.tasks.mmlu.mmlu import MMLU
-
-ITEMS = ("question", "question")
-"""Each question is a cluster of its own."""
 
 
 def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> TaskResult:
-    """Ask a model and its baseline, the latter once a sweep, and compare answer by answer.
+    """Ask a model and, once in a sweep, its baseline; compare answer by answer.
 
     Raises:
-        ModelError: Their tokenizers make other token ids of the prompts.
+        ModelError: Their tokenizers give different token ids for the prompts.
     """
     facts = questions.data_facts()
     key = ("answers", questions, facts["questions_sha256"], facts["examples_sha256"])
@@ -40,8 +41,9 @@ def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> Tas
     reference = base.loaded.cached(key, lambda: _ask(questions, base))
     if candidate.info.data["token_ids_sha256"] != reference.info.data["token_ids_sha256"]:
         raise ModelError(
-            f"model.baseline must have the tokenizer of the model to be asked the same prompts, but {base.info.name} gives "
-            f"other token ids than {loaded.name}; name the float model it was made of"
+            f"model.baseline must have the tokenizer of the model to be asked the same prompts, "
+            f"but {base.info.name} gives other token ids than {loaded.name}; "
+            "name the unquantized model it was made of"
         )
     right = {question.id: CHOICES[question.answer] for question in questions.questions()}
     answers_p = {sample.id: sample for sample in reference.samples}
@@ -55,22 +57,25 @@ def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> Tas
 
 
 def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
-    """Return flips, disagreement, both accuracies, and the change of the right answer's probability."""
+    """Return flips, disagreement, accuracies, and the change of the right answer's probability."""
     column = {name: [s.scores[name] for s in samples] for name in samples[0].scores}
     after, before = column["correct"], column["correct_baseline"]
     to_wrong = sum(b > a for a, b in zip(after, before, strict=True))
     to_right = sum(a > b for a, b in zip(after, before, strict=True))
+    changed = round(math.fsum(column["changed"]))
     changes = np.subtract(column["prob_right"], column["prob_right_baseline"])
+    count = partial(Metric.count, of=len(samples), item="question")
+    share = partial(Metric.share, of=len(samples), item="question")
     return (
-        _count("flips_to_wrong", to_wrong, len(samples), better=False),
-        _count("flips_to_right", to_right, len(samples), better=True),
-        _share("flips", to_wrong + to_right, len(samples)),
-        _share("answer_disagreement", round(math.fsum(column["changed"])), len(samples)),
+        count("flips_to_wrong", to_wrong, higher_is_better=False),
+        count("flips_to_right", to_right, higher_is_better=True),
+        share("flips", to_wrong + to_right, higher_is_better=False),
+        share("answer_disagreement", changed, higher_is_better=False),
         _mcnemar(to_wrong, to_right, len(samples)),
-        proportion("accuracy", after),
-        proportion("accuracy_baseline", before),
+        share("accuracy", round(math.fsum(after)), higher_is_better=True),
+        share("accuracy_baseline", round(math.fsum(before)), higher_is_better=True),
         _change("delta_p_right_mean", changes, better=True),
-        _change("delta_p_right_rms", changes**2, better=False, finish=root),
+        _change("delta_p_right_rms", changes**2, better=False, finish=stats.root),
     )
 
 
@@ -94,24 +99,6 @@ def _pair(sample: SampleScore, base: SampleScore, right: str) -> SampleScore:
     )
 
 
-def _count(name: str, value: int, n: int, *, better: bool) -> Metric:
-    return Metric(
-        name=name, value=value, unit=Unit.COUNT, n=n, n_of="question", higher_is_better=better
-    )
-
-
-def _share(name: str, hits: int, n: int) -> Metric:
-    return Metric(
-        name=name,
-        value=hits / n,
-        unit=Unit.FRACTION,
-        n=n,
-        n_of="question",
-        ci95=stats.wilson(hits, n),
-        higher_is_better=False,
-    )
-
-
 def _mcnemar(to_wrong: int, to_right: int, n: int) -> Metric:
     flips = to_wrong + to_right
     return Metric(
@@ -131,10 +118,10 @@ def _change(
     return mean_metric(
         name,
         values,
-        clusters=np.arange(len(values)),
+        clusters=np.arange(len(values)),  # each question is a cluster of its own
         unit=Unit.ONE,
         better=better,
         finish=finish,
         note=DELTA_P_NOTE,
-        items=ITEMS,
+        items=("question", "question"),
     )

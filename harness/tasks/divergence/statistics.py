@@ -1,28 +1,38 @@
-r"""How far the predictions of a model are from those of its baseline, token by token and summed up.
+r"""Statistics of a model's predictions beside its baseline's, token by token.
 
-With p the baseline's distribution of the next token, q the candidate's, x_t the token that follows, v the vocabulary:
+p is the baseline's distribution of the next token, q the candidate's, x_t the token that follows, v
+a token of the vocabulary, r_v = ln q_v - ln p_v. For each token t:
 
-    kl_t      = sum_v p_v (ln p_v - ln q_v)                       KL(base || candidate)
+    kl_t      = sum_v p_v (ln p_v - ln q_v)        KL(base || candidate) [nat]
     delta_p_t = q(x_t) - p(x_t)
     same_t    = [argmax p = argmax q]
-    d_t       = nll_q - nll_p,   ln ratio = mean d,   PPL ratio = e^(mean d)
+    d_t       = nll_q - nll_p                      ln(PPL_q / PPL_p) = mean d
 
-These are the statistics of `llama-perplexity --kl-divergence` (llama.cpp, tools/perplexity/perplexity.cpp), with its formulas
-but for three points. KL is summed as
+How `kl_divergence` sums KL without cancellation:
 
-    kl_t = sum_v p_v (e^r_v - 1 - r_v),   r_v = ln q_v - ln p_v,
+    1. kl_t = -sum_v p_v r_v                       terms of both signs nearly cancel
+    2. sum_v p_v e^r_v = sum_v q_v = 1             both distributions sum to one
+    3. kl_t = sum_v p_v (e^r_v - 1 - r_v)          add step 2, which adds 0, to step 1
+    4. e^r - 1 - r >= 0, and 0 only for r = 0      no term is negative; equal models give exactly 0
+    5. An error e of a softmax's normalization shifts all r by e: it changes step 1 by e, and
+       step 3 by e^2 / 2.
 
-which is the same sum because p and q both sum to one. No term is negative, r = 0 gives exactly 0, and an error in a
-softmax's normalization enters squared. All of it is float64 from float32 logits (`harness.engines.local.log_softmax`). llama.cpp
-stores the baseline's log-probabilities in 16 bits and skips p < e^-16; here nothing is stored or skipped. Its errors take
-tokens for independent, which makes them too small, by a factor of about three where the tokens of a window share a shift of
-0.02 nat; here the independent unit is the document, and every interval is that of `harness.stats`. Pairing is kept: differences are taken token by token before anything is averaged.
+The statistics are those of `llama-perplexity --kl-divergence` (llama.cpp,
+tools/perplexity/perplexity.cpp), which differs in three points:
+
+- It stores the baseline's log-probabilities in 16 bits and skips p < e^-16. Here all is float64
+  from float32 logits (`harness.engines.local.log_softmax`), and nothing is stored or skipped.
+- It sums KL as in step 1.
+- Its errors take tokens for independent. Where the tokens of a window share a shift of 0.02 nat,
+  such errors are too small by a factor of about three. Here documents are independent, and
+  intervals are those of `harness.stats`. Differences are taken token by token before anything is
+  averaged.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -49,30 +59,38 @@ PERCENTILES = {
     "min": 0.0,
     "max": 100.0,
 }
-"""Interpolated linearly between order statistics, as llama.cpp and numpy do."""
+"""Name -> percent. Interpolated linearly between order statistics, as llama.cpp and numpy do."""
 DELTA_P_NOTE = "a difference of probabilities, in [-1, 1]"
 
 
 class TokenPairs(NamedTuple):
-    """Two models on the same tokens: a number for each token that is predicted, float64 `[T]` or `[windows, T]`."""
+    """Two models on the same tokens: one number for each predicted token, float64.
+
+    Each field has the shape `[T]`, or `[windows, T]` for many windows.
+    """
 
     nll: Array
-    """-ln q of the token that follows, by the candidate [nat]."""
+    """-ln q(x_t), of the candidate [nat]."""
     nll_baseline: Array
-    """-ln p of it, by the baseline [nat]."""
+    """-ln p(x_t), of the baseline [nat]."""
     kl: Array
     """KL(base || candidate) over the vocabulary [nat]."""
     same_top: Array
-    """1 where both have the same likeliest token, else 0; of tied tokens the first counts."""
+    """1 where both have the same most likely token, else 0; the first of tied tokens counts."""
+
+    @classmethod
+    def stack(cls, windows: Sequence["TokenPairs"]) -> Self:
+        """Return the statistics `[windows, T]` of windows of `[T]` each."""
+        return cls(*(np.stack(parts) for parts in zip(*windows, strict=True)))
 
     @property
     def delta_p(self) -> Array:
-        """Probability of the token that follows, candidate minus baseline."""
+        """q(x_t) - p(x_t)."""
         return np.exp(-self.nll) - np.exp(-self.nll_baseline)
 
 
 def compare_logits(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> TokenPairs:
-    """Return the statistics of some tokens from the float32 logits of both models."""
+    """Return the statistics `[N]` of tokens, from float32 logits of candidate and baseline."""
     together = pieces(logits_NV.shape[-1], logits_NV, baseline_NV, targets_N)
     found_4N = torch.cat([_compare_piece(*piece) for piece in together], dim=1)
     return TokenPairs(*found_4N.cpu().numpy())
@@ -86,25 +104,28 @@ def _compare_piece(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) ->
 
 
 def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
-    """Return KL(p || q) of each row [nat], >= 0 and exactly 0 for equal rows; see the module docstring."""
+    """Return KL(p || q) of each row [nat]: >= 0, and exactly 0 for equal rows."""
     p, r = log_p_NV.exp(), log_q_NV - log_p_NV
+    # Step 3 of the module docstring.
     near = torch.expm1(r).sub_(r).mul_(p)
-    # Where q is much larger, e^r may overflow and p vanish; nothing cancels there, so the plain form serves.
+    # Where q is much larger than p, e^r overflows and p vanishes: write p e^r as q.
     far = log_q_NV.exp().sub_(p).addcmul_(p, r, value=-1)
-    # An ulp of expm1 may put a term below zero, where none can be.
+    # Step 4, which an ulp of expm1 may break.
     return torch.where(r < 1, near, far).clamp_min_(0).sum(-1)
 
 
 def divergence_metrics(pairs: TokenPairs, documents: DocumentIds) -> tuple[Metric, ...]:
-    """Return every statistic of tokens `[windows, T]`, of which `documents` has the document."""
+    """Return every statistic of tokens `[windows, T]`; `documents` has the document of each."""
     d, delta_p = pairs.nll - pairs.nll_baseline, pairs.delta_p
     nat, one = Unit.NAT_PER_TOKEN, Unit.ONE
     mean = partial(mean_metric, clusters=documents)
     return (
-        mean("kl_mean", pairs.kl, unit=nat, better=False, finish=_positive),
-        mean("same_top", pairs.same_top, unit=Unit.FRACTION, better=True, finish=_fraction),
+        mean("kl_mean", pairs.kl, unit=nat, better=False, finish=nonnegative),
+        mean("same_top", pairs.same_top, unit=Unit.FRACTION, better=True, finish=fraction),
         mean("delta_p_mean", delta_p, unit=one, better=True, note=DELTA_P_NOTE),
-        mean("delta_p_rms", delta_p**2, unit=one, better=False, finish=root, note=DELTA_P_NOTE),
+        mean(
+            "delta_p_rms", delta_p**2, unit=one, better=False, finish=stats.root, note=DELTA_P_NOTE
+        ),
         mean("ln_ppl_ratio", d, unit=nat, better=False),
         mean("ppl_ratio", d, unit=one, better=False, finish=math.exp),
         _ppl_difference(pairs, documents),
@@ -127,17 +148,17 @@ def mean_metric(
     note: str | None = None,
     items: tuple[str, str] = ("token", "document"),
 ) -> Metric:
-    """Return the mean over items, with an interval that takes clusters for independent, but not the items in them.
+    """Return a mean and its cluster-robust interval: clusters are independent, their items not.
 
     Args:
         name: Name of the metric.
-        values: One value an item, of any shape.
+        values: The value of each item, of any shape.
         clusters: The cluster of each item, in the same shape.
-        unit: Unit of what is shown.
+        unit: Unit of the metric.
         better: Whether higher is better.
-        finish: A monotone function that turns mean and bounds into what is shown.
+        finish: A monotone function that turns the mean and its bounds into the metric.
         note: How to read the number.
-        items: What a value belongs to, and what a cluster is.
+        items: The words for an item and for a cluster.
     """
     sums = stats.clustered(values, clusters)
     interval = sums.interval()
@@ -153,21 +174,24 @@ def mean_metric(
     )
 
 
-def _positive(value: float) -> float:
+def nonnegative(value: float) -> float:
+    """Clamp a mean of values >= 0, or its bound: an interval of a small mean may reach below 0."""
     return max(value, 0.0)
 
 
-def _fraction(value: float) -> float:
+def fraction(value: float) -> float:
+    """Clamp a mean of values in [0, 1], or its bound: an interval may reach beyond."""
     return min(max(value, 0.0), 1.0)
 
 
-def root(value: float) -> float:
-    """Return the square root of a mean square, or of the lower bound of one, which may be negative."""
-    return math.sqrt(max(value, 0.0))
-
-
 def _ppl_difference(pairs: TokenPairs, documents: DocumentIds) -> Metric:
-    """Return PPL(candidate) - PPL(base), with the interval of its linear part: du = PPL_q dm_q - PPL_p dm_p."""
+    """Return PPL_q - PPL_p, with the interval of its linear part.
+
+    1. PPL = e^m with m the mean NLL, so a small change of the means moves the difference by
+       du = PPL_q dm_q - PPL_p dm_p (the delta method).
+    2. du is the mean of PPL_q nll_q - PPL_p nll_p over tokens, up to a constant.
+    3. The constant `shift` moves this mean and its bounds to the difference itself.
+    """
     ppl_q, ppl_p = (math.exp(nll.mean()) for nll in (pairs.nll, pairs.nll_baseline))
     linear = ppl_q * pairs.nll - ppl_p * pairs.nll_baseline
     shift = ppl_q - ppl_p - float(linear.mean())
@@ -182,7 +206,7 @@ def _ppl_difference(pairs: TokenPairs, documents: DocumentIds) -> Metric:
 
 
 def _correlation(pairs: TokenPairs) -> Metric:
-    """Return the correlation of both models' NLLs, which llama.cpp calls that of ln PPL."""
+    """Return the correlation of both models' NLLs; llama.cpp calls it the correlation of ln PPL."""
     nll_q, nll_p = pairs.nll.ravel(), pairs.nll_baseline.ravel()
     value, note = None, "undefined: one of the models gives every token the same probability"
     if np.ptp(nll_q) and np.ptp(nll_p):

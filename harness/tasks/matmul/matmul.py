@@ -1,19 +1,22 @@
-"""Error of a matrix product whose operands are rounded, on random matrices: no model, no data set.
+"""Task `matmul`: error of a matmul with rounded operands, on random matrices.
 
-    Y = X W^T       X [M, K] inputs, W [K, K] weights; blocks of a format run along K, so a row of X is a token
+    Y = X W^T       X [M, K] activations, W [K, K] weights; blocks of a format run along K, so a row
+                    of X is a token
 
     weights:   e = X dW^T                       dW = q(W) - W
     inputs:    e = dX W^T                       dX = q(X) - X
     both:      e = dX W^T + q(X) dW^T           = q(X) q(W)^T - Y
 
     rel_error = |e|_F / |Y|_F       max_error = max|e| / rms(Y)
-    element_error = mean|dX| / mean|X|          of X itself: nothing is multiplied
+    element_error = mean|dX| / mean|X|          of X itself, without a matmul
 
-The errors are products of differences, not differences of products: float32 then keeps seven digits of the error
-instead of seven digits of Y, and a format that rounds nothing has an error of exactly 0. Sums are float64.
+An error is computed as a matmul of differences, never as a difference of matmuls: float32 then
+keeps seven digits of the error instead of seven digits of Y, and a format that rounds nothing has
+an error of exactly 0. Sums are float64.
 
-`element_error` is here because tables of "matrix-multiply error" can be just that. It is smaller: a product with both
-operands rounded has sqrt(2) times the error of one, and a mean of magnitudes weighs large errors less than a norm does.
+Some published tables of "matrix-multiply error" hold `element_error`. It is smaller: rounding both
+operands of a matmul gives sqrt(2) times the error of rounding one, and a mean of magnitudes weighs
+large errors less than a norm does.
 """
 
 import hashlib
@@ -26,7 +29,7 @@ import torch
 from torch import Tensor
 
 from harness.display.progress import bar
-from harness.errors import InvalidResult
+from harness.errors import InvalidResult, check_bounds
 from harness.quant.overflow import overflow_in
 from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat
@@ -37,11 +40,12 @@ from harness.tasks.matmul.metrics import ELEMENT, case_metrics
 from harness.tasks.matmul.operands import KINDS, Case, Inputs, draw
 
 PROBE_SHAPE = (4, 16)
+"""M and K of the draws whose hash identifies the random generator."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatmulError:
-    """Error of rounded products; see the module docstring."""
+    """Error of a matmul with rounded operands; see the module docstring."""
 
     name: ClassVar[str] = "matmul"
     version: ClassVar[int] = 1
@@ -49,33 +53,29 @@ class MatmulError:
     is_timed: ClassVar[bool] = False
 
     formats: Mapping[str, TensorFormat]
-    """By the names that metrics have them under."""
+    """Name in metrics -> format."""
     ratios: tuple[tuple[str, str], ...] = ()
-    """Pairs of formats: the error of the first over that of the second."""
+    """Pairs of names of formats; a ratio is the error of the first over the error of the second."""
     shapes: tuple[tuple[int, int], ...] = ((16, 512),)
     """M and K of each size."""
     inputs: tuple[Inputs, ...] = KINDS
     draws: int = 10
-    """Independent draws of X and W for each case."""
+    """Number of independent draws of X and W for each case."""
     seed: int = 42
     max_rows: int | None = 512
-    """Multiply the first so many rows of X; its scales still come from all of them. None is all."""
+    """Number of rows of X to multiply, from the first; None is all. All rows decide the scales."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Check the bounds of fields, and that ratios are of formats that are measured."""
+        check_bounds(self, draws=1, seed=0, max_rows=1)
         if not (self.formats and self.shapes and self.inputs):
             raise ValueError("formats, shapes and inputs must not be empty")
         if any(size < 1 for shape in self.shapes for size in shape):
             raise ValueError(f"shapes must hold sizes >= 1, got {self.shapes}")
-        if self.draws < 1 or self.seed < 0:
-            raise ValueError(
-                f"draws must be >= 1 and seed >= 0, got draws={self.draws}, seed={self.seed}"
-            )
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows must be >= 1 or null, got {self.max_rows}")
         if unknown := {name for pair in self.ratios for name in pair} - self.formats.keys():
             raise ValueError(
-                f"ratios must be of formats that are measured ({', '.join(self.formats)}), got {min(unknown)}"
+                f"ratios must be of formats that are measured ({', '.join(self.formats)}), "
+                f"got {min(unknown)}"
             )
 
     @property
@@ -84,11 +84,11 @@ class MatmulError:
         return {"task.seed": self.seed}
 
     def cases(self) -> tuple[Case, ...]:
-        """Return every size with every kind of inputs."""
+        """Return every shape with every kind of activations."""
         return tuple(Case(kind, *shape) for shape in self.shapes for kind in self.inputs)
 
     def data_facts(self) -> dict[str, Any]:
-        """Return a hash of a few draws: another generator would give another."""
+        """Return a hash of a few draws, which identifies the random generator."""
         digest = hashlib.sha256()
         for kind in self.inputs:
             for operand in draw(Case(kind, *PROBE_SHAPE), self.seed, 0):
@@ -104,11 +104,7 @@ class MatmulError:
                     x, w = (operand.to(device) for operand in draw(case, self.seed, index))
                     with overflow_in(case.name):
                         scores = self._scores(x, w)
-                    if bad := [key for key, value in scores.items() if not math.isfinite(value)]:
-                        raise InvalidResult(
-                            f"every error must be finite, got {scores[bad[0]]} for {bad[0]} in {case.name}; "
-                            "the format cannot hold these numbers"
-                        )
+                    _check_finite(scores, case.name)
                     identity = f"{case.name}/{index}"
                     samples.append(SampleScore(id=identity, cluster=identity, scores=scores))
                     progress.advance()
@@ -117,7 +113,7 @@ class MatmulError:
         )
 
     def _scores(self, x_MK: Tensor, w_NK: Tensor) -> dict[str, float]:
-        """Return every error of one draw, by measure and format."""
+        """Return every error of one draw: `<measure>/<format>` -> value."""
         rows = slice(self.max_rows)
         y = x_MK[rows] @ w_NK.T
         size, x_size = _norm(y), _norm(x_MK, 1)
@@ -163,6 +159,15 @@ class MatmulError:
                 "ratios": [list(pair) for pair in self.ratios],
             },
             needs_model=False,
+        )
+
+
+def _check_finite(scores: Mapping[str, float], case: str) -> None:
+    """Raise InvalidResult for an error that is not finite."""
+    if bad := [key for key, value in scores.items() if not math.isfinite(value)]:
+        raise InvalidResult(
+            f"every error must be finite, got {scores[bad[0]]} for {bad[0]} in {case}; "
+            "the format cannot hold these numbers"
         )
 
 

@@ -1,9 +1,9 @@
-"""From the errors of rounded products, draw by draw, to their means.
+"""Means of the errors over the draws of one case.
 
     sqnr  = mean of -20 log10(rel_error)            [dB]
-    ratio = exp(mean of ln(error a / error b))      paired by draw: both formats have seen the same numbers
+    ratio = exp(mean of ln(error a / error b))      paired: both formats round the same numbers
 
-The mean of a ratio is geometric, so that of a / b is the inverse of that of b / a.
+The mean of a ratio is geometric, so that the mean of a / b is the inverse of the mean of b / a.
 """
 
 import math
@@ -13,9 +13,9 @@ from harness import stats
 from harness.results.record import Metric, Unit
 
 OPERANDS = ("both", "weights", "inputs")
-"""What is rounded."""
-RELATIVE = tuple(f"rel_error/{operands}" for operands in OPERANDS)
-LARGEST = tuple(f"max_error/{operands}" for operands in OPERANDS)
+"""Which operands are rounded."""
+REL_ERRORS = tuple(f"rel_error/{operands}" for operands in OPERANDS)
+MAX_ERRORS = tuple(f"max_error/{operands}" for operands in OPERANDS)
 ELEMENT = "element_error"
 
 Scores = Mapping[str, Sequence[float]]
@@ -25,16 +25,19 @@ Scores = Mapping[str, Sequence[float]]
 def case_metrics(
     case: str, scores: Scores, formats: Iterable[str], ratios: Iterable[tuple[str, str]]
 ) -> Iterator[Metric]:
-    """Yield the means of one case, named `<measure>/<case>/<format>` and `ratio/<measure>/<case>/<a>/<b>`."""
+    """Yield the means of one case.
+
+    They are named `<measure>/<case>/<format>` and `ratio/<measure>/<case>/<a>/<b>`.
+    """
     for name in formats:
-        for measure in (*RELATIVE, *LARGEST, ELEMENT):
+        for measure in (*REL_ERRORS, *MAX_ERRORS, ELEMENT):
             errors = scores[f"{measure}/{name}"]
             yield _mean(f"{measure}/{case}/{name}", errors, Unit.ONE, higher_is_better=False)
-        for operands, measure in zip(OPERANDS, RELATIVE, strict=True):
+        for operands, measure in zip(OPERANDS, REL_ERRORS, strict=True):
             decibels = [-20 * log / math.log(10) for log in _logs(scores[f"{measure}/{name}"])]
             yield _mean(f"sqnr/{operands}/{case}/{name}", decibels, Unit.DB, higher_is_better=True)
     for above, below in ratios:
-        for measure in (*RELATIVE, ELEMENT):
+        for measure in (*REL_ERRORS, ELEMENT):
             pairs = zip(
                 _logs(scores[f"{measure}/{above}"]),
                 _logs(scores[f"{measure}/{below}"]),
@@ -61,7 +64,7 @@ def _mean(
     higher_is_better: bool | None,
     finish: Callable[[float], float] = float,
 ) -> Metric:
-    """Return the mean over draws, passed through `finish`; none if an error of 0 has made a value infinite."""
+    """Return `finish` of the mean over draws; null if an error of 0 makes a logarithm infinite."""
     whole = all(math.isfinite(value) for value in values)
     interval = stats.mean_interval(values) if whole else None
     note = None

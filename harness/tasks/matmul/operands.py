@@ -1,10 +1,10 @@
-"""Random matrices to multiply: inputs X [M, K] and weights W [K, K], float32.
+"""Random operands of a matmul: activations X [M, K] and weights W [K, K], float32.
 
 normal            X, W ~ N(0, 1)
 heavy_tailed      X, W ~ Student's t, 3 degrees of freedom
-outlier_channels  as normal, but K / 128 columns of X, one at least, are 30 to 100 times larger, as in the
-                  activations of language models (Dettmers et al., "LLM.int8()", 2022; Xiao et al.,
-                  "SmoothQuant", 2023)
+outlier_channels  X, W ~ N(0, 1); then K / 128 columns of X, at least one, times 30 to 100, as
+in the activations of language models (Dettmers et al., "LLM.int8()", 2022; Xiao
+et al., "SmoothQuant", 2023)
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,7 +21,7 @@ OUTLIER_FACTORS = (30.0, 100.0)
 
 
 class Case(NamedTuple):
-    """What is drawn."""
+    """Kind and shape of the operands."""
 
     kind: Inputs
     m: int
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 def draw(case: Case, seed: int, index: int) -> tuple[Tensor, Tensor]:
-    """Return X `[M, K]` and W `[K, K]`; every case and index has numbers of its own."""
+    """Return X `[M, K]` and W `[K, K]`; each pair of case and index has its own random numbers."""
     kind, m, k = case
     generator = np.random.default_rng((seed, index, KINDS.index(kind), m, k))
 
@@ -52,7 +52,7 @@ def draw(case: Case, seed: int, index: int) -> tuple[Tensor, Tensor]:
 
 
 def protocol() -> str:
-    """Return what defines the numbers, for the record."""
+    """Return what defines the distributions, for the record."""
     low, high = OUTLIER_FACTORS
     return (
         f"heavy_tailed=t{DEGREES_OF_FREEDOM}"

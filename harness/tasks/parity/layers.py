@@ -1,11 +1,13 @@
-"""Real beside fake, layer by layer: what is in the place of each quantized linear layer gets the very inputs that the fake one got.
+"""Feed each real layer the activations recorded from its fake-quantized counterpart.
 
     difference = |y_real - y_fake| / |y_fake|        Frobenius norms over all tokens of a part
 
-End to end, rounded activations are chaotic: sums that differ in the last place move a code somewhere, and after some layers the
-rounding errors are other ones of the same size. A layer by itself shows whether its kernel is right.
+End to end, rounded activations are chaotic: sums that differ in the last place move a code
+somewhere, and some layers later the rounding errors are different ones of the same size. A single
+layer shows whether its kernel is right.
 
-Calls with many rows (the prompt) and with one (decoding) are two parts: many kernels take another path for one row.
+Calls with many rows (the prompt) and with one row (decoding) are two parts, because many kernels
+take another path for one row.
 """
 
 import math
@@ -21,14 +23,16 @@ from harness.models.targets.weight_layout import is_linear
 
 
 class Call(NamedTuple):
-    """What went into a layer, before anything rounded it, and what came out; in main memory."""
+    """One call of a layer, in main memory."""
 
-    given: Tensor
-    made: Tensor
+    activation: Tensor
+    """The activation `[..., K]` before the recipe rounds it."""
+    output: Tensor
+    """The output `[..., N]`."""
 
 
 class LayerDifference(NamedTuple):
-    """How far the real layer is from the fake one."""
+    """The relative difference of a real layer from its fake-quantized counterpart."""
 
     layer: str
     part: str
@@ -37,32 +41,35 @@ class LayerDifference(NamedTuple):
 
 
 Calls = Mapping[str, list[Call]]
-"""By path of the layer."""
+"""Path of the layer -> its calls in order."""
 
 
 @contextmanager
 def recorded(loaded: LoadedModel) -> Iterator[Calls]:
-    """Record every call of every quantized linear layer inside the block; one that stays in float is the same in both models."""
+    """Context manager that records every call of every quantized linear layer.
+
+    Layers that stay unquantized are the same in both models and are not recorded.
+    """
     calls: dict[str, list[Call]] = {}
     quantized = {id(swap.owner) for swap in loaded.swaps}
     with ExitStack() as hooks:
         for name, module in loaded.module.named_modules():
             if is_linear(module) and id(module) in quantized:
-                hooks.enter_context(_listening(module, calls.setdefault(name, [])))
+                hooks.enter_context(_recording(module, calls.setdefault(name, [])))
         yield calls
 
 
 @contextmanager
-def _listening(module: nn.Module, calls: list[Call]) -> Iterator[None]:
-    given: list[Tensor] = []
+def _recording(module: nn.Module, calls: list[Call]) -> Iterator[None]:
+    activations: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        given.append((args[0] if args else kwargs["input"]).to("cpu", copy=True))
+        activations.append((args[0] if args else kwargs["input"]).to("cpu", copy=True))
 
-    def after(_: nn.Module, _args: tuple[Tensor, ...], made: Tensor) -> None:
-        calls.append(Call(given.pop(), made.to("cpu", copy=True)))
+    def after(_: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(Call(activations.pop(), output.to("cpu", copy=True)))
 
-    # In front of the hooks that round.
+    # `prepend`: a hook of the recipe that rounds the activation must run after `before`.
     handles = (
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
         module.register_forward_hook(after),
@@ -75,35 +82,35 @@ def _listening(module: nn.Module, calls: list[Call]) -> Iterator[None]:
 
 
 def layer_differences(loaded: LoadedModel, calls: Calls) -> list[LayerDifference]:
-    """Return the difference of every layer, in the model's order, the prompt's before the decoded tokens'.
+    """Return the differences of every layer in the model's order, `prompt` before `decode`.
 
     Raises:
-        InvalidResult: An output is not a number.
+        InvalidResult: An output is not finite.
     """
     found = []
     for name, of_layer in calls.items():
         layer = loaded.module.get_submodule(name)
         for part, is_single in (("prompt", False), ("decode", True)):
-            chosen = [call for call in of_layer if (_rows(call.given) == 1) is is_single]
+            chosen = [call for call in of_layer if _is_one_row(call.activation) is is_single]
             if chosen:
                 value = _difference(layer, chosen, loaded)
                 found.append(LayerDifference(name, part, value))
     if bad := [d.layer for d in found if not math.isfinite(d.value)]:
         raise InvalidResult(
-            f"every output of a layer must be finite, got NaN or infinity from {bad[0]} and {len(bad)} layers in all; "
-            "a kernel of the backend is wrong"
+            f"every output of a layer must be finite, got NaN or infinity from {bad[0]} and "
+            f"{len(bad)} layers in all; a kernel of the backend is wrong"
         )
     return found
 
 
-def _rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]
+def _is_one_row(activation: Tensor) -> bool:
+    return activation.numel() == activation.shape[-1]
 
 
 def _difference(layer: nn.Module, calls: list[Call], loaded: LoadedModel) -> float:
     error = norm = 0.0
-    for given, fake in calls:
-        real = layer(given.to(loaded.device)).cpu()
+    for activation, fake in calls:
+        real = layer(activation.to(loaded.device)).cpu()
         error = math.hypot(error, float((real.double() - fake.double()).norm()))
         norm = math.hypot(norm, float(fake.double().norm()))
     return error / norm if norm else error

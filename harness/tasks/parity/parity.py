@@ -1,22 +1,26 @@
-r"""Parity: what a real backend computes, beside the fake-quantized model of the same recipe, on the same prompts.
+r"""Task `parity`: a real backend beside the fake-quantized model of the same recipe.
 
-A fake-quantized model says what a format costs in accuracy. That holds for the kernels of a backend only if they compute the
-same function of the same codes, up to the order of sums and the rounding of what they multiply. Two views:
+A fake-quantized model measures what a format costs in accuracy. The result holds for a backend only
+if its kernels compute the same function of the same codes, up to the order of sums and the rounding
+of operands. Two views:
 
-- Layer by layer (`parity_layers`), on the inputs that the fake layers got in the first window: `layer_difference`, the worst of them,
-  is what the backend's tolerance is about. This is the proof.
-- End to end, for the size of what is left once layers with rounded inputs have amplified it:
+- Layer by layer, the proof (`layers`): each real layer gets the activations that its fake-quantized
+  counterpart got in the first window. `layer_difference` is the largest difference of all layers;
+  the backend's tolerance is for this number.
+- End to end, the size of what remains after the layers have amplified it:
 
     d_t  = ln p_real(x_t) - ln p_fake(x_t)                 x_t the token that follows
-    logprob_difference = mean |d_t|,  kl = KL(fake || real),  top1_agreement = mean [argmax = argmax]
-    float_kl_fake = KL(float || fake),  float_kl_real = KL(float || real)      for scale: what the format itself does
+    logprob_difference = mean |d_t|,  kl = KL(fake || real),  top1_agreement = mean [same argmax]
+    float_kl_fake = KL(float || fake),  float_kl_real = KL(float || real)      effect of the format
 
-Statistics are those of `divergence_statistics`: equal logits give exactly 0 and 1. The last `decode` tokens of each window run
-one at a time on a cache, because many kernels take another path for one row.
+The statistics are those of `harness.tasks.divergence.statistics`: equal logits give exactly 0 and
+1. The last `decode` tokens of each window run one at a time on a cache, because many kernels take
+another path for one row. Every window runs alone.
 
-Every window runs alone. `reference` keeps in main memory the float32 logits of the fake-quantized and of the float model,
-2 x windows x (L - 1) x vocabulary x 4 bytes, with the defaults 2 x 480 MB at 151,936 tokens and 2 x 155 MB at 49,152; and
-inputs and outputs of the quantized layers for one window, 0.2 GB of Qwen3-1.7B in bfloat16.
+`reference` keeps in main memory the float32 logits of the fake-quantized and of the unquantized
+model, 2 x windows x (L - 1) x vocabulary x 4 bytes: with the defaults 2 x 480 MB for 151,936 tokens
+and 2 x 155 MB for 49,152. It also keeps activations and outputs of the quantized layers for one
+window, 0.2 GB for Qwen3-1.7B in bfloat16.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,10 +41,9 @@ from harness.models.tokens import hash_token_ids
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks import baselines
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence.divergence import pair_warnings
-from harness.tasks.divergence.statistics import TokenPairs, compare_logits
+from harness.tasks.divergence.compare import pair_warnings
 from harness.tasks.parity.layers import Calls, layer_differences, recorded
-from harness.tasks.parity.statistics import parity_metrics, stack, verdict, window_samples
+from harness.tasks.parity.statistics import compare_three, parity_metrics, parity_samples, verdict
 from harness.tasks.windows import (
     Bos,
     DocumentIds,
@@ -56,37 +59,37 @@ MOST_KEPT_BYTES = 2**29
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """Token sequences, and what makes them the same again."""
+    """Token sequences, and what identifies them."""
 
     name: str
     ids: Tensor
     """int64 `[n, L]`."""
     clusters: DocumentIds
-    """What is independent, for each scored token, `[n, L - 1]`: its document, or its window of random tokens."""
+    """The independent unit of each scored token, `[n, L - 1]`: its document, or its window."""
     cluster: str
-    """What a cluster is, such as `document`."""
+    """The word for a cluster: `document`, or `window` for random tokens."""
     facts: dict[str, Any]
     protocol: str
     warnings: tuple[str, ...] = ()
 
 
 class Reference(NamedTuple):
-    """What the fake-quantized and the float model say, for `run_beside`."""
+    """Results of the fake-quantized and of the unquantized model, for `run_beside`."""
 
     prompts: Prompts
     fake: tuple[Tensor, ...]
     """Float32 logits `[L - 1, V]` of each window, in main memory."""
-    exact: tuple[Tensor, ...]
-    """Those of the float model."""
+    unquantized: tuple[Tensor, ...]
+    """Float32 logits `[L - 1, V]` of each window, in main memory."""
     calls: Calls
-    """Inputs and outputs of the quantized linear layers of the fake-quantized model in the first window."""
+    """Calls of the quantized linear layers of the fake-quantized model in the first window."""
     baseline: BaselineInfo
-    """What the float model is."""
+    """The unquantized model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parity:
-    """Distance of a real backend to the fake path; see the module docstring."""
+    """Distance of a real backend from the fake-quantized model; see the module docstring."""
 
     name: ClassVar[str] = "parity"
     version: ClassVar[int] = 2
@@ -97,39 +100,40 @@ class Parity:
     prompts: Literal["text", "random"] = "text"
     """Windows of the text of `data`, or random token ids."""
     window: int = 80
-    """Tokens a window."""
+    """Tokens of each window."""
     limit_windows: int = 10
-    """Compare on so many windows."""
+    """Number of windows to compare, from the first."""
     decode: int = 8
-    """The last so many tokens of a window run one at a time."""
+    """Number of tokens at the end of a window that run one at a time."""
     seed: int = 0
     """Seed of random token ids."""
     bos: Bos | None = None
-    """Which windows begin with a BOS token; None is the tokenizer's choice. See `windows`."""
+    """Which windows begin with a BOS token; None leaves it to the tokenizer. See `windows`."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that leave nothing to compare."""
-        check_bounds(self, window=2, limit_windows=1)
+        """Check the bounds of fields, and that the prompt has a scored token."""
+        check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
         if self.bos is not None and self.prompts == "random":
             raise ValueError(f"bos must be null for random prompts, got {self.bos}")
         if not 0 <= self.decode <= self.window - 2:
             raise ValueError(
-                f"decode must be >= 0 and leave one of the {self.window - 1} scored tokens to the prompt, got {self.decode}"
+                f"decode must be >= 0 and leave one of the {self.window - 1} scored tokens to the "
+                f"prompt, got {self.decode}"
             )
 
     @property
     def seeds(self) -> dict[str, int]:
-        """The seed of random prompts."""
+        """The seed that draws random prompts."""
         return {"task.seed": self.seed} if self.prompts == "random" else {}
 
     def data_facts(self) -> dict[str, Any]:
-        """Return what identifies the text, or how random tokens are drawn."""
+        """Return what identifies the text, or the draw of random tokens."""
         if self.prompts == "random":
             return {"name": "random tokens", "seed": self.seed}
         return self.data.text().facts()
 
     def reference(self, loaded: LoadedModel) -> Reference:
-        """Return the logits of the fake-quantized model, and of the float model it came from.
+        """Return the logits of the fake-quantized model and of the unquantized one it is made of.
 
         Raises:
             DataError: The logits would take too much memory, or the prompts do not fit the model.
@@ -142,8 +146,8 @@ class Parity:
         with split(loaded):
             fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
             with base.within():
-                exact = tuple(x.cpu() for x in self._logits(loaded, prompts, "float"))
-        return Reference(prompts, fake, exact, calls, base.info)
+                baseline = tuple(x.cpu() for x in self._logits(loaded, prompts, "unquantized"))
+        return Reference(prompts, fake, baseline, calls, base.info)
 
     def run_beside(
         self,
@@ -155,31 +159,27 @@ class Parity:
         """Compare the real model with what `reference` returned.
 
         Raises:
-            InvalidResult: A log-probability of some model or an output of a layer is not finite.
+            InvalidResult: A log-probability of a model or an output of a layer is not finite.
         """
         prompts = reference.prompts
         with split(loaded):
             real = self._logits(loaded, prompts, "real")
-            windows = [
-                _compare(q, p, exact, ids_L[1:])
-                for q, p, exact, ids_L in zip(
-                    real, reference.fake, reference.exact, prompts.ids, strict=True
-                )
-            ]
-        beside = stack(windows)
-        dtype = str(loaded.dtype).removeprefix("torch.")
+            beside = compare_three(real, reference.fake, reference.unquantized, prompts.ids)
         with torch.inference_mode():
             differences = layer_differences(loaded, reference.calls)
+        dtype = str(loaded.dtype).removeprefix("torch.")
         judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,
                 version=self.version,
-                protocol=f"{prompts.protocol}|decode={self.decode}|baseline=fake-quant|kl=fake-to-real",
+                protocol=(
+                    f"{prompts.protocol}|decode={self.decode}|baseline=fake-quant|kl=fake-to-real"
+                ),
                 data=prompts.facts,
             ),
             metrics=(*parity_metrics(beside, prompts.clusters, prompts.cluster), *judged),
-            samples=window_samples(prompts.name, beside, prompts.clusters, self.decode),
+            samples=parity_samples(prompts.name, beside, prompts.clusters, self.decode),
             baseline=reference.baseline,
             warnings=(
                 *prompts.warnings,
@@ -193,11 +193,12 @@ class Parity:
             return self._random(loaded)
         if loaded.weights == "random":
             raise DataError(
-                "task.prompts must be random for a model of random weights, got text; set task.prompts=random"
+                "task.prompts must be random for a model of random weights, got text; "
+                "set task.prompts=random"
             )
-        return self._of_text(self.data.text(), loaded)
+        return self._from_text(self.data.text(), loaded)
 
-    def _of_text(self, text: Text, loaded: LoadedModel) -> Prompts:
+    def _from_text(self, text: Text, loaded: LoadedModel) -> Prompts:
         windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
         return Prompts(
             name=text.name,
@@ -222,20 +223,24 @@ class Parity:
             cluster="window",
             facts=self.data_facts() | facts,
             protocol=(
-                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}|log-probs=fp64|means=fp64"
+                f"random-tokens|seed={self.seed}|L={self.window}|windows={self.limit_windows}"
+                "|log-probs=fp64|means=fp64"
             ),
         )
 
-    def _logits(self, loaded: LoadedModel, prompts: Prompts, which: str) -> Iterator[Tensor]:
+    def _logits(self, loaded: LoadedModel, prompts: Prompts, title: str) -> Iterator[Tensor]:
         """Yield the float32 logits `[L - 1, V]` of the scored positions of each window."""
-        with bar(f"{self.name}, {which}", len(prompts.ids)) as progress:
+        with bar(f"{self.name}, {title}", len(prompts.ids)) as progress:
             for ids_L in prompts.ids.to(loaded.device):
                 yield _window_logits(loaded, ids_L[:-1], self.decode)
                 progress.advance(tokens=len(ids_L))
 
 
 def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
-    """Return logits `[T, V]`, the last `decode` of them made one token at a time on a cache; float32 inside `split`."""
+    """Return logits `[T, V]` of a window; the last `decode` tokens run one at a time on a cache.
+
+    Inside `split` the logits are float32.
+    """
     first = len(ids_T) - decode
     output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
     parts = [output.logits[0]]
@@ -247,24 +252,16 @@ def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _compare(
-    real_TV: Tensor, fake_TV: Tensor, exact_TV: Tensor, targets_T: Tensor
-) -> tuple[TokenPairs, ...]:
-    """Return the statistics of one window, in the order of `Beside`."""
-    fake, exact, targets = (x.to(real_TV.device) for x in (fake_TV, exact_TV, targets_T))
-    both = (real_TV, fake), (fake, exact), (real_TV, exact)
-    return tuple(compare_logits(candidate, base, targets) for candidate, base in both)
-
-
 def _vocabulary(loaded: LoadedModel) -> int:
     return int(loaded.module.config.get_text_config().vocab_size)
 
 
 def _check_memory(ids_NL: Tensor, loaded: LoadedModel) -> None:
-    """Raise DataError for logits that are too many to be kept."""
+    """Raise DataError for logits that are too large to be kept."""
     positions, vocabulary = ids_NL[:, 1:].numel(), _vocabulary(loaded)
     if (size := 4 * positions * vocabulary) > MOST_KEPT_BYTES:
         raise DataError(
-            f"the logits of one model must take at most {MOST_KEPT_BYTES / 1e6:.0f} MB, got {size / 1e6:.0f} MB for "
-            f"{positions} positions of {vocabulary} tokens; lower task.window or task.limit_windows"
+            f"the logits of one model must take at most {MOST_KEPT_BYTES / 1e6:.0f} MB, "
+            f"got {size / 1e6:.0f} MB for {positions} positions of {vocabulary} tokens; "
+            "lower task.window or task.limit_windows"
         )

@@ -1,7 +1,15 @@
-"""How fast a model is: prefill and decode apart, beside the unquantized model in alternating rounds.
+"""How fast a model is: prefill and decode apart, a recipe beside the unquantized model.
 
-`throughput` runs the rounds on a `subject`, `prompts` makes the token ids, `ratios` compares with the baseline, `roofline` with
-what this machine can do, and `metrics` writes it all down. `vllm` times a vLLM engine.
+`throughput` is the task. In its order:
+
+1. `prompts` makes token ids, random or of a text.
+2. `subject` prepares each model to be timed, and makes the requests. On a CPU the unquantized
+   16-bit model is timed in both of its ways, with native and with float32 matmuls.
+3. After warm-ups, the task times requests of all subjects in interleaved rounds (`harness.timing`).
+4. `ratios` compares the recipe with the unquantized model, `roofline` compares both with the peaks
+   of this machine, and `metrics` makes the metrics and samples of the record.
+
+`vllm` times the same requests in vLLM, which runs in a process of its own.
 """
 
 from harness.tasks.throughput.throughput import Throughput

@@ -1,7 +1,7 @@
-"""Prompts to time: random token ids, or a text cut into pieces of one length.
+"""Prompts of timed requests: random token ids, or pieces of a text of one length.
 
-What the ids are changes no time of a dense model; a text is for those who want to see that, and for models whose work depends on
-what they read, such as mixtures of experts.
+The time of a dense model does not depend on the ids. A text is for models whose work does, such as
+mixtures of experts, and for checking that it does not.
 """
 
 from typing import Any, Literal
@@ -17,16 +17,16 @@ from harness.tasks.throughput.subject import Size
 from harness.tasks.windows import disjoint_windows
 
 Kind = Literal["random", "text"]
-PROBE = (32_768, 64)
-"""Vocabulary and length of the draw that tells one generator from another."""
+DRAW_PROBE = (32_768, 64)
+"""Vocabulary and length of a draw whose hash identifies the random generator."""
 
 
 def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
-    """Return what identifies the prompts before a model is there."""
+    """Return what identifies the prompts; needs no model."""
     if kind == "text":
         text = data.text()
         return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
-    vocabulary, length = PROBE
+    vocabulary, length = DRAW_PROBE
     probe = draw(vocabulary, Size(batch=1, prompt=length, new=0), seed)
     return {"name": "random tokens", "probe_sha256": hash_token_ids(probe.tolist())}
 
@@ -39,8 +39,8 @@ def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, se
     """
     if not loaded.fits(size.prompt + size.new):
         raise DataError(
-            f"task.prompt_tokens + task.new_tokens must be at most the {loaded.max_length} tokens {loaded.name} was made "
-            f"for, got {size.prompt} + {size.new}"
+            f"task.prompt_tokens + task.new_tokens must be at most the {loaded.max_length} tokens "
+            f"{loaded.name} was made for, got {size.prompt} + {size.new}"
         )
     if kind == "random":
         return draw(int(loaded.module.config.get_text_config().vocab_size), size, seed)
@@ -49,8 +49,9 @@ def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, se
         return disjoint_windows(text, loaded, size.prompt, size.batch).ids
     except DataError as reason:
         raise DataError(
-            f"task.prompts=text must give task.batch_size = {size.batch} pieces of task.prompt_tokens = {size.prompt} tokens, but "
-            f"{reason}; use task.prompts=random, or another text"
+            f"task.prompts=text must give task.batch_size = {size.batch} pieces of "
+            f"task.prompt_tokens = {size.prompt} tokens, but {reason}; "
+            "use task.prompts=random, or another text"
         ) from reason
 
 

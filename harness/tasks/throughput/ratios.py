@@ -1,15 +1,18 @@
-"""How much faster a quantized model is than the float one.
+"""Speed of a recipe over the speed of the unquantized model.
 
-The name of a ratio says which float path it is to:
+The name of a ratio tells its denominator:
 
-    <phase>_ratio           the float model with native products
-    <phase>_ratio_float32   the float model with float32 products
-    <phase>_ratio_best      the one of the two that was faster: what a recipe gains over the best that the float model can do here
+    <phase>_ratio           the unquantized model with native matmuls
+    <phase>_ratio_float32   the unquantized model with float32 matmuls
+    <phase>_ratio_best      the faster of both: the gain over the best speed without a recipe
 
-The last two are there for the phases in which the paths differ. All models of a round met the same disturbances, so the interval is that
-of `harness.timing.distribution`, by a bootstrap over rounds. The faster path is chosen once, by its median. Chosen anew in each draw,
-it would gain twice from chance: of two equal paths a recipe as fast as both was then called slower in 7 % of 600 simulated runs,
-chosen once in 4 % (2.5 % is what a 95 % interval promises a side).
+The last two exist only for phases in which the two ways differ. Disturbances of a round hit all
+models alike, so the interval is a bootstrap over rounds (`harness.timing.distribution`).
+
+The faster way is chosen once, by its median. If each draw of the bootstrap chose anew, the faster
+way would gain twice from chance: in 600 simulated runs with both ways and the recipe equally fast,
+the recipe was called slower in 7 % of the runs, and in 4 % when the way was chosen once. (A 95 %
+interval promises 2.5 % for each side.)
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +20,7 @@ from statistics import median
 
 from harness.engines.local.generation import Phase
 from harness.results.record import Metric, Unit
-from harness.tasks.throughput.subject import FLOAT, FLOAT32_PRODUCTS, PHASES, RECIPE, Requests
+from harness.tasks.throughput.subject import FLOAT, FLOAT32_MATMULS, PHASES, RECIPE, Requests
 from harness.timing.distribution import Ratio, ratio
 
 
@@ -27,19 +30,19 @@ def ratios(
     """Yield the ratios of each phase.
 
     Args:
-        requests: What was timed, by the name of the subject.
-        differing: Phases in which float32 products are other products than native ones.
-        seed: Of the bootstrap.
+        requests: Name of the subject -> its timed requests.
+        differing: Phases in which native and float32 matmuls differ.
+        seed: Seed of the bootstrap.
     """
     for phase in PHASES:
         native, after = requests[FLOAT].seconds(phase), requests[RECIPE].seconds(phase)
         to_native = ratio(native, after, seed)
         yield _metric(f"{phase}_ratio", to_native, len(after), "native products")
         if phase in differing:
-            widened = requests[FLOAT32_PRODUCTS].seconds(phase)
+            widened = requests[FLOAT32_MATMULS].seconds(phase)
             to_widened = ratio(widened, after, seed)
             yield _metric(f"{phase}_ratio_float32", to_widened, len(after), "float32 products")
-            # Of two equally fast ways the native one.
+            # A tie goes to the native way.
             is_native = median(native) <= median(widened)
             name, best = ("native", to_native) if is_native else ("float32", to_widened)
             of = f"{name} products, the faster of its two ways here"
@@ -55,5 +58,6 @@ def _metric(name: str, found: Ratio, rounds: int, of: str) -> Metric:
         n_of="round",
         ci95=found.interval,
         higher_is_better=True,
-        note=f"to the float model with {of}; interleaved rounds, bootstrap over rounds",
+        # Reports look for `native products` in this note: older records do not name the way.
+        note=f"to the unquantized model with {of}; interleaved rounds, bootstrap over rounds",
     )

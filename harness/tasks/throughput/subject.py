@@ -1,56 +1,56 @@
-"""What is timed, and the requests that are made of it.
+"""Subjects: the models that are timed, and the requests they answer.
 
-    float              the float model, multiplied as the library does in the model's type
-    float32_products   the same model, its 16-bit products made in float32 (`harness.engines.local.cpu_matmul`)
+    float              the unquantized model with native matmuls, in the model's own type
+    float32_products   the same model with float32 matmuls (`harness.engines.local.cpu_matmul`)
     recipe             the quantized model
 
-A CPU without 16-bit instructions makes 16-bit products several times as slowly as float32 ones. There a recipe that is faster than
-`float` may gain nothing over `float32_products`; elsewhere it may be the other way round. So both are timed, wherever they differ.
+On a CPU without 16-bit instructions, 16-bit matmuls are several times slower than float32 ones.
+There a recipe that is faster than `float` may gain nothing over `float32_products`; on other CPUs
+the reverse. So both are timed wherever they differ.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.generation import Generation, Phase
 from harness.machine.energy import Counter
+from harness.tasks.baselines import Become
 from harness.timing.clock import Clock
-from harness.timing.matmul_types import Products, Spy
+from harness.timing.matmul_types import Matmuls, Spy
 from harness.timing.request import Timing, time_request
 from harness.timing.warm_up import WarmUp
 
-FLOAT, FLOAT32_PRODUCTS, RECIPE = "float", "float32_products", "recipe"
-"""Names of what is timed, in the ids of items."""
+FLOAT, FLOAT32_MATMULS, RECIPE = "float", "float32_products", "recipe"
+"""Names of subjects, in the ids of samples."""
 LABELS = MappingProxyType(
     {
-        FLOAT: "float model",
-        FLOAT32_PRODUCTS: "float model with float32 products",
+        FLOAT: "unquantized model",
+        FLOAT32_MATMULS: "unquantized model with float32 matmuls",
         RECIPE: "quantized model",
     }
 )
-"""The same in words."""
+"""Name of a subject -> words for messages."""
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 """In the order of a request."""
-
-Within = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """What one request is."""
+    """The size of one request."""
 
     batch: int
-    """Sequences."""
+    """Number of sequences."""
     prompt: int
     """Tokens of each prompt."""
     new: int
-    """Tokens that follow each prompt."""
+    """New tokens of each sequence."""
 
     @property
     def steps(self) -> int:
-        """Decode steps: the first new token belongs to prefill."""
+        """Number of decode steps; the first new token belongs to prefill."""
         return self.new - 1
 
 
@@ -59,30 +59,30 @@ class Subject:
     """A model to be timed."""
 
     name: str
-    """`float`, `float32_products`, or `recipe`: the model that a recipe has changed, or a checkpoint that came quantized."""
-    within: Within
-    """Inside of this it is in place."""
+    """`float`, `float32_products`, or `recipe`, also for a checkpoint that came quantized."""
+    within: Become
+    """Context manager inside which this model is in place."""
     generation: Generation
     weight_bytes: int
-    """Memory of its weights [byte]."""
+    """Memory of the weights [byte]."""
     streamed_bytes: int
     """Memory of the matrices that every decode step reads [byte]."""
-    products: Mapping[Phase, Products]
-    """What it multiplies with."""
+    matmuls: Mapping[Phase, Matmuls]
+    """The matmuls of each phase, as observed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One request."""
+    """The measurements of one request."""
 
     timing: Timing
     energy_j: float | None
-    """None where it cannot be read [J]."""
+    """Energy of the device; None where there is no counter [J]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requests:
-    """Every request that was made of a model."""
+    """All timed requests of one subject."""
 
     size: Size
     warm_up: WarmUp
@@ -108,15 +108,15 @@ class Requests:
         return [request.timing.total_s for request in self.rounds]
 
     @property
-    def gaps_s(self) -> list[float]:
-        """Every gap between two tokens [s]."""
-        return [gap for request in self.rounds for gap in request.timing.gaps_s]
+    def inter_token_s(self) -> list[float]:
+        """Every inter-token latency, over all rounds [s]."""
+        return [latency for request in self.rounds for latency in request.timing.inter_token_s]
 
 
 def make_request(
     subject: Subject, new_tokens: int, clock: Clock, counter: Counter | None
 ) -> Request:
-    """Make one request of a subject; what puts it in place is not timed."""
+    """Time one request of a subject; putting the model in place is not timed."""
     with subject.within():
         before = counter.read() if counter else 0.0
         timing = time_request(subject.generation, new_tokens, clock)
@@ -124,8 +124,8 @@ def make_request(
     return Request(timing=timing, energy_j=used)
 
 
-def with_float32_products(within: Within) -> Within:
-    """Return a context manager in which the same model is in place, and multiplies in float32."""
+def with_float32_matmuls(within: Become) -> Become:
+    """Return a context manager that puts the same model in place and multiplies in float32."""
 
     @contextmanager
     def placed() -> Iterator[None]:
@@ -135,18 +135,16 @@ def with_float32_products(within: Within) -> Within:
     return placed
 
 
-def seen_products(generation: Generation) -> dict[Phase, Products]:
-    """Return what the model that is in place multiplies with in each phase."""
-    found: dict[Phase, Products] = {}
+def observe_matmuls(generation: Generation) -> dict[Phase, Matmuls]:
+    """Run both phases of the model in place and return the matmuls of each."""
+    found: dict[Phase, Matmuls] = {}
     for phase, run in zip(PHASES, (generation.prefill, generation.step), strict=True):
         with Spy() as spy:
             run()
-        found[phase] = spy.products()
+        found[phase] = spy.matmuls()
     return found
 
 
 def differing_phases(one: Subject, other: Subject) -> tuple[Phase, ...]:
-    """Return the phases in which two subjects multiply in other types; in the others they are the same work."""
-    return tuple(
-        phase for phase in PHASES if one.products[phase].work != other.products[phase].work
-    )
+    """Return the phases in which two subjects multiply in different types."""
+    return tuple(phase for phase in PHASES if one.matmuls[phase].work != other.matmuls[phase].work)

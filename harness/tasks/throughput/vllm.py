@@ -1,15 +1,19 @@
-"""How fast vLLM runs a checkpoint (unverified, see `harness.engines.vllm`).
+"""Task `throughput_vllm`: speed of a checkpoint in vLLM.
 
-The work is that of task `throughput`, with the same prompts: B of S tokens at once, G new tokens each, ends of text ignored. Times are
-vLLM's own stamps of each request, in rounds:
+Unverified, see `harness.engines.vllm`.
+
+The requests are those of task `throughput`, with the same prompts: B sequences of S tokens, G new
+tokens each, end-of-text tokens ignored. Times are vLLM's own time stamps of each request, in
+rounds:
 
     prefill   from the first request scheduled to the last first token      B S tokens
-    decode    from the first token of a batch to its last                   B (G - 1) tokens
+    decode    from the first token of the batch to its last                 B (G - 1) tokens
     TPOT      (last token - first token) / (G - 1), mean over the requests
-    TTFT      from arrival to first token, of the slowest request           queue and input processing included
+    TTFT      from arrival to first token, of the slowest request, with queue and tokenization
 
-The token budget of a step is raised to B S, so that the whole batch is prefilled in one step and the phases do not overlap; where they
-do all the same, a warning says so. Prefixes are not cached, since every round asks the same. What vLLM does not stamp is null.
+The token budget of a step is B S, so that one step prefills the whole batch and the phases do not
+overlap; a warning tells if they overlap all the same. Prefixes are not cached, since every round
+asks for the same ones. Metrics that vLLM has no time stamps for are null.
 """
 
 import time
@@ -22,21 +26,26 @@ import torch
 from harness.data.source import DataSource
 from harness.engines.vllm.engine import UNVERIFIED, VllmEngine
 from harness.engines.vllm.running import Completion, Running
-from harness.errors import InvalidResult
+from harness.errors import InvalidResult, check_bounds
 from harness.models.tokens import hash_token_ids
 from harness.results.record import Metric, SampleScore, TaskInfo, Unit
 from harness.tasks.base import TaskResult
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.subject import Size
-from harness.timing.distribution import LEAST_ROUNDS, Spread, rate_spread, spread
+from harness.timing.distribution import (
+    LEAST_ROUNDS,
+    Statistics,
+    rate_statistics,
+    time_statistics,
+)
 from harness.timing.rounds import quiet
 from harness.timing.warm_up import warm_up
 
 NO_STAMPS = "this version of vLLM gave no time stamps of the requests"
-NO_GAPS = "vLLM stamps the first and the last token of a request, not those between them"
+NO_LATENCIES = "vLLM stamps the first and the last token of a request, not those between them"
 NO_INTERVAL = "median over rounds, its spread is in the metric of the same name with _iqr"
 MOST_OVERLAP = 0.02
-"""First tokens of a batch that lie apart by more of its decode time than this get a warning."""
+"""Largest spread of a batch's first tokens without a warning, as a share of its decode time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +58,7 @@ class VllmThroughput:
     is_timed: ClassVar[bool] = True
 
     data: DataSource
-    """Where prompts of `text` come from."""
+    """Where prompts of kind `text` come from."""
     engine: VllmEngine
     batch_size: int = 1
     prompt_tokens: int = 512
@@ -57,18 +66,16 @@ class VllmThroughput:
     rounds: int = 10
     prompts: throughput_prompts.Kind = "random"
     seed: int = 42
-    """Of random prompts."""
+    """Seed of random prompts."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no rate or no spread."""
-        least = {"batch_size": 1, "prompt_tokens": 1, "new_tokens": 2, "rounds": LEAST_ROUNDS}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be >= {bound}, got {getattr(self, name)}")
+        """Check the bounds of fields."""
+        # The first new token belongs to prefill.
+        check_bounds(self, batch_size=1, prompt_tokens=1, new_tokens=2, rounds=LEAST_ROUNDS)
 
     @property
     def seeds(self) -> dict[str, int]:
-        """The one seed."""
+        """The seed of random prompts."""
         return {"task.seed": self.seed}
 
     def data_facts(self) -> dict[str, Any]:
@@ -96,7 +103,8 @@ class VllmThroughput:
             )
         if (apart := _overlap(times)) > MOST_OVERLAP:
             warnings.append(
-                f"the batch was not prefilled in one step: its first tokens lie apart by {apart:.0%} of the decode time"
+                "the batch was not prefilled in one step: its first tokens lie apart by "
+                f"{apart:.0%} of the decode time"
             )
         return TaskResult(
             info=self._info(prompts),
@@ -116,10 +124,10 @@ class VllmThroughput:
         return found
 
     def _times(self, batch: Sequence[Completion]) -> Mapping[str, float]:
-        """Return the times of a round by name; what was not stamped is left out [s].
+        """Return the times of a round by name, those that vLLM has time stamps for [s].
 
         Raises:
-            InvalidResult: Stamps run backwards.
+            InvalidResult: Time stamps run backwards.
         """
         stamps = [completion.stamps for completion in batch if completion.stamps]
         if len(stamps) < len(batch):
@@ -152,11 +160,11 @@ class VllmThroughput:
         }
         for name, (count, of, unit) in rates.items():
             known = _known(rounds, of)
-            found = rate_spread(count, known) if known else None
+            found = rate_statistics(count, known) if known else None
             yield from _pair(name, found, unit, len(rounds), higher_is_better=True)
         for name, unit in {"ttft": Unit.SECOND, "tpot": Unit.SECOND_PER_TOKEN}.items():
             known = _known(rounds, f"{name}_s")
-            found = spread(known) if known else None
+            found = time_statistics(known) if known else None
             yield from _pair(name, found, unit, len(rounds), higher_is_better=False)
         for percent in (50, 90, 99):
             yield Metric(
@@ -166,7 +174,7 @@ class VllmThroughput:
                 n=0,
                 n_of="gap",
                 higher_is_better=False,
-                note=NO_GAPS,
+                note=NO_LATENCIES,
             )
 
     def _info(self, prompts: Sequence[Sequence[int]]) -> TaskInfo:
@@ -174,8 +182,9 @@ class VllmThroughput:
             name=self.name,
             version=self.version,
             protocol=(
-                f"batch={self.batch_size}|prompt={self.prompt_tokens}|new={self.new_tokens}|rounds={self.rounds}"
-                f"|prompts={self.prompts}|stamps=vllm|engine={self.engine.label}"
+                f"batch={self.batch_size}|prompt={self.prompt_tokens}|new={self.new_tokens}"
+                f"|rounds={self.rounds}|prompts={self.prompts}|stamps=vllm"
+                f"|engine={self.engine.label}"
             ),
             data=self.data_facts() | {"token_ids_sha256": hash_token_ids(prompts)},
             needs_model=False,
@@ -189,18 +198,18 @@ def _wall_s(running: Running, prompts: Sequence[Sequence[int]], new_tokens: int)
 
 
 def _known(rounds: Sequence[Mapping[str, float]], name: str) -> list[float] | None:
-    """Return a time of every round, or None if some lack it."""
+    """Return one time of every round, or None if some round lacks it."""
     values = [times[name] for times in rounds if name in times]
     return values if len(values) == len(rounds) else None
 
 
 def _overlap(rounds: Sequence[Mapping[str, float]]) -> float:
-    """Return how far the first tokens of a batch lie apart, as a share of its decode time, at most."""
+    """Return the largest spread of a batch's first tokens, as a share of its decode time."""
     return max((t["first_tokens_apart_s"] / t["decode_s"] for t in rounds if t), default=0.0)
 
 
 def _pair(
-    name: str, found: Spread | None, unit: Unit, rounds: int, *, higher_is_better: bool
+    name: str, found: Statistics | None, unit: Unit, rounds: int, *, higher_is_better: bool
 ) -> Iterator[Metric]:
     """Yield a metric and its interquartile range."""
     for suffix, value, better, note in (

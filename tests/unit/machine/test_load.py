@@ -8,13 +8,13 @@ import torch
 
 from harness.machine import load as busy
 from harness.machine import nvml
-from harness.machine.load import Watch
+from harness.machine.load import LoadWatch
 
 CPU = torch.device("cpu")
 
 
 class Stat:
-    """A /proc/stat of three processors, of which this process may run on the first two; a tick is 10 ms."""
+    """A /proc/stat of three processors; this process may run on the first two. A tick is 10 ms."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +43,7 @@ def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stat:
 
 
 def test_what_this_process_uses_is_no_load(stat: Stat) -> None:
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     stat.spend(0, user=1000)
     stat.spend(1, idle=1000)
     stat.own_s += 10.0
@@ -54,7 +54,7 @@ def test_what_this_process_uses_is_no_load(stat: Stat) -> None:
 
 
 def test_what_others_use_of_our_processors_is(stat: Stat) -> None:
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     stat.spend(0, user=1000)
     stat.spend(1, user=200, idle=800)
     stat.own_s += 10.0
@@ -65,7 +65,7 @@ def test_what_others_use_of_our_processors_is(stat: Stat) -> None:
 
 
 def test_other_processors_do_not_count(stat: Stat) -> None:
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     stat.spend(0, idle=1000)
     stat.spend(1, idle=1000)
     stat.spend(2, user=1000)
@@ -73,7 +73,7 @@ def test_other_processors_do_not_count(stat: Stat) -> None:
 
 
 def test_time_of_other_virtual_machines_is_told_apart(stat: Stat) -> None:
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     stat.spend(0, idle=900, steal=100)
     stat.spend(1, idle=900, steal=100)
     load = watch.load()
@@ -87,15 +87,15 @@ def test_a_system_that_does_not_tell_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(busy, "STAT", tmp_path / "absent")
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     assert watch.load() is None
-    assert "cannot be seen" in watch.warnings()[0]
+    assert "does not report it" in watch.warnings()[0]
 
 
 def test_a_loop_of_our_own_is_seen_as_ours() -> None:
     if not busy.STAT.exists():
         pytest.skip("needs /proc/stat")
-    watch = Watch(CPU)
+    watch = LoadWatch(CPU)
     x = torch.ones(256, 256)
     for _ in range(200):
         x @ x
@@ -111,6 +111,6 @@ def test_other_processes_on_the_gpu_are_counted(
             return 3
 
     monkeypatch.setattr(nvml.Gpu, "find", lambda device: Shared())
-    watch = Watch(torch.device("cuda", 0))
+    watch = LoadWatch(torch.device("cuda", 0))
     stat.spend(0, idle=100)
     assert watch.warnings() == ["2 other processes compute on the GPU; repeat it on an idle one"]

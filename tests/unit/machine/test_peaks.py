@@ -43,9 +43,9 @@ def test_measured_again_the_better_answer_stays(asked: list[list[str]]) -> None:
 
 
 def test_sizes_that_are_read_have_a_floor_and_a_ceiling() -> None:
-    assert machine.read(1000) == machine.read(2**20) == "read/16777216"
-    assert machine.read(270_000_000) == "read/270000000"
-    assert machine.read(2**40) == "read/1073741824"
+    assert machine.read_bandwidth(1000) == machine.read_bandwidth(2**20) == "read/16777216"
+    assert machine.read_bandwidth(270_000_000) == "read/270000000"
+    assert machine.read_bandwidth(2**40) == "read/1073741824"
 
 
 def test_a_child_that_fails_says_why() -> None:
@@ -54,9 +54,9 @@ def test_a_child_that_fails_says_why() -> None:
 
 
 def test_a_child_answers_with_what_it_measured() -> None:
-    found = machine.peaks(CPU, [machine.read(0)])
+    found = machine.peaks(CPU, [machine.read_bandwidth(0)])
     # Slower than any memory of this century, faster than any cache of it.
-    assert 1e8 < found[machine.read(0)] < 1e13
+    assert 1e8 < found[machine.read_bandwidth(0)] < 1e13
 
 
 def test_a_rate_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,17 +65,18 @@ def test_a_rate_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         machine, "_copies", lambda device, _: [(100.0, lambda: time.sleep(next(pauses)))]
     )
-    assert machine.measure(CPU, "copy") == pytest.approx(100 / 0.01, rel=0.3)
+    assert machine.measure_peak(CPU, "copy") == pytest.approx(100 / 0.01, rel=0.3)
 
 
-@pytest.mark.parametrize("dtype", [name for name in machine.PRODUCTS if "float8" not in name])
-def test_products_of_every_type_run_here(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matmuls_of_every_type_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "BUDGET_S", 0.0)
     monkeypatch.setitem(machine.SIDES, "cpu", (64,))
-    assert machine.measure(CPU, machine.product(dtype)) > 1e6
+    for dtype in machine.MATMUL_TYPES:
+        if "float8" not in dtype:
+            assert machine.measure_peak(CPU, machine.matmul(dtype)) > 1e6, dtype
 
 
-def test_an_integer_product_is_that_of_its_codes() -> None:
+def test_an_integer_matmul_is_that_of_its_codes() -> None:
     run = machine._square(CPU, torch.int8, 32)
     drawn = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     codes = (drawn * 32).clamp(-127, 127).to(torch.int8).long()

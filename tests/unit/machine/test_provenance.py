@@ -43,8 +43,8 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit, which the harness takes for its own."""
-    package = tmp_path / "harness"
-    package.mkdir()
+    package = tmp_path / "harness" / "machine"
+    package.mkdir(parents=True)
     (package / "provenance.py").write_text("")
     (tmp_path / ".gitignore").write_text("*.tmp\n")
     git(tmp_path, "init", "--quiet")
@@ -149,8 +149,9 @@ def test_results_reports_and_ignored_files_do_not(change: str, checkout: Path) -
 
 
 def test_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "harness").mkdir()
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "harness" / "provenance.py"))
+    file = tmp_path / "harness" / "machine" / "provenance.py"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(file))
     assert provenance._git() == (None, None)
 
 

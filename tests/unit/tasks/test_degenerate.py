@@ -69,7 +69,7 @@ def test_comparisons_of_a_model_of_zeros_are_warned_of(task: type[Divergence | N
     assert sum(LOGITS in warning for warning in result.warnings) == 2
     assert {w.partition(" gives")[0] for w in result.warnings if LOGITS in w} == {
         "the model",
-        "the float model",
+        "the unquantized model",
     }
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from harness.output import place
 from harness.quant.primitives import fake_quantize, quantize
-from harness.tensor import commands
-from harness.tensor import format_files as catalog
+from harness.tensor import commands, format_files, plot
 from harness.tensor.files import header
 
 from .conftest import Run, normal
@@ -32,7 +31,7 @@ def test_table_has_the_errors_that_numpy_finds(
     ]
     assert [(row["tensor"], row["format"]) for row in rows[8:]] == [("all 2", n) for n in names]
     for row in rows[:8]:
-        x, fmt = tensors[row["tensor"]], catalog.load(row["format"])
+        x, fmt = tensors[row["tensor"]], format_files.load(row["format"])
         wide = x.double().numpy()
         difference = wide - fake_quantize(x.float(), fmt).double().numpy()
         relative = np.linalg.norm(difference) / np.linalg.norm(wide)
@@ -65,8 +64,8 @@ def test_all_formats_take_all_tensors_and_what_is_no_float_is_named(run: Run, fi
     assert done.code == 0
     assert done.err == "left out, not floating point: steps (I64)\n"
     rows = done.rows()
-    assert len(rows) == 7 * len(catalog.names())
-    assert {row["format"] for row in rows} == set(catalog.names())
+    assert len(rows) == 7 * len(format_files.names())
+    assert {row["format"] for row in rows} == set(format_files.names())
     assert {row["SQNR [dB]"] for row in rows if row["tensor"] == "zeros"} == {"exact"}
     exact = {row["tensor"] for row in rows if row["format"] == "fp32" and row["MSE"] == "0"}
     assert exact == {"layers.0.weight", "layers.1.weight", "stack", "scalar", "zeros"}
@@ -81,7 +80,7 @@ def test_output_file_has_the_dequantized_tensors(
     assert done.code == 0
     assert str(out) in done.out
     written = load_file(out)
-    formats = catalog.find("nvfp4,fp4_b64_dq,e4m3k8b32c")
+    formats = format_files.find("nvfp4,fp4_b64_dq,e4m3k8b32c")
     floats = {name: x for name, x in tensors.items() if x.is_floating_point()}
     assert written.keys() == {f"{name}/{fmt}" for name in floats for fmt in formats}
     for name, x in floats.items():
@@ -100,7 +99,8 @@ def test_an_existing_file_is_overwritten_with_force_alone(
     done = run(*words)
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        f"--out must lead to a new file, got {out}, which exists; name another (--out FILE), or add --force to overwrite it\n"
+        f"--out must lead to a new file, got {out}, which exists; "
+        "name another (--out FILE), or add --force to overwrite it\n"
     )
     assert out.read_text() == "mine"
     assert run(*words, "--force").code == 0
@@ -109,8 +109,9 @@ def test_an_existing_file_is_overwritten_with_force_alone(
 
 
 def test_drawings_are_drawn_again_and_other_pictures_kept(
-    run: Run, file: Path, tmp_path: Path
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plot, "DPI", 20)  # what they show is no matter here
     folder = tmp_path / "plots"
     words = ("plot", file, "--format", "mxfp4,int8_row", "--tensor", "norm", "--out", folder)
     assert run(*words).code == 0

@@ -9,7 +9,7 @@ from harness.formats.minifloat import Minifloat
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import quantize
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.tensor.error import PIECE, Error, compare, pool
+from harness.tensor.error import PIECE_ELEMENTS, Error, compare, pool
 
 FLOAT_TYPES = [
     *(torch.float32, torch.float64, torch.bfloat16, torch.float16),
@@ -28,7 +28,7 @@ def test_scores_of_three_and_four() -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
-@pytest.mark.parametrize("n", [1, 1000, 2 * PIECE + 17])
+@pytest.mark.parametrize("n", [1, 1000, 2 * PIECE_ELEMENTS + 17])
 def test_scores_are_those_of_numpy_in_float64(dtype: torch.dtype, n: int) -> None:
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(n, generator=generator).to(dtype)

@@ -113,5 +113,7 @@ def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
 def test_a_format_that_cannot_take_a_tensor_is_named_with_it(file: Path) -> None:
     granularity = Granularity(block=(1, 64), tail="error")
     fmt = BlockScaled(element=Integer(bits=8), granularity=granularity)
-    with pytest.raises(ConfigError, match=r"strict must be able .*layers\.0\.weight \[24, 200\]"):
+    with pytest.raises(
+        ConfigError, match=r"strict must support every tensor, .*layers\.0\.weight \[24, 200\]"
+    ):
         list(measure(TensorFile(file), ["layers.0.weight"], {"strict": fmt}))

@@ -1,4 +1,4 @@
-"""A clock that stands still, and something that moves it."""
+"""A clock that moves only when a test moves it, and phases of known lengths."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -8,7 +8,7 @@ import pytest
 
 
 class FakeClock:
-    """Time that passes only when someone says so; a mark is the time itself."""
+    """A clock that `sleep` moves; a mark is the time itself."""
 
     def __init__(self) -> None:
         self.time_ns = 1_000_000
@@ -21,7 +21,7 @@ class FakeClock:
     def mark(self) -> int:
         return self.time_ns
 
-    def gaps(self, marks: list[int]) -> tuple[int, ...]:
+    def intervals(self, marks: list[int]) -> tuple[int, ...]:
         return tuple(after - before for before, after in pairwise(marks))
 
     def sleep(self, seconds: float) -> None:

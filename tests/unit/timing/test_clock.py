@@ -1,4 +1,4 @@
-"""Clocks: the CPU's against sleep, the GPU's against events that stand in for CUDA's (not run on a GPU yet)."""
+"""The CPU's clock against sleep, the GPU's against stand-ins for CUDA's events."""
 
 import time
 from typing import Any
@@ -51,8 +51,8 @@ def test_cpu_clock_counts_nanoseconds() -> None:
     marks = [clock.mark()]
     time.sleep(0.01)
     marks.append(clock.mark())
-    assert clock.gaps(marks)[0] >= 9e6
-    assert clock.now() - before >= clock.gaps(marks)[0]
+    assert clock.intervals(marks)[0] >= 9e6
+    assert clock.now() - before >= clock.intervals(marks)[0]
 
 
 def test_gpu_clock_waits_at_the_ends_alone(stream: Stream) -> None:
@@ -65,8 +65,8 @@ def test_gpu_clock_waits_at_the_ends_alone(stream: Stream) -> None:
         marks.append(clock.mark())
     clock.now()
     assert stream.waits == 2
-    assert clock.gaps(marks) == (2_000_000, 500_000)
+    assert clock.intervals(marks) == (2_000_000, 500_000)
 
 
-def test_one_mark_has_no_gaps() -> None:
-    assert CpuClock().gaps([5]) == ()
+def test_one_mark_has_no_intervals() -> None:
+    assert CpuClock().intervals([5]) == ()

@@ -1,22 +1,22 @@
-"""Which products run, seen in models whose products are known."""
+"""Observed matmuls of models whose matmuls are known."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.timing.matmul_types import Products, Spy
+from harness.timing.matmul_types import Matmuls, Spy
 
 
-def seen(run: object, *args: Tensor) -> Products:
+def seen(run: object, *args: Tensor) -> Matmuls:
     spy = Spy()
     with torch.inference_mode(), spy:
         run(*args)  # type: ignore[operator]
-    return spy.products()
+    return spy.matmuls()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_linear_layer_is_a_product_in_its_type(dtype: torch.dtype) -> None:
+def test_a_linear_layer_is_a_matmul_in_its_type(dtype: torch.dtype) -> None:
     layer = nn.Linear(24, 10, dtype=dtype)
     found = seen(layer, torch.randn(2, 5, 24, dtype=dtype))
     assert found.work == {str(dtype).removeprefix("torch."): 2 * 2 * 5 * 24 * 10}
@@ -26,10 +26,10 @@ def test_with_gradients_it_is_the_same_work() -> None:
     layer, spy = nn.Linear(24, 10), Spy()
     with spy:
         layer(torch.randn(5, 24))
-    assert spy.products().work == {"float32": 2 * 5 * 24 * 10}
+    assert spy.matmuls().work == {"float32": 2 * 5 * 24 * 10}
 
 
-def test_integer_products_are_told_from_float_ones() -> None:
+def test_integer_matmuls_are_told_from_float_ones() -> None:
     a, w = (torch.ones(32, 64, dtype=torch.int8) for _ in range(2))
     x = torch.ones(32, 64)
 
@@ -42,7 +42,7 @@ def test_integer_products_are_told_from_float_ones() -> None:
     assert found.kernels[0] == "aten._int_mm"
 
 
-def test_attention_is_no_product_with_a_weight() -> None:
+def test_attention_is_no_matmul_with_a_weight() -> None:
     q = torch.randn(1, 2, 4, 8)
 
     def run() -> None:

@@ -37,7 +37,7 @@ def bare(phases: Phases) -> float:
 
 
 def overhead(phases: Phases) -> float:
-    """Time of the harness over that of a bare loop, each the best of interleaved repetitions: what nothing disturbed."""
+    """Time of the harness over time of a bare loop, each the best of interleaved repetitions."""
     loops: list[Callable[[], float]] = [
         lambda: bare(phases),
         lambda: time_request(phases, STEPS + 1, CpuClock()).decode_s,
@@ -59,10 +59,10 @@ def attempts(phases: Phases) -> float:
     return found
 
 
-def test_phases_are_told_apart_and_every_gap_is_kept(clock, phases_of) -> None:
+def test_phases_are_told_apart_and_every_inter_token_latency_is_kept(clock, phases_of) -> None:
     timing = time_request(phases_of(0.5, [0.1, 0.2, 0.4]), 4, clock)
     assert timing.prefill_s == pytest.approx(0.5)
-    assert timing.gaps_s == pytest.approx((0.1, 0.2, 0.4))
+    assert timing.inter_token_s == pytest.approx((0.1, 0.2, 0.4))
     assert timing.decode_s == pytest.approx(0.7)
     assert timing.total_s == pytest.approx(1.2)
 

@@ -9,7 +9,7 @@ from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.tasks.throughput.roofline import shape_of
 from harness.timing import roofline
-from harness.timing.roofline import Cost, Shape
+from harness.timing.roofline import PhaseCost, Shape
 
 # Two layers, one of which sees 4 positions; 6 query and 2 key heads of 8 numbers, 2 bytes each.
 SHAPE = Shape(
@@ -25,8 +25,8 @@ SHAPE = Shape(
 
 
 def test_keys_and_values_of_each_layer_are_what_it_sees() -> None:
-    assert SHAPE.seen(3) == 3 + 3
-    assert SHAPE.seen(10) == 10 + 4
+    assert SHAPE.attended(3) == 3 + 3
+    assert SHAPE.attended(10) == 10 + 4
     assert (
         SHAPE.kv_bytes(10) == 2 * 2 * 8 * 2 * 14
     )  # keys and values, heads, numbers, bytes, positions
@@ -35,7 +35,7 @@ def test_keys_and_values_of_each_layer_are_what_it_sees() -> None:
 def test_a_step_reads_weights_once_and_keys_of_every_sequence() -> None:
     cost = roofline.step(SHAPE, 5000, batch=3, context=10)
     assert cost.num_bytes == 5000 + 3 * (96 + 896)
-    assert cost.products == 2 * 3 * 1300
+    assert cost.matmul == 2 * 3 * 1300
     assert cost.attention == 4 * 3 * 6 * 8 * 14
 
 
@@ -48,7 +48,7 @@ def test_decode_is_the_mean_of_its_steps() -> None:
 
 def test_prefill_multiplies_the_head_once_and_attends_causally() -> None:
     cost = roofline.prefill(SHAPE, 5000, batch=3, prompt=6)
-    assert cost.products == 2 * 3 * (1000 * 6 + 300)
+    assert cost.matmul == 2 * 3 * (1000 * 6 + 300)
     full, windowed = 1 + 2 + 3 + 4 + 5 + 6, 1 + 2 + 3 + 4 + 4 + 4
     assert cost.attention == 4 * 3 * 6 * 8 * (full + windowed)
 
@@ -64,8 +64,8 @@ def test_operations_are_those_that_torch_counts(tiny: LoadedModel) -> None:
             phase()
         by_operator = counter.get_flop_counts()["Global"]
         counted.append(sum(n for op, n in by_operator.items() if "mm" in str(op)))
-    assert roofline.prefill(shape, 0, 2, 10).products == counted[0]
-    assert roofline.step(shape, 0, 2, 11).products == counted[1]
+    assert roofline.prefill(shape, 0, 2, 10).matmul == counted[0]
+    assert roofline.step(shape, 0, 2, 11).matmul == counted[1]
 
 
 def test_cache_of_the_model_is_what_the_last_step_reads(tiny: LoadedModel) -> None:
@@ -77,7 +77,7 @@ def test_cache_of_the_model_is_what_the_last_step_reads(tiny: LoadedModel) -> No
 
 
 def test_least_time_is_at_the_peak_of_each_type() -> None:
-    cost = Cost(num_bytes=0, products=100.0, attention=30.0)
+    cost = PhaseCost(num_bytes=0, matmul=100.0, attention=30.0)
     peaks = {"int8": 20.0, "bfloat16": 10.0}
     alone = roofline.least_seconds(cost, {"bfloat16": 7.0}, peaks, attention="bfloat16")
     assert alone == pytest.approx((100 + 30) / 10)

@@ -1,4 +1,4 @@
-"""Divergence of a model from its float self, against two separate models and plain loops."""
+"""Divergence of a model from its baseline, against two separate models and plain loops."""
 
 import hashlib
 import math
@@ -24,14 +24,9 @@ from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence import divergence
-from harness.tasks.divergence.divergence import (
-    Divergence,
-    baseline,
-    run_windows,
-    side,
-    side_by_side,
-)
+from harness.tasks.divergence import compare as compare_module
+from harness.tasks.divergence.compare import KeptSide, Side, compare
+from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
@@ -149,10 +144,10 @@ def test_uniform_candidate_in_closed_form(fresh: LoadedModel) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kept", [0, 2**30])
-def test_float_model_differs_from_itself_by_exactly_nothing(
+def test_unquantized_model_differs_from_itself_by_exactly_nothing(
     monkeypatch: pytest.MonkeyPatch, dtype: str, kept: int
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", kept)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", kept)
     loaded = TinyModel(dtype=dtype).load(CPU)
     found = values(Divergence(data=prose(1200), window=100).run(loaded))
     nothing = {name for name in found if name.startswith(("kl_", "delta_p_"))}
@@ -174,7 +169,8 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
     result = Divergence(data=prose(300), window=100).run(fresh)
     for sample, was, now in zip(result.samples, as_float.samples, quantized.samples, strict=True):
         assert sample.id == was.id
-        # One task runs a window alone, the other several at once: products of other shapes, which a processor may sum in another order.
+        # One task runs a window alone, the other several at once: a processor may sum matmuls of
+        # other shapes in another order.
         assert sample.scores["nll_baseline"] == pytest.approx(was.scores["nll"], rel=SUMS)
         assert sample.token_nll == pytest.approx(now.token_nll, rel=0, abs=_within(recipe))
 
@@ -182,8 +178,9 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
 def _within(recipe: QuantRecipe) -> float:
     """Return how far -ln p of a token may move with the order of sums [nat].
 
-    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms differ by a few of them. Where inputs are
-    rounded a sum at a tie may also take the next code: for one input in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
+    Logits here lie within +-16, so their last place is worth 2^-19, and sums of up to 80 terms
+    differ by a few of them. Where activations are rounded, a sum at a tie may also take the next code: for
+    one activation in 10^5, by 1/7 (four bits) or 1/127 of its token's largest.
     """
     bits = [rule.input.element.bits for rule in recipe.rules.values() if rule.input is not None]
     return 2.0 / (2 ** (bits[0] - 1) - 1) if bits else 64 * 2.0**-19
@@ -207,17 +204,10 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
 def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> None:
     quantize(fresh, integers(4))
     windows = disjoint_windows(prose(300).text(), fresh, 100, None)
-    with split(fresh) as halves:
-
-        def candidate() -> divergence.Side:
-            return side(halves, run_windows(halves, windows.ids))
-
-        there = side_by_side(
-            halves, windows, candidate(), baseline(halves, windows, fresh.unquantized), "there"
-        )
-        back = side_by_side(
-            halves, windows, baseline(halves, windows, fresh.unquantized), candidate(), "back"
-        )
+    with split(fresh) as model:
+        candidate, base = Side(model), KeptSide(model, fresh.unquantized)
+        there = compare(candidate, base, windows, "there")
+        back = compare(base, candidate, windows, "back")
     assert np.array_equal(there.nll, back.nll_baseline)
     assert np.array_equal(there.nll_baseline, back.nll)
     assert np.array_equal(there.delta_p, -back.delta_p)
@@ -259,7 +249,7 @@ def count_windows(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[
 def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
     monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel, budget: int, repeated: int
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", budget)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", budget)
     task = Divergence(data=prose(300), window=100)
     task.run(fresh)
     quantize(fresh, integers(8))  # runs the model once to find its weights
@@ -275,7 +265,7 @@ def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
 def test_budget_is_for_all_tasks_of_a_sweep(
     monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel
 ) -> None:
-    monkeypatch.setattr(divergence, "KEPT_BYTES", 4 * 19_200)
+    monkeypatch.setattr(compare_module, "KEPT_BYTES", 4 * 19_200)
     for window in (100, 50, 60):
         Divergence(data=prose(300), window=window).run(fresh)
     held = fresh.kept["baseline hidden states"]
@@ -325,13 +315,13 @@ def test_candidate_that_is_not_finite_is_an_invalid_result(fresh: LoadedModel, b
         Divergence(data=prose(300), window=100).run(fresh)
 
 
-def test_float_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> None:
+def test_unquantized_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> None:
     healthy = fresh.module.lm_head.weight.detach().clone()
     with torch.no_grad():
         fresh.module.lm_head.weight[5] = math.nan
     fresh.swap_parameter(fresh.module.lm_head, "weight", healthy)
     fresh.swap_parameter(fresh.module.model.embed_tokens, "weight", healthy)
-    with pytest.raises(InvalidResult, match="from the float model in window 0"):
+    with pytest.raises(InvalidResult, match="from the unquantized model in window 0"):
         Divergence(data=prose(300), window=100).run(fresh)
 
 

@@ -1,8 +1,10 @@
-"""The float model against itself: each variant against a model that was made that way, and nothing left behind."""
+"""The noise floor: each variant against a model made that way, and the model left as it was."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence import noise_floor
-from harness.tasks.divergence.divergence import Side
-from harness.tasks.divergence.noise_floor import NoiseFloor, Variant, cast, run_in_pairs
+from harness.tasks.divergence.compare import Side
+from harness.tasks.divergence.noise_floor import NoiseFloor, PairedSide, Variant, in_other_dtype
+from harness.tasks.windows import disjoint_windows
 
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
@@ -32,9 +35,15 @@ VOCAB = 261
 VARIANTS = ("dtype", "attention", "batch")
 
 
+@functools.cache
+def shared(dtype: Any) -> LoadedModel:
+    """Return a model whose tokens of the text are kept for all tests."""
+    return TinyModel(dtype=dtype).load(CPU)
+
+
 @pytest.fixture(params=["float32", "bfloat16"])
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
-    return TinyModel(dtype=request.param).load(CPU)
+    return shared(request.param)
 
 
 def values(result: TaskResult) -> dict[str, float]:
@@ -42,8 +51,8 @@ def values(result: TaskResult) -> dict[str, float]:
 
 
 def windows(loaded: LoadedModel, count: int = 3) -> torch.Tensor:
-    ids = loaded.tokenizer(EmbeddedData().text().text)["input_ids"]
-    return torch.tensor(ids[: 100 * count]).view(count, 100)
+    begin = EmbeddedData().text().text[: 200 * count]  # the whole text has far more tokens
+    return torch.tensor(loaded.tokenizer(begin)["input_ids"][: 100 * count]).view(count, 100)
 
 
 def log_probs(module: torch.nn.Module, ids: torch.Tensor) -> np.ndarray:
@@ -58,8 +67,8 @@ def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
     result = TASK.run(loaded)
     names = {metric.name.split("/")[0] for metric in result.metrics}
     assert names == set(VARIANTS)
-    assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.SHOWN)
-    assert len(result.metrics) == len(VARIANTS) * len(noise_floor.SHOWN)
+    assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.REPORTED)
+    assert len(result.metrics) == len(VARIANTS) * len(noise_floor.REPORTED)
     assert result.warnings == ()
     for name, value in values(result).items():
         assert value >= 0 or name.endswith("ratio")
@@ -67,8 +76,9 @@ def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
 
 
 def test_float32_kernels_agree_but_bfloat16_is_far_off() -> None:
-    found = values(TASK.run(TinyModel().load(CPU)))
-    # Random weights of this size have logits near 10, float32 errors of them near 1e-6, and KL is half their square.
+    found = values(TASK.run(shared("float32")))
+    # Random weights of this size have logits near 10. Their float32 errors are near 1e-6, and KL is
+    # half the square of these.
     assert found["batch/kl_max"] < 1e-9
     assert 0 < found["attention/kl_mean"] < 1e-9
     assert found["attention/same_top"] == 1.0
@@ -102,8 +112,8 @@ def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> No
     with torch.no_grad():
         expected = other.model(ids).last_hidden_state
         usual = loaded.module.model(ids).last_hidden_state
-    with split(loaded) as halves, attention(loaded.module, "eager"):
-        found = halves.hidden(ids)
+    with split(loaded) as model, attention(loaded.module, "eager"):
+        found = model.hidden(ids)
     assert torch.equal(found, expected)
     assert not torch.equal(found, usual)
 
@@ -117,16 +127,16 @@ def test_model_that_is_eager_already_is_measured_with_the_fused_kernel() -> None
     assert loaded.module.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel, count: int) -> None:
-    ids = windows(loaded, count)
-    with split(loaded) as halves:
-        found = torch.stack(list(run_in_pairs(halves, ids)))
-        alone = torch.cat([halves.hidden(row[None]) for row in ids])
-    assert found.shape == alone.shape
+def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel) -> None:
     # Float rounding only; hidden states of other windows are of size 1 away.
     tolerance = 1e-4 if loaded.dtype is torch.float32 else 0.1
-    assert torch.allclose(found, alone, atol=tolerance)
+    for count in (1, 2, 3, 4):
+        given = disjoint_windows(EmbeddedData().text(), loaded, 100, count)
+        with split(loaded) as model:
+            found = torch.stack(list(PairedSide(model).hidden(given)))
+            alone = torch.cat([model.hidden(row[None]) for row in windows(loaded, count)])
+        assert found.shape == alone.shape, count
+        assert torch.allclose(found, alone, atol=tolerance), count
 
 
 def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +174,7 @@ def test_model_is_left_as_it_was(loaded: LoadedModel) -> None:
 
 def test_parameters_come_back_after_an_error_and_tied_ones_stay_tied(loaded: LoadedModel) -> None:
     before = dict(loaded.module.named_parameters(remove_duplicate=False))
-    become = cast(loaded, torch.float64)
+    become = in_other_dtype(loaded, torch.float64)
     with become():
         assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float64}
         assert loaded.module.lm_head.weight is loaded.module.model.embed_tokens.weight
@@ -190,7 +200,7 @@ def unsupported(implementation: object) -> None:
 def test_variant_that_cannot_run_is_a_warning_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, method: str, becomes: Callable[..., object], reason: str
 ) -> None:
-    loaded = TinyModel().load(CPU)
+    loaded = shared("float32")
     monkeypatch.setattr(loaded.module.model, method, becomes)
     result = TASK.run(loaded)
     (warning,) = result.warnings
@@ -207,7 +217,7 @@ def test_nothing_measured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(noise_floor, "_variants", lambda *_: iter([Variant("batch", "2", fail)]))
     with pytest.raises(ModelError, match=r"batch=2 was not measured.*no kernel"):
-        TASK.run(TinyModel().load(CPU))
+        TASK.run(shared("float32"))
 
 
 @pytest.mark.parametrize("with_inputs", [False, True])
@@ -239,10 +249,8 @@ def test_items_are_the_windows_with_the_sums_of_every_variant(loaded: LoadedMode
         assert sample.token_nll == pytest.approx(nll, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"window": 1}, "window must be >= 2"), ({"limit_windows": 0}, "limit_windows must be >= 1")],
-)
-def test_sizes_that_score_nothing_are_refused(changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NoiseFloor(data=EmbeddedData(), **changes)
+def test_sizes_that_score_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="window must be >= 2"):
+        NoiseFloor(data=EmbeddedData(), window=1)
+    with pytest.raises(ValueError, match="limit_windows must be >= 1"):
+        NoiseFloor(data=EmbeddedData(), limit_windows=0)

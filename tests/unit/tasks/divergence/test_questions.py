@@ -23,7 +23,9 @@ from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
 
 CPU = torch.device("cpu")
-MMLU_40 = MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=40)
+MMLU_40, MMLU_12, MMLU_5 = (
+    MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=limit) for limit in (40, 12, 5)
+)
 
 
 def two_bits(loaded: LoadedModel) -> None:
@@ -31,8 +33,8 @@ def two_bits(loaded: LoadedModel) -> None:
     quantize(loaded, QuantRecipe(name="test", rules={"all": LayerRule(match="*", weight=fmt)}))
 
 
-def test_flips_are_those_of_a_plain_loop_over_both_models_answers() -> None:
-    float_model, loaded = TinyModel().load(CPU), TinyModel().load(CPU)
+def test_flips_are_those_of_a_plain_loop_over_both_models_answers(tiny: LoadedModel) -> None:
+    float_model, loaded = TinyModel().load(CPU), tiny
     two_bits(loaded)
     before = {sample.id: sample for sample in MMLU_40.run(float_model).samples}
     after = {sample.id: sample for sample in MMLU_40.run(loaded).samples}
@@ -72,7 +74,7 @@ def test_flips_are_those_of_a_plain_loop_over_both_models_answers() -> None:
     assert {metric.n for metric in result.metrics} == {40}
 
 
-def test_float_model_does_not_flip(tiny: LoadedModel) -> None:
+def test_unquantized_model_does_not_flip(tiny: LoadedModel) -> None:
     found = {
         metric.name: metric
         for metric in compare_answers(MMLU_40, tiny, find(tiny, "divergence")).metrics
@@ -113,7 +115,7 @@ def test_p_value_is_that_of_statsmodels(to_wrong: int, to_right: int) -> None:
 
 def test_baseline_is_asked_once_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = TinyModel().load(CPU)
-    compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
+    compare_answers(MMLU_12, loaded, find(loaded, "divergence"))
     asked = []
 
     def run(self: MMLU, given: LoadedModel) -> object:
@@ -123,27 +125,26 @@ def test_baseline_is_asked_once_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None
     original = MMLU.run
     monkeypatch.setattr(MMLU, "run", run)
     two_bits(loaded)
-    compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
+    compare_answers(MMLU_12, loaded, find(loaded, "divergence"))
     assert asked == [False]
-    ten = MMLU(data=EmbeddedData(), answer=Direct(), shots=0, limit=10)
-    compare_answers(ten, loaded, find(loaded, "divergence"))
+    compare_answers(MMLU_5, loaded, find(loaded, "divergence"))
     assert asked == [False, False, True]
 
 
 def test_answers_join_the_windows(tiny: LoadedModel) -> None:
     text_only = Divergence(data=EmbeddedData(), window=64, limit_windows=3)
-    both = Divergence(data=EmbeddedData(), window=64, limit_windows=3, questions=MMLU_40)
+    both = Divergence(data=EmbeddedData(), window=64, limit_windows=3, questions=MMLU_12)
     two_bits(tiny)
     few, many = text_only.run(tiny), both.run(tiny)
     assert many.metrics[: len(few.metrics)] == few.metrics
     assert many.samples[:3] == few.samples
-    assert [s.id for s in many.samples[3:]] == [question.id for question in MMLU_40.questions()]
-    assert len({s.id for s in many.samples}) == 43
+    assert [s.id for s in many.samples[3:]] == [question.id for question in MMLU_12.questions()]
+    assert len({s.id for s in many.samples}) == 3 + 12
     assert len({metric.name for metric in many.metrics}) == len(many.metrics)
-    assert many.info.data["questions"]["num_questions"] == 40
-    assert many.info.data["prompts"]["num_prompt_tokens"] > 40
+    assert many.info.data["questions"]["num_questions"] == 12
+    assert many.info.data["prompts"]["num_prompt_tokens"] > 12 * 10
     facts = both.data_facts()
     assert {key: many.info.data[key] for key in facts} == facts
-    assert "questions=40-by-seed-42" in many.info.protocol
+    assert "questions=12-by-seed-42" in many.info.protocol
     assert both.seeds == {"task.questions.seed": 42}
     assert text_only.seeds == {}

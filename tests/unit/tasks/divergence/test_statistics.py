@@ -59,7 +59,7 @@ def metrics(found: TokenPairs, documents: np.ndarray | None = None) -> dict[str,
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 10.0])
 def test_kl_is_that_of_scipy(scale: float) -> None:
     base, candidate = logits(0), logits(0) + logits(1, scale=scale)
-    # Log-probabilities near -20 carry float32 errors of 1e-6, beside which differences may be small.
+    # Log-probabilities near -20 carry float32 errors of 1e-6, and differences may be small.
     assert kl_of(base, candidate).numpy() == pytest.approx(
         entropy(base, candidate), rel=2e-5 + 1e-6 / scale
     )

@@ -1,4 +1,4 @@
-"""Errors of rounded products against closed forms, and against products taken whole in float64."""
+"""Errors of rounded matmuls against closed forms, and against whole matmuls in float64."""
 
 import math
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def value(result: TaskResult, name: str) -> float:
 
 
 def uniform_error(x: Tensor, per_row: bool) -> float:
-    """RMS error over RMS of `x` for equal steps of amax / 127: an error is uniform in +-step / 2."""
+    """RMS error over RMS of `x` for steps of amax / 127: an error is uniform in +-step / 2."""
     amax = x.abs().amax(dim=1 if per_row else (0, 1)).double()
     return float(
         (amax / 127).square().mean().sqrt() / math.sqrt(12) / x.double().square().mean().sqrt()
@@ -61,7 +61,10 @@ def uniform_error(x: Tensor, per_row: bool) -> float:
 
 
 def float_error(amax: float) -> float:
-    """RMS error of N(0, 1) in E4M3 scaled by amax / 448: in each binade [b, 2b) the step is b / 8, below 2^-6 it is 2^-9."""
+    """RMS error of N(0, 1) in E4M3 scaled by amax / 448.
+
+    In each binade [b, 2b) the step is b / 8; below 2^-6 it is 2^-9.
+    """
     scale = amax / 448
     binades = [(0.0, 2.0**-6, 2.0**-9)] + [
         (2.0**e, 2.0 ** (e + 1), 2.0 ** (e - 3)) for e in range(-6, 9)
@@ -301,7 +304,7 @@ def test_error_that_is_not_finite_is_refused() -> None:
         ({"shapes": ()}, "must not be empty"),
         ({"shapes": ((0, 4),)}, "shapes must hold sizes >= 1"),
         ({"draws": 0}, "draws must be >= 1"),
-        ({"seed": -1}, "seed >= 0"),
+        ({"seed": -1}, "seed must be >= 0"),
         ({"max_rows": 0}, "max_rows must be >= 1 or null"),
         ({"ratios": (("f", "g"),)}, "got g"),
     ],

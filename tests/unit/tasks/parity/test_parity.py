@@ -1,6 +1,7 @@
-"""Real beside fake: exactly nothing where a backend computes the same, numpy's numbers where it does not."""
+"""Real beside fake: no difference if a backend computes the same, numpy's differences if not."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from harness.tasks.base import PairedTask, TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.parity import parity
 from harness.tasks.parity.layers import layer_differences
-from harness.tasks.parity.parity import Parity
+from harness.tasks.parity.parity import Parity, Reference
 
 CPU = torch.device("cpu")
 FORMAT = BlockScaled(element=Integer(bits=4), granularity=Granularity(block=(1, -1)))
@@ -61,7 +62,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stored(nn.Linear):
-    """A layer that multiplies with the dequantized weight, and then does what a wrong kernel would."""
+    """A layer that multiplies with the dequantized weight, then errs as a wrong kernel would."""
 
     def __init__(self, like: nn.Linear, weight: Tensor, change: Change) -> None:
         super().__init__(like.in_features, like.out_features, bias=False, device="meta")
@@ -105,14 +106,31 @@ def noisy(_x: Tensor, y: Tensor) -> Tensor:
     return y + 0.2 * torch.sin(10 * y)
 
 
-def beside(
-    backend: Real, task: Parity = TASK, loaded: LoadedModel | None = None
-) -> tuple[TaskResult, LoadedModel]:
-    """Do by hand what a run does: fake, then real."""
-    loaded = loaded or TinyModel().load(CPU)
+@functools.cache
+def shared(dtype: Any = "float32") -> LoadedModel:
+    """Return a model whose tokens of the text are kept for all tests."""
+    return TinyModel(dtype=dtype).load(CPU)
+
+
+def fake_reference(task: Parity, loaded: LoadedModel) -> Reference:
     assert isinstance(task, PairedTask)
+    loaded.restore()
     quantize(loaded, replace(RECIPE, backend=FakeBackend()))
     reference = task.reference(loaded)
+    loaded.restore()
+    return reference
+
+
+@functools.cache
+def shared_reference(task: Parity, dtype: str) -> Reference:
+    return fake_reference(task, shared(dtype))
+
+
+def beside(
+    backend: Real, task: Parity = TASK, dtype: str = "float32"
+) -> tuple[TaskResult, LoadedModel]:
+    """Do by hand what a run does: fake, then real."""
+    loaded, reference = shared(dtype), shared_reference(task, dtype)
     loaded.restore()
     quantize(loaded, replace(RECIPE, backend=backend))
     return task.run_beside(loaded, reference, backend.tolerance), loaded
@@ -133,8 +151,7 @@ def values(result: TaskResult) -> dict[str, float | None]:
 @pytest.mark.parametrize("decode", [0, 6])
 def test_backend_that_computes_the_same_differs_by_exactly_nothing(dtype: str, decode: int) -> None:
     backend = Real(tolerance={"float32": 0.0, "bfloat16": 0.0})
-    loaded = TinyModel(dtype=dtype).load(CPU)
-    result, _ = beside(backend, replace(TASK, decode=decode), loaded)
+    result, _ = beside(backend, replace(TASK, decode=decode), dtype)
     found = values(result)
     assert list(found) == NAMES
     assert found["logprob_difference"] == found["logprob_difference_max"] == found["kl"] == 0
@@ -188,9 +205,8 @@ def numpy_log_probs(module: nn.Module, ids: Tensor) -> np.ndarray:
 
 
 def test_numbers_are_those_of_numpy() -> None:
-    loaded = TinyModel().load(CPU)
-    exact = copy.deepcopy(loaded.module)
-    result, loaded = beside(Real(change=noisy), loaded=loaded)
+    exact = TinyModel().load(CPU).module
+    result, loaded = beside(Real(change=noisy))
     real = copy.deepcopy(loaded.module)
     loaded.restore()
     quantize(loaded, RECIPE)
@@ -263,31 +279,39 @@ def test_layers_are_compared_on_the_inputs_of_the_fake_model() -> None:
 def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fake layer rounds its input in a hook; what the real one gets must not have been through it."""
+    """A fake layer rounds its activation in a hook; the real one must get it unrounded."""
     # The stand-in rounds no input at all, which the probe of the backend would not let pass.
     monkeypatch.setattr(probe, "WRONG", math.inf)
     rule = LayerRule(match="*.mlp.down_proj", weight=FORMAT, input=FORMAT)
     recipe = QuantRecipe(name="inputs", rules={"linear": rule}, skip=())
-    loaded = TinyModel().load(CPU)
+    loaded = shared()
+    loaded.restore()
     quantize(loaded, recipe)
     reference = TASK.reference(loaded)
-    rounded = fake_quantize(reference.calls["model.layers.0.mlp.down_proj"][0].given[0], FORMAT)
+    rounded = fake_quantize(
+        reference.calls["model.layers.0.mlp.down_proj"][0].activation[0], FORMAT
+    )
     weight = loaded.module.model.layers[0].mlp.down_proj.weight.detach()
-    made = reference.calls["model.layers.0.mlp.down_proj"][0].made[0]
+    made = reference.calls["model.layers.0.mlp.down_proj"][0].output[0]
     loaded.restore()
     assert torch.allclose(made, rounded @ weight.T, rtol=1e-5, atol=1e-5)
-    assert not torch.equal(rounded, reference.calls["model.layers.0.mlp.down_proj"][0].given[0])
+    assert not torch.equal(
+        rounded, reference.calls["model.layers.0.mlp.down_proj"][0].activation[0]
+    )
     quantize(loaded, replace(recipe, backend=Real()))
     result = TASK.run_beside(loaded, reference, {})
-    x = reference.calls["model.layers.0.mlp.down_proj"][0].given[0].numpy()
+    x = reference.calls["model.layers.0.mlp.down_proj"][0].activation[0].numpy()
     expected = relative(made.numpy(), x @ weight.numpy().T)
     assert metric(result, "layer_difference").n == 2, "the head and 12 other layers stay in float"
     assert (metric(result, "layer_difference").value or 0) >= expected * 0.999
 
 
 def test_nothing_is_left_behind() -> None:
+    task, loaded = replace(TASK, prompts="random"), TinyModel().load(CPU)
     state = torch.random.get_rng_state()
-    _, loaded = beside(Real(change=noisy), replace(TASK, prompts="random"))
+    reference = fake_reference(task, loaded)
+    quantize(loaded, replace(RECIPE, backend=Real(change=noisy)))
+    task.run_beside(loaded, reference, {})
     loaded.restore()
     assert torch.equal(torch.random.get_rng_state(), state)
     fresh = TinyModel().load(CPU).module.state_dict()
@@ -342,9 +366,7 @@ def test_type_without_a_tolerance_has_no_verdict() -> None:
 
 def test_layer_that_is_broken_but_unheard_is_invalid() -> None:
     """A NaN that some later operation drops must not pass."""
-    loaded = TinyModel().load(CPU)
-    quantize(loaded, RECIPE)
-    calls = TASK.reference(loaded).calls
+    loaded, calls = shared(), shared_reference(TASK, "float32").calls
     loaded.restore()
 
     def to_nan(_x: Tensor, y: Tensor) -> Tensor:
@@ -372,10 +394,11 @@ def test_random_prompts_need_no_text_and_are_seeded() -> None:
     task = replace(TASK, prompts="random", seed=3)
     assert task.data_facts() == {"name": "random tokens", "seed": 3}
     assert task.seeds == {"task.seed": 3}
-    first, _ = beside(Real(change=noisy), task)
-    again, _ = beside(Real(change=noisy), task)
+    first, loaded = beside(Real(change=noisy), task)
     other, _ = beside(Real(change=noisy), replace(task, seed=4))
-    assert first == again
+    again = fake_reference(task, loaded)
+    quantize(loaded, replace(RECIPE, backend=Real(change=noisy)))
+    assert first == task.run_beside(loaded, again, Real().tolerance)
     assert first.info.data["token_ids_sha256"] != other.info.data["token_ids_sha256"]
     assert task.data_facts().items() <= first.info.data.items()
     assert "random-tokens|seed=3|L=24|windows=12" in first.info.protocol
@@ -387,7 +410,10 @@ def test_model_of_random_weights_wants_random_prompts() -> None:
     loaded.weights = "random"
     with pytest.raises(DataError, match=r"task\.prompts=random"):
         TASK.reference(loaded)
-    beside(Real(), replace(TASK, prompts="random"), loaded)
+    task = replace(TASK, prompts="random")
+    reference = fake_reference(task, loaded)
+    quantize(loaded, replace(RECIPE, backend=Real()))
+    task.run_beside(loaded, reference, {})
 
 
 def test_prompts_that_are_too_long_or_too_many_are_refused(
@@ -400,21 +426,22 @@ def test_prompts_that_are_too_long_or_too_many_are_refused(
         TASK.reference(tiny)
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"window": 1}, {"limit_windows": 0}, {"decode": -1}, {"decode": 23}]
-)
-def test_sizes_that_leave_nothing_to_compare_are_refused(sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be >="):
-        replace(TASK, **sizes)
+def test_sizes_that_leave_nothing_to_compare_are_refused() -> None:
+    for name, size in (("window", 1), ("limit_windows", 0), ("decode", -1), ("decode", 23)):
+        with pytest.raises(ValueError, match=f"{name} must be >="):
+            replace(TASK, **{name: size})
 
 
 # Through a run
 
 
-@pytest.fixture
-def make_spec(tmp_path: Path) -> Callable[..., RunSpec]:
+@pytest.fixture(scope="module")
+def _no_model_held() -> None:
     cache._held.clear()
 
+
+@pytest.fixture
+def make_spec(tmp_path: Path, _no_model_held: None) -> Callable[..., RunSpec]:
     def make(backend: Any) -> RunSpec:
         config.register()
         overrides = ["model=tiny", "data=embedded", "device=cpu", "task=parity", "task.window=24"]
@@ -459,12 +486,11 @@ def test_fake_recipe_has_nothing_to_be_beside(make_spec: Callable[..., RunSpec])
         RunSpec.build(spec.resolved)
 
 
-@pytest.mark.parametrize(
-    ("skip", "count"), [(("lm_head", "embed_tokens"), 14), (("embed_tokens",), 15)]
-)
-def test_only_quantized_layers_are_counted(skip: tuple[str, ...], count: int) -> None:
-    loaded = TinyModel().load(CPU)
-    layers = quantize(loaded, replace(RECIPE, skip=skip)).report.layers
-    calls = TASK.reference(loaded).calls
-    assert sorted(calls) == sorted(layer.name for layer in layers)
-    assert len(calls) == count
+def test_only_quantized_layers_are_counted() -> None:
+    loaded, task = shared(), replace(TASK, limit_windows=1)
+    for skip, count in {("lm_head", "embed_tokens"): 14, ("embed_tokens",): 15}.items():
+        loaded.restore()
+        layers = quantize(loaded, replace(RECIPE, skip=skip)).report.layers
+        calls = task.reference(loaded).calls
+        assert sorted(calls) == sorted(layer.name for layer in layers)
+        assert len(calls) == count, skip

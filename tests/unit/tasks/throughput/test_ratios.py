@@ -1,4 +1,4 @@
-"""Ratios to either way of the float model, for times that are drawn."""
+"""Ratios to either way of the unquantized model, for random times."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from harness.results.record import Metric
 from harness.tasks.throughput.ratios import ratios
 from harness.tasks.throughput.subject import (
     FLOAT,
-    FLOAT32_PRODUCTS,
+    FLOAT32_MATMULS,
     RECIPE,
     Request,
     Requests,
@@ -20,7 +20,7 @@ from harness.timing.warm_up import WarmUp
 
 def requests(prefill_s: np.ndarray) -> Requests:
     rounds = [
-        Request(timing=Timing(prefill_s=s, decode_s=1.0, gaps_s=(1.0,)), energy_j=None)
+        Request(timing=Timing(prefill_s=s, decode_s=1.0, inter_token_s=(1.0,)), energy_j=None)
         for s in prefill_s.tolist()
     ]
     size = Size(batch=1, prompt=8, new=2)
@@ -30,7 +30,7 @@ def requests(prefill_s: np.ndarray) -> Requests:
 def found(
     native: np.ndarray, widened: np.ndarray, recipe: np.ndarray, seed: int = 0
 ) -> dict[str, Metric]:
-    timed = {FLOAT: native, FLOAT32_PRODUCTS: widened, RECIPE: recipe}
+    timed = {FLOAT: native, FLOAT32_MATMULS: widened, RECIPE: recipe}
     made = ratios({name: requests(s) for name, s in timed.items()}, ("prefill",), seed)
     return {metric.name: metric for metric in made}
 
@@ -74,6 +74,7 @@ def test_interval_to_the_best_of_two_equal_ways_covers_the_truth(
         low, high = found(native, widened, recipe, session)["prefill_ratio_best"].ci95 or (2, 2)
         covered += low <= 1 <= high
         slower += high < 1
-    # 95 % less two binomial standard errors is 184 of 200; medians of few rounds have intervals that are rather wide than narrow.
+    # 95 % less two binomial standard errors is 184 of 200; medians of few rounds have intervals
+    # that are rather wide than narrow.
     assert covered >= 184
     assert slower <= 12

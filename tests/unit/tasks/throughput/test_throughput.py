@@ -1,7 +1,8 @@
-"""Throughput with a clock that stands still and models of known speed, so that every metric is known; and once for real."""
+"""Throughput with a fake clock and models of known speed, where metrics are known; and for real."""
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,8 +15,8 @@ from harness.data.embedded import EmbeddedData
 from harness.engines.local import cpu_matmul as products
 from harness.errors import DataError, InvalidResult
 from harness.machine import energy
-from harness.machine import load as busy
 from harness.machine import peaks as machine
+from harness.machine.load import LoadWatch
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, Unit
@@ -24,9 +25,9 @@ from harness.tasks.throughput import roofline as throughput_roofline
 from harness.tasks.throughput import subject as throughput_subject
 from harness.tasks.throughput import throughput as task_module
 from harness.tasks.throughput.throughput import Throughput
-from harness.timing import roofline
+from harness.timing import roofline, rounds
 from harness.timing.distribution import MOST_DRIFT
-from harness.timing.matmul_types import Products
+from harness.timing.matmul_types import Matmuls
 
 SMALL = {"batch_size": 2, "prompt_tokens": 8, "new_tokens": 5}
 
@@ -63,7 +64,7 @@ class World:
 
     mark = now
 
-    def gaps(self, marks: list[int]) -> tuple[int, ...]:
+    def intervals(self, marks: list[int]) -> tuple[int, ...]:
         return tuple(b - a for a, b in pairwise(marks))
 
     source = "a fake counter"
@@ -79,7 +80,13 @@ def in_float32() -> bool:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare every run a garbage collection, nine tenths of its time here; see test_rounds."""
+    monkeypatch.setattr(rounds, "quiet", nullcontext)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, _no_collection: None) -> World:
     """Replace model, clock, peaks and counters by ones of known speed."""
     world = World()
 
@@ -130,13 +137,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(energy, "find", lambda device: energy.Found(world, None))
     monkeypatch.setattr(
         task_module,
-        "seen_products",
+        "observe_matmuls",
         lambda generation: {
-            phase: Products(work={world.multiplies_in(phase): 1.0}, kernels=("aten.linear",))
+            phase: Matmuls(work={world.multiplies_in(phase): 1.0}, kernels=("aten.linear",))
             for phase in ("prefill", "decode")
         },
     )
-    monkeypatch.setattr(busy.Watch, "warnings", lambda self: [])
+    monkeypatch.setattr(LoadWatch, "warnings", lambda self: [])
     monkeypatch.setattr(task_module, "settings", lambda device: {})
     return world
 
@@ -187,7 +194,7 @@ def test_rate_times_seconds_is_the_count(world: World, tiny: LoadedModel) -> Non
     assert value(result, "decode_iqr") > 0
 
 
-def test_a_recipe_stands_beside_the_float_model(world: World, tiny: LoadedModel) -> None:
+def test_a_recipe_stands_beside_the_unquantized_model(world: World, tiny: LoadedModel) -> None:
     result = task().run(recipe(tiny))
     assert value(result, "decode") == pytest.approx(2 / 0.005)
     assert value(result, "baseline_decode") == pytest.approx(2 / 0.02)
@@ -201,7 +208,7 @@ def test_a_recipe_stands_beside_the_float_model(world: World, tiny: LoadedModel)
     assert timed.count("float") == timed.count("recipe") == 10
 
 
-def test_the_float_model_alone_has_no_ratio(world: World, tiny: LoadedModel) -> None:
+def test_the_unquantized_model_alone_has_no_ratio(world: World, tiny: LoadedModel) -> None:
     result = task().run(tiny)
     assert set(world.order) == {"float"}
     names = {name for name in metrics(result) if "ratio" in name or name.startswith("baseline_")}
@@ -227,7 +234,7 @@ def test_a_model_that_gets_slower_is_flagged(world: World, tiny: LoadedModel) ->
     assert not any("unstable" in warning for warning in task().run(tiny).warnings)
 
 
-# Two float paths
+# Two ways of the unquantized model
 
 
 @pytest.fixture
@@ -235,7 +242,7 @@ def half() -> LoadedModel:
     return TinyModel(dtype="bfloat16").load(torch.device("cpu"))
 
 
-# What the processor can do plays no part: where the instructions are, float32 products may be the slower ones, and are timed too.
+# Both ways are timed on every processor: with 16-bit instructions float32 may be the slower one.
 @pytest.mark.parametrize(
     ("float32_s", "of_float32", "of_best", "faster"),
     [(0.2, 0.5, 0.5, "float32"), (1.6, 4.0, 2.0, "native")],
@@ -266,7 +273,7 @@ def test_a_16_bit_model_is_its_own_baseline_in_both_of_its_ways(
     assert {sample.id.split("/")[0] for sample in result.samples} == set(timed)
 
 
-def test_a_phase_in_which_both_ways_are_the_same_products_has_one_baseline(
+def test_a_phase_in_which_both_ways_are_the_same_matmuls_has_one_baseline(
     world: World, half: LoadedModel
 ) -> None:
     alone = set(metrics(task().run(recipe(half))))
@@ -284,7 +291,7 @@ def test_a_phase_in_which_both_ways_are_the_same_products_has_one_baseline(
     assert not {name for name in metrics(none) if "float32" in name or "best" in name}
 
 
-def test_a_16_bit_float_model_alone_has_the_speed_of_both_ways_and_no_ratio(
+def test_a_16_bit_model_alone_has_the_speed_of_both_ways_and_no_ratio(
     world: World, half: LoadedModel
 ) -> None:
     result = task().run(half)
@@ -302,9 +309,7 @@ def test_a_float32_model_has_one_baseline(world: World, tiny: LoadedModel) -> No
     assert not {name for name in found if "float32" in name or "best" in name}
 
 
-def test_drift_and_utilization_are_those_of_native_products(
-    world: World, half: LoadedModel
-) -> None:
+def test_drift_and_utilization_are_those_of_native_matmuls(world: World, half: LoadedModel) -> None:
     found = metrics(task().run(recipe(half)))
     assert "native products" not in str(found["baseline_drift"].note)
     assert {name for name in found if name.endswith(("mbu", "mfu"))} == {
@@ -315,15 +320,15 @@ def test_drift_and_utilization_are_those_of_native_products(
     }
 
 
-# Gaps, energy, memory, utilization
+# Inter-token latency, energy, memory, utilization
 
 
-def test_percentiles_of_too_few_gaps_are_null(world: World, tiny: LoadedModel) -> None:
-    found = metrics(task(new_tokens=5).run(tiny))  # 40 gaps
+def test_percentiles_of_too_few_latencies_are_null(world: World, tiny: LoadedModel) -> None:
+    found = metrics(task(new_tokens=5).run(tiny))  # 40 latencies
     assert found["itl_p50"].value is not None
     assert found["itl_p90"].value is None
-    assert found["itl_p90"].note == "needs 100 gaps between tokens, got 40"
-    found = metrics(task(new_tokens=101).run(tiny))  # 1000 gaps
+    assert found["itl_p90"].note == "needs 100 inter-token latencies, got 40"
+    found = metrics(task(new_tokens=101).run(tiny))  # 1000 latencies
     assert found["itl_p99"].value == pytest.approx(0.02)
 
 
@@ -373,25 +378,23 @@ def test_faster_than_the_machine_is_invalid(world: World, tiny: LoadedModel, pha
 def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # torch's kernel for CPUs takes bfloat16 and computes in float32, which many processors do faster.
+    # torch's kernel for CPUs takes bfloat16 and computes in float32, faster on many processors.
     loaded = TinyModel(dtype="bfloat16").load(torch.device("cpu"))
     asked: set[str] = set()
 
     def peaks(device: Any, questions: list[str], *, again: bool = False) -> dict[str, float]:
         asked.update(questions)
-        return {q: 1e12 if q == machine.product("float32") else 1e9 for q in questions}
+        return {q: 1e12 if q == machine.matmul("float32") else 1e9 for q in questions}
 
     monkeypatch.setattr(machine, "peaks", peaks)
     world.native_type = "float32"
     long = {"prompt_tokens": 4096, "new_tokens": 2, "batch_size": 1}
     shape = roofline.prefill(throughput_roofline.shape_of(loaded), 0, 1, 4096)
-    # Less time than attention alone would take at the peak of bfloat16; all products are float32 in this world.
+    # Less time than attention alone takes at the peak of bfloat16; all matmuls here are float32.
     world.prefill_s["float"] = 0.5 * shape.attention / 1e9
     used = value(Throughput(data=EmbeddedData(), **long).run(loaded), "prefill_mfu")
-    assert used == pytest.approx(
-        (shape.products + shape.attention) / 1e12 / world.prefill_s["float"]
-    )
-    assert machine.product("bfloat16") in asked
+    assert used == pytest.approx((shape.matmul + shape.attention) / 1e12 / world.prefill_s["float"])
+    assert machine.matmul("bfloat16") in asked
 
 
 def test_a_peak_that_was_too_low_is_measured_again(
@@ -436,8 +439,8 @@ def test_every_time_is_on_file_under_its_own_name(world: World, tiny: LoadedMode
     for name in ("float", "recipe"):
         for index in range(10):
             place = f"{name}/round/{index}"
-            gaps = [seconds[f"{place}/gap/{step}"] for step in range(4)]
-            assert sum(gaps) == pytest.approx(seconds[f"{place}/decode"])
+            latencies = [seconds[f"{place}/gap/{step}"] for step in range(4)]
+            assert sum(latencies) == pytest.approx(seconds[f"{place}/decode"])
             assert seconds[f"{place}/prefill"] == pytest.approx(world.prefill_s[name])
         assert f"{name}/warm_up/5" in seconds
     tokens = {sample.id: sample.scores.get("tokens") for sample in result.samples}
@@ -464,7 +467,7 @@ def test_measured_values_are_no_facts_of_the_data(world: World, tiny: LoadedMode
 def test_warnings_say_what_makes_times_doubtful(
     world: World, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(busy.Watch, "warnings", lambda self: ["the machine was busy: a lot"])
+    monkeypatch.setattr(LoadWatch, "warnings", lambda self: ["the machine was busy: a lot"])
     monkeypatch.setattr(task_module, "settings", lambda device: {"cpu_governor": "powersave"})
     world.noise = iter([1.0, 3.0] * 5000)
     warnings = task().run(tiny).warnings
@@ -531,7 +534,8 @@ def test_it_is_a_timed_task_for_any_weights() -> None:
 # For real
 
 
-def test_float32_products_are_really_made_in_float32_and_only_for_many_rows(
+@pytest.mark.usefixtures("_no_collection")
+def test_float32_matmuls_really_run_in_float32_and_only_for_many_rows(
     half: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -540,7 +544,7 @@ def test_float32_products_are_really_made_in_float32_and_only_for_many_rows(
     seen: dict[str, Any] = {}
 
     def see(subject: Any, *rest: Any) -> Any:
-        seen[subject.name] = {phase: set(made.work) for phase, made in subject.products.items()}
+        seen[subject.name] = {phase: set(made.work) for phase, made in subject.matmuls.items()}
         return throughput_subject.make_request(subject, *rest)
 
     monkeypatch.setattr(task_module, "make_request", see)
