@@ -130,7 +130,7 @@ def _named(error: float, terms: int) -> Precision | None:
 
 def warnings_of(compute: Compute | None, backend: str, loaded: LoadedModel) -> tuple[str, ...]:
     """Return a warning if matmuls are less exact than the model's type."""
-    wanted = str(loaded.dtype).removeprefix("torch.")
+    wanted = loaded.dtype_name
     order: list[str | None] = [*UNIT_ROUNDOFF, None]
     if compute is None or order.index(compute.dtype) <= order.index(wanted):
         return ()

@@ -134,7 +134,7 @@ def _second(loaded: LoadedModel) -> Baseline:
         raise ModelError(
             f"model.baseline must have weights={loaded.weights} as the model has, got {base.weights}"
         )
-    own, other = _vocabulary(loaded), _vocabulary(base)
+    own, other = loaded.vocab_size, base.vocab_size
     if own != other:
         raise ModelError(
             f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared token by token, got "
@@ -147,17 +147,12 @@ def _second(loaded: LoadedModel) -> Baseline:
     warnings = base.warnings
     if base.dtype is not loaded.dtype:
         warnings += (
-            f"the model was run in {_name(loaded)} and its baseline in {_name(base)}: rounding to the narrower type is in "
-            f"every difference; set model.baseline.dtype={_name(loaded)} to leave it out",
+            f"the model was run in {loaded.dtype_name} and its baseline in {base.dtype_name}: rounding to the narrower type is in "
+            f"every difference; set model.baseline.dtype={loaded.dtype_name} to leave it out",
         )
     return Baseline(
         loaded=base, within=nullcontext, info=_info(base, "second model"), warnings=warnings
     )
-
-
-def _vocabulary(loaded: LoadedModel) -> int:
-    """Return the number of tokens that a model has logits for."""
-    return int(loaded.module.config.get_text_config().vocab_size)
 
 
 def _size(loaded: LoadedModel) -> str:
@@ -184,9 +179,5 @@ def _info(
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,
-        dtype=_name(loaded),
+        dtype=loaded.dtype_name,
     )
-
-
-def _name(loaded: LoadedModel) -> str:
-    return str(loaded.dtype).removeprefix("torch.")

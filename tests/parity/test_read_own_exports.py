@@ -34,7 +34,7 @@ step of a rounded input."""
 @pytest.fixture(autouse=True)
 def read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read exports back in this process; another test starts the child."""
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
 
 
 def recipe(name: str) -> QuantRecipe:

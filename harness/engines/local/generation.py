@@ -26,7 +26,7 @@ from transformers import Cache, PreTrainedModel, StaticCache
 
 from harness.engines.local import decode_attention as one_query
 from harness.engines.local.decodable import cache_argument, new_cache
-from harness.models.architecture import attention_of, text_config
+from harness.models.architecture import text_config
 from harness.models.loaded import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
@@ -81,7 +81,7 @@ class Generation:
         self._argument = cache_argument(loaded.module)
         self._position = 0
         self._token_B1 = self._prompts_BS[:, -1:]
-        self.attention = attention_of(loaded.module)
+        self.attention = loaded.attention
         """Attention implementation of transformers that it runs with."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""

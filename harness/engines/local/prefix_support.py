@@ -11,7 +11,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from harness.engines.local.shared_prefix import PackedRows, run_prefix
 from harness.engines.local.split_model import REFUSALS, SplitModel
-from harness.models.architecture import TOLERANCE, text_config
+from harness.models.architecture import ATTENTION_TOLERANCE, text_config
 from harness.models.tokens import num_rows
 
 KINDS = ("full_attention", "sliding_attention")
@@ -56,6 +56,6 @@ def _difference(halves: SplitModel) -> str | None:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
     expected = torch.cat(whole).float()
     error = float((found.float() - expected).norm() / expected.norm())
-    if error <= TOLERANCE[loaded.dtype]:
+    if error <= ATTENTION_TOLERANCE[loaded.dtype]:
         return None
     return f"tokens after a shared prefix got other hidden states (relative difference {error:.1e})"

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from harness.engines.local.log_softmax import token_nll
 from harness.engines.local.patch import patched
 from harness.errors import ModelError
-from harness.models.architecture import TOLERANCE, text_model
+from harness.models.architecture import ATTENTION_TOLERANCE, text_model
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import output_layer
 
@@ -126,7 +126,7 @@ class SplitModel:
 def _differ(a: Tensor, b: Tensor) -> bool:
     """Say whether hidden states differ by more than rounding. NaN counts as no difference: scoring reports it."""
     error = float((a.float() - b.float()).norm() / b.float().norm())
-    return error > TOLERANCE[a.dtype]
+    return error > ATTENTION_TOLERANCE[a.dtype]
 
 
 def _is_float(weight: Tensor) -> bool:

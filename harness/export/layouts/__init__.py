@@ -1,4 +1,4 @@
-"""How engines lay quantized layers out on disk: `layout` has the protocol, `gptq` and `compressed_tensors` implement it."""
+"""Layouts of quantized layers on disk. `layout` is their protocol."""
 
 from harness.export.layouts.compressed_tensors import CompressedTensors
 from harness.export.layouts.gptq import Gptq

@@ -64,7 +64,7 @@ class VllmMMLU(MMLU):
         self, loaded: LoadedModel, item: EncodedQuestion, tokens: Sequence[int]
     ) -> SampleScore:
         """Let the rule read what was decoded."""
-        vocabulary = loaded.module.config.get_text_config().vocab_size
+        vocabulary = loaded.vocab_size
         played = Playback(tokens=tokens, vocabulary=vocabulary)
         [sample] = self.answer.score(loaded, played, [item])
         return sample

@@ -14,7 +14,7 @@ from harness.backends import stored_layers
 from harness.backends.bitsandbytes.four_bit import library
 from harness.backends.bitsandbytes.int8 import rounded_inputs
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models.checkpoints import bitsandbytes_layers
+from harness.models.checkpoints.methods import bitsandbytes
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -104,7 +104,7 @@ def test_weight_that_is_no_whole_tiles_runs_on_every_processor(dtype: torch.dtyp
     weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
     layer.weight = nn4.Params4bit(weight, requires_grad=False, quant_type="nf4")
     layer = layer.to("cpu").train(mode=False)
-    bitsandbytes_layers.settle(nn.Sequential(layer), dtype)
+    bitsandbytes.settle_matmuls(nn.Sequential(layer), dtype)
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     exact = x.double() @ stored_layers._four_bits(layer).weight.double().T
     with torch.inference_mode():

@@ -309,7 +309,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(
         exported(tiny, tmp_path / "out", shard_bytes=10_000)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
     exported(tiny, tmp_path / "out")
 
 
@@ -367,7 +367,7 @@ def test_gptq_refuses_two_formats_inputs_and_the_embedding(
     embedding = {"a": LayerRule(match="*", weight=INT4)}
     for rules, skip, message in (
         (two, ("lm_head", "embed_tokens"), "the rules have 2 different formats"),
-        (inputs, ("lm_head", "embed_tokens"), "rule a rounds inputs to int8_row"),
+        (inputs, ("lm_head", "embed_tokens"), "rule a rounds activations to int8_row"),
         (embedding, ("lm_head",), "layout=gptq loads, but its readers know linear layers alone"),
     ):
         recipe = QuantRecipe(name="r", rules=rules, skip=skip)

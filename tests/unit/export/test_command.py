@@ -68,7 +68,7 @@ def test_a_wrong_command_is_answered_without_a_traceback(
         (
             ["+quant=w8a8", "layout=gptq"],
             UnsupportedRecipe,
-            "rule linear rounds inputs to int8_row",
+            "rule linear rounds activations to int8_row",
         ),
         (["+quant=int8_row", "shard_gb=0"], ConfigError, "shard_gb must be above 0, got 0"),
         (["+quant=int8_row", "+typo=1"], ConfigError, "must be one of .*; got typo"),

@@ -32,7 +32,7 @@ from harness.export.layouts.gptq import Gptq
 from harness.export.layouts.layout import Layout
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
-from harness.models.checkpoints import gptq as gptq_checkpoint
+from harness.models.checkpoints.methods.gptq import read_gptq
 from harness.models.loaded import LoadedModel
 from harness.quant.granularity import Granularity
 from harness.quant.scale import PowerOfTwoScale
@@ -166,7 +166,7 @@ def test_experts_beside_a_shared_one_in_the_gptq_layout(made: Made, tmp_path: Pa
     assert "model.layers.0.mlp.experts.3.up_proj.qweight" in tensors
     assert "model.layers.0.mlp.shared_expert.up_proj.qweight" in tensors
     settings = AutoConfig.from_pretrained(tmp_path / "out").quantization_config
-    read = gptq_checkpoint.read(tmp_path / "out", settings, torch.float32, loaded.module).weights
+    read = read_gptq(tmp_path / "out", settings, torch.float32, loaded.module).weights
     quantize(loaded, chosen)
     expected = loaded.module.model.layers[0].mlp.experts.gate_up_proj[3].chunk(2)[1]
     found = read["model.layers.0.mlp.experts.3.up_proj.weight"]

@@ -22,7 +22,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.models.tokens import adds_bos, num_rows, specials, tokenize, without_suffix
+from harness.models.tokens import adds_bos, num_rows, special_tokens, tokenize, without_suffix
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
@@ -44,7 +44,7 @@ def around(single: str, first: str | None = None) -> PreTrainedTokenizerFast:
     names = {name for name in single.split() if name != "$A"}
     ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
     template = TemplateProcessing(single=single, special_tokens=ids)
-    # As Llama 3 has it: offsets are mended before the specials come.
+    # As Llama 3 has it: offsets are mended before the special tokens come.
     tokenizer.backend_tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=False), template])
     return tokenizer
 
@@ -82,7 +82,7 @@ def test_specials_in_front_stay_and_those_behind_go(
     plain = byte_tokenizer()(TEXT, return_offsets_mapping=True)
     whole = loaded.tokenizer(TEXT)["input_ids"]
     found = tokenize(TEXT, loaded)
-    assert [len(part) for part in specials(loaded.tokenizer)] == [prefix, suffix]
+    assert [len(part) for part in special_tokens(loaded.tokenizer)] == [prefix, suffix]
     assert found.ids == whole[: len(whole) - suffix]
     assert found.ids[prefix:] == plain["input_ids"]
     assert found.ends == [0] * prefix + [end for _, end in plain["offset_mapping"]]
@@ -95,7 +95,7 @@ def test_tokenizer_without_the_usual_characters_is_refused_only_if_it_matters(
     """Without tokens between them, special tokens in front and behind cannot be told apart."""
     few = Tokenizer(BPE(vocab={"x": 0, "<eos>": 1}, merges=[]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
-    assert specials(tokenizer) == ((), ())
+    assert special_tokens(tokenizer) == ((), ())
     few.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
     with pytest.raises(DataError, match=r"one of the characters 'aA0', got only .* \[1\]"):

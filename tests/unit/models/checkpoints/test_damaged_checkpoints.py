@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import ModelError
 from harness.models.activations.activation_format import ActivationFormat
-from harness.models.checkpoints.prequantized import settings_of
-from harness.models.checkpoints.schemes import scheme
+from harness.models.checkpoints.methods.schemes import scheme
+from harness.models.checkpoints.settings import settings_of
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.formats.codebook import Codebook
-from harness.models.checkpoints.prequantized import settings_of
+from harness.models.checkpoints.settings import settings_of
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled

@@ -29,7 +29,7 @@ from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
-from harness.models.sources.gguf import GgufModel, converted
+from harness.models.sources.gguf import GgufModel, converted_folder
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -220,7 +220,7 @@ def mixed(name: str) -> Kind:
 def test_every_tensor_has_the_values_of_the_file(tmp_path: Path, architecture: str) -> None:
     module = random(architecture)
     expected = write(tmp_path / "m.gguf", architecture, module, mixed)
-    folder = converted(tmp_path / "m.gguf", "a" * 64)
+    folder = converted_folder(tmp_path / "m.gguf", "a" * 64)
     attention = module.config._attn_implementation
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention

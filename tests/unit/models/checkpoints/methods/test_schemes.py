@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.checkpoints.schemes import rounded_inputs, scheme, unused_bits
+from harness.models.checkpoints.methods.schemes import rounded_inputs, scheme, unused_bits
 
 
 @pytest.mark.filterwarnings("ignore")

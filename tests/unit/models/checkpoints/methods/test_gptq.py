@@ -119,7 +119,7 @@ def test_gptq_of_older_writers_has_no_layout_and_no_g_idx(tmp_path: Path) -> Non
 
 def test_gptq_three_bits_cross_words_as_autogptq_packs_them() -> None:
     """Ten numbers and two bits of the eleventh in the first word of three; 1 + 10 + 1, and 2 + 10 in the others."""
-    from harness.models.checkpoints.gptq import unpack
+    from harness.models.checkpoints.methods.codes import unpack_words
 
     n = np.random.default_rng(0).integers(0, 8, 32)
     words = [0, 0, 0]
@@ -131,7 +131,7 @@ def test_gptq_three_bits_cross_words_as_autogptq_packs_them() -> None:
     words[1] |= int(n[10]) >> 2 | (int(n[21]) & 1) << 31
     words[2] |= int(n[21]) >> 1
     packed = torch.from_numpy(np.array([words], dtype=np.uint32).view(np.int32))
-    assert unpack(packed, 3).tolist() == [n.tolist()]
+    assert unpack_words(packed, 3).tolist() == [n.tolist()]
 
 
 @pytest.mark.filterwarnings("ignore")
