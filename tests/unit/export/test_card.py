@@ -32,7 +32,8 @@ TEXT = {"text": "o.txt", "sha256": "ab" * 32, "num_sequences": 16, "length": 512
         (None, "| activations | int8_tensor |"),
         (
             TEXT,
-            "| activations | int8_tensor, fitted to o.txt (SHA-256 abababababab, 16 x 512 tokens, seed 3) |",
+            "| activations | int8_tensor, fitted to o.txt (SHA-256 abababababab, 16 x 512 tokens, "
+            "seed 3) |",
         ),
     ],
 )

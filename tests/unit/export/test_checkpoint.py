@@ -1,4 +1,4 @@
-"""The folder as a whole: what is in it, what is refused, and that nothing half-made is left behind."""
+"""The exported folder as a whole: what it holds, what is an error, and what is left behind."""
 
 import json
 import re
@@ -226,8 +226,8 @@ def test_an_export_is_replaced_with_force_alone(tiny: LoadedModel, tmp_path: Pat
     with pytest.raises(OutputError) as refused:
         exported(tiny, out)
     assert str(refused.value) == (
-        f"out must be a folder that does not exist or is empty, got {out}, which the harness wrote; name another, or add "
-        "force=true to replace it"
+        f"out must be a folder that does not exist or is empty, got {out}, which the harness "
+        "wrote; name another, or add force=true to replace it"
     )
     assert {file.name: file.stat().st_ino for file in out.iterdir()} == before
     export(tiny, INT8_ROW, Gptq(), out, shard_bytes=20_000, facts=FACTS, force=True)

@@ -1,4 +1,4 @@
-"""Which kernel takes which layer: the conditions of the engines, on shapes that are known from the field."""
+"""Which kernel runs which layer: the conditions of vLLM, on shapes of well-known models."""
 
 import pytest
 import torch
@@ -106,7 +106,8 @@ def test_a_warning_names_a_layer_its_shape_and_the_conditions() -> None:
     (line,) = kernel_warnings(contents, shapes, BF16)
     assert line.startswith(
         "vLLM on a GPU has no kernel for 1 layers of int4_g64, such as a.q_proj (576, 576) in "
-        "bfloat16: Marlin needs N % 64 == 0, K % 128 == 0, scales per-channel or in groups of 32, 64, 128"
+        "bfloat16: Marlin needs N % 64 == 0, K % 128 == 0, scales per-channel or in groups of 32, "
+        "64, 128"
     )
     assert "ExLlama needs" in line
     assert kernel_warnings(contents, shapes, FP16) == ()

@@ -1,7 +1,7 @@
-"""config.json under the rules of transformers 4: a key that is not there is the class's default, without a word.
+"""config.json by the rules of transformers 4, which takes its default for a missing key.
 
-The rules were read in transformers 4.57.6, and 44 configurations written here were read by it in an environment of its own, all of
-them equal in every field.
+The rules were read in transformers 4.57.6, and 44 configurations written here were read by it in an
+environment of its own, all of them equal in every field.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is published was read back: whatever is changed in a folder before that is found, and nothing appears."""
+"""An export is read back: any change of the folder is found, and the folder does not appear."""
 
 import json
 from collections.abc import Callable

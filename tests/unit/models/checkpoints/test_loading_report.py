@@ -121,7 +121,7 @@ def test_head_for_speculative_decoding_is_a_warning_where_the_class_ignores_it()
 
 
 def test_causal_masks_of_old_checkpoints_are_a_warning_and_biases_are_none(tmp_path: Path) -> None:
-    """As the files of EleutherAI/gpt-neo-125m have them, with and without the prefix of the body."""
+    """As in the files of EleutherAI/gpt-neo-125m, with and without the prefix of the body."""
     sizes: dict[str, Any] = {"vocab_size": 261, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
     config = GPTNeoConfig(
         **sizes, attention_types=[[["global", "local"], 1]], max_position_embeddings=64

@@ -1,4 +1,4 @@
-"""Sizes that no file can fill: refused by config.json and headers alone, in a moment and without memory."""
+"""Sizes that no file can fill: an error by config.json and headers alone, without memory."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [8, 32])
 def test_codes_may_be_stored_as_floats(tmp_path: Path, packed: int) -> None:
-    """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number, or as many as it has bits."""
+    """As by `bnb_4bit_quant_storage=torch.float32`: eight 4-bit codes in a number, or more."""
     config = LlamaConfig(
         vocab_size=8,
         hidden_size=64,

@@ -1,4 +1,4 @@
-"""Checkpoints that libraries quantized, or tensors as they write them, against a dequantization written here."""
+"""Checkpoints of libraries, or tensors as they write them, against a dequantization done here."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def rounded(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
 
 
 class RoundedInputs(nn.Linear):
-    """A linear layer that rounds each token to INT8: 127 steps from 0 to its largest magnitude, as vLLM has them."""
+    """A linear layer that rounds each token to INT8 with a scale of absmax / 127, as vLLM does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = x.abs().amax(-1, keepdim=True) / 127
@@ -96,7 +96,7 @@ def test_four_bits_of_bitsandbytes(float_folder: Path, tmp_path: Path, method: s
 def test_block_scales_that_bitsandbytes_saves_transposed_are_turned_back(
     float_folder: Path, tmp_path: Path
 ) -> None:
-    """As 0.50.2 does after a forward pass on a CPU with instructions for bfloat16: `[K / 64, N]` in bfloat16."""
+    """As 0.50.2 saves them after a forward pass on some CPUs: `[K / 64, N]` in bfloat16."""
     folder = library_folder(float_folder, tmp_path, "nf4")
     expected = {}
     for name, layer in linears(llama()).items():

@@ -1,4 +1,4 @@
-"""GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
+"""GGUF files: where the converted copy lies, and that a broken copy never passes for a model."""
 
 import errno
 import hashlib
@@ -187,7 +187,7 @@ WHOLE = {
 
 
 def write_model(file: Path, without: str | None = None) -> dict[str, np.ndarray]:
-    """Write a Llama of one layer with a byte tokenizer, perhaps without one tensor; return the tensors."""
+    """Write a Llama of one layer with a byte tokenizer, maybe without a tensor; return tensors."""
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_block_count(1)
     writer.add_context_length(64)
@@ -262,7 +262,8 @@ def damaged_after(content: bytes, key: str, skipped: int, number: bytes) -> byte
 @pytest.mark.parametrize(
     ("key", "skipped", "number", "said"),
     [
-        # Behind a key stand its type and its value: of an array, the type of its elements and their number.
+        # Behind a key stand its type and its value: of an array, the type of its elements and their
+        # number.
         ("llama.block_count", 4, (2**31).to_bytes(4, "little"), "the file has 12 tensors"),
         ("llama.vocab_size", 4, (2**31).to_bytes(4, "little"), "a model of 68,7"),
         ("llama.feed_forward_length", 4, (2**31).to_bytes(4, "little"), "it holds 10,224"),

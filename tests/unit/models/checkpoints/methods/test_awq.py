@@ -1,4 +1,4 @@
-"""AWQ's GEMM layout, packed here one number at a time, against the float model with the same dequantized weights."""
+"""AWQ's GEMM layout, packed here one number at a time, against an independent dequantization."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The layouts of GPTQ, packed here one bit at a time, against the float model with the weights that they stand for."""
+"""The layouts of GPTQ, packed here one bit at a time, against an independent dequantization."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from harness.models.sources.tiny import byte_tokenizer
 
 
 def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Write numbers `[R, C]` into int32 words along the rows, the lowest bits first, one bit at a time."""
+    """Write numbers `[R, C]` into int32 words along rows, lowest bits first, one at a time."""
     rows, count = numbers.shape
     words = np.zeros((rows, count * bits // 32), dtype=np.uint64)
     for index in range(count * bits):
@@ -43,7 +43,7 @@ def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
 def gptq_parts(
     weight: np.ndarray, bits: int, size: int, *, zero_less: int, order: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Quantize a weight `[N, K]` in groups with zero points; return the tensors of a layer, and what they stand for."""
+    """Quantize a weight `[N, K]` in groups with zero points; return tensors and float weight."""
     outputs, inputs = weight.shape
     rank = np.random.default_rng(0).permutation(inputs) if order else np.arange(inputs)
     group = rank // size
@@ -118,7 +118,7 @@ def test_gptq_of_older_writers_has_no_layout_and_no_g_idx(tmp_path: Path) -> Non
 
 
 def test_gptq_three_bits_cross_words_as_autogptq_packs_them() -> None:
-    """Ten numbers and two bits of the eleventh in the first word of three; 1 + 10 + 1, and 2 + 10 in the others."""
+    """Ten numbers and two bits of the next in the first of three words; 1 + 10 + 1; 2 + 10."""
     from harness.models.checkpoints.methods.codes import unpack_words
 
     n = np.random.default_rng(0).integers(0, 8, 32)

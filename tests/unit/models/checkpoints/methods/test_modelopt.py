@@ -1,4 +1,4 @@
-"""Checkpoints of ModelOpt, written here by its rules, against the float model with own weights and own rounding of inputs."""
+"""Checkpoints of ModelOpt, written here by its rules, against weights and rounding done here."""
 
 import json
 import re
