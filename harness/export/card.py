@@ -92,7 +92,7 @@ def write_card(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, A
         version=manifest["packages"]["quant-harness"],
         command=manifest["command"],
         config_hash=manifest["config_hash"][:12],
-        formats=_format_names(manifest["formats"]),
+        formats=_listed_formats(manifest["formats"]),
         inputs=_activation_formats(manifest),
         layout=manifest["layout"],
         scheme=f", {config['format']}" if "format" in config else "",
@@ -126,12 +126,12 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def _activation_formats(manifest: Mapping[str, Any]) -> str:
     """Return the formats of activations, and the text that static scales were fitted to."""
-    listed = _format_names(manifest["input_formats"]) or "not quantized"
+    listed = _listed_formats(manifest["input_formats"]) or "not quantized"
     if (text := manifest["calibration"]) is None:
         return listed
     sizes = f"{text['num_sequences']} x {text['length']} tokens, seed {text['seed']}"
     return f"{listed}, fitted to {text['text']} (SHA-256 {text['sha256'][:12]}, {sizes})"
 
 
-def _format_names(formats: Mapping[str, str]) -> str:
+def _listed_formats(formats: Mapping[str, str]) -> str:
     return ", ".join(dict.fromkeys(formats.values()))

@@ -93,7 +93,7 @@ def export(
         ModelError: The folder does not read back as the recipe; it is not published.
     """
     check_export(recipe, layout, out, force=force)
-    _check_finite(loaded)
+    _check_no_nan(loaded)
     size = least_bytes(loaded, recipe)
     place.check_room(out, OUT_KEY, "folder", within=out.parent, size=size)
     with new_folder(out, OUT_KEY, force=force, is_own=card.is_export) as folder:
@@ -108,7 +108,7 @@ def export(
             loaded.restore()
         verify.in_child(folder, reference)
         seconds = time.perf_counter() - start
-        manifest = {**facts, "layout": layout.name, **_facts(loaded, written)}
+        manifest = {**facts, "layout": layout.name, **_manifest_facts(loaded, written)}
         card.write_card(folder, manifest, written.config)
     kernels = engine_kernels.kernel_warnings(written.contents, written.backend.shapes, loaded.dtype)
     return Exported(
@@ -137,7 +137,7 @@ def _write_model(
     )
 
 
-def _facts(loaded: LoadedModel, written: _Written) -> dict[str, Any]:
+def _manifest_facts(loaded: LoadedModel, written: _Written) -> dict[str, Any]:
     """Return the part of the manifest about model, weights and recipe."""
     backend = written.backend
     return {
@@ -188,7 +188,7 @@ def least_bytes(loaded: LoadedModel, recipe: QuantRecipe) -> int:
     return sum(count * each for count, each in sizes) // 8
 
 
-def _check_finite(loaded: LoadedModel) -> None:
+def _check_no_nan(loaded: LoadedModel) -> None:
     """Raise AuditError for a tensor with NaN or infinity, quantized or not."""
     for name, tensor in loaded.module.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():

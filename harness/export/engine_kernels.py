@@ -183,7 +183,7 @@ def _kind_and_group(rule: LayerRule) -> tuple[str, int] | None:
     fmt = unwrapped(rule.weight)
     if (found := integer_format(fmt)) is not None:
         name = f"int{found.element.bits}" + "+zero" * isinstance(found, Affine)
-    elif _is_fp8(fmt):
+    elif _has_fp8_weights(fmt):
         name, found = "fp8", fmt
     else:
         return None
@@ -193,7 +193,7 @@ def _kind_and_group(rule: LayerRule) -> tuple[str, int] | None:
     return name, {(-1, -1): PER_TENSOR, (128, 128): BLOCK_128}.get(block, OTHER_BLOCK)
 
 
-def _is_fp8(fmt: TensorFormat) -> TypeGuard[BlockScaled]:
+def _has_fp8_weights(fmt: TensorFormat) -> TypeGuard[BlockScaled]:
     """Return whether a format is FP8 with ordinary scales; blocks of 32 are those of MXFP8."""
     return (
         isinstance(fmt, BlockScaled)

@@ -63,7 +63,7 @@ def write_config(file: Path, model: PreTrainedConfig, changes: Mapping[str, Any]
     saved = json.loads(file.read_text(encoding="utf-8"), object_hook=_infinity)
     text = json.dumps(with_old_keys(saved | changes), indent=2, sort_keys=True)
     file.write_text(text + "\n", encoding="utf-8")
-    _check_positions(file, model)
+    _check_rope(file, model)
 
 
 def with_old_keys(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _infinity(entry: dict[str, Any]) -> Any:
     return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
 
 
-def _check_positions(file: Path, model: PreTrainedConfig) -> None:
+def _check_rope(file: Path, model: PreTrainedConfig) -> None:
     """Raise UnsupportedRecipe unless transformers reads the model's rotary positions back."""
     if not model.model_type:
         return

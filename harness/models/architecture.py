@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from harness.errors import ModelError
-from harness.models.checkpoints.loading_report import refuse_untrusted
+from harness.models.checkpoints.loading_report import check_trust
 
 PROBE_TOKENS = 40
 """Length of the sequence on which two attention implementations are compared [token]."""
@@ -57,7 +57,7 @@ def read_config(folder: Path, attention: str | None = None, **options: Any) -> P
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **options)
     except ValueError as reason:
-        refuse_untrusted(reason, folder)
+        check_trust(reason, folder)
         raise
     check_choice(config, attention, trust_remote_code=bool(options.get("trust_remote_code")))
     # The setter passes the value on to the configurations of the parts.

@@ -33,10 +33,10 @@ from harness.export.layouts.layout import (
     ONE_FACTOR,
     Contents,
     Packed,
+    check_whole_groups,
     integer_format,
     integers,
     patterns,
-    refuse_short_groups,
     relative_error,
     unwrapped,
 )
@@ -97,7 +97,7 @@ class CompressedTensors:
 
     def pack(self, layer: QuantizedLayer) -> Packed:
         """Return codes and scales under the library's names."""
-        refuse_short_groups(layer)
+        check_whole_groups(layer)
         static = layer.input_scales is not None
         rule = LayerRule(
             match=layer.name, weight=layer.format, input=layer.input, static_input=static

@@ -31,10 +31,10 @@ from harness.export.layouts.layout import (
     Contents,
     Integers,
     Packed,
+    check_whole_groups,
     integer_format,
     integers,
     patterns,
-    refuse_short_groups,
     relative_error,
 )
 from harness.models.checkpoints.methods.codes import WORD_BITS
@@ -134,7 +134,7 @@ def _quantization(rule: LayerRule) -> dict[str, Any]:
 
 def _check_divisible(layer: QuantizedLayer, num_codes: int) -> None:
     """Raise UnsupportedRecipe for a shape that does not fill whole words of `num_codes` codes."""
-    refuse_short_groups(layer)
+    check_whole_groups(layer)
     rows, columns = layer.weight.shape
     for size, what in ((columns, "inputs"), (rows, "outputs")):
         if size % num_codes:

@@ -142,7 +142,7 @@ def relative_error(stored: Tensor, exact: Tensor) -> float:
     return float(error.nan_to_num(nan=math.inf, posinf=math.inf).max()) if error.numel() else 0.0
 
 
-def refuse_short_groups(layer: QuantizedLayer) -> None:
+def check_whole_groups(layer: QuantizedLayer) -> None:
     """Raise UnsupportedRecipe for a layer whose rows end with a short group."""
     columns, size = layer.weight.shape[-1], layer.format.granularity.block[1]
     if size > 0 and columns % size:

@@ -34,16 +34,14 @@ FLOAT_ELEMENTS = {
 }
 """E2M1, E2M3 and E4M3, by bits."""
 LARGEST_EXPONENT = {4: 2, 6: 2, 8: 8}
-"""Exponent emax of the largest number of each format: 6 = 1.5 * 2^2, 7.5 = 1.875 * 2^2, 448 = 1.75
-* 2^8."""
+"""Exponent emax of the largest number: 6 = 1.5 * 2^2, 7.5 = 1.875 * 2^2, 448 = 1.75 * 2^8."""
 CARRY = {4: 0.875, 6: 0.96875, 8: 0.875}
-"""Smallest f, with absmax = f 2^e and f in [1/2, 1), at which an MX scale takes the next power of
-two.
+"""An MX scale takes the next power of two from this f on, where absmax = f 2^e with f in [1/2, 1).
 
-From this f on, rounding f to the mantissa bits of the element carries into the exponent."""
+E2M1 and E2M3: rounding f to the mantissa of the element carries into the exponent. E4M3: f is that
+of the largest number, 448 = 0.875 * 2^9, as compressed-tensors has it."""
 SMALLEST_NVFP4_SCALE = 0.125
-"""Replaces an NVFP4 block scale that E4M3 rounds to 0: the block rounds to zeros without a division
-by 0."""
+"""Replaces an NVFP4 block scale that E4M3 rounds to 0, so that nothing is divided by 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

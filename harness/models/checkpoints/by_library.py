@@ -60,7 +60,7 @@ def load_by_library(
     # No `module.to(device)`: weights of some libraries cannot move. `device_map` has placed them.
     module.train(mode=False)
     module.requires_grad_(False)
-    return module, _facts_of(folder, settings, shape, dtype, module)
+    return module, _library_facts(folder, settings, shape, dtype, module)
 
 
 def _cast_floats(module: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -76,7 +76,7 @@ def _cast_floats(module: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _facts_of(
+def _library_facts(
     folder: Path,
     settings: Settings,
     shape: PreTrainedModel,

@@ -26,11 +26,11 @@ from harness.errors import ModelError
 from harness.models.architecture import auto_class, check_attention, read_config
 from harness.models.checkpoints.folder_files import is_foreign, json_object, weight_files
 from harness.models.checkpoints.loading_report import (
+    check_adapter,
     check_loading,
+    check_trust,
     error_line,
     loading_warnings,
-    refuse_adapter,
-    refuse_untrusted,
 )
 from harness.models.checkpoints.stored_tensors import FLOAT_TYPES, damaged_weights, stored_tensors
 from harness.models.loaded import Dtype
@@ -68,7 +68,7 @@ def load_folder(
             damaged; or its tensors are not those of the model in config.json.
     """
     weight_files(folder)
-    refuse_adapter(folder)
+    check_adapter(folder)
     silence_transformers()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
@@ -121,7 +121,7 @@ def load_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as reason:  # the library tokenizers raises bare Exceptions
-        refuse_untrusted(reason, folder)
+        check_trust(reason, folder)
         raise ModelError(
             "the model folder must have a config and a tokenizer that transformers loads, got "
             f"{_damage(folder) or error_line(reason)} in {folder}; download or save it again"

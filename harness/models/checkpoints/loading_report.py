@@ -234,7 +234,7 @@ def _untie(module: PreTrainedModel) -> dict[str, str]:
     return apart
 
 
-def refuse_adapter(folder: Path) -> None:
+def check_adapter(folder: Path) -> None:
     """Raise ModelError for an adapter that transformers would apply, because peft is installed."""
     if (folder / ADAPTER).is_file() and is_peft_available():
         raise ModelError(
@@ -244,7 +244,7 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def refuse_untrusted(reason: BaseException, folder: Path) -> None:
+def check_trust(reason: BaseException, folder: Path) -> None:
     """Raise ModelError if transformers says that the code of a folder is not trusted."""
     if "trust_remote_code" in str(reason):
         raise ModelError(

@@ -91,7 +91,7 @@ def load_prequantized(
             checkpoint = read(folder, settings, as_type, shape)
             module = prepare(_load_weights(folder, shape, checkpoint, as_type, **options), device)
             round_activations(module, checkpoint)
-            facts = _facts_of(folder, settings, shape, checkpoint, module)
+            facts = _reader_facts(folder, settings, shape, checkpoint, module)
         else:
             module, facts = load_by_library(folder, settings, shape, as_type, device, **options)
     check_attention(module, attention)
@@ -215,7 +215,7 @@ def _as_stored(folder: Path, shape: PreTrainedModel, checkpoint: Dequantized) ->
     return weights
 
 
-def _facts_of(
+def _reader_facts(
     folder: Path,
     settings: Settings,
     shape: PreTrainedModel,

@@ -31,13 +31,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             with safe_open(file, "pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - no mapping
                     part = opened.get_slice(key)
-                    found[key] = _described(part.get_dtype(), part.get_shape())
+                    found[key] = _from_header(part.get_dtype(), part.get_shape())
         except (OSError, SafetensorError):
             continue
     return found
 
 
-def _described(dtype: str, shape: list[int]) -> StoredTensor:
+def _from_header(dtype: str, shape: list[int]) -> StoredTensor:
     # `F8_E4M3` has 8 bits, not 843: only digits before the underscore count.
     digits = "".join(character for character in dtype.partition("_")[0] if character.isdigit())
     bits = 8 if dtype == "BOOL" else int(digits)

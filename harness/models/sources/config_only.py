@@ -15,10 +15,10 @@ from harness.errors import ModelError
 from harness.models.architecture import auto_class, read_config
 from harness.models.checkpoints.folder import UNLOADABLE, folder_fingerprint, load_tokenizer
 from harness.models.checkpoints.loading_report import (
+    check_adapter,
     check_loading,
     error_line,
     loading_warnings,
-    refuse_adapter,
 )
 from harness.models.checkpoints.settings import settings_of
 from harness.models.loaded import Dtype, LoadedModel
@@ -33,7 +33,7 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
         ModelError: The folder is not a whole model, or transformers cannot read it.
     """
     fingerprint = folder_fingerprint(folder)
-    refuse_adapter(folder)
+    check_adapter(folder)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
     try:

@@ -11,8 +11,8 @@ dispatch mode looks at the arguments of every operator.
    call of the weight's owners cannot be changed by a hook (`Use.num_outside`).
 3. `_Probe` notes each matmul of a weight (`Use.operands`) and every other operator
    (`Use.operators`).
-4. A weight is a router if an operator chooses the largest of its outputs (`CHOOSING`). Between
-   matmul and choice there may be elementwise operators (`ELEMENTWISE`), and sums of a few such
+4. A weight is a router if an operator chooses the largest of its outputs (`CHOICE_OPERATORS`).
+   Between matmul and choice there may be elementwise operators (`ELEMENTWISE`), and sums of a few such
    outputs.
 5. An expert that gets none of the 32 tokens takes over what a sibling of the same class does.
 """
@@ -39,7 +39,7 @@ from harness.models.targets.weight_matmuls import (
 
 NUM_TOKENS = 32
 """Most tokens of the run."""
-CHOOSING = {"aten::topk", "aten::max", "aten::argmax", "aten::sort"}
+CHOICE_OPERATORS = {"aten::topk", "aten::max", "aten::argmax", "aten::sort"}
 """Operators that choose the largest values."""
 ELEMENTWISE = {
     *("aten::_to_copy", "aten::clone", "aten::add", "aten::sub", "aten::mul", "aten::div"),
@@ -194,10 +194,10 @@ class _Probe(WeightMatmuls):  # type: ignore[no-untyped-call]
         sources: dict[str, int] = {}
         if name in OPERAND_PLACES:
             sources, self._multiplied = self._multiplied, {}
-        elif name in ELEMENTWISE | CHOOSING:
+        elif name in ELEMENTWISE | CHOICE_OPERATORS:
             for place in places:
                 sources |= self._outputs.get(place, {})
-        if name in CHOOSING:
+        if name in CHOICE_OPERATORS:
             self._choose(sources, given)
             sources = {}
         for made in tensors(result):

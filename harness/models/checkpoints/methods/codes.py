@@ -49,7 +49,7 @@ def decode_scales(scales: Tensor) -> Tensor:
     return decode_e8m0(scales) if scales.dtype == torch.uint8 else scales.float()
 
 
-def spread(scales: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Tensor:
+def over_blocks(scales: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Tensor:
     """Repeat the scale of each block over its weights; the result broadcasts against `[N, K]`.
 
     Args:

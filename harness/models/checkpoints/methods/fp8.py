@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.models.activations.activation_format import ActivationFormat
-from harness.models.checkpoints.methods.codes import bits_of, decode_scales, spread
+from harness.models.checkpoints.methods.codes import bits_of, decode_scales, over_blocks
 from harness.models.checkpoints.methods.dequantized import (
     Dequantized,
     errors_name_layer,
@@ -43,12 +43,12 @@ def read_fp8(
     block = settings.get("weight_block_size")
     is_static = settings.get("activation_scheme", "dynamic") == "static"
     quantized, bits, inputs = [], 0, {}
-    for key in [key for key, tensor in weights.items() if _is_fp8(key, tensor)]:
+    for key in [key for key, tensor in weights.items() if _is_fp8_code(key, tensor)]:
         path, codes = key.removesuffix(".weight"), weights[key]
         with errors_name_layer(path, "be FP8 with scales", folder):
             scale = _take_one(weights, path, WEIGHT_SCALES)
             weights[key] = dequantize_fp8(codes, scale, block).to(dtype)
-            inputs[path] = _activation_format(weights, path, block, is_static=is_static)
+            inputs[path] = _rounding_of_layer(weights, path, block, is_static=is_static)
         bits += bits_of({"weight": codes, "scale": scale})
         quantized.append(key)
     return Dequantized(
@@ -60,7 +60,7 @@ def read_fp8(
     )
 
 
-def _is_fp8(key: str, tensor: Tensor) -> bool:
+def _is_fp8_code(key: str, tensor: Tensor) -> bool:
     return key.rpartition(".")[2] == "weight" and tensor.dtype == torch.float8_e4m3fn
 
 
@@ -83,10 +83,10 @@ def dequantize_fp8(codes: Tensor, scale: Tensor, block: list[int] | None) -> Ten
     expected = block and (-(-rows // block[0]), -(-columns // block[1]))
     if not block or factors.shape != expected:
         raise ValueError(f"scales {tuple(factors.shape)} where there must be {expected or rows}")
-    return codes.float() * spread(factors, (rows, columns), (block[0], block[1]))
+    return codes.float() * over_blocks(factors, (rows, columns), (block[0], block[1]))
 
 
-def _activation_format(
+def _rounding_of_layer(
     weights: dict[str, Tensor], path: str, block: list[int] | None, *, is_static: bool
 ) -> ActivationFormat:
     """Return what rounds the activations of a layer; take a static scale out of `weights`."""

@@ -10,7 +10,7 @@ from harness.errors import ModelError
 from harness.models.activations.activation_format import ActivationFormat
 from harness.models.checkpoints.methods.dequantized import CacheRounding
 
-SIDES = "kv"
+KEY_AND_VALUE = "kv"
 
 
 def take_cache_formats(
@@ -31,7 +31,7 @@ def take_cache_formats(
         ModelError: A scale is not a positive number.
     """
     found: dict[str, dict[str, ActivationFormat]] = defaultdict(dict)
-    for side in SIDES:
+    for side in KEY_AND_VALUE:
         for place in places(side):
             for key in [key for key in weights if key.endswith(f"{place}scale")]:
                 path = key.removesuffix(f"{place}scale")
@@ -51,5 +51,5 @@ def whole_pairs(found: Mapping[str, Mapping[str, ActivationFormat]]) -> dict[str
     return {
         path: CacheRounding(sides["k"], sides["v"])
         for path, sides in found.items()
-        if len(sides) == len(SIDES)
+        if len(sides) == len(KEY_AND_VALUE)
     }

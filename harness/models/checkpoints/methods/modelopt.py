@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from harness.errors import ModelError
 from harness.models.activations.activation_format import FLOAT_ELEMENTS, ActivationFormat
 from harness.models.checkpoints.folder_files import json_object
-from harness.models.checkpoints.methods.codes import bits_of, spread, unpack_nibbles
+from harness.models.checkpoints.methods.codes import bits_of, over_blocks, unpack_nibbles
 from harness.models.checkpoints.methods.dequantized import (
     CacheRounding,
     Dequantized,
@@ -66,12 +66,12 @@ def read_modelopt(
         with errors_name_layer(path, "be as ModelOpt exports it", folder):
             algorithm = _algorithm(said, path)
             weights[key] = dequantize_modelopt(parts, algorithm).to(dtype)
-            rounding = _activation_format(algorithm, weights.pop(f"{path}.input_scale", None))
+            rounding = _rounding_of_algorithm(algorithm, weights.pop(f"{path}.input_scale", None))
         quantized.append(key)
         bits += bits_of(parts)
         if rounding is not None:
             inputs[path] = rounding
-    cache, warnings = _cache(folder, said, weights)
+    cache, warnings = _cache_and_warnings(folder, said, weights)
     if left := sorted(key for key, tensor in weights.items() if tensor.dtype in CODE_TYPES):
         raise ModelError(
             f"every code must belong to a layer with a weight and a scale, got {len(left)} others "
@@ -111,7 +111,7 @@ def dequantize_modelopt(parts: Mapping[str, Tensor], algorithm: str) -> Tensor:
         if rows % tall or columns % wide:
             raise ValueError(f"{tall} x {wide} scales for {rows} x {columns} codes")
         blocks, sides = scale.float().reshape(tall, wide), (rows // tall, columns // wide)
-        return codes.float() * spread(blocks, (rows, columns), sides)
+        return codes.float() * over_blocks(blocks, (rows, columns), sides)
     count = {"FP8": 1, "FP8_PER_CHANNEL_PER_TOKEN": rows}.get(algorithm)
     if scale.numel() != count:
         raise ValueError(f"scales {tuple(scale.shape)} for {algorithm} of {rows} x {columns}")
@@ -173,7 +173,7 @@ def _algorithm(said: Mapping[str, Any], path: str) -> str:
     return algorithm
 
 
-def _activation_format(algorithm: str, scale: Tensor | None) -> ActivationFormat | None:
+def _rounding_of_algorithm(algorithm: str, scale: Tensor | None) -> ActivationFormat | None:
     """Return what rounds the activations of a layer; None if nothing does."""
     needs_scale = algorithm in ("FP8", "NVFP4")
     if needs_scale != (scale is not None):
@@ -197,7 +197,7 @@ def _activation_format(algorithm: str, scale: Tensor | None) -> ActivationFormat
     )
 
 
-def _cache(
+def _cache_and_warnings(
     folder: Path, said: Mapping[str, Any], weights: dict[str, Tensor]
 ) -> tuple[dict[str, CacheRounding], tuple[str, ...]]:
     """Return what rounds keys and values, and a warning where it is not applied."""

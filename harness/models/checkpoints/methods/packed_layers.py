@@ -1,6 +1,8 @@
 """What the layouts of GPTQ and AWQ share: layers with codes in int32 words, without `weight`.
 
-w[n, k] = (code[k, n] - zero[g, n]) * scale[g, n]        g is the group of input k
+For input k in group g:
+
+    w[n, k] = (code[k, n] - zero[g, n]) * scale[g, n]
 """
 
 from collections import defaultdict

@@ -1,6 +1,5 @@
 """Checkpoints of libraries, or tensors as they write them, against a dequantization done here."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.formats.codebook import Codebook
-from harness.models.checkpoints.settings import settings_of
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -201,20 +199,3 @@ def test_fp8_of_compressed_tensors(tmp_path: Path) -> None:
     expected = expected_logits(lambda name, _: stands_for[name])
     torch.testing.assert_close(logits(loaded.module), expected, rtol=1e-5, atol=1e-5)
     check_facts(loaded, tmp_path, kind="fake-quant", bits=(8.0, 9.0))
-
-
-def test_settings_are_found_where_configs_have_them(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    settings = {"quant_method": "gptq"}
-    for config, expected in [
-        ({}, None),
-        ({"quantization_config": settings}, settings),
-        ({"compression_config": settings}, settings),
-        ({"text_config": {"quantization_config": settings}}, settings),
-        ({"quantization_config": None}, None),
-        ([], None),
-    ]:
-        file.write_text(json.dumps(config), encoding="utf-8")
-        assert settings_of(tmp_path) == expected
-    file.write_text("{", encoding="utf-8")
-    assert settings_of(tmp_path) is None

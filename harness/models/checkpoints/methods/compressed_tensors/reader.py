@@ -78,7 +78,7 @@ def read_compressed_tensors(
     quantized = tuple(f"{path}.weight" for path in layers)
     weights |= _turned(shape, {name: weights[name] for name in quantized})
     _check_all_quantized(folder, config, shape, weights, layers)
-    cache = _cache(folder, config.kv_cache_scheme, shape, weights)
+    cache = _cache_rounding(folder, config.kv_cache_scheme, shape, weights)
     return Dequantized(
         weights=weights,
         quantized=quantized,
@@ -186,7 +186,7 @@ def _check_all_quantized(
         )
 
 
-def _cache(
+def _cache_rounding(
     folder: Path, args: Any, shape: PreTrainedModel, weights: Parts
 ) -> dict[str, CacheRounding]:
     """Return what rounds keys and values; take its tensors out of `weights`."""

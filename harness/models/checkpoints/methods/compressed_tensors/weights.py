@@ -33,7 +33,7 @@ from harness.models.checkpoints.methods.codes import (
     bits_of,
     check_groups,
     decode_scales,
-    spread,
+    over_blocks,
     unpack_words,
 )
 from harness.models.checkpoints.methods.dequantized import check_parts
@@ -61,7 +61,7 @@ def dequantize_layer(parts: Mapping[str, Tensor], args: Any) -> Tensor:
         ValueError: The tensors are not what `args` say.
     """
     codes = _codes(parts, args)
-    scale = _scale(parts, args, len(codes))
+    scale = _scales_of(parts, args, len(codes))
     group = _input_groups(parts, args, codes.shape[1])
     # A zero point counts in codes, not in units of the scale: subtract it first.
     zero = _zero_point(parts, args, scale)
@@ -134,7 +134,7 @@ def _check_width(integers: Tensor, bits: int) -> None:
         raise ValueError(f"integers from {lowest} to {highest} where there are {bits} bits")
 
 
-def _scale(parts: Mapping[str, Tensor], args: Any, rows: int) -> Tensor:
+def _scales_of(parts: Mapping[str, Tensor], args: Any, rows: int) -> Tensor:
     """Return the scales in float32, with the global scale of NVFP4 divided out."""
     check_parts(parts, ("weight_scale",))
     scale = decode_scales(parts["weight_scale"])
@@ -205,4 +205,4 @@ def _over_weights(scale: Tensor, codes: Tensor, args: Any, group: Tensor | None)
         raise ValueError(f"scales {tuple(scale.shape)} where there must be {expected}")
     if group is not None:
         return scale[:, group]
-    return spread(scale, (rows, columns), (height, width))
+    return over_blocks(scale, (rows, columns), (height, width))

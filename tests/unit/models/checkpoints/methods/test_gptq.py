@@ -117,23 +117,6 @@ def test_gptq_of_older_writers_has_no_layout_and_no_g_idx(tmp_path: Path) -> Non
     assert torch.equal(logits(load(folder).module), expected)
 
 
-def test_gptq_three_bits_cross_words_as_autogptq_packs_them() -> None:
-    """Ten numbers and two bits of the next in the first of three words; 1 + 10 + 1; 2 + 10."""
-    from harness.models.checkpoints.methods.codes import unpack_words
-
-    n = np.random.default_rng(0).integers(0, 8, 32)
-    words = [0, 0, 0]
-    for j in range(10):
-        words[0] |= int(n[j]) << (3 * j)
-        words[1] |= int(n[11 + j]) << (3 * j + 1)
-        words[2] |= int(n[22 + j]) << (3 * j + 2)
-    words[0] |= (int(n[10]) & 3) << 30
-    words[1] |= int(n[10]) >> 2 | (int(n[21]) & 1) << 31
-    words[2] |= int(n[21]) >> 1
-    packed = torch.from_numpy(np.array([words], dtype=np.uint32).view(np.int32))
-    assert unpack_words(packed, 3).tolist() == [n.tolist()]
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_gpt_2_of_gptq(tmp_path: Path) -> None:
     """Its layers are Conv1D, which store `[K, N]`; GPTQ's codes are of `[N, K]` there too."""
