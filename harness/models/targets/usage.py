@@ -12,8 +12,8 @@ dispatch mode looks at the arguments of every operator.
 3. `_Probe` notes each matmul of a weight (`Use.operands`) and every other operator
    (`Use.operators`).
 4. A weight is a router if an operator chooses the largest of its outputs (`CHOICE_OPERATORS`).
-   Between matmul and choice there may be elementwise operators (`ELEMENTWISE`), and sums of a few such
-   outputs.
+   Between matmul and choice there may be elementwise operators (`ELEMENTWISE`), and sums of a few
+   such outputs.
 5. An expert that gets none of the 32 tokens takes over what a sibling of the same class does.
 """
 

@@ -1,4 +1,4 @@
-"""Where the quantization settings of a folder are: in config.json, or in the text model's part of it."""
+"""The quantization settings of a folder: in config.json, or in its part for the text model."""
 
 import json
 from pathlib import Path
