@@ -21,13 +21,13 @@ from harness.errors import AuditError, ConfigError, UnsupportedRecipe
 from harness.export import card, engine_kernels, verify
 from harness.export.backend import ExportBackend
 from harness.export.companions import write_companions
+from harness.export.contents import contents_of
 from harness.export.layouts.layout import Contents, Layout
 from harness.export.model_config import write_config
-from harness.export.pieces import in_file
 from harness.export.shards import ShardWriter
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.loaded import LoadedModel
-from harness.models.targets.targets import find_others, find_targets, output_layer
+from harness.models.targets.targets import find_others, find_targets
 from harness.output import place
 from harness.output.atomic import new_folder
 from harness.recipe import Quantized, QuantRecipe, quantize
@@ -129,7 +129,7 @@ def _write_model(
     quantized = quantize(loaded, replace(recipe, backend=backend))
     _write_rest(loaded, backend, writer)
     files = writer.close()
-    contents = _contents(loaded, recipe, quantized, backend)
+    contents = contents_of(loaded, recipe, quantized, backend)
     config = layout.config(contents)
     _write_settings(loaded, folder, layout, config)
     return _Written(
@@ -218,43 +218,6 @@ def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
     }
     named = loaded.module.state_dict(keep_vars=True).items()
     verify.remember(loaded, {name: errors.get(id(value), 0.0) for name, value in named}, file)
-
-
-def _contents(
-    loaded: LoadedModel, recipe: QuantRecipe, quantized: Quantized, backend: ExportBackend
-) -> Contents:
-    """Return which layers of the files are quantized, and which are not."""
-    module = loaded.module
-    paths = {id(owner): path for path, owner in module.named_modules()}
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    memory: dict[str, str] = {}
-
-    def in_files(path: str) -> tuple[str, ...]:
-        """Return the paths in the files of a layer or stack; note a path that differs."""
-        name = path if path in parameters else f"{path}.weight"
-        found = in_file(module, name, parameters[name].to("meta"))
-        pieces = tuple(key.removesuffix(".weight") for key in found)
-        if pieces != (owner := name.removesuffix(".weight"),) and len(pieces) == 1:
-            memory[pieces[0]] = owner
-        return pieces
-
-    rules = {
-        piece: recipe.rules[layer.rule]
-        for layer in quantized.report.layers
-        for piece in backend.pieces[layer.name]
-    }
-    for layer in quantized.report.layers:
-        in_files(layer.name)
-    (embedding,) = in_files(paths[id(module.get_input_embeddings())])
-    (head,) = in_files(paths[id(output_layer(module))])
-    skipped = (piece for layer in quantized.report.skipped for piece in in_files(layer.name))
-    return Contents(
-        quantized=rules,
-        embedding=embedding,
-        head=head,
-        kept=tuple(dict.fromkeys(path for path in skipped if path != embedding)),
-        memory=memory,
-    )
 
 
 def _write_settings(

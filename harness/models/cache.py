@@ -7,7 +7,7 @@ is loaded when a comparison asks for it. It stays as long as the models that wer
 
 import torch
 
-from harness.models.checkpoints.loading_report import zero_warnings
+from harness.models.checkpoints.loading_warnings import zero_warnings
 from harness.models.loaded import LoadedModel, ModelSource
 
 _held: dict[tuple[ModelSource, torch.device], LoadedModel] = {}

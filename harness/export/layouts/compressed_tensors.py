@@ -8,7 +8,7 @@
     mxfp4-pack-quantized weight_packed uint8     weight_scale E8M0   mxfp6-pack-quantized alike
     mxfp8-quantized      weight float8_e4m3fn    weight_scale E8M0
 
-1. A format is mapped by its parts: element, granularity, scale rule (`_weight_arguments`).
+1. A format is mapped by its parts: element, granularity, scale rule (`library_scheme`).
 2. The library names the layout of the resulting scheme, packs the codes and writes the
    configuration.
 3. Scales that a format keeps in float32 are stored in float32, and readers convert them for their
@@ -17,20 +17,16 @@
    fitted by each engine's own arithmetic, at every call.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.backends.layer import LayerRule, QuantizedLayer
-from harness.errors import ConfigError
 from harness.export.layouts.layout import (
-    ONE_FACTOR,
     Contents,
     Packed,
     check_whole_groups,
@@ -40,22 +36,14 @@ from harness.export.layouts.layout import (
     relative_error,
     unwrapped,
 )
+from harness.export.layouts.library_scheme import library, library_scheme, strategy_of
 from harness.formats.integer import Integer
-from harness.formats.minifloat import Minifloat
 from harness.formats.native import Native
 from harness.models.checkpoints.methods.codes import E8M0_BIAS
-from harness.quant.granularity import Granularity
-from harness.quant.range import AbsMax
-from harness.quant.scale import FloatScale, PowerOfTwoScale
-from harness.quant.schemes.affine import Affine
+from harness.quant.scale import FloatScale
 from harness.quant.schemes.block_scaled import BlockScaled
-from harness.quant.schemes.nvfp4 import NVFP4Scale
-from harness.quant.schemes.shared_exponent import SharedExponent
 from harness.quant.tensor import QuantizedTensor, TensorFormat
 
-E4M3_PARTS, E2M1_PARTS, E2M3_PARTS = (4, 3, "nan"), (2, 1, "none"), (2, 3, "none")
-"""Exponent bits, mantissa bits and specials of the elements that the library knows."""
-MX_BLOCK, NV_BLOCK = (1, 32), (1, 16)
 EMBEDDING_BITS = (4, 8)
 """Widths of codes that vLLM's embedding lookup reads [bit]."""
 SCALE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,7 +66,7 @@ class CompressedTensors:
         """Return the first rule without a scheme, and why it has none."""
         for name, rule in rules.items():
             try:
-                _library_scheme(rule)
+                library_scheme(rule)
             except ValueError as reason:
                 return f"rule {name}: {reason}"
         return None
@@ -87,7 +75,7 @@ class CompressedTensors:
         """Return why vLLM would not load it: it reads symmetric per-channel or group-wise INT."""
         fmt = integer_format(layer.format)
         if isinstance(fmt, BlockScaled) and fmt.element.bits in EMBEDDING_BITS:
-            strategy = _strategy(fmt.granularity)["strategy"]
+            strategy = strategy_of(fmt.granularity)["strategy"]
             if strategy in ("channel", "group"):
                 return None
         return (
@@ -102,7 +90,7 @@ class CompressedTensors:
         rule = LayerRule(
             match=layer.name, weight=layer.format, input=layer.input, static_input=static
         )
-        scheme = _library_scheme(rule)
+        scheme = library_scheme(rule)
         if scheme.weights.type == "int":
             packed = _pack_integers(layer, scheme)
         else:
@@ -113,14 +101,14 @@ class CompressedTensors:
         """Return one config group for each scheme, by the library's own serialization."""
         groups = _config_groups(contents)
         formats = {str(scheme.format.value) for scheme in groups}
-        config = _library("quantization").QuantizationConfig(
+        config = library("quantization").QuantizationConfig(
             config_groups={f"group_{i}": scheme for i, scheme in enumerate(groups)},
             format=formats.pop() if len(formats) == 1 else "mixed-precision",
             quantization_status="compressed",
             ignore=_ignored(contents),
         )
         return {
-            "version": _library("").__version__,
+            "version": library("").__version__,
             "sparsity_config": {},
             "transform_config": {},
             **config.model_dump(mode="json"),
@@ -129,128 +117,6 @@ class CompressedTensors:
     def files(self, config: dict[str, Any]) -> dict[str, dict[str, Any]]:  # noqa: ARG002
         """Return nothing: readers need only config.json."""
         return {}
-
-
-def _library(module: str) -> ModuleType:
-    """Import a module of the library, which takes a while and is not needed for other layouts."""
-    try:
-        return importlib.import_module(f"compressed_tensors.{module}".rstrip("."))
-    except ImportError as reason:
-        raise ConfigError(
-            f"layout=compressed_tensors must find the library compressed-tensors, got: {reason}; "
-            "install it with pip install compressed-tensors, or choose layout=gptq"
-        ) from reason
-
-
-def _library_scheme(rule: LayerRule) -> Any:
-    """Return the library's `QuantizationScheme`, with the layout that the library chooses for it.
-
-    Raises:
-        ValueError: There is none.
-    """
-    library = _library("quantization")
-    activations = None
-    if rule.input is not None:
-        arguments = _activation_arguments(rule.input, static=rule.static_input)
-        activations = library.QuantizationArgs(**arguments)
-    scheme = library.QuantizationScheme(
-        targets=[],
-        weights=library.QuantizationArgs(**_weight_arguments(rule.weight)),
-        input_activations=activations,
-    )
-    scheme.format = _library("compressors.format").infer_module_format(nn.Linear, scheme)
-    return scheme
-
-
-def _weight_arguments(fmt: TensorFormat) -> dict[str, Any]:
-    """Return the `QuantizationArgs` of a format.
-
-    Raises:
-        ValueError: There are none.
-    """
-    fmt, name = unwrapped(fmt), fmt.name
-    if (found := integer_format(fmt)) is not None:
-        arguments = {"type": "int", "num_bits": found.element.bits, **_strategy(found.granularity)}
-        if isinstance(found, Affine):
-            if arguments["strategy"] not in ("channel", "group"):
-                raise ValueError(f"zero points must be per-channel or group-wise, got {name}")
-            return arguments | {"symmetric": False}
-        return arguments | {"symmetric": True}
-    if isinstance(fmt, BlockScaled) and isinstance(fmt.element, Minifloat):
-        arguments = _float_arguments(fmt, fmt.element)
-        if arguments:
-            return arguments | {
-                "type": "float",
-                "num_bits": fmt.element.bits,
-                "symmetric": True,
-            }
-    raise ValueError(f"{name} is none of them")
-
-
-def _float_arguments(fmt: BlockScaled, element: Minifloat) -> dict[str, Any]:
-    """Return the arguments that distinguish the schemes of small floats; empty if there is none."""
-    kind = (element.exponent_bits, element.mantissa_bits, element.specials)
-    if fmt.granularity.flat:
-        return {}
-    is_mx = isinstance(fmt.scale, PowerOfTwoScale | SharedExponent)
-    if fmt.granularity.block == MX_BLOCK and kind in (E4M3_PARTS, E2M1_PARTS, E2M3_PARTS) and is_mx:
-        return {"strategy": "group", "group_size": 32, "scale_dtype": torch.uint8}
-    is_nvfp4 = kind == E2M1_PARTS and isinstance(fmt.scale, NVFP4Scale)
-    if is_nvfp4 and fmt.granularity.block == NV_BLOCK:
-        return {
-            "strategy": "tensor_group",
-            "group_size": 16,
-            "scale_dtype": torch.float8_e4m3fn,
-        }
-    if kind == E4M3_PARTS and isinstance(fmt.scale, ONE_FACTOR):
-        return _strategy(fmt.granularity)
-    return {}
-
-
-def _strategy(granularity: Granularity) -> dict[str, Any]:
-    """Return the library's words for a granularity.
-
-    Raises:
-        ValueError: It has none.
-    """
-    rows, columns = granularity.block
-    if granularity.flat or ((rows == -1) != (columns == -1) and rows != 1):
-        raise ValueError(
-            f"blocks must be a tensor, rows, groups in a row, or rectangles, got {granularity.name}"
-        )
-    if rows == -1:
-        return {"strategy": "tensor"}
-    if rows > 1:
-        return {"strategy": "block", "block_structure": [rows, columns]}
-    if columns == -1:
-        return {"strategy": "channel"}
-    return {"strategy": "group", "group_size": columns}
-
-
-def _activation_arguments(fmt: TensorFormat, *, static: bool) -> dict[str, Any]:
-    """Return the arguments of activations, with static scales or scales fitted at each call."""
-    arguments = _weight_arguments(fmt)
-    if static:
-        if arguments["strategy"] != "tensor" or not arguments["symmetric"]:
-            raise ValueError(
-                f"static activations must have one scale a layer and no zero point, got {fmt.name}"
-            )
-        return arguments | {"dynamic": False}
-    if not isinstance(getattr(unwrapped(fmt), "range", None), AbsMax):
-        raise ValueError(f"activation scales must come from the largest magnitude, got {fmt.name}")
-    if arguments["strategy"] == "block":
-        raise ValueError(f"activations must not share scales between tokens, got {fmt.name}")
-    if arguments["strategy"] == "channel":
-        return arguments | {"strategy": "token", "dynamic": True}
-    if arguments["strategy"] == "tensor_group":
-        scale = getattr(unwrapped(fmt), "scale", None)
-        if isinstance(scale, NVFP4Scale) and scale.levels != 1:
-            raise ValueError(
-                f"the outer scale of NVFP4 activations must be fixed, got {fmt.name}, which fits "
-                "one at each call; give the rule input nvfp4_1lvl"
-            )
-        return arguments | {"dynamic": "local"}
-    return arguments | {"dynamic": True}
 
 
 def _activation_scales(layer: QuantizedLayer, scheme: Any) -> dict[str, Tensor]:
@@ -275,7 +141,7 @@ def _pack_integers(layer: QuantizedLayer, scheme: Any) -> Packed:
     scale = _in_storage_type(found.scales, layer.format)
     tensors = {"weight_scale": _shaped(scale, scheme)}
     if scheme.format.value == "pack-quantized":
-        pack = _library("compressors.pack_quantized.helpers").pack_to_int32
+        pack = library("compressors.pack_quantized.helpers").pack_to_int32
         tensors["weight_packed"] = pack(codes, found.bits)
         tensors["weight_shape"] = torch.tensor(codes.shape)
         if zeros is not None:
@@ -305,10 +171,10 @@ def _pack_floats(weight: QuantizedTensor, scheme: Any) -> Packed:
     if weight.element.bits == 8:
         tensors["weight"] = weight.codes.view(torch.float8_e4m3fn)
     elif weight.element.bits == 6:
-        pack = _library("compressors.mxfp6.helpers").pack_fp6_to_uint8
+        pack = library("compressors.mxfp6.helpers").pack_fp6_to_uint8
         tensors["weight_packed"] = pack(weight.element.decode(weight.codes))
     else:
-        pack = _library("compressors.nvfp4.helpers").pack_fp4_to_uint8
+        pack = library("compressors.nvfp4.helpers").pack_fp4_to_uint8
         tensors["weight_packed"] = pack(weight.element.decode(weight.codes))
     return Packed(tensors=tensors, scale_error=error)
 
@@ -343,7 +209,7 @@ def _config_groups(contents: Contents) -> list[Any]:
     """Return one scheme for each kind of layer, with the layers that it is for."""
     kinds: dict[str, tuple[Any, list[str]]] = {}
     for path, rule in contents.quantized.items():
-        scheme = _library_scheme(rule)
+        scheme = library_scheme(rule)
         kinds.setdefault(scheme.model_dump_json(), (scheme, []))[1].append(path)
     for scheme, paths in kinds.values():
         embedding = [path for path in paths if path == contents.embedding]

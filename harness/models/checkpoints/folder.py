@@ -30,8 +30,8 @@ from harness.models.checkpoints.loading_report import (
     check_loading,
     check_trust,
     error_line,
-    loading_warnings,
 )
+from harness.models.checkpoints.loading_warnings import loading_warnings
 from harness.models.checkpoints.stored_tensors import FLOAT_TYPES, damaged_weights, stored_tensors
 from harness.models.loaded import Dtype
 from harness.models.tokens import without_limits

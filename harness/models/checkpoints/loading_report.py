@@ -1,19 +1,14 @@
 """Check on loading that files and model have the same tensors.
 
 transformers drops tensors that the model has no place for, and draws random values for weights that
-the files lack or have in another shape. Here, all three are errors. Three things are warnings:
-
-1. A class may ignore tensors by design, such as a head for speculative decoding, or the position
-   frequencies that old checkpoints store.
-2. A folder may have an adapter beside the weights.
-3. A weight matrix may be zero throughout: the checkpoint was never written or trained, or lost a
-   tensor.
+the files lack or have in another shape. Here, all three are errors. A class may ignore tensors by
+design: these are a warning (`loading_warnings`).
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,38 +131,6 @@ def _is_of_another_part(key: str, module: PreTrainedModel, folder: Path) -> bool
     return not hasattr(module, part) and not hasattr(module.base_model, part)
 
 
-def loading_warnings(
-    folder: Path, module: PreTrainedModel, parts: Collection[str] = ()
-) -> list[str]:
-    """Return warnings for the user about a loaded folder.
-
-    Args:
-        folder: The folder.
-        module: The loaded model. If its config ties two weights that the files hold apart, this
-            function corrects the config.
-        parts: Stored tensors that `check_loading` returned.
-    """
-    ignored = ignored_tensors(stored_tensors(folder), module)
-    found = [
-        f"{len(names)} stored tensors are not used: {first_names(names)}; {reason}"
-        for names, reason in (
-            (ignored, f"{type(module).__name__} ignores them by design"),
-            (sorted(parts), "they belong to other parts than the text model"),
-        )
-        if names
-    ]
-    if (folder / ADAPTER).is_file():
-        found.append(
-            f"the adapter beside the weights ({ADAPTER}) is not applied: the model is measured "
-            "without it"
-        )
-    return found + [
-        f"{CONFIG} ties {target} to {source}, but the files hold two different tensors; both are "
-        "used as they are stored"
-        for target, source in _untie(module).items()
-    ]
-
-
 def ignored_tensors(stored: Mapping[str, StoredTensor], module: PreTrainedModel) -> list[str]:
     """Return the stored tensors that a class ignores by design, or computes itself."""
     recomputed = "|".join(RECOMPUTED)
@@ -217,23 +180,6 @@ def _is_mask(name: str, tensor: StoredTensor) -> bool:
     return bool(MASKS.search(name)) and (tensor.dtype in ("BOOL", "U8") or tensor.numel == 1)
 
 
-def _untie(module: PreTrainedModel) -> dict[str, str]:
-    """Return weights that the config ties but the files hold apart; untie them in the config.
-
-    Otherwise transformers would tie them later.
-    """
-    tied = module.get_expanded_tied_weights_keys(all_submodels=True)
-    weights = dict(module.named_parameters(remove_duplicate=False))
-    apart = {
-        target: source
-        for target, source in tied.items()
-        if {target, source} <= weights.keys() and weights[target] is not weights[source]
-    }
-    if apart:
-        module.config.tie_word_embeddings = False
-    return apart
-
-
 def check_adapter(folder: Path) -> None:
     """Raise ModelError for an adapter that transformers would apply, because peft is installed."""
     if (folder / ADAPTER).is_file() and is_peft_available():
@@ -251,30 +197,6 @@ def check_trust(reason: BaseException, folder: Path) -> None:
             "code in a model folder must be trusted before it runs, got no trust for "
             f"{folder}; read its *.py files, then add model.trust_remote_code=true"
         ) from reason
-
-
-def zero_warnings(module: nn.Module) -> tuple[str, ...]:
-    """Return a warning that counts and names the zero matrices of a model; empty if it has none."""
-    matrices = {name: p for name, p in module.named_parameters() if _is_float_matrix(p)}
-    zero = [name for name, p in matrices.items() if _is_zero(p)]
-    if not zero:
-        return ()
-    return (
-        f"{len(zero)} of {len(matrices)} weight matrices are zero throughout "
-        f"({first_names(zero)}): the checkpoint is not whole, or was never trained",
-    )
-
-
-def _is_float_matrix(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is a matrix of floats; codes have narrow types or a subclass."""
-    is_float = parameter.is_floating_point() and parameter.dtype.itemsize > 1
-    is_plain = type(parameter) is nn.Parameter and not parameter.is_meta
-    return is_plain and is_float and parameter.dim() > 1 and parameter.numel() > 0
-
-
-def _is_zero(parameter: nn.Parameter) -> bool:
-    # The first row alone nearly always has a number that is not zero.
-    return not bool(parameter[0].any()) and not bool(parameter.any())
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -14,12 +14,8 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from harness.errors import ModelError
 from harness.models.architecture import auto_class, read_config
 from harness.models.checkpoints.folder import UNLOADABLE, folder_fingerprint, load_tokenizer
-from harness.models.checkpoints.loading_report import (
-    check_adapter,
-    check_loading,
-    error_line,
-    loading_warnings,
-)
+from harness.models.checkpoints.loading_report import check_adapter, check_loading, error_line
+from harness.models.checkpoints.loading_warnings import loading_warnings
 from harness.models.checkpoints.settings import settings_of
 from harness.models.loaded import Dtype, LoadedModel
 

@@ -12,7 +12,8 @@ from harness.errors import ModelError
 from harness.hub_files import Found, Repository, locate
 from harness.models.checkpoints.folder import MODEL_FILES, folder_fingerprint, load_folder
 from harness.models.checkpoints.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
-from harness.models.checkpoints.loading_report import check_once, loading_warnings
+from harness.models.checkpoints.loading_report import check_once
+from harness.models.checkpoints.loading_warnings import loading_warnings
 from harness.models.checkpoints.plausible import check_config_sizes
 from harness.models.checkpoints.readers import load_prequantized
 from harness.models.checkpoints.settings import settings_of
