@@ -2,8 +2,9 @@
 
     python scripts/bench_checkpoints.py --out results/published/bench_checkpoints/smollm2.json
 
-SmolLM2-135M is exported with each recipe, read back by transformers with compressed-tensors, and asked for the log-probabilities
-of one text. Differences are means of their absolute values over the tokens of it [nat/token]. Nothing is timed.
+SmolLM2-135M is exported with each recipe, read back by transformers with compressed-tensors, and
+asked for the log-probabilities of one text. Differences are means of their absolute values over the
+tokens of it [nat/token]. Nothing is timed.
 """
 
 import argparse
@@ -102,7 +103,12 @@ def main() -> None:
         out = Path(folder) / "out"
         made = export(loaded, recipe_of("int4_g64"), Gptq(), out, shard_bytes=10**9, facts=FACTS)
     about = provenance.collect({}, loaded.device).model_dump(mode="json")
-    result = {"tokens": len(ids_S), "recipes": rows, "gptq_scale_error": made.scale_error, "provenance": about}  # fmt: skip
+    result = {
+        "tokens": len(ids_S),
+        "recipes": rows,
+        "gptq_scale_error": made.scale_error,
+        "provenance": about,
+    }
     if chosen.out:
         write_atomic(chosen.out, f"{json.dumps(result, indent=1)}\n".encode(), "--out", force=True)
 

@@ -238,7 +238,7 @@ def contenders_of(
 ) -> Iterator[tuple[str, list[Contender]]]:
     """Yield the tables: the unquantized model in every way, then each recipe beside it."""
     generator = torch.Generator().manual_seed(42)
-    vocabulary = loaded.module.config.get_text_config().vocab_size
+    vocabulary = loaded.vocab_size
     prompts_BS = torch.randint(0, vocabulary, (chosen.batch, chosen.prompt), generator=generator)
     new, compiled = chosen.new, not chosen.eager
     eager = ours("eager", loaded, Generation(loaded, prompts_BS, new), new, is_float=True)
@@ -326,7 +326,7 @@ def main() -> None:
              "provenance": made_with}  # fmt: skip
     out: Json = {"about": about, "tables": {}}
     if chosen.breakdown:
-        vocabulary = loaded.module.config.get_text_config().vocab_size
+        vocabulary = loaded.vocab_size
         prompts_BS = torch.randint(0, vocabulary, (chosen.batch, chosen.prompt))
         for compiled in (False,) if chosen.eager else (False, True):
             name = "compiled" if compiled else "eager"

@@ -1,6 +1,6 @@
-"""Write the table of docs/models.md: save, load, quantize and export a small model of every architecture in tests/support/architectures.py.
+"""Write the table of docs/models.md: save, load, quantize and export a model of every architecture.
 
-    python scripts/model_matrix.py                    # all, a quarter of an hour; rewrites docs/models.md
+    python scripts/model_matrix.py                    # all, in 15 minutes; rewrites docs/models.md
     python scripts/model_matrix.py llama qwen2_vl     # some, as lines of text
 
 What is right is said by tests/support/rounding.py, which shares no code with the project.
@@ -62,8 +62,8 @@ FACTS = {
 }
 """What a model card wants to say."""
 HEADER = (
-    "| architecture | class | attention | `none` | `int8_row` | `int8_row_real` | `w8a8` | export | of the text model, stays in float |\n"
-    "|---|---|---|---|---|---|---|---|---|\n"
+    "| architecture | class | attention | `none` | `int8_row` | `int8_row_real` | `w8a8` | export "
+    "| of the text model, stays in float |\n|---|---|---|---|---|---|---|---|---|\n"
 )
 
 

@@ -140,7 +140,7 @@ def _explained_by(error: float, terms: int) -> Precision | None:
 
 def compute_warnings(compute: Compute | None, backend: str, loaded: LoadedModel) -> tuple[str, ...]:
     """Return a warning if matmuls are less exact than the model's type."""
-    wanted = str(loaded.dtype).removeprefix("torch.")
+    wanted = loaded.dtype_name
     # None, an error that no type explains, comes last.
     order: list[str | None] = [*UNIT_ROUNDOFF, None]
     if compute is None or order.index(compute.dtype) <= order.index(wanted):

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: a manifest for programs, and a model card for people."""
+"""What an exported folder says of itself: a manifest for programs, a model card for people."""
 
 import json
 from collections.abc import Mapping
@@ -26,31 +26,31 @@ tags: [quantized, {layout}]
 |---|---|
 | recipe | `{recipe}` (configuration {config_hash}) |
 | weights | {formats} |
-| inputs | {inputs} |
+| activations | {inputs} |
 | layout | `{layout}`{scheme} |
 | quantized | {share:.1%} of the parameters, {bits:.3f} bits a weight with scales |
 | size | {size:.1f} MB |
 | stored scales | {scales} |
 
-Left in float: {skipped}.
+Not quantized: {skipped}.
 
 `{manifest}` has every layer, the whole configuration and the SHA-256 of each weights file.
 """
 
 
 def model_facts(loaded: LoadedModel) -> dict[str, Any]:
-    """Return what the float weights were."""
+    """Return the identity of the unquantized model."""
     return {
         "name": loaded.name,
         "fingerprint": loaded.fingerprint,
         "revision": loaded.revision,
         "origin": loaded.origin,
         "weights": loaded.weights,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": loaded.dtype_name,
     }
 
 
-def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dict[str, Any]:
+def quantization_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dict[str, Any]:
     """Return what the recipe did, layer by layer."""
     report = quantized.report
     return {
@@ -77,8 +77,8 @@ def recipe_facts(quantized: Quantized, scale_errors: Mapping[str, float]) -> dic
     }
 
 
-def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write manifest and card, when all other files are there."""
+def write_card(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write manifest and model card. Call it last: the manifest lists all files of the folder."""
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
     write_json(folder / MANIFEST, {**manifest, "files": sorted({*files, MANIFEST, README})})
     origin = manifest["model"]["origin"]
@@ -92,8 +92,8 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
         version=manifest["packages"]["quant-harness"],
         command=manifest["command"],
         config_hash=manifest["config_hash"][:12],
-        formats=_listed(manifest["formats"]),
-        inputs=_inputs(manifest),
+        formats=_listed_formats(manifest["formats"]),
+        inputs=_activation_formats(manifest),
         layout=manifest["layout"],
         scheme=f", {config['format']}" if "format" in config else "",
         share=manifest["coverage"],
@@ -109,33 +109,29 @@ def write(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, Any]) 
 
 
 def is_export(folder: Path) -> bool:
-    """Say whether a folder holds an export and nothing else: every file in it is one that its manifest lists."""
+    """Return whether a folder holds an export and no other file, by its manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = set(manifest["files"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # no manifest, or one from before it listed files
+    # No manifest, or an old one that lists no files.
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*")} <= listed
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file as transformers does."""
+    """Write a JSON file in the style of transformers."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _inputs(manifest: Mapping[str, Any]) -> str:
-    """Return the formats of the inputs, and the text that static scales were fitted to."""
-    listed = _listed(manifest["input_formats"]) or "float"
+def _activation_formats(manifest: Mapping[str, Any]) -> str:
+    """Return the formats of activations, and the text that static scales were fitted to."""
+    listed = _listed_formats(manifest["input_formats"]) or "not quantized"
     if (text := manifest["calibration"]) is None:
         return listed
     sizes = f"{text['num_sequences']} x {text['length']} tokens, seed {text['seed']}"
     return f"{listed}, fitted to {text['text']} (SHA-256 {text['sha256'][:12]}, {sizes})"
 
 
-def _listed(formats: Mapping[str, str]) -> str:
+def _listed_formats(formats: Mapping[str, str]) -> str:
     return ", ".join(dict.fromkeys(formats.values()))

@@ -1,8 +1,11 @@
-"""Write a quantized model as a folder: weights, configuration, tokenizer, and what it was made with.
+"""Write a quantized model as a folder: weights, configuration, tokenizer, and how it was made.
 
-`recipe.quantize` does the quantizing, with a backend that also writes each layer to the file. So an exported layer has the codes
-that the same recipe has when it is measured. The folder is written under a temporary name, read back by another process,
-compared with the recipe in memory, and renamed if both agree.
+1. `recipe.quantize` quantizes the model, with a backend that also writes each layer. So the codes
+   of an export are those of the recipe when it is measured.
+2. Everything is written under a temporary name. The model in memory leaves a reference file beside
+   the folder.
+3. Another process reads the folder and compares it with the reference (`verify`). Only if they
+   agree does the folder get its name.
 """
 
 import time
@@ -15,21 +18,23 @@ from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from harness.errors import AuditError, ConfigError, UnsupportedRecipe
-from harness.export import card, companions, engine_kernels, model_config, verify
+from harness.export import card, engine_kernels, verify
 from harness.export.backend import ExportBackend
+from harness.export.companions import write_companions
+from harness.export.contents import contents_of
 from harness.export.layouts.layout import Contents, Layout
-from harness.export.pieces import in_file
+from harness.export.model_config import write_config
 from harness.export.shards import ShardWriter
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.loaded import LoadedModel
-from harness.models.targets.targets import find_others, find_targets, output_layer
+from harness.models.targets.targets import find_others, find_targets
 from harness.output import place
 from harness.output.atomic import new_folder
 from harness.recipe import Quantized, QuantRecipe, quantize
 from harness.recipe.selection import select
 
-OUT = "out"
-"""The key that names the folder; errors name it."""
+OUT_KEY = "out"
+"""The key that names the folder, for errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +43,25 @@ class Exported:
 
     folder: Path
     files: tuple[str, ...]
-    """Those with weights."""
+    """Names of the weights files."""
     total_bytes: int
-    """Of all tensors [byte]."""
+    """Size of all tensors [byte]."""
     scale_error: float
-    """Largest relative difference of a stored scale from the recipe's."""
+    """Largest relative difference between stored and exact scales."""
     warnings: tuple[str, ...]
     seconds: float
-    """What reading it back and comparing it took [s]."""
+    """Time to read the folder back and to compare it [s]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """A folder under its temporary name, before it is compared."""
+
+    quantized: Quantized
+    backend: ExportBackend
+    contents: Contents
+    config: dict[str, Any]
+    files: list[Path]
 
 
 def export(
@@ -58,16 +74,17 @@ def export(
     facts: Mapping[str, Any],
     force: bool = False,
 ) -> Exported:
-    """Write the folder `out`; the model is as it was afterwards.
+    """Write the folder `out`; the model is unquantized again afterwards.
 
     Args:
-        loaded: The float model.
+        loaded: The unquantized model.
         recipe: How to quantize it; its backend is not used.
-        layout: What the files look like.
-        out: A folder that does not exist, or is empty; with `force` also one that holds an export and nothing else.
+        layout: How the files hold quantized layers.
+        out: A folder that does not exist, or is empty; with `force` also one that holds only an
+            export.
         shard_bytes: Largest size of a file [byte].
-        facts: What else the manifest and the model card say: the command and the configuration.
-        force: Replace an export that is there.
+        facts: More entries of the manifest and the model card: the command and the configuration.
+        force: Replace an export.
 
     Raises:
         UnsupportedRecipe: The layout cannot hold the recipe, or not this model.
@@ -75,56 +92,65 @@ def export(
         AuditError: The model has NaN or infinity.
         ModelError: The folder does not read back as the recipe; it is not published.
     """
-    check(recipe, layout, out, force=force)
-    _refuse_damaged(loaded)
+    check_export(recipe, layout, out, force=force)
+    _check_no_nan(loaded)
     size = least_bytes(loaded, recipe)
-    place.check_room(out, OUT, "folder", within=out.parent, size=size)
-    with new_folder(out, OUT, force=force, is_own=card.is_export) as folder:
+    place.check_room(out, OUT_KEY, "folder", within=out.parent, size=size)
+    with new_folder(out, OUT_KEY, force=force, is_own=card.is_export) as folder:
+        # Beside the folder: it disappears together with the temporary folder around both.
+        reference = folder.with_name("reference.safetensors")
         writer = ShardWriter(folder, shard_bytes)
-        backend = ExportBackend(layout=layout, writer=writer)
-        reference = folder.with_name(
-            "reference.safetensors"
-        )  # beside it, and gone with what is around it
         try:
-            quantized = quantize(loaded, replace(recipe, backend=backend))
-            _write_rest(loaded, backend, writer)
-            files = writer.close()
-            contents = _contents(loaded, recipe, quantized, backend)
-            config = layout.config(contents)
-            _write_config(loaded, folder, layout, config)
+            written = _write_model(loaded, recipe, layout, folder, writer)
             start = time.perf_counter()
-            _remember(loaded, backend, reference)
+            _remember(loaded, written.backend, reference)
         finally:
             loaded.restore()
         verify.in_child(folder, reference)
         seconds = time.perf_counter() - start
-        error = max(backend.scale_errors.values())
-        manifest = {
-            **facts,
-            "layout": layout.name,
-            "model": card.model_facts(loaded),
-            "weights": {file.name: sha256_file(file) for file in files},
-            "total_bytes": writer.total_bytes,
-            "scale_error": error,
-            **card.recipe_facts(quantized, backend.scale_errors),
-        }
-        card.write(folder, manifest, config)
+        manifest = {**facts, "layout": layout.name, **_manifest_facts(loaded, written)}
+        card.write_card(folder, manifest, written.config)
+    kernels = engine_kernels.kernel_warnings(written.contents, written.backend.shapes, loaded.dtype)
     return Exported(
         folder=out,
-        files=tuple(file.name for file in files),
+        files=tuple(file.name for file in written.files),
         total_bytes=writer.total_bytes,
-        scale_error=error,
-        warnings=(
-            *loaded.warnings,
-            *quantized.warnings,
-            *engine_kernels.warnings(contents, backend.shapes, loaded.dtype),
-        ),
+        scale_error=manifest["scale_error"],
+        warnings=(*loaded.warnings, *written.quantized.warnings, *kernels),
         seconds=seconds,
     )
 
 
-def check(recipe: QuantRecipe, layout: Layout, out: Path, *, force: bool = False) -> None:
-    """Check what can be checked without a model: recipe, layout and folder.
+def _write_model(
+    loaded: LoadedModel, recipe: QuantRecipe, layout: Layout, folder: Path, writer: ShardWriter
+) -> _Written:
+    """Quantize the model, and write everything but manifest and card."""
+    backend = ExportBackend(layout=layout, writer=writer)
+    quantized = quantize(loaded, replace(recipe, backend=backend))
+    _write_rest(loaded, backend, writer)
+    files = writer.close()
+    contents = contents_of(loaded, recipe, quantized, backend)
+    config = layout.config(contents)
+    _write_settings(loaded, folder, layout, config)
+    return _Written(
+        quantized=quantized, backend=backend, contents=contents, config=config, files=files
+    )
+
+
+def _manifest_facts(loaded: LoadedModel, written: _Written) -> dict[str, Any]:
+    """Return the part of the manifest about model, weights and recipe."""
+    backend = written.backend
+    return {
+        "model": card.model_facts(loaded),
+        "weights": {file.name: sha256_file(file) for file in written.files},
+        "total_bytes": backend.writer.total_bytes,
+        "scale_error": max(backend.scale_errors.values()),
+        **card.quantization_facts(written.quantized, backend.scale_errors),
+    }
+
+
+def check_export(recipe: QuantRecipe, layout: Layout, out: Path, *, force: bool = False) -> None:
+    """Check recipe, layout and folder, as far as that needs no model.
 
     Raises:
         ConfigError: The recipe quantizes nothing.
@@ -137,19 +163,21 @@ def check(recipe: QuantRecipe, layout: Layout, out: Path, *, force: bool = False
         )
     if recipe.backend.kind == "real" and not recipe.backend.tolerance:
         raise UnsupportedRecipe(
-            f"quant.backend must compute with the recipe's own codes in an export, got {recipe.backend.name}, which changes "
-            "weights before it quantizes them; add backend@quant.backend=fake to export the formats alone"
+            "quant.backend must compute with the recipe's own codes in an export, got "
+            f"{recipe.backend.name}, which changes weights before it quantizes them; add "
+            "backend@quant.backend=fake to export the formats alone"
         )
-    if reason := layout.refusal(recipe.rules):
+    if reason := layout.unsupported(recipe.rules):
         raise UnsupportedRecipe(
-            f"recipe {recipe.name} must be one that layout={layout.name} can hold, but {reason}; it holds {layout.holds}"
+            f"recipe {recipe.name} must be one that layout={layout.name} can hold, but {reason}; "
+            f"it holds {layout.holds}"
         )
-    place.folder_to_make(out, OUT, force=force, is_own=card.is_export)
-    place.check_room(out, OUT, "folder", within=out.parent)
+    place.folder_to_make(out, OUT_KEY, force=force, is_own=card.is_export)
+    place.check_room(out, OUT_KEY, "folder", within=out.parent)
 
 
 def least_bytes(loaded: LoadedModel, recipe: QuantRecipe) -> int:
-    """Return a size that no folder is below [byte]: the codes of what the recipe quantizes without scales, and the rest in float."""
+    """Return a lower bound of the folder's size [byte]: codes without scales, other parameters."""
     module = loaded.module
     chosen = select(recipe, find_targets(module), find_others(module)).chosen
     bits = {id(target.weight): recipe.rules[rule].weight.element.bits for target, rule in chosen}
@@ -160,17 +188,18 @@ def least_bytes(loaded: LoadedModel, recipe: QuantRecipe) -> int:
     return sum(count * each for count, each in sizes) // 8
 
 
-def _refuse_damaged(loaded: LoadedModel) -> None:
-    """Raise AuditError for a tensor with NaN or infinity, also among those that stay in float."""
+def _check_no_nan(loaded: LoadedModel) -> None:
+    """Raise AuditError for a tensor with NaN or infinity, quantized or not."""
     for name, tensor in loaded.module.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise AuditError(
-                f"every number of a model must be finite to be exported, got NaN or infinity in {name}; the checkpoint is damaged"
+                "every number of a model must be finite to be exported, got NaN or infinity in "
+                f"{name}; the checkpoint is damaged"
             )
 
 
 def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter) -> None:
-    """Write what stays in float, each tensor once: a tied head has no weight of its own in a file."""
+    """Write all tensors that are not quantized, each once: a tied head has no weight of its own."""
     written = set(backend.parameters.values())
     rest: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -182,7 +211,7 @@ def _write_rest(loaded: LoadedModel, backend: ExportBackend, writer: ShardWriter
 
 
 def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
-    """Write the reference of `verify`, with the error of each parameter's scales under all of its names."""
+    """Write the reference of `verify`, with the scale error of a parameter under each name."""
     errors = {
         id(loaded.module.get_parameter(backend.parameters[target])): error
         for target, error in backend.scale_errors.items()
@@ -191,53 +220,16 @@ def _remember(loaded: LoadedModel, backend: ExportBackend, file: Path) -> None:
     verify.remember(loaded, {name: errors.get(id(value), 0.0) for name, value in named}, file)
 
 
-def _contents(
-    loaded: LoadedModel, recipe: QuantRecipe, quantized: Quantized, backend: ExportBackend
-) -> Contents:
-    """Return which layers of the file are quantized and which stay in float."""
-    module = loaded.module
-    paths = {id(owner): path for path, owner in module.named_modules()}
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    memory: dict[str, str] = {}
-
-    def in_files(path: str) -> tuple[str, ...]:
-        """Return the paths in the file of a layer, or of a parameter such as `experts.gate_up_proj`; note names that differ."""
-        name = path if path in parameters else f"{path}.weight"
-        found = in_file(module, name, parameters[name].to("meta"))
-        pieces = tuple(key.removesuffix(".weight") for key in found)
-        if pieces != (owner := name.removesuffix(".weight"),) and len(pieces) == 1:
-            memory[pieces[0]] = owner
-        return pieces
-
-    rules = {
-        piece: recipe.rules[layer.rule]
-        for layer in quantized.report.layers
-        for piece in backend.pieces[layer.name]
-    }
-    for layer in quantized.report.layers:
-        in_files(layer.name)
-    (embedding,) = in_files(paths[id(module.get_input_embeddings())])
-    (head,) = in_files(paths[id(output_layer(module))])
-    skipped = (piece for layer in quantized.report.skipped for piece in in_files(layer.name))
-    return Contents(
-        quantized=rules,
-        embedding=embedding,
-        head=head,
-        kept=tuple(dict.fromkeys(path for path in skipped if path != embedding)),
-        memory=memory,
-    )
-
-
-def _write_config(
+def _write_settings(
     loaded: LoadedModel, folder: Path, layout: Layout, config: dict[str, Any]
 ) -> None:
-    """Write the JSON files of the model, its tokenizer and other files beside the weights."""
-    companions.write(loaded, folder)
+    """Write the JSON files, the tokenizer and other files beside the weights."""
+    write_companions(loaded, folder)
     changes = {
         "architectures": [type(loaded.module).__name__],
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": loaded.dtype_name,
         "quantization_config": config,
     }
-    model_config.write(folder / "config.json", loaded.module.config, changes)
+    write_config(folder / "config.json", loaded.module.config, changes)
     for name, content in layout.files(config).items():
         card.write_json(folder / name, content)

@@ -1,7 +1,7 @@
-"""The command line: `python -m harness.export +quant=int8_row out=DIR`.
+"""The command line of exports: `python -m harness.export +quant=int8_row out=DIR`.
 
-The groups are those of `python -m harness`, with `layout` in the place of the task. One command writes one folder; errors are
-printed in one line, and the exit code is 1.
+The configuration groups are those of `python -m harness`, with `layout` instead of `task`. One
+command writes one folder. An error is one line, with exit code 1.
 """
 
 import logging
@@ -21,13 +21,14 @@ from harness.cli.explain import explain
 from harness.cli.recipe_name import recipe_name
 from harness.cli.run import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError, of_this_machine
+from harness.messages import plural
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 
 log = logging.getLogger(__name__)
 
-OWN_KEYS = ("layout", "out", "shard_gb")
-"""Keys that `python -m harness` has not."""
+EXPORT_KEYS = ("layout", "out", "shard_gb")
+"""Keys that `python -m harness` does not have."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class ExportConfig:
 
 
 def register() -> None:
-    """Make the schema known to Hydra as `base_export`."""
+    """Store the schema in Hydra as `base_export`."""
     ConfigStore.instance().store(name="base_export", node=ExportConfig)
 
 
@@ -60,17 +61,17 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """
     if OmegaConf.is_missing(cfg, "out"):
         raise ConfigError("out must be given, got nothing; add out=DIR")
-    # What both commands have is checked by the rules of the other.
-    shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN_KEYS])
-    own = OmegaConf.masked_copy(cfg, list(OWN_KEYS))
+    # The keys that both commands have are checked by the other one's rules.
+    shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in EXPORT_KEYS])
+    own = OmegaConf.masked_copy(cfg, list(EXPORT_KEYS))
     return {**config.resolve(shared), **config.plain(own)}
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="export")
 def export_job(cfg: DictConfig) -> None:
-    """Export what one composed configuration says; end the process with a line if that cannot be done.
+    """Export one composed configuration; on an error, print one line and exit with code 1.
 
-    Hydra would print all overrides before an error that leaves this function.
+    An error that left this function would make Hydra print all overrides first.
     """
     try:
         resolved = resolve(cfg)
@@ -87,7 +88,8 @@ def export_job(cfg: DictConfig) -> None:
 
 def _export(resolved: dict[str, Any], name: str | None) -> None:
     check_temporary()
-    with signals.held():  # imported here: composing, --help and a typo in a key need no torch
+    # Imported here, so that composing, --help and a typo in a key need no torch.
+    with signals.held():
         from harness.export.job import run  # noqa: PLC0415
 
     exported = run(resolved, name)
@@ -96,8 +98,8 @@ def _export(resolved: dict[str, Any], name: str | None) -> None:
     with printing():
         sys.stdout.write(
             f"{exported.folder}: {exported.total_bytes / 1e6:.1f} MB in {len(exported.files)} "
-            f"file{'s' * (len(exported.files) > 1)}; stored scales differ by at most {exported.scale_error:.1e}; "
-            f"read back and compared in {exported.seconds:.1f} s\n"
+            f"{plural('file', len(exported.files))}; stored scales differ by at most "
+            f"{exported.scale_error:.1e}; read back and compared in {exported.seconds:.1f} s\n"
         )
 
 
@@ -112,7 +114,7 @@ def main() -> None:
                     "one command must write one folder, got -m; run it for each recipe"
                 )
             export_job()
-        # The job reports its own errors: what comes here is Hydra's, or of a word.
+        # `export_job` reports its own errors. Others are of Hydra, or of a mistyped word.
         except Exception as reason:
             if signals.received():
                 raise

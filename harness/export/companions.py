@@ -1,8 +1,9 @@
-"""Write the files beside the weights of a model: tokenizer, generation settings, preprocessors of images and sound, code.
+"""Write the files beside the weights: tokenizer, generation settings, preprocessors, code.
 
-Files of a model that came from a folder are copied as they are, because transformers reads some `generation_config.json` that it refuses
-to save. The files of other models are saved by transformers. Keys and classes in `tokenizer_config.json` that only transformers 5 knows
-get their names in transformers 4, which 5 reads too.
+If the model came from a folder, its files are copied: transformers reads some
+`generation_config.json` that it does not save. Otherwise transformers saves them. Keys and classes
+of `tokenizer_config.json` that only transformers 5 knows get their names in transformers 4, which 5
+reads too.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from harness.errors import ModelError
 from harness.models.loaded import LoadedModel
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -25,7 +26,7 @@ TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
 )
-OTHERS = (
+OTHER_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -34,14 +35,14 @@ OTHERS = (
 )
 
 
-def write(loaded: LoadedModel, folder: Path) -> None:
-    """Copy or save everything but weights and `config.json`.
+def write_companions(loaded: LoadedModel, folder: Path) -> None:
+    """Copy or save all files of a model except its weights and `config.json`.
 
     Raises:
-        ModelError: transformers refuses to save the generation settings.
+        ModelError: transformers does not save the generation settings.
     """
     source = loaded.folder
-    names = (*TOKENIZER, *OTHERS) if source else ()
+    names = (*TOKENIZER_FILES, *OTHER_FILES) if source else ()
     present = [name for name in names if source and (source / name).is_file()]
     for name in present:
         shutil.copyfile(source / name, folder / name)  # type: ignore[operator]
@@ -64,13 +65,13 @@ def _save_generation(loaded: LoadedModel, folder: Path) -> None:
     except ValueError as reason:
         first = str(reason).strip().splitlines()[0]
         raise ModelError(
-            f"the generation settings of {loaded.name} must be ones that transformers saves, got: {first}; correct "
-            "generation_config.json of the float model"
+            f"the generation settings of {loaded.name} must be ones that transformers saves, got: "
+            f"{first}; correct generation_config.json of the unquantized model"
         ) from reason
 
 
 def _make_readable(file: Path) -> None:
-    """Give what transformers 5 renamed in `tokenizer_config.json` its old names."""
+    """Rename in `tokenizer_config.json` what transformers 4 knows under another name."""
     if not file.is_file():
         return
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -1,13 +1,15 @@
-"""Which matmul kernels of vLLM run which layer, and a warning for layers that none of them runs.
+"""Which kernels of vLLM run which quantized layer, and warnings for layers that no kernel runs.
 
-The conditions in `KERNELS` are those in the sources of vLLM 0.11.0 (GPU) and 0.32.0 (CPU); those of the CPU were tried as well
-(docs/checkpoints.md). vLLM joins q, k and v, and gate and up: K stays, and N is a sum of multiples, so a layer that fits alone
-also fits when it is joined.
+`KERNELS` has the conditions from the sources of vLLM 0.11.0 (GPU) and 0.32.0 (CPU). Those of the
+CPU were tried as well (docs/checkpoints.md). vLLM joins q, k and v, and gate and up. K is the same
+in the joined layer, and N is a sum of multiples. So if each layer fits a kernel, the joined one
+does too.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -16,25 +18,27 @@ from harness.export.layouts.layout import Contents, integer_format, unwrapped
 from harness.formats.minifloat import Minifloat
 from harness.quant.schemes.affine import Affine
 from harness.quant.schemes.block_scaled import BlockScaled
+from harness.quant.tensor import TensorFormat
 
-ROW, TENSOR, BLOCK, OTHER = -1, 0, -128, -2
-"""Values of a group size for scales that are not of groups: of rows, the whole tensor, 128 x 128 blocks, blocks of another shape."""
+PER_CHANNEL, PER_TENSOR, BLOCK_128, OTHER_BLOCK = -1, 0, -128, -2
+"""Values in place of a group size: per-channel, per-tensor, blocks of 128 x 128, blocks of another
+shape."""
 HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """A kernel and the layers that it runs."""
+    """A kernel, and its conditions on a layer."""
 
     name: str
     device: str
     weights: tuple[str, ...]
     """`int4`, `int8` or `fp8`; with `+zero` for zero points."""
-    are_inputs_rounded: bool = False
+    rounds_activations: bool = False
     groups: tuple[int, ...] | None = None
-    """Group sizes, or one of the names above; None: groups of any size, and rows."""
+    """Group sizes, or the values above; None: any group size, and per-channel."""
     multiples: tuple[int, int] = (1, 1)
-    """N (outputs) and K (inputs) must be multiples of these."""
+    """N (outputs) and K (inputs) must be multiples of these two."""
     dtypes: tuple[torch.dtype, ...] = HALF
     """Types of the model."""
 
@@ -44,18 +48,22 @@ KERNELS = (
         name="Marlin",
         device="GPU",
         weights=("int4", "int8", "int4+zero"),
-        groups=(ROW, 32, 64, 128),
+        groups=(PER_CHANNEL, 32, 64, 128),
         multiples=(64, 128),
     ),
     Kernel(
         name="Machete (Hopper)",
         device="GPU",
         weights=("int4", "int8", "int4+zero", "int8+zero"),
-        groups=(ROW, 64, 128),
+        groups=(PER_CHANNEL, 64, 128),
         multiples=(128, 64),
     ),
     Kernel(
-        name="AllSpark (Ampere)", device="GPU", weights=("int8",), groups=(ROW,), multiples=(16, 16)
+        name="AllSpark (Ampere)",
+        device="GPU",
+        weights=("int8",),
+        groups=(PER_CHANNEL,),
+        multiples=(16, 16),
     ),
     Kernel(
         name="ExLlama",
@@ -66,22 +74,26 @@ KERNELS = (
         dtypes=(torch.float16,),
     ),
     Kernel(
-        name="FP8 Marlin", device="GPU", weights=("fp8",), groups=(ROW, TENSOR), multiples=(64, 128)
+        name="FP8 Marlin",
+        device="GPU",
+        weights=("fp8",),
+        groups=(PER_CHANNEL, PER_TENSOR),
+        multiples=(64, 128),
     ),
     Kernel(
         name="CUTLASS INT8",
         device="GPU",
         weights=("int8",),
-        are_inputs_rounded=True,
-        groups=(ROW, TENSOR),
+        rounds_activations=True,
+        groups=(PER_CHANNEL, PER_TENSOR),
         multiples=(16, 16),
     ),
     Kernel(
         name="CUTLASS FP8",
         device="GPU",
         weights=("fp8",),
-        are_inputs_rounded=True,
-        groups=(ROW, TENSOR, BLOCK),
+        rounds_activations=True,
+        groups=(PER_CHANNEL, PER_TENSOR, BLOCK_128),
         multiples=(16, 16),
     ),
     Kernel(
@@ -94,23 +106,23 @@ KERNELS = (
         name="CPU INT8",
         device="CPU",
         weights=("int8",),
-        are_inputs_rounded=True,
-        groups=(ROW, TENSOR),
+        rounds_activations=True,
+        groups=(PER_CHANNEL, PER_TENSOR),
     ),
     Kernel(
         name="CPU FP8",
         device="CPU",
         weights=("fp8",),
-        are_inputs_rounded=True,
-        groups=(ROW, TENSOR),
+        rounds_activations=True,
+        groups=(PER_CHANNEL, PER_TENSOR),
     ),
 )
 
 
-def warnings(
+def kernel_warnings(
     contents: Contents, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> tuple[str, ...]:
-    """Return a line for each device and format with layers that no kernel of vLLM runs there.
+    """Return a warning for each device and format with layers that no kernel of vLLM runs.
 
     Args:
         contents: What the folder holds.
@@ -119,16 +131,17 @@ def warnings(
     """
     lines = []
     for device in ("GPU", "CPU"):
-        lacking: dict[str, list[str]] = defaultdict(list)
+        unsupported: dict[str, list[str]] = defaultdict(list)
         for path, rule in contents.quantized.items():
-            is_matmul = path != contents.embedding and _facts(rule) is not None
+            is_matmul = path != contents.embedding and _kind_and_group(rule) is not None
             if is_matmul and not fitting(rule, shapes[path], dtype, device):
-                lacking[rule.weight.name].append(path)
-        for name, paths in lacking.items():
+                unsupported[rule.weight.name].append(path)
+        for name, paths in unsupported.items():
             rule, shape = contents.quantized[paths[0]], shapes[paths[0]]
             lines.append(
-                f"vLLM on a {device} has no kernel for {len(paths)} layers of {name}, such as {paths[0]} {shape} in "
-                f"{str(dtype).removeprefix('torch.')}: {_conditions(rule, device)}"
+                f"vLLM on a {device} has no kernel for {len(paths)} layers of {name}, such as "
+                f"{paths[0]} {shape} in {str(dtype).removeprefix('torch.')}: "
+                f"{_conditions(rule, device)}"
             )
     return tuple(lines)
 
@@ -136,14 +149,16 @@ def warnings(
 def fitting(
     rule: LayerRule, shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> tuple[Kernel, ...]:
-    """Return the kernels of a device that take a layer `(N, K)`; none for formats that are not in the table."""
-    facts = _facts(rule)
-    if facts is None:
+    """Return the kernels of a device that run a layer `(N, K)`; none for unknown formats."""
+    found = _kind_and_group(rule)
+    if found is None:
         return ()
+    _, group = found
+    is_any_group = group >= PER_CHANNEL and group != PER_TENSOR
     return tuple(
         kernel
         for kernel in _of_kind(rule, device)
-        if (facts[1] in kernel.groups if kernel.groups else facts[1] >= ROW and facts[1] != TENSOR)
+        if (group in kernel.groups if kernel.groups else is_any_group)
         and not any(size % unit for size, unit in zip(shape, kernel.multiples, strict=True))
         # vLLM serves a float32 model in half precision.
         and (dtype == torch.float32 or dtype in kernel.dtypes)
@@ -151,44 +166,49 @@ def fitting(
 
 
 def _of_kind(rule: LayerRule, device: str) -> list[Kernel]:
-    """Return the kernels for the weights of a rule, whatever their shape."""
-    facts, is_rounded = _facts(rule), rule.input is not None
+    """Return the kernels of a device for the formats of a rule, whatever the shape of the layer."""
+    found = _kind_and_group(rule)
     return [
         kernel
         for kernel in KERNELS
-        if facts is not None
+        if found is not None
         and kernel.device == device
-        and facts[0] in kernel.weights
-        and kernel.are_inputs_rounded == is_rounded
+        and found[0] in kernel.weights
+        and kernel.rounds_activations == (rule.input is not None)
     ]
 
 
-def _facts(rule: LayerRule) -> tuple[str, int] | None:
-    """Return the kind of the weights and their group size; None for formats that are not in the table (MX, NVFP4, INT4 inputs)."""
+def _kind_and_group(rule: LayerRule) -> tuple[str, int] | None:
+    """Return the kind of the weights and their group size; None for MX, NVFP4 and other formats."""
     fmt = unwrapped(rule.weight)
     if (found := integer_format(fmt)) is not None:
         name = f"int{found.element.bits}" + "+zero" * isinstance(found, Affine)
-    elif (
-        isinstance(fmt, BlockScaled)
-        and isinstance(fmt.element, Minifloat)
-        and fmt.element.bits == 8
-        and fmt.granularity.block != (1, 32)
-    ):
+    elif _has_fp8_weights(fmt):
         name, found = "fp8", fmt
     else:
         return None
     block = found.granularity.block
     if block[0] == 1:
         return name, block[1]
-    return name, {(-1, -1): TENSOR, (128, 128): BLOCK}.get(block, OTHER)
+    return name, {(-1, -1): PER_TENSOR, (128, 128): BLOCK_128}.get(block, OTHER_BLOCK)
+
+
+def _has_fp8_weights(fmt: TensorFormat) -> TypeGuard[BlockScaled]:
+    """Return whether a format is FP8 with ordinary scales; blocks of 32 are those of MXFP8."""
+    return (
+        isinstance(fmt, BlockScaled)
+        and isinstance(fmt.element, Minifloat)
+        and fmt.element.bits == 8
+        and fmt.granularity.block != (1, 32)
+    )
 
 
 def _conditions(rule: LayerRule, device: str) -> str:
-    """Describe the conditions of the kernels for such weights."""
+    """Return the conditions of the kernels for the formats of a rule, in words."""
     kernels = _of_kind(rule, device)
     if not kernels:
-        inputs = "rounded inputs" if rule.input is not None else "inputs in float"
-        return f"there is none for these weights with {inputs}"
+        how = "rounded" if rule.input is not None else "unquantized"
+        return f"there is none for these weights with {how} activations"
     return "; ".join(_needs(kernel) for kernel in kernels)
 
 
@@ -199,9 +219,11 @@ def _needs(kernel: Kernel) -> str:
         if unit > 1
     ]
     if kernel.groups is not None:
-        names = {ROW: "rows", TENSOR: "tensors", BLOCK: "128 x 128"}
-        sizes = [names.get(size, str(size)) for size in kernel.groups]
-        parts.append(f"scales of {' or '.join(sizes)}")
+        names = {PER_CHANNEL: "per-channel", PER_TENSOR: "per-tensor", BLOCK_128: "128 x 128"}
+        kinds = [names[size] for size in kernel.groups if size in names]
+        if sizes := [str(size) for size in kernel.groups if size not in names]:
+            kinds.append(f"in groups of {', '.join(sizes)}")
+        parts.append(f"scales {' or '.join(kinds)}")
     if kernel.dtypes == (torch.float16,):
         parts.append("a float16 model")
     return f"{kernel.name} needs {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""One export, start to finish: build, check, load, write."""
+"""One export from start to finish: build the parts, check them, load, write the folder."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from harness import config
 from harness.errors import ConfigError
-from harness.export.checkpoint import OUT, Exported, check, export
+from harness.export.checkpoint import OUT_KEY, Exported, check_export, export
 from harness.export.layouts.layout import Layout
 from harness.identity import config_hash
 from harness.machine import devices, provenance
@@ -17,15 +17,15 @@ from harness.output.names import local_path
 from harness.recipe import QuantRecipe
 from harness.redaction import known_values, redacted_tree
 
-PLACES = ("out", "shard_gb")
-"""Keys that do not change what is written."""
+NOT_IDENTITY = ("out", "shard_gb")
+"""Keys that do not change the weights that are written."""
 
 
 def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
-    """Export what a resolved configuration says, and call the recipe by a name; see `harness.cli.recipe_name`.
+    """Export a resolved configuration; the recipe is called `name`, see `harness.cli.recipe_name`.
 
     Raises:
-        HarnessError: It cannot be done; nothing was left behind.
+        HarnessError: The export cannot be done. Nothing is left behind.
     """
     allowed = tuple(resolved["allow_targets"])
 
@@ -37,10 +37,10 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     layout = part("layout", Layout)
     if not 0 < resolved["shard_gb"] < math.inf:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
-    out, force = local_path(resolved["out"], OUT), resolved["force"]
-    check(recipe, layout, out, force=force)  # before minutes of loading
+    out, force = local_path(resolved["out"], OUT_KEY), resolved["force"]
+    check_export(recipe, layout, out, force=force)  # before minutes of loading
     device = devices.choose(resolved["device"])
-    described = {key: value for key, value in resolved.items() if key not in PLACES}
+    described = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY}
     made = provenance.collect({}, device)
     facts = {
         "command": provenance.command_line(),

@@ -1,13 +1,15 @@
-"""Cut a quantized weight into the linear layers that a file holds.
+"""Cut a quantized weight into the linear layers that files hold.
 
-In memory the experts of a mixture are stacks, and gate and up are one matrix. In files, and in serving engines, each expert has
-linear layers of its own:
+In memory, the experts of a mixture are stacks, and gate and up are one matrix. In files and serving
+engines, each expert has linear layers of its own:
 
-    model.layers.0.mlp.experts.gate_up_proj [E, 2 I, H]  ->  model.layers.0.mlp.experts.0.gate_proj.weight [I, H]
-                                                             model.layers.0.mlp.experts.0.up_proj.weight   [I, H]
-                                                             model.layers.0.mlp.experts.1.gate_proj.weight [I, H] ...
+    model.layers.0.mlp.experts.gate_up_proj [E, 2 I, H]
+    ->  model.layers.0.mlp.experts.0.gate_proj.weight [I, H]
+        model.layers.0.mlp.experts.0.up_proj.weight   [I, H]
+        model.layers.0.mlp.experts.1.gate_proj.weight [I, H] ...
 
-transformers has the rules for names and cuts. Codes and scales are cut by them as they are, so nothing is quantized again.
+transformers has the rules for names and cuts. Codes and scales are cut by the same rules. Nothing
+is quantized again.
 """
 
 from collections.abc import Mapping
@@ -23,27 +25,29 @@ from harness.quant.tensor import ScalePlane
 
 
 def in_file(module: PreTrainedModel, parameter: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return the tensors that a checkpoint holds for a parameter, by name: the parameter itself, renamed, or its pieces."""
+    """Return the tensors of the files for a parameter: itself under its name there, or pieces."""
     found: dict[str, Tensor] = revert_weight_conversion(module, {parameter: tensor})
     return found
 
 
-def split(
+def split_weight(
     module: PreTrainedModel, parameter: str, layer: QuantizedLayer
 ) -> tuple[QuantizedLayer, ...]:
-    """Return the linear layers that a checkpoint holds of a quantized weight, by their paths there.
+    """Return the linear layers of the files for a quantized weight, named by their paths there.
 
     Args:
-        module: The model, whose names are those of transformers.
-        parameter: Name of the weight in the model, such as `model.layers.0.mlp.experts.gate_up_proj`.
-        layer: Its codes `[N, K]` or `[E, N, K]` and scales.
+        module: The model.
+        parameter: Name of the weight in the model, such as
+            `model.layers.0.mlp.experts.gate_up_proj`.
+        layer: Its codes `[N, K]` or `[E, N, K]`, and scales.
 
     Raises:
-        UnsupportedRecipe: A block of a scale reaches over two pieces.
+        UnsupportedRecipe: A block with one scale reaches over two pieces.
     """
     weight = layer.weight
-    planes = [_cut(module, parameter, plane, layer) for plane in weight.scales.planes]
-    zeros = weight.scales.zero_point and _cut(module, parameter, weight.scales.zero_point, layer)
+    planes = [_cut_scales(module, parameter, plane, layer) for plane in weight.scales.planes]
+    zero = weight.scales.zero_point
+    zeros = zero and _cut_scales(module, parameter, zero, layer)
     made = []
     for name, codes in in_file(module, parameter, weight.codes).items():
         scales = replace(
@@ -57,19 +61,20 @@ def split(
     return tuple(made)
 
 
-def _cut(
+def _cut_scales(
     module: PreTrainedModel, parameter: str, plane: ScalePlane, layer: QuantizedLayer
 ) -> dict[str, ScalePlane]:
-    """Return the scales of each piece."""
+    """Return the scales of each piece, by name of the piece in the files."""
     values, shape = plane.values, layer.weight.codes.shape
     size = plane.granularity.block[0]
     if size == -1:
-        # One number for all rows: every piece of the matrix has it.
+        # One scale for all rows: give it to each row, cut, and keep the first row of each piece.
         values = values.expand(*shape[:-1], values.shape[-1])
     elif size > 1 and _cuts_blocks(in_file(module, parameter, layer.weight.codes.to("meta")), size):
         raise UnsupportedRecipe(
-            f"blocks of {size} rows must not reach over two layers of the checkpoint, got {layer.name} {tuple(shape)}, which "
-            "becomes several; choose a format with scales of rows or groups, or add it to quant.skip"
+            f"blocks of {size} rows must not reach over two layers of the checkpoint, got "
+            f"{layer.name} {tuple(shape)}, which becomes several; choose a per-channel or "
+            "group-wise format, or add it to quant.skip"
         )
     pieces = in_file(module, parameter, values)
     if size == -1:
@@ -78,5 +83,5 @@ def _cut(
 
 
 def _cuts_blocks(pieces: Mapping[str, Tensor], size: int) -> bool:
-    """Say whether a cut between pieces runs through a block of `size` rows; a short block at the end is none."""
+    """Return whether a cut runs through a block of `size` rows; a short last block is whole."""
     return len(pieces) > 1 and any(piece.shape[0] % size for piece in pieces.values())

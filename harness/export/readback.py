@@ -1,7 +1,7 @@
-"""Read an exported folder as other tools do: match each layer with its scheme, decompress it, load the float model.
+"""Read an exported folder as other tools do: match schemes, decompress, load the model.
 
-compressed-tensors folders are read by the library's own matching of `config_groups` and `ignore`, and its own `decompress`, one layer at
-a time, experts too. GPTQ folders are read by `harness.models.checkpoints.gptq`.
+For compressed-tensors, the library itself matches `config_groups` and `ignore`, and decompresses
+each layer, experts too. GPTQ folders are read by `harness.models.checkpoints.methods.gptq`.
 """
 
 import importlib
@@ -19,11 +19,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from harness.errors import ModelError
 from harness.export.pieces import in_file
-from harness.export.shards import INDEX
 from harness.models.architecture import auto_class
-from harness.models.checkpoints import gptq as gptq_checkpoint
+from harness.models.checkpoints.folder_files import INDEX_FILE, WEIGHTS_FILE
+from harness.models.checkpoints.methods.gptq import read_gptq
 
-PARTS = {
+CODED_PARTS = {
     "weight_packed",
     "weight_scale",
     "weight_zero_point",
@@ -34,14 +34,18 @@ PARTS = {
 }
 """Tensors of a quantized layer in compressed-tensors, beside `weight` and `bias`."""
 LINEAR = nn.Linear(1, 1, device="meta")
-"""Stands for every quantized layer when schemes are matched by class: experts are linear layers in files."""
+"""Stands for any quantized layer when schemes are matched by class: in files, experts are linear
+layers."""
 
 
-def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device) -> PreTrainedModel:
+def read_back(
+    folder: Path, dtype: torch.dtype, attention: str, device: torch.device
+) -> PreTrainedModel:
     """Return the dequantized model of a folder.
 
     Raises:
-        ModelError: Codes, schemes and names do not fit together, or the model's class lacks or leaves a tensor.
+        ModelError: Codes, schemes and names do not fit each other, or the tensors are not the
+            model's.
     """
     trust = {"trust_remote_code": any(folder.glob("*.py"))}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
@@ -50,9 +54,9 @@ def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device)
     with torch.device("meta"):
         shape: PreTrainedModel = auto_class(config).from_config(config, **trust)
     if settings["quant_method"] == "gptq":
-        weights = dict(gptq_checkpoint.read(folder, settings, torch.float32, shape).weights)
+        weights = dict(read_gptq(folder, settings, torch.float32, shape).weights)
     else:
-        weights = decompressed(_tensors(folder), settings)
+        weights = decompressed(_stored_values(folder), settings)
     kind = getattr(transformers, config.architectures[0], type(shape))
     found: Any = kind.from_pretrained(
         None,
@@ -66,9 +70,11 @@ def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, found[1][problem])):
             raise ModelError(
-                f"its tensors must be those of {config.architectures[0]}, got {problem}: {', '.join(keys[:5])}"
+                f"its tensors must be those of {config.architectures[0]}, got {problem}: "
+                f"{', '.join(keys[:5])}"
             )
-    _refuse_schemes_of_floats(module, folder, settings)
+    if settings["quant_method"] != "gptq":
+        _check_schemes(module, _stored_values(folder), settings)
     module.to(device)  # type: ignore[arg-type]
     module.train(mode=False)
     module.requires_grad_(requires_grad=False)
@@ -76,16 +82,16 @@ def read(folder: Path, dtype: torch.dtype, attention: str, device: torch.device)
 
 
 def decompressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the float tensors of a compressed-tensors checkpoint, by name in the file.
+    """Return the float tensors of a compressed-tensors folder, by name in the files.
 
     Raises:
-        ModelError: A layer has codes and no scheme, or a scheme and no codes.
+        ModelError: A layer with codes has no scheme.
     """
     library = importlib.import_module("compressed_tensors.quantization")
     match = importlib.import_module("compressed_tensors.utils.match")
     config = library.QuantizationConfig.model_validate(settings)
     schemes = {target: group for group in config.config_groups.values() for target in group.targets}
-    owners = {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in PARTS}
+    owners = {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in CODED_PARTS}
     floats: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
@@ -98,24 +104,25 @@ def decompressed(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> 
         found = match.match_targets(path, LINEAR, schemes)
         if not found or match.is_match(path, LINEAR, config.ignore):
             raise ModelError(
-                f"quantization_config must have a scheme for {path}, whose codes are stored; it has none"
+                f"quantization_config must have a scheme for {path}, whose codes are stored; it "
+                "has none"
             )
         floats[f"{path}.weight"] = _decompress(stored, schemes[found[0]], config.format)
     return floats
 
 
-def _refuse_schemes_of_floats(
-    module: PreTrainedModel, folder: Path, settings: Mapping[str, Any]
+def _check_schemes(
+    module: PreTrainedModel, stored: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> None:
-    """Raise ModelError if a linear layer in float has a scheme, for which readers would look for codes, or one with codes has none."""
-    if settings["quant_method"] == "gptq":
-        return
+    """Raise ModelError if a linear layer has codes and no scheme, or a scheme and no codes.
+
+    Readers look for codes where there is a scheme.
+    """
     match = importlib.import_module("compressed_tensors.utils.match")
     targets = [
         target for group in settings["config_groups"].values() for target in group["targets"]
     ]
-    stored = _tensors(folder)
-    coded = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] in PARTS}
+    coded = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] in CODED_PARTS}
     for path, owner in module.named_modules():
         if not isinstance(owner, nn.Linear):
             continue
@@ -124,42 +131,34 @@ def _refuse_schemes_of_floats(
         has_scheme = match.match_targets(path, owner, targets)
         if is_coded != (bool(has_scheme) and not match.is_match(path, owner, settings["ignore"])):
             raise ModelError(
-                f"quantization_config must {'have a scheme for' if is_coded else 'ignore'} {path}, as transformers calls it in "
-                f"memory; it is {', '.join(names)} in the file"
+                f"quantization_config must {'have a scheme for' if is_coded else 'ignore'} {path}, "
+                f"as transformers calls it in memory; it is {', '.join(names)} in the file"
             )
-    _refuse_schemes_of_other_floats(module, stored, settings, targets)
+    for path in _float_matrices(module, stored):
+        is_ignored = match.is_match(path, LINEAR, settings["ignore"])
+        if not is_ignored and match.match_targets(path, LINEAR, targets):
+            raise ModelError(
+                f"quantization_config must ignore {path}, which is not quantized; it has a scheme"
+            )
 
 
-def _refuse_schemes_of_other_floats(
-    module: PreTrainedModel,
-    stored: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-    targets: list[str],
-) -> None:
-    """Raise ModelError if a float matrix of the files, such as one of an expert, has a scheme; embeddings are looked up by row."""
-    match = importlib.import_module("compressed_tensors.utils.match")
+def _float_matrices(module: PreTrainedModel, stored: Mapping[str, Tensor]) -> list[str]:
+    """Return the layers of the files with a float matrix, experts too; without embeddings."""
     lookups = {
         name
         for path, owner in module.named_modules()
         if isinstance(owner, nn.Embedding)
         for name in in_file(module, f"{path}.weight", owner.weight.to("meta"))
     }
-    for name, tensor in stored.items():
-        path, _, part = name.rpartition(".")
-        if (
-            part != "weight"
-            or tensor.dim() != 2
-            or not tensor.is_floating_point()
-            or name in lookups
-        ):
-            continue
-        is_float8 = tensor.dtype.itemsize == 1
-        if is_float8 or match.is_match(path, LINEAR, settings["ignore"]):
-            continue
-        if match.match_targets(path, LINEAR, targets):
-            raise ModelError(
-                f"quantization_config must ignore {path}, which is stored in float; it has a scheme"
-            )
+    return [
+        name.removesuffix(".weight")
+        for name, tensor in stored.items()
+        if name.rpartition(".")[2] == "weight"
+        and name not in lookups
+        and tensor.dim() == 2
+        and tensor.is_floating_point()
+        and tensor.dtype.itemsize > 1  # FP8 codes are no floats here
+    ]
 
 
 def _decompress(stored: Mapping[str, Tensor], scheme: Any, whole_format: str) -> Tensor:
@@ -167,14 +166,14 @@ def _decompress(stored: Mapping[str, Tensor], scheme: Any, whole_format: str) ->
     base = importlib.import_module("compressed_tensors.compressors.base")
     kind = str(getattr(scheme.format, "value", None) or scheme.format or whole_format)
     if kind == "nvfp4-pack-quantized":
-        # The library's own way rounds these to bfloat16.
-        return _nvfp4(stored, scheme)
+        # The library's own way would round these weights to bfloat16.
+        return _decompress_nvfp4(stored, scheme)
     compressor = base.BaseCompressor.get_value_from_registry(kind)
     weight: Tensor = compressor.decompress(dict(stored), scheme)["weight"]
     return weight.float()
 
 
-def _nvfp4(stored: Mapping[str, Tensor], scheme: Any) -> Tensor:
+def _decompress_nvfp4(stored: Mapping[str, Tensor], scheme: Any) -> Tensor:
     helpers = importlib.import_module("compressed_tensors.compressors.nvfp4.helpers")
     forward = importlib.import_module("compressed_tensors.quantization.lifecycle.forward")
     packed = stored["weight_packed"]
@@ -189,14 +188,14 @@ def _nvfp4(stored: Mapping[str, Tensor], scheme: Any) -> Tensor:
     return weight
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """Return what the weights files of a folder hold."""
-    index = folder / INDEX
-    names = {"model.safetensors"}
+def _stored_values(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors in the weights files of a folder."""
+    index = folder / INDEX_FILE
+    names = {WEIGHTS_FILE}
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     found: dict[str, Tensor] = {}
     for name in sorted(names):
         with safe_open(folder / name, "pt") as file:
-            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     return found

@@ -1,7 +1,8 @@
-"""Tensors written to safetensors files of limited size, as they come.
+"""Write tensors to safetensors files of limited size, as they come.
 
-How many files there will be is known at the end, when they get the names that readers expect: `model.safetensors`, or
-`model-00001-of-00003.safetensors` and so on with an index of which tensor lies where.
+The number of files is known at the end. Then they get the names that readers expect:
+`model.safetensors`, or `model-00001-of-00003.safetensors` and so on, with an index that says which
+file holds which tensor.
 """
 
 import json
@@ -12,29 +13,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
+from harness.models.checkpoints.folder_files import INDEX_FILE, WEIGHTS_FILE
 
 
 class ShardWriter:
-    """Writes a checkpoint's tensors; what is held in memory is one file's worth."""
+    """Writes the tensors of a checkpoint; memory holds at most one file's worth."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Write into `folder`, starting a new file before one would exceed `limit` bytes."""
+        """Write into `folder`, at most `limit` bytes a file, unless a single tensor is larger."""
         self._folder = folder
         self._limit = limit
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._shards: list[list[str]] = []
         self.total_bytes = 0
-        """Of all tensors so far [byte]."""
+        """Size of all tensors so far [byte]."""
 
     def add(self, tensors: Mapping[str, Tensor]) -> int:
-        """Take tensors under their full names; return their size [byte]."""
+        """Write tensors, by full name; return their size [byte]."""
         size = 0
         for name, tensor in tensors.items():
             if self._pending and self._pending_bytes + tensor.nbytes > self._limit:
                 self._flush()
-            # A view would write all of what it views, and a GPU's memory is not the file's.
+            # Contiguous, because a view would write all of its base; on the CPU, to free a GPU.
             self._pending[name] = tensor.detach().to("cpu", memory_format=torch.contiguous_format)
             self._pending_bytes += tensor.nbytes
             size += tensor.nbytes
@@ -42,11 +43,11 @@ class ShardWriter:
         return size
 
     def close(self) -> list[Path]:
-        """Write what is left, name the files, and return them."""
+        """Write what is pending, give the files their names, and return them."""
         self._flush()
         count = len(self._shards)
         if count == 1:
-            return [self._part(0).rename(self._folder / "model.safetensors")]
+            return [self._part(0).rename(self._folder / WEIGHTS_FILE)]
         names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
         files = [self._part(i).rename(self._folder / name) for i, name in enumerate(names)]
         index = {
@@ -58,7 +59,7 @@ class ShardWriter:
             },
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (self._folder / INDEX).write_text(text, encoding="utf-8")
+        (self._folder / INDEX_FILE).write_text(text, encoding="utf-8")
         return files
 
     def _part(self, i: int) -> Path:

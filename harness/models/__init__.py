@@ -1,9 +1,14 @@
-"""Where weights come from and which of them can be quantized.
+"""Models: where weights come from, what is in memory, and which weights can be quantized.
 
-`sources/` loads a model: from the hub, a folder, a GGUF file, or random. `checkpoints/` knows the layouts of quantized folders.
-`loaded` is the model in memory, whose weights can be swapped and restored; `cache` keeps the last one. `targets/` finds what can be
-quantized by running the model once. `activations/` rounds activations that no layer of ours sees. `architecture` knows the class of a
-folder, `tokens` turns text into ids.
+1. `sources/` are the model sources that `conf/model` names: the hub, a folder, a GGUF file, random
+   weights. `checkpoints/` reads their folders, unquantized and quantized; `architecture` finds the
+   class for a folder.
+2. `loaded` is a model in memory, whose weights a recipe swaps and restores. `cache` keeps the last
+   one.
+3. `targets/` finds the weights that can be quantized, by running the model once.
+4. `activations/` rounds activations where no layer of this project does it: in quantized
+   checkpoints, and in fused experts.
+5. `tokens` turns text into token ids.
 """
 
 from harness.models.loaded import LoadedModel, ModelSource

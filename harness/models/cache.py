@@ -1,27 +1,27 @@
-"""One model stays in memory, so that a sweep loads it once, and beside it the float model that it is compared with.
+"""Keep one model in memory, so that a sweep loads it once, and its baseline.
 
-The key is the whole frozen source and the device: no field can be forgotten. Another model replaces the one that is
-held, and a model is handed out only with its float weights in place. A baseline is loaded when a comparison asks for it, and kept
-while runs are of models that were made of it.
+The key is the whole frozen source with the device, so no field can be forgotten. Loading another
+model drops the one before. A model is handed out with its unquantized weights in place. A baseline
+is loaded when a comparison asks for it. It stays as long as the models that were made of it.
 """
 
 import torch
 
-from harness.models.checkpoints.zero_weights import zero_warnings
+from harness.models.checkpoints.loading_warnings import zero_warnings
 from harness.models.loaded import LoadedModel, ModelSource
 
 _held: dict[tuple[ModelSource, torch.device], LoadedModel] = {}
 
 
 def load(source: ModelSource, device: torch.device) -> LoadedModel:
-    """Return the model of `source` on `device`, from memory if it is held."""
-    # Not every source can have a baseline.
+    """Return the model of `source` on `device`, from memory if it is there."""
+    # Only some sources have a field for a baseline.
     _drop_all_but({(source, device), (getattr(source, "baseline", None), device)})
     return _get(source, device)
 
 
 def load_baseline(loaded: LoadedModel) -> LoadedModel | None:
-    """Return the float model that a loaded model was made of, on the same device; None if nothing says which."""
+    """Return the unquantized model that a checkpoint was made of; None if its source names none."""
     return _get(loaded.baseline, loaded.device) if loaded.baseline is not None else None
 
 

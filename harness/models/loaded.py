@@ -1,4 +1,13 @@
-"""What a model source is, and what it loads."""
+"""A model in memory, whose weights can be swapped and restored, and the protocol of what loads one.
+
+A run quantizes a `LoadedModel` in place, measures it, and restores it:
+
+1. `swap_parameter` and `swap_module` put something in the place of an unquantized weight or layer;
+   `transform_input` rounds the activations of a layer; `untie` separates tied weights.
+2. `with unquantized():` puts the original weights back for the length of a block. So one copy of
+   the model is its own baseline.
+3. `restore` undoes 1. The next recipe of a sweep starts from the very same parameter objects.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
@@ -19,11 +28,11 @@ Dtype = Literal["bfloat16", "float32", "float16"]
 Weights = Literal["pretrained", "random"]
 Made = TypeVar("Made")
 TIED = "tie_word_embeddings"
-"""The key of a configuration that says whether weights are tied."""
+"""Key of a configuration: whether input embedding and LM head share one weight."""
 
 
 class Swap(NamedTuple):
-    """A float parameter, or a module with one, and what stands in its place."""
+    """An unquantized parameter, or a module that holds one, and its replacement."""
 
     owner: nn.Module
     attribute: str
@@ -32,16 +41,16 @@ class Swap(NamedTuple):
 
 
 class Tie(NamedTuple):
-    """What a configuration said of tied weights."""
+    """The setting `tie_word_embeddings` of a configuration before `untie` changed it."""
 
     config: Any
     own: dict[str, bool]
-    """`tie_word_embeddings`, or nothing where the configuration itself had no such key."""
+    """The key and its value; empty where the configuration inherits the value from its class."""
 
 
 @dataclass(kw_only=True, slots=True)
 class LoadedModel:
-    """A model in memory: the one mutable object that travels along a run."""
+    """A model in memory: the one mutable object of a run."""
 
     module: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -49,38 +58,42 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     fingerprint: str
-    """Hash of the weights and the tokenizer, or the hub commit."""
+    """Hash of the weights and the tokenizer, or the commit on the hub."""
     revision: str | None = None
-    """Commit of the hub."""
+    """Commit on the hub."""
     origin: str = "float checkpoint"
-    """What the float weights are, such as a dequantized 4-bit file."""
+    """Where the weights come from, in words, such as `dequantized gptq checkpoint (int4 ...)`."""
     weights: Weights = "pretrained"
-    """`random`: only the shapes are the model's, and its outputs mean nothing."""
+    """`random`: the shapes are those of the model, and its outputs mean nothing."""
     prequantized: Prequantized | None = None
-    """Facts about a quantized checkpoint, to which no recipe can be applied; None for float weights."""
+    """Facts about the quantized checkpoint. No recipe can be applied to it. None for float
+    weights."""
     dequantized: Prequantized | None = None
-    """Facts about the quantized file that float weights were dequantized from (GGUF); recipes can be applied to these."""
+    """Facts about the quantized GGUF file that was dequantized. Recipes can be applied."""
     baseline: "ModelSource | None" = None
-    """The float model that a quantized model was made of; `harness.models.cache.load_baseline` loads it."""
+    """Source of the unquantized model that a quantized checkpoint was made of; see
+    `load_baseline`."""
     warnings: tuple[str, ...] = ()
-    """What a user must know of how the model was loaded: ignored tensors, an adapter beside the weights."""
+    """Notes for the user about loading, such as ignored tensors or an adapter beside the
+    weights."""
     folder: Path | None = None
-    """Where its files lie, if it came from a folder of transformers' layout."""
+    """Folder of its files, for a model in the layout of transformers."""
     swaps: list[Swap] = field(default_factory=list)
-    """Parameters and modules that a recipe has swapped out, in order."""
+    """Parameters and modules that a recipe replaced, in order."""
     hooks: list[RemovableHandle] = field(default_factory=list)
     """Hooks of a recipe, which round or record activations."""
     ties: list["Tie"] = field(default_factory=list)
-    """Configurations that `untie` has changed, with what they said before."""
+    """Configurations that `untie` changed."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
     """Results of `cached`, by key."""
     is_float: bool = False
-    """True inside `unquantized`, where hooks leave activations as they are."""
+    """True inside `unquantized`: hooks leave activations as they are."""
 
     def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return the result of `make` for a key. It is called once; the result is kept as long as the model, for a whole sweep.
+        """Return `make()`, computed once for each key and kept as long as the model.
 
-        The result may depend on the tokenizer and the float weights, never on a recipe.
+        The result may depend on the tokenizer and the unquantized weights, but not on a recipe: the
+        recipes of a sweep share it.
         """
         if key not in self.kept:
             self.kept[key] = make()
@@ -89,34 +102,45 @@ class LoadedModel:
 
     @property
     def came_quantized(self) -> bool:
-        """The weights were quantized before they came here: they are no float model, whatever their type."""
+        """Whether the weights were quantized before they were loaded, even if float now."""
         return self.prequantized is not None or self.dequantized is not None
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model was made for [token]; None if its configuration has no limit."""
+        """Longest sequence that the configuration allows [token]; None for no limit."""
         return max_length(self.module)
 
+    @property
+    def dtype_name(self) -> str:
+        """Type of the weights in words, such as `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the text model scores."""
+        return int(self.module.config.get_text_config().vocab_size)
+
     def fits(self, length: int) -> bool:
-        """Say whether a sequence of so many tokens is within `max_length`."""
+        """Return whether a sequence of `length` tokens is within `max_length`."""
         return self.max_length is None or length <= self.max_length
 
     @property
     def attention(self) -> str:
-        """Attention implementation of transformers that the text model runs with."""
+        """Attention implementation of the text model, such as `sdpa`."""
         return attention_of(self.module)
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters, shared ones counted once."""
+        """Number of parameters. A shared parameter counts once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def swap_parameter(
         self, owner: nn.Module, attribute: str, weight: torch.Tensor
     ) -> nn.Parameter:
-        """Put `weight` in the place of a float parameter, which `restore` brings back; return what is in place now.
+        """Replace an unquantized parameter until `restore`; return the parameter now in place.
 
-        A parameter shared by two modules is replaced in `owner` alone: give the other one the parameter that this returns.
+        Only `owner` gets the replacement. Where two modules share the parameter, pass the returned
+        parameter for the second one.
         """
         original: nn.Parameter = getattr(owner, attribute)
         installed = weight
@@ -127,7 +151,7 @@ class LoadedModel:
         return installed
 
     def swap_module(self, path: str, module: nn.Module) -> None:
-        """Put a module in the place of the one at `path`, wherever the model has it; `restore` brings that back."""
+        """Replace the module at `path`, and at its other paths in the model, until `restore`."""
         original, module = self.module.get_submodule(path), module.train(mode=False)
         for each in self.cached("paths of shared modules", self._shared_paths).get(path, [path]):
             parent, _, attribute = each.rpartition(".")
@@ -137,7 +161,7 @@ class LoadedModel:
                 self.swaps.append(Swap(owner, attribute, original, module))
 
     def _shared_paths(self) -> dict[str, list[str]]:
-        """Return all paths of each module that has several, by the first."""
+        """Return all paths of each module that has several, by the first path."""
         paths: dict[nn.Module, list[str]] = defaultdict(list)
         for path, module in self.module.named_modules(remove_duplicate=False):
             paths[module].append(path)
@@ -146,7 +170,7 @@ class LoadedModel:
     def transform_input(
         self, owner: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Let `change` make what goes into a layer, until `restore`."""
+        """Replace the activation of a layer by `change(activation)`, until `restore`."""
 
         def hook(
             _: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
@@ -161,15 +185,15 @@ class LoadedModel:
 
     @contextmanager
     def unquantized(self) -> Iterator[None]:
-        """Be the float model inside the block, and the quantized one again after it.
+        """Context manager: the unquantized model inside the block, the quantized one after it.
 
-        Both share every parameter that is not quantized; nothing is copied.
+        The two share every parameter that is not quantized. Nothing is copied.
         """
-        # What is in place now comes back, not what was put there: if something else took its place, the audit must see it.
+        # Put back what is in place now, not what `swap_parameter` installed. If other code has
+        # displaced an installed parameter, `count_displaced` must still find that.
         in_place = [getattr(swap.owner, swap.attribute) for swap in self.swaps]
-        for swap in reversed(
-            self.swaps
-        ):  # of a weight that was swapped twice the first is the float one
+        # In reverse: if a weight was swapped twice, the first swap holds the unquantized one.
+        for swap in reversed(self.swaps):
             setattr(swap.owner, swap.attribute, swap.original)
         self.is_float = True
         try:
@@ -180,11 +204,14 @@ class LoadedModel:
                 setattr(swap.owner, swap.attribute, parameter)
 
     def count_displaced(self) -> int:
-        """Count the swapped-in parameters and modules that are no longer in place."""
+        """Return how many installed parameters and modules are no longer in place."""
         return sum(getattr(s.owner, s.attribute) is not s.installed for s in self.swaps)
 
     def untie(self) -> None:
-        """Keep transformers from tying weights again: `tie_weights` reads the configuration of each model in the model."""
+        """Turn off weight tying in the configuration of every model inside the model.
+
+        Otherwise the next call of `tie_weights` in transformers would tie separated weights again.
+        """
         for part in self.module.modules():
             config = part.config if isinstance(part, PreTrainedModel) else None
             if getattr(config, TIED, False):
@@ -193,7 +220,7 @@ class LoadedModel:
                 setattr(config, TIED, False)
 
     def restore(self) -> None:
-        """Bring back every float parameter, the very objects that were swapped out, and take off every hook."""
+        """Undo every swap, hook and `untie`. The original parameter objects are back in place."""
         while self.swaps:
             swap = self.swaps.pop()
             setattr(swap.owner, swap.attribute, swap.original)
@@ -207,7 +234,7 @@ class LoadedModel:
 
 @runtime_checkable
 class ModelSource(Protocol):
-    """Where a model comes from. Frozen and hashable: the whole source is the key of the model cache."""
+    """Protocol: where a model comes from. Frozen and hashable, as the key of the model cache."""
 
     @property
     def name(self) -> str:
@@ -215,14 +242,14 @@ class ModelSource(Protocol):
 
     @property
     def dtype(self) -> Dtype:
-        """Type of the float weights."""
+        """Type of the weights in memory."""
 
     @property
     def weights(self) -> Weights:
-        """Whether the weights are the model's own."""
+        """`pretrained`, or `random` where only the shapes are the model's."""
 
     def fingerprint(self) -> str:
-        """Return a hash that changes whenever the weights or the tokenizer do."""
+        """Return a hash that changes with the weights and the tokenizer."""
 
     def load(self, device: torch.device) -> LoadedModel:
-        """Load weights and tokenizer, in evaluation mode."""
+        """Return the model in evaluation mode, with its tokenizer."""

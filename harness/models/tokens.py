@@ -1,10 +1,12 @@
-"""The one place where text becomes token ids.
+"""Turn text into token ids. No other module does.
 
-A tokenizer may put special tokens around a text (its post-processor). Those in front, mostly a BOS, are kept. Those behind
-mean that the text is over, but every text of a task goes on with the next window or the answer to a question: they are left off. Text is never cut or padded, whatever the tokenizer's file says.
-
-A tokenizer may know more tokens than the model has rows for, in its embedding or its head (added tokens, a tokenizer of another
-model). That does no harm as long as no such token occurs in a text; where one does, it is an error.
+1. A tokenizer may add special tokens around a text. Those in front, mostly a BOS, are kept. Those
+   at the end mean that the text is over. They are left off, because every text of a task continues:
+   with the next window, or with the answer to a question.
+2. Text is never cut or padded, whatever the tokenizer's file says.
+3. A tokenizer may have more tokens than the model has rows in its embedding or LM head (added
+   tokens, the tokenizer of another model). This is an error only for a text that contains such a
+   token.
 """
 
 import hashlib
@@ -20,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 
-PROBE = "aA0"
-"""A text whose tokens show what the tokenizer puts in front and behind."""
+PROBE_TEXT = "aA0"
+"""A short text. Its tokens separate the special tokens in front from those at the end."""
 
 
 class Tokens(NamedTuple):
@@ -29,13 +31,13 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     begins: list[int]
-    """Where in the text each token begins [character]; 0 for special tokens in front."""
+    """Offset in the text where each token begins [character]; 0 for special tokens in front."""
     ends: list[int]
-    """Where it ends."""
+    """Offset where each token ends [character]."""
 
 
 class Specials(NamedTuple):
-    """What a tokenizer puts around every text."""
+    """Special tokens that a tokenizer puts before and after every text."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
@@ -45,42 +47,44 @@ def tokenize(text: str, loaded: LoadedModel, *, prefix: bool = True) -> Tokens:
     """Return the tokens of a text.
 
     Args:
-        text: Taken whole.
-        loaded: The model that reads them.
-        prefix: Begin with the special tokens that the tokenizer puts in front, if it does.
+        text: The text; it is not cut.
+        loaded: The model that will read the tokens.
+        prefix: Begin with the special tokens that the tokenizer puts in front.
 
     Raises:
-        DataError: The model has no row for some token.
+        DataError: The model has no embedding row for one of the tokens.
     """
     encoded = loaded.tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    front = specials(loaded.tokenizer).prefix if prefix else ()
+    front = special_tokens(loaded.tokenizer).prefix if prefix else ()
     ids = [*front, *encoded["input_ids"]]
     check_rows(ids, loaded)
     begins, ends, last = [0] * len(front), [0] * len(front), 0
     for begin, end in encoded["offset_mapping"]:
-        # Some tokenizers leave white space out of a token's place: what is then empty begins where the one before it ended.
+        # Some tokenizers exclude white space from the offsets of a token. A token of white space
+        # then has an empty range: let it begin where the token before it ended.
         begins.append(begin if end > begin else last)
         ends.append(end)
         last = end
     return Tokens(ids, begins, ends)
 
 
-def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
-    """Return what a tokenizer puts around a text.
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Specials:
+    """Return the special tokens that a tokenizer puts around a text.
 
     Raises:
-        DataError: It has no token for the characters of `PROBE`, so that front and back cannot be told apart.
+        DataError: The tokenizer drops every character of `PROBE_TEXT`, so that special tokens in
+            front cannot be told from those at the end.
     """
-    encoded = tokenizer(PROBE)
+    encoded = tokenizer(PROBE_TEXT)
     ids: list[int] = encoded["input_ids"]
-    # Tokens of the text know which text they are from; special ones are from none.
+    # `sequence_ids` is 0 for a token of the text and None for a special token.
     inner = [place for place, text in enumerate(encoded.sequence_ids(0)) if text is not None]
     if ids and not inner:
         raise DataError(
-            f"the tokenizer must have a token for one of the characters {PROBE!r}, got only special tokens, {ids}; "
-            "take the tokenizer of these weights"
+            f"the tokenizer must have a token for one of the characters {PROBE_TEXT!r}, got only "
+            f"special tokens, {ids}; use the tokenizer of these weights"
         )
     if not inner:
         return Specials((), ())
@@ -88,12 +92,12 @@ def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
 
 
 def adds_bos(loaded: LoadedModel) -> bool:
-    """Say whether the tokenizer begins a text with its BOS token."""
-    return specials(loaded.tokenizer).prefix[:1] == (loaded.tokenizer.bos_token_id,)
+    """Return whether the tokenizer begins every text with its BOS token."""
+    return special_tokens(loaded.tokenizer).prefix[:1] == (loaded.tokenizer.bos_token_id,)
 
 
 def num_rows(loaded: LoadedModel) -> int:
-    """Return the number of tokens that have a row in the embedding and in the head."""
+    """Return the number of token ids that have a row in both the embedding and the LM head."""
     module = loaded.module
     head = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     counts = (
@@ -101,14 +105,14 @@ def num_rows(loaded: LoadedModel) -> int:
         getattr(head, "out_features", None),
     )
     known = [count for count in counts if isinstance(count, int)]
-    return min(known, default=int(module.config.get_text_config().vocab_size))
+    return min(known, default=loaded.vocab_size)
 
 
 def check_rows(ids: Iterable[int] | Tensor, loaded: LoadedModel) -> None:
-    """Refuse token ids that the model has no row for.
+    """Check that the model has a row for every token id.
 
     Raises:
-        DataError: There is one; the message names the first.
+        DataError: It has none; the message names the first such token.
     """
     ids_N, rows = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids)), num_rows(loaded)
     beyond = ids_N[ids_N >= rows]
@@ -116,21 +120,25 @@ def check_rows(ids: Iterable[int] | Tensor, loaded: LoadedModel) -> None:
         first = int(beyond.flatten()[0])
         raise DataError(
             f"every token of the text must have a row in the embedding of {loaded.name}, got "
-            f"{loaded.tokenizer.convert_ids_to_tokens(first)!r} with id {first} where there are {rows} rows "
-            f"({beyond.numel()} such tokens); take the tokenizer of these weights, or another text"
+            f"{loaded.tokenizer.convert_ids_to_tokens(first)!r} with id {first} where there are "
+            f"{rows} rows ({beyond.numel()} such tokens); use the tokenizer of these weights, or "
+            "another text"
         )
 
 
 def without_limits(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Switch off the truncation and the padding that a tokenizer's file may hold."""
+    """Turn off truncation and padding in a tokenizer; return it."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
 def without_suffix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Let a tokenizer put nothing behind a text; for libraries that call it themselves, on a copy of their own."""
-    found = specials(tokenizer)
+    """Make a tokenizer add nothing after a text; return it.
+
+    For libraries that call the tokenizer themselves: pass a copy that no other code uses.
+    """
+    found = special_tokens(tokenizer)
     if found.suffix:
         names = tokenizer.convert_ids_to_tokens(list(found.prefix))
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -10,7 +10,7 @@ import torch
 from harness.backends.base import Installed
 from harness.backends.layer import QuantizedLayer
 from harness.messages import plural
-from harness.models.checkpoints.loading_report import shown
+from harness.models.checkpoints.loading_report import first_names
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Other, num_unused
 from harness.quant.primitives import fit as fit_scales
@@ -178,6 +178,6 @@ def _tail_warnings(layers: Sequence[LayerReport]) -> list[str]:
             short[layer.format, layer.shape[-1]].append(layer.name)
     return [
         f"{fmt}: rows of {length} end with a short group in {len(names)} "
-        f"{plural('layer', len(names))}: {shown(names)}"
+        f"{plural('layer', len(names))}: {first_names(names)}"
         for (fmt, length), names in short.items()
     ]

@@ -357,7 +357,7 @@ def _describe(loaded: LoadedModel, how: products.MatmulWay) -> ModelInfo:
         count, float_bytes = stored.num_parameters, stored.num_parameters * loaded.dtype.itemsize
     return ModelInfo(
         name=loaded.name,
-        dtype=str(loaded.dtype).removeprefix("torch."),
+        dtype=loaded.dtype_name,
         device=loaded.device.type,
         attention=loaded.attention,
         products=how,

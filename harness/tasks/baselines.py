@@ -136,9 +136,9 @@ def _second_model(loaded: LoadedModel) -> Baseline:
     warnings = base.warnings
     if base.dtype is not loaded.dtype:
         warnings += (
-            f"the model was run in {_dtype_name(loaded)} and its baseline in {_dtype_name(base)}: "
+            f"the model was run in {loaded.dtype_name} and its baseline in {base.dtype_name}: "
             "rounding to the narrower type is in every difference; "
-            f"set model.baseline.dtype={_dtype_name(loaded)} to leave it out",
+            f"set model.baseline.dtype={loaded.dtype_name} to leave it out",
         )
     return Baseline(
         loaded=base, within=nullcontext, info=_info(base, "second model"), warnings=warnings
@@ -162,7 +162,7 @@ def _check_comparable(loaded: LoadedModel, base: LoadedModel) -> None:
             f"model.baseline must have weights={loaded.weights} as the model has, got "
             f"{base.weights}"
         )
-    own, other = _vocabulary(loaded), _vocabulary(base)
+    own, other = loaded.vocab_size, base.vocab_size
     if own != other:
         raise ModelError(
             f"model.baseline must have the vocabulary of the model ({own} tokens) to be compared "
@@ -205,9 +205,5 @@ def _info(
         fingerprint=loaded.fingerprint,
         revision=loaded.revision,
         origin=loaded.origin,
-        dtype=_dtype_name(loaded),
+        dtype=loaded.dtype_name,
     )
-
-
-def _dtype_name(loaded: LoadedModel) -> str:
-    return str(loaded.dtype).removeprefix("torch.")

@@ -34,7 +34,8 @@ STRATEGIES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "short_block": ({"strategy": "block", "block_structure": [5, 48]}, (5, 48)),
 }
 ROUNDINGS = 6 * 2.0**-24
-"""Relative distance of two results of three roundings each: 2688 / absmax there is absmax / 2688 here."""
+"""Relative distance of two results of three roundings each: 2688 / absmax there is absmax / 2688
+here."""
 live = settings(max_examples=20, deadline=None, derandomize=True)
 each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 MATRICES = ((1, 128), (7, 96), (12, 256), (48, 512))
@@ -143,7 +144,7 @@ def test_mxfp4_and_mxfp6_equal_compressed_tensors(
 def test_mxfp8_scales_are_rceil_but_at_seven_quarters(
     data: st.DataObject, tensors: Any, assert_equal: Any
 ) -> None:
-    """The library rounds the largest magnitude up from 1.75, where it is 448 exactly, not from above it."""
+    """The library rounds the largest magnitude up from 1.75 itself, where it is exactly 448."""
     args, granularity = arguments(
         "group", num_bits=8, type="float", symmetric=True, scale_dtype=torch.uint8
     )

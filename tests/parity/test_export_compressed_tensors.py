@@ -1,4 +1,4 @@
-"""Folders in the compressed-tensors layout, read by transformers and by the library that defines it."""
+"""Folders in the compressed-tensors layout, read by transformers and by the library itself."""
 
 import json
 import re
@@ -50,7 +50,8 @@ NAMES = sorted(
     for file in (CONF / "quant").glob("*.yaml")
     if not re.search("^none$|^(torchao|bnb)_|_real$", file.stem)
 )
-"""All but those that name a backend: an export has none, and their formats are those of the others."""
+"""All but those that name a backend: an export has none, and their formats are those of the
+others."""
 FACTS = {
     "command": "python -m harness.export",
     "config": {},
@@ -109,7 +110,8 @@ BY_THE_LIBRARY: dict[str, BlockScaled] = {
         scale=NVFP4Scale(levels=1, subnormal=True, arithmetic="divide"),
     ),
 }
-"""Formats of inputs with the scales that compressed-tensors fits; tests/parity/test_compressed_tensors.py holds them together."""
+"""Formats of inputs with the scales that compressed-tensors fits;
+tests/parity/test_compressed_tensors.py holds them together."""
 
 Reload = Callable[..., PreTrainedModel]
 _built: dict[tuple[str, ...], QuantRecipe] = {}
@@ -128,12 +130,12 @@ def recipe(*overrides: str) -> QuantRecipe:
 @pytest.fixture(autouse=True)
 def _read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child for each export would take minutes."""
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
 
 
 @pytest.fixture(scope="module")
 def _models(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, LoadedModel]:
-    """A model whose rows are whole blocks of 128, in two types, with a head tied to the embedding."""
+    """A model whose rows are whole blocks of 128, in two types; its LM head is tied."""
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -183,8 +185,33 @@ def model_bf16(_models: dict[torch.dtype, LoadedModel]) -> Iterator[LoadedModel]
 def written(loaded: LoadedModel, chosen: QuantRecipe, folder: Path) -> dict[str, Any]:
     """Export to a folder, and return its `quantization_config`."""
     export(loaded, chosen, CompressedTensors(), folder, shard_bytes=10**9, facts=FACTS)
+    return settings(folder)
+
+
+def settings(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     return config["quantization_config"]
+
+
+Exports = Callable[[LoadedModel, str], Path]
+
+
+@pytest.fixture(scope="module")
+def exports_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def exports(exports_root: Path) -> Exports:
+    """Export a model with a recipe of conf/quant; several tests read the same folder."""
+
+    def exported(loaded: LoadedModel, name: str) -> Path:
+        folder = exports_root / f"{name}-{loaded.dtype_name}"
+        if not folder.exists():
+            written(loaded, recipe(f"+quant={name}"), folder)
+        return folder
+
+    return exported
 
 
 def read(folder: Path, dtype: torch.dtype, *, dequantize: bool) -> PreTrainedModel:
@@ -219,26 +246,26 @@ def assert_same(found: PreTrainedModel, ours: dict[str, torch.Tensor], rtol: flo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_read_back_exactly_or_refused_with_a_reason(
-    name: str, model: LoadedModel, tmp_path: Path
+    name: str, model: LoadedModel, exports: Exports, exports_root: Path
 ) -> None:
     chosen = recipe(f"+quant={name}")
-    refusal, config = "", None
     try:
-        config = written(model, chosen, tmp_path / "out")
+        folder = exports(model, name)
     except UnsupportedRecipe as reason:
-        refusal = str(reason)
-    if config is None:
-        assert "must be one that layout=compressed_tensors can hold" in refusal or (
-            "rows must be whole blocks of" in refusal and "got 128 columns" in refusal
+        said = str(reason)
+        assert "must be one that layout=compressed_tensors can hold" in said or (
+            "rows must be whole blocks of" in said and "got 128 columns" in said
         )
         assert name not in LAYOUTS
-        assert list(tmp_path.iterdir()) == []
+        assert not any(folder.name.startswith(f"{name}-") for folder in exports_root.iterdir())
         return
     assert name not in REFUSED
+    config = settings(folder)
     assert config["format"] == LAYOUTS.get(name, config["format"])
-    found = read(tmp_path / "out", torch.float32, dequantize=True)
+    found = read(folder, torch.float32, dequantize=True)
     ours = weights(model, chosen)
-    # The library gives NVFP4 values as bfloat16, whatever the model's type; the others are exact in it.
+    # The library gives NVFP4 values as bfloat16, whatever the model's type; the others are exact in
+    # it.
     assert_same(found, ours, rtol=BF16_STEP if "nvfp4" in config["format"] else 0.0)
     if chosen.rules["linear"].input is None and "nvfp4" not in config["format"]:
         torch.testing.assert_close(logits(found), logits(model.module), rtol=1e-5, atol=1e-5)
@@ -248,11 +275,10 @@ def test_every_recipe_is_read_back_exactly_or_refused_with_a_reason(
     "name", ["int8_row", "int8_tensor", "int4_g64", "fp8_row", "fp8_block", "mxint8"]
 )
 def test_weights_decompressed_at_the_first_call_give_the_same_logits(
-    name: str, model: LoadedModel, tmp_path: Path
+    name: str, model: LoadedModel, exports: Exports
 ) -> None:
     chosen = recipe(f"+quant={name}")
-    written(model, chosen, tmp_path / "out")
-    found = read(tmp_path / "out", torch.float32, dequantize=False)
+    found = read(exports(model, name), torch.float32, dequantize=False)
     assert not found.model.layers[0].mlp.up_proj.state_dict().keys() <= {"weight"}
     theirs = logits(found)
     ours = weights(model, chosen)
@@ -262,12 +288,12 @@ def test_weights_decompressed_at_the_first_call_give_the_same_logits(
 
 @pytest.mark.parametrize("name", ["mxfp4", "mxfp6_e2m3", "mxfp8", "nvfp4", "mxint8"])
 def test_small_floats_of_a_bfloat16_model_are_the_same(
-    name: str, model_bf16: LoadedModel, tmp_path: Path
+    name: str, model_bf16: LoadedModel, exports: Exports
 ) -> None:
     chosen = recipe(f"+quant={name}")
-    written(model_bf16, chosen, tmp_path / "out")
+    folder = exports(model_bf16, name)
     for dequantize in (False, True):
-        found = read(tmp_path / "out", torch.bfloat16, dequantize=dequantize)
+        found = read(folder, torch.bfloat16, dequantize=dequantize)
         theirs = logits(found)
         ours = weights(model_bf16, chosen)
         if name == "nvfp4":
@@ -281,14 +307,12 @@ def test_small_floats_of_a_bfloat16_model_are_the_same(
 
 @pytest.mark.parametrize("name", ["int8_row", "int4_g64", "fp8_row"])
 def test_float32_scales_are_exact_where_transformers_reads_them_so(
-    name: str, model_bf16: LoadedModel, tmp_path: Path
+    name: str, model_bf16: LoadedModel, exports: Exports
 ) -> None:
     chosen = recipe(f"+quant={name}")
-    written(model_bf16, chosen, tmp_path / "out")
-    assert_same(
-        read(tmp_path / "out", torch.bfloat16, dequantize=True), weights(model_bf16, chosen)
-    )
-    rounded = read(tmp_path / "out", torch.bfloat16, dequantize=False)
+    folder = exports(model_bf16, name)
+    assert_same(read(folder, torch.bfloat16, dequantize=True), weights(model_bf16, chosen))
+    rounded = read(folder, torch.bfloat16, dequantize=False)
     logits(rounded)
     # Left compressed, parameters take the model's type: the scale is rounded, and then the product.
     assert_same(rounded, weights(model_bf16, chosen), rtol=BF16_STEP * 1.01)
@@ -296,13 +320,12 @@ def test_float32_scales_are_exact_where_transformers_reads_them_so(
 
 @pytest.mark.parametrize("name", BY_THE_LIBRARY)
 def test_inputs_are_rounded_as_written_with_the_scales_of_the_library(
-    name: str, model: LoadedModel, model_bf16: LoadedModel, tmp_path: Path
+    name: str, model: LoadedModel, model_bf16: LoadedModel, exports: Exports
 ) -> None:
     # FP4 is read into bfloat16 alone.
     loaded = model_bf16 if "4" in name else model
     chosen = recipe(f"+quant={name}")
-    written(loaded, chosen, tmp_path / "out")
-    theirs = logits(read(tmp_path / "out", loaded.dtype, dequantize=False))
+    theirs = logits(read(exports(loaded, name), loaded.dtype, dequantize=False))
     rule = replace(chosen.rules["linear"], input=BY_THE_LIBRARY[name])
     quantize(loaded, replace(chosen, rules={"linear": rule}))
     same = logits(loaded.module)
@@ -336,11 +359,11 @@ def test_static_scales_of_inputs_are_written(model: LoadedModel, tmp_path: Path)
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_tensors_are_those_the_library_compresses_the_same_values_to(
-    name: str, model: LoadedModel, tmp_path: Path
+    name: str, model: LoadedModel, exports: Exports
 ) -> None:
     chosen = recipe(f"+quant={name}")
-    config = written(model, chosen, tmp_path / "out")
-    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    folder = exports(model, name)
+    config, tensors = settings(folder), load_file(folder / "model.safetensors")
     path = "model.layers.1.mlp.down_proj"
     ours = {
         key.removeprefix(f"{path}."): value
@@ -439,7 +462,8 @@ def test_either_side_of_a_tied_head_is_quantized_alone(
     )
     assert model.module.config.tie_word_embeddings
     assert ("lm_head" in config["config_groups"]["group_0"]["targets"]) is ("lm_head" not in skip)
-    # transformers 5.23 cannot make an embedding without a weight, and leaves only linear layers compressed.
+    # transformers 5.23 cannot make an embedding without a weight, and leaves only linear layers
+    # compressed.
     found = read(tmp_path / "out", torch.float32, dequantize="embed_tokens" not in skip)
     theirs = logits(found)
     ours = weights(model, chosen)

@@ -1,7 +1,8 @@
 """Folders in the GPTQ layout, read by a reader of its published description, in numpy.
 
-The description is that of AutoGPTQ 0.7 (`qlinear_cuda_old.py`, version 1 of the layout): codes of 32 / bits inputs in an int32,
-zero points less 1, scales by group and output, `g_idx` the group of each input.
+The description is that of AutoGPTQ 0.7 (`qlinear_cuda_old.py`, version 1 of the layout): codes of
+32 / bits inputs in an int32, zero points less 1, scales by group and output, `g_idx` the group of
+each input.
 """
 
 import json
@@ -47,7 +48,7 @@ ROW = Granularity(block=(1, -1))
 @pytest.fixture(autouse=True)
 def _read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child for each export would take minutes."""
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
 
 
 def symmetric(bits: int, granularity: Granularity) -> BlockScaled:

@@ -27,14 +27,14 @@ CPU = torch.device("cpu")
 IDS = torch.arange(1, 40)[None]
 FACTS = {"command": "", "config": {}, "config_hash": "0" * 64, "packages": {"quant-harness": "0"}}
 LOGITS = 1e-4
-"""Logits are of size 1 to 10; two orders of the same float32 sums of 256 terms differ by 1e-6 of that, a few of which become a
-step of a rounded input."""
+"""Logits are of size 1 to 10; two orders of the same float32 sums of 256 terms differ by 1e-6 of
+that, a few of which become a step of a rounded input."""
 
 
 @pytest.fixture(autouse=True)
 def read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read exports back in this process; another test starts the child."""
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
 
 
 def recipe(name: str) -> QuantRecipe:

@@ -23,7 +23,7 @@ from harness import config
 from harness.models import cache
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.sources.embedded import EmbeddedModel, gguf_file
-from harness.models.sources.gguf import ROUNDED, GgufModel, converted
+from harness.models.sources.gguf import BFLOAT16_COPY, GgufModel, converted_folder
 from harness.recipe import quantize
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def folder() -> Path:
     file = gguf_file()
-    return converted(file, sha256_file(file), ROUNDED)
+    return converted_folder(file, sha256_file(file), BFLOAT16_COPY)
 
 
 @pytest.fixture(scope="module")

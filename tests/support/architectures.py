@@ -1,7 +1,7 @@
 """Small random models of many architectures, each saved to a folder with a byte tokenizer.
 
-Tests load the folders as a user would, so that what only `from_pretrained` does is tested too. `scripts/model_matrix.py` writes the
-table of docs/models.md from the same registry.
+Tests load the folders as a user would, so that what only `from_pretrained` does is tested too.
+`scripts/model_matrix.py` writes the table of docs/models.md from the same registry.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,8 @@
 
 GET  /api/{models,datasets}/OWNER/NAME/revision/REV              commit of a branch or tag
 GET  /api/{models,datasets}/OWNER/NAME/tree/COMMIT?recursive=..  files with sizes
-HEAD /[datasets/]OWNER/NAME/resolve/COMMIT/FILE                  X-Repo-Commit, ETag, size; large files redirect to /cdn
+HEAD /[datasets/]OWNER/NAME/resolve/COMMIT/FILE                  X-Repo-Commit, ETag, size;
+                                                                 large files redirect to /cdn
 GET  the same, or /cdn/..., with Range                           bytes
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints of one small Llama, quantized by a library or by hand, and the logits that they must give."""
+"""Checkpoints of one small Llama, quantized by a library or by hand, and their expected logits."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def expected_logits(weights: Callable[[str, torch.Tensor], torch.Tensor]) -> tor
 
 
 def written(folder: Path, tensors: Weights, settings: dict[str, Any]) -> Path:
-    """Write a checkpoint: the float model's other weights, these tensors, and what config.json says of them."""
+    """Write a checkpoint: given tensors, other weights of the float model, and the settings."""
     llama().config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     whole = llama().state_dict()

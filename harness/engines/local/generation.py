@@ -31,7 +31,7 @@ from transformers import Cache, PreTrainedModel, StaticCache
 
 from harness.engines.local.decodable import cache_argument, new_cache
 from harness.engines.local.decode_attention import ONE_QUERY
-from harness.models.architecture import attention_of, text_config
+from harness.models.architecture import text_config
 from harness.models.loaded import LoadedModel
 
 CacheKind = Literal["static", "dynamic"]
@@ -91,7 +91,7 @@ class Generation:
         self._position = 0
         # `prefill` replaces it.
         self._token_B1 = self._prompts_BS[:, -1:]
-        self.attention = attention_of(loaded.module)
+        self.attention = loaded.attention
         """Attention implementation of transformers that runs."""
         self.compile_s = 0.0
         """Time of the first compiled calls [s]; 0 without compilation."""

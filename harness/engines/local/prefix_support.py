@@ -17,7 +17,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from harness.engines.local.packed_rows import PackedRows
 from harness.engines.local.shared_prefix import run_prefix, run_rows
 from harness.engines.local.split_model import RUN_ERRORS, SplitModel
-from harness.models.architecture import TOLERANCE, text_config
+from harness.models.architecture import ATTENTION_TOLERANCE, text_config
 from harness.models.tokens import num_rows
 
 SHAREABLE_LAYERS = ("full_attention", "sliding_attention")
@@ -63,9 +63,9 @@ def _difference(model: SplitModel) -> str | None:
             found = run_rows(model, packed, rows, keep=False)
         except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
-    # The relative norm, as for two attention implementations (`TOLERANCE`).
+    # The relative norm, as for two attention implementations (`ATTENTION_TOLERANCE`).
     expected = torch.cat(whole).float()
     error = float((found.float() - expected).norm() / expected.norm())
-    if error <= TOLERANCE[loaded.dtype]:
+    if error <= ATTENTION_TOLERANCE[loaded.dtype]:
         return None
     return f"tokens after a shared prefix got other hidden states (relative difference {error:.1e})"

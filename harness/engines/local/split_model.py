@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from harness.engines.local.log_softmax import token_nll
 from harness.engines.local.patch import patched
 from harness.errors import ModelError
-from harness.models.architecture import TOLERANCE, text_model
+from harness.models.architecture import ATTENTION_TOLERANCE, text_model
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import output_layer
 
@@ -145,7 +145,7 @@ def _differ(a: Tensor, b: Tensor) -> bool:
     NaN is no difference here: scoring reports it.
     """
     error = float((a.float() - b.float()).norm() / b.float().norm())
-    return error > TOLERANCE[a.dtype]
+    return error > ATTENTION_TOLERANCE[a.dtype]
 
 
 def _is_float(weight: Tensor) -> bool:

@@ -1,18 +1,20 @@
-"""The GPTQ layout: weights of 2, 4 or 8 bits in rows or groups, as AutoGPTQ laid them out and GPTQModel, vLLM and SGLang read it.
+"""The GPTQ layout: INT2, INT4 or INT8 weights, per-channel or group-wise.
 
-With p = 32 / bits codes in an int32, the first in the lowest bits, and codes counted from 0:
+With p = 32 / bits codes in an int32 word, the first in the lowest bits, and codes counted from 0:
 
-    qweight  int32   [K / p, N]     code of weight n, k:  (qweight[k // p, n] >> bits * (k % p)) & (2^bits - 1)
+    qweight  int32   [K / p, N]     code of weight n, k:
+                                    (qweight[k // p, n] >> bits * (k % p)) & (2^bits - 1)
     scales   float16 [K / g, N]
     qzeros   int32   [K / g, N / p] the zero point minus 1, packed along N
     g_idx    int32   [K]            the group of each input: k // g
 
     w[n, k] = (code - (qzeros + 1)) * scales
 
-That 1 is version 1 of the layout (`checkpoint_format: gptq`). A zero point of 0 would be stored as -1, which kernels read
-differently: groups that have one are moved up by one where a code is left, which changes no value, and refused elsewhere.
+The 1 is that of version 1 of the layout (`checkpoint_format: gptq`). A zero point of 0 would be
+stored as -1, which kernels read differently. Where all codes of a group allow it, codes and zero
+point are moved up by one, which changes no weight. Elsewhere such a group is an error.
 
-The layout is independent of the algorithm of that name: it needs codes and scales, whoever chose them.
+The layout does not depend on the algorithm GPTQ. It takes the codes and scales of any recipe.
 """
 
 from collections.abc import Mapping
@@ -29,58 +31,62 @@ from harness.export.layouts.layout import (
     Contents,
     Integers,
     Packed,
+    check_whole_groups,
     integer_format,
     integers,
     patterns,
-    refuse_short_groups,
     relative_error,
 )
+from harness.models.checkpoints.methods.codes import WORD_BITS
 from harness.quant.schemes.affine import Affine
 
 WIDTHS = (2, 4, 8)
-WORD = 32
+"""Bits of a code. Other widths would cross the border of a word."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gptq:
-    """The GPTQ layout; see the module docstring and `Layout`."""
+    """The GPTQ layout; the module docstring has its tensors."""
 
     name: ClassVar[str] = "gptq"
     holds: ClassVar[str] = (
-        "one format for all layers: INT2, INT4 or INT8, with or without zero points, in rows or groups, inputs in float"
+        "one format for all layers: INT2, INT4 or INT8, with or without zero points, per-channel "
+        "or group-wise, activations unquantized"
     )
 
-    def refusal(self, rules: Mapping[str, LayerRule]) -> str | None:
-        """Name the first rule that does not fit, or say that there are several formats."""
+    def unsupported(self, rules: Mapping[str, LayerRule]) -> str | None:
+        """Return the first rule that does not fit, and why; or that there are several formats."""
         for name, rule in rules.items():
             fmt = integer_format(rule.weight)
             if rule.input is not None:
-                return f"rule {name} rounds inputs to {rule.input.name}"
+                return f"rule {name} rounds activations to {rule.input.name}"
+            has = f"rule {name} has {rule.weight.name}"
             if fmt is None or fmt.element.bits not in WIDTHS:
-                return f"rule {name} has {rule.weight.name}"
+                return has
             if fmt.granularity.flat or fmt.granularity.block[0] != 1:
-                return f"rule {name} has {rule.weight.name}, whose blocks are not rows or groups"
+                return f"{has}, which is neither per-channel nor group-wise"
         kinds = {tuple(_quantization(rule).items()) for rule in rules.values()}
         return f"the rules have {len(kinds)} different formats" if len(kinds) > 1 else None
 
-    def refuses_embedding(self, layer: QuantizedLayer) -> str | None:  # noqa: ARG002
-        """Return a reason: its readers know linear layers alone."""
+    def unsupported_embedding(self, layer: QuantizedLayer) -> str | None:  # noqa: ARG002
+        """Return the reason, which is the same for every format."""
         return "its readers know linear layers alone"
 
     def pack(self, layer: QuantizedLayer) -> Packed:
         """Return codes, zero points and scales, transposed and packed."""
         found = integers(layer)
-        _refuse_shape(layer, WORD // found.bits)
-        codes, zeros = _numbered_from_one(layer, found)
-        # The scale of a block of zeros may be any, and is often too small for float16.
+        _check_divisible(layer, WORD_BITS // found.bits)
+        codes, zeros = _without_zeros_of_0(layer, found)
+        # The scale of a block of zeros has no effect, and is often too small for float16: store 1.
         used = (_by_group(codes, zeros) != zeros[..., None]).any(-1)
         exact = found.scales.masked_fill(~used, 1.0)
         scales = exact.to(torch.float16)
         error = relative_error(scales, exact)
         if error >= 1:
             raise UnsupportedRecipe(
-                f"scales must be within float16 in the GPTQ layout, got {layer.name} with scales from "
-                f"{float(exact.min()):.3g} to {float(exact.max()):.3g}; choose layout=compressed_tensors"
+                f"scales must be within float16 in the GPTQ layout, got {layer.name} with scales "
+                f"from {float(exact.min()):.3g} to {float(exact.max()):.3g}; choose "
+                "layout=compressed_tensors"
             )
         columns, groups = codes.shape[1], scales.shape[1]
         g_idx = torch.arange(columns, dtype=torch.int32) // (columns // groups)
@@ -93,7 +99,7 @@ class Gptq:
         return Packed(tensors=tensors, scale_error=error)
 
     def config(self, contents: Contents) -> dict[str, Any]:
-        """Return what GPTQModel writes; `dynamic` names the layers of the decoder that stay in float."""
+        """Return the settings as GPTQModel writes them; `dynamic` lists decoder layers left out."""
         rule = next(iter(contents.quantized.values()))
         kept = [path for path in contents.kept if path != contents.head]
         skipped = patterns(kept, contents.quantized.keys())
@@ -111,14 +117,14 @@ class Gptq:
         }
 
     def files(self, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return the file that came before config.json had a place for it."""
+        """Return the file with the same settings that old readers look for."""
         return {"quantize_config.json": config}
 
 
 def _quantization(rule: LayerRule) -> dict[str, Any]:
-    """Return what tells GPTQ formats apart."""
+    """Return the settings that distinguish GPTQ formats."""
     fmt = integer_format(rule.weight)
-    assert fmt is not None  # noqa: S101 - refusal has checked it
+    assert fmt is not None  # noqa: S101 - `unsupported` has checked it
     return {
         "bits": fmt.element.bits,
         "group_size": fmt.granularity.block[1],
@@ -126,39 +132,45 @@ def _quantization(rule: LayerRule) -> dict[str, Any]:
     }
 
 
-def _refuse_shape(layer: QuantizedLayer, words: int) -> None:
-    """Raise UnsupportedRecipe for what cannot be packed."""
-    refuse_short_groups(layer)
+def _check_divisible(layer: QuantizedLayer, num_codes: int) -> None:
+    """Raise UnsupportedRecipe for a shape that does not fill whole words of `num_codes` codes."""
+    check_whole_groups(layer)
     rows, columns = layer.weight.shape
     for size, what in ((columns, "inputs"), (rows, "outputs")):
-        if size % words:
+        if size % num_codes:
             raise UnsupportedRecipe(
-                f"{what} must be a multiple of {words} in the GPTQ layout of {WORD // words} bits, got {size} in "
-                f"{layer.name}; add the layer to quant.skip, or choose layout=compressed_tensors"
+                f"{what} must be a multiple of {num_codes} in the GPTQ layout of "
+                f"{WORD_BITS // num_codes} bits, got {size} in {layer.name}; add the layer to "
+                "quant.skip, or choose layout=compressed_tensors"
             )
 
 
-def _numbered_from_one(layer: QuantizedLayer, found: Integers) -> tuple[Tensor, Tensor]:
-    """Return codes and zero points `[N, K]` and `[N, G]` with no zero point of 0; see the module docstring."""
+def _without_zeros_of_0(layer: QuantizedLayer, found: Integers) -> tuple[Tensor, Tensor]:
+    """Return codes `[N, K]` and zero points `[N, G]` without a zero point of 0.
+
+    Raises:
+        UnsupportedRecipe: A group with a zero point of 0 has a code that cannot be moved up.
+    """
     if found.zeros is None:
         return found.codes, torch.full_like(found.scales, 2 ** (found.bits - 1)).short()
     blocks = _by_group(found.codes, found.zeros)
     moved = (found.zeros == 0).short()
     if int((blocks.amax(-1) + moved).max()) >= 2**found.bits:
         raise UnsupportedRecipe(
-            f"zero points must be at least 1 in the GPTQ layout, got 0 in {int(moved.sum())} groups of {layer.name}, whose "
-            "weights are all, or all but a little, positive; choose layout=compressed_tensors, or a format without zero points"
+            f"zero points must be at least 1 in the GPTQ layout, got 0 in {int(moved.sum())} "
+            f"groups of {layer.name}, whose weights are all positive, or nearly all; choose "
+            "layout=compressed_tensors, or a format without zero points"
         )
     return (blocks + moved[..., None]).flatten(1), found.zeros + moved
 
 
 def _by_group(codes: Tensor, zeros: Tensor) -> Tensor:
-    """View codes `[N, K]` as `[N, G, K / G]` beside the zero points `[N, G]` of their groups."""
+    """View codes `[N, K]` as groups `[N, G, K / G]`, beside zero points `[N, G]`."""
     return codes.reshape(*zeros.shape, -1)
 
 
 def _packed_rows(values: Tensor, bits: int) -> Tensor:
-    """Return `[A, B]` values as int32 `[A / p, B]`, the first of each p rows in the lowest bits."""
-    words = values.int().reshape(-1, WORD // bits, values.shape[1])
-    shifts = torch.arange(0, WORD, bits, dtype=torch.int32)[:, None]
+    """Return values `[A, B]` as words `[A / p, B]`, the first of each p rows in the lowest bits."""
+    words = values.int().reshape(-1, WORD_BITS // bits, values.shape[1])
+    shifts = torch.arange(0, WORD_BITS, bits, dtype=torch.int32)[:, None]
     return (words << shifts).sum(1, dtype=torch.int32).contiguous()

@@ -1,8 +1,9 @@
 """Which files of a folder are the model.
 
-The weights are the files that transformers reads: the one that `transformers_weights` in config.json names, else `model.safetensors`,
-else the files of `model.safetensors.index.json`. Other safetensors files that hubs keep beside them (`consolidated.safetensors`, a LoRA
-adapter, a head for speculative decoding) are no part of the model: they have no share in its size, its fingerprint or its tensors.
+transformers reads the weights from the file that `transformers_weights` in config.json names; else
+from `model.safetensors`; else from the files in `model.safetensors.index.json`. Hubs keep other
+safetensors files beside these: `consolidated.safetensors`, a LoRA adapter, a head for speculative
+decoding. They are no part of the model, of its size, its fingerprint or its tensors.
 """
 
 import json
@@ -15,21 +16,22 @@ from harness.errors import ModelError
 from harness.paths import is_file
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 ADAPTER = "adapter_config.json"
 FOREIGN_WEIGHTS = ("consolidated*.safetensors", "adapter_model*.safetensors")
-"""Weights in another layout, and adapters, that hubs keep beside a model. They are not downloaded."""
+"""Weights in another layout, and adapters, beside a model. They are not downloaded."""
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-"""Files of a distributed checkpoint, which transformers reads before all others."""
-SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Optional files of settings. transformers silently takes defaults if generation_config.json is damaged; here that is an error."""
+"""Files of a distributed checkpoint. transformers prefers them to all others."""
+SETTINGS_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Optional files. transformers ignores a damaged generation_config.json; here it is an error."""
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-"""Where config.json says how weights are quantized; the second key is that of older compressed-tensors checkpoints."""
+"""Keys of config.json with quantization settings; old compressed-tensors checkpoints have the
+second."""
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files that hold the weights of a folder, in the order in which transformers reads them.
+    """Return the files that hold the weights of a folder, in the order of transformers.
 
     Raises:
         ModelError: The folder is not a whole model.
@@ -44,7 +46,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def missing_files(folder: Path) -> str | None:
-    """Return what a folder lacks to be a model: a readable config, weights as safetensors, every file of their index; or None."""
+    """Return what keeps a folder from being a model, such as `has no config.json`; or None."""
     try:
         _weight_files(folder)
     except ValueError as reason:
@@ -53,30 +55,33 @@ def missing_files(folder: Path) -> str | None:
 
 
 def is_foreign(file: Path) -> bool:
-    """Say whether a file belongs to an adapter or to weights in another layout, not to the model."""
+    """Return whether a file belongs to an adapter, or to weights in another layout."""
     return file.name == ADAPTER or (
-        file.name.endswith(".safetensors.index.json") and file.name != INDEX
+        file.name.endswith(".safetensors.index.json") and file.name != INDEX_FILE
     )
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of the weights; a ValueError says what is wrong with the folder."""
-    for file in _read_by_transformers(folder):
-        if not is_file(file):
-            raise ValueError(
-                f"has {file.name}, which is no file (a folder, or a link that leads nowhere)"
-            )
-    config = _config(folder)
+    """Return the weights files; a ValueError says what is wrong with the folder."""
+    for file in folder.glob("*"):
+        # Files that transformers reads beside the weights.
+        is_read = file.suffix in (".json", ".jinja", ".model", ".txt", ".py")
+        if is_read and not is_file(file):
+            raise ValueError(f"has {file.name}, which is a folder, or a link that leads nowhere")
+    config = _checked_settings(folder)
     if any(DISTRIBUTED.fullmatch(file.name) for file in folder.glob("*.safetensors")):
         raise ValueError(
-            "has files of a distributed checkpoint (shard-*-model-*.safetensors), which must be merged into one"
+            "has files of a distributed checkpoint (shard-*-model-*.safetensors), which must be "
+            "merged into one"
         )
     name = config.get("transformers_weights")
     if name is None:
-        name = next((each for each in (WEIGHTS, INDEX) if (folder / each).is_file()), None)
+        usual = (WEIGHTS_FILE, INDEX_FILE)
+        name = next((each for each in usual if (folder / each).is_file()), None)
     if name is None:
         raise ValueError(
-            f"has neither {WEIGHTS} nor {INDEX}, which transformers reads (pickled weights are never loaded)"
+            f"has neither {WEIGHTS_FILE} nor {INDEX_FILE}, which transformers reads (pickled "
+            "weights are never loaded)"
         )
     first = _inside(folder, name, CONFIG)
     names = _shards(first) if first.name.endswith(".index.json") else [name]
@@ -86,20 +91,12 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
-def _read_by_transformers(folder: Path) -> list[Path]:
-    """Return what has the name of a file that transformers reads beside the weights; nothing of a folder that is not there."""
-    return [
-        file
-        for file in folder.glob("*")
-        if file.suffix in (".json", ".jinja", ".model", ".txt", ".py")
-    ]
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    """Return config.json, after checking the form of all settings; a ValueError says what is wrong."""
+def _checked_settings(folder: Path) -> Mapping[str, Any]:
+    """Return config.json; a ValueError says what is wrong in it or in another file of settings."""
     if not (folder / CONFIG).is_file():
         raise ValueError(
-            f"has only a LoRA adapter ({ADAPTER}), without the model that it changes; merge the two with peft's merge_and_unload"
+            f"has only a LoRA adapter ({ADAPTER}), without the model that it changes; merge the "
+            "two with peft's merge_and_unload"
             if (folder / ADAPTER).is_file()
             else f"has no {CONFIG}"
         )
@@ -109,17 +106,17 @@ def _config(folder: Path) -> Mapping[str, Any]:
         for key in QUANTIZATION_KEYS:
             if place.get(key) is not None and not _names_a_method(place[key]):
                 raise ValueError(
-                    f"has a {CONFIG} whose {key} must be an object with a quant_method, got {place[key]!r} "
-                    "(take it out if the weights are float ones)"
+                    f"has a {CONFIG} whose {key} must be an object with a quant_method, got "
+                    f"{place[key]!r} (take it out if the weights are float ones)"
                 )
-    for name in (CONFIG, *SETTINGS):
+    for name in (CONFIG, *SETTINGS_FILES):
         if (folder / name).is_file():
             _check_ends(json_object(folder / name), name)
     return config
 
 
 def _check_ends(settings: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError if end tokens are no token ids: no generated text would ever end."""
+    """Raise ValueError for end tokens that are no token ids: generated text would never end."""
     ends = settings.get("eos_token_id")
     for end in ends if isinstance(ends, list) else [ends]:
         if not isinstance(end, int | None) or isinstance(end, bool):
@@ -127,13 +124,13 @@ def _check_ends(settings: Mapping[str, Any], name: str) -> None:
 
 
 def _names_a_method(settings: object) -> bool:
-    """Say whether quantization settings name their method; old bitsandbytes files have a flag instead."""
+    """Return whether quantization settings name a method; old bitsandbytes ones have a flag."""
     flags = ("quant_method", "load_in_8bit", "load_in_4bit")
     return isinstance(settings, dict) and any(settings.get(flag) for flag in flags)
 
 
 def _shards(index: Path) -> list[str]:
-    """Return the names of the files that an index names."""
+    """Return the files that an index names."""
     content = json_object(index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -148,22 +145,23 @@ def _shards(index: Path) -> list[str]:
 
 
 def _inside(folder: Path, name: object, origin: str) -> Path:
-    """Return the path of a safetensors file or index, which must lie in the folder by its name.
+    """Return the path of a weights file or index, whose name must lie in the folder.
 
-    Links are followed: the files of a hub snapshot are links to blobs elsewhere.
+    Links are followed: in a snapshot of the hub, files are links to blobs elsewhere.
     """
     path = PurePosixPath(str(name))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"names {name!r} in {origin}, which lies outside of the folder")
     if not path.name.endswith((".safetensors", ".safetensors.index.json")):
         raise ValueError(
-            f"names {name!r} in {origin}, which is no *.safetensors file (pickled weights are never loaded)"
+            f"names {name!r} in {origin}, which is no *.safetensors file (pickled weights are "
+            "never loaded)"
         )
     return folder / path
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds; a ValueError says what is wrong with it."""
+    """Return the object in a JSON file; a ValueError says what is wrong with the file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as reason:

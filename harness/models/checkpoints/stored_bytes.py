@@ -1,8 +1,10 @@
-"""How much memory weights take, as they lie there.
+"""The memory that weights take.
 
-`numel * element_size` is wrong for weights of quantization libraries: a torchao tensor says it is bfloat16 of the full shape and holds
-packed codes, and the scales of bitsandbytes hang on the parameter, or on an object beside it. So everything that a module holds is
-taken apart into tensors with memory of their own, and memory that several share (a tied head, a view) counts once.
+`numel * element_size` is wrong for weights of quantization libraries. A torchao tensor calls itself
+a bfloat16 tensor of the full shape and holds packed codes. The scales of bitsandbytes are
+attributes of the parameter, or of an object beside it. So everything that a module holds is taken
+apart into tensors with memory of their own. Memory that several of them share, such as that of a
+tied LM head, counts once.
 """
 
 from collections.abc import Collection, Iterator
@@ -13,11 +15,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def stored_bytes(module: nn.Module, without: Collection[nn.Module] = ()) -> int:
-    """Return the memory of all tensors that a module and those inside of it hold [byte].
+    """Return the memory of all tensors that a module and its parts hold [byte].
 
     Args:
-        module: What is measured.
-        without: Modules inside of it that are not counted; what they share with others still is.
+        module: The module.
+        without: Parts that do not count; memory that they share with other parts still does.
     """
     sizes: dict[int, int] = {}
     seen: set[int] = set()
@@ -25,19 +27,19 @@ def stored_bytes(module: nn.Module, without: Collection[nn.Module] = ()) -> int:
         if owner in without:
             continue
         held = (*owner.parameters(recurse=False), *owner.buffers(recurse=False), *_others(owner))
-        for tensor in (tensor for each in held for tensor in _parts(each, seen)):
+        for tensor in (tensor for each in held for tensor in _plain_tensors(each, seen)):
             place = tensor.data_ptr() or id(tensor)
             sizes[place] = max(tensor.nbytes, sizes.get(place, 0))
     return sum(sizes.values())
 
 
 def _others(owner: nn.Module) -> Iterator[Any]:
-    """Yield what a module holds that is neither parameter nor buffer nor module."""
+    """Yield what a module holds beside parameters, buffers and modules."""
     return (value for name, value in vars(owner).items() if name not in vars(nn.Module()))
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Yield the tensors with memory of a tensor, or of an object that holds some."""
+def _plain_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Yield the tensors with memory inside a tensor or another object."""
     if id(value) in seen or isinstance(value, nn.Module) or callable(value):
         return
     seen.add(id(value))
@@ -49,4 +51,4 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
     for each in held:
-        yield from _parts(each, seen)
+        yield from _plain_tensors(each, seen)

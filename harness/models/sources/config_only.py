@@ -1,7 +1,8 @@
-"""A checkpoint folder without its weights: tokenizer, configuration and ends of text, for an engine that has loaded the weights.
+"""A checkpoint folder without its weights: tokenizer, configuration and end tokens.
 
-The module lies on the meta device, which has shapes and no memory, so tokenizer, longest sequence and end tokens
-are those of the loaded model. Nothing can be computed with it.
+It is for an engine in another process, which holds the weights. The module is on the meta device:
+it has shapes and no memory. Tokenizer, maximum length and end tokens are those of the loaded model.
+Nothing can be computed with it.
 """
 
 from pathlib import Path
@@ -13,33 +14,29 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from harness.errors import ModelError
 from harness.models.architecture import auto_class, read_config
 from harness.models.checkpoints.folder import UNLOADABLE, folder_fingerprint, load_tokenizer
-from harness.models.checkpoints.loading_report import (
-    check_loading,
-    in_a_line,
-    refuse_adapter,
-    warnings_of,
-)
-from harness.models.checkpoints.prequantized import settings_of
+from harness.models.checkpoints.loading_report import check_adapter, check_loading, error_line
+from harness.models.checkpoints.loading_warnings import loading_warnings
+from harness.models.checkpoints.settings import settings_of
 from harness.models.loaded import Dtype, LoadedModel
 
 META = torch.device("meta")
 
 
 def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = False) -> LoadedModel:
-    """Return what a folder says of its model.
+    """Return the model of a folder, on the meta device.
 
     Raises:
         ModelError: The folder is not a whole model, or transformers cannot read it.
     """
     fingerprint = folder_fingerprint(folder)
-    refuse_adapter(folder)
+    check_adapter(folder)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     tokenizer = load_tokenizer(folder, **options)
     try:
         config = read_config(folder, **options)
         parts: list[str] = []
         if settings_of(folder) is None:
-            module, parts = _checked(folder, config, getattr(torch, dtype), **options)
+            module, parts = _load_shapes(folder, config, getattr(torch, dtype), **options)
         else:
             with META:
                 module = auto_class(config).from_config(
@@ -49,7 +46,8 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
             module.generation_config = GenerationConfig.from_pretrained(folder)
     except UNLOADABLE as reason:
         raise ModelError(
-            f"the model folder must be one that transformers reads, got {folder}: {in_a_line(reason)}"
+            f"the model folder must be one that transformers reads, got {folder}: "
+            f"{error_line(reason)}"
         ) from reason
     return LoadedModel(
         module=module,
@@ -59,14 +57,14 @@ def load_weightless(folder: Path, *, dtype: Dtype, trust_remote_code: bool = Fal
         device=META,
         fingerprint=fingerprint,
         origin="weights in the engine",
-        warnings=tuple(warnings_of(folder, module, parts)),
+        warnings=tuple(loading_warnings(folder, module, parts)),
     )
 
 
-def _checked(
+def _load_shapes(
     folder: Path, config: PreTrainedConfig, dtype: torch.dtype, **options: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Load a float folder onto the meta device, which reads names and shapes alone; return the tensors of other parts too."""
+    """Load names and shapes of an unquantized folder; return model and tensors of other parts."""
     found: Any = auto_class(config).from_pretrained(
         folder,
         config=config,
@@ -79,5 +77,5 @@ def _checked(
     )
     module: PreTrainedModel = found[0]
     parts = check_loading(found[1], module, folder)
-    module.tie_weights()  # without values, transformers ties nothing that is stored twice
+    module.tie_weights()  # on the meta device, transformers ties nothing that is stored twice
     return module, parts

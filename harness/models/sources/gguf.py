@@ -1,12 +1,19 @@
-"""GGUF files (llama.cpp), converted once to float safetensors.
+"""GGUF files of llama.cpp, converted once to float safetensors.
 
-transformers 5 keeps GGUF blocks packed unless told to dequantize, and dequantizing takes longer than any short run.
-So a file is converted once: to safetensors in a cache folder named by the file's hash, moved into place when it is whole, under
-a lock, so that a conversion that was killed is never taken for a model. The copy is exact: each tensor has the values that the
-package gguf makes of the file in float32, in the smallest type that holds them. They are rounded once, when they are loaded.
+transformers 5 keeps GGUF blocks packed unless told to dequantize, and to dequantize takes longer
+than any short run. So each file is converted once, into a cache folder that is named by the hash of
+the file:
 
-A quantized GGUF file is not an unquantized reference: its float weights are the dequantized codes. `LoadedModel.origin` says so in
-every record, and the record of a run without a recipe has the bits of the file (`LoadedModel.dequantized`).
+1. transformers dequantizes the file in float32.
+2. `gguf_check` compares the result with the file, tensor by tensor and setting by setting.
+3. Each tensor is stored in the smallest type that holds its values, so the copy is exact. It is
+   rounded once, to `model.dtype`, when the copy is loaded.
+4. A lock guards the conversion, and the folder gets its name when it is whole: a conversion that
+   was killed never passes for a model.
+
+The weights of a quantized GGUF file are dequantized codes, not an unquantized baseline. Every
+record says so (`LoadedModel.origin`), and a record without a recipe has the bits of the file
+(`LoadedModel.dequantized`).
 """
 
 import logging
@@ -25,35 +32,39 @@ from harness.errors import ModelError
 from harness.models.checkpoints.folder import (
     UNLOADABLE,
     load_folder,
-    quiet,
     sha256_file,
+    silence_transformers,
 )
 from harness.models.checkpoints.loading_report import (
     check_complete,
     check_shapes,
     check_taken,
-    in_a_line,
+    error_line,
 )
-from harness.models.checkpoints.prequantized import FLOATS, Prequantized
+from harness.models.checkpoints.prequantized import Prequantized
 from harness.models.checkpoints.stored_bytes import stored_bytes
+from harness.models.checkpoints.stored_tensors import FLOAT_TYPES
 from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
-from harness.models.sources.gguf_check import complete
-from harness.models.sources.gguf_header import WholeReader, check_sizes
+from harness.models.sources.gguf_check import check_and_complete
+from harness.models.sources.gguf_header import WholeReader, check_header
 from harness.output.atomic import new_folder
 from harness.output.lock import locked
 
 log = logging.getLogger(__name__)
 
-EXACT, ROUNDED = "v2", "v1"
-"""Parts of the cache key: copies with the values of the file, and copies in bfloat16. Change them when the conversion changes."""
+EXACT_COPY, BFLOAT16_COPY = "v2", "v1"
+"""Parts of the cache key: copies with the values of the file, and copies rounded to bfloat16.
+
+Change them when the conversion changes."""
 CACHE = "HARNESS_CACHE"
-"""What names the folder of `cache_folder`; errors name it."""
+"""Environment variable with the folder of downloads and conversions; errors name it."""
 NARROW = (torch.bfloat16, torch.float16)
+"""Types that may hold the values of a float32 tensor exactly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GgufModel:
-    """A GGUF file on disk."""
+    """A GGUF file on disk, dequantized."""
 
     weights: ClassVar[Weights] = "pretrained"
 
@@ -61,16 +72,17 @@ class GgufModel:
     name: str = "gguf"
     dtype: Dtype = "bfloat16"
     baseline: ModelSource | None = None
-    """The float model that the file was made of, to compare the file with."""
+    """The unquantized model that the file was made of, to compare the file with."""
     attention: str | None = None
-    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+    """Attention implementation of transformers; None is `sdpa` where the class has it, else
+    `eager`."""
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the file, and the version of its conversion."""
-        return fingerprint_of(sha256_file(self._file()), EXACT)
+        """Return the SHA-256 of the file and the version of its conversion."""
+        return fingerprint_of(sha256_file(self._file()), EXACT_COPY)
 
     def load(self, device: torch.device) -> LoadedModel:
-        """Convert the file if that was not done before, and load the result."""
+        """Convert the file unless that is done, and load the copy."""
         loaded = load_gguf(
             self._file(),
             name=self.name,
@@ -94,7 +106,7 @@ def load_gguf(
     name: str,
     dtype: Dtype,
     device: torch.device,
-    conversion: str = EXACT,
+    conversion: str = EXACT_COPY,
     attention: str | None = None,
 ) -> LoadedModel:
     """Load a GGUF file through its converted copy.
@@ -103,12 +115,12 @@ def load_gguf(
         file: The file.
         name: Name of the model in records.
         dtype: Type of the weights.
-        device: Where they go.
-        conversion: `EXACT`, or `ROUNDED` for a model that is defined as the file's weights in bfloat16.
+        device: Where the model is loaded.
+        conversion: `EXACT_COPY`, or `BFLOAT16_COPY` for a model that is defined by rounded weights.
         attention: Attention implementation of transformers; see `read_config`.
     """
     sha256 = sha256_file(file)
-    folder = converted(file, sha256, conversion)
+    folder = converted_folder(file, sha256, conversion)
     module, tokenizer, warnings = load_folder(
         folder, dtype=dtype, device=device, attention=attention
     )
@@ -119,19 +131,19 @@ def load_gguf(
         dtype=getattr(torch, dtype),
         device=device,
         fingerprint=fingerprint_of(sha256, conversion),
-        origin=describe(file),
+        origin=origin_of(file),
         warnings=tuple(warnings),
     )
-    if conversion == ROUNDED:
+    if conversion == BFLOAT16_COPY:
         loaded.origin += ", rounded to bfloat16"
     else:
-        loaded.dequantized = facts(file, loaded)
+        loaded.dequantized = file_facts(file, loaded)
     return loaded
 
 
 def fingerprint_of(sha256: str, conversion: str) -> str:
-    """Return what identifies the weights of a file: its hash, and how they were made of it where that is not in bfloat16."""
-    return sha256 if conversion == ROUNDED else f"{sha256}-{conversion}"
+    """Return what identifies the weights of a copy: the hash of the file, and the conversion."""
+    return sha256 if conversion == BFLOAT16_COPY else f"{sha256}-{conversion}"
 
 
 def cache_folder() -> Path:
@@ -143,10 +155,10 @@ def cache_folder() -> Path:
     return Path(home) / "quant-harness"
 
 
-def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
-    """Return the folder of the file's copy, making it if need be."""
+def converted_folder(file: Path, sha256: str, conversion: str = EXACT_COPY) -> Path:
+    """Return the folder of a file's copy; the first call converts the file."""
     folder = cache_folder() / f"gguf-{conversion}-{sha256[:16]}"
-    if folder.is_dir():  # it is whole, and a cache that is only read needs no lock
+    if folder.is_dir():  # a whole copy, also in a cache that cannot be written: take no lock
         return folder
     busy = f"another process converts {file.name}; waiting for it"
     with locked(folder.with_suffix(".lock"), CACHE, of=folder, busy=busy):
@@ -158,12 +170,12 @@ def converted(file: Path, sha256: str, conversion: str = EXACT) -> Path:
 
 
 def _convert(file: Path, target: Path, conversion: str) -> None:
-    quiet()
+    silence_transformers()
     try:
         reader = WholeReader(file)
         if reader.get_field("general.architecture") is None:
             raise ValueError("it does not name an architecture")
-        check_sizes(reader, file)
+        check_header(reader, file)
         found: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -177,38 +189,39 @@ def _convert(file: Path, target: Path, conversion: str) -> None:
         check_complete(loading, file)
         check_shapes(loading, file)
         check_taken(loading, module, file)
-        complete(reader, module)
+        check_and_complete(reader, module)
     except UNLOADABLE as reason:
         raise ModelError(
-            f"model.path must be a GGUF file that transformers can dequantize, got {file}: {in_a_line(reason)}"
+            f"model.path must be a GGUF file that transformers can dequantize, got {file}: "
+            f"{error_line(reason)}"
         ) from reason
     for parameter in module.parameters():
         exact = parameter.data
-        parameter.data = exact.bfloat16() if conversion == ROUNDED else _narrow(exact)
+        parameter.data = exact.bfloat16() if conversion == BFLOAT16_COPY else _narrow(exact)
     module.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
 def _narrow(exact: torch.Tensor) -> torch.Tensor:
-    """Return a float32 tensor in the smallest type that holds its values."""
+    """Return a float32 tensor in the smallest type that holds its values exactly."""
     for dtype in NARROW:
         if torch.equal(exact.to(dtype).float(), exact):
             return exact.to(dtype)
     return exact
 
 
-def describe(file: Path) -> str:
-    """Return what the weights are, such as `dequantized GGUF (211 x Q4_1, 61 x F32)`."""
+def origin_of(file: Path) -> str:
+    """Return the types of a file's tensors in words: `dequantized GGUF (211 x Q4_1, 61 x F32)`."""
     types = [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
-    how = "dequantized" if set(types) - FLOATS else "float"
+    how = "dequantized" if set(types) - FLOAT_TYPES else "float"
     kinds = ", ".join(f"{n} x {kind}" for kind, n in Counter(types).most_common())
     return f"{how} GGUF ({kinds})"
 
 
-def facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
-    """Return what a file was quantized to; None if all its tensors are float ones."""
+def file_facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
+    """Return how a file is quantized; None if all its tensors are float ones."""
     tensors = GGUFReader(file).tensors
-    codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOATS]
+    codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOAT_TYPES]
     if not codes:
         return None
     kinds = Counter(tensor.tensor_type.name for tensor in codes)

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: what it says must be in the file, before anything is made of such a size."""
+"""Check the header of a GGUF file against its tensors, before memory is allocated for it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from harness.models.checkpoints.plausible import SLACK, num_values
 
 
 class WholeReader(GGUFReader):
-    """A reader that stops at the end of the file: the library's reads an array of 10^18 numbers for ever."""
+    """A reader that stops at the end of the file; the library's may read for ever."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if (end := offset + np.dtype(dtype).itemsize * int(count)) > len(self.data):
@@ -19,11 +19,12 @@ class WholeReader(GGUFReader):
         return super()._get(offset, dtype, count, override_order)
 
 
-def check_sizes(reader: GGUFReader, file: Path) -> None:
-    """Check the sizes of the settings against the tensors.
+def check_header(reader: GGUFReader, file: Path) -> None:
+    """Check the sizes in the settings against the tensors.
 
     Raises:
-        ValueError: The model would have more layers than the file has tensors, or several times as many values.
+        ValueError: The model would have more layers than the file has tensors, or many times the
+            values.
     """
     for name, field in reader.fields.items():
         if name.endswith(".block_count") and (layers := int(field.contents())) > len(

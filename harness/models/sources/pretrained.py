@@ -1,4 +1,4 @@
-"""Models of the hub, and local folders in its layout."""
+"""Models of the hub, and local folders in the same layout."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +10,13 @@ import torch
 from harness import paths
 from harness.errors import ModelError
 from harness.hub_files import Found, Repository, locate
-from harness.models.checkpoints.folder import FILES, folder_fingerprint, load_folder
+from harness.models.checkpoints.folder import MODEL_FILES, folder_fingerprint, load_folder
 from harness.models.checkpoints.folder_files import FOREIGN_WEIGHTS, missing_files, weight_files
-from harness.models.checkpoints.loading_report import check_once, warnings_of
-from harness.models.checkpoints.plausible import check_sizes
-from harness.models.checkpoints.prequantized import settings_of
+from harness.models.checkpoints.loading_report import check_once
+from harness.models.checkpoints.loading_warnings import loading_warnings
+from harness.models.checkpoints.plausible import check_config_sizes
 from harness.models.checkpoints.readers import load_prequantized
+from harness.models.checkpoints.settings import settings_of
 from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
 from harness.models.sources.random import Shape, load_random
 
@@ -27,47 +28,49 @@ class HubModel:
     repo: str
     """`owner/name`."""
     revision: str = "main"
-    """Branch, tag or commit; the record keeps the commit."""
+    """Branch, tag or commit; the record has the commit."""
     path: str | None = None
-    """A folder to use instead of searching."""
+    """A folder to load instead of searching for the repository."""
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
-    """Run Python code that the repository ships."""
+    """Whether to run Python code of the repository."""
     weights: Weights = "pretrained"
-    """`random` needs the shape alone and downloads nothing; only speed can be measured of it."""
+    """`random` needs only the shape and downloads nothing; only speed can be measured with it."""
     shape: Shape | None = None
     """Sizes of the model, for random weights."""
     seed: int = 0
     """Seed of random weights."""
     baseline: ModelSource | None = None
-    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
+    """The unquantized model that a quantized checkpoint was made of, to compare it with."""
     attention: str | None = None
-    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+    """Attention implementation of transformers; None is `sdpa` where the class has it, else
+    `eager`."""
 
     def __post_init__(self) -> None:
-        """Refuse random weights of no shape."""
+        """Check that random weights have a shape."""
         if self.weights == "random" and self.shape is None:
             raise ValueError(
-                f"shape must be given for weights=random, got none for {self.repo}; copy the shape block of "
-                "conf/model/qwen3_1_7b.yaml and fill in what the config.json of the model says"
+                f"shape must be given for weights=random, got none for {self.repo}; copy the shape "
+                "block of conf/model/qwen3_1_7b.yaml and fill in what the config.json of the model "
+                "says"
             )
 
     @property
     def name(self) -> str:
-        """`owner/name`; of a folder that the user gave, the folder's own name: nothing says that it holds this repository."""
+        """`owner/name`; the name of the folder if the user gave one, which may hold anything."""
         if self.path is None or self._random_shape():
             return self.repo
         return paths.expanded(self.path).absolute().name
 
     def fingerprint(self) -> str:
-        """Return the hub commit, or the hash of the files where there is none; of random weights, shape and seed."""
+        """Return the hub commit, else the hash of the files; for random weights, shape and seed."""
         if shape := self._random_shape():
             return shape.fingerprint(self.seed)
         found = self._locate()
         return found.revision or folder_fingerprint(found.folder)
 
     def load(self, device: torch.device) -> LoadedModel:
-        """Load the model; see `harness.hub_files.locate` for where from."""
+        """Load the model; `harness.hub_files.locate` says from where."""
         if shape := self._random_shape():
             return load_random(
                 shape,
@@ -78,13 +81,14 @@ class HubModel:
                 attention=self.attention,
             )
         found = self._locate()
-        loaded = _load(self, found, device)
+        loaded = _load_found(self, found, device)
         if self.path is not None:
             loaded.origin += ", from a folder given by the user"
         if found.revision is None and self.revision != "main":
             loaded.warnings += (
-                f"model.revision is {self.revision}, but the weights come from the folder {found.folder}, which has no commit: "
-                "nothing says that it holds this revision; the fingerprint is the hash of its files",
+                f"model.revision is {self.revision}, but the weights come from the folder "
+                f"{found.folder}, which has no commit: it may hold another revision; the "
+                "fingerprint is the hash of its files",
             )
         return loaded
 
@@ -92,22 +96,23 @@ class HubModel:
         return self.shape if self.weights == "random" else None
 
     def _locate(self) -> Found:
-        patterns = tuple(p for p in FILES if p != "*.py" or self.trust_remote_code)
+        patterns = tuple(p for p in MODEL_FILES if p != "*.py" or self.trust_remote_code)
         return _locate_model(self.repo, self.revision, self.path, patterns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalModel:
-    """A folder that `save_pretrained` wrote, of float weights or of quantized ones."""
+    """A folder that `save_pretrained` or a quantizer wrote, with float or quantized weights."""
 
     path: str
     name: str = "local"
     dtype: Dtype = "bfloat16"
     trust_remote_code: bool = False
     baseline: ModelSource | None = None
-    """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
+    """The unquantized model that a quantized checkpoint was made of, to compare it with."""
     attention: str | None = None
-    """Attention implementation of transformers; None is `sdpa` where the architecture has it, else `eager`."""
+    """Attention implementation of transformers; None is `sdpa` where the class has it, else
+    `eager`."""
     weights: ClassVar[Weights] = "pretrained"
 
     def fingerprint(self) -> str:
@@ -116,7 +121,7 @@ class LocalModel:
 
     def load(self, device: torch.device) -> LoadedModel:
         """Load the folder."""
-        return _load(self, Found(folder=self._folder(), revision=None), device)
+        return _load_found(self, Found(folder=self._folder(), revision=None), device)
 
     def _folder(self) -> Path:
         folder = paths.expanded(self.path)
@@ -125,15 +130,16 @@ class LocalModel:
         return folder.resolve()
 
 
-def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
+def _load_found(source: HubModel | LocalModel, found: Found, device: torch.device) -> LoadedModel:
+    """Load a folder as its config.json says: float weights, or a quantized checkpoint."""
     folder = found.folder
     options: dict[str, Any] = {
         "trust_remote_code": source.trust_remote_code,
         "attention": source.attention,
     }
-    # Before anything reads the config.
+    # Both before anything else reads the configuration, which may be damaged or absurd.
     weight_files(folder)
-    check_sizes(folder, trust_remote_code=source.trust_remote_code)
+    check_config_sizes(folder, trust_remote_code=source.trust_remote_code)
     settings, stored = settings_of(folder), None
     if settings is None:
         module, tokenizer, warnings = load_folder(
@@ -144,7 +150,7 @@ def _load(source: HubModel | LocalModel, found: Found, device: torch.device) -> 
             folder, settings, dtype=source.dtype, device=device, **options
         )
         check_once(folder, module)
-        warnings = warnings_of(folder, module)
+        warnings = loading_warnings(folder, module)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,

@@ -1,9 +1,14 @@
-"""Models of random weights in the shape of a real one: speed depends on shapes and types, not on what the weights say.
+"""Models with random weights in the shape of a real one, to measure speed without a download.
 
-Nothing is downloaded. Matrices are N(0, 0.02), as transformers initializes them, with one saving: `DRAWN` numbers are drawn
-once, with a seed, and the parameters read them one after another, over and over. `DRAWN` is prime, so no two rows of a matrix
-are alike, and values repeat only far apart. Gains of norms are 1, biases 0. Each parameter is filled in its own type where it
-lies, so that a model needs no memory but its own, and the values are the same on every device.
+Speed depends on shapes and types, not on the values of the weights.
+
+1. `DRAWN` numbers are drawn from N(0, 0.02), as transformers initializes matrices, with a seed.
+2. The matrices of the model take them one after another, over and over. `DRAWN` is prime, so no two
+   rows of a matrix are equal, and values repeat only far apart.
+3. Gains of norms are 1, biases 0.
+
+Each parameter is filled in its own type and place. So the model needs no memory but its own, and
+the values are the same on every device.
 """
 
 import dataclasses
@@ -18,6 +23,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from harness.errors import check_bounds
 from harness.models.architecture import check_attention, check_choice
 from harness.models.checkpoints.folder import prepare
 from harness.models.checkpoints.plausible import check_memory
@@ -27,14 +33,15 @@ from harness.models.sources.tiny import byte_tokenizer
 DRAWN = 1_048_573
 """Numbers that are drawn: the largest prime below 2^20."""
 STD = 0.02
+"""Standard deviation of matrices, `initializer_range` of most configurations."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What `config.json` says of a dense decoder, by the names it uses."""
+    """The sizes of a dense decoder, under the names of its `config.json`."""
 
     model_type: str
-    """Architecture by its name in transformers, such as `llama` or `qwen3`."""
+    """Name of the architecture in transformers, such as `llama` or `qwen3`."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -42,38 +49,39 @@ class Shape:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int | None = None
-    """Length of a head; null is `hidden_size / num_attention_heads`."""
+    """Length of a head; None is `hidden_size / num_attention_heads`."""
     max_position_embeddings: int
     rms_norm_eps: float
     tie_word_embeddings: bool
     rope_parameters: Mapping[str, float | int | str] = field(hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse what would silently become another shape, or none."""
+        """Check the sizes: a wrong one would silently make another model."""
         if self.model_type not in CONFIG_MAPPING:
             raise ValueError(
-                f"model_type must be one that transformers knows, such as llama or qwen3, got {self.model_type!r}"
+                "model_type must be one that transformers knows, such as llama or qwen3, got "
+                f"{self.model_type!r}"
             )
         known = {item.name for item in dataclasses.fields(CONFIG_MAPPING[self.model_type])}
         if unknown := sorted(self._facts().keys() - known):
             raise ValueError(
-                f"model_type must be one whose configuration has {unknown[0]}, got {self.model_type}"
+                f"model_type must have {unknown[0]} in its configuration, got {self.model_type}"
             )
-        for name, value in self._facts().items():
-            if type(value) is int and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        sizes = [name for name, value in self._facts().items() if type(value) is int]
+        check_bounds(self, **dict.fromkeys(sizes, 1))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads must be a multiple of num_key_value_heads, got {self.num_attention_heads} "
-                f"and {self.num_key_value_heads}"
+                "num_attention_heads must be a multiple of num_key_value_heads, got "
+                f"{self.num_attention_heads} and {self.num_key_value_heads}"
             )
         if self.vocab_size < (least := len(byte_tokenizer())):
             raise ValueError(
-                f"vocab_size must be >= {least}, the tokens of the byte tokenizer, got {self.vocab_size}"
+                f"vocab_size must be >= {least}, the tokens of the byte tokenizer, got "
+                f"{self.vocab_size}"
             )
 
     def _facts(self) -> dict[str, Any]:
-        """Return what is given, without the architecture."""
+        """Return the fields that are given, without the architecture."""
         names = [item.name for item in dataclasses.fields(self) if item.name != "model_type"]
         facts = {name: getattr(self, name) for name in names}
         facts["rope_parameters"] = dict(self.rope_parameters)
@@ -81,18 +89,18 @@ class Shape:
 
     @property
     def least_parameters(self) -> int:
-        """A number that the parameters reach: the embedding, and the feed-forward and output matrices of each layer."""
+        """A lower bound: the embedding, and the feed-forward and output matrices of each layer."""
         of_layer = 2 * self.hidden_size * self.intermediate_size + self.hidden_size
         return self.vocab_size * self.hidden_size + self.num_hidden_layers * of_layer
 
     def fingerprint(self, seed: int) -> str:
-        """Return the shape's hash and the seed: they determine the weights."""
+        """Return the hash of the shape, and the seed. Together they determine the weights."""
         text = json.dumps([self.model_type, self._facts()], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"random-v1-shape-{digest[:16]}-seed{seed}"
 
     def config(self) -> PreTrainedConfig:
-        """Return the configuration of transformers; no token ends a text."""
+        """Return the configuration of transformers, in which no token ends a text."""
         ends = ("bos_token_id", "eos_token_id", "pad_token_id")
         facts: dict[str, Any] = self._facts() | dict.fromkeys(ends)
         return CONFIG_MAPPING[self.model_type](**facts)
@@ -100,13 +108,13 @@ class Shape:
     def build(
         self, dtype: torch.dtype, device: torch.device, attention: str | None = None
     ) -> PreTrainedModel:
-        """Return the model with parameters that hold nothing yet; `attention` is explained at `read_config`."""
+        """Return the model with uninitialized parameters; `read_config` explains `attention`."""
         # Buffers, such as the frequencies of rotary embeddings, are computed as always.
         with torch.device(device), no_init_weights():
             module: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 self.config(), dtype=dtype, attn_implementation=attention
             )
-        module.tie_weights()  # a part of the initialization that was left out
+        module.tie_weights()  # `no_init_weights` leaves this out too
         return prepare(module, device)
 
 
@@ -119,17 +127,18 @@ def load_random(
     device: torch.device,
     attention: str | None = None,
 ) -> LoadedModel:
-    """Return a model of random weights in a shape.
+    """Return a model with random weights.
 
-    Its tokenizer knows bytes and is a placeholder: token ids for timing are drawn below the vocabulary of the model.
+    Its tokenizer has one token a byte and is a placeholder: token ids for timing are drawn at
+    random.
 
     Args:
         shape: Its sizes.
-        like: The model that the shape is taken from, which names this one.
+        like: The model that the shape is taken from; it names this model in records.
         seed: Seed of the weights.
         dtype: Type of the weights.
-        device: Where they lie.
-        attention: Attention implementation of transformers; None is the best that the architecture has.
+        device: Where the model is made.
+        attention: Attention implementation of transformers; None is the best that the class has.
     """
     as_type: torch.dtype = getattr(torch, dtype)
     check_memory(shape.least_parameters * as_type.itemsize, "weights of model.shape", device)
@@ -144,13 +153,14 @@ def load_random(
         dtype=as_type,
         device=device,
         fingerprint=shape.fingerprint(seed),
-        origin=f"random weights in the shape of {like}: {shape.num_hidden_layers} layers of {shape.hidden_size}",
+        origin=f"random weights in the shape of {like}: {shape.num_hidden_layers} layers of "
+        f"{shape.hidden_size}",
         weights="random",
     )
 
 
 def _fill(module: PreTrainedModel, seed: int) -> None:
-    """Write the values that the module docstring describes into every parameter."""
+    """Fill every parameter, as the module docstring says."""
     drawn = torch.randn(DRAWN, generator=torch.Generator().manual_seed(seed)) * STD
     first = next(module.parameters())
     drawn = drawn.to(first.device, first.dtype)
@@ -163,7 +173,7 @@ def _fill(module: PreTrainedModel, seed: int) -> None:
 
 
 def _repeat(drawn: Tensor, start: int, target: Tensor) -> int:
-    """Fill `target` with the repetition of `drawn` from `start` on; return where the next one begins."""
+    """Fill `target` with repetitions of `drawn` from `start` on; return where to continue."""
     written = 0
     while written < target.numel():
         piece = drawn[start : start + target.numel() - written]

@@ -1,7 +1,7 @@
-"""A random model of a few thousand parameters with a byte tokenizer: tests and documentation run on it, offline.
+"""A random model of a few thousand parameters with a byte tokenizer, for tests and docs.
 
-The sizes are chosen to be awkward: no matrix has a contraction axis that 64 or 128 divides, key and value heads are
-fewer than query heads, and the head is tied to the embedding.
+Its sizes are awkward on purpose. No matrix has a number of inputs that 64 or 128 divides, there are
+fewer key and value heads than query heads, and the LM head is tied to the embedding.
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,14 @@ class TinyModel:
 
     seed: int = 0
     dtype: Dtype = "float32"
-
-    @property
-    def name(self) -> str:
-        """`tiny`."""
-        return "tiny"
+    name: ClassVar[str] = "tiny"
 
     def fingerprint(self) -> str:
-        """Return the seed: it determines the weights."""
+        """Return the seed, which determines the weights."""
         return f"tiny-v1-seed{self.seed}"
 
     def load(self, device: torch.device) -> LoadedModel:
-        """Make the model; the global random state is left as it was."""
+        """Make the model. The global random state stays as it was."""
         tokenizer = byte_tokenizer()
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -58,9 +54,8 @@ class TinyModel:
             torch.manual_seed(self.seed)
             module = LlamaForCausalLM(config)
         dtype: torch.dtype = getattr(torch, self.dtype)
-        for (
-            parameter
-        ) in module.parameters():  # frequencies of positions stay float32, as in loaded models
+        # Parameters alone: the frequencies of rotary positions stay float32, as in loaded models.
+        for parameter in module.parameters():
             parameter.data = parameter.data.to(dtype)
         return LoadedModel(
             module=prepare(module, device),
@@ -74,7 +69,7 @@ class TinyModel:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token a byte, plus ` A` .. ` D`, which MMLU scores as one token each."""
+    """Return a tokenizer with one token a byte, and the answers ` A` to ` D` of MMLU as tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     answers = [("Ġ", letter) for letter in "ABCD"]
     vocab = {token: i for i, token in enumerate([*alphabet, *map("".join, answers), "<eos>"])}

@@ -1,9 +1,11 @@
-"""Which weights of a model can be quantized, and which way they lie.
+"""List the weights of a model that can be quantized, each as a matrix.
 
-A target is a parameter that the model multiplies activations with, or its token embedding. Each is viewed as a matrix `[N, K]` or a
-stack of matrices `[E, N, K]`, N outputs and K inputs, however it is stored: GPT-2's Conv1D is `[K, N]`, the experts of Llama 4 are
-`[E, K, N]`. `usage` finds targets and layouts by running the model. Other parameters with two or more axes are reported with the reason,
-so that no weight is left out silently.
+A target is a parameter that the model multiplies activations with, or its token embedding. A recipe
+sees it as a matrix `[N, K]` or a stack of matrices `[E, N, K]`, with N outputs and K inputs,
+however the model stores it: GPT-2's Conv1D is `[K, N]`, the experts of Llama 4 are `[E, K, N]`.
+
+Every other parameter with two or more axes is reported with a reason, so that no weight is left out
+silently.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from harness.models.targets.usage import Use, usage_of
-from harness.models.targets.weight_layout import WeightLayout, is_linear, layout_of
+from harness.models.targets.weight_layout import WeightLayout, is_linear, weight_layout
 
 COPYING = {"_to_copy", "clone", "index", "index_select"}
-"""Operators that copy a parameter, and do not show what it is used for."""
+"""Operators that copy a parameter. They do not tell what it is used for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,29 +30,31 @@ class Target:
     """A weight that a recipe may quantize."""
 
     name: str
-    """Module path, such as `model.layers.0.mlp.up_proj`; with the parameter's name where the module is no linear layer."""
+    """Module path, such as `model.layers.0.mlp.up_proj`; of stacks and the like with the
+    parameter's name."""
     owner: nn.Module
     attribute: str
     alias: str | None = None
-    """`lm_head`, `embed_tokens`, or `router` for routers and gates of shared experts, in every architecture."""
+    """`lm_head`, `embed_tokens`, or `router` (also gates of shared experts), for every
+    architecture."""
     tied_to: str | None = None
-    """The target that shares this weight, and comes before it."""
+    """Name of an earlier target that has the same parameter."""
     layout: WeightLayout | None = None
     """How to view the parameter as a matrix or stack; None if it is stored as one."""
     called: bool = True
-    """It is multiplied only in calls of a module that owns it, where a hook can round its inputs."""
+    """Every matmul with it runs inside a call of a module that owns it, where a hook can act."""
     shared: tuple["Target", ...] = ()
-    """Targets with the same parameter, which are quantized with this one."""
+    """Later targets with the same parameter. They are quantized together with this one."""
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter that is in place now."""
+        """The parameter that is in place now, quantized or not."""
         parameter: nn.Parameter = getattr(self.owner, self.attribute)
         return parameter
 
     @property
     def matrix(self) -> Tensor:
-        """The weight that is in place now as `[N, K]` or `[E, N, K]`, a view."""
+        """The weight that is in place now, as a view `[N, K]` or `[E, N, K]`."""
         weight = self.weight.detach()
         if self.layout is None:
             return weight
@@ -58,7 +62,7 @@ class Target:
         return matrix.mT if self.layout.transposed else matrix
 
     def stored(self, matrix: Tensor) -> Tensor:
-        """Return a matrix or a stack in the layout of the parameter."""
+        """Return a matrix or a stack in the memory layout of the parameter."""
         if self.layout is None:
             return matrix
         turned = matrix.mT if self.layout.transposed else matrix
@@ -66,12 +70,12 @@ class Target:
 
     @property
     def transposed(self) -> bool:
-        """The last axis of the parameter has the outputs."""
+        """Whether the last axis of the parameter is the one of the outputs."""
         return self.layout is not None and self.layout.transposed
 
     @property
     def linear(self) -> nn.Linear | None:
-        """An `nn.Linear` with the parameters of the layer that computes the same; None if there is none."""
+        """The layer as an `nn.Linear` with the same parameters; None if it computes otherwise."""
         owner = self.owner
         if not is_linear(owner) or self.attribute != "weight" or not _computes_as_linear(self):
             return None
@@ -84,35 +88,35 @@ class Target:
         return made
 
     def matches(self, pattern: str) -> bool:
-        """Say whether a glob matches the path or the alias."""
+        """Return whether a glob matches the name, or `pattern` is the alias."""
         return fnmatchcase(self.name, pattern) or self.alias == pattern
 
 
 class Other(NamedTuple):
-    """A parameter of two axes or more that is no target."""
+    """A parameter with two or more axes that is no target."""
 
     name: str
     parameter: nn.Parameter
     reason: str
     is_used: bool
-    """A text run needs it."""
+    """Whether a text run needs it."""
     is_asleep: bool
-    """None of the modules that own it is called by a text run."""
+    """Whether a text run calls none of the modules that own it."""
 
     def matches(self, pattern: str) -> bool:
-        """Say whether a glob matches its name, or the path of the module that it is the weight of."""
+        """Return whether a glob matches its name, or the path of the module whose weight it is."""
         return any(fnmatchcase(n, pattern) for n in (self.name, self.name.removesuffix(".weight")))
 
 
 def output_layer(module: PreTrainedModel) -> nn.Module:
-    """Return the layer that makes logits, `lm_head` in most architectures."""
+    """Return the layer that computes logits, `lm_head` in most architectures."""
     head: nn.Module = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     return head
 
 
 @torch.no_grad()
 def _computes_as_linear(target: Target) -> bool:
-    """Say whether a layer computes `x W^T + b` and nothing else, which a subclass with a `forward` of its own need not do."""
+    """Return whether a layer computes `x W^T + b` alone; a subclass may not."""
     owner = target.owner
     if type(owner).forward in (nn.Linear.forward, Conv1D.forward):
         return True
@@ -123,7 +127,8 @@ def _computes_as_linear(target: Target) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return False
     expected = nn.functional.linear(x, weight, bias)  # type: ignore[arg-type]
-    # Each rounds its sums of K products once to the type of the weight, and adds them up in float32 in an order of its own.
+    # Each side rounds once to the type of the weight (eps each), after a float32 sum of K terms in
+    # an order of its own (sqrt(K) eps if the errors are independent).
     eps = 2 * torch.finfo(weight.dtype).eps + torch.finfo(torch.float32).eps * x.shape[1] ** 0.5
     bound = eps * float(expected.norm())
     return (
@@ -134,7 +139,7 @@ def _computes_as_linear(target: Target) -> bool:
 
 
 def find_targets(module: PreTrainedModel) -> list[Target]:
-    """Return every target, in the model's own order. The first call runs the model once."""
+    """Return all targets, in the order of modules. The first call runs the model once."""
     usage, embedding = usage_of(module), module.get_input_embeddings()
     aliases = {
         id(embedding): "embed_tokens",
@@ -144,7 +149,7 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
     seen: dict[int, str] = {}
     for path, owner, attribute, parameter in _parameters(module):
         use = usage.get(f"{path}.{attribute}", Use())
-        layout = layout_of(owner, attribute, parameter, use)
+        layout = weight_layout(owner, attribute, parameter, use)
         if owner is embedding and attribute == "weight":
             layout = WeightLayout(tuple(parameter.shape), transposed=False)
         if layout is None:
@@ -167,7 +172,7 @@ def find_targets(module: PreTrainedModel) -> list[Target]:
 
 
 def find_others(module: PreTrainedModel) -> list[Other]:
-    """Return what has two axes or more and is no target: no recipe can quantize it."""
+    """Return the parameters with two or more axes that no recipe can quantize."""
     usage = usage_of(module)
     reachable = {id(target.weight) for target in find_targets(module)}
     found = []
@@ -175,17 +180,17 @@ def find_others(module: PreTrainedModel) -> list[Other]:
         if parameter.dim() < 2 or id(parameter) in reachable:
             continue
         use = usage.get(name, Use())
-        found.append(Other(name, parameter, _reason(use), use.is_used, use.is_asleep))
+        found.append(Other(name, parameter, _why_no_target(use), use.is_used, use.is_asleep))
     return found
 
 
 def find_unreachable(module: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Return the matrices that are no target, by parameter name."""
+    """Return the parameters of `find_others`, by name."""
     return {other.name: other.parameter for other in find_others(module)}
 
 
 def num_unused(module: PreTrainedModel) -> int:
-    """Return how many parameters a text run does not need, such as those of a vision tower."""
+    """Return the number of parameters that a text run does not need, such as a vision tower's."""
     usage = usage_of(module)
     named = module.named_parameters()
     return sum(p.numel() for name, p in named if name in usage and not usage[name].is_used)
@@ -202,7 +207,7 @@ def _is_router(name: str, use: Use) -> bool:
 
 
 def _with_gates(targets: Sequence[Target]) -> list[Target]:
-    """Give the gates of shared experts the alias of routers: layers with one output in the block of a router."""
+    """Give gates of shared experts the alias `router`: one output, in the block of a router."""
     routers = [target.name for target in targets if target.alias == "router"]
     others = [target.name for target in targets if target.alias is None]
     blocks = {block for name in routers if (block := _block(name, others))}
@@ -217,7 +222,7 @@ def _with_gates(targets: Sequence[Target]) -> list[Target]:
 
 
 def _block(router: str, others: Sequence[str]) -> str | None:
-    """Return the path, with a dot, of the innermost module around a router that has other weights too."""
+    """Return the path, with a dot, of the innermost module with a router and other weights."""
     path = router
     while path := path.rpartition(".")[0]:
         if any(name.startswith(f"{path}.") for name in others):
@@ -225,7 +230,8 @@ def _block(router: str, others: Sequence[str]) -> str | None:
     return None
 
 
-def _reason(use: Use) -> str:
+def _why_no_target(use: Use) -> str:
+    """Return why a parameter is no target. Records hold this text."""
     if not use.is_used:
         return "not used by a text run"
     if use.operands:

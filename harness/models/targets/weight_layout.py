@@ -1,7 +1,25 @@
-"""Which axes of a parameter are inputs, outputs and stack, read off the matmuls that take it.
+"""How a parameter lies in memory: which axes are inputs, outputs and stack, read off its matmuls.
 
-A target is quantized as a matrix `[N, K]` or a stack `[E, N, K]`, N outputs and K inputs. In memory it may lie as `[K, N]` or `[E, K, N]`,
-or with several axes of inputs. In every matmul, K is what is summed over and N is what remains.
+A recipe quantizes a matrix `[N, K]` or a stack `[E, N, K]`, with N outputs and K inputs. In memory,
+a parameter may be `[K, N]` or `[E, K, N]`, or have several axes of inputs or outputs. A matmul sums
+over K, and N remains in its result, so:
+
+1. Axes that the matmul sums over are inputs, axes that remain are outputs, all others are the
+   stack.
+2. An axis of size 1 has no stride to be seen. It is the missing one of the last two axes.
+3. A parameter of two axes that is multiplied a slice at a time is a stack of its slices.
+4. Otherwise inputs and outputs are the last two axes of a stack, or together all axes of one
+   matrix.
+5. All matmuls with the parameter must agree. If they do not, it is no target.
+
+Shapes that occur, with the axes that the matmul sums over and keeps:
+
+    [N, K]         sums 1        keeps 0        a linear layer
+    [K, N]         sums 0        keeps 1        GPT-2's Conv1D
+    [E, N, K]      sums 2        keeps 1        experts
+    [E, K, N]      sums 1        keeps 2        experts of Llama 4
+    [E N, K]       sums 1        keeps 0, N at a time        experts in one matrix: [E, N, K]
+    [K1, K2, N]    sums 0, 1     keeps 2        one matrix [K1 K2, N]
 """
 
 import math
@@ -15,41 +33,42 @@ from harness.models.targets.weight_matmuls import Operand
 
 
 class WeightLayout(NamedTuple):
-    """How to view a parameter as a matrix, or a stack of them."""
+    """How to view a parameter as a matrix or a stack of matrices."""
 
     shape: tuple[int, ...]
-    """Shape of the view, with axes in the order of the parameter."""
+    """Shape of the view; axes keep the order of the parameter."""
     transposed: bool
-    """The view is `[.., K, N]`: its last axis has the outputs."""
+    """Whether the view is `[.., K, N]`, with the outputs last."""
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Say whether a module is a linear layer: that of torch, or the Conv1D of GPT-2, which is one despite its name."""
+    """Return whether a module is a linear layer: `nn.Linear`, or the Conv1D of GPT-2."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def layout_of(
+def weight_layout(
     owner: nn.Module, attribute: str, parameter: nn.Parameter, use: Use
 ) -> WeightLayout | None:
-    """Return the layout of a parameter; None if it is no matrix or stack, or not the same one in every matmul."""
+    """Return the layout of a parameter; None if it is no matrix or stack in all matmuls."""
     shape = tuple(parameter.shape)
     if not use.operands or not parameter.is_floating_point():
         return None
-    if is_linear(owner) and attribute == "weight":  # their classes say so
+    # The class of a linear layer says how its weight lies.
+    if is_linear(owner) and attribute == "weight":
         return WeightLayout(shape, transposed=isinstance(owner, Conv1D))
     layouts = {_layout_in(shape, operand) for operand in use.operands}
     return layouts.pop() if len(layouts) == 1 else None
 
 
 def _layout_in(shape: tuple[int, ...], operand: Operand) -> WeightLayout | None:
-    """Return the layout of a parameter in one matmul: summed axes are inputs, free ones outputs, the rest is a stack."""
+    """Return the layout that one matmul shows; see the numbered list in the module docstring."""
     axes, last = range(len(shape)), {len(shape) - 2, len(shape) - 1}
     summed, free = set(operand.summed), set(operand.free)
-    # No step along an axis of size 1 can be seen: it is the one of the last two that is left.
+    # 2. An axis of size 1.
     summed = summed or last - free
     free = free or last - summed
     if len(shape) == 2 and summed | free == {0, 1} and not summed & free:
-        # A matrix that is multiplied a slice of its first axis at a time is a stack of these slices.
+        # 3. Slices of the first axis: a piece is smaller than the axis, and divides it.
         piece = operand.num_summed if 0 in summed else operand.num_free
         pieces = shape[0] // piece
         if pieces > 1 and shape[0] == pieces * piece:
@@ -58,19 +77,19 @@ def _layout_in(shape: tuple[int, ...], operand: Operand) -> WeightLayout | None:
     if len(shape) < 3:
         return None
     first, second = len(shape) - 2, len(shape) - 1
-    # Matrices in the last two axes; the axes before them are one stack.
+    # 4. A stack of matrices in the last two axes; all axes before them count as one.
     stack = (math.prod(shape[:-2]), *shape[-2:])
     if summed == {second} and first in free:
         return WeightLayout(stack, transposed=False)
     if summed == {first} and free == {second}:
         return WeightLayout(stack, transposed=True)
-    # One matrix, whose inputs or outputs have several axes: every axis must be one or the other.
+    # 4. One matrix, in which each axis is either an input or an output.
     if summed | free != set(axes) or summed & free:
         return None
-    if summed == set(range(len(summed))):  # the leading axes are the inputs, the others the outputs
+    if summed == set(range(len(summed))):  # inputs first
         inputs = math.prod(shape[: len(summed)])
         return WeightLayout((inputs, math.prod(shape) // inputs), transposed=True)
-    if free == set(range(len(free))):
+    if free == set(range(len(free))):  # outputs first
         outputs = math.prod(shape[: len(free)])
         return WeightLayout((outputs, math.prod(shape) // outputs), transposed=False)
     return None

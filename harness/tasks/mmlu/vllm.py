@@ -62,7 +62,7 @@ class VllmMMLU(MMLU):
         self, loaded: LoadedModel, encoded: EncodedQuestion, tokens: Sequence[int]
     ) -> SampleScore:
         """Return the answer that the rule parses from decoded tokens."""
-        vocabulary = loaded.module.config.get_text_config().vocab_size
+        vocabulary = loaded.vocab_size
         played = Playback(tokens=tokens, vocabulary=vocabulary)
         [sample] = self.answer.score(loaded, played, [encoded])
         return sample

@@ -167,7 +167,7 @@ class Parity:
             beside = compare_three(real, reference.fake, reference.unquantized, prompts.ids)
         with torch.inference_mode():
             differences = layer_differences(loaded, reference.calls)
-        dtype = str(loaded.dtype).removeprefix("torch.")
+        dtype = loaded.dtype_name
         judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
@@ -214,7 +214,7 @@ class Parity:
         check_length(self.window, loaded)
         generator = torch.Generator().manual_seed(self.seed)
         shape = self.limit_windows, self.window
-        ids_NL = torch.randint(_vocabulary(loaded), shape, generator=generator)
+        ids_NL = torch.randint(loaded.vocab_size, shape, generator=generator)
         facts = {"num_windows": len(ids_NL), "token_ids_sha256": hash_token_ids(ids_NL.tolist())}
         return Prompts(
             name="random",
@@ -252,13 +252,9 @@ def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _vocabulary(loaded: LoadedModel) -> int:
-    return int(loaded.module.config.get_text_config().vocab_size)
-
-
 def _check_memory(ids_NL: Tensor, loaded: LoadedModel) -> None:
     """Raise DataError for logits that are too large to be kept."""
-    positions, vocabulary = ids_NL[:, 1:].numel(), _vocabulary(loaded)
+    positions, vocabulary = ids_NL[:, 1:].numel(), loaded.vocab_size
     if (size := 4 * positions * vocabulary) > MOST_KEPT_BYTES:
         raise DataError(
             f"the logits of one model must take at most {MOST_KEPT_BYTES / 1e6:.0f} MB, "

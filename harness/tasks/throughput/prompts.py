@@ -43,7 +43,7 @@ def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, se
             f"{loaded.name} was made for, got {size.prompt} + {size.new}"
         )
     if kind == "random":
-        return draw(int(loaded.module.config.get_text_config().vocab_size), size, seed)
+        return draw(loaded.vocab_size, size, seed)
     text = data.text()
     try:
         return disjoint_windows(text, loaded, size.prompt, size.batch).ids

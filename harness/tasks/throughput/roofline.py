@@ -129,7 +129,7 @@ def utilizations(
     except NoRoofline as reason:
         absent = Utilization(mbu=None, mbu_note=str(reason), mfu=None, mfu_note=str(reason))
         return {subject.name: absent for subject in subjects}
-    dtype = str(loaded.dtype).removeprefix("torch.")
+    dtype = loaded.dtype_name
     return {
         subject.name: _utilization(shape, subject, requests[subject.name], loaded.device, dtype)
         for subject in subjects

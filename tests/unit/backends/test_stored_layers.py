@@ -14,7 +14,7 @@ from harness.backends import stored_layers
 from harness.backends.bitsandbytes.int8 import round_activation
 from harness.backends.bitsandbytes.library import bitsandbytes
 from harness.errors import AuditError, UnsupportedRecipe
-from harness.models.checkpoints import bitsandbytes_layers
+from harness.models.checkpoints.methods import bitsandbytes
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer

@@ -1,4 +1,4 @@
-"""A model of any class, and exports that are read back in this process: a child for each test would take minutes."""
+"""A model of any class, and exports that are read back in this process rather than in a child."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ Made = Callable[[type[PreTrainedModel], PreTrainedConfig], LoadedModel]
 
 @pytest.fixture(autouse=True)
 def _read_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def made() -> Made:
 
 
 def _made(kind: type[PreTrainedModel], config: PreTrainedConfig) -> LoadedModel:
-    """A model of a class in float32, with random weights that are large enough for its logits to say something."""
+    """A model of a class in float32, with weights so large that its logits differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = kind(config).float()

@@ -1,4 +1,4 @@
-"""Kinds of models that differ in names, norms, biases and heads: exported under their own names, and read back by transformers."""
+"""Models with other names, norms, biases or heads: exported and read back by transformers."""
 
 import json
 from collections.abc import Callable

@@ -29,10 +29,11 @@ TEXT = {"text": "o.txt", "sha256": "ab" * 32, "num_sequences": 16, "length": 512
 @pytest.mark.parametrize(
     ("calibration", "row"),
     [
-        (None, "| inputs | int8_tensor |"),
+        (None, "| activations | int8_tensor |"),
         (
             TEXT,
-            "| inputs | int8_tensor, fitted to o.txt (SHA-256 abababababab, 16 x 512 tokens, seed 3) |",
+            "| activations | int8_tensor, fitted to o.txt (SHA-256 abababababab, 16 x 512 tokens, "
+            "seed 3) |",
         ),
     ],
 )
@@ -40,6 +41,6 @@ def test_card_says_what_inputs_were_fitted_to(
     calibration: dict[str, Any] | None, row: str, tmp_path: Path
 ) -> None:
     manifest = MANIFEST | {"calibration": calibration}
-    card.write(tmp_path, manifest, {})
+    card.write_card(tmp_path, manifest, {})
     assert row in (tmp_path / "README.md").read_text().splitlines()
     assert json.loads((tmp_path / card.MANIFEST).read_text())["calibration"] == calibration

@@ -1,4 +1,4 @@
-"""The folder as a whole: what is in it, what is refused, and that nothing half-made is left behind."""
+"""The exported folder as a whole: what it holds, what is an error, and what is left behind."""
 
 import json
 import re
@@ -226,8 +226,8 @@ def test_an_export_is_replaced_with_force_alone(tiny: LoadedModel, tmp_path: Pat
     with pytest.raises(OutputError) as refused:
         exported(tiny, out)
     assert str(refused.value) == (
-        f"out must be a folder that does not exist or is empty, got {out}, which the harness wrote; name another, or add "
-        "force=true to replace it"
+        f"out must be a folder that does not exist or is empty, got {out}, which the harness "
+        "wrote; name another, or add force=true to replace it"
     )
     assert {file.name: file.stat().st_ino for file in out.iterdir()} == before
     export(tiny, INT8_ROW, Gptq(), out, shard_bytes=20_000, facts=FACTS, force=True)
@@ -309,7 +309,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(
         exported(tiny, tmp_path / "out", shard_bytes=10_000)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    monkeypatch.setattr(verify, "in_child", verify.compare)
+    monkeypatch.setattr(verify, "in_child", verify.check_folder)
     exported(tiny, tmp_path / "out")
 
 
@@ -367,7 +367,7 @@ def test_gptq_refuses_two_formats_inputs_and_the_embedding(
     embedding = {"a": LayerRule(match="*", weight=INT4)}
     for rules, skip, message in (
         (two, ("lm_head", "embed_tokens"), "the rules have 2 different formats"),
-        (inputs, ("lm_head", "embed_tokens"), "rule a rounds inputs to int8_row"),
+        (inputs, ("lm_head", "embed_tokens"), "rule a rounds activations to int8_row"),
         (embedding, ("lm_head",), "layout=gptq loads, but its readers know linear layers alone"),
     ):
         recipe = QuantRecipe(name="r", rules=rules, skip=skip)

@@ -1,7 +1,7 @@
 """`python -m harness.export`: what a command says, and what it is answered."""
 
 import json
-import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from harness.config import CONF
 from harness.errors import ConfigError, UnsupportedRecipe
 from harness.export.checkpoint import Exported
-from harness.export.command import register, resolve
+from harness.export.command import main, register, resolve
 from harness.export.job import run
 
-Cli = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., None]
 
 
 def job(*overrides: str) -> Exported:
@@ -26,12 +26,26 @@ def job(*overrides: str) -> Exported:
         return run(resolve(compose("export", ["model=tiny", *overrides])))
 
 
-def test_one_command_writes_a_folder(cli: Cli, tmp_path: Path) -> None:
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run a command line in this process, in a folder of its own."""
+
+    def run_line(*arguments: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["harness.export", "model=tiny", *arguments])
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", *sys.argv])
+        main()
+
+    return run_line
+
+
+def test_one_command_writes_a_folder(
+    command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     changed = ("quant.group_size=16", "quant.rules.linear.match='*.mlp.*'")
-    arguments = ("quant=int4_g64", *changed, "layout=gptq", "out=made/out")
-    finished = cli("model=tiny", *arguments, module="harness.export")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith("made/out: 0.1 MB in 1 file; stored scales differ by at most")
+    command("quant=int4_g64", *changed, "layout=gptq", "out=made/out")
+    said = capsys.readouterr().out
+    assert said.startswith("made/out: 0.1 MB in 1 file; stored scales differ by at most")
     out = tmp_path / "made" / "out"
     assert "model.layers.0.mlp.up_proj.qweight" in load_file(out / "model.safetensors")
     manifest = json.loads((out / "quant_harness.json").read_text())
@@ -51,12 +65,18 @@ def test_one_command_writes_a_folder(cli: Cli, tmp_path: Path) -> None:
     ids=["no_out", "sweep"],
 )
 def test_a_wrong_command_is_answered_without_a_traceback(
-    arguments: list[str], message: str, cli: Cli, tmp_path: Path
+    arguments: list[str],
+    message: str,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    finished = cli("model=tiny", *arguments, module="harness.export")
-    assert finished.returncode == 1
-    assert message in finished.stderr
-    assert "Traceback" not in finished.stderr
+    with pytest.raises(SystemExit) as ended:
+        command(*arguments)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,7 +88,7 @@ def test_a_wrong_command_is_answered_without_a_traceback(
         (
             ["+quant=w8a8", "layout=gptq"],
             UnsupportedRecipe,
-            "rule linear rounds inputs to int8_row",
+            "rule linear rounds activations to int8_row",
         ),
         (["+quant=int8_row", "shard_gb=0"], ConfigError, "shard_gb must be above 0, got 0"),
         (["+quant=int8_row", "+typo=1"], ConfigError, "must be one of .*; got typo"),

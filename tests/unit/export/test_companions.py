@@ -1,4 +1,4 @@
-"""What stands beside the weights: copied from the folder of the float model, in words that transformers 4 reads too."""
+"""The files beside the weights: copied from the unquantized folder, readable by transformers 4."""
 
 import json
 from collections.abc import Callable

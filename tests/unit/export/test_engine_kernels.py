@@ -1,10 +1,10 @@
-"""Which kernel takes which layer: the conditions of the engines, on shapes that are known from the field."""
+"""Which kernel runs which layer: the conditions of vLLM, on shapes of well-known models."""
 
 import pytest
 import torch
 
 from harness.backends.layer import LayerRule
-from harness.export import engine_kernels
+from harness.export.engine_kernels import fitting, kernel_warnings
 from harness.export.layouts.layout import Contents
 from harness.formats.integer import Integer
 from harness.formats.minifloat import Minifloat
@@ -35,7 +35,7 @@ def names(
     is_rounded: bool = False,
 ) -> set[str]:
     rule = LayerRule(match="*", weight=fmt, input=fmt if is_rounded else None)
-    return {kernel.name for kernel in engine_kernels.fitting(rule, shape, dtype, device)}
+    return {kernel.name for kernel in fitting(rule, shape, dtype, device)}
 
 
 def test_smollm2_has_no_four_bit_kernel_in_bfloat16() -> None:
@@ -103,25 +103,26 @@ def test_a_warning_names_a_layer_its_shape_and_the_conditions() -> None:
         kept=(),
     )
     shapes = {"a.q_proj": (576, 576), "a.down_proj": (576, 1536), "embed": (9, 9)}
-    (line,) = engine_kernels.warnings(contents, shapes, BF16)
+    (line,) = kernel_warnings(contents, shapes, BF16)
     assert line.startswith(
-        "vLLM on a GPU has no kernel for 1 layers of int4_g64, such as a.q_proj (576, 576) in bfloat16: Marlin needs "
-        "N % 64 == 0, K % 128 == 0, scales of rows or 32 or 64 or 128"
+        "vLLM on a GPU has no kernel for 1 layers of int4_g64, such as a.q_proj (576, 576) in "
+        "bfloat16: Marlin needs N % 64 == 0, K % 128 == 0, scales per-channel or in groups of 32, "
+        "64, 128"
     )
     assert "ExLlama needs" in line
-    assert engine_kernels.warnings(contents, shapes, FP16) == ()
+    assert kernel_warnings(contents, shapes, FP16) == ()
 
 
 def test_weights_that_no_kernel_of_a_device_takes_are_told_so() -> None:
     rule = LayerRule(match="*", weight=groups(8, -1))
     contents = Contents(quantized={"q": rule}, embedding="e", head="h", kept=())
-    (line,) = engine_kernels.warnings(contents, {"q": (4096, 4096)}, BF16)
+    (line,) = kernel_warnings(contents, {"q": (4096, 4096)}, BF16)
     assert line.startswith("vLLM on a CPU has no kernel for 1 layers of int8_row")
-    assert "there is none for these weights with inputs in float" in line
+    assert "there is none for these weights with unquantized activations" in line
 
 
 def test_formats_that_the_table_does_not_know_make_no_noise() -> None:
     mx = BlockScaled(element=E4M3, granularity=Granularity(block=(1, 32)), scale=PowerOfTwoScale())
     rule = LayerRule(match="*", weight=mx)
     contents = Contents(quantized={"q": rule}, embedding="e", head="h", kept=())
-    assert engine_kernels.warnings(contents, {"q": (7, 7)}, BF16) == ()
+    assert kernel_warnings(contents, {"q": (7, 7)}, BF16) == ()

@@ -1,7 +1,7 @@
-"""config.json under the rules of transformers 4: a key that is not there is the class's default, without a word.
+"""config.json by the rules of transformers 4, which takes its default for a missing key.
 
-The rules were read in transformers 4.57.6, and 44 configurations written here were read by it in an environment of its own, all of
-them equal in every field.
+The rules were read in transformers 4.57.6, and 44 configurations written here were read by it in an
+environment of its own, all of them equal in every field.
 """
 
 import json
@@ -26,6 +26,7 @@ from transformers import (
 
 from harness.errors import UnsupportedRecipe
 from harness.export import model_config
+from harness.export.model_config import write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -36,7 +37,7 @@ DEFAULT = {"rope_type": "default"}
 
 def written(config: PreTrainedConfig, folder: Path, **changes: Any) -> dict[str, Any]:
     """Write a configuration, see that transformers of today reads the same, and return the JSON."""
-    model_config.write(folder / "config.json", config, changes)
+    write_config(folder / "config.json", config, changes)
     read = AutoConfig.from_pretrained(folder).get_text_config().rope_parameters
     wanted = config.get_text_config().rope_parameters
     for key, value in wanted.items():
@@ -174,4 +175,4 @@ def test_a_file_that_is_read_otherwise_is_refused(
     )
     config = LlamaConfig(**SIZES, rope_parameters=DEFAULT | {"rope_theta": 100000.0})
     with pytest.raises(UnsupportedRecipe, match=r"'rope_theta': 100000\.0.*it reads.*1\.0"):
-        model_config.write(tmp_path / "config.json", config, {})
+        write_config(tmp_path / "config.json", config, {})

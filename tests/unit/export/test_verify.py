@@ -1,4 +1,4 @@
-"""What is published was read back: whatever is changed in a folder before that is found, and nothing appears."""
+"""An export is read back: any change of the folder is found, and the folder does not appear."""
 
 import json
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_a_damage_before_the_folder_is_read_back_is_found(
 
     def damaged(folder: Path, file: Path) -> None:
         damage(folder)
-        verify.compare(folder, file)
+        verify.check_folder(folder, file)
 
     monkeypatch.setattr(verify, "in_child", damaged)
     # A head that is not tied is a layer of its own in the file.
@@ -139,7 +139,7 @@ def test_gptq_is_read_back_within_the_rounding_of_its_scales(
 
     def damaged(folder: Path, file: Path) -> None:
         change_tensor(f"{LAYER}.scales", lambda t: t[0].mul_(1.05))(folder)
-        verify.compare(folder, file)
+        verify.check_folder(folder, file)
 
     monkeypatch.setattr(verify, "in_child", damaged)
     with pytest.raises(ModelError, match="down_proj"):

@@ -1,6 +1,7 @@
-"""Which class a folder is, which attention it runs, where its text model is, and how long a sequence may be."""
+"""The class of a folder, its attention, its text model, and its maximum length."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
+from harness.data.source import Text
 from harness.engines.local.split_model import split
 from harness.errors import DataError, ModelError
 from harness.models import architecture
@@ -23,6 +25,14 @@ from harness.tasks.lm_eval.lm_eval import LMEval
 from harness.tasks.windows import check_length
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ShortText(EmbeddedData):
+    """A text of little more than 2000 tokens, which is tokenized in no time."""
+
+    def text(self, split: str = "test") -> Text:
+        return Text(name="short", text="word " * 500, sha256=split, num_rows=1, documents=("",))
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +177,7 @@ def test_longest_sequence_is_what_the_configuration_says(
     assert load_weightless(folder, dtype="float32").max_length == longest
     assert loaded.fits(512)
     assert loaded.fits(100_000) is (longest is None)
-    calibration = CalibrationSet(data=EmbeddedData(), num_sequences=1, length=2000)
+    calibration = CalibrationSet(data=ShortText(), num_sequences=1, length=2000)
     if longest is None:
         check_length(100_000, loaded)
         assert calibration.draw(loaded).ids.shape == (1, 2000)

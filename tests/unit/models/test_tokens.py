@@ -1,4 +1,4 @@
-"""Text becomes token ids in one place: what a tokenizer appends, cuts, pads, or has no row for, moves no number.
+"""Text becomes token ids in one place: suffixes, limits and missing rows change no number.
 
 Every model is compared with the same weights under the plain tokenizer, which does none of it.
 """
@@ -22,7 +22,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.models.tokens import adds_bos, num_rows, specials, tokenize, without_suffix
+from harness.models.tokens import adds_bos, num_rows, special_tokens, tokenize, without_suffix
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
@@ -44,7 +44,7 @@ def around(single: str, first: str | None = None) -> PreTrainedTokenizerFast:
     names = {name for name in single.split() if name != "$A"}
     ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)]
     template = TemplateProcessing(single=single, special_tokens=ids)
-    # As Llama 3 has it: offsets are mended before the specials come.
+    # As Llama 3 has it: offsets are mended before the special tokens come.
     tokenizer.backend_tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=False), template])
     return tokenizer
 
@@ -82,7 +82,7 @@ def test_specials_in_front_stay_and_those_behind_go(
     plain = byte_tokenizer()(TEXT, return_offsets_mapping=True)
     whole = loaded.tokenizer(TEXT)["input_ids"]
     found = tokenize(TEXT, loaded)
-    assert [len(part) for part in specials(loaded.tokenizer)] == [prefix, suffix]
+    assert [len(part) for part in special_tokens(loaded.tokenizer)] == [prefix, suffix]
     assert found.ids == whole[: len(whole) - suffix]
     assert found.ids[prefix:] == plain["input_ids"]
     assert found.ends == [0] * prefix + [end for _, end in plain["offset_mapping"]]
@@ -95,7 +95,7 @@ def test_tokenizer_without_the_usual_characters_is_refused_only_if_it_matters(
     """Without tokens between them, special tokens in front and behind cannot be told apart."""
     few = Tokenizer(BPE(vocab={"x": 0, "<eos>": 1}, merges=[]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
-    assert specials(tokenizer) == ((), ())
+    assert special_tokens(tokenizer) == ((), ())
     few.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
     with pytest.raises(DataError, match=r"one of the characters 'aA0', got only .* \[1\]"):
@@ -145,34 +145,46 @@ TASKS: dict[str, Callable[[], Perplexity | MMLU]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def saved_models(
+    _tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, LoadedModel]:
+    """The tiny model with three tokenizers that do more than the plain one, loaded from folders."""
+    limited, larger = byte_tokenizer(), byte_tokenizer()
+    limited.backend_tokenizer.enable_truncation(16)
+    limited.backend_tokenizer.enable_padding(length=64, pad_id=0, pad_token="!")  # noqa: S106 - no secret
+    larger.add_tokens(["<no_row>", "no such text"])
+    assert len(larger) > num_rows(_tiny)
+    tokenizers = {"appended": around("$A <eos> <eos>"), "limited": limited, "larger": larger}
+    return {
+        kind: saved(_tiny, tokenizer, tmp_path_factory.mktemp(kind))
+        for kind, tokenizer in tokenizers.items()
+    }
+
+
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("kind", ["appended", "limited", "larger"])
 def test_what_a_tokenizer_has_beside_the_text_moves_no_number(
-    tiny: LoadedModel, tmp_path: Path, name: str, kind: str
+    tiny: LoadedModel, saved_models: dict[str, LoadedModel], name: str
 ) -> None:
-    tokenizer = byte_tokenizer() if kind != "appended" else around("$A <eos> <eos>")
-    if kind == "limited":
-        tokenizer.backend_tokenizer.enable_truncation(16)
-        tokenizer.backend_tokenizer.enable_padding(length=64, pad_id=0, pad_token="!")  # noqa: S106 - no secret
-    if kind == "larger":
-        tokenizer.add_tokens(["<no_row>", "no such text"])
-        assert len(tokenizer) > num_rows(tiny)
     task = TASKS[name]()
-    found = task.run(saved(tiny, tokenizer, tmp_path))
     expected = task.run(reading(tiny, byte_tokenizer()))
-    assert found.samples == expected.samples
-    assert found.metrics == expected.metrics
-    assert found.info.protocol == expected.info.protocol
-    assert found.info.data == expected.info.data
+    for kind, loaded in saved_models.items():
+        found = task.run(loaded)
+        assert found.samples == expected.samples, kind
+        assert found.metrics == expected.metrics, kind
+        assert found.info.protocol == expected.info.protocol, kind
+        assert found.info.data == expected.info.data, kind
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_token_without_a_row_is_named(tiny: LoadedModel, name: str) -> None:
+def test_token_without_a_row_is_named(tiny: LoadedModel) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<no_row>", "the"])
-    with pytest.raises(DataError, match=r"got 'the' with id 262 where there are 261 rows") as found:
-        TASKS[name]().run(reading(tiny, tokenizer))
-    assert "embedding of tiny" in str(found.value)
+    for task in TASKS.values():
+        with pytest.raises(
+            DataError, match=r"got 'the' with id 262 where there are 261 rows"
+        ) as found:
+            task().run(reading(tiny, tokenizer))
+        assert "embedding of tiny" in str(found.value)
 
 
 def test_token_without_a_row_in_the_head_is_named(tiny: LoadedModel) -> None:

@@ -14,7 +14,7 @@ from harness.data.embedded import EmbeddedData
 from harness.data.question_file import QuestionFile
 from harness.data.source import Question, QuestionSet, Text
 from harness.models import cache
-from harness.models.checkpoints.zero_weights import zero_warnings
+from harness.models.checkpoints.loading_warnings import zero_warnings
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import SampleScore

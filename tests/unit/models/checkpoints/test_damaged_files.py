@@ -1,4 +1,4 @@
-"""Every file of a model folder, damaged in every way: one line that names the file, and never a traceback.
+"""Every file of a model folder, damaged in every way: one line that names the file.
 
 Files that a text model does not need may be anything: the model loads.
 """

@@ -228,7 +228,7 @@ def test_file_is_hashed_once_unless_it_has_just_changed(
 ) -> None:
     file = folder / "model.safetensors"
     read: list[Path] = []
-    monkeypatch.setattr(checkpoint, "_sha256", lambda file: read.append(file) or "0" * 64)
+    monkeypatch.setattr(checkpoint, "_digest", lambda file: read.append(file) or "0" * 64)
     for age, reads in ((10**18, 2), (0, 1)):
         monkeypatch.setattr(checkpoint, "SETTLED_NS", age)
         read.clear()

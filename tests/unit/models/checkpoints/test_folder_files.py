@@ -1,4 +1,4 @@
-"""Which files of a folder are the model: what lies beside them changes nothing, what leads out of the folder is refused."""
+"""Which files of a folder are the model: files beside them do not count, none lies outside."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def add_foreign_files(folder: Path) -> None:
 
 
 def gptq(folder: Path) -> torch.Tensor:
-    """Store one weight as 8-bit GPTQ codes, one group a channel; return what they mean, `[N, K]`."""
+    """Store one weight as 8-bit GPTQ codes, one group a channel; return it as `[N, K]`."""
     file = folder / "model.safetensors"
     tensors = load_file(file)
     outputs, inputs = tensors.pop(f"{CODES}.weight").shape

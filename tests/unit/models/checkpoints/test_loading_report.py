@@ -20,7 +20,7 @@ from transformers import (
 from harness.errors import ModelError
 from harness.models.checkpoints import loading_report
 from harness.models.checkpoints.loading_report import check_loading, ignored_tensors
-from harness.models.checkpoints.prequantized import Stored
+from harness.models.checkpoints.stored_tensors import StoredTensor
 from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
@@ -116,12 +116,12 @@ def test_head_for_speculative_decoding_is_a_warning_where_the_class_ignores_it()
     with torch.device("meta"):
         module = Qwen3NextForCausalLM(Qwen3NextConfig(num_hidden_layers=1, num_experts=2))
     head = ["mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"]
-    some = Stored(dtype="F32", numel=4, nbytes=16)
+    some = StoredTensor(dtype="F32", numel=4, nbytes=16)
     assert ignored_tensors(dict.fromkeys([*module.state_dict(), *head], some), module) == head
 
 
 def test_causal_masks_of_old_checkpoints_are_a_warning_and_biases_are_none(tmp_path: Path) -> None:
-    """As the files of EleutherAI/gpt-neo-125m have them, with and without the prefix of the body."""
+    """As in the files of EleutherAI/gpt-neo-125m, with and without the prefix of the body."""
     sizes: dict[str, Any] = {"vocab_size": 261, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
     config = GPTNeoConfig(
         **sizes, attention_types=[[["global", "local"], 1]], max_position_embeddings=64

@@ -1,4 +1,4 @@
-"""Sizes that no file can fill: refused by config.json and headers alone, in a moment and without memory."""
+"""Sizes that no file can fill: an error by config.json and headers alone, without memory."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Zamba2Config
 from harness.errors import ModelError
 from harness.models.checkpoints.plausible import (
     SLACK,
+    check_config_sizes,
     check_memory,
-    check_sizes,
     layer_counts,
     num_values,
 )
-from harness.models.checkpoints.prequantized import stored_tensors
+from harness.models.checkpoints.stored_tensors import stored_tensors
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.random import Shape
 
@@ -85,12 +85,12 @@ def test_a_block_that_layers_share_is_counted_once(tmp_path: Path) -> None:
     in_the_files = sum(stored.numel for stored in stored_tensors(tmp_path).values())
     in_layers = sum(p.numel() for _, p in module.named_parameters(remove_duplicate=False))
     assert in_layers > SLACK * in_the_files
-    check_sizes(tmp_path, trust_remote_code=False)
+    check_config_sizes(tmp_path, trust_remote_code=False)
 
 
 @pytest.mark.parametrize("packed", [8, 32])
 def test_codes_may_be_stored_as_floats(tmp_path: Path, packed: int) -> None:
-    """As by `bnb_4bit_quant_storage=torch.float32`: eight codes of 4 bits in a number, or as many as it has bits."""
+    """As by `bnb_4bit_quant_storage=torch.float32`: eight 4-bit codes in a number, or more."""
     config = LlamaConfig(
         vocab_size=8,
         hidden_size=64,
@@ -106,14 +106,14 @@ def test_codes_may_be_stored_as_floats(tmp_path: Path, packed: int) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the values of the model must be in its files"):
-        check_sizes(tmp_path, trust_remote_code=False)
+        check_config_sizes(tmp_path, trust_remote_code=False)
     config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     config.save_pretrained(tmp_path)
-    check_sizes(tmp_path, trust_remote_code=False)
+    check_config_sizes(tmp_path, trust_remote_code=False)
     config.intermediate_size = 96 * 10**6
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the values of the model must be in its files"):
-        check_sizes(tmp_path, trust_remote_code=False)
+        check_config_sizes(tmp_path, trust_remote_code=False)
 
 
 def test_layers_of_parts_are_counted() -> None:

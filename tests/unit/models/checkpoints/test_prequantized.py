@@ -1,6 +1,5 @@
-"""Checkpoints that libraries quantized, or tensors as they write them, against a dequantization written here."""
+"""Checkpoints of libraries, or tensors as they write them, against a dequantization done here."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.formats.codebook import Codebook
-from harness.models.checkpoints.prequantized import settings_of
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -42,7 +40,7 @@ def rounded(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
 
 
 class RoundedInputs(nn.Linear):
-    """A linear layer that rounds each token to INT8: 127 steps from 0 to its largest magnitude, as vLLM has them."""
+    """A linear layer that rounds each token to INT8 with a scale of absmax / 127, as vLLM does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = x.abs().amax(-1, keepdim=True) / 127
@@ -96,7 +94,7 @@ def test_four_bits_of_bitsandbytes(float_folder: Path, tmp_path: Path, method: s
 def test_block_scales_that_bitsandbytes_saves_transposed_are_turned_back(
     float_folder: Path, tmp_path: Path
 ) -> None:
-    """As 0.50.2 does after a forward pass on a CPU with instructions for bfloat16: `[K / 64, N]` in bfloat16."""
+    """As 0.50.2 saves them after a forward pass on some CPUs: `[K / 64, N]` in bfloat16."""
     folder = library_folder(float_folder, tmp_path, "nf4")
     expected = {}
     for name, layer in linears(llama()).items():
@@ -201,20 +199,3 @@ def test_fp8_of_compressed_tensors(tmp_path: Path) -> None:
     expected = expected_logits(lambda name, _: stands_for[name])
     torch.testing.assert_close(logits(loaded.module), expected, rtol=1e-5, atol=1e-5)
     check_facts(loaded, tmp_path, kind="fake-quant", bits=(8.0, 9.0))
-
-
-def test_settings_are_found_where_configs_have_them(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    settings = {"quant_method": "gptq"}
-    for config, expected in [
-        ({}, None),
-        ({"quantization_config": settings}, settings),
-        ({"compression_config": settings}, settings),
-        ({"text_config": {"quantization_config": settings}}, settings),
-        ({"quantization_config": None}, None),
-        ([], None),
-    ]:
-        file.write_text(json.dumps(config), encoding="utf-8")
-        assert settings_of(tmp_path) == expected
-    file.write_text("{", encoding="utf-8")
-    assert settings_of(tmp_path) is None

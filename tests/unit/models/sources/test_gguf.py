@@ -1,4 +1,4 @@
-"""GGUF files: where the converted copy lies, and that a broken conversion is never taken for a model."""
+"""GGUF files: where the converted copy lies, and that a broken copy never passes for a model."""
 
 import errno
 import hashlib
@@ -16,15 +16,15 @@ from harness.models.checkpoints.folder import sha256_file
 from harness.models.loaded import LoadedModel
 from harness.models.sources import gguf as gguf_models
 from harness.models.sources.gguf import (
-    EXACT,
-    ROUNDED,
+    BFLOAT16_COPY,
+    EXACT_COPY,
     GgufModel,
     cache_folder,
-    converted,
-    describe,
-    facts,
+    converted_folder,
+    file_facts,
     fingerprint_of,
     load_gguf,
+    origin_of,
 )
 from harness.models.sources.tiny import TinyModel
 
@@ -67,11 +67,11 @@ def test_file_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         (target / "config.json").write_text("{}", encoding="utf-8")
 
     monkeypatch.setattr(gguf_models, "_convert", convert)
-    first = converted(Path("m.gguf"), "a" * 64)
+    first = converted_folder(Path("m.gguf"), "a" * 64)
     assert (first / "config.json").is_file()
-    assert converted(Path("m.gguf"), "a" * 64) == first
+    assert converted_folder(Path("m.gguf"), "a" * 64) == first
     assert len(calls) == 1
-    assert converted(Path("m.gguf"), "b" * 64) != first
+    assert converted_folder(Path("m.gguf"), "b" * 64) != first
     assert len(calls) == 2
     assert not list(cache.glob("converting-*"))
 
@@ -85,10 +85,10 @@ def test_conversion_that_fails_leaves_nothing_and_is_repeated(
 
     monkeypatch.setattr(gguf_models, "_convert", fail)
     with pytest.raises(KeyboardInterrupt):
-        converted(Path("m.gguf"), "a" * 64)
+        converted_folder(Path("m.gguf"), "a" * 64)
     assert [path for path in cache.iterdir() if path.is_dir()] == []
     monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
-    assert converted(Path("m.gguf"), "a" * 64).is_dir()
+    assert converted_folder(Path("m.gguf"), "a" * 64).is_dir()
 
 
 def write_gguf(file: Path) -> None:
@@ -106,7 +106,7 @@ def write_gguf(file: Path) -> None:
 
 def test_origin_lists_the_types_of_the_tensors(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf")
-    assert describe(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
+    assert origin_of(tmp_path / "m.gguf") == "dequantized GGUF (2 x F32, 1 x Q8_0)"
 
 
 def write_floats(file: Path) -> None:
@@ -131,7 +131,7 @@ def test_file_with_blocks_came_quantized_and_one_of_floats_did_not(
 
     def load_other_weights(*_: object, **__: object) -> LoadedModel:
         tiny = TinyModel().load(CPU)
-        tiny.dequantized = facts(file, tiny)
+        tiny.dequantized = file_facts(file, tiny)
         return tiny
 
     monkeypatch.setattr(gguf_models, "load_gguf", load_other_weights)
@@ -148,7 +148,7 @@ def test_fingerprint_is_the_hash_of_the_file_and_the_version_of_the_conversion(
     file.write_bytes(b"content")
     sha256 = hashlib.sha256(b"content").hexdigest()
     assert GgufModel(path=str(file)).fingerprint() == f"{sha256}-v2"
-    assert fingerprint_of(sha256, ROUNDED) == sha256
+    assert fingerprint_of(sha256, BFLOAT16_COPY) == sha256
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ WHOLE = {
 
 
 def write_model(file: Path, without: str | None = None) -> dict[str, np.ndarray]:
-    """Write a Llama of one layer with a byte tokenizer, perhaps without one tensor; return the tensors."""
+    """Write a Llama of one layer with a byte tokenizer, maybe without a tensor; return tensors."""
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_block_count(1)
     writer.add_context_length(64)
@@ -217,7 +217,7 @@ def write_model(file: Path, without: str | None = None) -> dict[str, np.ndarray]
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("conversion", [EXACT, ROUNDED])
+@pytest.mark.parametrize("conversion", [EXACT_COPY, BFLOAT16_COPY])
 def test_model_has_the_weights_of_the_file(tmp_path: Path, conversion: str) -> None:
     file = tmp_path / "m.gguf"
     written = write_model(file)
@@ -233,8 +233,10 @@ def test_model_has_the_weights_of_the_file(tmp_path: Path, conversion: str) -> N
     for name, weight in found.items():
         exact = torch.from_numpy(written[name])
         assert weight.dtype is torch.float32
-        assert torch.equal(weight, exact if conversion == EXACT else exact.bfloat16().float()), name
-    rounded = ", rounded to bfloat16" if conversion == ROUNDED else ""
+        assert torch.equal(
+            weight, exact if conversion == EXACT_COPY else exact.bfloat16().float()
+        ), name
+    rounded = ", rounded to bfloat16" if conversion == BFLOAT16_COPY else ""
     assert loaded.origin == f"float GGUF (12 x F32){rounded}"
     assert loaded.fingerprint == fingerprint_of(sha256_file(file), conversion)
     assert loaded.tokenizer("abé")["input_ids"] == [256, *map(ALPHABET.index, "Ã©")]
@@ -260,7 +262,8 @@ def damaged_after(content: bytes, key: str, skipped: int, number: bytes) -> byte
 @pytest.mark.parametrize(
     ("key", "skipped", "number", "said"),
     [
-        # Behind a key stand its type and its value: of an array, the type of its elements and their number.
+        # Behind a key stand its type and its value: of an array, the type of its elements and their
+        # number.
         ("llama.block_count", 4, (2**31).to_bytes(4, "little"), "the file has 12 tensors"),
         ("llama.vocab_size", 4, (2**31).to_bytes(4, "little"), "a model of 68,7"),
         ("llama.feed_forward_length", 4, (2**31).to_bytes(4, "little"), "it holds 10,224"),
@@ -286,9 +289,9 @@ def test_a_copy_is_read_where_nothing_can_be_written(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
-    first = converted(Path("m.gguf"), "a" * 64)
+    first = converted_folder(Path("m.gguf"), "a" * 64)
     monkeypatch.setattr(gguf_models, "locked", None)
-    assert converted(Path("m.gguf"), "a" * 64) == first
+    assert converted_folder(Path("m.gguf"), "a" * 64) == first
 
 
 def test_a_cache_that_cannot_be_written_is_named(
@@ -298,7 +301,7 @@ def test_a_cache_that_cannot_be_written_is_named(
     with pytest.raises(
         OutputError, match=r"^HARNESS_CACHE must be a folder that can .* name another"
     ):
-        converted(Path("m.gguf"), "a" * 64)
+        converted_folder(Path("m.gguf"), "a" * 64)
     cache.unlink()
 
     def convert(file: Path, target: Path, conversion: str) -> None:
@@ -309,5 +312,5 @@ def test_a_cache_that_cannot_be_written_is_named(
     with pytest.raises(
         OutputError, match=r"No space left on device; free some space, or name another"
     ):
-        converted(Path("m.gguf"), "a" * 64)
+        converted_folder(Path("m.gguf"), "a" * 64)
     assert [path for path in cache.iterdir() if path.is_dir()] == []

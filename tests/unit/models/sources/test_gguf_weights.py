@@ -1,4 +1,4 @@
-"""GGUF files of several architectures, written here as llama.cpp's converter writes them, against what the package gguf makes of them."""
+"""GGUF files of several architectures, written as llama.cpp does, against the package gguf."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
-from harness.models.sources.gguf import GgufModel, converted
+from harness.models.sources.gguf import GgufModel, converted_folder
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled
@@ -123,7 +123,7 @@ def gguf_name(name: str, architecture: str) -> str:
 
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Put the rows of each head in the order of llama.cpp: the two halves, which rotate together, turn by turn."""
+    """Put the rows of each head in llama.cpp's order: the two rotating halves interleaved."""
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -147,7 +147,7 @@ def write(
     settings: Changes | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Write a model to a file; return the values that the package gguf reads back, under the model's names."""
+    """Write a model to a file; return the values that gguf reads back, by the model's names."""
     config: Any = module.config
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_block_count(config.num_hidden_layers)
@@ -220,7 +220,7 @@ def mixed(name: str) -> Kind:
 def test_every_tensor_has_the_values_of_the_file(tmp_path: Path, architecture: str) -> None:
     module = random(architecture)
     expected = write(tmp_path / "m.gguf", architecture, module, mixed)
-    folder = converted(tmp_path / "m.gguf", "a" * 64)
+    folder = converted_folder(tmp_path / "m.gguf", "a" * 64)
     attention = module.config._attn_implementation
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention
@@ -234,12 +234,12 @@ def test_every_tensor_has_the_values_of_the_file(tmp_path: Path, architecture: s
     assert torch.equal(logits(loaded), logits(module))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_values_are_rounded_once(tmp_path: Path, dtype: str) -> None:
+def test_values_are_rounded_once(tmp_path: Path) -> None:
     expected = write(tmp_path / "m.gguf", "llama", random("llama"), lambda _: Kind.F32)
-    loaded = load(tmp_path / "m.gguf", dtype)
-    for name, parameter in loaded.module.named_parameters():
-        assert torch.equal(parameter, expected[name].to(getattr(torch, dtype))), name
+    for dtype in (torch.bfloat16, torch.float16):
+        loaded = load(tmp_path / "m.gguf", str(dtype).removeprefix("torch."))
+        for name, parameter in loaded.module.named_parameters():
+            assert torch.equal(parameter, expected[name].to(dtype)), (name, dtype)
 
 
 def test_copy_has_the_smallest_exact_types(tmp_path: Path) -> None:
@@ -251,16 +251,30 @@ def test_copy_has_the_smallest_exact_types(tmp_path: Path) -> None:
     assert copy.stat().st_size < 2 * values + 4096
 
 
-def test_report_has_the_bits_of_the_file(tmp_path: Path) -> None:
-    module = random("llama")
-    write(tmp_path / "m.gguf", "llama", module, mixed)
-    report = quantize(load(tmp_path / "m.gguf"), QuantRecipe(name="none")).report
+@pytest.fixture(scope="module")
+def mixed_llama(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[LoadedModel, dict[str, torch.Tensor]]:
+    """A Llama out of a file of several types, and the values of the file."""
+    folder = tmp_path_factory.mktemp("mixed")
+    expected = write(folder / "m.gguf", "llama", random("llama"), mixed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(folder / "cache"))
+        return load(folder / "m.gguf"), expected
+
+
+def test_report_has_the_bits_of_the_file(
+    mixed_llama: tuple[LoadedModel, dict[str, torch.Tensor]],
+) -> None:
+    loaded, module = mixed_llama[0], random("llama")
+    report = quantize(loaded, QuantRecipe(name="none")).report
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     q8, q4_1, q4_0 = (
         sum(size for name, size in sizes.items() if part in name)
         for part in ("q_proj", "k_proj", "up_proj")
     )
-    # A block of 32 has 32 bytes and a float16 scale, 16 and a scale and a minimum, or 16 and a scale.
+    # A block of 32 has 32 bytes and a float16 scale, 16 and a scale and a minimum, or 16 and a
+    # scale.
     codes = q8 * 34 // 32 + q4_1 * 20 // 32 + q4_0 * 18 // 32
     floats = 2 * sum(size for name, size in sizes.items() if "o_proj" in name)
     floats += 4 * (sum(sizes.values()) - floats // 2 - q8 - q4_1 - q4_0)
@@ -273,7 +287,7 @@ def test_report_has_the_bits_of_the_file(tmp_path: Path) -> None:
 
 
 def blocks_of_k(kind: Kind, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-    """Return random blocks of 256 with scales near 2**-9; the first or last 2 or 4 bytes are float16 scales."""
+    """Return random blocks of 256 with scales near 2**-9, which are float16 at one end."""
     count, size = columns // 256, gguf.GGML_QUANT_SIZES[kind][1]
     blocks = rng.integers(0, 256, (rows, count, size), dtype=np.uint8)
     scale = np.frombuffer(np.float16(2.0**-9).tobytes(), np.uint8)
@@ -315,9 +329,10 @@ def test_k_quants_are_read_exactly_and_counted(
     assert loaded.origin == "dequantized GGUF (7 x Q4_K, 3 x F32, 2 x Q6_K)"
 
 
-def test_recipes_apply_to_the_dequantized_weights(tmp_path: Path) -> None:
-    expected = write(tmp_path / "m.gguf", "llama", random("llama"), mixed)
-    loaded = load(tmp_path / "m.gguf")
+def test_recipes_apply_to_the_dequantized_weights(
+    mixed_llama: tuple[LoadedModel, dict[str, torch.Tensor]],
+) -> None:
+    loaded, expected = mixed_llama
     name = "model.layers.1.mlp.up_proj"
     fmt = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
     recipe = QuantRecipe(name="int8_row", rules={"linear": LayerRule(match="*", weight=fmt)})

@@ -1,4 +1,4 @@
-"""Models of many architectures, loaded from a folder, against plain loops over what transformers loads from the same folder."""
+"""Models of many architectures, loaded from a folder, against plain loops over transformers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -107,7 +107,8 @@ def perplexity(loaded: LoadedModel) -> float:
 
 @each
 def test_perplexity_is_that_of_a_plain_loop(folder: Path, loaded: LoadedModel, name: str) -> None:
-    # Two passes in float32 whose sums run in another order: 1e-7 a logit; a mistake of kind shifts it by 1e-4 and more.
+    # Two passes in float32 whose sums run in another order: 1e-7 a logit; a mistake of kind shifts
+    # it by 1e-4 and more.
     expected = plain_perplexity(by_transformers(folder, name))
     assert perplexity(loaded) == pytest.approx(expected, rel=1e-6)
 
@@ -149,7 +150,8 @@ def test_real_int8_is_right_or_refused_by_name(
     round_weights(module, name, without=UNCALLED.get(name, ()))
     report = quantize(loaded, REAL).report
     assert report.kind == "real"
-    # Scales are applied after the sum of K <= 256 products instead of before it: sqrt(K) 2^-24 = 1e-6 a product.
+    # Scales are applied after the sum of K <= 256 products instead of before it: sqrt(K) 2^-24 =
+    # 1e-6 a product.
     assert perplexity(loaded) == pytest.approx(plain_perplexity(module), rel=1e-5)
 
 
@@ -162,7 +164,8 @@ def test_rounded_inputs_are_right(folder: Path, loaded: LoadedModel, name: str) 
     with RoundedInputs(weights):
         expected = plain_perplexity(module)
     quantize(loaded, W8A8)
-    # An input that lies on the border of two codes may fall to the other side; a layer without rounding shifts it by 1e-3.
+    # An input that lies on the border of two codes may fall to the other side; a layer without
+    # rounding shifts it by 1e-3.
     assert perplexity(loaded) == pytest.approx(expected, rel=1e-4)
 
 

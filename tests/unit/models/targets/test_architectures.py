@@ -1,4 +1,4 @@
-"""Other architectures than the default model's: halves and shared prefixes against whole prompts, or a reason why not."""
+"""Other architectures: split models and shared prefixes against whole prompts."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def random_model(config: str, options: dict[str, Any]) -> LoadedModel:
 
 
 def check_batches(loaded: LoadedModel, *, share: bool) -> None:
-    """Score and decode prompts of several lengths, and compare every logit with those of whole prompts."""
+    """Score and decode prompts of several lengths; compare every logit with whole prompts."""
     sequences = [(*range(30), *range(60 + i, 70 + 2 * i)) for i in range(4)]
     with split(loaded) as halves:
         for batch in prompt_batches(halves, sequences, 100, share=share):

@@ -1,23 +1,25 @@
-"""Describe the formats of a quantized checkpoint in words. Each library has settings of its own; the words are the same for all.
+"""Say the formats of a quantized checkpoint in words, the same words for every library.
 
-int4 weights in groups of 128
-int8 weights by channel, int8 inputs by token; fp8 KV cache by tensor, static
+    int4 weights in groups of 128
+    int8 weights by channel, int8 inputs by token; fp8 KV cache by tensor, static
+
+Records hold these words.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.models.checkpoints.prequantized import Settings
+from harness.models.checkpoints.settings import Settings
 
 
 def scheme(settings: Settings) -> str:
-    """Return formats of weights and activations in words."""
+    """Return the formats of weights and activations in words."""
     return SCHEMES.get(str(settings.get("quant_method")), _of_others)(settings)
 
 
 def rounded_inputs(settings: Settings) -> str | None:
-    """Return the input format of layers that bitsandbytes or torchao runs; None if inputs stay in float."""
+    """Return the activation format of layers that bitsandbytes or torchao runs, or None."""
     method = settings.get("quant_method")
     if method == "bitsandbytes" and settings.get("load_in_8bit"):
         return f"int8 by token, features beyond {settings.get('llm_int8_threshold', 6.0)} in float"
@@ -28,10 +30,11 @@ def rounded_inputs(settings: Settings) -> str | None:
 
 
 def _of_compressed_tensors(settings: Settings) -> str:
-    # A group may be the name of a scheme of the library, such as W8A8, with a list of its layers.
+    # A group may also be the name of one of the library's schemes, such as W8A8, with a list of
+    # layers.
     groups = settings.get("config_groups") or {}
     words = [
-        _group(group) if isinstance(group, Mapping) else name
+        _config_group(group) if isinstance(group, Mapping) else name
         for name, group in groups.items()
         if group
     ]
@@ -40,7 +43,7 @@ def _of_compressed_tensors(settings: Settings) -> str:
     return "; ".join(words) or _of_others(settings)
 
 
-def _group(group: Settings) -> str:
+def _config_group(group: Settings) -> str:
     nouns = {
         "weights": "weights",
         "input_activations": "inputs",
@@ -89,7 +92,7 @@ MODELOPT: Mapping[str, str] = {
     "NVFP4": "nvfp4 weights, nvfp4 inputs",
     "W4A16_NVFP4": "nvfp4 weights",
 }
-"""What the algorithms of ModelOpt do to linear layers."""
+"""What each algorithm of ModelOpt does to linear layers."""
 
 
 def _of_bitsandbytes(settings: Settings) -> str:
@@ -108,17 +111,17 @@ def _of_fp8(settings: Settings) -> str:
     return f"{weights}, fp8 inputs {where}"
 
 
-def _of_torchao(settings: Settings) -> str:
+def _of_torchao_configs(settings: Settings) -> str:
     return "; ".join(_torchao_configs(settings))
 
 
 def _torchao_configs(settings: Settings) -> list[str]:
-    """Return the words of each configuration: one for the model, or several by module."""
+    """Return the words of each configuration: of one for the model, or of several by module."""
     return list(dict.fromkeys(_torchao(config) for config in _torchao_nodes(settings)))
 
 
 def _torchao_nodes(settings: Settings) -> list[Settings]:
-    """Return the configurations as torchao writes them, `{_type, _version, _data}`."""
+    """Return the configurations in torchao's own form, `{_type, _version, _data}`."""
     kind = settings.get("quant_type")
     found: Any = kind.get("default") if isinstance(kind, Mapping) else kind
     if not isinstance(found, Mapping):
@@ -141,7 +144,7 @@ def _torchao(config: Settings) -> str:
 def _where(config: Settings) -> str:
     data = config.get("_data") or {}
     granularity = data.get("weight_granularity") or data.get("granularity")
-    if isinstance(granularity, list):  # of inputs and of weights
+    if isinstance(granularity, list):  # of activations and of weights
         granularity = granularity[-1]
     node: Settings = granularity if isinstance(granularity, Mapping) else {}
     size = (node.get("_data") or {}).get("group_size") or data.get("group_size")
@@ -151,13 +154,13 @@ def _where(config: Settings) -> str:
 
 
 def _weight_type(config: Settings) -> str:
-    """Return the type of a configuration that leaves it open, such as `int4`."""
+    """Return the type of a configuration that allows several, such as `int4`."""
     stored = (config.get("_data") or {}).get("weight_dtype")
     return str(stored.get("_data") if isinstance(stored, Mapping) else stored)
 
 
 def unused_bits(settings: Settings) -> int:
-    """Return the number of padding bits in a stored code: torchao keeps INT1 to INT7 in a byte each."""
+    """Return the unused bits of a stored code: torchao keeps each INT1 to INT7 in a byte."""
     if settings.get("quant_method") != "torchao":
         return 0
     widths = {
@@ -180,11 +183,11 @@ TORCHAO: Mapping[str, str] = {
     "Int8DynamicActivationIntxWeightConfig": "{bits} weights {where}, int8 inputs by token",
     "Float8DynamicActivationFloat8WeightConfig": "fp8 weights {where}, fp8 inputs {where}",
 }
-"""What the configurations of torchao do, by class; `where` and `bits` are filled in."""
+"""What each configuration class of torchao does; `where` and `bits` are filled in."""
 
 
 def _of_others(settings: Settings) -> str:
-    """Return the settings of an unknown method as they are."""
+    """Return the settings of a method without words here, as they are."""
     plain = {
         key: value
         for key, value in settings.items()
@@ -200,6 +203,6 @@ SCHEMES: Mapping[str, Callable[[Settings], str]] = {
     "modelopt": _of_modelopt,
     "bitsandbytes": _of_bitsandbytes,
     "fp8": _of_fp8,
-    "torchao": _of_torchao,
+    "torchao": _of_torchao_configs,
     "mxfp4": lambda _: "mxfp4 weights of experts",
 }

@@ -1,4 +1,4 @@
-"""AWQ's GEMM layout, packed here one number at a time, against the float model with the same dequantized weights."""
+"""AWQ's GEMM layout, packed here one number at a time, against an independent dequantization."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from harness.errors import ModelError
-from harness.models.checkpoints.awq import dequantize
+from harness.models.checkpoints.methods.awq import dequantize_awq
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -152,7 +152,7 @@ def logits(module: nn.Module) -> torch.Tensor:
 def test_weights_are_what_the_numbers_stand_for(size: int) -> None:
     weight = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
     tensors, value = quantize(weight, size if size > 0 else 32)
-    assert torch.equal(dequantize(tensors, size), value)
+    assert torch.equal(dequantize_awq(tensors, size), value)
 
 
 def test_every_code_has_its_place() -> None:
@@ -163,7 +163,7 @@ def test_every_code_has_its_place() -> None:
         "qzeros": torch.zeros(1, 2, dtype=torch.int32),
         "scales": torch.ones(1, 16, dtype=torch.half),
     }
-    assert torch.equal(dequantize(tensors, -1), codes_KN.T.float())
+    assert torch.equal(dequantize_awq(tensors, -1), codes_KN.T.float())
     # The first word of codes 0..7, by hand: the outputs 7 5 3 1 6 4 2 0, the highest bits first.
     assert tensors["qweight"][0, 0] == 0x75316420
 

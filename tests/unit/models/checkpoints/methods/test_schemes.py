@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.checkpoints.schemes import rounded_inputs, scheme, unused_bits
+from harness.models.checkpoints.methods.schemes import rounded_inputs, scheme, unused_bits
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -86,7 +86,8 @@ def test_torchao_in_words(make: Any, words: str, inputs: str | None, unused: int
                 },
                 "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
             },
-            "int8 weights in blocks of 4x8, int8 outputs by tensor, static; fp8 KV cache by tensor, static",
+            "int8 weights in blocks of 4x8, int8 outputs by tensor, static; fp8 KV cache by "
+            "tensor, static",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints of ModelOpt, written here by its rules, against the float model with own weights and own rounding of inputs."""
+"""Checkpoints of ModelOpt, written here by its rules, against weights and rounding done here."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from harness.errors import ModelError
-from harness.models.checkpoints.modelopt import dequantize
+from harness.models.checkpoints.methods.modelopt import dequantize_modelopt
 from harness.models.loaded import LoadedModel
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -225,7 +225,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_weights_are_what_the_codes_stand_for(algorithm: str) -> None:
     weight = torch.randn(32, 48, generator=torch.Generator().manual_seed(2))
     tensors, value = ALGORITHMS[algorithm][0](weight)
-    found = dequantize(tensors, algorithm.upper())
+    found = dequantize_modelopt(tensors, algorithm.upper())
     assert torch.equal(found, value)
     assert 0 < (found - weight).norm() / weight.norm() < 0.2
 
@@ -236,7 +236,7 @@ def test_first_element_is_in_the_lower_half_of_a_byte() -> None:
         "weight_scale": torch.tensor([[2.0]]).to(FP8),
         "weight_scale_2": torch.tensor([0.25]),
     }
-    found = dequantize(tensors, "NVFP4")
+    found = dequantize_modelopt(tensors, "NVFP4")
     assert found.tolist() == [[0.25, 0.5, -2.0, -3.0, *[0.0] * 12]]
 
 
@@ -364,9 +364,13 @@ def test_cache_is_rounded_by_its_scales(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("algorithm", "scales", "words"),
     [
-        ("FP8", {}, "KV cache stays in float, .* asks for FP8: the files lack its scales"),
+        ("FP8", {}, "KV cache is not rounded, .* says FP8: the files lack its scales"),
         ("FP8", {"k_proj.k_scale": 1.0}, "lack its scales"),
-        ("NVFP4", {"k_proj.k_scale": 1.0, "v_proj.v_scale": 1.0}, "asks for NVFP4: it is not"),
+        (
+            "NVFP4",
+            {"k_proj.k_scale": 1.0, "v_proj.v_scale": 1.0},
+            "says NVFP4: this format is not applied",
+        ),
     ],
 )
 def test_cache_that_stays_in_float_is_said(

@@ -1,7 +1,8 @@
-"""Checkpoints of compressed-tensors whose codes the library wrote, against its own decompression and plain loops."""
+"""Checkpoints whose codes compressed-tensors wrote, against its decompression and plain loops."""
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def written(
     choose: Callable[[str], Scheme],
     settings: dict[str, Any] | None = None,
 ) -> tuple[Path, Tensors]:
-    """Write a checkpoint, one layer an expert; return the folder and what the library decompresses of each layer."""
+    """Write a checkpoint, one layer an expert; return folder and weights by the library."""
     module.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     tensors: Tensors = {}
@@ -229,6 +230,18 @@ def with_weights(module: PreTrainedModel, weights: Tensors) -> PreTrainedModel:
     return module
 
 
+@pytest.fixture(scope="module")
+def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
+    """The dense model in INT8 with zero points, written once, and its weights by the library."""
+    return written(tmp_path_factory.mktemp("int8"), dense(), lambda _: scheme(INT8_ZEROS))
+
+
+@pytest.fixture
+def int8(int8_folder: tuple[Path, Tensors], tmp_path: Path) -> Path:
+    """A copy of the INT8 folder, to be changed."""
+    return Path(shutil.copytree(int8_folder[0], tmp_path / "int8"))
+
+
 @pytest.mark.parametrize(
     ("plan", "stored_as"),
     [
@@ -245,7 +258,7 @@ def with_weights(module: PreTrainedModel, weights: Tensors) -> PreTrainedModel:
 def test_every_stack_of_experts_is_what_the_library_decompresses(
     tmp_path: Path, plan: Scheme, stored_as: str
 ) -> None:
-    """The library gives small floats as bfloat16: rounded so, ours are equal; the others are equal in float32."""
+    """The library gives small floats in bfloat16: rounded so, ours are equal; others in float32."""
     folder, stands_for = written(tmp_path, mixture(), lambda _: plan)
     found = load(folder)
     assert {parameter.dtype for parameter in found.module.parameters()} == {torch.float32}
@@ -322,7 +335,7 @@ def test_inputs_of_experts_are_rounded_by_token(tmp_path: Path) -> None:
 
 
 def test_order_of_activations_is_read(tmp_path: Path) -> None:
-    """Columns of a group anywhere in a row: quantized in order, and stored back under their own inputs."""
+    """The inputs of a group are anywhere in a row; the weights come back under their inputs."""
     plan = scheme({"num_bits": 4, "strategy": "group", "group_size": 32})
     folder, stands_for = written(tmp_path, dense(), lambda _: plan)
     path = "model.layers.1.mlp.down_proj"
@@ -407,9 +420,12 @@ def attention_with_rounded_cache(module: PreTrainedModel, scale: float) -> torch
 
 @pytest.mark.parametrize("name", ["{}_scale", "{}_proj.output_scale"])
 @pytest.mark.parametrize("alone", [False, True])
-def test_keys_and_values_are_rounded_and_named(tmp_path: Path, name: str, alone: bool) -> None:
-    folder, stands_for = written(tmp_path, dense(), lambda _: scheme(INT8_ZEROS), cache_scheme())
-    module = with_weights(dense(), stands_for)
+def test_keys_and_values_are_rounded_and_named(
+    int8: Path, int8_folder: tuple[Path, Tensors], name: str, alone: bool
+) -> None:
+    folder = int8
+    change_settings(folder, **cache_scheme())
+    module = with_weights(dense(), int8_folder[1])
     if alone:
         dense().save_pretrained(folder)
         module = dense()
@@ -447,12 +463,12 @@ def test_keys_and_values_are_rounded_and_named(tmp_path: Path, name: str, alone:
     ],
 )
 def test_cache_that_is_not_described_is_refused(
-    tmp_path: Path, settings: dict[str, Any], change: Tensors, reason: str
+    int8: Path, settings: dict[str, Any], change: Tensors, reason: str
 ) -> None:
-    folder, _ = written(tmp_path, dense(), lambda _: scheme(INT8_ZEROS), settings)
-    change_tensors(folder, lambda t: t.update(change))
+    change_settings(int8, **settings)
+    change_tensors(int8, lambda t: t.update(change))
     with pytest.raises(ModelError, match=reason):
-        load(folder)
+        load(int8)
 
 
 def test_rounded_outputs_are_rounded_and_named(tmp_path: Path) -> None:
@@ -479,24 +495,22 @@ def test_rounded_outputs_are_rounded_and_named(tmp_path: Path) -> None:
     assert "int8 outputs by token" in found.origin
 
 
-@pytest.mark.parametrize("location", ["input", "weight_input"])
 def test_rotations_of_activations_are_refused_and_those_of_weights_are_in_the_weights(
-    tmp_path: Path, location: str
+    int8: Path,
 ) -> None:
-    apply = {"targets": ["Linear"], "location": location, "inverse": False, "ignore": []}
-    transforms = {"config_groups": {"v": {"type": "hadamard", "apply": [apply]}}}
-    folder, _ = written(
-        tmp_path, dense(), lambda _: scheme(INT8_ZEROS), {"transform_config": transforms}
-    )
-    if location == "weight_input":
-        load(folder)
-        return
+    def rotated(location: str) -> Path:
+        apply = {"targets": ["Linear"], "location": location, "inverse": False, "ignore": []}
+        transforms = {"config_groups": {"v": {"type": "hadamard", "apply": [apply]}}}
+        change_settings(int8, transform_config=transforms)
+        return int8
+
+    load(rotated("weight_input"))
     with pytest.raises(ModelError, match=r"rotates activations .*QuIP or SpinQuant.* at input"):
-        load(folder)
+        load(rotated("input"))
 
 
-def test_layer_in_float_that_should_be_quantized_is_refused(tmp_path: Path) -> None:
-    folder, _ = written(tmp_path, dense(), lambda _: scheme(INT8_ZEROS))
+def test_layer_in_float_that_should_be_quantized_is_refused(int8: Path) -> None:
+    folder = int8
     path = "model.layers.1.mlp.up_proj"
 
     def to_float(tensors: Tensors) -> None:
@@ -505,7 +519,9 @@ def test_layer_in_float_that_should_be_quantized_is_refused(tmp_path: Path) -> N
         tensors[f"{path}.weight"] = torch.ones(96, 64)
 
     change_tensors(folder, to_float)
-    with pytest.raises(ModelError, match=rf"got 1 in float .* such as {path}; name them in ignore"):
+    with pytest.raises(
+        ModelError, match=rf"got 1 with float weights .* such as {path}; name them in ignore"
+    ):
         load(folder)
     change_settings(folder, ignore=["lm_head", path])
     assert load(folder).module.get_submodule(path).weight.eq(1).all()
@@ -529,7 +545,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_experts_under_other_names_in_the_files(tmp_path: Path) -> None:
-    """Mixtral's files have `block_sparse_moe.experts.0.w1`, where the model has `mlp.experts.gate_up_proj`."""
+    """Mixtral's files have `block_sparse_moe.experts.0.w1` for `mlp.experts.gate_up_proj`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = MixtralConfig(
@@ -570,7 +586,7 @@ def test_experts_under_other_names_in_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turned", [False, True], ids=["[N, K]", "[K, N]"])
 def test_gpt_2(tmp_path: Path, turned: bool) -> None:
-    """Its layers are Conv1D: some writers store codes of `[N, K]`, as for linear layers, others of the parameter itself."""
+    """Its layers are Conv1D: some writers store codes of `[N, K]`, others of the parameter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"vocab_size": 261, "n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 128}
@@ -605,11 +621,11 @@ def test_one_scale_for_all_tokens_is_warned_of(tmp_path: Path) -> None:
     assert "fp8 by tensor share a scale between tokens" in warning
 
 
-def test_quantized_embedding(tmp_path: Path) -> None:
+def test_quantized_embedding(int8: Path) -> None:
     """Its target is its name: `Linear` is not meant for it."""
     plans = {"embedding": scheme(INT4_ZEROS), "rest": scheme(INT8_ZEROS)}
     plans["embedding"].targets = ["model.embed_tokens"]
-    folder, _ = written(tmp_path, dense(), lambda _: plans["rest"])
+    folder = int8
     parts = compress(dense().get_parameter("model.embed_tokens.weight").data, plans["embedding"])
 
     def add(tensors: Tensors) -> None:
@@ -626,7 +642,7 @@ def test_quantized_embedding(tmp_path: Path) -> None:
 def test_what_a_class_leaves_out_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head for speculative decoding is left out and said; a layer that an expression means in larger models is not."""
+    """A head for speculative decoding is left out; a layer that an expression matches is not."""
     plan = scheme(FP8_ROWS, FP8_TOKENS)
     folder, stands_for = written(tmp_path, dense(), lambda _: plan)
     before = load(folder).prequantized

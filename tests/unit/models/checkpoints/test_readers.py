@@ -1,4 +1,4 @@
-"""Quantized checkpoints that cannot be loaded right: one error that says which folder and what to do."""
+"""Quantized checkpoints that cannot be loaded right: one error, with the folder and advice."""
 
 import json
 import sys
@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_folders import UP, Weights, change_tensors, compressed, library_folder, load, written
+from quantized_folders import (
+    UP,
+    Weights,
+    change_config,
+    change_tensors,
+    compressed,
+    library_folder,
+    load,
+    written,
+)
 
 from harness.errors import ModelError
 
@@ -92,12 +101,15 @@ def test_unknown_method_is_refused_and_not_taken_for_float(
         load(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["hqq", "fp_quant", "quanto", "higgs", "aqlm", "fbgemm_fp8"])
-def test_method_that_nobody_compared_on_a_cpu_is_refused(tmp_path: Path, method: str) -> None:
-    written(tmp_path, {}, {"quant_method": method})
-    expected = rf"compared with its own arithmetic on a CPU \(.*gptq.*torchao\), got {method} in"
-    with pytest.raises(ModelError, match=expected):
-        load(tmp_path)
+def test_method_that_nobody_compared_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, {}, {})
+    for method in ("hqq", "fp_quant", "quanto", "higgs", "aqlm", "fbgemm_fp8"):
+        change_config(tmp_path, quantization_config={"quant_method": method})
+        expected = (
+            rf"compared with its own arithmetic on a CPU \(.*gptq.*torchao\), got {method} in"
+        )
+        with pytest.raises(ModelError, match=expected):
+            load(tmp_path)
 
 
 def test_missing_library_says_what_to_install(

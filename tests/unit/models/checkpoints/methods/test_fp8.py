@@ -21,7 +21,8 @@ IDS = torch.arange(3, 43).view(2, 20)
 BLOCK = (48, 40)
 """Neither side divides a weight of 64 and 96."""
 ROUNDING = 2e-5
-"""Mean over logits of size 1, of float32 sums of 96 terms in another order; a step of FP8 moves single ones."""
+"""Mean over logits of size 1, of float32 sums of 96 terms in another order; a step of FP8 moves
+single ones."""
 
 Tensors = dict[str, torch.Tensor]
 

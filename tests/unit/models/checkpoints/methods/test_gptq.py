@@ -1,4 +1,4 @@
-"""The layouts of GPTQ, packed here one bit at a time, against the float model with the weights that they stand for."""
+"""The layouts of GPTQ, packed here one bit at a time, against an independent dequantization."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from harness.models.sources.tiny import byte_tokenizer
 
 
 def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Write numbers `[R, C]` into int32 words along the rows, the lowest bits first, one bit at a time."""
+    """Write numbers `[R, C]` into int32 words along rows, lowest bits first, one at a time."""
     rows, count = numbers.shape
     words = np.zeros((rows, count * bits // 32), dtype=np.uint64)
     for index in range(count * bits):
@@ -43,7 +43,7 @@ def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
 def gptq_parts(
     weight: np.ndarray, bits: int, size: int, *, zero_less: int, order: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Quantize a weight `[N, K]` in groups with zero points; return the tensors of a layer, and what they stand for."""
+    """Quantize a weight `[N, K]` in groups with zero points; return tensors and float weight."""
     outputs, inputs = weight.shape
     rank = np.random.default_rng(0).permutation(inputs) if order else np.arange(inputs)
     group = rank // size
@@ -115,23 +115,6 @@ def test_gptq_of_older_writers_has_no_layout_and_no_g_idx(tmp_path: Path) -> Non
     folder, stands_for = gptq_folder(tmp_path, layout=None, keep_g_idx=False)
     expected = expected_logits(lambda name, _: stands_for[name])
     assert torch.equal(logits(load(folder).module), expected)
-
-
-def test_gptq_three_bits_cross_words_as_autogptq_packs_them() -> None:
-    """Ten numbers and two bits of the eleventh in the first word of three; 1 + 10 + 1, and 2 + 10 in the others."""
-    from harness.models.checkpoints.gptq import unpack
-
-    n = np.random.default_rng(0).integers(0, 8, 32)
-    words = [0, 0, 0]
-    for j in range(10):
-        words[0] |= int(n[j]) << (3 * j)
-        words[1] |= int(n[11 + j]) << (3 * j + 1)
-        words[2] |= int(n[22 + j]) << (3 * j + 2)
-    words[0] |= (int(n[10]) & 3) << 30
-    words[1] |= int(n[10]) >> 2 | (int(n[21]) & 1) << 31
-    words[2] |= int(n[21]) >> 1
-    packed = torch.from_numpy(np.array([words], dtype=np.uint32).view(np.int32))
-    assert unpack(packed, 3).tolist() == [n.tolist()]
 
 
 @pytest.mark.filterwarnings("ignore")
