@@ -28,7 +28,7 @@ from harness.config import build
 from harness.errors import HarnessError, ResultError
 from harness.models.loaded import LoadedModel
 from harness.output.atomic import write_atomic
-from harness.results.outdated import PERPLEXITIES
+from harness.results.names import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.perplexity.metrics import mean_over, text_figures

@@ -19,7 +19,7 @@ from harness.report.contents import collect
 from harness.report.grouping import finished
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
-from harness.report.sections.unfinished import shortened
+from harness.report.sections.left_out import shortened
 
 INTRODUCTION = """\
 A headline has its n and a 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t over

@@ -169,7 +169,7 @@ def read(path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(text)
     except ValidationError as reason:
-        why = damage.fault(reason, text, SCHEMA_VERSION)
+        why = damage.explanation(reason, text, SCHEMA_VERSION)
         raise ResultError(f"{path} must be a whole record, got {why}") from reason
 
 

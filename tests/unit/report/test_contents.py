@@ -13,7 +13,8 @@ from harness.report.__main__ import write
 from harness.report.contents import collect
 from harness.report.grouping import comparable
 from harness.report.intake import take_in
-from harness.report.sections.scores import Section, subjects
+from harness.report.sections.section import Section
+from harness.report.sections.subjects import subjects
 from harness.results.record import Metric, RunRecord, Unit
 
 STUDIES = sorted(path for path in (ROOT / "results" / "published").glob("*-smollm2"))

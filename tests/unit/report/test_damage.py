@@ -181,10 +181,13 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
         "must be a whole record",
     ),
     "cut in half": (lambda v: os.truncate(v.path, 5000), "delete the file and repeat the run"),
-    "a list": (lambda v: v.path.write_text("[1, 2]"), "JSON that is none; move it elsewhere"),
+    "a list": (
+        lambda v: v.path.write_text("[1, 2]"),
+        "JSON that is not a record; move it elsewhere",
+    ),
     "foreign json": (
         lambda v: v.path.write_text('{"name": "x"}'),
-        "JSON that is none; move it elsewhere",
+        "JSON that is not a record; move it elsewhere",
     ),
     "deep json": (lambda v: v.path.write_text("[" * 100_000), "must be a whole record"),
     "huge": (huge, "must have at most 67,108,864 bytes"),

@@ -15,7 +15,7 @@ from harness.output.picture import METADATA
 from harness.report import __main__ as command
 from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
-from harness.report.sections.scores import Section
+from harness.report.sections.section import Section
 
 REPORTS = ROOT / "reports" / "published"
 PICTURE = "study-quality-1.png"

@@ -11,12 +11,10 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.report.grouping import Group, comparable
-from harness.report.sections.scores import (
-    Section,
-    direct_against_generate,
-    formats_by_granularity,
-    ranking,
-)
+from harness.report.sections.granularity import formats_by_granularity
+from harness.report.sections.mmlu import direct_against_generate
+from harness.report.sections.ranking import ranking
+from harness.report.sections.section import Section
 from harness.results.outdated import without_narrow_intervals
 from harness.results.record import Metric, RunRecord, SampleScore, Unit
 from harness.results.store import ResultStore

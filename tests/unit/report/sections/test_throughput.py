@@ -250,16 +250,16 @@ def test_a_ratio_of_before_float32_products_were_timed_says_what_is_not_known(
 
 def test_line_of_a_run_names_what_each_ratio_is_to() -> None:
     numbers = {m.name: m for m in beside_both(1420.0, (1.0, 0.99, 1.01))}
-    assert float_paths.in_words(numbers.get) == (
+    assert float_paths.speeds_in_words(numbers.get) == (
         "decode / float: 1.530 [1.500, 1.560] of native products, faster; "
         "prefill / float: 1.530 [1.500, 1.560] of native products, faster; "
         "1.000 [0.990, 1.010] of float32 products, cannot tell"
     )
     alone = {m.name: m for m in (*FLOAT, metric("baseline_float32_prefill", 700.0))}
-    said = float_paths.in_words(alone.get)
+    said = float_paths.speeds_in_words(alone.get)
     assert said == "prefill: 1,000 native, 700 float32 products [token/s]"
-    assert float_paths.in_words({m.name: m for m in FLOAT}.get) == ""
-    assert float_paths.in_words({}.get) == ""
+    assert float_paths.speeds_in_words({m.name: m for m in FLOAT}.get) == ""
+    assert float_paths.speeds_in_words({}.get) == ""
 
 
 # Accuracy beside it
