@@ -71,7 +71,7 @@ class Clusters(NamedTuple):
 
     @property
     def effective(self) -> float:
-        """Effective number of clusters, in [1, G]: so many clusters of equal size are worth as much."""
+        """Effective number of clusters, in [1, G]: so many of equal size are worth as much."""
         return float(self.counts.sum() ** 2 / (self.counts**2).sum())
 
     def interval(self) -> Interval | None:

@@ -2,16 +2,19 @@
 
     python scripts/simulate_coverage.py [STUDIES]          2,000 by default; a minute on one core
 
-A study draws a text of documents as long as WikiText's articles, whose mean is 0: an effect of each document, an autocorrelated
-drift along it, and noise of each token, in chunks of 64 tokens. Each cell of the table is the share of studies in which an interval
-holds 0, in percent, and must be 95:
+A study draws a text with mean 0, of documents as long as WikiText's articles, in chunks of 64
+tokens: an effect of each document, an autocorrelated drift along it, and noise of each token. Each
+cell of the table is the share of studies in which an interval holds 0, in percent, and must be 95:
 
     windows   Student's t over windows of 2,048 tokens
     CR1       statsmodels' cluster-robust error with t(G - 1)
-    CR2       Bell & McCaffrey's error with their degrees of freedom for independent tokens (Imbens & Kolesar 2016)
-    ours      `harness.stats`: delete-one-document jackknife with t(G* - 1), G* the effective number of documents
+    CR2       Bell & McCaffrey's error with their degrees of freedom for independent tokens
+              (Imbens & Kolesar 2016)
+    ours      `harness.stats`: delete-one-document jackknife with t(G* - 1), where G* is the
+              effective number of documents
 
-A binomial standard error of 2,000 studies is 0.5 points. `-` is a text whose documents are worth too few for an interval of ours.
+The binomial standard error of 2,000 studies is 0.5 points. `-` is a text whose effective number of
+documents is too small for an interval of ours.
 """
 
 import sys
@@ -28,9 +31,11 @@ from harness import stats
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 ARTICLES = (
-    1459, 5526, 3135, 9679, 2660, 3007, 12595, 3103, 13515, 1991, 3499, 10718, 1222, 2726, 652, 2319,
+    1459, 5526, 3135, 9679, 2660, 3007, 12595, 3103, 13515, 1991, 3499, 10718, 1222, 2726, 652,
+    2319,
     9129, 1327, 4597, 4429, 5241, 1688, 4883, 13771, 2935, 8469, 14102, 1531, 36, 295, 5302, 1954,
-    7366, 2034, 10966, 8952, 1866, 16774, 4988, 11561, 13274, 2940, 1347, 6170, 2847, 1429, 1545, 8749,
+    7366, 2034, 10966, 8952, 1866, 16774, 4988, 11561, 13274, 2940, 1347, 6170, 2847, 1429, 1545,
+    8749,
     1727, 1849, 3440, 3430, 1334, 1303, 1255, 1215, 8167, 627, 4424, 6730, 4940, 4242,
 )  # fmt: skip
 """Lengths of the 62 articles of WikiText-2's test split in SmolLM2's tokens."""
@@ -131,7 +136,8 @@ def cr2(studies: Studies) -> Array:
     mean, residuals = _residuals(studies)
     shares = studies.counts / studies.counts.sum()
     errors = np.sqrt((residuals**2 / (1 - shares)).sum(1)) / studies.counts.sum()
-    # The error is a quadratic form of the tokens; Satterthwaite's degrees of freedom are tr(M)^2 / tr(M^2).
+    # The error is a quadratic form of the tokens. Its degrees of freedom by Satterthwaite are
+    # tr(M)^2 / tr(M^2).
     to_residuals = np.eye(len(shares)) - np.outer(shares, np.ones(len(shares)))
     scaled = to_residuals / np.sqrt(1 - shares)[:, None]
     form = scaled @ np.diag(studies.counts) @ scaled.T

@@ -3,8 +3,8 @@
 `names` turns what a user typed into a path. `place` checks the path before any work is done, and
 `atomic` writes: a file or folder appears under its name only when it is whole. Both use `scratch`,
 the files with temporary names. `lock` lets processes take turns, `picture` marks PNG files as ours,
-`stdout` and `redacted_streams` handle what a command prints, `temporary` checks TMPDIR. Every message
-names the option that the user typed. No torch, no records, no reports.
+`stdout` and `redacted_streams` handle what a command prints, `temporary` checks TMPDIR. Messages
+name the option that the user typed. No torch, no records, no reports.
 """
 
 from harness.output.atomic import new_file, new_folder, write_atomic

@@ -53,7 +53,7 @@ def new_file(
     the permissions of the file that it replaces.
 
     Raises:
-        OutputError: The file must not be replaced, or cannot be written. An existing file stays as it was.
+        OutputError: The file must not be replaced, or cannot be written. An old file stays.
     """
 
     def target() -> Path:
@@ -100,7 +100,7 @@ def new_folder(
     `place.folder_to_make`.
 
     Raises:
-        OutputError: The folder must not be replaced, or cannot be written. An existing folder stays as it was.
+        OutputError: The folder must not be replaced, or cannot be written. An old folder stays.
     """
 
     def target() -> Path:

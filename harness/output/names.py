@@ -8,7 +8,7 @@ from harness import paths
 from harness.errors import OutputError
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Beginning of an address, such as `s3://`. A single letter before the colon is a drive of Windows."""
+"""Beginning of an address, such as `s3://`. A single letter and a colon are a drive of Windows."""
 LONGEST = 255
 """Longest file name on the usual file systems [byte]."""
 

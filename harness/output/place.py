@@ -117,15 +117,15 @@ def folder_to_make(
         if real == Path.cwd() or os.path.ismount(real):
             held = "the current folder" if real == Path.cwd() else "a mount point"
             raise OutputError(
-                f"{option} must be a folder that can be replaced, got {path}, which is {held}; name "
-                f"one in it, such as {path / 'model'}"
+                f"{option} must be a folder that can be replaced, got {path}, which is {held}; "
+                f"name one in it, such as {path / 'model'}"
             )
         if not any(real.iterdir()) or (force and is_own(real)):
             return real
         if is_own(real):
             raise OutputError(
-                f"{must}, which the harness wrote; name another, or add {_force(option)} to replace "
-                "it"
+                f"{must}, which the harness wrote; name another, or add {_force(option)} to "
+                "replace it"
             )
     raise OutputError(
         f"{must}, which has files that the harness did not write; name another, or remove it"
@@ -160,8 +160,9 @@ def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int =
         disk = shutil.disk_usage(base)
     if disk.total and disk.free < size:  # some file systems report a size of 0
         raise OutputError(
-            f"{option} must have room for {_in_bytes(size)}, got {path} with {_in_bytes(disk.free)} "
-            f"free; free some space, or name another ({_typed(option, noun)})"
+            f"{option} must have room for {_in_bytes(size)}, got {path} with "
+            f"{_in_bytes(disk.free)} free; free some space, or name another "
+            f"({_typed(option, noun)})"
         )
 
 
@@ -183,7 +184,7 @@ def explained(path: Path, option: str, noun: Noun) -> Iterator[None]:
 
 
 def found(path: Path) -> str | None:
-    """Return the kind of thing at a path or behind its link, such as `a device`; None for nothing."""
+    """Return what is at a path or behind its link, such as `a device`; None if nothing is there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -217,7 +218,7 @@ def _unwritable(path: Path, option: str, noun: Noun, reason: OSError) -> OutputE
 
 
 def _refuse_system(path: Path, option: str, noun: Noun) -> None:
-    """Raise OutputError for a path of the kernel, such as /dev/stdout or /proc/x, not for /dev/shm."""
+    """Raise OutputError for a path of the kernel: /dev/stdout, /proc/x; /dev/shm is a folder."""
     real, parent, dev = real_path(path), real_path(path.parent), Path("/dev")
     is_device = real == dev or (parent == dev and not path.is_dir())
     if is_device or any(

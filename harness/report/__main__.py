@@ -54,8 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m harness.report",
         description="Turn the records of a folder into a report.",
-        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report is "
-        "written all the same, and its first section lists what is missing.",
+        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report "
+        "is written all the same, and its first section lists what is missing.",
     )
     parser.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
@@ -127,7 +127,7 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
 
 
 def is_own(path: Path) -> bool:
-    """Say whether this command wrote a file: it has the mark, or the first words of older reports."""
+    """Say whether this command wrote a file: it has the mark, or begins like an older report."""
     with path.open("rb") as stream:
         head = stream.read(HEAD).decode(errors="replace")
     return head.startswith("# Report: ") and any(words in head for words in (MARK, FIRST_WORDS))

@@ -90,7 +90,7 @@ def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
 
 
 def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:
-    """Say whether the fake-quantized form of a recipe stands in for it; see the module docstring."""
+    """Say whether its fake-quantized form stands in for a recipe; see the module docstring."""
     if row.quant.kind != "real":
         return False
     measured = [

@@ -162,7 +162,7 @@ def shown(stored: Sequence[Stored]) -> list[Stored]:
 
 
 def asked_for(item: Stored) -> tuple[str, Hardware | None]:
-    """Return what identifies a run, however it ended: its configuration, and for timed tasks the machine."""
+    """Return what identifies a run, however it ended: its configuration; if timed, its machine."""
     record = item.record
     task = record.task.name if record.task is not None else item.path.parts[-3]
     return identity_of(record), record.provenance.hardware if task in names.TIMED else None

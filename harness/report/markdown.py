@@ -28,5 +28,5 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text on one line, without markup and HTML: Markdown shows its letters as they are."""
+    """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
     return SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))

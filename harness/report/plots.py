@@ -165,7 +165,7 @@ def _color(cost: Cost) -> str:
 
 
 def _scale(axes: "Axes", costs: Sequence[Cost]) -> None:
-    """Set a logarithmic scale if every interval is above 0, else a scale that is linear around 0."""
+    """Set a logarithmic scale if every interval is above 0, else one that is linear around 0."""
     lows = [cost.nll if cost.interval is None else cost.interval.low for cost in costs]
     if min(lows) > 0:
         axes.set_yscale("log")

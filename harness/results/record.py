@@ -223,8 +223,8 @@ class QuantReport(_Closed):
     cache_format: str | None = None
     """Format of the keys and values in the KV cache; null if they stay in float."""
     kind: Literal["none", "fake-quant", "real"]
-    """`fake-quant`: values are rounded to the format, and stored and multiplied in the model's float
-    type. `real`: codes and scales are stored and multiplied."""
+    """`fake-quant`: values are rounded to the format, and stored and multiplied in the model's
+    float type. `real`: codes and scales are stored and multiplied."""
     backend: str = "fake"
     """The backend that installed the weights, such as `torchao`."""
     compute: Compute | None = None
@@ -286,9 +286,9 @@ class Provenance(_Closed):
     torch_flags: dict[str, str]
     seeds: dict[str, int]
     foreign_code: dict[str, str] = {}
-    """SHA-256 of the source of each package outside of quant-harness that the configuration uses."""
+    """SHA-256 of the source of each package that the configuration uses, except quant-harness."""
     host: str | None = None
-    """Name of the machine; null in records from before 2026-12, and for a machine without a name."""
+    """Name of the machine; null if it has none, and in records from before 2026-12."""
     gpu_uuid: str | None = None
     """UUID of the GPU, as `nvidia-smi -L` prints it; null on a CPU and in older records."""
     settings: dict[str, str] = {}
@@ -358,7 +358,7 @@ class RunRecord(_Closed):
     config: dict[str, Any]
     """The resolved configuration."""
     recipe: str | None = None
-    """Name of the recipe and what was changed in it, also if the run failed; null in older records."""
+    """Name of the recipe and what was changed in it, also after a failure; null if older."""
     model: ModelInfo | None = None
     baseline: BaselineInfo | None = None
     """What the model was compared with; null if the task compares nothing, and in older records."""

@@ -39,8 +39,8 @@ ROOM = 2**20
 SAMPLES_SUFFIX = ".samples.parquet"
 NLL_GRID = 2.0**-26
 """Token NLLs are rounded to multiples of this, which moves them by at most 7.5e-9 [nat]. The zero
-bits compress away: a token takes 4.1 bytes of the file. Unrounded float64 takes 7.2, and the float32
-of older files takes 3.5."""
+bits compress away: a token takes 4.1 bytes of the file. Unrounded float64 takes 7.2, the float32 of
+older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
 TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
 WRITTEN_TEXTS = ("command", "config", "error", "warnings")

@@ -137,7 +137,7 @@ class _Sweep:
                 self.rows[number] = known or self._row(number, ending, why)
 
     def _launch(self, numbers: Sequence[int]) -> Exception | None:
-        """Launch jobs once and keep their results; return the exception of a launcher that failed."""
+        """Launch jobs once and keep their results; return the exception if the launcher fails."""
         first, self._launched = self._launched, self._launched + len(numbers)
         job = Job(
             function=self._function,

@@ -25,7 +25,7 @@ from harness.output import scratch
 
 @cache
 def _rows() -> TypeAdapter[JobResult]:
-    """Return the (de)serializer of results. It is built late: that is slow, and few commands need it."""
+    """Return the serializer of results. Building it is slow, and few commands need it."""
     return TypeAdapter(JobResult)
 
 

@@ -31,8 +31,8 @@ class Watch:
             finished: Called once with the number and the result of each job that ends.
         """
         self.killed: tuple[int, ...] = ()
-        """Jobs of the first process that ended without a result. Only the first counts: the launcher may
-        have killed the others."""
+        """Jobs of the first process that ended without a result. Only the first process counts: the
+        launcher may have killed the others."""
         self._journal, self._finished = journal, finished
         self._done: set[int] = set()
         self.running: dict[int, int] = {}

@@ -75,8 +75,8 @@ def metric(name: str = "perplexity", value: float | None = 7.0625, **changes: An
 def record(**changes: Any) -> RunRecord:
     """A whole record of a perplexity under int8_row, made without a model.
 
-    Keywords replace fields. A mapping for `model`, `quant`, `task` or `provenance` replaces fields of
-    that part: `record(model={"dtype": "bfloat16"})`.
+    Keywords replace fields. A mapping for `model`, `quant`, `task` or `provenance` replaces fields
+    of that part: `record(model={"dtype": "bfloat16"})`.
     """
     fields = copy.deepcopy(dict(RECORD)) | {"metrics": (metric(ci95=(6.5, 7.75)),)}
     for name, change in changes.items():

@@ -1,4 +1,4 @@
-"""Items on file for records that were made by hand: a report shows no result without them."""
+"""Samples on file for records that were made by hand: a report shows no result without them."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from harness.results.store import ResultStore
 
 
 def with_items(store: ResultStore, path: Path, record: RunRecord) -> RunRecord:
-    """Write items that give the first metric, if the record has none; return the record that names them."""
+    """Write samples that give the first metric, if the record has none; return the new record."""
     if record.status is not Status.OK or record.samples_file or not record.metrics:
         return record
     headline = record.metrics[0]

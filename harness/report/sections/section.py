@@ -1,4 +1,4 @@
-"""The type `Section`: what each file of this folder returns and `harness.report.markdown` writes."""
+"""The type `Section`: the files of this folder return it, `harness.report.markdown` writes it."""
 
 from dataclasses import dataclass
 

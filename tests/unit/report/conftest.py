@@ -29,7 +29,7 @@ PLACES = {
 
 @pytest.fixture
 def make_record() -> MakeRecord:
-    """A function that makes the record of a recipe; each record is an hour later than the one before.
+    """A function that makes the record of a recipe, an hour after the record before it.
 
     Further keywords are fields of the record or of its parts; see `PLACES`.
     """

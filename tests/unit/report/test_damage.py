@@ -1,7 +1,7 @@
-"""A report is never lost to one bad file: real records of the tiny model, damaged in every way that came to mind.
+"""A report is never lost to one bad file: records of the tiny model, damaged in many ways.
 
-Each case damages one of three records. The report must be written, show the others, name the damaged file, say what to do, and
-end with exit code 1. What is shown must not come from the damaged file.
+Each case damages one of three records. The report must be written, show the others, name the
+damaged file and say what to do; the exit code must be 1. No number may come from the damaged file.
 """
 
 import hashlib

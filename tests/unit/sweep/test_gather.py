@@ -1,4 +1,4 @@
-"""A sweep under launchers of three kinds: in this process, a process a job, and a pool that kills all of its workers when one dies."""
+"""A sweep under launchers: in this process, a process a job, a pool that dies with one worker."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Differences in tables: paired, with an interval or McNemar's p, and a verdict that says no more than they do."""
+"""Differences in tables: paired, with an interval or McNemar's p, and the verdict of these."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -185,7 +185,7 @@ def test_difference_within_the_floor_has_noverdict_above(
 
 
 def of_checkpoint(record: RunRecord, name: str, baseline: str | None = "f") -> RunRecord:
-    """Make a record one of a checkpoint that came quantized; with a baseline, one that was compared with it."""
+    """Return the record of a quantized checkpoint, compared with a baseline if there is one."""
     assert record.model is not None
     assert record.quant is not None
     own = {"name": name, "fingerprint": name, "baseline": baseline}

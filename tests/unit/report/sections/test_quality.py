@@ -19,7 +19,7 @@ from harness.results.store import ResultStore
 
 MakeRecord = Callable[..., RunRecord]
 TOKENS = (100, 50, *[100] * 10)
-"""Windows of unequal length, so that means over tokens and over windows differ. Each is a document."""
+"""Documents of unequal length: means over tokens and over windows differ."""
 BASE = np.random.default_rng(0).normal(3.0, 0.4, len(TOKENS))
 NOISE = np.random.default_rng(1).normal(0.0, 0.002, len(TOKENS))
 
@@ -40,7 +40,7 @@ def samples_of(nll: Sequence[float], *, documents: bool = True) -> list[SampleSc
 
 @pytest.fixture
 def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
-    """File a baseline and recipes, given as name -> (bits, NLL above the baseline in each window)."""
+    """File a baseline and recipes: name -> (bits, NLL above the baseline in each window)."""
 
     def file(
         recipes: dict[str, tuple[float, Sequence[float]]],
