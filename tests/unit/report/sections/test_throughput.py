@@ -100,7 +100,8 @@ class Study:
             nothing = {"model": None, "quant": None, "task": None, "metrics": ()}
             record = record.model_copy(update=nothing)
         if folder == "throughput":  # an accuracy may come from a record whose items were not kept
-            record = with_items(store, path, record)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record = with_items(path, record)
         store.write(path, record)
 
     def time(self, recipe: str, numbers: tuple[Metric, ...], **facts: Any) -> None:
