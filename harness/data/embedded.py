@@ -31,7 +31,7 @@ from harness.data.source import (
 )
 from harness.errors import DataError
 
-FOLDER = "tasks/mmlu/flan_cot_fewshot"
+TASK_FOLDER = "tasks/mmlu/flan_cot_fewshot"
 MAX_SHOTS = 4
 """A subject has five questions: one is asked, four are examples."""
 
@@ -68,10 +68,10 @@ def _samples() -> tuple[tuple[str, int, str, str], ...]:
     """Return (subject, index in the subject, question with choices, explanation) of each sample."""
     spec = find_spec("lm_eval")
     roots = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [file for root in roots for file in sorted(Path(root, FOLDER).glob("mmlu_*.yaml"))]
+    files = [file for root in roots for file in sorted(Path(root, TASK_FOLDER).glob("mmlu_*.yaml"))]
     if not files:
         raise DataError(
-            f"data=embedded must find {FOLDER}/mmlu_*.yaml in the lm-eval package, got none; "
+            f"data=embedded must find {TASK_FOLDER}/mmlu_*.yaml in the lm-eval package, got none; "
             "install lm-eval 0.4.13 (see constraints.txt)"
         )
     samples = []
@@ -116,7 +116,7 @@ def _parse(subject: str, index: int, question: str, target: str) -> Question | N
     """Return a question in MMLU's form; None for a question with five choices."""
     if "(E)" in question:
         return None
-    where = f"lm-eval {FOLDER}/mmlu_{subject}.yaml"
+    where = f"lm-eval {TASK_FOLDER}/mmlu_{subject}.yaml"
     found, answer = CHOICES_PATTERN.match(question), ANSWER_PATTERN.search(target)
     if found is None or answer is None:
         raise DataError(

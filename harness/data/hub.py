@@ -114,7 +114,7 @@ def text_rows(found: Found, pattern: str) -> list[str]:
         DataError: A file cannot be read, or a row holds no text.
     """
     rows: list[str] = []
-    for index, row in enumerate(_rows(found, pattern, ("text",))):
+    for index, row in enumerate(_read_columns(found, pattern, ("text",))):
         if not isinstance(row["text"], str):
             raise DataError(
                 f"{found.folder}/{pattern}, row {index}: text must be a string, got "
@@ -194,7 +194,7 @@ def _questions(found: Found, split: str) -> Iterable[Question]:
     pattern = f"all/{split}-*.parquet"
     counts: Counter[str] = Counter()
     for index, row in enumerate(
-        _rows(found, pattern, ("question", "subject", "choices", "answer"))
+        _read_columns(found, pattern, ("question", "subject", "choices", "answer"))
     ):
         check_question(f"{found.folder}/{pattern}, row {index}", row)
         subject = row["subject"]
@@ -208,7 +208,7 @@ def _questions(found: Found, split: str) -> Iterable[Question]:
         counts[subject] += 1
 
 
-def _rows(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_columns(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for file in sorted(found.folder.glob(pattern)):
         try:

@@ -60,9 +60,9 @@ class QuestionFile:
 
 @lru_cache(maxsize=4)
 def _read(source: QuestionFile, _changed: tuple[int, ...]) -> QuestionSet:
-    rows = [*_rows(source.path, "data.path", "test")]
+    rows = [*_read_questions(source.path, "data.path", "test")]
     if source.examples is not None:
-        rows += _rows(source.examples, "data.examples", "dev")
+        rows += _read_questions(source.examples, "data.examples", "dev")
     _check_ids(rows)
     questions = tuple(question for _, split, question in rows if split == "test")
     if not questions:
@@ -83,7 +83,7 @@ def _read(source: QuestionFile, _changed: tuple[int, ...]) -> QuestionSet:
     )
 
 
-def _rows(path: str, key: str, usual: str) -> Iterator[tuple[str, str, Question]]:
+def _read_questions(path: str, key: str, usual: str) -> Iterator[tuple[str, str, Question]]:
     """Yield place, split and question of each row; `usual` is the split of a row without one."""
     counts: Counter[tuple[str, str]] = Counter()
     for place, fields in read_rows(path, key):

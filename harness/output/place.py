@@ -20,7 +20,7 @@ from harness.output.names import LONGEST
 
 Noun = Literal["file", "folder"]
 FILE, FOLDER = "a file", "a folder"
-KINDS = (
+FILE_KINDS = (
     (stat.S_ISREG, FILE),
     (stat.S_ISDIR, FOLDER),
     (stat.S_ISCHR, "a device"),
@@ -30,7 +30,7 @@ KINDS = (
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
-PROBE = b"\0" * 4096
+PROBE_BLOCK = b"\0" * 4096
 """What `check_room` writes. Some full disks still make empty files: a test needs data."""
 
 
@@ -155,7 +155,7 @@ def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int =
         if any(len(os.fsencode(name)) > LONGEST for name in names):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with scratch.file_in(base) as (_, stream):
-            stream.write(PROBE)
+            stream.write(PROBE_BLOCK)
             scratch.sync(stream)
         disk = shutil.disk_usage(base)
     if disk.total and disk.free < size:  # some file systems report a size of 0
@@ -194,7 +194,7 @@ def found(path: Path) -> str | None:
             mode = real_path(path).stat().st_mode
         except OSError:  # nothing there, a circle of links, or a pipe without a name
             return "a link to nothing"
-    return next((words for is_kind, words in KINDS if is_kind(mode)), "no regular file")
+    return next((words for is_kind, words in FILE_KINDS if is_kind(mode)), "no regular file")
 
 
 def real_path(path: Path) -> Path:

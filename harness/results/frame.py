@@ -80,7 +80,7 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     for problem in problems:
         warnings.warn(problem, UserWarning, stacklevel=2)
     # A metric may have the name of a column, such as a task of lm-eval: the column wins.
-    rows = [_metrics(item.record) | _facts(item) for item in finished]
+    rows = [_metrics(item.record) | _columns(item) for item in finished]
     others = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *others])
     # A column of None alone would not be a column of numbers.
@@ -91,7 +91,7 @@ def _metrics(record: RunRecord) -> dict[str, Any]:
     return {metric.name: metric.value for metric in record.metrics}
 
 
-def _facts(item: Stored) -> dict[str, Any]:
+def _columns(item: Stored) -> dict[str, Any]:
     # An interval that takes windows for independent is too narrow: better no interval.
     record = without_narrow_intervals(item.record)
     task, model, quant = record.task, record.model, record.quant

@@ -24,7 +24,7 @@ from harness.output import scratch
 
 
 @cache
-def _rows() -> TypeAdapter[JobResult]:
+def _serializer() -> TypeAdapter[JobResult]:
     """Return the serializer of results. Building it is slow, and few commands need it."""
     return TypeAdapter(JobResult)
 
@@ -42,7 +42,7 @@ class Journal:
 
     def finish(self, number: int, result: JobResult) -> None:
         """Write the result of a job."""
-        self._write(f"{number}.json", _rows().dump_json(result))
+        self._write(f"{number}.json", _serializer().dump_json(result))
 
     def stop(self, signum: int) -> None:
         """Ask running jobs to stop, and later jobs not to start."""
@@ -69,7 +69,7 @@ class Journal:
     def result(self, number: int) -> JobResult | None:
         """Return the result of a job, or None while there is none."""
         try:
-            return _rows().validate_json((self.folder / f"{number}.json").read_bytes())
+            return _serializer().validate_json((self.folder / f"{number}.json").read_bytes())
         except OSError:
             return None
 

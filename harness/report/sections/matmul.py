@@ -23,7 +23,7 @@ MEASURES = {
 }
 """First part of a metric's name -> what the metric is."""
 FIRST = next(iter(MEASURES))
-SAME = "The same draws, protocol and record as in the table before."
+SAME_AS_BEFORE = "The same draws, protocol and record as in the table before."
 
 
 def matmul_errors(stored: Sequence[Stored]) -> list[Section]:
@@ -49,7 +49,7 @@ def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
     ]
     return Section(
         title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
-        text=f"{MEASURES[measure]}\n{_facts(item, task) if measure == FIRST else SAME}",
+        text=f"{MEASURES[measure]}\n{_protocol(item, task) if measure == FIRST else SAME_AS_BEFORE}",
         table=pd.DataFrame(rows),
     )
 
@@ -65,7 +65,7 @@ def _cells(item: Stored, task: TaskInfo, measure: str, operands: str) -> dict[st
     }
 
 
-def _facts(item: Stored, task: TaskInfo) -> str:
+def _protocol(item: Stored, task: TaskInfo) -> str:
     has_intervals = any(metric.ci95 is not None for metric in item.record.metrics)
     intervals = "95 % intervals in brackets" if has_intervals else "too few for intervals"
     return (

@@ -18,7 +18,7 @@ from harness.results.record import Metric, Unit
 
 SAME_TYPE = ("batch", "attention")
 """Variants that change only the order of sums. The variant `dtype` changes the arithmetic."""
-COLUMNS = {
+METRICS = {
     "KL mean [nat/token]": names.KL_MEAN,
     "KL 99 %": names.KL_P99,
     "KL max": names.KL_MAX,
@@ -103,7 +103,7 @@ def noise_floor(group: Group) -> Section | None:
 
 
 def _cells(floor: Floor, variant: str) -> dict[str, str]:
-    found = {title: floor.row.metric(f"{variant}/{name}") for title, name in COLUMNS.items()}
+    found = {title: floor.row.metric(f"{variant}/{name}") for title, name in METRICS.items()}
     change = next(metric.note for metric in found.values() if metric is not None)
     return (
         {"change": (change or variant).partition(";")[0]}

@@ -23,7 +23,7 @@ def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Secti
         noise: A line on the noise floor of the group's model.
         least: The noise floor [nat/token]. A smaller difference of log-loss gets no verdict.
     """
-    found = [_difference(row, group.baseline, least) for row in group.rows]
+    found = [_difference_cells(row, group.baseline, least) for row in group.rows]
     rows = [_cells(row, cells.cells) for row, cells in zip(group.rows, found, strict=True)]
     notes = [f"Difference: {cells.note}." for cells in found if cells.note]
     return Section(
@@ -33,7 +33,7 @@ def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Secti
     )
 
 
-def _difference(row: Row, baseline: Row | None, least: float) -> Cells:
+def _difference_cells(row: Row, baseline: Row | None, least: float) -> Cells:
     if baseline is None:
         return of_itself(row, COLUMNS, "no baseline")
     if row is baseline:
