@@ -88,22 +88,10 @@ def locate(
         HarnessError: No place has it. The message lists what was tried and three remedies.
     """
     if path is not None:
-        folder = paths.expanded(path)
-        if lack := _lack(folder, repository):
-            raise error(
-                f"{override} must lead to a whole {repository.kind} {repository.name}, but "
-                f"{folder} {lack}; correct the path, or leave it out to search the other places"
-            )
-        return Found(folder=folder, revision=None)
-    tried = []
-    if root := os.environ.get("HARNESS_DATA"):
-        folder = paths.expanded(root) / repository.name
-        lack = _lack(folder, repository)
-        if lack is None:
-            return Found(folder=folder.resolve(), revision=None)
-        tried.append(f"$HARNESS_DATA: {folder} {lack}")
-    else:
-        tried.append("$HARNESS_DATA: not set")
+        return _in_folder(repository, paths.expanded(path), override, error)
+    found, tried = _in_data_folder(repository)
+    if found is not None:
+        return found
     _check_name(repository, override, error)
     for offline, place in ((True, "local hub cache"), (False, "hub")):
         try:
@@ -121,6 +109,30 @@ def locate(
         f"{override}=FOLDER; set HARNESS_DATA to a folder that has {repository.name}/; "
         "or connect to the hub once, so that its cache is filled."
     )
+
+
+def _in_folder(
+    repository: Repository, folder: Path, override: str, error: Callable[[str], HarnessError]
+) -> Found:
+    """Return the folder that the user named; raise the error if it is not whole."""
+    if lack := _lack(folder, repository):
+        raise error(
+            f"{override} must lead to a whole {repository.kind} {repository.name}, but "
+            f"{folder} {lack}; correct the path, or leave it out to search the other places"
+        )
+    return Found(folder=folder, revision=None)
+
+
+def _in_data_folder(repository: Repository) -> tuple[Found | None, list[str]]:
+    """Return the folder below `$HARNESS_DATA`; else None, and a line that says why."""
+    root = os.environ.get("HARNESS_DATA")
+    if not root:
+        return None, ["$HARNESS_DATA: not set"]
+    folder = paths.expanded(root) / repository.name
+    lack = _lack(folder, repository)
+    if lack is not None:
+        return None, [f"$HARNESS_DATA: {folder} {lack}"]
+    return Found(folder=folder.resolve(), revision=None), []
 
 
 def _check_name(

@@ -87,7 +87,7 @@ def mend(item: Stored, models: Models) -> str:
     items = [np.asarray(nll, np.float64) for nll in frame["token_nll"]]
     if [len(nll) for nll in items] != [len(documents) for documents in cut.documents]:
         raise ResultError(
-            "the items must be those of the text cut again, got other numbers of tokens; repeat "
+            "the samples must be those of the text cut again, got other numbers of tokens; repeat "
             "the run"
         )
     frame["cluster"] = [document_words(documents) for documents in cut.documents]
@@ -148,7 +148,7 @@ def renewed(record: RunRecord, task: Perplexity, items: list[Nll], cut: Segments
     """Return the record with intervals by document, every value as it is.
 
     Raises:
-        ResultError: A value is not that of the items.
+        ResultError: A value is not that of the samples.
     """
     figures = (
         *text_figures(mean_over(items, cut.documents), cut),
@@ -172,7 +172,7 @@ def with_interval(metric: Metric, found: Metric) -> Metric:
     )
     if not same:
         raise ResultError(
-            f"{metric.name} must be that of the items, {found.value}, got {metric.value}; repeat "
+            f"{metric.name} must be that of the samples, {found.value}, got {metric.value}; repeat "
             "the run"
         )
     return metric.model_copy(update={"ci95": found.ci95, "note": found.note})

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Annotation
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
@@ -55,20 +56,7 @@ def write_labels(
         taken.append(np.asarray(legend.get_window_extent().extents))
     # From the top down: labels below can still move further down.
     for index in np.argsort(-centers[:, 1], kind="stable"):
-        color = colors[index]
-        note = axes.annotate(
-            texts[index],
-            points[index],
-            (0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=size,
-            color=color,
-            parse_math=False,  # names may have dollar signs
-            bbox=BEHIND,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0},
-        )
+        note = _annotation(axes, points[index], texts[index], colors[index], size)
         extent = note.get_window_extent()
         half = np.array([extent.width, extent.height]) / 2 + MARGIN * per_point
         offset, distance = _place(centers[index], half, per_point, frame, taken)
@@ -79,6 +67,25 @@ def write_labels(
         line: FancyArrowPatch | None = note.arrow_patch
         if line is not None and distance <= FARTHEST_WITHOUT_LINE:
             line.set_visible(False)
+
+
+def _annotation(
+    axes: Axes, point: tuple[float, float], text: str, color: str, size: float
+) -> Annotation:
+    """Return a text at a point, with a line to it."""
+    return axes.annotate(
+        text,
+        point,
+        (0, 0),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=color,
+        parse_math=False,  # names may have dollar signs
+        bbox=BEHIND,
+        arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0},
+    )
 
 
 def _place(

@@ -114,19 +114,22 @@ def new_folder(
             with _as_system_errors():
                 yield new
             _finish(new)
-            real = target()
-            if real.exists():
-                _copy_mode(real, new)
-                # A rename cannot replace a folder with files: move the old one aside. It is removed
-                # together with `around`.
-                real.rename(around / "old")
-            try:
-                new.rename(real)
-            except BaseException:
-                if (around / "old").exists():
-                    (around / "old").rename(real)
-                raise
-            scratch.sync_folder(real.parent)
+            _put_in_place(new, target(), aside=around / "old")
+
+
+def _put_in_place(new: Path, real: Path, aside: Path) -> None:
+    """Move a folder to its name; an old folder of this name goes to `aside`."""
+    if real.exists():
+        _copy_mode(real, new)
+        # A rename cannot replace a folder that has files.
+        real.rename(aside)
+    try:
+        new.rename(real)
+    except BaseException:
+        if aside.exists():
+            aside.rename(real)
+        raise
+    scratch.sync_folder(real.parent)
 
 
 @contextmanager

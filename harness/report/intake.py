@@ -151,7 +151,7 @@ def _on_other_samples(group: Group) -> dict[Path, str]:
     counts = Counter(items.values())
     usual = max(counts, key=lambda ids: (counts[ids], ids == own))
     return {
-        row.stored.path: f"{row.stored.path} must have the items of the other runs of "
+        row.stored.path: f"{row.stored.path} must have the samples of the other runs of "
         f"{group.task.name} with its protocol, got others; repeat the run: "
         f"{row.stored.record.command}"
         for row in group.rows

@@ -16,7 +16,7 @@ from harness.results import names
 from harness.results.store import read_samples
 
 NO_DOCUMENTS = (
-    "the items do not say which document each token is of; `python scripts/add_documents.py "
+    "the samples do not say which document each token is of; `python scripts/add_documents.py "
     "FOLDER` adds it, or repeat the run"
 )
 ALPHA = 1 - stats.CONFIDENCE
@@ -127,7 +127,7 @@ def _items(row: Row, score: str) -> pd.DataFrame:
     items = read_samples(row.stored)
     if missing := {"id", score} - set(items):
         raise ResultError(
-            f"{row.stored.path} must have items with the columns id and {score}, "
+            f"{row.stored.path} must have samples with the columns id and {score}, "
             f"got none of {', '.join(sorted(missing))}; repeat the run"
         )
     return items.set_index("id")

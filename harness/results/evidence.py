@@ -42,11 +42,11 @@ def check_evidence(stored: Stored) -> tuple[str, ...]:
         counted = int(frame[TOKEN_COUNTS].sum()) if counts_tokens else len(frame)
     except (KeyError, TypeError, ValueError, OverflowError) as reason:
         raise ResultError(
-            f"{file} must have an id and numbers for each item, got {type(reason).__name__}: "
+            f"{file} must have an id and numbers for each sample, got {type(reason).__name__}: "
             f"{reason}; repeat the run"
         ) from reason
     if len(set(ids)) < len(ids):
-        raise ResultError(f"{file} must have an id for each item, got some twice; repeat the run")
+        raise ResultError(f"{file} must have an id for each sample, got some twice; repeat the run")
     # Other units count some of the samples: the rounds of a timing, the draws of a matmul, the
     # documents of one task.
     fits = counted == metric.n if counts_tokens else 0 <= metric.n <= counted

@@ -57,7 +57,7 @@ def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> C
 
 def _why_not_paired(row: Row, reference: Row) -> str:
     if None in (row.stored.record.samples_file, reference.stored.record.samples_file):
-        return "these runs have no items to pair"
+        return "these runs have no samples to pair"
     return f"differences of {row.task.name} are not paired item by item"
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from harness.report.grouping import Group
+from harness.report.grouping import Group, Row
 from harness.report.sections.noise import Floor
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
@@ -22,22 +22,6 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
             title=title,
             text="No recipe was measured: the baseline alone differs from itself by nothing.",
         )
-    rows = [
-        {
-            "recipe": row.label,
-            "bits/weight": f"{row.quant.bits_per_weight:.3f}",
-            "KL mean [nat/token]": figures.show(row.headline, "4 digits"),
-            "95 % interval": figures.show_interval(row.headline, "4 digits"),
-            "median": figures.show(row.metric(names.KL_MEDIAN), "4 digits"),
-            "99 %": figures.show(row.metric(names.KL_P99), "4 digits"),
-            "max": figures.show(row.metric(names.KL_MAX), "4 digits"),
-            "same top token": figures.show(row.metric(names.SAME_TOP)),
-            "RMS of delta-p": figures.show(row.metric(names.DELTA_P_RMS), "4 digits"),
-            "ln PPL ratio": figures.show(row.metric(names.LN_PPL_RATIO), "4 digits"),
-            "its interval": figures.show_interval(row.metric(names.LN_PPL_RATIO), "4 digits"),
-        }
-        for row in candidates
-    ]
     return Section(
         title=title,
         text=(
@@ -48,5 +32,21 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
             "Among recipes close to lossless the order by KL says little about tasks."
             + (f"\n{floor.line()}" if floor else "")
         ),
-        table=pd.DataFrame(rows),
+        table=pd.DataFrame([_cells(row) for row in candidates]),
     )
+
+
+def _cells(row: Row) -> dict[str, str]:
+    return {
+        "recipe": row.label,
+        "bits/weight": f"{row.quant.bits_per_weight:.3f}",
+        "KL mean [nat/token]": figures.show(row.headline, "4 digits"),
+        "95 % interval": figures.show_interval(row.headline, "4 digits"),
+        "median": figures.show(row.metric(names.KL_MEDIAN), "4 digits"),
+        "99 %": figures.show(row.metric(names.KL_P99), "4 digits"),
+        "max": figures.show(row.metric(names.KL_MAX), "4 digits"),
+        "same top token": figures.show(row.metric(names.SAME_TOP)),
+        "RMS of delta-p": figures.show(row.metric(names.DELTA_P_RMS), "4 digits"),
+        "ln PPL ratio": figures.show(row.metric(names.LN_PPL_RATIO), "4 digits"),
+        "its interval": figures.show_interval(row.metric(names.LN_PPL_RATIO), "4 digits"),
+    }

@@ -255,7 +255,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     "items fewer": (lambda v: v.with_items(v.items().iloc[:-1]), "tokens of perplexity on file"),
     "items twice": (
         lambda v: v.with_items(pd.concat([v.items(), v.items()])),
-        "must have an id for each item, got some twice",
+        "must have an id for each sample, got some twice",
     ),
     "items without id": (
         lambda v: v.with_items(v.items().drop(columns="id")),
@@ -263,11 +263,11 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     ),
     "items without numbers": (
         lambda v: v.with_items(v.items().assign(num_tokens="many")),
-        "must have an id and numbers for each item",
+        "must have an id and numbers for each sample",
     ),
     "items renamed": (
         lambda v: v.with_items(v.items().assign(id=lambda f: f["id"] + "?")),
-        "must have the items of the other runs",
+        "must have the samples of the other runs",
     ),
 }
 

@@ -190,7 +190,7 @@ def test_generate_and_direct_without_items_say_why_there_is_no_interval(
         store.write(store.path(record, task=task, model="m", recipe="none"), record)
     (section,) = direct_against_generate(groups_of(store))
     assert rows_of(section)["baseline"]["its 95 % interval"] == "-"
-    assert section.text.endswith("\nno interval: these runs have no items to pair")
+    assert section.text.endswith("\nno interval: these runs have no samples to pair")
 
 
 def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one(
@@ -253,7 +253,7 @@ def test_lost_items_leave_the_value_and_a_line_that_says_why_there_is_no_interva
     row = rows_of(section)["int8_row"]
     assert row["difference from baseline"] == "+1.00 pp"
     assert (row["p"], row["its 95 % interval"], row["differs from baseline"]) == ("-", "-", "-")
-    reason = "no items to pair" if damage == "without" else "repeat the run"
+    reason = "no samples to pair" if damage == "without" else "repeat the run"
     assert "Difference: no interval: " in section.text
     assert reason in section.text
 

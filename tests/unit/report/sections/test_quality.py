@@ -135,7 +135,10 @@ def test_frontier_has_what_nothing_smaller_beats(table: Table) -> None:
     ("options", "reason"),
     [
         ({"windows": 4}, "no interval from 4 documents, worth 3.8 of equal size; it takes 5"),
-        ({"documents": False}, "no interval: the items do not say which document each token is of"),
+        (
+            {"documents": False},
+            "no interval: the samples do not say which document each token is of",
+        ),
     ],
 )
 def test_few_or_unknown_documents_carry_no_interval_and_no_verdict_and_say_why(
