@@ -146,7 +146,7 @@ def path(quant: QuantReport) -> str:
     return f"real/{quant.backend}{exact}"
 
 
-def headline_in_words(metric: Metric | None) -> str:
+def one_line(metric: Metric | None) -> str:
     """Return name, value, interval and n of a metric in one line, such as a terminal shows."""
     if metric is None or metric.value is None:
         return "no value"

@@ -162,7 +162,7 @@ class Outcome:
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (figures.headline_in_words(self.headline), self.beside, how)))
+        return "; ".join(filter(None, (figures.one_line(self.headline), self.beside, how)))
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -347,9 +347,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        log.error(
-            "measured, but not on file: %s", figures.headline_in_words(next(iter(metrics), None))
-        )
+        log.error("measured, but not on file: %s", figures.one_line(next(iter(metrics), None)))
         raise
 
 
