@@ -1,17 +1,17 @@
-"""Find the files of a hub repository: data set or model.
+"""The files of a repository on the hub: data set or model.
 
-Four places are tried, in this order, and nothing is ever put in a missing one's stead:
+Four places are tried in this order; there is no fallback data set or model:
 
-1. an explicit folder,
-2. `$HARNESS_DATA/<owner>/<name>`, the layout of the hub,
-3. the local hub cache,
+1. the folder that the user named;
+2. `$HARNESS_DATA/<owner>/<name>`, the layout of the hub;
+3. the local cache of the hub;
 4. the hub itself.
 
-A revision is resolved to a commit once; the commit is what the record keeps.
+A revision is resolved to a commit once, and the record keeps the commit.
 
-The library resumes a broken connection up to five times. If it gives up, whole files stay in the cache, and the next command fetches the
-broken one anew. A file of another size than the hub states is an error. A snapshot is taken from the cache only if every file of the hub's
-list is there.
+Downloads: huggingface_hub resumes a broken connection up to five times. If it gives up, whole files
+stay in the cache, and the next command fetches the broken file anew. A file whose size is not the
+size that the hub states is an error. The cache is used only if it has every file of the hub's list.
 """
 
 import os
@@ -36,10 +36,11 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from harness import paths
 from harness.errors import HarnessError
 
-# The base class of all errors of the HTTP client, from which those of the hub derive.
 TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]
+"""Base class of the errors of the HTTP client, whichever client the library uses."""
 UNREACHABLE = (TRANSPORT, OSError, HFValidationError)
-"""Errors of the library for files that it cannot get. Errors of its cache and of wrong sizes are `OSError`."""
+"""Errors of the library for files that it cannot get. Errors of its cache, and of files of a wrong
+size, are `OSError`."""
 UNAUTHORIZED = (401, 403)
 
 
@@ -51,11 +52,11 @@ class Repository:
     """`owner/name`."""
     kind: Literal["dataset", "model"]
     patterns: tuple[str, ...]
-    """Globs of the files that are wanted."""
+    """Globs of the files to get."""
     unwanted: tuple[str, ...] = ()
-    """Globs of files among these that are not downloaded."""
+    """Globs of files among them that are not downloaded."""
     missing: Callable[[Path], str | None]
-    """What a folder lacks to be whole, or None: an interrupted download must not be taken for the repository."""
+    """Returns what a folder lacks, or None if it is whole. An interrupted download is not whole."""
     revision: str = "main"
 
 
@@ -65,7 +66,7 @@ class Found:
 
     folder: Path
     revision: str | None
-    """Commit of the hub; None for a folder the user gave."""
+    """Commit on the hub; None for a folder of the user."""
 
 
 def locate(
@@ -80,29 +81,17 @@ def locate(
     Args:
         repository: What to look for.
         path: An explicit folder, or None.
-        override: The command-line override that names a folder, for the message.
+        override: The override that names a folder, for messages.
         error: Makes the error to raise.
 
     Raises:
-        HarnessError: No place has it. The message lists what was tried and three ways to fix it.
+        HarnessError: No place has it. The message lists what was tried and three remedies.
     """
     if path is not None:
-        folder = paths.expanded(path)
-        if lack := _lack(folder, repository):
-            raise error(
-                f"{override} must lead to a whole {repository.kind} {repository.name}, but {folder} {lack}; "
-                "correct the path, or leave it out to search the other places"
-            )
-        return Found(folder=folder, revision=None)
-    tried = []
-    if root := os.environ.get("HARNESS_DATA"):
-        folder = paths.expanded(root) / repository.name
-        lack = _lack(folder, repository)
-        if lack is None:
-            return Found(folder=folder.resolve(), revision=None)
-        tried.append(f"$HARNESS_DATA: {folder} {lack}")
-    else:
-        tried.append("$HARNESS_DATA: not set")
+        return _in_folder(repository, paths.expanded(path), override, error)
+    found, tried = _in_data_folder(repository)
+    if found is not None:
+        return found
     _check_name(repository, override, error)
     for offline, place in ((True, "local hub cache"), (False, "hub")):
         try:
@@ -115,23 +104,47 @@ def locate(
             return Found(folder=folder, revision=folder.name)
         tried.append(f"{place}: {folder} {lack}")
     raise error(
-        f"{repository.kind} {repository.name!r} (revision {repository.revision}) must be found in one of "
-        "four places, got none:\n  " + "\n  ".join(tried) + "\nDo one of three things: pass "
+        f"{repository.kind} {repository.name!r} (revision {repository.revision}) must be found in "
+        "one of four places, got none:\n  " + "\n  ".join(tried) + "\nDo one of three things: pass "
         f"{override}=FOLDER; set HARNESS_DATA to a folder that has {repository.name}/; "
         "or connect to the hub once, so that its cache is filled."
     )
 
 
+def _in_folder(
+    repository: Repository, folder: Path, override: str, error: Callable[[str], HarnessError]
+) -> Found:
+    """Return the folder that the user named; raise the error if it is not whole."""
+    if lack := _lack(folder, repository):
+        raise error(
+            f"{override} must lead to a whole {repository.kind} {repository.name}, but "
+            f"{folder} {lack}; correct the path, or leave it out to search the other places"
+        )
+    return Found(folder=folder, revision=None)
+
+
+def _in_data_folder(repository: Repository) -> tuple[Found | None, list[str]]:
+    """Return the folder below `$HARNESS_DATA`; else None, and a line that says why."""
+    root = os.environ.get("HARNESS_DATA")
+    if not root:
+        return None, ["$HARNESS_DATA: not set"]
+    folder = paths.expanded(root) / repository.name
+    lack = _lack(folder, repository)
+    if lack is not None:
+        return None, [f"$HARNESS_DATA: {folder} {lack}"]
+    return Found(folder=folder.resolve(), revision=None), []
+
+
 def _check_name(
     repository: Repository, override: str, error: Callable[[str], HarnessError]
 ) -> None:
-    """Raise the error for a name that the hub can have no repository of."""
+    """Raise the error for a name that the hub does not allow."""
     try:
         validate_repo_id(repository.name)
     except HFValidationError as reason:
         raise error(
-            f"the name of a {repository.kind} must be OWNER/NAME in letters, digits, -, _ and ., got {repository.name!r}; correct it, or "
-            f"pass {override}=FOLDER"
+            f"the name of a {repository.kind} must be OWNER/NAME in letters, digits, -, _ and ., "
+            f"got {repository.name!r}; correct it, or pass {override}=FOLDER"
         ) from reason
 
 
@@ -155,19 +168,28 @@ def _lack(folder: Path, repository: Repository) -> str | None:
 
 
 def _explained(reason: BaseException, repository: Repository) -> str:
-    """Return why no files came from a place, in one line."""
+    """Return in one line why a place has no files."""
     response = getattr(reason, "response", None)
     if isinstance(reason, GatedRepoError) or (
         not isinstance(reason, RepositoryNotFoundError)
         and getattr(response, "status_code", None) in UNAUTHORIZED
     ):
-        return "access was refused; accept the conditions of the repository on its page, and set HF_TOKEN to a token that may read it"
+        return (
+            "access was refused; accept the conditions of the repository on its page, and set "
+            "HF_TOKEN to a token that may read it"
+        )
     if isinstance(reason, RepositoryNotFoundError):
-        return f"there is no {repository.kind} of this name, or it is private; correct the name, or set HF_TOKEN to a token that may read it"
+        return (
+            f"there is no {repository.kind} of this name, or it is private; correct the name, or "
+            "set HF_TOKEN to a token that may read it"
+        )
     if isinstance(reason, RevisionNotFoundError):
-        return f"the repository has no branch, tag or commit {repository.revision!r}; correct the revision"
+        return (
+            f"the repository has no branch, tag or commit {repository.revision!r}; correct the "
+            "revision"
+        )
     text = str(reason).strip() or type(reason).__name__
-    # What follows the first sentence is advice on the library's own options.
+    # Keep the first sentence: the others advise on options of the library.
     sentence = text.splitlines()[0].partition(". ")[0]
     offline = isinstance(reason.__cause__, OfflineModeIsEnabled)
     return f"HF_HUB_OFFLINE is set, and {sentence}" if offline else sentence

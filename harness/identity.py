@@ -1,14 +1,17 @@
 """The identity of a run: a hash of its configuration, without Python paths.
 
-A run is found on file by this hash, so it must not change when the code does. Three rules keep it stable:
+A run is found on file by this hash, so the hash must not change when the code does. Three rules
+keep it stable:
 
-1. A component of this package is named by its class (`Integer`), not by its path, so classes may move between modules.
-   Class names are unique in `conf/` (a test). A component of a user's own package keeps its path.
-2. Keys that say where and how a run is made (`VOLATILE`) do not count; the device counts by its type.
-3. A field that a class got after its first records were filed does not count while it has the value in `ADDED_LATER`,
-   which is what all earlier runs did.
+1. A component of this package is named by its class (`Integer`), not by its path: classes may move
+   between modules. A test keeps class names unique in `conf/`. A component of another package keeps
+   its path.
+2. Keys that say where and how a run is made (`VOLATILE`) do not count. Of the device, only the type
+   counts.
+3. A field that a class got after its first records were filed does not count while it has the value
+   in `ADDED_LATER`. All earlier runs did what this value says.
 
-The identity of a record on file is computed anew from the configuration in it, so records of every age are found.
+The identity of a record is computed from its configuration, so records of every age are found.
 """
 
 import hashlib
@@ -38,25 +41,25 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "EmbeddedModel": {"attention": None},
     }
 )
-"""Class -> fields it got after its first records were filed -> the value that stands for what runs did before."""
+"""Class -> field that it got after its first records were filed -> what runs did before."""
 
 
 def config_hash(config: Mapping[str, Any], device_type: str) -> str:
     """Return the SHA-256 of the canonical form of a configuration, as 64 hexadecimal digits.
 
     Args:
-        config: A resolved configuration, or that of a record on file.
+        config: The resolved configuration of a run, or of a record.
         device_type: `cpu` or `cuda`.
     """
     counted = {key: canonical(value) for key, value in config.items() if key not in VOLATILE}
-    # A run is the same whosever access token it needs.
+    # Mask secrets: the access token does not change what a run measures.
     counted = redacted_tree(counted) | {"device_type": device_type}
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def canonical(node: Any) -> Any:
-    """Return a node of a configuration with classes in the place of paths, without fields of `ADDED_LATER` at their values."""
+    """Return a configuration by the rules 1 and 3: class names for paths, no fields added later."""
     if isinstance(node, Mapping):
         found = {key: canonical(value) for key, value in node.items()}
         if "_target_" not in found:
@@ -72,6 +75,6 @@ def canonical(node: Any) -> Any:
 
 
 def class_name(target: Any) -> str:
-    """Return what identifies a component: its class name if it is of this package, else its whole path."""
+    """Return the name of a component: its class in this package, its whole path in another one."""
     path = str(target)
     return path.rpartition(".")[2] if path.startswith(f"{OWN_PACKAGE}.") else path

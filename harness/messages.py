@@ -5,16 +5,16 @@ from difflib import get_close_matches
 
 
 def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
-    """Return `; did you mean X?` with the legal name that is closest to what was typed, or nothing if none is close.
+    """Return `; did you mean X?` with the closest legal name, or nothing if no name is close.
 
     Args:
         got: What was typed.
-        legal: The names that could have been meant.
+        legal: The names that exist.
         spelled: How a name is typed, with braces in its place.
     """
     names = list(legal)
     close = get_close_matches(got.lower(), names, n=1)
-    # A name that goes on after what was typed, such as limit_windows after limt.
+    # A name whose beginning is close, such as limit_windows for limt.
     begun = {name[: len(got) + 1]: name for name in reversed(names) if len(got) > 2}
     close = close or [
         begun[part] for part in get_close_matches(got.lower(), begun, n=1, cutoff=0.75)
@@ -23,10 +23,10 @@ def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
 
 
 def plural(noun: str, num: int) -> str:
-    """Return what so many are called: `question` for one, else `questions`."""
+    """Return a noun in the number of `num`: `question` for 1, else `questions`."""
     return noun if num == 1 else f"{noun}s"
 
 
 def in_one_line(text: object) -> str:
-    """Return a text without line breaks and runs of spaces, cut after 500 characters."""
+    """Return a text without line breaks and repeated spaces, cut after 500 characters."""
     return " ".join(str(text).split())[:500]

@@ -1,7 +1,8 @@
-"""Questions about paths that a user typed, which never raise.
+"""Questions about paths that a user typed; the functions never raise.
 
-`Path.is_file` raises for a name that is too long, for one in a folder that may not be entered, and with a null byte;
-`Path.expanduser` raises for a user who is not there. To whoever typed the path, all of these mean that there is no such file.
+`Path.is_file` raises for a name that is too long, for a name with a null byte, and in a folder that
+may not be entered. `Path.expanduser` raises for an unknown user. In all of these cases there is no
+such file.
 """
 
 import os.path
@@ -14,15 +15,15 @@ def expanded(path: str) -> Path:
 
 
 def exists(path: Path | str) -> bool:
-    """Say whether a path leads to anything that can be seen; an empty text does not."""
+    """Say whether anything is at a path; an empty text is no path."""
     return os.path.exists(path)  # noqa: PTH110 - the other one raises
 
 
 def is_file(path: Path) -> bool:
-    """Say whether a path leads to a file that can be seen."""
+    """Say whether a file is at a path."""
     return os.path.isfile(path)  # noqa: PTH113 - the other one raises
 
 
 def is_folder(path: Path) -> bool:
-    """Say whether a path leads to a folder that can be seen."""
+    """Say whether a folder is at a path."""
     return os.path.isdir(path)  # noqa: PTH112 - the other one raises

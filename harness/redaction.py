@@ -1,7 +1,11 @@
-"""Redaction: secrets are masked in whatever is printed or filed.
+"""Masks secrets in what is printed or filed: `***` takes their place.
 
-A secret is known by its shape (the prefixes of providers), by the name of its key (`model.token=...`, `"password": ...`), or by its value, if a
-variable of the environment or an argument of this command has it under such a name. What is masked reads `***`.
+A secret is recognized in three ways:
+
+- by its shape: the prefixes of providers;
+- by the name of its key: `model.token=...`, `"password": ...`;
+- by its value, if a variable of the environment or an argument of this command has this value under
+  such a name.
 """
 
 import os
@@ -20,12 +24,15 @@ SHAPES = re.compile(
             r"sk-(?=[\w-]*\d)(?=[\w-]*[A-Za-z0-9]{16})[\w-]{20,}",  # OpenAI, Anthropic, OpenRouter
             r"gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",  # GitHub
             r"gl(?:pat|dt|rt|cbt|ptt|oas|soat|agent|ft|imt)-[\w-]{16,}",  # GitLab
-            r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])(?:[\s:/,;\"']+[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+]))?",  # AWS, its secret behind it
+            # AWS, with the secret behind the key
+            r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"
+            r"(?:[\s:/,;\"']+[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+]))?",
             r"xox[abeoprs]-[\w-]{10,}|xapp-[\w-]{10,}",  # Slack
             r"AIza[\w-]{35}|ya29\.[\w-]{20,}",  # Google
             r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",  # JSON web token
             r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
-            r"nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{30,}",  # NVIDIA, Groq, Replicate
+            # NVIDIA, Groq, Replicate
+            r"nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{30,}",
             r"npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}|dckr_pat_[\w-]{20,}",  # npm, PyPI, Docker
             r"SG\.[\w-]{16,}\.[\w-]{16,}",  # SendGrid
         )
@@ -97,18 +104,18 @@ PLAIN_TOKENS = frozenset(
         "the",
     ]
 )
-"""Words in front of `token` that make it one of a text."""
+"""Words in front of `token` that make it a token of a text, not an access token."""
 NO_SECRETS = frozenset(("", "$", "none", "null", "true", "false", MASK))
 SHORTEST = 8
-"""Values shorter than this are masked under their key alone: elsewhere they may be anything."""
+"""Shorter values are masked only under their key: elsewhere the same letters may mean anything."""
 
 
 def redacted(text: str, values: Iterable[str] = ()) -> str:
     """Return a text with its secrets masked.
 
     Args:
-        text: Anything that is to be printed or filed.
-        values: Secrets that are known, to be masked wherever they stand; see `known_values`.
+        text: Text to print or file.
+        values: Known secrets, masked wherever they occur; see `known_values`.
     """
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, MASK)
@@ -124,7 +131,7 @@ def redacted(text: str, values: Iterable[str] = ()) -> str:
 
 
 def redacted_tree(node: Any, values: Iterable[str] = (), *, under_secret: bool = False) -> Any:
-    """Return plain data with the secrets masked: texts by `redacted`, and what stands under a key with such a name."""
+    """Return plain data with secrets masked: texts by `redacted`, other values by their key."""
     if isinstance(node, Mapping):
         return {
             key: redacted_tree(
@@ -143,7 +150,7 @@ def redacted_tree(node: Any, values: Iterable[str] = (), *, under_secret: bool =
 
 
 def redacted_arguments(arguments: Iterable[str]) -> list[str]:
-    """Return the words of a command line; `--token VALUE` is two of them."""
+    """Return the words of a command line with secrets masked; `--token VALUE` is two words."""
     words, before = [], ""
     for word in arguments:
         is_value = before.startswith("-") and "=" not in before and is_secret_name(before)
@@ -153,7 +160,7 @@ def redacted_arguments(arguments: Iterable[str]) -> list[str]:
 
 
 def known_values() -> set[str]:
-    """Return the secrets that this process was given, by the names of variables and arguments."""
+    """Return the secrets among the variables and arguments of this process, by their names."""
     words = list(sys.orig_argv[1:])
     named = [*os.environ.items(), *pairwise(words)]
     named += [(key, value) for key, _, value in (word.partition("=") for word in words)]
@@ -167,10 +174,11 @@ def known_values() -> set[str]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a key, variable or option holds a secret by its name.
+    """Say by its name whether a key, variable or option holds a secret.
 
     Example:
-        `HF_TOKEN`, `model.token`, `apiKey`, `--db-password`; but not `num_tokens`, `eos_token`, `token_nll`.
+        True for `HF_TOKEN`, `model.token`, `apiKey` and `--db-password`; False for `num_tokens`,
+        `eos_token` and `token_nll`.
     """
     words = [word.lower() for word in WORD.findall(name)]
     if not words:
@@ -182,18 +190,21 @@ def is_secret_name(name: str) -> bool:
 
 
 def _may_be_secret(name: str, value: str) -> bool:
-    """Say whether a value under such a name can be one: no constant, no reference, and for tokens no number."""
+    """Say whether a value under such a name can be a secret.
+
+    Constants and references cannot, numbers cannot be access tokens, and `pwd` may be a folder.
+    """
     plain = value.strip().strip("'\"")
     if plain.lower() in NO_SECRETS or plain.startswith("${"):
         return False
-    of_text = WORD.findall(name)[-1].lower() == "token" and re.fullmatch(r"[-+.\de]+", plain)
-    return not of_text and not (WORD.findall(name)[-1].lower() == "pwd" and plain[:1] in "/~.")
+    is_number = WORD.findall(name)[-1].lower() == "token" and re.fullmatch(r"[-+.\de]+", plain)
+    return not is_number and not (WORD.findall(name)[-1].lower() == "pwd" and plain[:1] in "/~.")
 
 
 def _without_assigned(text: str) -> str:
-    """Return a text with the values masked that are assigned to secret names."""
+    """Return a text in which values assigned to secret names are masked."""
     parts, end = [], 0
-    # What is assigned to another name may be an assignment itself, so values are read under secret names alone.
+    # Read values under secret names only: under another name a value may be an assignment itself.
     for found in ASSIGNED.finditer(text):
         value = VALUE.match(text, found.end()) if is_secret_name(found["key"]) else None
         if found.start() < end or value is None or not _is_assigned_secret(found, value[0]):
@@ -205,7 +216,10 @@ def _without_assigned(text: str) -> str:
 
 
 def _is_assigned_secret(found: re.Match[str], value: str) -> bool:
-    """Say whether a value is one that a secret name was given; in prose and code, what follows a colon or a spaced sign need not be."""
+    """Say whether a secret name was given this value.
+
+    In prose and code the word after a colon, or after a sign with spaces, need not be a value.
+    """
     if not _may_be_secret(found["key"], value):
         return False
     plain = value.strip("'\"")

@@ -1,7 +1,10 @@
-"""Ctrl-C and SIGTERM: a run that is stopped closes its record, and the command says so in one line.
+"""Ctrl-C and SIGTERM: a stopped run closes its record, and the command says so in one line.
 
-A first signal raises `Interrupted` in the main thread, wherever that is, so that files are closed on the way out. A second one ends the
-process at once. `scancel`, the walltime of a cluster and `docker stop` send SIGTERM; a terminal sends SIGINT to every process of a command.
+- A first signal raises `Interrupted` in the main thread, so that files are closed on the way out.
+- A second signal ends the process at once.
+
+`scancel`, the time limit of a cluster and `docker stop` send SIGTERM. A terminal sends SIGINT to
+every process of a command.
 """
 
 import os
@@ -16,7 +19,7 @@ from typing import NoReturn
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 WORDS = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
 POLL_S = 0.2
-"""How often a worker looks whether its sweep was stopped [s]."""
+"""How often a worker checks whether its sweep was stopped [s]."""
 _received: list["Interrupted"] = []
 
 
@@ -35,12 +38,15 @@ def describe(reason: KeyboardInterrupt) -> str:
 
 
 def exit_code(reason: KeyboardInterrupt) -> int:
-    """Return the exit code that shells give to a command that the signal ended: 130 or 143."""
+    """Return the exit code of a command that the signal ended, as in a shell: 130 or 143."""
     return 128 + getattr(reason, "signum", signal.SIGINT)
 
 
 def leave_at_once() -> None:
-    """End this process with one line at a signal, until a block handles it: a command has nothing open while its imports run."""
+    """End this process with one line at a signal, until another handler is set.
+
+    Use it during imports, when nothing is open yet.
+    """
 
     def leave(signum: int, _frame: FrameType | None) -> None:
         os.write(2, f"{WORDS[signal.Signals(signum)]}\n".encode())
@@ -50,15 +56,19 @@ def leave_at_once() -> None:
 
 
 def received() -> Interrupted | None:
-    """Return the interrupt of this process, if a signal came: a library that it broke off may have raised anything in its place."""
+    """Return the interrupt if a signal came, else None.
+
+    An interrupted library may raise any error in its place.
+    """
     return _received[-1] if _received else None
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Keep a signal until the block ends, for imports: one that is broken off may end in any error, or leave half a module.
+    """Context manager: hold a signal back until the block ends. Use it around imports.
 
-    A second signal ends the process at once, unless it is a worker.
+    An interrupted import may end in any error, or leave half a module. A second signal ends the
+    process at once, unless it is a worker.
     """
     came: list[int] = []
 
@@ -82,9 +92,10 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
-    """End this process with a line and the signal's exit code if a signal stops the block.
+    """Context manager: if a signal stops the block, end this process with a line and an exit code.
 
-    An extension module that is interrupted may raise any error in place of `Interrupted`: after a signal every error counts as one.
+    An interrupted extension module may raise any error: after a signal every error counts as the
+    interrupt.
 
     Args:
         advice: What the line says after the signal, such as what to do next.
@@ -104,14 +115,16 @@ def stoppable(advice: str) -> Iterator[None]:
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise `Interrupted` in the block at a signal."""
+    """Context manager: raise `Interrupted` in the block at a signal."""
     with _handled(_interrupt):
         yield
 
 
 @contextmanager
 def announced(stop: Callable[[int], None], leave: Callable[[], None]) -> Iterator[None]:
-    """Call a function at a first signal instead of interrupting the block, which others run by processes of their own.
+    """Context manager: call a function at a first signal; the block goes on.
+
+    For a block that waits for other processes.
 
     Args:
         stop: Called with the number of a first signal.
@@ -132,9 +145,10 @@ def announced(stop: Callable[[int], None], leave: Callable[[], None]) -> Iterato
 
 @contextmanager
 def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
-    """Let SIGTERM, or the process that started this one, interrupt the block; Ctrl-C is for that process to see.
+    """Context manager: SIGTERM, or the end of the sweep, interrupts the block; Ctrl-C does not.
 
-    Signals stay ignored behind the block: a worker that dies between two jobs may take others with it.
+    A terminal sends Ctrl-C to the parent process too, which then stops the sweep. Signals stay
+    ignored after the block: a worker that dies between two jobs may take others with it.
 
     Args:
         stopped: Returns the signal that stopped the whole sweep, or None.
@@ -144,7 +158,9 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
         return
 
     def once(signum: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the record is being closed now
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # the record is closed now: ignore further signals
         raise _remembered(stopped() or signum)
 
     done = threading.Event()
@@ -169,7 +185,7 @@ def in_worker(stopped: Callable[[], int | None]) -> Iterator[None]:
 
 
 def interrupt(signum: int) -> NoReturn:
-    """Raise what a signal raises; from now on a second one ends this process at once."""
+    """Raise `Interrupted`, as a signal does; from now on a signal ends this process at once."""
     _set_all(_leave)
     raise _remembered(signum)
 
@@ -181,9 +197,10 @@ def _remembered(signum: int) -> Interrupted:
 
 @contextmanager
 def kept_from_children() -> Iterator[None]:
-    """Keep a terminal's Ctrl-C from the processes that the block starts; here a thread that called `receive_here` gets it.
+    """Context manager: processes that the block starts do not receive Ctrl-C.
 
-    A signal mask is inherited, a handler is not.
+    This process receives it in a thread that called `receive_here`. Processes inherit the mask of
+    signals, not their handlers: hence the mask.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -210,8 +227,10 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    """Handle the signals that stop a process, except those that it was started to ignore (`nohup`)."""
-    if threading.current_thread() is not threading.main_thread():  # only there handlers can be set
+    """Context manager: handle `STOPPING`, except signals that the process ignores (`nohup`)."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # handlers can be set in the main thread only
         yield
         return
     before = {number: signal.getsignal(number) for number in STOPPING}
@@ -219,7 +238,7 @@ def _handled(handler: Handler) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise  # `_leave` stays, so that a second signal ends what is left to do
+        raise  # `_leave` stays: a second signal ends the clean-up at once
     except BaseException:
         _restore(before)
         raise

@@ -2,14 +2,19 @@
 
     python scripts/add_documents.py RESULTS
 
-Records that were made before 2026-12 have an interval that takes windows for independent, and items that do not say which
-document each token is of. The text and the tokenizer of the record's own configuration do: this cuts the text again, checks it
-against the hashes in the record, adds the column `token_document` to the items, and puts the intervals by document into the
-record. Nothing is measured, no value changes, and the record gets a warning that says so. Of a record that has the column nothing is
-touched. Prints one line a record; exits with 1 if one could not be mended.
+Records from before 2026-12 have an interval that takes windows for independent, and samples without
+the documents of their tokens. The script
 
-The new items are written beside the old ones, then the record that has their hash, then they take the old ones' place: what was
-cut off between is completed by the next call.
+1. cuts the text of the record's configuration again, with its tokenizer;
+2. checks the text against the hashes in the record;
+3. adds the column `token_document` to the samples;
+4. puts the intervals by document, and a warning that says so, into the record.
+
+Nothing is measured and no value changes. A record whose samples have the column stays as it is.
+Prints one line a record; exits with 1 if a record cannot be mended.
+
+The new samples are written beside the old ones, then the record with their hash, then the new
+samples replace the old ones. If the script is killed in between, the next call completes the work.
 """
 
 import argparse
@@ -28,7 +33,7 @@ from harness.config import build
 from harness.errors import HarnessError, ResultError
 from harness.models.loaded import LoadedModel
 from harness.output.atomic import write_atomic
-from harness.results.outdated import PERPLEXITIES
+from harness.results.names import PERPLEXITIES
 from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.perplexity.metrics import mean_over, text_figures
@@ -39,8 +44,8 @@ from harness.tasks.windows import document_words, num_documents
 COLUMN = "token_document"
 NEW = ".new"
 WARNING = (
-    "the intervals of this record were computed anew by scripts/add_documents.py: by document, where they had taken windows for "
-    "independent; the values are those that were measured"
+    "the intervals of this record were computed anew by scripts/add_documents.py: by document, "
+    "where they had taken windows for independent; the values are those that were measured"
 )
 Models = dict[str, LoadedModel]
 
@@ -82,7 +87,8 @@ def mend(item: Stored, models: Models) -> str:
     items = [np.asarray(nll, np.float64) for nll in frame["token_nll"]]
     if [len(nll) for nll in items] != [len(documents) for documents in cut.documents]:
         raise ResultError(
-            "the items must be those of the text cut again, got other numbers of tokens; repeat the run"
+            "the samples must be those of the text cut again, got other numbers of tokens; repeat "
+            "the run"
         )
     frame["cluster"] = [document_words(documents) for documents in cut.documents]
     frame[COLUMN] = [documents.astype(np.int32) for documents in cut.documents]
@@ -125,7 +131,8 @@ def check(name: str, known: Mapping[str, Any], found: str) -> None:
     """Refuse a text that is not that of the record."""
     if known.get(name) != found:
         raise ResultError(
-            f"{name} must be {str(known.get(name))[:16]} as in the record, got {found[:16]}; repeat the run"
+            f"{name} must be {str(known.get(name))[:16]} as in the record, got {found[:16]}; "
+            "repeat the run"
         )
 
 
@@ -141,7 +148,7 @@ def renewed(record: RunRecord, task: Perplexity, items: list[Nll], cut: Segments
     """Return the record with intervals by document, every value as it is.
 
     Raises:
-        ResultError: A value is not that of the items.
+        ResultError: A value is not that of the samples.
     """
     figures = (
         *text_figures(mean_over(items, cut.documents), cut),
@@ -165,7 +172,8 @@ def with_interval(metric: Metric, found: Metric) -> Metric:
     )
     if not same:
         raise ResultError(
-            f"{metric.name} must be that of the items, {found.value}, got {metric.value}; repeat the run"
+            f"{metric.name} must be that of the samples, {found.value}, got {metric.value}; repeat "
+            "the run"
         )
     return metric.model_copy(update={"ci95": found.ci95, "note": found.note})
 

@@ -1,9 +1,9 @@
-"""Compare two folders of records item by item: the same task and recipe in both, every score of every item.
+"""Compare two folders of records sample by sample: every score of every task and recipe in both.
 
     python scripts/compare_records.py OLD NEW
 
-Prints one line of JSON a pair: items, equal answers, and the largest difference of each score. Exits with 1 if a pair
-has other items, or if there is no pair.
+Prints one line of JSON a pair: samples, equal answers, and the largest difference of each score.
+Exits with 1 if a pair has different samples, or if there is no pair.
 """
 
 import argparse

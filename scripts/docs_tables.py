@@ -1,9 +1,10 @@
-"""Write the tables of measured figures in README and docs from the files under `results/` that hold them.
+"""Write the tables of measurements in README and docs from the files under `results/`.
 
     python scripts/docs_tables.py            rewrite them
     python scripts/docs_tables.py --check    exit with 1 if a table is not what its file says
 
-A table stands between `<!-- table: NAME from results/FILE -->` and `<!-- end of table -->`. One without a file says that it was not measured.
+A table stands between `<!-- table: NAME from results/FILE -->` and `<!-- end of table -->`. If the
+file is missing, the document says that nothing was measured.
 """
 
 import argparse
@@ -115,7 +116,7 @@ def request_speeds(folder: Path) -> Rows:
 
 
 def prefill(folder: Path) -> Rows:
-    """Return the records of timed runs: prefill beside both ways of the float model, one row a machine and recipe."""
+    """Return prefill beside both ways of the unquantized model: a row a machine and recipe."""
     rows = [
         [
             "machine",

@@ -1,7 +1,9 @@
-"""Text and questions, and what makes them the same data.
+"""Text and questions, with the hashes that identify them.
 
-`source` has the types and the protocol. `hub` reads WikiText-2 and MMLU, `embedded` what lm-eval's package holds, `text_file` and
-`question_file` files of a user (`files` reads them). `overlap` finds passages that two data sets share.
+`source` has the types and the protocol `DataSource`. There are four sources: `hub` reads WikiText-2
+and MMLU, `embedded` reads MMLU's dev questions from lm-eval's package, `text_file` and
+`question_file` read files of a user, by way of `files`. `overlap` finds passages that two data sets
+share, such as a calibration text and the text that is scored.
 """
 
 from harness.data.embedded import EmbeddedData

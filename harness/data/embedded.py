@@ -1,13 +1,13 @@
-"""Real text and questions that are on every machine with the harness: MMLU's dev set, inside the lm-eval package.
+"""Real text and questions without a download: MMLU's dev set, inside the lm-eval package.
 
-lm-eval ships the dev questions of MMLU, solved step by step, as the examples of its task `mmlu_flan_cot_fewshot`: 282
-questions in 57 files. They serve as
+lm-eval ships the dev questions of MMLU, solved step by step, as the examples of its task
+`mmlu_flan_cot_fewshot`: 282 questions in 57 files. They are used as
 
-- questions: each is asked with up to four other ones of its subject as examples, never itself ("leave one out");
-- text: the explanations, joined by a blank line, for perplexity.
+- questions: each is asked with up to four other questions of its subject as examples, never itself;
+- text, for perplexity: the explanations, joined by a blank line.
 
-This is for trying the harness where no data set can be had. The set is small, and models may have seen it in training:
-its scores compare recipes on one model, and are not MMLU scores.
+Use this to try the harness without a data set. The set is small, and models may have seen it in
+training: its scores compare recipes on one model, and are not MMLU scores.
 """
 
 import hashlib
@@ -31,11 +31,13 @@ from harness.data.source import (
 )
 from harness.errors import DataError
 
-FOLDER = "tasks/mmlu/flan_cot_fewshot"
+TASK_FOLDER = "tasks/mmlu/flan_cot_fewshot"
 MAX_SHOTS = 4
+"""A subject has five questions: one is asked, four are examples."""
 
 CHOICES_PATTERN = re.compile(
-    r"^(?P<question>.*?)\s*\(A\)\s(?P<A>.*?)\s*\(B\)\s(?P<B>.*?)\s*\(C\)\s(?P<C>.*?)\s*\(D\)\s(?P<D>.*)$",
+    r"^(?P<question>.*?)\s*\(A\)\s(?P<A>.*?)\s*\(B\)\s(?P<B>.*?)"
+    r"\s*\(C\)\s(?P<C>.*?)\s*\(D\)\s(?P<D>.*)$",
     re.DOTALL,
 )
 ANSWER_PATTERN = re.compile(r"[Tt]he answer is \(?(?P<letter>[A-E])\)?")
@@ -50,12 +52,12 @@ class EmbeddedData:
         return _text()
 
     def questions(self) -> QuestionSet:
-        """Return the four-choice questions, each with the others of its subject as examples."""
+        """Return the four-choice questions, each with others of its subject as examples."""
         return _questions()
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that reads lm-eval's `!function` tags as nothing."""
+    """Safe loader that reads lm-eval's `!function` tags as None."""
 
 
 _Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
@@ -63,13 +65,13 @@ _Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
 
 @lru_cache(maxsize=1)
 def _samples() -> tuple[tuple[str, int, str, str], ...]:
-    """Return (subject, index within it, question with choices, explanation) of every sample."""
+    """Return (subject, index in the subject, question with choices, explanation) of each sample."""
     spec = find_spec("lm_eval")
     roots = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [file for root in roots for file in sorted(Path(root, FOLDER).glob("mmlu_*.yaml"))]
+    files = [file for root in roots for file in sorted(Path(root, TASK_FOLDER).glob("mmlu_*.yaml"))]
     if not files:
         raise DataError(
-            f"data=embedded must find {FOLDER}/mmlu_*.yaml in the lm-eval package, got none; "
+            f"data=embedded must find {TASK_FOLDER}/mmlu_*.yaml in the lm-eval package, got none; "
             "install lm-eval 0.4.13 (see constraints.txt)"
         )
     samples = []
@@ -111,15 +113,15 @@ def _questions() -> QuestionSet:
 
 
 def _parse(subject: str, index: int, question: str, target: str) -> Question | None:
-    """Return a question in MMLU's form, or None for one with five choices."""
+    """Return a question in MMLU's form; None for a question with five choices."""
     if "(E)" in question:
         return None
-    where = f"lm-eval {FOLDER}/mmlu_{subject}.yaml"
+    where = f"lm-eval {TASK_FOLDER}/mmlu_{subject}.yaml"
     found, answer = CHOICES_PATTERN.match(question), ANSWER_PATTERN.search(target)
     if found is None or answer is None:
         raise DataError(
-            f"{where}, row {index}: must have four choices and an answer, got {question!r}, {target!r}; "
-            "install lm-eval 0.4.13 (see constraints.txt)"
+            f"{where}, row {index}: must have four choices and an answer, got {question!r}, "
+            f"{target!r}; install lm-eval 0.4.13 (see constraints.txt)"
         )
     row = {
         "subject": subject,

@@ -1,6 +1,7 @@
-"""Read files of a user: plain text, and JSONL with one object a line.
+"""Reads files of a user: plain text, and JSONL with one object a line.
 
-Files are UTF-8. A byte order mark and carriage returns at line ends are removed, so that a text has the same hash on every system.
+Files are UTF-8. A byte order mark and carriage returns at line ends are removed, so that a text has
+the same hash on every system.
 """
 
 import json
@@ -23,7 +24,7 @@ class Row(NamedTuple):
 
 
 def is_rows(path: str) -> bool:
-    """Say whether a file has one JSON object a line, by its name."""
+    """Say by its name whether a file has one JSON object a line."""
     return Path(path).suffix.lower() in ROW_SUFFIXES
 
 
@@ -32,10 +33,10 @@ def read_text(path: str, key: str) -> str:
 
     Args:
         path: The file.
-        key: Where the path was configured, for messages.
+        key: The key that names the file, for messages.
 
     Raises:
-        DataError: There is no such file, or it holds nothing, or no UTF-8.
+        DataError: The file is missing, empty or not UTF-8.
     """
     file = paths.expanded(path)
     if not paths.is_file(file):
@@ -51,8 +52,8 @@ def read_text(path: str, key: str) -> str:
     except UnicodeDecodeError as reason:
         line = content[: reason.start].count(b"\n") + 1
         raise DataError(
-            f"{key} must be a file in UTF-8, got the byte {content[reason.start]:#04x} in line {line} of {file}; "
-            "save it as UTF-8"
+            f"{key} must be a file in UTF-8, got the byte {content[reason.start]:#04x} in line "
+            f"{line} of {file}; save it as UTF-8"
         ) from reason
     if not text.strip():
         raise DataError(f"{key} must be a file with text in it, got {file}, which is empty")
@@ -60,22 +61,23 @@ def read_text(path: str, key: str) -> str:
 
 
 def read_rows(path: str, key: str) -> Iterator[Row]:
-    """Yield the rows of a JSONL file; blank lines are none.
+    """Yield the rows of a JSONL file; blank lines are skipped.
 
     Raises:
-        DataError: There is no such file, or a line is no JSON object.
+        DataError: The file is missing, empty or not UTF-8, or a line is not a JSON object.
     """
-    # Not `splitlines`: JSON may hold line separators of Unicode as they are.
+    # Not `splitlines`: a JSON string may hold line separators of Unicode.
     for number, line in enumerate(read_text(path, key).split("\n"), start=1):
         place = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
-            json.dumps(fields, ensure_ascii=False).encode()
+            json.dumps(fields, ensure_ascii=False).encode()  # fails for half a surrogate pair
         except (ValueError, RecursionError) as reason:
             raise DataError(
-                f"{place}: must be a JSON object in valid Unicode, got {line[:60]!r} ({reason}); mend or remove the line"
+                f"{place}: must be a JSON object in valid Unicode, got {line[:60]!r} ({reason}); "
+                "mend or remove the line"
             ) from reason
         if not isinstance(fields, dict):
             raise DataError(

@@ -1,6 +1,7 @@
-"""WikiText-2 and MMLU as the hub has them, in parquet.
+"""WikiText-2 and MMLU from the hub, in parquet.
 
-The files are read with pyarrow alone: `datasets` would copy them into a cache of its own and takes seconds to import.
+pyarrow reads the files. The package `datasets` would copy them into a cache of its own, and takes
+seconds to import.
 """
 
 import hashlib
@@ -30,13 +31,14 @@ from harness.hub_files import Found, Repository, locate
 from harness.messages import in_one_line, plural
 
 WIKITEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
-"""The hub's 4,358 rows joined by a blank line; copies with CRLF or without the empty rows differ."""
+"""Hash of the hub's 4,358 rows joined by a blank line. Copies with CRLF, or without the empty rows,
+have another hash."""
 
 MMLU_SHA256 = "b44086d179f16ec000209b3e4d5af65bf07186f4916b2029f2b5115161c5ff16"
 """`hash_questions` of the hub's 14,042 test questions and 285 dev questions, in its order."""
 
 TITLE = re.compile(r"\s*= (?!=).*(?<!=) =\s*")
-"""A heading of the first level. Two lines of formulas look like one, and begin an article as on the hub."""
+"""A heading of the first level. Two lines of formulas match too: articles on the hub as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,23 +46,23 @@ class HubData:
     """`Salesforce/wikitext` (wikitext-2-raw-v1, test) and `cais/mmlu` (all; dev and test)."""
 
     path: str | None = None
-    """Folder with `Salesforce/wikitext` and `cais/mmlu` in it, to use instead of searching."""
+    """Folder with `Salesforce/wikitext` and `cais/mmlu` in it; null: see `harness.hub_files`."""
     wikitext_revision: str = "main"
     mmlu_revision: str = "main"
 
     def text(self) -> Text:
-        """Return the test split: all rows, empty ones too, joined by a blank line."""
+        """Return the test split of WikiText-2: all rows, joined by a blank line."""
         return _wikitext(self)
 
     def questions(self) -> QuestionSet:
-        """Return the test questions, with the dev questions as examples."""
+        """Return the test questions of MMLU, with the dev questions as examples."""
         return _mmlu(self)
 
     def locate(self, name: str, patterns: tuple[str, ...], revision: str) -> Found:
-        """Return the folder of one data set, in which every pattern has a file.
+        """Return the folder of one data set, with a file for every pattern.
 
         Raises:
-            DataError: No place has the whole data set.
+            DataError: None of the four places has the whole data set.
         """
 
         def missing(folder: Path) -> str | None:
@@ -84,10 +86,10 @@ def _wikitext(source: HubData) -> Text:
     warnings = []
     if sha256 != WIKITEXT_SHA256:
         warnings.append(
-            f"the WikiText-2 test text has SHA-256 {sha256[:16]}, not {WIKITEXT_SHA256[:16]} as on the "
-            "hub: perplexity on it is not comparable with published figures"
+            f"the WikiText-2 test text has SHA-256 {sha256[:16]}, not {WIKITEXT_SHA256[:16]} as on "
+            "the hub: perplexity on it is not comparable with published figures"
         )
-    # The hub keeps a line that holds one space as an empty row.
+    # The original file has a line with one space where the hub has an empty row.
     lines = [row or " \n" for row in rows]
     file = "".join(lines)
     file_starts = article_starts(file)
@@ -112,11 +114,11 @@ def text_rows(found: Found, pattern: str) -> list[str]:
         DataError: A file cannot be read, or a row holds no text.
     """
     rows: list[str] = []
-    for index, row in enumerate(_rows(found, pattern, ("text",))):
+    for index, row in enumerate(_read_columns(found, pattern, ("text",))):
         if not isinstance(row["text"], str):
             raise DataError(
-                f"{found.folder}/{pattern}, row {index}: text must be a string, got {row['text']!r}; "
-                "mend or remove the row"
+                f"{found.folder}/{pattern}, row {index}: text must be a string, got "
+                f"{row['text']!r}; mend or remove the row"
             )
         rows.append(row["text"])
     return rows
@@ -125,7 +127,8 @@ def text_rows(found: Found, pattern: str) -> list[str]:
 def article_starts(file: str) -> tuple[int, ...]:
     """Return where each article of a WikiText file begins [character].
 
-    An article goes from its title to the next one; what is before the first title is left out if it is blank.
+    An article begins with its title. Text before the first title is an article too, unless it is
+    blank.
     """
     titles, place = [], 0
     for line in file.split("\n"):
@@ -137,7 +140,7 @@ def article_starts(file: str) -> tuple[int, ...]:
 
 
 def articles(file: str) -> Iterator[str]:
-    """Yield the articles of a WikiText file as `EleutherAI/wikitext_document_level` has them."""
+    """Yield the articles of a WikiText file, as in `EleutherAI/wikitext_document_level`."""
     for start, end in pairwise([*article_starts(file), len(file) + 1]):
         # The line end before the next title belongs to no article.
         yield file[start : end - 1]
@@ -146,7 +149,7 @@ def articles(file: str) -> Iterator[str]:
 def _in_joined(
     file_starts: Sequence[int], lines: Sequence[str], rows: Sequence[str]
 ) -> tuple[int, ...]:
-    """Return where characters of the file are in the text that its rows are joined to."""
+    """Return the places of characters of the file in the text that its rows are joined to."""
     begins, in_joined = [0, *accumulate(map(len, lines[:-1]))], joined_starts(rows)
     places = [bisect_right(begins, start) - 1 for start in file_starts]
     return tuple(
@@ -171,8 +174,10 @@ def _mmlu(source: HubData) -> QuestionSet:
     num, warnings = sum(map(len, examples.values())), []
     if sha256 != MMLU_SHA256:
         warnings.append(
-            f"the {len(questions)} {plural('question', len(questions))} and {num} {plural('example', num)} of MMLU have SHA-256 {sha256[:16]}, not "
-            f"{MMLU_SHA256[:16]} as the 14042 and 285 on the hub: accuracy on them is not comparable with published figures"
+            f"the {len(questions)} {plural('question', len(questions))} and {num} "
+            f"{plural('example', num)} of MMLU have SHA-256 {sha256[:16]}, not {MMLU_SHA256[:16]} "
+            "as the 14042 and 285 on the hub: accuracy on them is not comparable with published "
+            "figures"
         )
     return QuestionSet(
         name="mmlu/test",
@@ -189,7 +194,7 @@ def _questions(found: Found, split: str) -> Iterable[Question]:
     pattern = f"all/{split}-*.parquet"
     counts: Counter[str] = Counter()
     for index, row in enumerate(
-        _rows(found, pattern, ("question", "subject", "choices", "answer"))
+        _read_columns(found, pattern, ("question", "subject", "choices", "answer"))
     ):
         check_question(f"{found.folder}/{pattern}, row {index}", row)
         subject = row["subject"]
@@ -203,7 +208,7 @@ def _questions(found: Found, split: str) -> Iterable[Question]:
         counts[subject] += 1
 
 
-def _rows(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_columns(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for file in sorted(found.folder.glob(pattern)):
         try:
@@ -214,6 +219,7 @@ def _rows(found: Found, pattern: str, columns: tuple[str, ...]) -> list[dict[str
             rows += table.read(columns=list(columns)).to_pylist()
         except (OSError, ValueError) as reason:
             raise DataError(
-                f"{file} must be a parquet file with the columns {', '.join(columns)}, got {in_one_line(reason)}; download it again"
+                f"{file} must be a parquet file with the columns {', '.join(columns)}, got "
+                f"{in_one_line(reason)}; download it again"
             ) from reason
     return rows

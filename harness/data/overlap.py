@@ -1,8 +1,8 @@
-"""Find what two sets of data share by content, even under other names, ids or layouts.
+"""Finds what two data sets share, even under other names, ids or layouts.
 
-Only words are compared: in lower case, without punctuation and line ends, so that `( A ) @-@ b` equals `(a)-b`. A passage is a
-paragraph (between blank lines) or a line of a text with `MIN_WORDS` words or more. Shorter ones, such as headings, also stand in
-unrelated texts.
+Only words are compared, in lower case and without punctuation and line ends: `( A ) @-@ b` equals
+`(a)-b`. A passage is a line of a text, or a paragraph between blank lines, of at least `MIN_WORDS`
+words. Shorter lines, such as headings, also occur in unrelated texts.
 """
 
 import re
@@ -12,7 +12,8 @@ from typing import NamedTuple
 from harness.data.source import CHOICES, Question, Text, content
 
 MIN_WORDS = 12
-"""Shortest passage [word]. Headings and stock phrases are shorter: no passage of WikiText-2's validation split stands in its test split."""
+"""Shortest passage [word]. Headings and stock phrases are shorter: with 12 words, no passage of
+WikiText-2's validation split occurs in its test split."""
 WORD = re.compile(r"\w+")
 BLANK_LINE = re.compile(r"\n\s*\n")
 
@@ -30,16 +31,16 @@ def words(text: str) -> str:
 
 
 def passages(text: str) -> frozenset[str]:
-    """Return the paragraphs and lines of a text, as words, without the short ones."""
+    """Return the paragraphs and lines of a text, as words, except the short ones."""
     return frozenset(_long(_parts(text)))
 
 
 def shared_with(text: Text, scored: Scored) -> list[str]:
-    """Return in words which scored data also stands in a text; an empty list if none does.
+    """Return a line for each set of scored data that also occurs in a text.
 
     Args:
         text: The text that a recipe is fitted to.
-        scored: The data that is scored afterwards.
+        scored: The data that the task scores.
     """
     seen = passages(text.text)
     found = []
@@ -54,13 +55,14 @@ def shared_with(text: Text, scored: Scored) -> list[str]:
     ]
     if asked:
         found.append(
-            f"{len(asked):,} of the {len(scored.questions):,} questions: {', '.join(asked[:10])}{' ..' * (len(asked) > 10)}"
+            f"{len(asked):,} of the {len(scored.questions):,} questions: "
+            f"{', '.join(asked[:10])}{' ..' * (len(asked) > 10)}"
         )
     return found
 
 
 def own_examples(questions: Sequence[tuple[Question, Sequence[Question]]]) -> list[str]:
-    """Return the ids of questions that stand, solved, among the examples shown before them."""
+    """Return the ids of questions that are also, solved, among the examples shown before them."""
     return [
         question.id
         for question, shots in questions
@@ -82,7 +84,7 @@ def _stem(question: Question, seen: frozenset[str]) -> bool:
 
 
 def _spellings(question: Question) -> Iterator[str]:
-    """Yield a question with its choices as a paragraph, without an answer and with each of the four."""
+    """Yield a question with its choices as a paragraph: without an answer, and with each answer."""
     lines = [question.question]
     lines += [
         f"{letter} {choice}" for letter, choice in zip(CHOICES, question.choices, strict=True)

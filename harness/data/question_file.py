@@ -1,13 +1,15 @@
-"""Four-choice questions of the user's own, one JSON object a line.
+"""Four-choice questions of a user, one JSON object a line.
 
-    {"question": "Which is a metal?", "choices": ["tin", "wax", "oak", "air"], "answer": "A", "subject": "materials"}
+    {"question": "Which is a metal?", "choices": ["tin", "wax", "oak", "air"], "answer": "A",
+     "subject": "materials"}
 
-    question, choices, answer    needed; the answer is an index 0..3 or a letter A..D
-    subject                      named in the prompt and averaged over; `miscellaneous` without it
-    split                        `dev` makes a row a solved example of its subject, `test` (or nothing) a question
-    id                           joins the answers of two runs; without it, the row's number in its split and subject
+    question, choices, answer    required; the answer is an index 0..3 or a letter A..D
+    subject                      stands in the prompt; by default `miscellaneous`
+    split                        `dev`: solved example of its subject; `test` (default): question
+    id                           joins the answers of two runs; by default the number of the row in
+                                 its split and subject
 
-Examples may also come from a file of their own, all of whose rows are examples.
+Examples may also lie in a second file, whose rows are all examples.
 """
 
 from collections import Counter, defaultdict
@@ -34,20 +36,22 @@ class QuestionFile:
 
     path: str
     examples: str | None = None
-    """A JSONL file of solved examples, beside those of `path`."""
+    """A JSONL file of solved examples, used together with the examples in `path`."""
 
     def text(self) -> Text:
-        """Raise DataError: questions are no running text."""
+        """Raise DataError: questions are not a text."""
         raise DataError(
-            f"this task or calibration needs a text, got the questions {self.path}; use data=text data.path=FILE, or add solved "
-            "examples to calibrate on (rows with split dev, or data.examples=FILE)"
+            f"this task or calibration needs a text, got the questions {self.path}; use data=text "
+            "data.path=FILE, or add solved examples to calibrate on (rows with split dev, or "
+            "data.examples=FILE)"
         )
 
     def questions(self) -> QuestionSet:
         """Return the questions and their examples.
 
         Raises:
-            DataError: A file is missing, empty or not UTF-8, a row is no question, or an id stands twice.
+            DataError: A file is missing, empty or not UTF-8, a row is not a question, or two rows
+                have one id.
         """
         files = [paths.expanded(path) for path in (self.path, self.examples) if path]
         changed = tuple(file.stat().st_mtime_ns for file in files if paths.is_file(file))
@@ -56,9 +60,9 @@ class QuestionFile:
 
 @lru_cache(maxsize=4)
 def _read(source: QuestionFile, _changed: tuple[int, ...]) -> QuestionSet:
-    rows = [*_rows(source.path, "data.path", "test")]
+    rows = [*_read_questions(source.path, "data.path", "test")]
     if source.examples is not None:
-        rows += _rows(source.examples, "data.examples", "dev")
+        rows += _read_questions(source.examples, "data.examples", "dev")
     _check_ids(rows)
     questions = tuple(question for _, split, question in rows if split == "test")
     if not questions:
@@ -79,8 +83,8 @@ def _read(source: QuestionFile, _changed: tuple[int, ...]) -> QuestionSet:
     )
 
 
-def _rows(path: str, key: str, usual: str) -> Iterator[tuple[str, str, Question]]:
-    """Yield place, split and question of each row; `usual` is the split of a row that names none."""
+def _read_questions(path: str, key: str, usual: str) -> Iterator[tuple[str, str, Question]]:
+    """Yield place, split and question of each row; `usual` is the split of a row without one."""
     counts: Counter[tuple[str, str]] = Counter()
     for place, fields in read_rows(path, key):
         split = fields.get("split", usual)
@@ -112,13 +116,14 @@ def _rows(path: str, key: str, usual: str) -> Iterator[tuple[str, str, Question]
 
 
 def _index(answer: Any, place: str) -> int:
-    """Return the index of an answer."""
+    """Return the index of an answer, which is an index or a letter."""
     if isinstance(answer, str) and answer in CHOICES:
         return CHOICES.index(answer)
     if isinstance(answer, int) and not isinstance(answer, bool) and answer in range(len(CHOICES)):
         return answer
     raise DataError(
-        f"{place}: answer must be an index 0..3 or a letter A..D, got {answer!r}; mend or remove the line"
+        f"{place}: answer must be an index 0..3 or a letter A..D, got {answer!r}; mend or remove "
+        "the line"
     )
 
 
@@ -127,7 +132,7 @@ def _check_ids(rows: list[tuple[str, str, Question]]) -> None:
     for place, _, question in rows:
         if question.id in places:
             raise DataError(
-                f"{place}: id must be of one row, got {question.id!r} as in {places[question.id]}; "
-                "give each row an id of its own, or none"
+                f"{place}: id must be of one row, got {question.id!r} as in "
+                f"{places[question.id]}; give each row an id of its own, or none"
             )
         places[question.id] = place

@@ -1,6 +1,6 @@
-"""What a data source offers: one running text, and one set of four-choice questions.
+"""What a data source offers: one text, and one set of four-choice questions.
 
-Both carry a hash of their content, so that two results are compared only when they saw the same data.
+Both have a hash of their content: two results are compared only if they saw the same data.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from harness.errors import DataError
 
 CHOICES = ("A", "B", "C", "D")
 SEPARATOR = "\n\n"
-"""What stands between the rows of a text."""
+"""Joins the rows of a text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """One text, exactly as it goes into the tokenizer."""
+    """One text, exactly as the tokenizer gets it, and the documents that it is made of."""
 
     name: str
     """Data set and split, such as `wikitext2-raw-v1/test`."""
@@ -29,32 +29,32 @@ class Text:
     sha256: str
     """Hash of the UTF-8 bytes."""
     num_rows: int
-    """Rows that were joined."""
+    """Number of rows that were joined."""
     revision: str | None = None
     """Commit of the hub."""
     warnings: tuple[str, ...] = ()
     file: str | None = None
-    """The file that the rows were cut from, if it is not `text`."""
+    """The file that the rows were cut from; None if it is `text`."""
     documents: tuple[str, ...] = ()
-    """What the text is made of: articles, rows. They are the independent units of every interval."""
+    """Articles or rows of the text. They are the independent units of every interval."""
     starts: tuple[int, ...] = (0,)
     """Where each document begins in `text` [character]."""
     file_starts: tuple[int, ...] = (0,)
-    """Where each begins in `file`."""
+    """Where each document begins in `file` [character]."""
     is_as_written: bool = False
-    """Its words and marks are not set apart by spaces, as WikiText's are."""
+    """Whether words and marks are written as usual. WikiText sets them apart by spaces."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what identifies the text and the documents that it is made of: two runs with the same facts saw the same data."""
+        """Return what identifies the text and its documents: equal facts mean equal data."""
         found = {"name": self.name, "text_sha256": self.sha256, "revision": self.revision}
         if self.is_as_written and len(self.starts) > 1:
-            # Other rows may be joined to the same text. WikiText's articles are found in the text itself.
+            # Different rows may be joined to one text. WikiText's articles follow from its text.
             places = json.dumps(self.starts)
             found["documents_sha256"] = hashlib.sha256(places.encode()).hexdigest()
         return found
 
     def document_ids(self) -> tuple[int, ...]:
-        """Return a number for each document, the same for those with the same words."""
+        """Return a number for each document; documents with the same words share a number."""
         if not self.documents:
             return tuple(range(len(self.starts)))
         seen: dict[str, int] = {}
@@ -64,7 +64,13 @@ class Text:
         )
 
     def document_of(self, begins: Sequence[int]) -> list[int]:
-        """Return the number of the document that each character of `text` is in; what is before the first is of the first."""
+        """Return the number of the document of each character.
+
+        Text before the first document belongs to the first document.
+
+        Args:
+            begins: Places in `text` [character].
+        """
         places = np.searchsorted(np.asarray(self.starts), np.asarray(begins), side="right") - 1
         found: list[int] = np.asarray(self.document_ids())[places.clip(min=0)].tolist()
         return found
@@ -75,7 +81,7 @@ class Question:
     """A question with four choices."""
 
     id: str
-    """Stable name, such as `test/anatomy/17`: the join key of paired comparisons."""
+    """Stable name, such as `test/anatomy/17`. It joins the samples of two runs."""
     subject: str
     """Such as `high_school_physics`."""
     question: str
@@ -86,7 +92,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionSet:
-    """Questions to answer, and solved ones of the same subjects to show before them."""
+    """Questions to ask, and solved questions of the same subjects to show before them."""
 
     name: str
     """Data set and split."""
@@ -94,14 +100,14 @@ class QuestionSet:
     examples: Mapping[str, tuple[Question, ...]]
     """Solved questions of each subject, in order."""
     default_shots: int
-    """Examples to show when the task does not say."""
+    """Number of examples to show if the task names none."""
     max_shots: int
     revision: str | None = None
     """Commit of the hub."""
     warnings: tuple[str, ...] = ()
 
     def shots(self, question: Question, count: int) -> tuple[Question, ...]:
-        """Return the first `count` examples for a question, never itself."""
+        """Return the first `count` examples for a question; a question is not its own example."""
         others = [
             example for example in self.examples[question.subject] if example.id != question.id
         ]
@@ -109,7 +115,7 @@ class QuestionSet:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Every subject, sorted."""
+        """All subjects, sorted."""
         return tuple(sorted({question.subject for question in self.questions}))
 
 
@@ -131,9 +137,9 @@ def joined_starts(rows: Sequence[str]) -> tuple[int, ...]:
 
 
 def content(question: Question) -> tuple[str, ...]:
-    """Return what makes a question the same as another one: its text and that of its choices, whatever their order.
+    """Return what identifies a question: its text and its choices, sorted.
 
-    Case and white space may differ. Signs may not: `sqrt(2) + 1` is another question than `sqrt(2) - 1`.
+    Case and white space do not count. Signs do: `sqrt(2) + 1` is not `sqrt(2) - 1`.
     """
     text, *choices = (
         "".join(part.casefold().split()) for part in (question.question, *question.choices)
@@ -142,25 +148,34 @@ def content(question: Question) -> tuple[str, ...]:
 
 
 def repeated_questions(questions: Sequence[Question]) -> tuple[str, ...]:
-    """Return a warning if questions have the same content, else nothing."""
+    """Return a warning if two questions have the same content, else an empty tuple."""
     contents = set(map(content, questions))
     num = len(questions) - len(contents)
     if not num:
         return ()
     return (
-        f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and choices): every copy counts, so that "
-        f"intervals are too narrow and p-values too small: only {len(contents)} questions differ",
+        f"{num} of {len(questions)} questions repeat{'s' * (num == 1)} another one (same words and "
+        "choices): every copy counts, so that intervals are too narrow and p-values too small: "
+        f"only {len(contents)} questions differ",
     )
 
 
 def hash_questions(questions: Sequence[Question]) -> str:
-    """Return the SHA-256 of the content of some questions, in order."""
+    """Return the SHA-256 of all fields of some questions, in order."""
     content = json.dumps([asdict(question) for question in questions], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def check_question(place: str, row: Mapping[str, object]) -> None:
-    """Raise DataError, which names the place, unless a row is a question with four choices and an answer among them."""
+    """Check that a row is a question with four choices and an answer among them.
+
+    Args:
+        place: File and row, for the message.
+        row: The fields of the question.
+
+    Raises:
+        DataError: The row is not such a question.
+    """
     reason = None
     choices, answer = row.get("choices"), row.get("answer")
     if not isinstance(row.get("question"), str) or not str(row["question"]).strip():

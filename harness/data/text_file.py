@@ -1,7 +1,7 @@
-"""A text of the user's own: a plain text file, or the rows of a JSONL file.
+"""A text of a user: a plain text file, or the rows of a JSONL file.
 
-plain text    the file is the text, and one document: its figures carry no interval
-JSONL         rows joined by a blank line, as WikiText's are; each row is a document
+plain text    the file is the text and one document: its metrics have no interval
+JSONL         the rows are joined by a blank line, as WikiText's are; a row is a document
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class TextFile:
     """Name of the field with the text in a row of JSONL."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a `.json` file, which is neither plain text nor JSONL."""
+        """Check that the file is not `.json`, which is neither plain text nor JSONL."""
         if Path(self.path).suffix.lower() == ".json":
             raise ValueError(
                 f"path must be plain text or JSONL (one object a line), got {self.path}; "
@@ -43,9 +43,10 @@ class TextFile:
         return _read(self, changed)
 
     def questions(self) -> QuestionSet:
-        """Raise DataError: a text holds no questions."""
+        """Raise DataError: a text has no questions."""
         raise DataError(
-            f"this task needs questions, got the text {self.path}; use data=questions data.path=FILE.jsonl, or another task"
+            f"this task needs questions, got the text {self.path}; use data=questions "
+            "data.path=FILE.jsonl, or another task"
         )
 
 

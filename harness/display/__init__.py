@@ -1,1 +1,5 @@
-"""What a terminal or a plot shows: `progress` of a loop, the `summary` of a sweep, `labels` beside points."""
+"""What a terminal or a plot shows.
+
+`progress` draws the bar of a long loop, `summary` prints the table after a sweep, `labels` places
+texts beside the points of a plot.
+"""

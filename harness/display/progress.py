@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, a line a minute elsewhere."""
+"""Progress of a long loop: a bar on a terminal, elsewhere a log line every minute."""
 
 import logging
 import sys
@@ -27,13 +27,13 @@ _only_lines = False
 
 
 def in_lines() -> None:
-    """Draw no bars in this process from now on: it is one of several that share a terminal."""
+    """Draw no bars in this process from now on, because several processes share the terminal."""
     global _only_lines
     _only_lines = True
 
 
 class Bar:
-    """A bar that counts finished items and the tokens they took."""
+    """A bar that counts finished samples and their tokens."""
 
     def __init__(self, progress: Progress, description: str, total: int) -> None:
         self._progress = progress
@@ -41,7 +41,7 @@ class Bar:
         self._said = self._began = time.monotonic()
 
     def advance(self, items: int = 1, *, tokens: int = 0, score: str | None = None) -> None:
-        """Count more items as done, and show the score so far."""
+        """Count more samples as done, and show the score so far."""
         fields = self._progress.tasks[self._task].fields
         self._progress.update(
             self._task,
@@ -59,13 +59,13 @@ class Bar:
         left = seconds / task.completed * (task.remaining or 0)
         score = f", {task.fields['score']}" if task.fields["score"] else ""
         return (
-            f"{task.description}: {task.completed:.0f} of {task.total:.0f} in {seconds / 60:.0f} min, "
-            f"about {left / 60:.0f} min left{score}"
+            f"{task.description}: {task.completed:.0f} of {task.total:.0f} in "
+            f"{seconds / 60:.0f} min, about {left / 60:.0f} min left{score}"
         )
 
 
 class _Rates(ProgressColumn):
-    """Items and tokens a second since the start."""
+    """Samples and tokens per second, since the start."""
 
     def render(self, task: Task) -> Text:
         seconds = task.elapsed
@@ -78,7 +78,7 @@ class _Rates(ProgressColumn):
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show a bar on standard error while the block runs, if that is a terminal."""
+    """Context manager: show a bar while the block runs, if standard error is a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

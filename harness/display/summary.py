@@ -1,4 +1,4 @@
-"""What became of the jobs of one command, for the end of its output."""
+"""The table that is printed after a sweep, and what it is made of: a `JobResult` for each job."""
 
 import sys
 from collections import Counter
@@ -14,7 +14,7 @@ from harness.redaction import known_values, redacted
 
 
 class Ending(StrEnum):
-    """How a job ended, as the summary spells it."""
+    """How a job ended, in the words of the table."""
 
     OK = "ok"
     FAILED = "FAILED"
@@ -22,7 +22,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"
     """A signal stopped it."""
     NOT_RUN = "not run"
-    """A signal stopped the sweep before its turn."""
+    """A signal stopped the sweep before the job began."""
 
 
 OTHERS = {
@@ -30,28 +30,28 @@ OTHERS = {
     Ending.CANCELLED: "cancelled",
     Ending.NOT_RUN: "not run",
 }
-"""How the title of a summary counts jobs that neither ended well nor failed."""
+"""Words for the title of the table, which counts jobs that neither ended well nor failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobResult:
-    """What one job of a sweep, or a single run, has to say."""
+    """How one job of a sweep, or a single run, ended."""
 
     overrides: tuple[str, ...]
-    """What the job was asked for."""
+    """The overrides of the job, as typed."""
     ending: Ending
     text: str
-    """Its headline, or its error."""
+    """The headline of the result, or the error."""
     line: str = ""
-    """What it says on standard output; nothing if it has no result."""
+    """The line for standard output; empty without a result."""
     trace: str = ""
-    """The traceback of an error that does not explain itself."""
+    """The traceback of an unexpected error."""
     warnings: tuple[str, ...] = ()
-    """What a user must know of its value."""
+    """What a reader must know about the result."""
 
 
 def print_summary(results: Sequence[JobResult]) -> None:
-    """Print a row a job on standard error, naming it by the overrides that not all jobs share."""
+    """Print a row for each job on standard error; the overrides that not all jobs share name it."""
     shared = set(results[0].overrides).intersection(*(result.overrides for result in results))
     counted = Counter(result.ending for result in results)
     title = f"{len(results)} jobs, {counted[Ending.FAILED] or 'none'} failed"
@@ -63,14 +63,14 @@ def print_summary(results: Sequence[JobResult]) -> None:
     values = known_values()
     for result in results:
         name = " ".join(word for word in result.overrides if word not in shared)
-        # Masked before the table folds a secret over two lines.
+        # Mask first: the table may fold a secret over two lines.
         cells = (Text(redacted(text, values)) for text in (name, result.text))
         table.add_row(result.ending, *cells)
     Console(stderr=True).print(table)
 
 
 def print_warnings(results: Sequence[JobResult]) -> None:
-    """Print each warning of the jobs once, on standard error, and how many of several jobs gave it."""
+    """Print each warning once on standard error, with the number of jobs that gave it."""
     counts = Counter(text for result in results for text in dict.fromkeys(result.warnings))
     values = known_values()
     for text, count in counts.items():

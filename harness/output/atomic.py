@@ -1,7 +1,26 @@
-"""Write files and folders atomically: no reader finds half of one, not even after a crash or on a full disk.
+"""Write files and folders atomically: no reader finds a part, even after a crash or on a full disk.
 
-A new file has a temporary name in the same folder, is synced, and is then moved into place. If two processes write the same
-path, the whole file of one of them remains.
+Pattern:
+
+1. Check that the path may be written (`harness.output.place`).
+2. Write to a temporary name in the same folder, because a move between disks is not atomic.
+3. Sync the content to the disk.
+4. Check the path again, since another program may have written there, and take the permissions of
+   the file that is replaced.
+5. Move the file into place, and sync the folder.
+
+Accepted trade-offs:
+
+- A sync costs milliseconds per file. Without it a power failure could leave an empty file under
+  the final name.
+- Two processes that write the same path do not wait for each other; the whole file of one remains.
+- A replaced folder is away for an instant: the old one is moved aside before the new one is moved
+  into place. If the second move fails, the old folder is moved back.
+- Between steps 4 and 5 another program can still create the file; it is then replaced.
+- A killed process leaves files whose names begin with `.writing-`.
+
+Scope: local and network file systems with atomic renames. Owners, ACLs and extended attributes of a
+replaced file are not kept. Taking turns is the task of `harness.output.lock`.
 """
 
 import os
@@ -15,7 +34,8 @@ from typing import IO
 from harness.output import place, scratch
 
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How messages of Rust libraries end for an error of the operating system; the libraries raise it in exceptions of their own."""
+"""Rust libraries (safetensors) put errors of the system into exceptions of their own; the message
+ends like this."""
 
 
 @contextmanager
@@ -27,13 +47,13 @@ def new_file(
     force: bool = False,
     is_own: Callable[[Path], bool] = place.not_own,
 ) -> Iterator[IO[bytes]]:
-    """Open a new file for writing; it gets its name when the block ends without an error.
+    """Context manager: open a new file, which gets its name when the block ends without an error.
 
-    The arguments are those of `place.file_to_write`. Missing folders are made. The new file takes the permissions of the file that
-    it replaces.
+    The arguments are those of `place.file_to_write`. Missing folders are made. The new file takes
+    the permissions of the file that it replaces.
 
     Raises:
-        OutputError: The file must not be replaced, or cannot be written. An existing file stays as it was.
+        OutputError: The file must not be replaced, or cannot be written. An old file stays.
     """
 
     def target() -> Path:
@@ -60,7 +80,7 @@ def write_atomic(
     force: bool = False,
     is_own: Callable[[Path], bool] = place.not_own,
 ) -> None:
-    """Write a file at once; see `new_file`."""
+    """Write a file; arguments and errors are those of `new_file`."""
     with new_file(path, option, noun, force=force, is_own=is_own) as stream:
         stream.write(content)
 
@@ -73,13 +93,14 @@ def new_folder(
     force: bool = False,
     is_own: Callable[[Path], bool] = place.not_own,
 ) -> Iterator[Path]:
-    """Yield a new folder, which is moved to `path` when the block ends without an error, and removed otherwise.
+    """Context manager: yield a new folder, which is moved to `path` when the block ends.
 
-    The arguments are those of `place.folder_to_make`. The parent of the yielded folder is removed at the end: the block may keep
-    temporary files there.
+    After an error in the block the folder is removed. The parent of the yielded folder is removed
+    in any case: the block may keep temporary files there. The arguments are those of
+    `place.folder_to_make`.
 
     Raises:
-        OutputError: The folder must not be replaced, or cannot be written. An existing folder stays as it was.
+        OutputError: The folder must not be replaced, or cannot be written. An old folder stays.
     """
 
     def target() -> Path:
@@ -93,23 +114,27 @@ def new_folder(
             with _as_system_errors():
                 yield new
             _finish(new)
-            real = target()
-            if real.exists():
-                _copy_mode(real, new)
-                # One step cannot replace a folder with files: move the old one aside; it is removed together with `around`.
-                real.rename(around / "old")
-            try:
-                new.rename(real)
-            except BaseException:
-                if (around / "old").exists():
-                    (around / "old").rename(real)
-                raise
-            scratch.sync_folder(real.parent)
+            _put_in_place(new, target(), aside=around / "old")
+
+
+def _put_in_place(new: Path, real: Path, aside: Path) -> None:
+    """Move a folder to its name; an old folder of this name goes to `aside`."""
+    if real.exists():
+        _copy_mode(real, new)
+        # A rename cannot replace a folder that has files.
+        real.rename(aside)
+    try:
+        new.rename(real)
+    except BaseException:
+        if aside.exists():
+            aside.rename(real)
+        raise
+    scratch.sync_folder(real.parent)
 
 
 @contextmanager
 def _as_system_errors() -> Iterator[None]:
-    """Turn errors of the operating system that Rust libraries raise in other classes into OSError."""
+    """Context manager that turns errors of the system from Rust libraries into OSError."""
     try:
         yield
     except Exception as reason:
@@ -119,7 +144,10 @@ def _as_system_errors() -> Iterator[None]:
 
 
 def _finish(folder: Path) -> None:
-    """Give the files of a folder the usual permissions, since some libraries make theirs for the owner alone, and sync them."""
+    """Sync a folder and its files, with the user's usual permissions.
+
+    Some libraries make files that only their owner can read.
+    """
     with scratch.file_in(folder) as (usual, _):
         mode = stat.S_IMODE(usual.stat().st_mode)
     for file in folder.rglob("*"):
@@ -132,5 +160,5 @@ def _finish(folder: Path) -> None:
 
 
 def _copy_mode(old: Path, new: Path) -> None:
-    with suppress(OSError):
+    with suppress(OSError):  # a file system without permissions
         new.chmod(stat.S_IMODE(old.stat().st_mode))

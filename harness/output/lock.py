@@ -1,4 +1,4 @@
-"""A lock between processes; the operating system frees it when the process that holds it dies."""
+"""A lock between processes. The operating system frees it when its holder dies."""
 
 import errno
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(file: Path, option: str, *, of: Path, busy: str, mode: int = 0o644) -> Iterator[None]:
-    """Run the block in one process at a time; wait while another process is in it.
+    """Context manager: run the block in one process at a time; other processes wait.
 
     Args:
-        file: The lock, in a folder that is made if need be.
-        option: The option or environment variable that the user names the folder `of` with; errors name it.
+        file: The lock file. Its folder is made if it is missing.
+        option: The option or environment variable for the folder `of`; errors name it.
         of: The folder that the lock protects.
         busy: Message to log before waiting.
-        mode: Permissions of the lock file. Another user can hold the lock only if he may write the file.
+        mode: Permissions of the lock file. Only users who may write the file can hold the lock.
 
     Raises:
         OutputError: The lock cannot be made.

@@ -1,7 +1,8 @@
-"""Check where the harness may write: before minutes of work, and again before a file or folder is moved into place.
+"""Where the harness may write: checked before minutes of work, and again before the final move.
 
-An existing file is replaced only if the user asked for it or the harness wrote it. A device, a pipe, a socket or a link to nothing
-is never replaced. A link to a file stands for that file, as in a shell: the file is written, and the link stays.
+- An existing file is replaced only if the user asked for it or the harness wrote it.
+- A device, a pipe, a socket or a link to nothing is never replaced.
+- A link to a file stands for the file, as in a shell: the file is written, and the link stays.
 """
 
 import errno
@@ -19,7 +20,7 @@ from harness.output.names import LONGEST
 
 Noun = Literal["file", "folder"]
 FILE, FOLDER = "a file", "a folder"
-KINDS = (
+FILE_KINDS = (
     (stat.S_ISREG, FILE),
     (stat.S_ISDIR, FOLDER),
     (stat.S_ISCHR, "a device"),
@@ -28,9 +29,9 @@ KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors for lack of space."""
-PROBE = b"\0" * 4096
-"""A block of data that is written as a test. Without data the test would pass on some full disks, which still make empty files."""
+"""Errors of a full disk."""
+PROBE_BLOCK = b"\0" * 4096
+"""What `check_room` writes. Some full disks still make empty files: a test needs data."""
 
 
 def not_own(_: Path) -> bool:
@@ -46,14 +47,14 @@ def file_to_write(
     force: bool = False,
     is_own: Callable[[Path], bool] = not_own,
 ) -> Path:
-    """Check that a file may be written to `path`, and return its real path: `path` itself, or the file that it links to.
+    """Check that a file may be written to `path`; return `path`, or the file that it links to.
 
     Args:
         path: Where to write the file.
         option: The option that names the place, such as `--out`.
         noun: Whether the option names the file itself or the folder around it.
         force: Whether the user allowed the harness to replace an existing file.
-        is_own: Says whether the harness wrote an existing file; it may replace such a file unasked.
+        is_own: Says whether the harness wrote an existing file, which it may then replace.
 
     Raises:
         OutputError: `path` is something other than a file, or a file that must not be replaced.
@@ -68,15 +69,16 @@ def file_to_write(
             )
         if what == FILE and not force and not is_own(real):
             raise OutputError(
-                f"{option} must lead to a new file, got {path}, which exists; {another}, or add {_force(option)} to overwrite it"
+                f"{option} must lead to a new file, got {path}, which exists; {another}, or add "
+                f"{_force(option)} to overwrite it"
             )
-        if what == FILE:  # a rename would replace a write-protected file, too
+        if what == FILE:  # opened as a test: a rename would replace a write-protected file
             os.close(os.open(real, os.O_WRONLY))
     return real
 
 
 def folder_to_fill(path: Path, option: str) -> None:
-    """Check that `path` is a folder, or is free for one; the command adds files to those in it.
+    """Check that `path` is a folder or does not exist; the command adds files to the folder.
 
     Raises:
         OutputError: `path` is something other than a folder.
@@ -85,14 +87,15 @@ def folder_to_fill(path: Path, option: str) -> None:
         _refuse_system(path, option, "folder")
         if (what := found(path)) not in (None, FOLDER):
             raise OutputError(
-                f"{option} must be a folder that can be written, got {path}, which is {what}; name another"
+                f"{option} must be a folder that can be written, got {path}, which is {what}; name "
+                "another"
             )
 
 
 def folder_to_make(
     path: Path, option: str, *, force: bool = False, is_own: Callable[[Path], bool] = not_own
 ) -> Path:
-    """Check that a whole folder may be written to `path`, and return its real path: `path` itself, or the folder that it links to.
+    """Check that a whole folder may be written to `path`; return `path`, or what it links to.
 
     Args:
         path: Where to write the folder.
@@ -114,14 +117,15 @@ def folder_to_make(
         if real == Path.cwd() or os.path.ismount(real):
             held = "the current folder" if real == Path.cwd() else "a mount point"
             raise OutputError(
-                f"{option} must be a folder that can be replaced, got {path}, which is {held}; name one in it, "
-                f"such as {path / 'model'}"
+                f"{option} must be a folder that can be replaced, got {path}, which is {held}; "
+                f"name one in it, such as {path / 'model'}"
             )
         if not any(real.iterdir()) or (force and is_own(real)):
             return real
         if is_own(real):
             raise OutputError(
-                f"{must}, which the harness wrote; name another, or add {_force(option)} to replace it"
+                f"{must}, which the harness wrote; name another, or add {_force(option)} to "
+                "replace it"
             )
     raise OutputError(
         f"{must}, which has files that the harness did not write; name another, or remove it"
@@ -129,15 +133,17 @@ def folder_to_make(
 
 
 def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int = 0) -> None:
-    """Check that a file or folder can be written: write a small file, remove it, and compare the free space with `size`.
+    """Check that a file or folder can be written.
+
+    A small file is written and removed, and the free space is compared with `size`.
 
     Args:
         path: The file or folder that will be written; messages name it.
         option: The option that names it.
         noun: Whether it is a file or a folder.
-        within: The folder that gets a new entry. If it does not exist, the small file is written to the nearest folder above it
-            that does, and the names of the missing folders are checked.
-        size: Least space that it takes [byte].
+        within: The folder that gets a new entry. If it does not exist, the small file is written to
+            the nearest folder above it, and the names of the missing folders are checked.
+        size: Space that is needed [byte].
 
     Raises:
         OutputError: The folder cannot be written or made, a name is too long, or the disk is full.
@@ -149,19 +155,20 @@ def check_room(path: Path, option: str, noun: Noun, *, within: Path, size: int =
         if any(len(os.fsencode(name)) > LONGEST for name in names):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with scratch.file_in(base) as (_, stream):
-            stream.write(PROBE)
+            stream.write(PROBE_BLOCK)
             scratch.sync(stream)
         disk = shutil.disk_usage(base)
     if disk.total and disk.free < size:  # some file systems report a size of 0
         raise OutputError(
-            f"{option} must have room for {_spell(size)}, got {path} with {_spell(disk.free)} free; free some space, or "
-            f"name another ({_typed(option, noun)})"
+            f"{option} must have room for {_in_bytes(size)}, got {path} with "
+            f"{_in_bytes(disk.free)} free; free some space, or name another "
+            f"({_typed(option, noun)})"
         )
 
 
 @contextmanager
 def explained(path: Path, option: str, noun: Noun) -> Iterator[None]:
-    """Turn an error of the operating system at a path into one line that names the option.
+    """Context manager that turns a system error at a path into one line that names the option.
 
     Raises:
         OutputError: The path, a folder above it or a file beside it cannot be read or written.
@@ -177,7 +184,7 @@ def explained(path: Path, option: str, noun: Noun) -> Iterator[None]:
 
 
 def found(path: Path) -> str | None:
-    """Return in words what kind of thing a path or its link leads to, such as `a device`; None if there is nothing."""
+    """Return what is at a path or behind its link, such as `a device`; None if nothing is there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -185,18 +192,18 @@ def found(path: Path) -> str | None:
     if stat.S_ISLNK(mode):
         try:
             mode = real_path(path).stat().st_mode
-        except OSError:  # nothing, a circle of links, or a pipe that has no name
+        except OSError:  # nothing there, a circle of links, or a pipe without a name
             return "a link to nothing"
-    return next((words for is_kind, words in KINDS if is_kind(mode)), "no regular file")
+    return next((words for is_kind, words in FILE_KINDS if is_kind(mode)), "no regular file")
 
 
 def real_path(path: Path) -> Path:
-    """Return the absolute path without links. Unlike `Path.resolve` this does not fail for a circle of links."""
+    """Return the absolute path without links; `Path.resolve` fails for a circle of links."""
     return Path(os.path.realpath(path))
 
 
 def _is_beside(name: Path, path: Path) -> bool:
-    """Say whether `name` lies in the folder of a path, is a folder above it, or has a temporary name."""
+    """Say whether a name lies in the folder of a path or above it, or is temporary."""
     name, folder = real_path(name), real_path(path).parent
     is_scratch = name.name.startswith(scratch.PREFIX)
     return is_scratch or name.is_relative_to(folder) or folder.is_relative_to(name)
@@ -211,19 +218,19 @@ def _unwritable(path: Path, option: str, noun: Noun, reason: OSError) -> OutputE
 
 
 def _refuse_system(path: Path, option: str, noun: Noun) -> None:
-    """Raise OutputError for a path that belongs to the kernel, such as /dev/stdout or /proc/x. /dev/shm is a folder like any other."""
+    """Raise OutputError for a path of the kernel: /dev/stdout, /proc/x; /dev/shm is a folder."""
     real, parent, dev = real_path(path), real_path(path.parent), Path("/dev")
     is_device = real == dev or (parent == dev and not path.is_dir())
     if is_device or any(
         p.is_relative_to(root) for p in (real, parent) for root in ("/proc", "/sys")
     ):
         raise OutputError(
-            f"{option} must be a {noun} on a disk, got {path}, which belongs to the operating system; name another "
-            f"({_typed(option, noun)})"
+            f"{option} must be a {noun} on a disk, got {path}, which belongs to the operating "
+            f"system; name another ({_typed(option, noun)})"
         )
 
 
-def _spell(size: int) -> str:
+def _in_bytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 10**5 else f"{size:,} bytes"
 
 

@@ -1,4 +1,4 @@
-"""What a command prints or logs passes `harness.redaction`, whoever writes it: Hydra, a library, a traceback."""
+"""Masks secrets in what a command prints or logs: its own lines, Hydra's, a traceback's."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from harness.redaction import known_values, redacted
 
 
 class RedactedStream:
-    """A text stream without secrets; all but writing is the stream's own."""
+    """A text stream that masks secrets; everything but writing is passed on to the stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -21,7 +21,7 @@ class RedactedStream:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write texts one after another."""
+        """Write texts with their secrets masked."""
         for line in lines:
             self.write(line)
 
@@ -31,14 +31,14 @@ class RedactedStream:
 
 @contextmanager
 def redacted_streams() -> Iterator[None]:
-    """Context manager that masks secrets in all that this process prints."""
+    """Context manager that masks secrets in everything that this process prints."""
     streams = (cast(IO[str], RedactedStream(stream)) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(next(streams)), redirect_stderr(next(streams)):
         yield
 
 
 def redact_logs() -> None:
-    """Mask secrets in every log record when it is made, so that no handler or file of a user's configuration has them."""
+    """Mask secrets in every log record when it is made: no handler and no log file has them."""
     logging.setLogRecordFactory(_redacted_record)
 
 
@@ -47,14 +47,11 @@ def _redacted_record(*args: Any, **fields: Any) -> logging.LogRecord:
     values = known_values()
     try:
         message = record.getMessage()
-    except (
-        TypeError,
-        ValueError,
-    ):  # arguments that do not fit: logging says so where the record is written
+    except (TypeError, ValueError):  # arguments that do not fit: logging reports it later
         return record
     if (masked := redacted(message, values)) != message:
         record.msg, record.args = masked, None
     if record.exc_info:
-        # Formatters take this text in the place of their own.
+        # Formatters use this text if it is there.
         record.exc_text = redacted(logging.Formatter().formatException(record.exc_info), values)
     return record

@@ -1,4 +1,4 @@
-"""Files and folders with a temporary name, in the folder where they will be moved into place: a move within a folder is atomic."""
+"""Files and folders with a temporary name, in the folder where they will be moved into place."""
 
 import errno
 import os
@@ -12,19 +12,19 @@ from typing import IO
 PREFIX = ".writing-"
 """Beginning of a temporary name."""
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""Errors of file systems that cannot sync. They are ignored, because there is no other way to make a file outlast a crash."""
+"""Errors of file systems that cannot sync; they are ignored, because nothing else can be done."""
 
 
 @contextmanager
 def file_in(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Make a file with the user's usual permissions; remove it at the end unless it was moved."""
+    """Context manager: make a file with the usual permissions; remove it unless it was moved."""
     path = _fresh(folder)
     try:
         stream = path.open("xb")  # not `mkstemp`, whose files only their owner reads
         try:
             yield path, stream
         finally:
-            # After `sync` nothing is left to write. After an error in the block, that error is the one to report.
+            # After `sync` nothing is left to write. After an error in the block, report that error.
             with suppress(OSError):
                 stream.close()
     finally:
@@ -33,7 +33,7 @@ def file_in(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 @contextmanager
 def folder_in(folder: Path) -> Iterator[Path]:
-    """Make a folder; remove it with its content at the end."""
+    """Context manager: make a folder; remove it with its content at the end."""
     path = _fresh(folder)
     try:
         path.mkdir()
@@ -44,7 +44,7 @@ def folder_in(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents. If the block fails, remove the new ones that are empty."""
+    """Context manager: make a folder and its parents; after an error remove the new empty ones."""
     new = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def sync(stream: IO[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until new names in a folder are on the disk, so that they outlast a power failure."""
+    """Wait until new names in a folder are on the disk and outlast a power failure."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # the user may write to this folder, but not list it

@@ -1,6 +1,12 @@
-"""Records in, tables out. No torch: a report can be written anywhere."""
+"""From a folder of records to a report. No torch: a report can be written anywhere.
+
+`intake` chooses the records that can be trusted. `grouping` finds the runs that may be compared;
+`row_names` and `titles` name what is compared. `paired_differences` compares two runs sample by
+sample, `accuracy` looks up what a recipe costs. `sections` has the tables, `plots` the pictures,
+`contents` their order. `markdown` writes them, and `__main__` is the command.
+"""
 
 import logging
 
-# matplotlib finds a place for its cache by itself where the home cannot be written; that is no news to a user.
+# matplotlib warns if the home folder cannot be written, and then finds a cache by itself.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""`python -m harness.report`: read records, write a report."""
+"""`python -m harness.report`: turn a folder of records into a report."""
 
 import argparse
 import sys
@@ -19,35 +19,43 @@ from harness.report.contents import collect
 from harness.report.grouping import finished
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
-from harness.report.sections.unfinished import shortened
+from harness.report.sections.left_out import shortened
 
-INTRODUCTION = """\
-A headline has its n and a 95 % interval: by document for figures over text, Wilson's over questions for accuracy, Student's t over
-draws for matrix products. A difference is taken only between runs of one protocol, item by item. It has an interval and a verdict, that of
-accuracies McNemar's exact p too. Where an interval is missing, a line above the table says why. The verdict is "cannot tell" where the
-interval holds 0 or p is 0.05 or more. Each verdict stands by itself: of twenty recipes without any effect, one is expected to look better
-or worse. A column without an interval or a p beside it (percentiles, agreement, values by subject or group size, counts, bits and bytes)
-describes these items and claims nothing about others.
-A path says how a recipe was run: none (float), fake-quant, or real with the backend and, where it was measured, the type that its products
-are as exact as and their largest relative error. pp are percentage points; % is a share, or a relative change where the column says so.
-How intervals are made: docs/evaluation.md."""
+INTRODUCTION = (
+    "A headline has its n and a 95 % interval: by document for figures over text, Wilson's "
+    "over questions for accuracy, Student's t over\n"
+    "draws for matrix products. A difference is taken only between runs of one protocol, item"
+    " by item. It has an interval and a verdict, that of\n"
+    "accuracies McNemar's exact p too. Where an interval is missing, a line above the table "
+    'says why. The verdict is "cannot tell" where the\n'
+    "interval holds 0 or p is 0.05 or more. Each verdict stands by itself: of twenty recipes "
+    "without any effect, one is expected to look better\n"
+    "or worse. A column without an interval or a p beside it (percentiles, agreement, values "
+    "by subject or group size, counts, bits and bytes)\n"
+    "describes these items and claims nothing about others.\n"
+    "A path says how a recipe was run: none (float), fake-quant, or real with the backend "
+    "and, where it was measured, the type that its products\n"
+    "are as exact as and their largest relative error. pp are percentage points; % is a "
+    "share, or a relative change where the column says so.\n"
+    "How intervals are made: docs/evaluation.md."
+)
 
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
 FIRST_WORDS = "\n\nEvery value stands with its n and 95 % interval"
-"""How reports without the mark begin below their title."""
+"""What follows the title in reports from before there was a mark."""
 HEAD = 2000
-"""Bytes of a file that hold title and mark."""
+"""Title and mark lie within so many bytes of the beginning."""
 SPARE = len("-throughput-999.png")
-"""Most that is appended to the name of a report."""
+"""The longest text that is appended to the name of a report [byte]."""
 
 
 def main() -> None:
-    """Write the report that the command line asks for; exit with 1 if that cannot be done, or if a file had to be left out."""
+    """Write the report of the command line; exit with 1 if it cannot be written or lacks a file."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.report",
         description="Turn the records of a folder into a report.",
-        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report is written all the same, "
-        "and its first section lists what is missing.",
+        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report "
+        "is written all the same, and its first section lists what is missing.",
     )
     parser.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     parser.add_argument("results", nargs="?", default="results", help="folder with records")
@@ -79,9 +87,9 @@ def main() -> None:
 
 
 def write(results: Path, out: Path, name: str | None, *, force: bool = False) -> Path:
-    """Write the report of a folder of records, its pictures beside it, and return its path.
+    """Write the report of a folder of records and its pictures; return the path of the report.
 
-    A report and pictures that the harness wrote are written again; other files of their names only with `force`.
+    A report and pictures that the harness wrote are replaced; other files only with `force`.
 
     Raises:
         ResultError: There is no record with a result.
@@ -91,7 +99,7 @@ def write(results: Path, out: Path, name: str | None, *, force: bool = False) ->
 
 
 def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[Path, list[str]]:
-    """Write the report; return its path and what it lacks."""
+    """Write the report; return its path and a line for each file that it lacks."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
     path = out / f"{title}.md"
     place.folder_to_fill(out, "--out")
@@ -106,7 +114,7 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
         scratch.made(out),
         scratch.folder_in(out) as folder,
     ):
-        # Pictures are drawn while sections are made. Nothing is put in place before all is known to be allowed.
+        # Sections draw their pictures. Check every target before any file is put in place.
         found = collect(stored, problems, folder / path.name)
         pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
         for target in pictures:
@@ -119,7 +127,7 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
 
 
 def is_own(path: Path) -> bool:
-    """Say whether a file is a report that this command wrote, with its mark or, before there was one, by its first words."""
+    """Say whether this command wrote a file: it has the mark, or begins like an older report."""
     with path.open("rb") as stream:
         head = stream.read(HEAD).decode(errors="replace")
     return head.startswith("# Report: ") and any(words in head for words in (MARK, FIRST_WORDS))

@@ -1,8 +1,12 @@
 """What a recipe costs in accuracy, for tables that show what it gains in speed.
 
-Looked up in the other records of the folder: the same weights in the same type. The record of the very recipe counts first. That
-of its fake-quantized form stands in where a parity record says that real = fake, or, without one, where the backend has no
-options of its own, which would make it compute something else (smoothing, outliers in float); it is marked.
+The cost is looked up in other records of the folder, of the same weights in the same type:
+
+1. The record of the recipe itself counts first.
+2. The record of its fake-quantized form stands in, and is marked, if a parity record says that
+   real = fake.
+3. Without a parity record, the fake-quantized form stands in only for a backend without options.
+   An option makes a backend compute something else, such as smoothing or outliers in float.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,33 +14,33 @@ from typing import Any, NamedTuple
 
 from harness.identity import canonical
 from harness.report import paired_differences as paired
-from harness.report.grouping import PARITY, Group, Row
+from harness.report.grouping import Group, Row
 from harness.report.paired_differences import Paired
 from harness.results import formatting as figures
-from harness.results.outdated import PERPLEXITIES
+from harness.results import names
 
 Pairing = Callable[[Row, Row], Paired]
 
 NOT_MEASURED = "not measured"
 RANDOM = "n/a (random weights)"
 MEASURES: Mapping[str, tuple[tuple[str, ...], Pairing]] = {
-    "perplexity": (
-        PERPLEXITIES,
-        paired.log_loss,
-    ),
-    "MMLU": (paired.MMLU_TASKS, paired.accuracy),
+    "perplexity": (names.PERPLEXITIES, paired.log_loss),
+    "MMLU": (names.MMLU_TASKS, paired.accuracy),
 }
-"""Tasks that give a measure, the preferred one first, and how two runs of one are paired."""
+"""Measure -> the tasks that give it, the preferred one first, and how two runs are paired."""
 
 
 class _Found(NamedTuple):
+    """A run that gives a measure."""
+
     row: Row
     group: Group
     is_exact: bool
+    """Whether the run has the recipe itself, not its fake-quantized form."""
 
 
 def accuracy_of(row: Row, groups: Sequence[Group]) -> dict[str, str]:
-    """Return a cell for each measure: value, and paired difference from the float model."""
+    """Return a cell for each measure: value, and paired difference from the baseline."""
     if row.model.weights == "random":
         return dict.fromkeys(MEASURES, RANDOM)
     return {
@@ -46,7 +50,11 @@ def accuracy_of(row: Row, groups: Sequence[Group]) -> dict[str, str]:
 
 
 def _best(row: Row, groups: Sequence[Group], tasks: Sequence[str]) -> _Found | None:
-    """Return the run that says most of a recipe: its own before its fake form's, with a baseline, on most items."""
+    """Return the run that says most about a recipe, or None.
+
+    A run of the recipe itself comes first, then a run with a baseline, then the preferred task,
+    then the run with most samples.
+    """
     stands_in = _is_like_fake(row, groups)
     candidates = [
         _Found(other, group, is_exact)
@@ -73,7 +81,7 @@ def _same_model(row: Row, group: Group) -> bool:
 
 
 def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
-    """Return what defines a recipe; all float baselines are one."""
+    """Return what defines a recipe, except the parts `without`; all baselines are `float`."""
     if row.is_baseline:
         return "float"
     given: dict[str, Any] = canonical(row.stored.record.config["quant"])
@@ -82,17 +90,16 @@ def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
 
 
 def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:
-    """Say whether the fake-quantized form of a recipe speaks for it."""
+    """Say whether its fake-quantized form stands in for a recipe; see the module docstring."""
     if row.quant.kind != "real":
         return False
     measured = [
-        within.value
+        within
         for group in groups
-        if group.task.name == PARITY and _same_model(row, group)
+        if group.task.name == names.PARITY and _same_model(row, group)
         for other in group.rows
         if _recipe(other) == _recipe(row)
-        and (within := other.metric("within_tolerance")) is not None
-        and within.value is not None
+        and (within := other.value_of(names.WITHIN_TOLERANCE)) is not None
     ]
     backend: dict[str, Any] = row.stored.record.config["quant"]["backend"]
     return all(measured) if measured else backend.keys() == {"_target_"}
@@ -106,7 +113,7 @@ def _is_fake_of(other: Row, row: Row) -> bool:
 def _cell(found: _Found | None, pairing: Pairing) -> str:
     if found is None:
         return NOT_MEASURED
-    text = figures.number(found.row.headline)
+    text = figures.show(found.row.headline)
     notes = [] if found.is_exact else [f"of {found.row.label}, its fake-quantized form"]
     baseline = found.group.baseline
     if baseline is None:
@@ -119,7 +126,7 @@ def _cell(found: _Found | None, pairing: Pairing) -> str:
 
 
 def _difference(row: Row, baseline: Row, pairing: Pairing) -> str:
-    """Return the paired difference with its interval, or the plain one of runs whose items were not kept."""
+    """Return the paired difference with its interval; the plain one of runs without samples."""
     unit = row.headline.unit
     if row.stored.record.samples_file is None or baseline.stored.record.samples_file is None:
         return f"{figures.difference(row.value, baseline.value, unit)}, no interval"

@@ -1,4 +1,7 @@
-"""The sections of a report, in order. If one cannot be written, the report lists it and has all others."""
+"""The sections of a report, in order.
+
+If a section cannot be written, the report lists it and has all others.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,24 +11,32 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.report.grouping import Group, comparable
-from harness.report.sections import scores as sections
+from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibrations
-from harness.report.sections.divergence import answer_changes, divergences
+from harness.report.sections.divergence import divergences
 from harness.report.sections.engines import engine_runs
+from harness.report.sections.granularity import formats_by_granularity
+from harness.report.sections.group_sizes import group_size_trend
+from harness.report.sections.left_out import known_to_be_wrong, unusable
 from harness.report.sections.matmul import matmul_errors
+from harness.report.sections.mmlu import direct_against_generate
 from harness.report.sections.noise import Floor, floor_of, noise_floor
 from harness.report.sections.parity import parities
 from harness.report.sections.quality import quality_against_bits
-from harness.report.sections.scores import Section
+from harness.report.sections.ranking import ranking
+from harness.report.sections.records import records
+from harness.report.sections.section import Section
 from harness.report.sections.sizes import sizes
-from harness.report.sections.sources import records, warnings
+from harness.report.sections.subjects import subjects
 from harness.report.sections.throughput import throughput
-from harness.report.sections.unfinished import left_out, not_ok, not_supported, unusable
+from harness.report.sections.unfinished import not_ok, not_supported
+from harness.report.sections.warnings import warnings
 from harness.report.titles import told_apart
 from harness.results.record import Unit
 from harness.results.store import Stored
 
 Builder = Callable[[], Section | Sequence[Section | None] | None]
+"""Makes the sections of one kind; None stands for a section that has nothing to say."""
 
 
 def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[Section]:
@@ -39,10 +50,11 @@ def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[S
             found += made_by(build)
         except HarnessError as reason:
             problems.append(f"a section of the report is missing: {reason}")
-        except Exception as reason:  # one fault must not cost the whole report
+        except Exception as reason:  # an error in one section must not cost the whole report
             problems.append(
                 f"a section of the report is missing: {type(reason).__name__}: {reason}; "
-                "either a record was edited, or quant-harness has a fault: then report it with the records"
+                "either a record was edited, or quant-harness has a fault: then report it with the "
+                "records"
             )
     first = unusable(problems)
     return _numbered([first, *found] if first else found)
@@ -62,7 +74,7 @@ def _numbered(found: Sequence[Section]) -> list[Section]:
 
 
 def made_by(build: Builder) -> list[Section]:
-    """Return the sections that a builder makes."""
+    """Return the sections of a builder as a list, without None."""
     made = build()
     several = [made] if made is None or isinstance(made, Section) else made
     return [section for section in several if section is not None]
@@ -79,15 +91,15 @@ def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
     for number, (group, floor) in numbered:
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
         yield partial(quality_against_bits, group, picture, floor)
-    yield from (partial(sections.formats_by_granularity, group) for group in groups)
-    yield from (partial(sections.group_size_trend, group) for group in groups)
-    yield partial(sections.direct_against_generate, groups)
+    yield from (partial(formats_by_granularity, group) for group in groups)
+    yield from (partial(group_size_trend, group) for group in groups)
+    yield partial(direct_against_generate, groups)
     yield partial(sizes, groups)
     yield partial(calibrations, groups)
-    yield from (partial(sections.subjects, group) for group in groups)
+    yield from (partial(subjects, group) for group in groups)
     yield partial(matmul_errors, stored)
     yield partial(engine_runs, stored)
-    yield partial(left_out, stored)
+    yield partial(known_to_be_wrong, stored)
     yield partial(not_supported, stored)
     yield partial(not_ok, stored)
     yield partial(warnings, stored)
@@ -101,7 +113,7 @@ def _of_group(
     floor: Floor | None,
     picture: Path,
 ) -> Sequence[Section | None]:
-    """Return the tables that belong to this task alone, or else the ranking."""
+    """Return the tables of this task alone; for a task without such tables, the ranking."""
     own = (
         divergences(group, floor),
         answer_changes(group),
@@ -113,5 +125,5 @@ def _of_group(
         return own
     # The noise floor is a difference of log-losses: it does not apply to accuracies.
     if floor is None or group.headline.unit is Unit.FRACTION:
-        return (sections.ranking(group),)
-    return (sections.ranking(group, floor.line(), floor.least),)
+        return (ranking(group),)
+    return (ranking(group, floor.line(), floor.least),)

@@ -1,9 +1,13 @@
-"""Records that may be compared: the same task on the same data, with the same model on the same kind of device.
+"""Which records may be compared: groups of runs that differ in the recipe alone.
 
-A comparison between recipes holds everything else fixed. `comparable` puts records into groups in which only the recipe
-differs, by their own words: task, version, protocol and data hashes, model fingerprint and type, device and attention,
-and every option of task and model. A difference is taken only from the baseline of the same group. What is timed has the
-processor, its threads and the GPU in common too.
+`comparable` groups records by what they say of themselves:
+
+- the task, its version, its protocol and all of its options;
+- the data, by hash;
+- the model, by fingerprint, type, device, attention and matmuls;
+- for timed tasks, the processor, its threads and the GPU.
+
+A difference is taken only from the baseline of the same group.
 """
 
 import json
@@ -15,6 +19,7 @@ from typing import Any
 from harness.errors import ResultError
 from harness.identity import canonical
 from harness.report.row_names import row_names
+from harness.results import names
 from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
     BaselineInfo,
@@ -29,20 +34,18 @@ from harness.results.record import (
 )
 from harness.results.store import Stored, identity_of
 
-THROUGHPUT, PARITY = "throughput", "parity"
-"""Tasks that measure no quality."""
-TIMED = (THROUGHPUT, "throughput_vllm")
-"""Tasks that measure speed."""
+NO_QUALITY = (names.THROUGHPUT, names.PARITY)
+"""Tasks whose numbers do not say how good a model is."""
 HASHES = ("sha256", "fingerprint")
-"""Ends of the facts that say which data was seen."""
+"""Ends of the keys in `TaskInfo.data` that identify the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A run that ended well, with its parts known to be there."""
+    """A run that ended well; model, quant, task and the value of its headline are not None."""
 
     label: str
-    """The recipe's name, with what tells it apart; see `row_names`."""
+    """The recipe's name, with what tells it apart from others; see `row_names`."""
     stored: Stored
     model: ModelInfo
     quant: QuantReport
@@ -52,8 +55,8 @@ class Row:
 
     @property
     def is_baseline(self) -> bool:
-        """The float model."""
-        # A dequantized GGUF file has float weights too; `model.baseline` shows that it was made of another model.
+        """Whether this is the unquantized model."""
+        # A dequantized GGUF file has float weights too, but names the model that it was made of.
         return self.quant.kind == "none" and self.model.baseline is None
 
     @property
@@ -68,15 +71,20 @@ class Row:
 
     def _format_parts(self) -> tuple[str | None, str | None]:
         names = set(self.quant.formats.values())
-        # With rounded inputs it is another thing than the format of its weights.
+        # A recipe that rounds activations too does not measure the format of its weights.
         if len(names) != 1 or self.quant.input_formats:
             return None, None
         element, _, granularity = names.pop().rpartition("_")
         return element, granularity
 
     def metric(self, name: str) -> Metric | None:
-        """Return a metric of the run."""
+        """Return a metric of the run, or None."""
         return self.stored.record.metric(name)
+
+    def value_of(self, name: str) -> float | None:
+        """Return the value of a metric of the run; None if it is missing or has no value."""
+        metric = self.metric(name)
+        return None if metric is None else metric.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,48 +93,49 @@ class Group:
 
     rows: tuple[Row, ...]
     apart: str = ""
-    """What tells it from other groups of the same task, model and data, for titles; see `harness.report.titles`."""
+    """What tells the group from others of the same task, model and data; see `titles`."""
 
     @property
     def model(self) -> ModelInfo:
-        """The model they share: the float one, if it was measured."""
+        """The model of the baseline; without a baseline, of the first row."""
         return (self.baseline or self.rows[0]).model
 
     @property
     def task(self) -> TaskInfo:
-        """The task they share."""
+        """The task of all rows."""
         return self.rows[0].task
 
     @property
     def headline(self) -> Metric:
-        """A metric that stands for the group's kind of number."""
+        """The headline of the first row; the others differ in value only."""
         return self.rows[0].headline
 
     @property
     def baseline(self) -> Row | None:
-        """The float model, if it was measured."""
+        """The row of the unquantized model, if it was measured."""
         return next((row for row in self.rows if row.is_baseline), None)
 
     @property
     def compared_with(self) -> BaselineInfo | ModelInfo:
-        """The float model that the group's models were compared with."""
+        """The unquantized model that the group's models were compared with."""
         named = (row.stored.record.baseline for row in self.rows)
         return next((found for found in named if found is not None), self.model)
 
     @property
     def suffix(self) -> str:
-        """The end of a title."""
+        """The end of a title: a colon and `apart`, or nothing."""
         return f": {self.apart}" if self.apart else ""
 
     @property
     def is_quality(self) -> bool:
-        """Its numbers say how good a model is."""
-        return self.task.name not in (THROUGHPUT, PARITY)
+        """Whether the numbers say how good a model is."""
+        return self.task.name not in NO_QUALITY
 
     def find(self, element: str, granularity: str) -> Row | None:
-        """Return the row of a format, of those that quantize the same parameters as most rows of one format do.
+        """Return the row of a format; None if it was not measured.
 
-        The fake-quantized one if it can be had: it has the format and nothing else.
+        Only rows that quantize the same parameters as most rows of one format count. The
+        fake-quantized row is preferred: nothing but the format distinguishes it.
         """
         counts = Counter(row.quant.num_quantized for row in self.rows if row.granularity)
         usual = max(counts, key=lambda num: (counts[num], -num), default=None)
@@ -140,24 +149,30 @@ class Group:
 
 
 def finished(stored: Sequence[Stored]) -> list[Stored]:
-    """Return the runs that ended well; of repeated ones only the latest counts."""
+    """Return the runs that ended well; of repeated runs the latest."""
     latest = {measured(item): item for item in stored if item.record.status is Status.OK}
-    # A text that was not kept may be any: a run with a known one takes its place.
+    # Older records do not keep the calibration text. A run with a known text replaces them.
     known = {of for of, text in latest if text is not None}
     return [item for (of, text), item in latest.items() if text is not None or of not in known]
 
 
+def shown(stored: Sequence[Stored]) -> list[Stored]:
+    """Return the runs whose numbers a report shows: finished, and not known to be wrong."""
+    return [item for item in finished(stored) if outdated(item.record) is None]
+
+
 def asked_for(item: Stored) -> tuple[str, Hardware | None]:
-    """Return what tells a run from others, however it ended: its configuration and, where speed is measured, the machine."""
+    """Return what identifies a run, however it ended: its configuration; if timed, its machine."""
     record = item.record
     task = record.task.name if record.task is not None else item.path.parts[-3]
-    return identity_of(record), record.provenance.hardware if task in TIMED else None
+    return identity_of(record), record.provenance.hardware if task in names.TIMED else None
 
 
 def measured(item: Stored) -> tuple[Hashable, CalibrationInfo | None]:
-    """Return what tells a run that ended well from others: what was asked for, on which weights and data, fitted to which text.
+    """Return what identifies a run that ended well, and the text that its recipe was fitted to.
 
-    Weights and data may change under one path. A run on those of before is still on file, and still the baseline of others on them.
+    The identity has the weights and the data: both may change under one path. A run on the weights
+    of before stays on file, and stays the baseline of other runs on them.
     """
     record = item.record
     model, quant, task = record.model, record.quant, record.task
@@ -170,26 +185,25 @@ def measured(item: Stored) -> tuple[Hashable, CalibrationInfo | None]:
 
 
 def comparable(stored: Sequence[Stored]) -> list[Group]:
-    """Group the runs of models that ended well, without those that were compared with themselves."""
+    """Return the groups of the runs that are shown; runs without a model are in no group."""
     groups: dict[str, list[Stored]] = defaultdict(list)
-    for item in finished(stored):
-        if item.record.model is not None and outdated(item.record) is None:
+    for item in shown(stored):
+        if item.record.model is not None:
             groups[_key(item.record)].append(item)
-    names = row_names([*groups.values()])
-    found = [group for items in groups.values() if (group := _group(items, names)).rows]
+    labels = row_names([*groups.values()])
+    found = [group for items in groups.values() if (group := _group(items, labels)).rows]
     return sorted(found, key=lambda group: (group.model.name, group.task.name, group.task.protocol))
 
 
 def weights_of(record: RunRecord) -> str | None:
-    """Return the fingerprint of the float weights that a record is about."""
+    """Return the fingerprint of the unquantized weights that a record is about."""
     model, base = record.model, record.baseline
     if base is not None and base.relation == "second model":
         return base.fingerprint
     if model is None:
         return None
-    return (
-        model.baseline or model.fingerprint
-    )  # a checkpoint is grouped with the model it was made of
+    # A quantized checkpoint belongs to the model that it was made of.
+    return model.baseline or model.fingerprint
 
 
 def _key(record: RunRecord) -> str:
@@ -197,30 +211,32 @@ def _key(record: RunRecord) -> str:
     model, task = record.model, record.task
     if model is None or task is None:
         raise ResultError(f"run {record.run_id} must have model and task to be compared")
-    # Where data came from does not matter, what it was does.
+    # The hashes identify the data; where it came from does not matter.
     facts = {k: v for k, v in task.data.items() if k != "revision"}
     beside = record.baseline.dtype if record.baseline is not None else model.dtype
     dtypes = [model.dtype] if beside == model.dtype else [model.dtype, beside]
     machine = [weights_of(record), dtypes, model.device, model.attention, model.products]
     protocol = [task.name, task.version, task.protocol]
-    timed = record.provenance.hardware if task.name in TIMED else ()
+    timed = record.provenance.hardware if task.name in names.TIMED else ()
     parts = [machine, model.weights, timed, protocol, options(record), facts]
     return json.dumps(parts, sort_keys=True)
 
 
 def options(record: RunRecord) -> dict[str, Any]:
-    """Return every option of the task; those of the model are in its fingerprint and type."""
+    """Return every option of the task except its data; see `harness.identity.canonical`."""
     return {key: value for key, value in canonical(record.config["task"]).items() if key != "data"}
 
 
-def _group(items: Sequence[Stored], names: Mapping[str, str]) -> Group:
-    rows = [row for item in items if (row := _row(item, names)) is not None]
+def _group(items: Sequence[Stored], labels: Mapping[str, str]) -> Group:
+    """Return the rows of a group, best first; of equal values the smaller model first."""
+    rows = [row for item in items if (row := _row(item, labels)) is not None]
     higher = bool(rows) and rows[0].headline.higher_is_better
     rows.sort(key=lambda row: (-row.value if higher else row.value, row.quant.model_bytes))
     return Group(rows=tuple(rows))
 
 
-def _row(found: Stored, names: Mapping[str, str]) -> Row | None:
+def _row(found: Stored, labels: Mapping[str, str]) -> Row | None:
+    """Return the row of a run; None if its headline has no value."""
     item = replace(found, record=without_narrow_intervals(found.record))
     record = item.record
     if record.model is None or record.quant is None or record.task is None or not record.metrics:
@@ -229,7 +245,7 @@ def _row(found: Stored, names: Mapping[str, str]) -> Row | None:
     if headline.value is None:
         return None
     return Row(
-        label=names[record.run_id],
+        label=labels[record.run_id],
         stored=item,
         model=record.model,
         quant=record.quant,

@@ -1,7 +1,12 @@
-"""Choose the records of a folder that a report may show. A bad file is left out and listed, with what to do about it.
+"""Which records of a folder a report shows; the other files are listed with what to do about them.
 
-People and other programs edit and copy the files of a results folder. A record is shown only if it is whole, is the only file of
-its run, has all that tables read, and if the items that its numbers were computed from are on file.
+People and other programs edit and copy the files of a results folder. A record is shown if
+
+1. it is whole;
+2. it is the only file of its run;
+3. it has everything that the tables read;
+4. the samples that its numbers were computed from are on file;
+5. its samples are those of the other runs of its group.
 """
 
 import os
@@ -13,20 +18,22 @@ from typing import NamedTuple
 
 from harness.errors import ResultError
 from harness.report.contents import builders, made_by
-from harness.report.grouping import THROUGHPUT, Group, comparable, measured
+from harness.report.grouping import Group, comparable, measured
 from harness.report.markdown import render
+from harness.results import names
 from harness.results.evidence import check_evidence
 from harness.results.outdated import outdated
 from harness.results.record import Status
 from harness.results.store import ResultStore, Stored
 
 RECORD_NAME = re.compile(r".+--[0-9a-f]{12}-\d{8}T\d+\.json")
+"""`<recipe>--<run_id>.json`, with the run id of `harness.results.record`."""
 OTHER_DEPTHS = ("*.json", "*/*.json", "*/*/*/*.json", "*/*/*/*/*.json")
-"""Where records lie if the user named a folder above or below the results folder."""
+"""Where records lie if the user names a folder above or below the results folder."""
 
 
 class Intake(NamedTuple):
-    """Records that may be shown, oldest first, and a line for each file that may not."""
+    """The records that are shown, oldest first, and a line for each file that is not."""
 
     stored: list[Stored]
     problems: list[str]
@@ -43,14 +50,14 @@ def take_in(root: Path) -> Intake:
     except OSError as reason:
         raise nothing_found(root, f"({reason.strerror})") from reason
     stored, problems = ResultStore(root=root).load()
-    for sieve in (_without_copies, _presentable, _with_evidence, _on_the_same_items):
-        stored, refused = sieve(stored)
-        problems += refused
+    for sieve in (_without_copies, _presentable, _with_evidence, _on_the_same_samples):
+        stored, more = sieve(stored)
+        problems += more
     return Intake(stored, problems)
 
 
 def nothing_found(root: Path, why: str = "") -> ResultError:
-    """Return the error for a folder without results; it names folders nearby that have some."""
+    """Return the error for a folder without results; it names folders nearby with results."""
     near = sorted({_root_of(path) for path in _elsewhere(root)})
     hint = "run `python -m harness` first, or name another folder"
     if near:
@@ -62,7 +69,7 @@ def nothing_found(root: Path, why: str = "") -> ResultError:
 
 
 def _elsewhere(root: Path) -> Iterable[Path]:
-    """Return files with the name of a record that lie too high or too deep to be read."""
+    """Return the files that are named like records but lie too high or too deep."""
     found = (path for pattern in OTHER_DEPTHS for path in root.resolve().glob(pattern))
     return [path for path in found if RECORD_NAME.fullmatch(path.name)]
 
@@ -73,30 +80,34 @@ def _root_of(record: Path) -> Path:
 
 
 def _without_copies(stored: Sequence[Stored]) -> Intake:
-    """Keep one file of each run, preferably the file that is named after the run."""
+    """Keep one file of each run, preferably the file with the run id in its name."""
     kept: dict[str, Stored] = {}
     problems = []
     for item in sorted(stored, key=lambda item: not item.path.stem.endswith(item.record.run_id)):
         first = kept.setdefault(item.record.run_id, item)
         if first is not item:
             problems.append(
-                f"{item.path} must be the only file of run {item.record.run_id}, got also {first.path}, "
-                "which is shown; delete the copy"
+                f"{item.path} must be the only file of run {item.record.run_id}, got also "
+                f"{first.path}, which is shown; delete the copy"
             )
     return Intake([item for item in stored if kept[item.record.run_id] is item], problems)
 
 
 def _presentable(stored: Sequence[Stored]) -> Intake:
-    """Keep records that a report of their own can be written from: a free field may lack values that sections read."""
+    """Keep the records that a report of their own can be written from.
+
+    `config` and `data` are free fields: a foreign record may lack what sections read there.
+    """
     kept, problems = [], []
     for item in stored:
         try:
             found = [s for build in builders([item], item.path) for s in made_by(build)]
             render("", "", found)
-        except Exception as reason:  # whatever a foreign record makes fail
+        except Exception as reason:  # a foreign record may make anything fail
             problems.append(
-                f"{item.path} must have all that a report reads, got {type(reason).__name__}: {reason}; "
-                "repeat the run, or move the file elsewhere if this program did not write it"
+                f"{item.path} must have all that a report reads, got {type(reason).__name__}: "
+                f"{reason}; repeat the run, or move the file elsewhere if this program did not "
+                "write it"
             )
         else:
             kept.append(item)
@@ -104,7 +115,10 @@ def _presentable(stored: Sequence[Stored]) -> Intake:
 
 
 def _with_evidence(stored: Sequence[Stored]) -> Intake:
-    """Keep results whose items are on file. If the items of the latest run are lost, an earlier run of the same configuration counts."""
+    """Keep the results whose samples are on file.
+
+    If the samples of the latest run are lost, an earlier run of the same configuration counts.
+    """
     kept, problems, found = [], [], set[object]()
     for item in reversed(stored):
         identity = measured(item)
@@ -120,25 +134,26 @@ def _with_evidence(stored: Sequence[Stored]) -> Intake:
     return Intake(kept[::-1], problems[::-1])
 
 
-def _on_the_same_items(stored: Sequence[Stored]) -> Intake:
-    """Keep results on the items that most runs of a group have; in a tie, on the items of the baseline."""
+def _on_the_same_samples(stored: Sequence[Stored]) -> Intake:
+    """Keep the results on the samples that most runs of a group have; in a tie, the baseline's."""
     problems: dict[Path, str] = {}
     for group in comparable(stored):
-        if (
-            len(group.rows) > 1 and group.task.name != THROUGHPUT
-        ):  # each timed run has rounds of its own
-            problems |= _on_other_items(group)
+        # The samples of a timed run are its own rounds.
+        if len(group.rows) > 1 and group.task.name != names.THROUGHPUT:
+            problems |= _on_other_samples(group)
     return Intake([i for i in stored if i.path not in problems], list(problems.values()))
 
 
-def _on_other_items(group: Group) -> dict[Path, str]:
+def _on_other_samples(group: Group) -> dict[Path, str]:
+    """Return the records of a group on other samples than most have, each with the problem."""
     items = {row.stored.path: frozenset(check_evidence(row.stored)) for row in group.rows}
     own = items[(group.baseline or group.rows[0]).stored.path]
     counts = Counter(items.values())
     usual = max(counts, key=lambda ids: (counts[ids], ids == own))
     return {
-        row.stored.path: f"{row.stored.path} must have the items of the other runs of {group.task.name} with its "
-        f"protocol, got others; repeat the run: {row.stored.record.command}"
+        row.stored.path: f"{row.stored.path} must have the samples of the other runs of "
+        f"{group.task.name} with its protocol, got others; repeat the run: "
+        f"{row.stored.record.command}"
         for row in group.rows
         if items[row.stored.path] != usual
     }

@@ -1,13 +1,14 @@
-"""Sections to Markdown. Names and messages come from outside, so every cell and line is escaped."""
+"""Writes sections as Markdown. Names and messages come from outside, so all text is escaped."""
 
 import html
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from harness.report.sections.scores import Section
+from harness.report.sections.section import Section
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
+"""What Markdown would take for markup."""
 
 
 def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
@@ -18,7 +19,7 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
         # Two spaces at the end of a line keep the break.
         parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
         if section.picture is not None:
-            # A link ends at a space or a bracket, and a colon would begin an address.
+            # Quoted: a link ends at a space or a bracket, and a colon would begin an address.
             parts.append(f"![{escape(section.title)}]({quote(section.picture)})")
         if section.table is not None:
             cells = section.table.map(escape).rename(columns=escape)
@@ -27,5 +28,5 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
     return SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -1,37 +1,77 @@
-"""Pictures for reports; the one home of matplotlib in this package."""
+"""The pictures of a report, and what they are drawn from: `Cost` and `SpeedBar`."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import stats
 from harness.output import picture
 from harness.output.temporary import check_temporary
+from harness.report.grouping import Row
+from harness.report.paired_differences import Paired
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.report.sections.quality import Cost
-    from harness.report.sections.throughput import Bar
-
-FLOAT_COLORS = {"native": "tab:red", "float32": "tab:orange"}
-"""Marks of the float model, by its products."""
+MATMUL_COLORS = {"native": "tab:red", "float32": "tab:orange"}
+"""Colors of the unquantized model's speeds, by its matmuls."""
 SMALLEST_SHOWN = 1e-4
-"""Differences below this [nat/token] are next to nothing, and drawn on a linear scale at any rate."""
+"""Smaller differences [nat/token] are drawn on a linear scale."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What one format costs in quality."""
+
+    row: Row
+    difference: Paired
+    """Mean NLL minus the baseline's [nat/token]."""
+    on_frontier: bool = False
+    """No other format of the group has both fewer or equal bits and a smaller cost."""
+
+    @property
+    def nll(self) -> float:
+        """Mean NLL minus the baseline's [nat/token]."""
+        return self.difference.value
+
+    @property
+    def interval(self) -> stats.Interval | None:
+        """95 % interval of the difference."""
+        return self.difference.interval
+
+    @property
+    def bits(self) -> float:
+        """Bits per quantized weight, scales included."""
+        return self.row.quant.bits_per_weight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedBar:
+    """The speed of one recipe in one phase [token/s]."""
+
+    label: str
+    value: float
+    spread: float
+    """Interquartile range."""
+    beside: Mapping[str, float]
+    """Speeds of the unquantized model timed with it, by matmuls (`native`, `float32`)."""
+    is_baseline: bool
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Draw a letter that the font lacks as a box, without six warnings."""
+    """Context manager that draws a letter which the font lacks as a box, without warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
 
 @_quietly()
-def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
+def scatter_of_costs(costs: Sequence[Cost], title: str, path: Path) -> None:
     """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
     figure = _figure(figsize=(9, 5.5))
     from harness.display.labels import write_labels  # noqa: PLC0415
@@ -50,12 +90,11 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
     _scale(axes, costs)
     axes.set_xlabel("bits per quantized weight, scales included")
     axes.set_ylabel("log-loss above the baseline [nat/token], 95 % interval")
-    axes.set_title(
-        f"Quality against bits: {title}", parse_math=False
-    )  # names may have dollar signs
+    # Names may have dollar signs: no math.
+    axes.set_title(f"Quality against bits: {title}", parse_math=False)
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right", frameon=False)
-    figure.draw_without_rendering()  # the layout decides where points lie
+    figure.draw_without_rendering()  # the layout fixes where points lie, before labels are placed
     figure.set_layout_engine("none")
     write_labels(
         axes,
@@ -68,8 +107,11 @@ def scatter_of_costs(costs: Sequence["Cost"], title: str, path: Path) -> None:
 
 
 @_quietly()
-def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Path) -> None:
-    """Draw the speeds of each phase with their interquartile ranges, the float model's beside each, and write a PNG."""
+def bars_of_throughput(bars: Mapping[str, Sequence[SpeedBar]], title: str, path: Path) -> None:
+    """Draw a panel for each phase: speeds with their interquartile ranges. Write a PNG.
+
+    Marks on a bar are the speeds of the unquantized model that was timed with the recipe.
+    """
     rows = max(len(of_phase) for of_phase in bars.values())
     figure = _figure(figsize=(9, 1.9 + 0.4 * rows))
     panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
@@ -86,14 +128,15 @@ def bars_of_throughput(bars: Mapping[str, Sequence["Bar"]], title: str, path: Pa
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":
-    # matplotlib needs a folder for its cache when it is imported, and a report without pictures none.
+    # matplotlib needs a folder for its cache when it is imported. A report without pictures needs
+    # neither: hence the import in the function.
     check_temporary()
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     return Figure(figsize=figsize, dpi=120, layout="constrained")
 
 
-def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
+def _draw_bars(axes: "Axes", bars: Sequence[SpeedBar]) -> None:
     places = range(len(bars))
     colors = ["dimgray" if bar.is_baseline else "tab:blue" for bar in bars]
     axes.barh(places, [bar.value for bar in bars], color=colors, alpha=0.7, height=0.6)
@@ -107,22 +150,22 @@ def _draw_bars(axes: "Axes", bars: Sequence["Bar"]) -> None:
         capsize=3,
         label="as long as the interquartile range, around the median",
     )
-    for products, color in FLOAT_COLORS.items():
-        beside = [(b.beside[products], i) for i, b in enumerate(bars) if products in b.beside]
+    for matmuls, color in MATMUL_COLORS.items():
+        beside = [(bar.beside[matmuls], i) for i, bar in enumerate(bars) if matmuls in bar.beside]
         if beside:
-            label = f"float with {products} products, timed with it"
+            label = f"float with {matmuls} products, timed with it"
             axes.plot(*zip(*beside, strict=True), "|", color=color, markersize=14, label=label)
     axes.set_yticks(places, [bar.label for bar in bars], fontsize=8, parse_math=False)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.25)
 
 
-def _color(cost: "Cost") -> str:
+def _color(cost: Cost) -> str:
     return "tab:blue" if cost.on_frontier else "dimgray"
 
 
-def _scale(axes: "Axes", costs: Sequence["Cost"]) -> None:
-    """Take logarithms where every interval is above zero, else a scale that is linear around it."""
+def _scale(axes: "Axes", costs: Sequence[Cost]) -> None:
+    """Set a logarithmic scale if every interval is above 0, else one that is linear around 0."""
     lows = [cost.nll if cost.interval is None else cost.interval.low for cost in costs]
     if min(lows) > 0:
         axes.set_yscale("log")

@@ -1,11 +1,11 @@
-"""Names of the rows of a report: the name of the recipe, and where several rows share it, words for their differences.
+"""Names of the rows of a report: the recipe's name, and words where several rows share a name.
 
-    int8_row                                        the only recipe of that name
-    w8a8_static (calibrated on notes.txt)           beside the same recipe, calibrated on another text
-    baseline (model.revision=v2)                    beside a baseline of the same weights, asked for in another way
+    int8_row                                 the only recipe of that name
+    w8a8_static (calibrated on notes.txt)    beside the same recipe, calibrated on another text
+    baseline (model.revision=v2)             beside a baseline of the same weights
 
-Recipes are told apart over the whole report, so that a name means one recipe in all tables. Runs of one recipe are told apart
-within their group.
+Recipes are told apart over the whole report, so that a name means one recipe in all tables. Runs
+of one recipe are told apart within their group.
 """
 
 from collections import defaultdict
@@ -39,7 +39,10 @@ def row_names(groups: Sequence[Sequence[Stored]]) -> dict[str, str]:
 
 
 def recipe_facts(record: RunRecord) -> dict[str, str]:
-    """Return words that describe a recipe, by key: formats, backend, calibration text, and single values of its configuration."""
+    """Return words that describe a recipe, by key.
+
+    The keys are formats, backend, calibration text, and every value of its configuration.
+    """
     quant = record.quant
     if quant is None:
         return {}
@@ -54,7 +57,7 @@ def recipe_facts(record: RunRecord) -> dict[str, str]:
     elif is_calibrated(record):
         facts |= {"text": UNKNOWN_TEXT, "sha256": "SHA-256 unknown"}
     for key, value in _leaves(canonical(record.config.get("quant") or {}), "quant"):
-        # The words for text and formats stand for these keys.
+        # The words for the text and the formats say what these keys say.
         if ".data." not in key and not (key.startswith("quant.rules.") and _is_of_format(key)):
             facts[key] = f"{key.removeprefix('quant.')}={value}"
     facts.pop("quant.name", None)
@@ -67,7 +70,10 @@ def recipe_of(record: RunRecord) -> str:
 
 
 def is_calibrated(record: RunRecord) -> bool:
-    """Say by its configuration whether a recipe is fitted to a text: older records do not name the text."""
+    """Say by its configuration whether a recipe is fitted to a text.
+
+    Older records do not name the text.
+    """
     values = dict(_leaves(record.config.get("quant") or {}))
     return any(
         (key.endswith(".static_input") and value == "true")
@@ -77,7 +83,11 @@ def is_calibrated(record: RunRecord) -> bool:
 
 
 def plain_name(record: RunRecord) -> str:
-    """Return the recipe's name; without a recipe, `baseline` for a float model, its own name for a quantized one, nothing for no model."""
+    """Return the name of a run's recipe.
+
+    Without a recipe, `baseline` for an unquantized model and the model's name for a quantized
+    checkpoint. Empty for a task without a model.
+    """
     model, quant = record.model, record.quant
     if model is None or quant is None:
         return ""
@@ -100,7 +110,7 @@ def _run_facts(record: RunRecord) -> dict[str, str]:
 def _told_apart(
     names: Mapping[str, str], facts: Mapping[str, Facts], *, common: bool
 ) -> dict[str, str]:
-    """Return the names. Where runs share a name, words for the facts that differ between them follow it.
+    """Return the names; where runs share a name, words for the facts that differ follow it.
 
     Args:
         names: By run id.
@@ -122,7 +132,10 @@ def _told_apart(
 
 
 def _distinguishing(keys: Sequence[str], facts: Sequence[Facts]) -> list[str]:
-    """Return keys that tell facts apart as well as all keys do: in order, each key that separates what earlier keys do not."""
+    """Return the keys that suffice to tell facts apart.
+
+    Keys are tried in order. A key is chosen if it separates facts that earlier keys do not.
+    """
     chosen: list[str] = []
     kinds = 1
     for key in keys:
@@ -134,21 +147,21 @@ def _distinguishing(keys: Sequence[str], facts: Sequence[Facts]) -> list[str]:
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of every value of a configuration that is no mapping."""
+    """Yield path and text of every value of a configuration that is not a mapping."""
     if not isinstance(node, Mapping):
-        yield path, _spelled(node)
+        yield path, _typed(node)
         return
     for key, value in node.items():
         yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
-def _spelled(value: Any) -> str:
+def _typed(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_spelled, value))}]"
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+        return f"[{', '.join(map(_typed, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_of_format(key: str) -> bool:

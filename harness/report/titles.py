@@ -1,4 +1,4 @@
-"""Titles that say how two tables of one task, model and data differ."""
+"""Titles of tables: what a table is of, and how it differs from another of the same task."""
 
 import re
 from collections import defaultdict
@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.report.grouping import Group, options
+from harness.results.record import Provenance
+
+
+def task_title(group: Group) -> str:
+    """Return task, model and data of a group, and what tells it apart from other groups."""
+    return f"{group.task.name} of {group.model.name} ({group.task.data['name']}){group.suffix}"
 
 
 def told_apart(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups, with words in `apart` that tell a group from others of the same task, model and data, if there are any.
+    """Return the groups; `apart` is set where groups share task, model and data.
 
     Example:
         `questions=40-by-seed-42, shots=1` beside `questions=8-by-seed-42, shots=4`.
@@ -27,7 +33,10 @@ def told_apart(groups: Sequence[Group]) -> list[Group]:
 
 
 def _differences(groups: Sequence[Group]) -> list[str]:
-    """Return words for each group: its facts that not all groups share, of as few kinds of facts as tell all groups apart."""
+    """Return words for each group: the facts that not all groups share.
+
+    Kinds of facts are added one by one until the words of any two groups differ.
+    """
     kinds = [_facts(group) for group in groups]
     words = [""] * len(groups)
     for depth in range(1, len(kinds[0]) + 1):
@@ -40,7 +49,7 @@ def _differences(groups: Sequence[Group]) -> list[str]:
 
 
 def _facts(group: Group) -> list[list[str]]:
-    """Return the facts that define a group by kind; readers know the first kinds best."""
+    """Return the facts that define a group, by kind. Readers know the first kinds best."""
     model, task = group.model, group.task
     record = group.rows[0].stored.record
     made = record.provenance
@@ -56,5 +65,13 @@ def _facts(group: Group) -> list[list[str]]:
 
 
 def weights_words(fingerprint: str) -> str:
-    """Return words for the weights: the first eight digits of a hash, or a name such as `tiny-v1-seed0`."""
+    """Return words for a fingerprint: eight digits of a hash, or a name such as `tiny-v1-seed0`."""
     return f"weights {re.sub('[0-9a-f]{32,}', lambda found: found[0][:8], fingerprint)}"
+
+
+def machine_words(made: Provenance) -> str:
+    """Return the machine of a timed run, with the instructions that decide how fast matmuls are."""
+    flags = ", ".join(made.cpu_flags) or "instructions not known"
+    gpu = f"{made.gpu}; " if made.gpu else ""
+    threads = "1 thread" if made.threads == 1 else f"{made.threads} threads"
+    return f"Machine: {gpu}{made.cpu} ({flags}), {threads}"

@@ -1,43 +1,52 @@
-"""Recognize records that say `ok` but have numbers that a fault, mended since, made wrong.
+"""Records that say `ok` but have wrong numbers, because of a fault that was mended since.
 
-The fields of a record show it: records made after these faults were mended name the architecture of the model, older ones do not. Reports
-leave an outdated record out and say why, and its command measures again instead of finding it on file.
+The fields of a record show it: records made after the repair name the architecture of the model,
+older records do not. A report leaves an outdated record out and says why, and the command of the
+record measures again.
 """
 
 import re
 
 from harness.identity import class_name
+from harness.results import names
 from harness.results.record import RunRecord
 
-COMPARING = ("divergence", "noise_floor")
+COMPARING = (names.DIVERGENCE, names.NOISE_FLOOR)
 """Tasks that once compared a quantized checkpoint with itself."""
 GGUF_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 """Types of tensors in a GGUF file that are not quantized."""
 COMPARED_WITH_ITSELF = (
-    "the checkpoint came quantized and was taken for its own float model; repeat the run with +model@model.baseline=..., the float "
-    "model that it was made of"
+    "the checkpoint came quantized and was taken for its own float model; repeat the run with "
+    "+model@model.baseline=..., the float model that it was made of"
 )
-READ_OTHERWISE = "quantized checkpoints were read less exactly (type of the weights, scales of experts, rounding of inputs); repeat the run"
-CHOSEN_OTHERWISE = "in models with matrices of more than two axes other weights were quantized, or along another axis; repeat the run"
+READ_OTHERWISE = (
+    "quantized checkpoints were read less exactly (type of the weights, scales of experts, "
+    "rounding of inputs); repeat the run"
+)
+CHOSEN_OTHERWISE = (
+    "in models with matrices of more than two axes other weights were quantized, or along another "
+    "axis; repeat the run"
+)
 
-PERPLEXITIES = ("perplexity", "perplexity_llama_cpp", "perplexity_documents")
-"""Tasks whose items hold the log-loss of tokens, the preferred one first."""
-OVER_TEXT = (*PERPLEXITIES, "divergence", "noise_floor", "parity")
+OVER_TEXT = (*names.PERPLEXITIES, names.DIVERGENCE, names.NOISE_FLOOR, names.PARITY)
 """Tasks whose intervals once took windows for independent."""
 PARTS_OF_TEXT = ("token", "word", "byte")
-"""What their figures are over; those over questions were right."""
+"""`n_of` of the metrics with such intervals. Intervals over questions were right."""
 BY_CLUSTER = "interval by "
-"""What is in the note of an interval that holds."""
-TOO_NARROW = "no interval: the one on file takes windows for independent, which is too narrow; repeat the run"
+"""What the note of a right interval holds."""
+TOO_NARROW = (
+    "no interval: the one on file takes windows for independent, which is too narrow; repeat the "
+    "run"
+)
 OR_ADD = ", or run `python scripts/add_documents.py FOLDER`"
 
 
 def without_narrow_intervals(record: RunRecord) -> RunRecord:
-    """Return a record without the intervals that were made over windows of a text, each with a note that says so."""
+    """Return a record in which intervals over windows of a text are replaced by a note."""
     task = record.task
     if task is None or task.name not in OVER_TEXT or task.data.get("name") == "random tokens":
         return record
-    why = TOO_NARROW + (OR_ADD if task.name in PERPLEXITIES else "")
+    why = TOO_NARROW + (OR_ADD if task.name in names.PERPLEXITIES else "")
     metrics = tuple(
         metric.model_copy(
             update={"ci95": None, "note": "; ".join(filter(None, (metric.note, why)))}
@@ -58,7 +67,7 @@ def outdated(record: RunRecord) -> str | None:
         task.name in COMPARING
         and quant.name == "none"
         and record.baseline is None
-        and ("checkpoint" in quant.formats or _is_of_blocks(record))
+        and ("checkpoint" in quant.formats or _is_quantized_gguf(record))
     ):
         return COMPARED_WITH_ITSELF
     if model.architecture is not None:
@@ -71,9 +80,10 @@ def outdated(record: RunRecord) -> str | None:
     return None
 
 
-def _is_of_blocks(record: RunRecord) -> bool:
-    """Say whether the model is a GGUF file with quantized blocks; its origin lists the types of its tensors."""
+def _is_quantized_gguf(record: RunRecord) -> bool:
+    """Say whether the model is a GGUF file with quantized tensors."""
     model = record.config.get("model")
     source = class_name(model.get("_target_")) if isinstance(model, dict) else ""
+    # The origin lists the types of the tensors: `dequantized GGUF (210 x Q4_1, 61 x F32)`.
     kinds = re.findall(r"\d+ x (\w+)", record.model.origin) if record.model is not None else []
     return source == "GgufModel" and not GGUF_FLOATS.issuperset(kinds)

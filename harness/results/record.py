@@ -1,8 +1,8 @@
 """The record of a run: one JSON file that says what ran, what came out, and what it was made with.
 
-The schema is closed (an unknown field is an error) and strict about numbers: no NaN, no infinity; a value that could
-not be had is null and a note says why. `docs/record.schema.json` is generated from these classes, and a test keeps it
-current.
+The schema is closed: an unknown field is an error. It is strict about numbers: no NaN and no
+infinity; a missing value is null, and a note says why. `docs/record.schema.json` is generated from
+these classes, and a test keeps it current.
 """
 
 from datetime import datetime
@@ -17,11 +17,11 @@ SCHEMA_VERSION: Final = 1
 
 
 class Unit(StrEnum):
-    """The closed list of units."""
+    """The units of metrics; there are no others."""
 
     ONE = "1"
     FRACTION = "fraction"
-    """In [0, 1]; reports show it as a percentage, and differences in percentage points."""
+    """In [0, 1]. Reports show percentages, and differences in percentage points."""
     NAT_PER_TOKEN = "nat/token"  # noqa: S105 - a unit, not a secret
     BIT_PER_BYTE = "bit/byte"
     DB = "dB"
@@ -47,26 +47,28 @@ class Status(StrEnum):
 
 
 class _Closed(BaseModel):
+    """Base of the schema: unknown fields, NaN and infinity are errors, and nothing changes."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
     )
 
 
 class Metric(_Closed):
-    """One number, with what is needed to read it."""
+    """One number, with its unit, n, interval and direction."""
 
     name: str
     value: float | None
     """Finite, or null with a note."""
     unit: Unit
     n: int
-    """Items behind the number: questions, tokens, windows."""
+    """How many questions, tokens or windows the number is over."""
     n_of: str
     """What `n` counts, such as `question`."""
     ci95: tuple[float, float] | None = None
     """95 % confidence interval."""
     higher_is_better: bool | None
-    """None for a count that is neither."""
+    """None for a number that is neither good nor bad."""
     note: str | None = None
     """Why a value or an interval is missing, or how to read it."""
 
@@ -80,7 +82,7 @@ class Metric(_Closed):
     def count(
         cls, name: str, value: int, *, of: int, item: str, higher_is_better: bool | None = None
     ) -> Self:
-        """Return a number of items, such as 3 ties `of` 100 questions; `item` is `question`."""
+        """Return a count, such as 3 ties `of` 100 questions; `item` is then `question`."""
         return cls(
             name=name,
             value=value,
@@ -115,40 +117,40 @@ class ModelInfo(_Closed):
     attention: str
     """Attention implementation of transformers."""
     products: Literal["native", "float32"] = "native"
-    """What multiplies the matrices of linear layers; `float32` stands in for a 16-bit type that the processor lacks."""
+    """How linear layers multiply; `float32` replaces a 16-bit type that the processor lacks."""
     fingerprint: str
-    """Hash of the weights, or commit of the hub."""
+    """Hash of the weights, or commit on the hub."""
     baseline: str | None = None
-    """Fingerprint of `model.baseline`, the float model that a quantized checkpoint was made of, if that was said."""
+    """Fingerprint of `model.baseline`, the unquantized model that a checkpoint was made of."""
     revision: str | None
-    """Commit of the hub, if it came from there."""
+    """Commit on the hub; null for a local model."""
     architecture: str | None = None
-    """Class of the model that the folder's config.json names, such as `LlamaForCausalLM`; null in older records."""
+    """Class of the model in config.json, such as `LlamaForCausalLM`; null in older records."""
     origin: str
-    """What the float weights are, such as a dequantized 4-bit file."""
+    """Where the float weights come from, such as a dequantized 4-bit file."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    """`random`: only the shapes are the model's, for timing."""
+    """`random`: only the shapes are those of the model, which is enough for timing."""
     num_parameters: int
     float_bytes: int
-    """Size of all parameters at the model's type, shared ones counted once [byte]."""
+    """Size of all parameters in the model's type, shared parameters counted once [byte]."""
 
 
 class BaselineInfo(_Closed):
-    """The float model that a model was compared with."""
+    """The unquantized model that a model was compared with."""
 
     relation: Literal["own float weights", "second model", "itself"]
-    """`own float weights`: the model without its recipe. `second model`: `model.baseline`, loaded beside it. `itself`: the recipe
-    changes nothing, so every difference is 0 by definition."""
+    """`own float weights`: the model without its recipe. `second model`: `model.baseline`, loaded
+    beside it. `itself`: the recipe changes nothing, so every difference is 0 by definition."""
     name: str
     fingerprint: str
     revision: str | None
     origin: str
-    """What its weights are."""
+    """Where its weights come from."""
     dtype: str
 
 
 class SkippedWeight(_Closed):
-    """A matrix that stayed in float."""
+    """A matrix that was not quantized."""
 
     name: str
     shape: tuple[int, ...]
@@ -163,36 +165,37 @@ class LayerReport(_Closed):
     format: str
     shape: tuple[int, ...]
     bits_per_weight: float
-    """Codes and scales, over the number of weights [bit]."""
+    """Size of codes and scales, over the number of weights [bit]."""
     rel_error: float
-    """Relative Frobenius error of the weight."""
+    """Norm of the error over norm of the weight (Frobenius)."""
     short_tail: bool
-    """The last block of a row is shorter than the others."""
+    """Whether the last block of a row is shorter than the others."""
     kernel: str | None = None
-    """What multiplies with the weight; null in records made before it was kept."""
+    """What multiplies with the weight; null in older records."""
     stored_bytes: int | None = None
-    """Memory of what stands for the weight now; null in records made before it was kept [byte]."""
+    """Memory of the quantized weight; null in older records [byte]."""
 
 
 class Compute(_Closed):
-    """How exactly the layers of a model multiply on the processor of the run; see `harness.backends.probe`."""
+    """How exactly the layers multiply on the processor of the run; see `harness.backends.probe`."""
 
     dtype: Literal["float32", "float16", "bfloat16"] | None
-    """The widest type whose rounding of operands and results explains the error; null if none does."""
+    """The widest type whose rounding of operands and results explains the error; null if no type
+    does."""
     rel_error: float
-    """Largest relative error (Frobenius norms) of a matmul, compared with float64 on the layer's own codes."""
+    """Largest relative error of a matmul (Frobenius), against float64 on the layer's own codes."""
     layer: str
-    """The layer with that error."""
+    """The layer with the largest error."""
 
     @property
     def words(self) -> str:
-        """`as exact as bfloat16 (relative error 3.2e-03 in model.layers.0.mlp.up_proj)`."""
+        """Such as `as exact as bfloat16 (relative error 3.2e-03 in model.layers.0.mlp.up_proj)`."""
         how = f"as exact as {self.dtype}" if self.dtype else "less exact than bfloat16"
         return f"{how} (relative error {self.rel_error:.1e} in {self.layer})"
 
 
 class CalibrationInfo(_Closed):
-    """The text that a recipe was fitted to: another text gives other numbers under the same configuration."""
+    """The text that a recipe was fitted to. Another text gives other numbers."""
 
     text: str
     """Data set and split, or file name."""
@@ -201,63 +204,65 @@ class CalibrationInfo(_Closed):
     num_sequences: int
     """Sequences drawn from the text."""
     length: int
-    """Tokens of each."""
+    """Tokens of a sequence."""
     seed: int
-    """Of the draw."""
+    """Seed of the draw."""
 
 
 class QuantReport(_Closed):
-    """What became of the weights."""
+    """How the model was quantized, layer by layer."""
 
     name: str
     """Name of the recipe."""
     formats: dict[str, str]
     """Rule name -> format name of the weights."""
     input_formats: dict[str, str] = {}
-    """Rule name -> format name of the layers' inputs, for the rules that round them."""
+    """Rule name -> format name of the activations that enter a layer, for rules that round them."""
     output_formats: dict[str, str] = {}
-    """The same for the layers' outputs."""
+    """Rule name -> format name of the activations that leave a layer."""
     cache_format: str | None = None
-    """Format of the keys and values that the KV cache takes; null leaves them in float."""
+    """Format of the keys and values in the KV cache; null if they stay in float."""
     kind: Literal["none", "fake-quant", "real"]
-    """`fake-quant`: values rounded to the format, stored and multiplied in the model's float type. `real`: codes and scales are
-    what is stored and multiplied."""
+    """`fake-quant`: values are rounded to the format, and stored and multiplied in the model's
+    float type. `real`: codes and scales are stored and multiplied."""
     backend: str = "fake"
-    """What put the weights in place, such as `torchao`."""
+    """The backend that installed the weights, such as `torchao`."""
     compute: Compute | None = None
-    """How exactly they are multiplied, as measured; null in older records, and where no linear layer has codes."""
+    """How exactly the layers multiply, as measured; null in older records, and if no linear layer
+    has codes."""
     num_quantized: int
     """Parameters that were quantized."""
     coverage: float
-    """Share of the parameters that a text run needs that were quantized, in [0, 1]."""
+    """Share of the parameters of a text run that was quantized, in [0, 1]."""
     bits_per_weight: float
-    """Mean over the quantized parameters, scales included; the float type's bits if there are none [bit]."""
+    """Mean over the quantized parameters, scales included; the bits of the float type if no
+    parameter was quantized [bit]."""
     model_bytes: int
-    """Size of the model if the codes were stored packed, float parameters included [byte]."""
+    """Size of the model with packed codes, float parameters included [byte]."""
     stored_bytes: int | None = None
-    """Size of the model as it lies in memory, float parameters included; null in older records [byte]."""
+    """Size of the model in memory, float parameters included; null in older records [byte]."""
     skipped: tuple[SkippedWeight, ...]
     layers: tuple[LayerReport, ...]
     calibration: CalibrationInfo | None = None
-    """What the recipe was fitted to; null for a recipe that looks at no text, and in records made before it was kept."""
+    """What the recipe was fitted to; null for a recipe without a text, and in older records."""
 
 
 class TaskInfo(_Closed):
-    """What was measured."""
+    """What was measured, on which data."""
 
     name: str
     version: int
-    """A change that moves numbers raises it; tables never mix versions."""
+    """A change that moves numbers raises the version; tables never mix versions."""
     protocol: str
-    """Everything that defines the number, in one line."""
+    """What defines the number, in one line."""
     data: dict[str, Any]
     """Name, hashes and size of the data."""
     needs_model: bool = True
-    """False if it measures without a model; then the record has neither `model` nor `quant`."""
+    """False for a task without a model: its record has neither `model` nor `quant`."""
 
 
 class Hardware(NamedTuple):
-    """What a speed depends on: runs of a timed task on other hardware are other runs."""
+    """What a speed depends on. Runs of a timed task on other hardware are other runs."""
 
     cpu: str
     threads: int
@@ -265,7 +270,7 @@ class Hardware(NamedTuple):
 
 
 class Provenance(_Closed):
-    """What a run was made with."""
+    """Code, packages and machine of a run."""
 
     git_commit: str | None
     git_dirty: bool | None
@@ -281,13 +286,14 @@ class Provenance(_Closed):
     torch_flags: dict[str, str]
     seeds: dict[str, int]
     foreign_code: dict[str, str] = {}
-    """SHA-256 of the source of each package outside of quant-harness that the configuration names a class of."""
+    """SHA-256 of the source of each package that the configuration uses, except quant-harness."""
     host: str | None = None
-    """Name of the machine; null in records from before 2026-12 and where it has none."""
+    """Name of the machine; null if it has none, and in records from before 2026-12."""
     gpu_uuid: str | None = None
-    """What names the GPU in every process, as `nvidia-smi -L` says it; null on a CPU and in older records."""
+    """UUID of the GPU, as `nvidia-smi -L` prints it; null on a CPU and in older records."""
     settings: dict[str, str] = {}
-    """What else decides speed, as far as it can be read: clock governor, turbo, microcode; driver, clocks and power limit of a GPU."""
+    """Settings that decide speed, where they can be read: clock governor, turbo, microcode; driver,
+    clocks and power limit of a GPU."""
 
     @property
     def hardware(self) -> Hardware:
@@ -299,51 +305,63 @@ class PeakMemory(_Closed):
     """The most memory that was in use at once."""
 
     process_bytes: int | None
-    """Resident memory of the process; null where the system does not tell [byte]."""
+    """Resident memory of the process; null if the system does not tell [byte]."""
     since: Literal["run", "process"]
-    """Since the run began, or, where the system cannot count anew, since the process did."""
+    """`run`: since the run began. `process`: since the process began, on a system that cannot reset
+    its counter."""
     device_bytes: int | None
-    """Memory that torch had allocated on the GPU; null on a CPU [byte]."""
+    """Memory that torch allocated on the GPU; null on a CPU [byte]."""
 
 
 class SampleScore(_Closed):
-    """One item: a question or a window. Written to the samples file, not to the record."""
+    """One sample: a question or a window. It goes to the samples file, not to the record."""
 
     id: str
     cluster: str
-    """What the item is of: a subject; the document, or the first and the last of them."""
+    """Subject of a question; document of a window, or its first and last document."""
     scores: dict[str, float]
     answer: str | None = None
     token_nll: tuple[float, ...] | None = None
     """-ln p of each scored token, in order [nat]."""
     token_document: tuple[int, ...] | None = None
-    """The document that each of these tokens begins in. Tokens of one document are not independent; documents are."""
+    """The document of each of these tokens. Documents are independent, tokens of one document are
+    not."""
 
 
 class RunRecord(_Closed):
-    """One run. The order of the fields is part of the format."""
+    """One run.
+
+    **The order of the fields is the format.** Files, diffs and readers rely on it, in this class
+    and in the classes of its fields. When you change a field:
+
+    - Add it where it belongs for a reader, with a default: older records lack it. Say in its note
+      what null means in an older record.
+    - Never rename, reorder or remove a field, and never narrow its type: records on file would be
+      unreadable. A change that cannot be avoided raises `SCHEMA_VERSION`.
+    - Write the schema anew: `python -m harness.results.schema > docs/record.schema.json`.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
-    """Configuration hash and start time; also the end of the file name."""
+    """Start of the configuration hash and start time; also the end of the file name."""
     config_hash: str
-    """SHA-256 of the canonical configuration; with model and data it is the run's identity."""
+    """Identity of the run, see `harness.identity`; together with model and data."""
     status: Status
     created: datetime
     """Start, UTC."""
     attempt: int | None = None
-    """How often this configuration has been run with this one, counted from 1 under the claim, whatever clocks say; null in older
-    records, which come before all others."""
+    """Number of this run among the runs of its configuration, from 1, whatever clocks say. Null in
+    older records, which come before all others."""
     duration_s: float | None = None
     peak_memory: PeakMemory | None = None
     command: str
     config: dict[str, Any]
     """The resolved configuration."""
     recipe: str | None = None
-    """Name of the recipe with what was changed in it, also of a run that did not end well; null in records made before it was kept."""
+    """Name of the recipe and what was changed in it, also after a failure; null if older."""
     model: ModelInfo | None = None
     baseline: BaselineInfo | None = None
-    """What the model was compared with; null for a task that compares nothing, and in records made before it was kept."""
+    """What the model was compared with; null if the task compares nothing, and in older records."""
     quant: QuantReport | None = None
     task: TaskInfo | None = None
     metrics: tuple[Metric, ...] = ()
@@ -353,7 +371,7 @@ class RunRecord(_Closed):
     provenance: Provenance
     warnings: tuple[str, ...] = ()
     error: str | None = None
-    """The chain of exceptions of a run that did not end well."""
+    """The chain of exceptions of a run that failed."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -362,10 +380,11 @@ class RunRecord(_Closed):
         alone = self.task is not None and not self.task.needs_model
         if not self.task or not (alone or (self.model and self.quant)):
             raise ValueError(
-                "a record with status ok must have model, quant and task (the last alone if it needs no model)"
+                "a record with status ok must have model, quant and task (task alone if the task "
+                "needs no model)"
             )
         return self
 
     def metric(self, name: str) -> Metric | None:
-        """Return the metric of a name, or None."""
+        """Return the metric with a name, or None."""
         return next((metric for metric in self.metrics if metric.name == name), None)

@@ -1,4 +1,4 @@
-"""`python -m harness.results.schema`: print the JSON Schema of a record, which `docs/record.schema.json` holds."""
+"""`python -m harness.results.schema`: print the JSON Schema of `docs/record.schema.json`."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from harness.results.record import RunRecord
 
 
 def schema_text() -> str:
-    """Return the JSON Schema of `RunRecord` as it is written to files."""
+    """Return the JSON Schema of `RunRecord`, as text."""
     return json.dumps(RunRecord.model_json_schema(mode="serialization"), indent=1) + "\n"
 
 

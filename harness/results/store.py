@@ -1,11 +1,11 @@
-"""Records on disk: one JSON file a run, and a parquet file of its items.
+"""Records on disk: one JSON file a run, and a parquet file of its samples.
 
     <root>/<task>/<model>/<recipe>--<run_id>.json
                           <recipe>--<run_id>.samples.parquet
 
-Every file is written by `harness.output`: a reader sees the old file or the new one, never half of one. There is no index
-to fall out of step. Two processes with the same configuration take turns under a lock that the operating system frees
-when its holder dies.
+Every file is written by `harness.output`: a reader sees the old file or the new one, never a part.
+There is no index that could differ from the files. Two processes with the same configuration take
+turns under a lock; the operating system frees it when its holder dies.
 """
 
 import hashlib
@@ -33,23 +33,23 @@ from harness.results import damage
 from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
 OPTION = "results_dir"
-"""How a user names the folder; errors name it too."""
+"""The option for the folder; errors name it."""
 ROOM = 2**20
-"""What a record and its samples need [byte]; the largest on file have half of it."""
+"""Free space that a record and its samples need [byte]; the largest published ones take half."""
 SAMPLES_SUFFIX = ".samples.parquet"
 NLL_GRID = 2.0**-26
-"""Token NLLs are filed as the nearest multiples of this, within 7.5e-9 [nat]. The zero bits compress away: a token takes 4.1 bytes of
-the file, where whole float64 numbers take 7.2 and the float32 numbers of older files 3.5."""
+"""Token NLLs are rounded to multiples of this, which moves them by at most 7.5e-9 [nat]. The zero
+bits compress away: a token takes 4.1 bytes of the file. Unrounded float64 takes 7.2, the float32 of
+older files 3.5."""
 TOKEN_NLL_LEAF = "token_nll.list.element"  # noqa: S105 - a column, not a secret
 TOKEN_DOCUMENT_LEAF = "token_document.list.element"  # noqa: S105
-
-
 WRITTEN_TEXTS = ("command", "config", "error", "warnings")
+"""Fields with text that people or libraries wrote, which may hold a secret anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """A record and the file it lies in."""
+    """A record and the path of its file."""
 
     path: Path
     record: RunRecord
@@ -63,7 +63,7 @@ class ResultStore:
 
     @contextmanager
     def claim(self, config_hash: str) -> Iterator[None]:
-        """Hold the right to run a configuration; wait if another process has it.
+        """Context manager: hold the right to run a configuration; wait if another process has it.
 
         Raises:
             OutputError: The folder cannot be written.
@@ -75,52 +75,61 @@ class ResultStore:
             yield
 
     def path(self, record: RunRecord, *, task: str, model: str, recipe: str) -> Path:
-        """Return where a record belongs, whatever its parts are called."""
+        """Return the path of a record; characters that are not safe in a path are replaced."""
         name = f"{safe_name(recipe)}--{record.run_id}.json"
         return self.root / safe_name(task) / safe_name(model) / name
 
     def write(self, path: Path, record: RunRecord) -> None:
-        """Write a record without secrets, replacing what the path held.
+        """Write a record without secrets; an older file at the path is replaced.
 
         Raises:
-            OutputError: The disk is full, or the folder cannot be written; what was there before is untouched.
+            OutputError: The disk is full, or the folder cannot be written. An older file stays.
         """
         text = json.dumps(_without_secrets(record), indent=1, allow_nan=False)
         write_atomic(path, f"{text}\n".encode(), OPTION, "folder", force=True)
 
     def write_samples(self, path: Path, samples: Sequence[SampleScore]) -> tuple[str, str]:
-        """Write the items of the record at `path`; return file name and SHA-256."""
+        """Write the samples of the record at `path`; return file name and SHA-256."""
         content = encoded(samples_frame(samples))
         file = path.with_suffix(SAMPLES_SUFFIX)
         write_atomic(file, content, OPTION, "folder", force=True)
         return file.name, hashlib.sha256(content).hexdigest()
 
     def check_room(self) -> None:
-        """Check that a record and its samples can be written, before they are measured.
+        """Check that a record and its samples can be written, before anything is measured.
 
         Raises:
-            OutputError: They cannot.
+            OutputError: The folder cannot be written, or the disk is full.
         """
         place.check_room(self.root, OPTION, "folder", within=self.root, size=ROOM)
 
     def load(self) -> tuple[list[Stored], list[str]]:
-        """Return every whole record, those of one configuration in the order of their filing, and a line for every file that is not one."""
+        """Return all records, oldest first, and a line for every file that is not a whole record.
+
+        Records are sorted by attempt, then by start.
+        """
         return self._read_all("*/*/*")
 
     def find(
         self, identity: str, *, task: str, model: str, recipe: str
     ) -> tuple[list[Stored], list[str]]:
-        """Return the same of one configuration, whose records lie where `path` puts them.
+        """Return the records of one configuration, and problems, as `load` does.
+
+        Args:
+            identity: Hash of the configuration; see `harness.identity`.
+            task: Name of the task, as for `path`.
+            model: Name of the model.
+            recipe: Name of the recipe.
 
         Raises:
-            OutputError: Something else than a folder is there.
+            OutputError: The results folder is not a folder.
         """
         place.folder_to_fill(self.root, OPTION)
         found, problems = self._read_all(
             f"{safe_name(task)}/{safe_name(model)}/{safe_name(recipe)}--*"
         )
-        # Either may differ: old records were filed with another hash, and a secret that was masked by its value is not in
-        # the configuration on file.
+        # Compare both hashes. Old records have another `config_hash`. A secret that was masked by
+        # its value is missing in `config`, so the hash computed from it differs.
         same = [i for i in found if identity in (i.record.config_hash, identity_of(i.record))]
         return same, problems
 
@@ -134,33 +143,40 @@ class ResultStore:
         return sorted(stored, key=_filed), problems
 
     def close_abandoned(self, stored: Iterable[Stored]) -> None:
-        """Mark records that still say `running`: whoever holds the claim knows their process is gone."""
+        """Mark records that still say `running` as failed.
+
+        Call this under the claim: then no process runs the configuration.
+        """
         for item in stored:
             if item.record.status is Status.RUNNING:
                 update = {
                     "status": Status.ERROR,
-                    "error": "the process ended without closing the record (killed, out of memory, or its disk was full)",
+                    "error": "the process ended without closing the record (killed, out of memory, "
+                    "or its disk was full)",
                 }
                 self.write(item.path, item.record.model_copy(update=update))
 
 
 def identity_of(record: RunRecord) -> str:
-    """Return the identity of a record's run, computed from the configuration that it holds; see `harness.identity`."""
+    """Return the identity of a run, computed from the configuration in its record."""
     return config_hash(record.config, "cpu" if record.provenance.gpu is None else "cuda")
 
 
 def next_attempt(known: Iterable[Stored]) -> int:
-    """Return the `attempt` of a run whose configuration has these records; whoever asks holds the claim."""
+    """Return the `attempt` of the next run of these records' configuration.
+
+    Call this under the claim.
+    """
     return 1 + max((item.record.attempt or 0 for item in known), default=0)
 
 
 def _filed(item: Stored) -> tuple[int, datetime, str]:
-    """Return what sorts records: a count, since clocks are set back."""
+    """Return the sort key of records. The attempt comes first: a clock may be set back."""
     return item.record.attempt or 0, item.record.created, item.record.run_id
 
 
 def read(path: Path) -> RunRecord:
-    """Return the record in a file.
+    """Return the record of a file.
 
     Raises:
         ResultError: The file is not a whole record of this schema version.
@@ -169,15 +185,15 @@ def read(path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(text)
     except ValidationError as reason:
-        why = damage.fault(reason, text, SCHEMA_VERSION)
+        why = damage.explanation(reason, text, SCHEMA_VERSION)
         raise ResultError(f"{path} must be a whole record, got {why}") from reason
 
 
 def read_samples(stored: Stored) -> pd.DataFrame:
-    """Return the items of a record, one row each.
+    """Return the samples of a record: one row a sample.
 
     Raises:
-        ResultError: The file is missing, or not the one that the record was written with.
+        ResultError: The file is missing, or has another hash than the record says.
     """
     name = stored.record.samples_file
     if not name or name != Path(name).name:
@@ -193,14 +209,14 @@ def read_samples(stored: Stored) -> pd.DataFrame:
         )
     try:
         return pd.read_parquet(io.BytesIO(content))
-    except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # all of pyarrow's
+    except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # from pyarrow
         raise ResultError(
             f"{file} must be a parquet file, got: {reason}; repeat the run"
         ) from reason
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
-    """Return one row an item: id, cluster, answer, a column for each score, and the token lists."""
+    """Return one row a sample: id, cluster, answer, a column for each score, and token lists."""
     rows = []
     for sample in samples:
         row: dict[str, object] = {"id": sample.id, "cluster": sample.cluster}
@@ -216,16 +232,16 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
 
 
 def _without_secrets(record: RunRecord) -> dict[str, Any]:
-    """Return the fields of a record with secrets masked; by value only where people or libraries wrote the text."""
+    """Return the fields of a record with secrets masked; by value only in `WRITTEN_TEXTS`."""
     fields: dict[str, Any] = redacted_tree(record.model_dump(mode="json"))
     values = known_values()
     return fields | {key: redacted_tree(fields[key], values) for key in WRITTEN_TEXTS}
 
 
 def encoded(frame: pd.DataFrame) -> bytes:
-    """Return the parquet file of a table of items."""
+    """Return the bytes of the parquet file of a table of samples."""
     buffer = io.BytesIO()
-    # Token NLLs are noise to a dictionary; split by byte, their exponents compress.
+    # A dictionary does not help with token NLLs. Split by byte, their exponents compress.
     frame.to_parquet(
         buffer,
         compression="zstd",
@@ -237,5 +253,5 @@ def encoded(frame: pd.DataFrame) -> bytes:
 
 
 def safe_name(name: str) -> str:
-    """Return a name that is safe in a path: letters, digits, `.`, `_`, `-`; at most 80; no leading dot."""
+    """Return a name that is safe in a path: at most 80 letters, digits, `.`, `_`, `-`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:80] or "_"

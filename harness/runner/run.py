@@ -162,7 +162,7 @@ class Outcome:
     def summary(self) -> str:
         """Return the headline with interval and n, and whether it was measured now."""
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (figures.in_words(self.headline), self.beside, how)))
+        return "; ".join(filter(None, (figures.one_line(self.headline), self.beside, how)))
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -347,7 +347,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        log.error("measured, but not on file: %s", figures.in_words(next(iter(metrics), None)))
+        log.error("measured, but not on file: %s", figures.one_line(next(iter(metrics), None)))
         raise
 
 
@@ -394,6 +394,6 @@ def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
         skipped=skipped,
         path=stored.path,
         headline=next(iter(stored.record.metrics), None),
-        beside=float_paths.in_words(stored.record.metric),
+        beside=float_paths.speeds_in_words(stored.record.metric),
         warnings=stored.record.warnings,
     )

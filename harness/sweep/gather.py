@@ -1,6 +1,7 @@
 """Launch the jobs of a sweep and keep a row for each, even if the launcher fails.
 
-`hydra_plugins.quant_harness.sweeper` calls `run`. The results are kept in this module, because Hydra executes plugin modules anew.
+`hydra_plugins.quant_harness.sweeper` calls `run`. This module keeps the results, because Hydra
+executes modules of plugins twice.
 """
 
 import contextlib
@@ -32,7 +33,10 @@ results: list[JobResult] = []
 """Results of the jobs of this command, in order."""
 
 IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-KILLED = "the process of the job was killed ({how}) before it had a result; see whether memory ran out, and repeat the command"
+KILLED = (
+    "the process of the job was killed ({how}) before it had a result; see whether memory ran out, "
+    "and repeat the command"
+)
 Overrides = Sequence[str]
 
 
@@ -43,17 +47,17 @@ def run(
     config: DictConfig,
     batches: Sequence[Sequence[Overrides]],
 ) -> None:
-    """Run the jobs of a sweep and put a row for each into `results`.
+    """Run the jobs of a sweep and append a row for each to `results`.
 
     Args:
         launcher: Hydra's launcher, which runs the jobs.
-        function: Runs one job in this process or another, and raises nothing but KeyboardInterrupt.
+        function: Runs one job in this process or another; raises only KeyboardInterrupt.
         hydra_context: Passed on to the launcher.
         config: The configuration of the sweep itself.
         batches: The overrides of each job. A batch starts when the batch before it has ended.
 
     Raises:
-        KeyboardInterrupt: A signal stopped the sweep; the rows say how far it came.
+        KeyboardInterrupt: A signal stopped the sweep; every job has a row all the same.
         OutputError: The folder of the records cannot be written.
     """
     root = Path(config.hydra.sweep.dir).absolute()
@@ -79,7 +83,10 @@ def run(
 
 
 def _log_as_jobs(config: DictConfig, root: Path) -> None:
-    """Set up logging of the sweep itself like that of its jobs. A log file (`hydra/job_logging=default`) needs an output folder, which Hydra sets for jobs only."""
+    """Set up logging of the sweep like that of its jobs.
+
+    A log file (`hydra/job_logging=default`) needs an output folder, which Hydra sets in jobs only.
+    """
     known = copy.deepcopy(config)
     with read_write(known):
         known.hydra.runtime.output_dir = str(root)
@@ -87,7 +94,7 @@ def _log_as_jobs(config: DictConfig, root: Path) -> None:
 
 
 class _Sweep:
-    """The jobs of one sweep and their rows."""
+    """The jobs of one sweep, and a row for each job that ended."""
 
     def __init__(
         self,
@@ -107,7 +114,7 @@ class _Sweep:
         self._here = config.hydra.launcher._target_ == IN_THIS_PROCESS
 
     def run(self, numbers: Sequence[int]) -> None:
-        """Launch jobs, and launch jobs again that the launcher dropped before they ran."""
+        """Launch jobs. Jobs that the launcher dropped before they ran are launched again."""
         left = list(numbers)
         while left:
             known = len(self.rows)
@@ -115,13 +122,13 @@ class _Sweep:
             if (signum := self.journal.stopped()) is not None:
                 signals.interrupt(signum)
             left = [number for number in numbers if number not in self.rows]
-            if reason is not None and len(self.rows) == known:  # it would fail again
+            if reason is not None and len(self.rows) == known:  # no progress: it would fail again
                 for number in left:
                     self._lose(number, f"the launcher failed: {type(reason).__name__}: {reason}")
                 return
 
     def close(self, why: str) -> None:
-        """Add a row for every job that had not finished when the sweep was stopped."""
+        """Add a row for every job without one, because a signal stopped the sweep."""
         started = {number for number, _, _ in self.journal.started()}
         for number in range(len(self._jobs)):
             if number not in self.rows:
@@ -130,7 +137,7 @@ class _Sweep:
                 self.rows[number] = known or self._row(number, ending, why)
 
     def _launch(self, numbers: Sequence[int]) -> Exception | None:
-        """Launch jobs once and keep their results; return the exception if the launcher failed."""
+        """Launch jobs once and keep their results; return the exception if the launcher fails."""
         first, self._launched = self._launched, self._launched + len(numbers)
         job = Job(
             function=self._function,
@@ -151,17 +158,17 @@ class _Sweep:
         else:
             try:
                 returned = self._launch_elsewhere(overrides, first)
-            except Exception as reason:  # whatever a launcher raises, there is a row for each job
+            except Exception as reason:  # a foreign launcher may raise anything
                 return reason
         for number, item in zip(numbers, returned, strict=True):
             self._take(number, item)
         return None
 
     def _launch_elsewhere(self, overrides: list[list[str]], first: int) -> Sequence[JobReturn]:
-        """Launch jobs in other processes. A signal to this process stops them.
+        """Launch jobs in other processes; a signal to this process stops them.
 
         Raises:
-            Exception: The launcher failed. Each job whose process was killed has a row by then.
+            Exception: The launcher failed. Jobs whose process was killed have a row.
         """
         watch = Watch(self.journal, self._keep)
 
@@ -194,7 +201,8 @@ class _Sweep:
         if item.status is JobStatus.COMPLETED:
             self._keep(number, item.return_value)
             return
-        # Not raised by the job's own function: a library may be missing there. The public property prints all overrides.
+        # The error is not of the job itself: a library may be missing there. The public property
+        # `return_value` would raise it, and print all overrides.
         reason = item._return_value  # noqa: SLF001
         self._lose(number, f"{type(reason).__name__}: {reason}")
 

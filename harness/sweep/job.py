@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 unprinted: list[str] = []
-"""Reasons why results of this command could not be printed. The results are on file."""
+"""Why results of this command could not be printed. The results are on file."""
 
 
 def announce(result: JobResult) -> None:
@@ -39,39 +39,42 @@ def announce(result: JobResult) -> None:
 
 
 def typed_overrides() -> tuple[str, ...]:
-    """Return the overrides of this process's job as typed. Interpolations are not resolved: they may name a key that does not exist."""
+    """Return the overrides of this process's job, as typed.
+
+    Interpolations stay: they may name a key that does not exist.
+    """
     overrides = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
     return tuple(cast(dict[str, list[str]], overrides)["task"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """The function that a launcher calls, in this process or another."""
+    """The function that a launcher calls, in this process or in another one."""
 
     function: Callable[[DictConfig], JobResult]
     numbers: dict[int, int]
-    """Hydra's number of a job in its launch -> its number in the sweep."""
+    """Number of a job in the launch, which Hydra counts -> its number in the sweep."""
     journal: Journal
     argv: tuple[str, ...]
     """The command as it was typed."""
     home: tuple[str, int]
     """Machine and process that the command was typed in."""
     announces: bool
-    """Whether the job prints its result itself; otherwise the process that watches the journal prints it."""
+    """Whether the job prints its result; otherwise the process that watches the journal does."""
 
     def __call__(self, cfg: DictConfig) -> JobResult:
-        """Run a job, unless the sweep was stopped meanwhile."""
+        """Run a job; return a row `not run` if the sweep was stopped before."""
         number = self.numbers[HydraConfig.get().job.num]
         overrides = typed_overrides()
         here = self.home == this_process()
         if (signum := self.journal.stopped()) is not None:
             return not_run(overrides, signum)
-        with contextlib.suppress(OSError):  # a full disk; the launcher returns the result as well
+        with contextlib.suppress(OSError):  # a full disk: the launcher returns the result too
             self.journal.start(number)
         try:
             if here:
                 with signals.interrupting():
-                    signals.receive_here()  # joblib runs one job at a time in this process, too
+                    signals.receive_here()  # joblib with one job runs in a thread of this process
                     result = self.function(cfg)
             else:
                 with signals.in_worker(self.journal.stopped):
@@ -89,7 +92,7 @@ class Job:
         return result
 
     def _in_worker(self, cfg: DictConfig, number: int) -> JobResult:
-        # Records name the command that was typed, not the one that started a worker.
+        # Records name the command that was typed, not the command of the worker.
         sys.orig_argv = list(self.argv)
         progress.in_lines()
         if cfg.device == "auto":
@@ -105,7 +108,7 @@ class Job:
 
 
 def this_process() -> tuple[str, int]:
-    """Return machine and number of this process."""
+    """Return the machine and the number of this process."""
     return socket.gethostname(), os.getpid()
 
 

@@ -1,10 +1,11 @@
-"""Files by which the jobs of a sweep report to the process that waits for them, under any launcher.
+"""Files by which the jobs of a sweep report to the waiting process, under any launcher.
 
-    <number>.started    process and machine of a job that runs, or ran
+    <number>.started    machine and process of a job that has started
     <number>.json       its result
     stop                the signal that stopped the sweep
 
-A launcher returns the results of all jobs at its end, and none if it fails. A file is there as soon as its job ends, and stays if the launcher fails.
+A launcher returns all results at its end, and none if it fails. A file is there as soon as its job
+ends, and stays if the launcher fails.
 """
 
 import json
@@ -23,25 +24,25 @@ from harness.output import scratch
 
 
 @cache
-def _rows() -> TypeAdapter[JobResult]:
-    """Return what reads and writes results; building it takes longer than most imports, and few commands need it."""
+def _serializer() -> TypeAdapter[JobResult]:
+    """Return the serializer of results. Building it is slow, and few commands need it."""
     return TypeAdapter(JobResult)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Journal:
-    """The folder of one sweep, which its jobs and the waiting process both see."""
+    """The folder of one sweep, which its jobs and the waiting process can see."""
 
     folder: Path
 
     def start(self, number: int) -> None:
-        """Note that this process runs a job."""
+        """Write that this process runs a job."""
         here = json.dumps([socket.gethostname(), os.getpid()])
         self._write(f"{number}.started", here.encode())
 
     def finish(self, number: int, result: JobResult) -> None:
-        """Note the result of a job."""
-        self._write(f"{number}.json", _rows().dump_json(result))
+        """Write the result of a job."""
+        self._write(f"{number}.json", _serializer().dump_json(result))
 
     def stop(self, signum: int) -> None:
         """Ask running jobs to stop, and later jobs not to start."""
@@ -62,13 +63,13 @@ class Journal:
                 yield int(file.stem), host, process
 
     def forget(self, number: int) -> None:
-        """Remove the note that a job was started, before it is launched again."""
+        """Remove the file of a job's start, before the job is launched again."""
         (self.folder / f"{number}.started").unlink(missing_ok=True)
 
     def result(self, number: int) -> JobResult | None:
         """Return the result of a job, or None while there is none."""
         try:
-            return _rows().validate_json((self.folder / f"{number}.json").read_bytes())
+            return _serializer().validate_json((self.folder / f"{number}.json").read_bytes())
         except OSError:
             return None
 
@@ -80,4 +81,4 @@ class Journal:
         with scratch.file_in(self.folder) as (new, stream):
             stream.write(content)
             stream.flush()
-            new.replace(self.folder / name)  # no reader sees half of it
+            new.replace(self.folder / name)  # a reader sees the whole file or none

@@ -1,4 +1,4 @@
-"""Watch the jobs of a sweep: take their results, and notice processes that end without one."""
+"""Watch the jobs of a sweep: collect results, and notice processes that end without a result."""
 
 import os
 import select
@@ -14,8 +14,10 @@ from harness.display.summary import JobResult
 from harness.sweep.journal import Journal
 
 POLL_S = 0.2
+"""How often the journal is read [s]."""
 HAS_HANDLES = hasattr(os, "pidfd_open")
-"""Linux has handles that tell at once when a process ends. Elsewhere the order in which processes end is unknown."""
+"""Linux has handles that tell at once when a process ends. Other systems do not tell the order in
+which processes end."""
 
 
 class Watch:
@@ -29,7 +31,8 @@ class Watch:
             finished: Called once with the number and the result of each job that ends.
         """
         self.killed: tuple[int, ...] = ()
-        """Jobs of the first process that ended without their results. The launcher itself may have killed later ones."""
+        """Jobs of the first process that ended without a result. Only the first process counts: the
+        launcher may have killed the others."""
         self._journal, self._finished = journal, finished
         self._done: set[int] = set()
         self.running: dict[int, int] = {}
@@ -57,7 +60,7 @@ class Watch:
 
     def wait(self) -> None:
         """Wait until no job runs on this machine."""
-        time.sleep(3 * POLL_S)  # the thread has looked again by then
+        time.sleep(3 * POLL_S)  # until the thread has read the journal again
         while HAS_HANDLES and self.running:
             time.sleep(POLL_S)
 
@@ -97,7 +100,7 @@ class Watch:
             self._ends.unregister(handle)
             os.close(handle)
         if processes:
-            self._look()  # a job may have written its result just before its process ended
+            self._look()  # a job may write its result just before its process ends
         lost = tuple(number for number, process in self.running.items() if process in processes)
         for number in lost:
             self._done.add(number)

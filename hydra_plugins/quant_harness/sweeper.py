@@ -1,7 +1,7 @@
 """The sweeper of `python -m harness -m`: Hydra's basic sweeper, with a row for each job.
 
-Hydra looks for plugins in the namespace package `hydra_plugins` only, and every program that uses Hydra imports all of them. So
-nothing heavy is imported at the top.
+Hydra finds plugins only in the namespace package `hydra_plugins`, and every program that uses Hydra
+imports all of them. Nothing heavy is imported at the top.
 """
 
 from typing import Any

@@ -15,8 +15,8 @@ from harness.config import build
 from harness.machine import peaks
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
-from harness.report.grouping import TIMED
 from harness.results.evidence import lost_evidence
+from harness.results.names import TIMED
 from harness.results.record import RunRecord, Unit
 from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult

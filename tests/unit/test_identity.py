@@ -1,4 +1,4 @@
-"""The identity of a run does not depend on where its classes lie, and records of every age are found by it."""
+"""The identity of a run does not depend on modules; it finds records of every age."""
 
 import importlib
 import itertools

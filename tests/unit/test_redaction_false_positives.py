@@ -1,4 +1,4 @@
-"""What only looks like a secret is not masked: names of tokens, hashes, paths, and all that is published."""
+"""What only looks like a secret is not masked: names of tokens, hashes, paths, publications."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line, the exit code of shells, and files that are closed on the way out."""
+"""Ctrl-C and SIGTERM: one line, the exit code of shells, and closed files."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def _handlers() -> Iterator[None]:
 
 
 def in_child(act: Callable[[], object]) -> int:
-    """Run a function in a forked process; return its exit code, or minus the signal that ended it."""
+    """Run a function in a fork; return its exit code, or minus the signal that ended it."""
     if (child := os.fork()) == 0:
         try:
             act()

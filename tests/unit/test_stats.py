@@ -152,15 +152,19 @@ def test_interval_of_flips_says_what_mcnemar_s_test_says(total: int) -> None:
 def test_interval_of_flips_covers_the_difference(total: int, flips: tuple[float, float]) -> None:
     # Every table of up to 40 flips each way, weighed by its chance.
     chances = [flips[0] / total, flips[1] / total, 1 - sum(flips) / total]
+    tables = np.array(
+        [
+            (wrong, right, total - wrong - right)
+            for wrong in range(min(total, 40) + 1)
+            for right in range(min(total - wrong, 40) + 1)
+        ]
+    )
     held = 0.0
-    for wrong in range(min(total, 40) + 1):
-        for right in range(min(total - wrong, 40) + 1):
-            chance = scipy_stats.multinomial.pmf(
-                [wrong, right, total - wrong - right], total, chances
-            )
-            if chance > 1e-6:
-                low, high = flips_interval(wrong, right, total)
-                held += chance if low <= chances[1] - chances[0] <= high else 0.0
+    weights = scipy_stats.multinomial.pmf(tables, total, chances)
+    for (wrong, right, _), chance in zip(tables.tolist(), weights.tolist(), strict=True):
+        if chance > 1e-6:
+            low, high = flips_interval(wrong, right, total)
+            held += chance if low <= chances[1] - chances[0] <= high else 0.0
     assert held > 0.945
 
 

@@ -7,6 +7,7 @@ from harness.errors import ResultError
 from harness.report import paired_differences as paired
 from harness.report.grouping import Row
 from harness.results import formatting as figures
+from harness.results import names
 from harness.results.record import Unit
 
 
@@ -18,11 +19,11 @@ class Columns(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """One row's cells."""
+    """The cells of one row."""
 
     cells: dict[str, str]
     note: str | None
-    """Reason why there is no interval; None if there is one."""
+    """Why there is no interval; None if there is one."""
 
 
 def of_itself(row: Row, columns: Columns, text: str) -> Cells:
@@ -31,25 +32,33 @@ def of_itself(row: Row, columns: Columns, text: str) -> Cells:
 
 
 def of_pair(row: Row, reference: Row, columns: Columns, least: float = 0.0) -> Cells:
-    """Return the cells of a row compared with another one. A difference of log-loss up to `least`, the noise floor, cannot be told."""
+    """Return the cells of a row compared with another row.
+
+    Args:
+        row: The run.
+        reference: The run that it is compared with.
+        columns: Titles of two columns.
+        least: The noise floor [nat/token]. A smaller difference of log-loss gets no verdict.
+    """
     unit = row.headline.unit
     shown = figures.difference(row.value, reference.value, unit)
     relative = figures.relative(row.value, reference.value)
+    blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
     try:
         found = paired.difference(row, reference)
     except ResultError as reason:
-        blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
         return Cells(blank, f"no interval: {reason}")
     if found is None:
-        blank = _cells(row, columns, shown, relative, *[figures.MISSING] * 3)
-        files = (row.stored.record.samples_file, reference.stored.record.samples_file)
-        why = "these runs have no items to pair"
-        if None not in files:
-            why = f"differences of {row.task.name} are not paired item by item"
-        return Cells(blank, f"no interval: {why}")
+        return Cells(blank, f"no interval: {_why_not_paired(row, reference)}")
     p = figures.MISSING if found.p is None else figures.p_value(found.p)
-    cells = _cells(row, columns, shown, relative, _bounds(row, found), p, found.verdict(least))
+    cells = _cells(row, columns, shown, relative, _interval(row, found), p, found.verdict(least))
     return Cells(cells, None if found.interval else found.note)
+
+
+def _why_not_paired(row: Row, reference: Row) -> str:
+    if None in (row.stored.record.samples_file, reference.stored.record.samples_file):
+        return "these runs have no samples to pair"
+    return f"differences of {row.task.name} are not paired item by item"
 
 
 def _cells(
@@ -63,13 +72,13 @@ def _cells(
     return {columns.difference: difference, **between, columns.verdict: verdict}
 
 
-def _bounds(row: Row, found: paired.Paired) -> str:
-    """Return the interval as text: pp for accuracies, % of the other perplexity for perplexities."""
-    if found.interval is None:
-        return figures.MISSING
-    if row.headline.unit is Unit.FRACTION:
-        return " .. ".join(f"{100 * bound:+.2f} pp" for bound in found.interval)
-    # A perplexity by word or byte: scale the log-loss of a token to a word or byte.
-    nll = row.metric("nll")
+def _interval(row: Row, found: paired.Paired) -> str:
+    """Return the interval: pp for accuracies, % of the reference's value for perplexities."""
+    if found.interval is None or row.headline.unit is Unit.FRACTION:
+        return figures.show_bounds(found.interval, "pp")
+    # The interval is of the log-loss of a token. A perplexity by word or by byte has the log-loss
+    # of a word or a byte: scale by the tokens in it.
+    nll = row.metric(names.NLL)
     tokens = nll.n / row.headline.n if nll is not None else 1.0
-    return " .. ".join(f"{100 * math.expm1(bound * tokens):+.3f} %" for bound in found.interval)
+    low, high = (math.expm1(bound * tokens) for bound in found.interval)
+    return figures.show_bounds((low, high), "relative")

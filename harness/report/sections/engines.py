@@ -1,13 +1,14 @@
-"""Runs of a checkpoint in a program that loads it by itself, such as vLLM: the record has no model of ours."""
+"""Runs of a checkpoint in another program, such as vLLM; their records have no model of ours."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import TIMED, finished
-from harness.report.sections.scores import Section
-from harness.report.sections.throughput import machine
+from harness.report.grouping import finished
+from harness.report.sections.section import Section
+from harness.report.titles import machine_words
 from harness.results import formatting as figures
+from harness.results import names
 from harness.results.record import TaskInfo
 from harness.results.store import Stored
 
@@ -25,18 +26,18 @@ def _section(item: Stored, task: TaskInfo) -> Section:
     rows = [
         {
             "metric": metric.name.replace("_", " "),
-            "value": figures.number(metric),
+            "value": figures.show(metric),
             "unit": metric.unit,
-            "95 % interval": figures.interval(metric),
+            "95 % interval": figures.show_interval(metric),
             "n": figures.count(metric),
             "note": metric.note or "",
         }
         for metric in item.record.metrics
-        if "/" not in metric.name  # those of subjects are in the record
+        if "/" not in metric.name  # the metrics of single subjects stay in the record
     ]
     lines = [f"Protocol: {task.protocol}", f"Record: {item.path.name}", *item.record.warnings]
-    if task.name in TIMED:
-        lines.insert(0, machine(item.record.provenance))
+    if task.name in names.TIMED:
+        lines.insert(0, machine_words(item.record.provenance))
     return Section(
         title=f"{task.name}: {task.data['engine']}",
         text="\n".join(lines),

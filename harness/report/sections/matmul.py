@@ -1,33 +1,37 @@
-"""Errors of rounded matrix products: a row for each size and kind of inputs, a column for each format and each ratio."""
+"""Errors of matmuls with rounded operands.
+
+A table has a row for each size and kind of activations, and a column for each format and ratio.
+"""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 from harness.report.grouping import finished
-from harness.report.sections.scores import Section
+from harness.report.sections.section import Section
 from harness.results import formatting as figures
-from harness.results.record import Metric, TaskInfo
+from harness.results import names
+from harness.results.record import TaskInfo
 from harness.results.store import Stored
 
-TASK = "matmul"
 MEASURES = {
     "rel_error/both": "Error of X W^T, both rounded: norm of the error over norm of the product.",
     "rel_error/weights": "Error of X W^T, only W rounded.",
     "rel_error/inputs": "Error of X W^T, only X rounded.",
-    "element_error": "Error of X itself, nothing multiplied: mean magnitude of the error over mean magnitude of X.",
+    "element_error": "Error of X itself, nothing multiplied: mean magnitude of the error over mean "
+    "magnitude of X.",
 }
-
+"""First part of a metric's name -> what the metric is."""
 FIRST = next(iter(MEASURES))
-SAME = "The same draws, protocol and record as in the table before."
+SAME_AS_BEFORE = "The same draws, protocol and record as in the table before."
 
 
 def matmul_errors(stored: Sequence[Stored]) -> list[Section]:
-    """Return a table for each way of rounding, of every run of the task that ended well."""
+    """Return a table for each measure of every run of the task that ended well."""
     runs = [
         (item, task)
         for item in finished(stored)
-        if (task := item.record.task) is not None and task.name == TASK
+        if (task := item.record.task) is not None and task.name == names.MATMUL
     ]
     return [
         _section(item, task, measure, f", run {number}" if len(runs) > 1 else "")
@@ -37,38 +41,34 @@ def matmul_errors(stored: Sequence[Stored]) -> list[Section]:
 
 
 def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
-    rows = []
-    for shape in task.data["shapes"]:
-        for kind in task.data["inputs"]:
-            cells = {"M x K": shape, "inputs": kind.replace("_", " ")}
-            for name in task.data["formats"]:
-                metric = item.record.metric(f"{measure}/{kind}/{shape}/{name}")
-                cells[name] = _cell(metric)
-            for above, below in task.data["ratios"]:
-                metric = item.record.metric(f"ratio/{measure}/{kind}/{shape}/{above}/{below}")
-                cells[f"{above} / {below}"] = _cell(metric)
-            rows.append(cells)
+    rows = [
+        {"M x K": shape, "inputs": kind.replace("_", " ")}
+        | _cells(item, task, measure, f"{kind}/{shape}")
+        for shape in task.data["shapes"]
+        for kind in task.data["inputs"]
+    ]
     return Section(
         title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
-        text=f"{MEASURES[measure]}\n{_facts(item, task) if measure == FIRST else SAME}",
+        text=f"{MEASURES[measure]}\n{_protocol(item, task) if measure == FIRST else SAME_AS_BEFORE}",
         table=pd.DataFrame(rows),
     )
 
 
-def _facts(item: Stored, task: TaskInfo) -> str:
+def _cells(item: Stored, task: TaskInfo, measure: str, operands: str) -> dict[str, str]:
+    """Return errors and ratios with four digits: errors span orders of magnitude."""
+    columns = {name: f"{measure}/{operands}/{name}" for name in task.data["formats"]}
+    for above, below in task.data["ratios"]:
+        columns[f"{above} / {below}"] = f"ratio/{measure}/{operands}/{above}/{below}"
+    return {
+        title: figures.show_with_interval(item.record.metric(name), "4 digits")
+        for title, name in columns.items()
+    }
+
+
+def _protocol(item: Stored, task: TaskInfo) -> str:
     has_intervals = any(metric.ci95 is not None for metric in item.record.metrics)
     intervals = "95 % intervals in brackets" if has_intervals else "too few for intervals"
     return (
-        f"n = {item.record.metrics[0].n} draws; {intervals}; ratios are geometric means of the draws' own ratios.\n"
-        f"Protocol: {task.protocol}\nRecord: {item.path.name}"
+        f"n = {item.record.metrics[0].n} draws; {intervals}; ratios are geometric means of the "
+        f"draws' own ratios.\nProtocol: {task.protocol}\nRecord: {item.path.name}"
     )
-
-
-def _cell(metric: Metric | None) -> str:
-    """Return value and interval with four digits: errors span orders of magnitude."""
-    if metric is None or metric.value is None:
-        return figures.MISSING
-    if metric.ci95 is None:
-        return f"{metric.value:.4g}"
-    low, high = metric.ci95
-    return f"{metric.value:.4g} [{low:.4g}, {high:.4g}]"

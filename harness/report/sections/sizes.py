@@ -6,60 +6,69 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.report.grouping import Group, Row
-from harness.report.sections.scores import Section
+from harness.report.sections.section import Section
 from harness.report.titles import weights_words
 from harness.results import formatting as figures
 
 MEMORY = "in memory"
-"""The only column that older records lack."""
+"""Title of the only column that older records have no value for."""
 
 
 def sizes(groups: Sequence[Group]) -> list[Section]:
-    """Bits, bytes and coverage of each recipe, once for each model."""
+    """Return a table for each model; the title has the weights if two models share a name."""
     by_model: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
         model = group.model
         by_model.setdefault((model.name, model.dtype, model.fingerprint), []).append(group)
-    names = Counter((name, dtype) for name, dtype, _ in by_model)
+    counts = Counter((name, dtype) for name, dtype, _ in by_model)
     sections = []
     for (name, dtype, fingerprint), of_model in by_model.items():
-        apart = names[name, dtype] > 1
-        mark = f", {weights_words(fingerprint)}" if apart else ""
-        sections.append(_size_section(of_model, f"{name}, {dtype}{mark}"))
+        mark = f", {weights_words(fingerprint)}" if counts[name, dtype] > 1 else ""
+        sections.append(_section(of_model, f"{name}, {dtype}{mark}"))
     return sections
 
 
-def _size_section(groups: Sequence[Group], title: str) -> Section:
+def _section(groups: Sequence[Group], title: str) -> Section:
     model = groups[0].model
+    return Section(
+        title=f"Size and coverage: {title}",
+        text=(
+            f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in "
+            f"{model.dtype}. bits/weight is the mean over quantized weights, scales included; "
+            "coverage is the share of the parameters of a text run that is quantized. In memory is "
+            "what codes, scales and float parameters take while the model runs: of fake-quantized "
+            "models as much as of the float model; records made before it was kept have "
+            f"{figures.MISSING}."
+        ),
+        table=pd.DataFrame(_distinct_cells(groups)),
+    )
+
+
+def _distinct_cells(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """Return the cells of each recipe once, smallest model first.
+
+    The same recipe in another task is the same row, although its label may differ there.
+    """
     rows = sorted(
         (row for group in groups for row in group.rows),
         key=lambda row: (row.quant.model_bytes, row.quant.stored_bytes is None),
     )
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     known = set()
     for row in rows:
-        own = _size_cells(row)
-        # The same recipe in another task is the same row, whatever its label tells it from there.
-        facts = [value for title, value in own.items() if title not in ("recipe", MEMORY)]
+        cells = _cells(row)
+        facts = [value for title, value in cells.items() if title not in ("recipe", MEMORY)]
         recipe = (row.quant.name, row.model.name, *facts)
-        # A record that does not say what it took in memory adds nothing to one that does.
-        if own[MEMORY] != figures.MISSING or recipe not in known:
-            cells.setdefault((*recipe, own[MEMORY]), own)
+        # A record without its size in memory adds nothing to a record with it.
+        if cells[MEMORY] != figures.MISSING or recipe not in known:
+            found.setdefault((*recipe, cells[MEMORY]), cells)
         known.add(recipe)
-    return Section(
-        title=f"Size and coverage: {title}",
-        text=(
-            f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in {model.dtype}. "
-            "bits/weight is the mean over quantized weights, scales included; coverage is the share of the "
-            "parameters of a text run that is quantized. In memory is what codes, scales and float parameters take while the model runs: of "
-            f"fake-quantized models as much as of the float model; records made before it was kept have {figures.MISSING}."
-        ),
-        table=pd.DataFrame(list(cells.values())),
-    )
+    return list(found.values())
 
 
-def _size_cells(row: Row) -> dict[str, str]:
+def _cells(row: Row) -> dict[str, str]:
     quant = row.quant
+    stored = quant.stored_bytes
     return {
         "recipe": row.label,
         "path": figures.path(quant),
@@ -67,25 +76,16 @@ def _size_cells(row: Row) -> dict[str, str]:
         "bits/weight": f"{quant.bits_per_weight:.3f}",
         "model, if stored packed": figures.megabytes(quant.model_bytes),
         "of the float model": figures.share(quant.model_bytes / row.model.float_bytes),
-        MEMORY: _in_memory(row),
+        MEMORY: figures.MISSING if stored is None else figures.megabytes(stored),
         "coverage": figures.share(quant.coverage),
-        "matrices quantized": _quantized(row),
+        "matrices quantized": figures.MISSING if _came_quantized(row) else str(len(quant.layers)),
         "left in float": _left(row),
     }
 
 
-def _in_memory(row: Row) -> str:
-    stored = row.quant.stored_bytes
-    return figures.MISSING if stored is None else figures.megabytes(stored)
-
-
 def _came_quantized(row: Row) -> bool:
-    """Whether the weights were quantized before they came here: the record has no list of them."""
+    """Say whether the checkpoint was quantized elsewhere: its record lists no layers."""
     return not row.quant.layers and row.quant.coverage > 0
-
-
-def _quantized(row: Row) -> str:
-    return figures.MISSING if _came_quantized(row) else str(len(row.quant.layers))
 
 
 def _left(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Data files of a user, damaged in every way: one line that names the file, and never a traceback."""
+"""Damaged data files of a user: one line that names the file, and never a traceback."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Overlap by content: planted copies are found whatever they are called and however they are laid out."""
+"""Overlap by content: planted copies are found under any name and in any layout."""
 
 from dataclasses import replace
 from typing import Any

@@ -51,7 +51,7 @@ def test_how_a_file_is_stored_is_no_part_of_the_text(tmp_path: Path, stored: byt
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\n\n"])
 def test_rows_are_documents_joined_by_a_blank_line(tmp_path: Path, ends: str) -> None:
-    # The line separator of Unicode stands in JSON as it is; CR and LF of a text are escaped, and stay.
+    # JSON leaves the line separator of Unicode as it is, and escapes CR and LF, which stay.
     parts = ["first", "one \u2028 row", "two\r\nlines"]
     lines = [json.dumps({"text": part, "n": 1}, ensure_ascii=False) for part in parts]
     text = rows(tmp_path, *lines, "", ends=ends).text()

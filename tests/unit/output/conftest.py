@@ -14,7 +14,7 @@ Limited = Callable[[int], AbstractContextManager[None]]
 
 @pytest.fixture
 def no_file_larger() -> Limited:
-    """Return a context in which a file cannot grow beyond a size: what a full disk does, in any folder and for any user."""
+    """A context in which files cannot grow beyond a size, like a full disk, for any user."""
 
     @contextmanager
     def limited(size: int) -> Iterator[None]:

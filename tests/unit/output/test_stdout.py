@@ -1,4 +1,4 @@
-"""Standard output that cannot be written, in a process of its own: Python writes once more when it ends."""
+"""Standard output that cannot be written, in a child: Python writes once more at its end."""
 
 import subprocess
 import sys
@@ -38,7 +38,8 @@ def test_a_full_disk_is_told_in_one_line(rows: str) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "standard output must be writable, got: No space left on device; free some space, or send it elsewhere\n"
+        "standard output must be writable, got: No space left on device; free some space, or send "
+        "it elsewhere\n"
     )
 
 

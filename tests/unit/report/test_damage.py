@@ -1,7 +1,7 @@
-"""A report is never lost to one bad file: real records of the tiny model, damaged in every way that came to mind.
+"""A report is never lost to one bad file: records of the tiny model, damaged in many ways.
 
-Each case damages one of three records. The report must be written, show the others, name the damaged file, say what to do, and
-end with exit code 1. What is shown must not come from the damaged file.
+Each case damages one of three records. The report must be written, show the others, name the
+damaged file and say what to do; the exit code must be 1. No number may come from the damaged file.
 """
 
 import hashlib
@@ -181,10 +181,13 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
         "must be a whole record",
     ),
     "cut in half": (lambda v: os.truncate(v.path, 5000), "delete the file and repeat the run"),
-    "a list": (lambda v: v.path.write_text("[1, 2]"), "JSON that is none; move it elsewhere"),
+    "a list": (
+        lambda v: v.path.write_text("[1, 2]"),
+        "JSON that is not a record; move it elsewhere",
+    ),
     "foreign json": (
         lambda v: v.path.write_text('{"name": "x"}'),
-        "JSON that is none; move it elsewhere",
+        "JSON that is not a record; move it elsewhere",
     ),
     "deep json": (lambda v: v.path.write_text("[" * 100_000), "must be a whole record"),
     "huge": (huge, "must have at most 67,108,864 bytes"),
@@ -252,7 +255,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     "items fewer": (lambda v: v.with_items(v.items().iloc[:-1]), "tokens of perplexity on file"),
     "items twice": (
         lambda v: v.with_items(pd.concat([v.items(), v.items()])),
-        "must have an id for each item, got some twice",
+        "must have an id for each sample, got some twice",
     ),
     "items without id": (
         lambda v: v.with_items(v.items().drop(columns="id")),
@@ -260,11 +263,11 @@ DAMAGE: Mapping[str, tuple[Callable[[Victim], object], str]] = {
     ),
     "items without numbers": (
         lambda v: v.with_items(v.items().assign(num_tokens="many")),
-        "must have an id and numbers for each item",
+        "must have an id and numbers for each sample",
     ),
     "items renamed": (
         lambda v: v.with_items(v.items().assign(id=lambda f: f["id"] + "?")),
-        "must have the items of the other runs",
+        "must have the samples of the other runs",
     ),
 }
 

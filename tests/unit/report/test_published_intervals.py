@@ -1,4 +1,4 @@
-"""The published perplexities: their intervals by document, beside statsmodels' and those over windows that they had."""
+"""Published perplexities: intervals by document, beside statsmodels' and those over windows."""
 
 import numpy as np
 import pandas as pd

@@ -8,7 +8,9 @@ from repository import ROOT
 def test_every_figure_of_the_result_table_is_in_the_report() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     names = ("granularity-smollm2", "formats-smollm2")
-    report = "".join((ROOT / f"reports/{name}.md").read_text(encoding="utf-8") for name in names)
+    report = "".join(
+        (ROOT / f"reports/published/{name}.md").read_text(encoding="utf-8") for name in names
+    )
     table = readme.split("## What it found", 1)[1].split("\n## ", 1)[0]
     figures = re.findall(r"[+-]?\b\d+\.\d{3,5}\b", table)
     assert len(figures) >= 60

@@ -1,4 +1,4 @@
-"""Names of rows: one name, one recipe; what shares a name is told apart in words, never by a hash."""
+"""Names of rows: one name, one recipe; words tell apart what shares a name, not hashes."""
 
 import re
 from collections.abc import Callable

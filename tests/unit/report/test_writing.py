@@ -15,7 +15,7 @@ from harness.output.picture import METADATA
 from harness.report import __main__ as command
 from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
-from harness.report.sections.scores import Section
+from harness.report.sections.section import Section
 
 REPORTS = ROOT / "reports" / "published"
 PICTURE = "study-quality-1.png"
@@ -51,7 +51,7 @@ def test_the_link_to_a_picture_is_one_whatever_its_name() -> None:
     name = "ünï日本 (1)=x [a]#?:-quality-1.png"
     section = Section(title="Quality", text="", picture=name)
     [line] = [line for line in render("r", "", [section]).splitlines() if line.startswith("!")]
-    # CommonMark: a destination without pointed brackets ends at a space or an unbalanced parenthesis.
+    # CommonMark: a destination without brackets ends at a space or an unbalanced parenthesis.
     found = re.fullmatch(r"!\[Quality\]\(([A-Za-z0-9%._-]+)\)", line)
     assert found is not None, line
     assert unquote(found[1]) == name
@@ -80,8 +80,8 @@ def test_files_of_others_are_overwritten_with_force_alone(
     with pytest.raises(OutputError) as refused:
         write(results, out, "study")
     assert str(refused.value) == (
-        f"--out must lead to a new file, got {out / name}, which exists; name another (--out FOLDER), or add --force to "
-        "overwrite it"
+        f"--out must lead to a new file, got {out / name}, which exists; name another "
+        "(--out FOLDER), or add --force to overwrite it"
     )
     assert [path.name for path in out.iterdir()] == [name], "nothing is written if not all may be"
     assert (out / name).read_text() == "mine"

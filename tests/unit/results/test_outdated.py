@@ -1,9 +1,9 @@
 """Old records whose numbers are known to be wrong, told from what they say of themselves."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from builders import record
 from repository import ROOT
 
 from harness.results.outdated import (
@@ -89,10 +89,8 @@ CONVOLUTION = SkippedWeight(name="conv1d", shape=(32, 1, 4), reason="no linear l
         ({"skipped": (CONVOLUTION,)}, None),
     ],
 )
-def test_what_makes_a_record_outdated(
-    make_record: Callable[..., RunRecord], facts: dict[str, Any], reason: str | None
-) -> None:
-    assert outdated(changed(make_record(), **facts)) == reason
+def test_what_makes_a_record_outdated(facts: dict[str, Any], reason: str | None) -> None:
+    assert outdated(changed(record(), **facts)) == reason
 
 
 def test_no_published_record_is_outdated() -> None:

@@ -2,16 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from builders import record
 from pydantic import BaseModel, ValidationError
 
 from harness.results import record as module
 from harness.results.record import Metric, RunRecord, SampleScore, Status, Unit
 
-MakeRecord = Callable[..., RunRecord]
 METRIC: dict[str, Any] = {
     "name": "nll",
     "unit": "nat/token",
@@ -22,22 +21,22 @@ METRIC: dict[str, Any] = {
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
 
-def test_json_gives_back_the_record_that_went_in(make_record: MakeRecord) -> None:
-    record = make_record()
-    text = record.model_dump_json()
-    assert RunRecord.model_validate_json(text) == record
+def test_json_gives_back_the_record_that_went_in() -> None:
+    whole = record()
+    text = whole.model_dump_json()
+    assert RunRecord.model_validate_json(text) == whole
     assert json.loads(text)["created"] == "2026-01-02T03:04:05.000006Z"
     assert json.loads(text)["schema_version"] == 1
 
 
-def test_fields_keep_their_order_in_json(make_record: MakeRecord) -> None:
-    keys = list(json.loads(make_record().model_dump_json()))
+def test_fields_keep_their_order_in_json() -> None:
+    keys = list(json.loads(record().model_dump_json()))
     assert keys[:5] == ["schema_version", "run_id", "config_hash", "status", "created"]
     assert keys[-3:] == ["provenance", "warnings", "error"]
 
 
-def test_unknown_field_is_refused_at_every_level(make_record: MakeRecord) -> None:
-    whole = make_record().model_dump(mode="json")
+def test_unknown_field_is_refused_at_every_level() -> None:
+    whole = record().model_dump(mode="json")
     places: list[Any] = [
         whole,
         whole["model"],
@@ -69,7 +68,7 @@ def test_every_model_of_the_schema_is_closed_and_frozen() -> None:
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)
-def test_numbers_that_are_not_finite_are_refused(bad: float, make_record: MakeRecord) -> None:
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(ValidationError, match="finite"):
         Metric(**METRIC, value=bad)
     with pytest.raises(ValidationError, match="finite"):
@@ -79,14 +78,12 @@ def test_numbers_that_are_not_finite_are_refused(bad: float, make_record: MakeRe
     with pytest.raises(ValidationError, match="finite"):
         SampleScore(id="a", cluster="b", scores={}, token_nll=(0.5, bad))
     with pytest.raises(ValidationError, match="finite"):
-        make_record(duration_s=bad)
+        record(duration_s=bad)
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
-def test_json_with_a_number_that_is_not_finite_is_refused(
-    text: str, make_record: MakeRecord
-) -> None:
-    good = make_record().model_dump_json()
+def test_json_with_a_number_that_is_not_finite_is_refused(text: str) -> None:
+    good = record().model_dump_json()
     assert good.count("7.0625") == 1
     with pytest.raises(ValidationError, match="metrics"):
         RunRecord.model_validate_json(good.replace("7.0625", text))
@@ -104,20 +101,20 @@ def test_zero_is_a_value() -> None:
 
 
 @pytest.mark.parametrize("field", ["model", "quant", "task"])
-def test_status_ok_needs_model_quant_and_task(field: str, make_record: MakeRecord) -> None:
+def test_status_ok_needs_model_quant_and_task(field: str) -> None:
     with pytest.raises(ValidationError, match="must have model, quant and task"):
-        make_record(**{field: None})
+        record(**{field: None})
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
-def test_other_statuses_do_without_them(status: Status, make_record: MakeRecord) -> None:
-    record = make_record(status=status, model=None, quant=None, task=None, metrics=())
-    assert RunRecord.model_validate_json(record.model_dump_json()) == record
+def test_other_statuses_do_without_them(status: Status) -> None:
+    whole = record(status=status, model=None, quant=None, task=None, metrics=())
+    assert RunRecord.model_validate_json(whole.model_dump_json()) == whole
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_schema_version_is_refused(version: object, make_record: MakeRecord) -> None:
-    whole = make_record().model_dump(mode="json") | {"schema_version": version}
+def test_another_schema_version_is_refused(version: object) -> None:
+    whole = record().model_dump(mode="json") | {"schema_version": version}
     with pytest.raises(ValidationError, match="schema_version"):
         RunRecord.model_validate_json(json.dumps(whole))
 
@@ -128,9 +125,9 @@ def test_unit_outside_the_list_is_refused() -> None:
         Metric(**METRIC | {"unit": "nats"}, value=1.0)
 
 
-def test_metric_is_found_by_its_name(make_record: MakeRecord) -> None:
-    record = make_record()
-    found = record.metric("perplexity")
+def test_metric_is_found_by_its_name() -> None:
+    whole = record()
+    found = whole.metric("perplexity")
     assert found is not None
     assert found.value == 7.0625
-    assert record.metric("accuracy") is None
+    assert whole.metric("accuracy") is None

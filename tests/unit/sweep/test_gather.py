@@ -1,4 +1,4 @@
-"""A sweep under launchers of three kinds: in this process, a process a job, and a pool that kills all of its workers when one dies."""
+"""A sweep under launchers: in this process, a process a job, a pool that dies with one worker."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ from harness import signals
 from harness.cli import run as cli
 from harness.display.summary import Ending, JobResult
 from harness.errors import OutputError
-from harness.sweep import gather
+from harness.sweep import gather, watch
 from harness.sweep.job import Job
 
 DEADLINE_S = 20.0
@@ -188,8 +188,10 @@ Run = Callable[..., list[JobResult]]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Run jobs that are named by what they do, and return their rows."""
+    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    monkeypatch.setattr(signals, "POLL_S", 0.02)
     handlers = {number: signal.getsignal(number) for number in signals.STOPPING}
     before = Singleton.get_state()
 
@@ -239,10 +241,8 @@ def times(tmp_path: Path, word: str) -> int:
 
 
 @pytest.mark.parametrize("kind", [Local, Sequential, Forks, Pool])
-@pytest.mark.parametrize("batches", [1, 3])
 def test_rows_lines_and_errors_are_the_same_under_every_launcher(
     kind: type[Local],
-    batches: int,
     run: Run,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -250,11 +250,13 @@ def test_rows_lines_and_errors_are_the_same_under_every_launcher(
 ) -> None:
     typed = ["python", "-m", "harness", "-m", "task.subjects=[a, b]"]
     monkeypatch.setattr(sys, "orig_argv", typed)
-    rows = run(kind, "a", "fail", "cannot", batches=batches)
-    assert endings(rows) == {"a": "ok", "fail": "FAILED", "cannot": "unsupported"}
-    assert {row.text for row in rows} == {f"cpu {shlex.join(typed)}"}
-    assert capfd.readouterr().out == "line of a\n"
-    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 2
+    for batches in (1, 3):
+        caplog.clear()
+        rows = run(kind, "a", "fail", "cannot", batches=batches)
+        assert endings(rows) == {"a": "ok", "fail": "FAILED", "cannot": "unsupported"}
+        assert {row.text for row in rows} == {f"cpu {shlex.join(typed)}"}
+        assert capfd.readouterr().out == "line of a\n"
+        assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 2
 
 
 def test_job_whose_process_is_killed_has_a_row_and_the_others_of_its_pool_finish(
@@ -271,7 +273,7 @@ def test_job_whose_process_is_killed_has_a_row_and_the_others_of_its_pool_finish
 def test_job_whose_process_is_killed_alone_takes_none_with_it(
     kind: type[Local], run: Run, tmp_path: Path
 ) -> None:
-    rows = run(kind, "die", "slow", "b", seconds=1)
+    rows = run(kind, "die", "slow", "b", seconds=0.3)
     assert endings(rows) == {"die": "FAILED", "slow": "ok", "b": "ok"}
     assert "killed (SIGKILL, or a crash)" in rows[0].text
     assert [times(tmp_path, word) for word in ("slow", "die", "b")] == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""Differences in tables: paired, with an interval or McNemar's p, and a verdict that says no more than they do."""
+"""Differences in tables: paired, with an interval or McNemar's p, and the verdict of these."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,12 +11,10 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.report.grouping import Group, comparable
-from harness.report.sections.scores import (
-    Section,
-    direct_against_generate,
-    formats_by_granularity,
-    ranking,
-)
+from harness.report.sections.granularity import formats_by_granularity
+from harness.report.sections.mmlu import direct_against_generate
+from harness.report.sections.ranking import ranking
+from harness.report.sections.section import Section
 from harness.results.outdated import without_narrow_intervals
 from harness.results.record import Metric, RunRecord, SampleScore, Unit
 from harness.results.store import ResultStore
@@ -192,7 +190,7 @@ def test_generate_and_direct_without_items_say_why_there_is_no_interval(
         store.write(store.path(record, task=task, model="m", recipe="none"), record)
     (section,) = direct_against_generate(groups_of(store))
     assert rows_of(section)["baseline"]["its 95 % interval"] == "-"
-    assert section.text.endswith("\nno interval: these runs have no items to pair")
+    assert section.text.endswith("\nno interval: these runs have no samples to pair")
 
 
 def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one(
@@ -255,7 +253,7 @@ def test_lost_items_leave_the_value_and_a_line_that_says_why_there_is_no_interva
     row = rows_of(section)["int8_row"]
     assert row["difference from baseline"] == "+1.00 pp"
     assert (row["p"], row["its 95 % interval"], row["differs from baseline"]) == ("-", "-", "-")
-    reason = "no items to pair" if damage == "without" else "repeat the run"
+    reason = "no samples to pair" if damage == "without" else "repeat the run"
     assert "Difference: no interval: " in section.text
     assert reason in section.text
 

@@ -9,9 +9,11 @@ import pytest
 from harness.report.__main__ import write
 from harness.report.grouping import Group, comparable
 from harness.report.paired_differences import Paired
-from harness.report.sections.divergence import answer_changes, divergences
+from harness.report.plots import Cost
+from harness.report.sections.answers import answer_changes
+from harness.report.sections.divergence import divergences
 from harness.report.sections.noise import Floor, floor_of, noise_floor
-from harness.report.sections.quality import Cost, _verdict
+from harness.report.sections.quality import verdict_above
 from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
 from harness.stats import Interval
@@ -171,19 +173,19 @@ def test_noise_floor_says_how_its_intervals_were_made_or_why_it_has_none(
     ("nll", "expected"),
     [(3e-6, "cannot tell (within the noise floor)"), (5e-6, "worse"), (-5e-6, "better")],
 )
-def test_difference_within_the_floor_has_no_verdict(
+def test_difference_within_the_floor_has_noverdict_above(
     make_record: MakeRecord, file_records: FileRecords, nll: float, expected: str
 ) -> None:
     (group,) = groups_of(file_records(floor_record(make_record)))
     (row,) = group.rows
     bounds = Interval(min(nll * 0.9, nll * 1.1), max(nll * 0.9, nll * 1.1))
     cost = Cost(row=row, difference=Paired(value=nll, interval=bounds, note="n"))
-    assert _verdict(cost, Floor(row)) == expected
-    assert _verdict(cost, None) in ("worse", "better")
+    assert verdict_above(cost, Floor(row)) == expected
+    assert verdict_above(cost, None) in ("worse", "better")
 
 
 def of_checkpoint(record: RunRecord, name: str, baseline: str | None = "f") -> RunRecord:
-    """Make a record one of a checkpoint that came quantized; with a baseline, one that was compared with it."""
+    """Return the record of a quantized checkpoint, compared with a baseline if there is one."""
     assert record.model is not None
     assert record.quant is not None
     own = {"name": name, "fingerprint": name, "baseline": baseline}

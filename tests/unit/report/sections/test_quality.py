@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
+from studies import record_maker
 
 from harness.errors import ResultError
 from harness.report.__main__ import write
 from harness.report.grouping import Group, comparable
 from harness.report.sections.quality import quality_against_bits
-from harness.results.record import RunRecord, SampleScore
+from harness.results.record import SampleScore
 from harness.results.store import ResultStore
 
-MakeRecord = Callable[..., RunRecord]
+Table = dict[str, dict[str, str]]
 TOKENS = (100, 50, *[100] * 10)
-"""Windows of unequal length, so that means over tokens and over windows differ. Each is a document."""
+"""Documents of unequal length: means over tokens and over windows differ."""
 BASE = np.random.default_rng(0).normal(3.0, 0.4, len(TOKENS))
 NOISE = np.random.default_rng(1).normal(0.0, 0.002, len(TOKENS))
 
@@ -38,32 +40,34 @@ def samples_of(nll: Sequence[float], *, documents: bool = True) -> list[SampleSc
     ]
 
 
+def filed(
+    root: Path,
+    recipes: dict[str, tuple[float, Sequence[float]]],
+    windows: int = len(TOKENS),
+    documents: bool = True,
+) -> Path:
+    """File a baseline and recipes: name -> (bits, NLL above the baseline in each window)."""
+    store, make_record = ResultStore(root=root), record_maker()
+    for name, (bits, extra) in {"none": (32.0, np.zeros(len(TOKENS))), **recipes}.items():
+        nll = [float(v) for v in (BASE + extra)[:windows]]
+        record = make_record(name, math.exp(3), "perplexity", bits=bits)
+        assert record.task is not None
+        data = {**record.task.data, "num_windows": windows}
+        task = record.task.model_copy(update={"data": data})
+        path = store.path(record, task="perplexity", model="m", recipe=name)
+        samples = samples_of(nll, documents=documents)
+        file, digest = store.write_samples(path, samples)
+        headline = record.metrics[0].model_copy(update={"n": sum(TOKENS[:windows])})
+        update = {"task": task, "metrics": (headline,)}
+        update |= {"samples_file": file, "samples_sha256": digest}
+        store.write(path, record.model_copy(update=update))
+    return store.root
+
+
 @pytest.fixture
-def study(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
-    """File a baseline and recipes, given as name -> (bits, NLL above the baseline in each window)."""
-
-    def file(
-        recipes: dict[str, tuple[float, Sequence[float]]],
-        windows: int = len(TOKENS),
-        documents: bool = True,
-    ) -> Path:
-        store = ResultStore(root=tmp_path / "results")
-        for name, (bits, extra) in {"none": (32.0, np.zeros(len(TOKENS))), **recipes}.items():
-            nll = [float(v) for v in (BASE + extra)[:windows]]
-            record = make_record(name, math.exp(3), "perplexity", bits=bits)
-            assert record.task is not None
-            data = {**record.task.data, "num_windows": windows}
-            task = record.task.model_copy(update={"data": data})
-            path = store.path(record, task="perplexity", model="m", recipe=name)
-            samples = samples_of(nll, documents=documents)
-            file, digest = store.write_samples(path, samples)
-            headline = record.metrics[0].model_copy(update={"n": sum(TOKENS[:windows])})
-            update = {"task": task, "metrics": (headline,)}
-            update |= {"samples_file": file, "samples_sha256": digest}
-            store.write(path, record.model_copy(update=update))
-        return store.root
-
-    return file
+def study(tmp_path: Path) -> Callable[..., Path]:
+    """A function that files a baseline and recipes; see `filed`."""
+    return partial(filed, tmp_path / "results")
 
 
 def only_group(root: Path) -> Group:
@@ -82,21 +86,23 @@ RECIPES = {
 }
 
 
-def table_of(root: Path, tmp_path: Path) -> dict[str, dict[str, str]]:
-    section = quality_against_bits(only_group(root), tmp_path / "p.png")
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """The table of `RECIPES`."""
+    folder = tmp_path_factory.mktemp("study")
+    section = quality_against_bits(only_group(filed(folder, RECIPES)), folder / "p.png")
     assert section is not None
     assert section.table is not None
     return section.table.set_index("recipe").to_dict("index")
 
 
-def test_difference_is_that_of_token_means(study: Callable[..., Path], tmp_path: Path) -> None:
-    table = table_of(study(RECIPES), tmp_path)
+def test_difference_is_that_of_token_means(table: Table) -> None:
     expected = float(np.average(NOISE + 0.3, weights=TOKENS))
     assert float(table["four"]["difference [nat/token]"]) == pytest.approx(expected, abs=6e-6)
 
 
-def test_interval_is_paired(study: Callable[..., Path], tmp_path: Path) -> None:
-    low, high = table_of(study(RECIPES), tmp_path)["six"]["95 % interval"].split(" .. ")
+def test_interval_is_paired(table: Table) -> None:
+    low, high = table["six"]["95 % interval"].split(" .. ")
     values, documents = np.repeat(NOISE + 0.02, TOKENS), np.repeat(np.arange(12), TOKENS)
     left_out = np.asarray([values[documents != i].mean() for i in range(12)])
     error = math.sqrt(11 / 12 * ((left_out - values.mean()) ** 2).sum())
@@ -107,8 +113,7 @@ def test_interval_is_paired(study: Callable[..., Path], tmp_path: Path) -> None:
     assert float(high) - float(low) < 0.01
 
 
-def test_verdict_is_that_of_the_interval(study: Callable[..., Path], tmp_path: Path) -> None:
-    table = table_of(study(RECIPES), tmp_path)
+def test_verdict_is_that_of_the_interval(table: Table) -> None:
     found = {name: row["differs from baseline"] for name, row in table.items()}
     unclear = "cannot tell"
     assert found == {
@@ -120,10 +125,7 @@ def test_verdict_is_that_of_the_interval(study: Callable[..., Path], tmp_path: P
     }
 
 
-def test_frontier_has_what_nothing_smaller_beats(
-    study: Callable[..., Path], tmp_path: Path
-) -> None:
-    table = table_of(study(RECIPES), tmp_path)
+def test_frontier_has_what_nothing_smaller_beats(table: Table) -> None:
     assert list(table) == ["four", "six", "bad_six", "big", "good"]
     frontier = [name for name, row in table.items() if row["on the frontier"] == "yes"]
     assert frontier == ["four", "six", "big", "good"]
@@ -133,7 +135,10 @@ def test_frontier_has_what_nothing_smaller_beats(
     ("options", "reason"),
     [
         ({"windows": 4}, "no interval from 4 documents, worth 3.8 of equal size; it takes 5"),
-        ({"documents": False}, "no interval: the items do not say which document each token is of"),
+        (
+            {"documents": False},
+            "no interval: the samples do not say which document each token is of",
+        ),
     ],
 )
 def test_few_or_unknown_documents_carry_no_interval_and_no_verdict_and_say_why(
@@ -168,10 +173,10 @@ def test_runs_of_other_windows_are_not_paired(study: Callable[..., Path], tmp_pa
         quality_against_bits(only_group(root), tmp_path / "p.png")
 
 
-@pytest.mark.parametrize("name", [r"$\frac$", "a$b$^{", "模型"])
 def test_names_in_pictures_are_text_and_the_powers_of_the_axis_are_formulas(
-    name: str, study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    names = (r"$\frac$", "a$b$^{", "模型")
     picture, drawn, save = tmp_path / "p.png", [], Figure.savefig
 
     def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
@@ -179,10 +184,12 @@ def test_names_in_pictures_are_text_and_the_powers_of_the_axis_are_formulas(
         save(figure, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    quality_against_bits(only_group(study({**RECIPES, name: (5.0, NOISE)})), picture)
+    named = {name: (5.0 + number, NOISE) for number, name in enumerate(names)}
+    quality_against_bits(only_group(study({**RECIPES, **named})), picture)
     assert picture.stat().st_size > 10_000
     axes = drawn[0].axes[0]
-    assert [text.get_parse_math() for text in axes.texts if text.get_text() == name] == [False]
+    shown = {text.get_text(): text.get_parse_math() for text in axes.texts}
+    assert {name: shown[name] for name in names} == dict.fromkeys(names, False)
     powers = [label for label in axes.get_yticklabels() if label.get_text().startswith("$")]
     assert powers, "the axis has a logarithmic scale"
     assert all(label.get_parse_math() for label in powers)

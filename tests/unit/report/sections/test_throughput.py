@@ -1,4 +1,4 @@
-"""Speeds in reports: never alone, never of a fake-quantized model, never between runs of another shape or machine."""
+"""Speeds in reports: never alone, never fake-quantized, never across shapes or machines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +100,8 @@ class Study:
             nothing = {"model": None, "quant": None, "task": None, "metrics": ()}
             record = record.model_copy(update=nothing)
         if folder == "throughput":  # an accuracy may come from a record whose items were not kept
-            record = with_items(store, path, record)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record = with_items(path, record)
         store.write(path, record)
 
     def time(self, recipe: str, numbers: tuple[Metric, ...], **facts: Any) -> None:
@@ -197,7 +198,7 @@ def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> No
 
 
 def beside_both(float32: float, best: tuple[float, float, float]) -> tuple[Metric, ...]:
-    """Speeds of a recipe whose prefill was timed beside native products at 1420 / 1.53 token/s, and float32 ones."""
+    """Speeds of a recipe: prefill beside native matmuls at 1420 / 1.53 token/s, and float32."""
     value, *interval = best
     of_float32 = 1420.0 / float32
     return (
@@ -250,16 +251,16 @@ def test_a_ratio_of_before_float32_products_were_timed_says_what_is_not_known(
 
 def test_line_of_a_run_names_what_each_ratio_is_to() -> None:
     numbers = {m.name: m for m in beside_both(1420.0, (1.0, 0.99, 1.01))}
-    assert float_paths.in_words(numbers.get) == (
+    assert float_paths.speeds_in_words(numbers.get) == (
         "decode / float: 1.530 [1.500, 1.560] of native products, faster; "
         "prefill / float: 1.530 [1.500, 1.560] of native products, faster; "
         "1.000 [0.990, 1.010] of float32 products, cannot tell"
     )
     alone = {m.name: m for m in (*FLOAT, metric("baseline_float32_prefill", 700.0))}
-    said = float_paths.in_words(alone.get)
+    said = float_paths.speeds_in_words(alone.get)
     assert said == "prefill: 1,000 native, 700 float32 products [token/s]"
-    assert float_paths.in_words({m.name: m for m in FLOAT}.get) == ""
-    assert float_paths.in_words({}.get) == ""
+    assert float_paths.speeds_in_words({m.name: m for m in FLOAT}.get) == ""
+    assert float_paths.speeds_in_words({}.get) == ""
 
 
 # Accuracy beside it
@@ -316,7 +317,7 @@ def test_accuracy_of_questions_is_paired_too(study: Study, tmp_path: Path) -> No
     study.time("int8_row_real", FASTER, **REAL)
     study.add("none", 0.5, "mmlu", samples=answers(before))
     study.add("int8_row_real", 0.48, "mmlu", samples=answers(after), **REAL)
-    # One turned right, one turned wrong, and two wrong ones stayed; two coins that fall on either side.
+    # One answer turned right, one turned wrong, two stayed wrong: two coins, one on each side.
     cell = study.table(tmp_path)["int8_row_real"]["MMLU"]
     change = 100.0 * float((after - before).mean())
     flips = int((after != before).sum())
@@ -408,7 +409,8 @@ def test_random_weights_are_marked_and_have_no_accuracy(study: Study, tmp_path: 
 def test_fake_quantized_row_has_no_speed_and_a_reason(study: Study, tmp_path: Path) -> None:
     refused = {
         "status": Status.UNSUPPORTED,
-        "error": "UnsupportedRecipe: a recipe must be one of a real backend for throughput, got int8_row",
+        "error": "UnsupportedRecipe: a recipe must be one of a real backend for throughput, got "
+        "int8_row",
     }
     study.time("none", FLOAT)
     study.time("int8_row", FLOAT, **refused)

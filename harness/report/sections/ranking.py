@@ -1,0 +1,82 @@
+"""The ranking of a group: every recipe, best first, with its difference from the baseline."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from harness.report.grouping import Group, Row
+from harness.report.sections.differences import Cells, Columns, of_itself, of_pair
+from harness.report.sections.section import Section
+from harness.report.titles import task_title
+from harness.results import formatting as figures
+from harness.results import names
+from harness.results.record import Metric
+
+COLUMNS = Columns("difference from baseline", "differs from baseline")
+
+
+def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Section:
+    """Return a row for every recipe: value, n, interval, paired difference from the baseline.
+
+    Args:
+        group: Runs to rank.
+        noise: A line on the noise floor of the group's model.
+        least: The noise floor [nat/token]. A smaller difference of log-loss gets no verdict.
+    """
+    found = [_difference_cells(row, group.baseline, least) for row in group.rows]
+    rows = [_cells(row, cells.cells) for row, cells in zip(group.rows, found, strict=True)]
+    notes = [f"Difference: {cells.note}." for cells in found if cells.note]
+    return Section(
+        title=task_title(group),
+        text="\n".join(_lines(group, [_why_no_interval(group.headline), *notes, noise])),
+        table=pd.DataFrame(rows),
+    )
+
+
+def _difference_cells(row: Row, baseline: Row | None, least: float) -> Cells:
+    if baseline is None:
+        return of_itself(row, COLUMNS, "no baseline")
+    if row is baseline:
+        return of_itself(row, COLUMNS, "0 (baseline)")
+    return of_pair(row, baseline, COLUMNS, least)
+
+
+def _cells(row: Row, difference: dict[str, str]) -> dict[str, str]:
+    return {
+        "recipe": row.label,
+        row.headline.name.replace("_", " "): figures.show(row.headline),
+        "95 % interval": figures.show_interval(row.headline),
+        "n": figures.count(row.headline),
+        **difference,
+        "bits/weight": f"{row.quant.bits_per_weight:.3f}",
+        "path": figures.path(row.quant),
+    }
+
+
+def _lines(group: Group, notes: Sequence[str | None]) -> list[str]:
+    """Return the text above the table; equal notes stand once."""
+    better = "higher" if group.headline.higher_is_better else "lower"
+    chance = ""
+    if group.task.name in names.MMLU_TASKS:
+        chance = " Guessing among four choices gives 25 %."
+    return [
+        f"Protocol: {group.task.protocol}",
+        f"Model: {_model(group)}",
+        f"Sorted by value, {better} is better. The first interval is of each row by itself, the "
+        f"second of its paired difference from the baseline.{chance}",
+        *dict.fromkeys(filter(None, notes)),
+    ]
+
+
+def _why_no_interval(headline: Metric) -> str | None:
+    if headline.ci95 is not None:
+        return None
+    return f"Value: {headline.note or 'no interval'}."
+
+
+def _model(group: Group) -> str:
+    model = group.model
+    text = f"{model.name}, {model.dtype} on {model.device}, {model.origin}"
+    if model.origin.startswith("dequantized"):
+        text += " - dequantized low-bit weights, not the original float model"
+    return text
