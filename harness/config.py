@@ -148,13 +148,18 @@ def build(node: Any, key: str, allow_targets: tuple[str, ...] = ()) -> Any:
         }
         if "_target_" not in node:
             return MappingProxyType(children)
-        return _construct(_find_class(node["_target_"], key, allow_targets), children, key)
+        return _construct(find_class(node["_target_"], key, allow_targets), children, key)
     if isinstance(node, list | tuple):
         return tuple(build(child, f"{key}[{i}]", allow_targets) for i, child in enumerate(node))
     return node
 
 
-def _find_class(target: object, key: str, allow_targets: tuple[str, ...]) -> type:
+def find_class(target: object, key: str, allow_targets: tuple[str, ...] = ()) -> type:
+    """Return the dataclass that a `_target_` names.
+
+    Raises:
+        ConfigError: It is not a dataclass of this package or of `allow_targets`.
+    """
     allowed = (OWN_PACKAGE, *allow_targets)
     # Checked before anything is imported: importing a module runs it.
     if not isinstance(target, str) or not any(target.startswith(f"{name}.") for name in allowed):
@@ -227,7 +232,7 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
     Raises:
         ConfigError: It is not.
     """
-    if _is_plain(hint):
+    if is_plain(hint):
         _refuse_huge(value, key)
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
         try:
@@ -277,13 +282,20 @@ def check_component(value: Any, kind: type[Component], key: str) -> Component:
     return value
 
 
-def _is_plain(hint: Any) -> bool:
+def is_plain(hint: Any) -> bool:
+    """Say whether a type needs no component: numbers, texts, choices, lists of them, null."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return all(_is_plain(part) for part in get_args(hint))
+        return all(is_plain(part) for part in get_args(hint))
     if origin is tuple:
-        return all(part is Ellipsis or _is_plain(part) for part in get_args(hint))
+        return all(part is Ellipsis or is_plain(part) for part in get_args(hint))
     return origin is Literal or hint in PLAIN
+
+
+def default_of(item: dataclasses.Field[Any]) -> Any:
+    """Return the default of a field, or `dataclasses.MISSING` if it has none."""
+    made = item.default_factory
+    return item.default if made is dataclasses.MISSING else made()
 
 
 def spell(hint: Any, *, several: bool = False) -> str:

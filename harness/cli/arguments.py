@@ -44,7 +44,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         syntax.check_characters(argument)
     flags, words = _flags_and_words(arguments)
-    words = [f"+{word}" if word.startswith(ADDED_GROUPS) else word for word in words]
+    words = [added(word) for word in words]
     multirun = any(flag in MULTIRUN for flag in flags)
     experiment = any(word.startswith("+experiment=") for word in words)
     if experiment and not multirun and not any(flag in SHOWN for flag in flags):
@@ -53,6 +53,11 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     for word in words:
         syntax.check(word)
     return [*flags, *(_for_jobs(word) if multirun else word for word in words)]
+
+
+def added(word: str) -> str:
+    """Return a word with the `+` that a group outside of the defaults list needs: `quant=X` becomes `+quant=X`."""
+    return f"+{word}" if word.startswith(ADDED_GROUPS) else word
 
 
 def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -91,14 +96,15 @@ def _refuse_flag(message: str) -> NoReturn:
         )
     word = words.split()[0]
     name, equals, value = word.lstrip("-").partition("=")
-    meant = f"; did you mean {name}={value}?" if equals else did_you_mean(word, _flags())
+    meant = f"; did you mean {name}={value}?" if equals else did_you_mean(word, flag_names())
     raise ConfigError(
-        f"a word that begins with a dash must be a flag ({', '.join(_flags())}), got {word}{meant or ''}; "
+        f"a word that begins with a dash must be a flag ({', '.join(flag_names())}), got {word}{meant or ''}; "
         "a setting is KEY=VALUE, without dashes"
     )
 
 
-def _flags() -> list[str]:
+def flag_names() -> list[str]:
+    """Return the flags of Hydra that may be typed."""
     parser: argparse.ArgumentParser = get_args_parser()
     found = [flag for action in parser._actions for flag in action.option_strings[:1]]  # noqa: SLF001 - no public list
     return [flag for flag in found if flag != RERUN]
@@ -107,7 +113,7 @@ def _flags() -> list[str]:
 def _spelled_out(argument: str) -> str:
     """Return a flag whose beginning was typed in full; the parser takes both, and nothing else would know it."""
     name, equals, value = argument.partition("=")
-    begun = [flag for flag in (*_flags(), RERUN) if flag.startswith(name)]
+    begun = [flag for flag in (*flag_names(), RERUN) if flag.startswith(name)]
     if len(begun) != 1 or not name.startswith("--") or name == "--":
         return argument
     return f"{begun[0]}{equals}{value}"
@@ -118,13 +124,14 @@ def _for_jobs(argument: str) -> str:
     key, equals, value = argument.partition("=")
     place = key.rpartition("@")[2]
     of_group = place.split(".")[0] in ("model", "task", "quant", "data") and "." in place
-    if not equals or not of_group or _is_sweep(argument):
+    if not equals or not of_group or is_sweep(argument):
         return argument
     forced = value in ("", "null") or value[0] in "'\""
     return f"++{argument}" if forced else f"{key}=choice({value})"
 
 
-def _is_sweep(argument: str) -> bool:
+def is_sweep(argument: str) -> bool:
+    """Say whether an override has several values for a sweep; also True for a word that Hydra cannot read."""
     try:
         return OverridesParser.create().parse_override(argument).is_sweep_override()
     except HydraException:  # Hydra will say what is wrong with it

@@ -60,9 +60,13 @@ def _quote(value: str, *, is_path: bool) -> str:
     is_home = not found and paths.expanded(value) != Path(value)
     if is_path and (value == "???" or (value.startswith("~") and not is_home)):
         value = str(Path.cwd() / value)
-    if found:  # in a name that exists, `${` is no interpolation
-        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return in_quotes(value)
+    # In the name of a file that exists, `${` is no interpolation.
+    return literal(value) if found else in_quotes(value)
+
+
+def literal(value: str) -> str:
+    """Return a text as a quoted value of Hydra's grammar, in which `${` is no interpolation."""
+    return in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
 
 
 def in_quotes(value: str) -> str:

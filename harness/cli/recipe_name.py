@@ -79,7 +79,7 @@ def changed_name(
     if rules != before and sorted(rules) == sorted(
         before
     ):  # their order counts: the first that matches decides
-        words.append(f"rules={_spell(rules)}")
+        words.append(f"rules={spell(rules)}")
     return f"{name} ({', '.join(words)})" if words else name
 
 
@@ -131,7 +131,7 @@ def _key(path: Path, resolved: Mapping[str, Any]) -> str:
 def _value(path: Path, resolved: Mapping[str, Any], allow_targets: tuple[str, ...]) -> str:
     node = _at(resolved, path)
     if _target(node) is None:
-        return _spell(node)
+        return spell(node)
     return _spell_component(config.build(node, ".".join(("quant", *path)), allow_targets))
 
 
@@ -141,25 +141,21 @@ def _spell_component(found: Any) -> str:
     if hasattr(found, "to_grid"):  # a format, whose name says everything
         return str(name)
     own = [
-        f"{item.name}={_spell(getattr(found, item.name))}"
+        f"{item.name}={spell(getattr(found, item.name))}"
         for item in fields(found)
-        if item.name != "name" and getattr(found, item.name) != _default(item)
+        if item.name != "name" and getattr(found, item.name) != config.default_of(item)
     ]
     return f"{name}({', '.join(own)})" if own else str(name)
 
 
-def _default(item: Any) -> Any:
-    return item.default_factory() if item.default_factory is not MISSING else item.default
-
-
-def _spell(value: Any) -> str:
+def spell(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if hasattr(value, "__dataclass_fields__"):
         return _spell_component(value)
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_spell(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_spell, value))}]"
+        return f"[{', '.join(map(spell, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 from harness import config, signals
 from harness.cli.arguments import rewrite
 from harness.cli.explain import explain
+from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.display.summary import Ending, JobResult, print_summary, print_warnings
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
+from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides, unprinted
@@ -55,7 +57,7 @@ def run_job(cfg: DictConfig) -> JobResult:
     line = trace = ""
     try:
         outcome = _run(cfg)
-        text, ending, warnings = outcome.summary(), Ending.OK, outcome.warnings
+        text, ending, warnings = outcome.summary(), Ending.OK, outcome.stored.record.warnings
         line = f"{outcome.label}: {text}: {outcome.path}"
     except (Exception, SystemExit) as reason:  # the one place that must outlive every job
         if (interrupt := signals.received()) is not None:
@@ -83,7 +85,8 @@ def run_job(cfg: DictConfig) -> JobResult:
 def _run(cfg: DictConfig) -> "Outcome":
     check_temporary()
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
-        from harness.runner.run import RunSpec, run  # noqa: PLC0415
+        from harness.runner.run import run  # noqa: PLC0415
+        from harness.runner.spec import RunSpec  # noqa: PLC0415
 
     resolved = config.resolve(cfg)
     return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))
@@ -98,6 +101,10 @@ def main() -> None:
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
         try:
             sys.argv[1:] = rewrite(sys.argv[1:])
+            if (page := help_page(sys.argv[1:], "config")) is not None:
+                with printing():
+                    sys.stdout.write(page)
+                return
             single_job()
         # Jobs report their own errors: what comes here is Hydra's, or of a word.
         except Exception as reason:

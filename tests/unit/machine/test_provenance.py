@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness import __version__
 from harness.machine import provenance
 from harness.results.record import Provenance
 
@@ -166,7 +167,8 @@ def test_broken_repository_has_no_commit(checkout: Path) -> None:
 
 def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package-anywhere"))
-    assert provenance.collect({}, CPU).packages == {"numpy": version("numpy")}
+    found = provenance.collect({}, CPU).packages
+    assert found == {"quant-harness": __version__, "numpy": version("numpy")}
 
 
 def test_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
