@@ -12,6 +12,7 @@ class LayerRule:
     match: str
     """Glob over module paths, such as `*` or `model.layers.*.mlp.*`."""
     weight: TensorFormat
+    """Format of the weight."""
     input: TensorFormat | None = None
     """Format of the layer's input; None leaves it in float."""
     static_input: bool = False

@@ -46,7 +46,9 @@ class HubData:
     path: str | None = None
     """Folder with `Salesforce/wikitext` and `cais/mmlu` in it, to use instead of searching."""
     wikitext_revision: str = "main"
+    """Branch, tag or commit of `Salesforce/wikitext`."""
     mmlu_revision: str = "main"
+    """Branch, tag or commit of `cais/mmlu`."""
 
     def text(self) -> Text:
         """Return the test split: all rows, empty ones too, joined by a blank line."""

@@ -37,6 +37,7 @@ class Codebook:
     """The nearest of some levels; see the module docstring and `NumberFormat`."""
 
     name: str
+    """Name of the format; a published one, such as `nf4`, brings its levels."""
     levels: tuple[float, ...] = ()
     """Values in the order of their codes; those of `name` if left out."""
     ties: Literal["lower", "away"] = "lower"

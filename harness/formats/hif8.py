@@ -39,6 +39,7 @@ class HiF8:
     overflow: Literal["infinity", "saturate"] = "infinity"
     """What is at or beyond 1.25 * 2^15: infinity, or 2^15."""
     rounding: Rounding = "half_away"
+    """How a number between two values is rounded."""
 
     @property
     def name(self) -> str:

@@ -21,11 +21,15 @@ class Integer:
     """Integers of some width; see the module docstring and `NumberFormat`."""
 
     bits: int
+    """Bits of a code, sign included."""
     narrow: bool = True
     """Leave out the most negative code."""
     signed: bool = True
+    """Codes are two's complement; false is unsigned."""
     fraction_bits: int = 0
+    """Bits right of the binary point: a code stands for `code / 2^fraction_bits`."""
     rounding: Rounding = "nearest_even"
+    """How a number between two values is rounded."""
 
     def __post_init__(self) -> None:
         """Refuse widths whose codes do not fit one byte."""

@@ -32,12 +32,15 @@ class Minifloat:
     """A floating-point format with subnormals; see the module docstring and `NumberFormat`."""
 
     exponent_bits: int
+    """Bits of the exponent."""
     mantissa_bits: int
+    """Bits of the mantissa, without the implicit one."""
     specials: Literal["none", "nan", "ieee"] = "none"
     """`nan`: the pattern of all ones is NaN. `ieee`: the highest exponent holds infinity and NaN."""
     overflow: Literal["saturate", "special"] = "saturate"
     """What is beyond `max`, infinity included: `max`, or the format's infinity (if it has none, NaN)."""
     rounding: Rounding = "nearest_even"
+    """How a number between two values is rounded."""
 
     def __post_init__(self) -> None:
         """Refuse formats that are too wide, and specials that are not there."""

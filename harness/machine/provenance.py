@@ -132,7 +132,7 @@ def _git() -> tuple[str | None, bool | None]:
 
     What the checkout ignores (results, reports) does not make it dirty, nor do new files under `results/`.
     """
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None, None
     try:

@@ -136,6 +136,7 @@ class Percentile:
     """All but the largest magnitudes: those beyond a percentile (nearest rank) are clipped."""
 
     percent: float = 99.9
+    """The percentile, such as 99.9."""
 
     def __post_init__(self) -> None:
         """Refuse what is no percentage."""

@@ -128,6 +128,7 @@ class PowerOfTwoScale:
     """
 
     rule: Literal["floor", "ceil", "even", "rceil", "nearest", "carry"] = "floor"
+    """How the exponent follows from absmax; see the table above."""
     infinity: Literal["nan", "saturate"] = "nan"
     """A block with infinity is NaN, or its scale is as large as `E = 128` makes it."""
     flush_subnormal: bool = False

@@ -36,6 +36,7 @@ class TorchaoInput:
     """Dynamic scales in the type of what is rounded; see the module docstring and `TensorFormat`."""
 
     kind: Literal["int8", "fp8"]
+    """INT8 or FP8 (E4M3) codes."""
     per: Literal["token", "tensor"]
     """What shares a scale."""
 

@@ -89,6 +89,7 @@ class TorchaoSmoothQuantBackend:
     tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     calibration: CalibrationSet
+    """The text whose activations the smoothing factors are computed from."""
     alpha: float = 0.5
     """How much of the input's range moves into the weight: 0 for none of it, 1 for all."""
 

@@ -69,7 +69,9 @@ class VllmEngine:
     enforce_eager: bool = False
     """Without CUDA graphs and compilation."""
     trust_remote_code: bool = False
+    """Run Python code that the folder ships."""
     seed: int = 0
+    """Seed of vLLM's sampler; decoding here is greedy."""
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""

@@ -31,6 +31,7 @@ class HubModel:
     path: str | None = None
     """A folder to use instead of searching."""
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     trust_remote_code: bool = False
     """Run Python code that the repository ships."""
     weights: Weights = "pretrained"
@@ -101,9 +102,13 @@ class LocalModel:
     """A folder that `save_pretrained` wrote, of float weights or of quantized ones."""
 
     path: str
+    """The folder."""
     name: str = "local"
+    """Name of the model in records and reports."""
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     trust_remote_code: bool = False
+    """Run Python code that the folder ships."""
     baseline: ModelSource | None = None
     """The float model that a quantized checkpoint was made of, to compare the checkpoint with."""
     attention: str | None = None

@@ -309,6 +309,7 @@ class QTypeFormat:
     """A tensor format by its descriptor, for YAML and the command line; see `TensorFormat`."""
 
     text: str = "e4m3k8b32C"
+    """The descriptor, such as `mxfp4` or `e4m3k8b32C`."""
 
     def __post_init__(self) -> None:
         """Refuse what is no descriptor."""

@@ -30,6 +30,7 @@ class QLoRAScale:
     """The largest magnitude of each block, as bitsandbytes keeps it; see the module docstring and `ScaleRule`."""
 
     double_quantization: bool = False
+    """Quantize the scales themselves to 8 bits, in blocks of 256."""
 
     @property
     def prefix(self) -> str:

@@ -85,6 +85,7 @@ class HiF:
     """HiF2 to HiF5 as the paper defines HiF4; see the module docstring and `TensorFormat`."""
 
     bits: int = 4
+    """Bits of an element: 2 to 5."""
 
     def __post_init__(self) -> None:
         """Refuse widths the family does not have."""

@@ -39,6 +39,7 @@ class HiFv12:
     """HiF2 to HiF5 of the first generation; see the module docstring and `TensorFormat`."""
 
     bits: int = 4
+    """Bits of an element: 2 to 5."""
     saturate: bool = True
     """Clip what is beyond the largest value."""
 

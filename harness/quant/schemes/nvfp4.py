@@ -31,6 +31,7 @@ class NVFP4Scale:
     """FP8 scales of blocks under a float32 scale of the matrix; see the module docstring and `ScaleRule`."""
 
     levels: Literal[1, 2] = 2
+    """2 has a float32 scale of the whole tensor over the scales of blocks; 1 has none."""
     subnormal: bool = False
     """Use scales below 2^-6 too."""
     arithmetic: Literal["divide", "reciprocal"] = "reciprocal"

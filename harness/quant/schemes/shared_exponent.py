@@ -34,7 +34,9 @@ class SharedExponent:
     rule: Literal["floor", "even", "carry"] = "floor"
     """Of `PowerOfTwoScale`."""
     lowest: int = -127
+    """Smallest exponent."""
     highest: int = 127
+    """Largest exponent."""
     bits: int = E8M0.bits
     """Storage of the exponent of an outer block [bits]."""
     outer: int = 1

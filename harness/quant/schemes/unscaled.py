@@ -15,6 +15,7 @@ class Unscaled:
     """Each number by itself; see `TensorFormat`."""
 
     element: NumberFormat
+    """Number format of each element."""
 
     @property
     def name(self) -> str:

@@ -72,6 +72,7 @@ class Divergence:
     is_timed: ClassVar[bool] = False
 
     data: DataSource
+    """Where the text comes from."""
     window: int = 2048
     """Tokens a window."""
     limit_windows: int | None = None

@@ -55,9 +55,11 @@ class MatmulError:
     shapes: tuple[tuple[int, int], ...] = ((16, 512),)
     """M and K of each size."""
     inputs: tuple[Inputs, ...] = KINDS
+    """Distributions that X is drawn from."""
     draws: int = 10
     """Independent draws of X and W for each case."""
     seed: int = 42
+    """Seed of the draws."""
     max_rows: int | None = 512
     """Multiply the first so many rows of X; its scales still come from all of them. None is all."""
 

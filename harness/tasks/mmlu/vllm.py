@@ -26,7 +26,9 @@ class VllmMMLU(MMLU):
     """MMLU by decoding, where vLLM decodes."""
 
     engine: VllmEngine
+    """The checkpoint, and how vLLM runs it."""
     answer: Generate
+    """How an answer is taken from the text that vLLM decodes."""
 
     @property
     def name(self) -> str:

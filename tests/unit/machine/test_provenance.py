@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from repository import ROOT
 
 from harness import __version__
 from harness.machine import provenance
@@ -44,8 +45,8 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit, which the harness takes for its own."""
-    package = tmp_path / "harness"
-    package.mkdir()
+    package = tmp_path / "harness" / "machine"
+    package.mkdir(parents=True)
     (package / "provenance.py").write_text("")
     (tmp_path / ".gitignore").write_text("*.tmp\n")
     git(tmp_path, "init", "--quiet")
@@ -130,6 +131,11 @@ def test_machine_without_cpuinfo_still_has_a_processor(monkeypatch: pytest.Monke
     found = provenance.collect({}, CPU)  # which remembers what was just looked up
     assert found.cpu
     assert found.cpu_flags == ()
+
+
+def test_the_checkout_is_the_one_that_holds_the_source() -> None:
+    if (ROOT / ".git").exists():
+        assert provenance._git()[0] == git(ROOT, "rev-parse", "HEAD")
 
 
 def test_commit_of_a_clean_checkout(checkout: Path) -> None:
