@@ -1,29 +1,34 @@
-"""Records as a table."""
+"""A folder of records as one table, for a notebook."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
+from harness.results.record import Status
 from harness.results.store import ResultStore
 
 
-def load_results(folder: str | Path = "results") -> pd.DataFrame:
-    """Return the metrics of all records of a folder, one row each."""
+def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the records of a results folder: one row for each finished run, oldest first."""
     stored, _ = ResultStore(root=Path(folder)).load()
-    rows = [
-        {
-            "task": item.path.parts[-3],
-            "model": item.path.parts[-2],
-            "recipe": item.record.recipe,
-            "status": str(item.record.status),
-            "metric": metric.name,
-            "value": metric.value,
-            "n": metric.n,
-            "n_of": metric.n_of,
-            "low": metric.ci95[0] if metric.ci95 else None,
-            "high": metric.ci95[1] if metric.ci95 else None,
-        }
-        for item in stored
-        for metric in item.record.metrics
-    ]
+    rows = []
+    for item in stored:
+        record = item.record
+        headline = next(iter(record.metrics), None)
+        if record.status is not Status.RUNNING and record.task and headline:
+            low, high = headline.ci95 or (None, None)
+            rows.append(
+                {
+                    "task": record.task.name,
+                    "model": record.model and record.model.name,
+                    "recipe": record.recipe,
+                    "metric": headline.name,
+                    "value": headline.value,
+                    "low": low,
+                    "high": high,
+                    "n": headline.n,
+                    "status": record.status.value,
+                }
+            )
     return pd.DataFrame(rows)
