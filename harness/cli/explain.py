@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, ValidationError
 from yaml import YAMLError
 
-from harness import config
+from harness import config, field_types
 from harness.cli.syntax import option_groups
 from harness.errors import own_error
 from harness.messages import did_you_mean, in_one_line
@@ -194,7 +194,7 @@ def _wrong_type(parent: DictConfig, key: str, got: str, reason: ValidationError)
     """Say what type a value of a schema must have."""
     kind: Any = OmegaConf.get_type(parent)
     hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-    what = config.spell(hints[key]) if key in hints else "of another type"
+    what = field_types.spell(hints[key]) if key in hints else "of another type"
     return f"{reason.full_key or key} must be {what}, got {got}"
 
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from harness import config
+from harness import config, field_types
 from harness.cli.field_docs import field_docs
 from harness.cli.plain_logging import plain_logging
 from harness.cli.recipe_name import spell
@@ -97,8 +97,8 @@ def _shown(value: Any) -> str:
 
 def _kind(hint: Any) -> str:
     """Return a type as a user would write its values; a component by the name of its class or protocol."""
-    if config.is_plain(hint):
-        return config.spell(hint)
+    if field_types.is_plain(hint):
+        return field_types.spell(hint)
     parts = get_args(hint)
     if get_origin(hint) is Mapping:
         return f"a mapping from names to {_kind(parts[1])}"
