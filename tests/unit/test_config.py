@@ -422,15 +422,16 @@ def test_every_option_composes_and_builds(group: str, tmp_path: Path) -> None:
 
 def test_every_format_composes_into_a_recipe(tmp_path: Path) -> None:
     # A rule for each format, in one recipe: a composition takes longer than all the rest.
-    rules = [f"+format@quant.rules.{name}.weight={name}" for name in GROUPS["format"]]
-    target = "_target_=harness.recipe.LayerRule"
-    others = [
-        f"+quant.rules.{name}.{key}" for name in GROUPS["format"] for key in ("match=x", target)
-    ]
-    spec = RunSpec.build(resolved("+quant=int8_row", *rules, *others, f"results_dir={tmp_path}"))
-    for name in GROUPS["format"]:
+    rules = {f"r{number}": name for number, name in enumerate(GROUPS["format"])}
+    words = [f"+format@quant.rules.{rule}.weight={name}" for rule, name in rules.items()]
+    for rule in rules:
+        words += [
+            f"+quant.rules.{rule}.{key}" for key in ("match=x", "_target_=harness.recipe.LayerRule")
+        ]
+    spec = RunSpec.build(resolved("+quant=int8_row", *words, f"results_dir={tmp_path}"))
+    for rule, name in rules.items():
         own = yaml.safe_load((CONF / "format" / f"{name}.yaml").read_text())
-        assert spec.recipe.rules[name].weight == config.build(own, "format"), name
+        assert spec.recipe.rules[rule].weight == config.build(own, "format"), name
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
