@@ -1,7 +1,8 @@
 """quant-harness: what quantization costs a language model, and what it gains.
 
-`run` measures one recipe on one task and files a record; `load_results` reads the records of a folder into a table.
-Recipes, formats and tasks are configuration (`conf/`). Quantization without a run is `harness.quant`.
+`run` measures one recipe on one task and files a record. `load_results` reads the records of a
+folder into a table. Recipes, formats and tasks are configuration (`conf/`). `harness.quant`
+quantizes tensors without a run.
 
     import harness
 

@@ -1,7 +1,7 @@
 """From YAML to frozen objects.
 
-Hydra composes `conf/` into a `RunConfig`. `build` turns every node with a `_target_` into the dataclass of that name,
-children first, and checks three things that `hydra.utils.instantiate` does not:
+Hydra composes `conf/` into a `RunConfig`. `build` turns every node with a `_target_` into the
+dataclass of that name, children first, and checks what `hydra.utils.instantiate` does not:
 
 1. The target lies in `harness`, or in a module named in `allow_targets`, and is a dataclass.
 2. Every key is a field, and every field without a default has a key.
@@ -57,7 +57,7 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra the schema `base_run`, and OmegaConf the resolver `results_folder` of `conf/config.yaml`."""
+    """Register the schema and the resolver that `conf/config.yaml` uses."""
     ConfigStore.instance().store(name="base_run", node=RunConfig)
     OmegaConf.register_new_resolver("results_folder", _results_folder, replace=True)
 
@@ -108,8 +108,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def _with_data(node: Any, data: Any) -> Any:
     """Return a recipe whose calibration has the data of the run, unless it names its own.
 
-    An interpolation in its YAML (`data: ${data}`) is no way: Hydra merges `+data@quant.calibration.data=text` into the
-    node that stands there, key by key.
+    Its YAML cannot say `data: ${data}`: Hydra would merge `+data@quant.calibration.data=text` into
+    the interpolated node, key by key.
     """
     if not isinstance(node, Mapping):
         return node
@@ -188,7 +188,7 @@ def _imported(target: str) -> Any:
 
 @cache
 def components() -> Mapping[str, str]:
-    """Return class name -> path of every component: those that `conf/` names, number formats, schemes."""
+    """Return class name -> path, for `conf/` and the doors of formats and schemes."""
     found: dict[str, str] = {}
     for door in ("harness.formats", "harness.quant"):
         found |= {name: f"{door}.{name}" for name in importlib.import_module(door).__all__}
@@ -255,11 +255,12 @@ def check_component(value: Any, kind: type[Component], key: str) -> Component:
             f"{key} must be a {kind.__name__} (a node with _target_, such as those in conf/), got "
             f"{shown(value)}"
         )
-    has_name = any(item.name == "name" for item in dataclasses.fields(value))  # type: ignore[arg-type]
-    name = getattr(value, "name", None) if has_name else None
+    fields = {item.name for item in dataclasses.fields(value)}  # type: ignore[arg-type]
+    name = getattr(value, "name", None) if "name" in fields else None
     if isinstance(name, str) and not name.strip():
         raise ConfigError(
-            f"{key}.name must be a text that tells it apart, got an empty one; leave it out, or set "
+            f"{key}.name must be a text that tells it apart, got an empty one; leave it "
+            "out, or set "
             f"{key}.name=NAME"
         )
     return value

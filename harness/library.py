@@ -1,7 +1,7 @@
 """`harness.run`: one run from Python, such as a notebook, a script, or a program that uses Hydra.
 
-The words are those of the command line. Errors are raised instead of printed, and the process stays as
-it was: Hydra's global state, `sys.argv`, logging and signal handlers.
+The words are those of the command line. Errors are raised instead of printed. Hydra's global state,
+`sys.argv`, logging and signal handlers stay as they were.
 """
 
 import copy
@@ -117,9 +117,9 @@ def _words_of_one_run(typed: list[str]) -> list[str]:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Context manager in which Hydra's state is this package's own; a program around it keeps the one it has."""
+    """Context manager: replace Hydra's state for a composition, then put it back for its owner."""
     Plugins.instance()  # registers sources and plugins, once a process
-    instances, resolvers = Singleton._instances, BaseContainer._resolvers  # noqa: SLF001 - not public
+    instances, resolvers = Singleton._instances, BaseContainer._resolvers  # noqa: SLF001
     kept: dict[type, Any] = {
         kind: one for kind, one in instances.items() if kind not in OF_A_PROGRAM
     }

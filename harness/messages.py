@@ -9,7 +9,7 @@ SCRIPT = "quant-harness"
 
 
 def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
-    """Return `; did you mean X?` with the legal name that is closest to what was typed, or nothing if none is close.
+    """Return `; did you mean X?` with the legal name closest to what was typed, or nothing.
 
     Args:
         got: What was typed.

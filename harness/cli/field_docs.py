@@ -1,4 +1,4 @@
-"""What the fields of a component mean: the texts below them in the source of its class."""
+"""The meaning of a component's fields: the docstrings below them in the source of its class."""
 
 import ast
 import inspect
@@ -10,9 +10,9 @@ from itertools import pairwise
 
 @cache
 def field_docs(component: type) -> Mapping[str, str]:
-    """Return field -> the text below it, in one line; a field without a text is left out.
+    """Return field -> its docstring in one line, also those of base classes.
 
-    Python keeps no text of an attribute, so the source is parsed. A class inherits the texts of its bases.
+    Python drops docstrings of attributes, so the source is parsed. A field without one is left out.
     """
     found: dict[str, str] = {}
     for owner in reversed(component.__mro__):
@@ -25,7 +25,7 @@ def field_docs(component: type) -> Mapping[str, str]:
 
 
 def _texts(owner: ast.stmt) -> Iterator[tuple[str, str]]:
-    """Yield each annotated attribute of a class that a string follows, with the string."""
+    """Yield each annotated attribute of a class that a docstring follows, with the docstring."""
     body = owner.body if isinstance(owner, ast.ClassDef) else []
     for item, below in pairwise(body):
         match item, below:

@@ -1,4 +1,4 @@
-"""The keys of what a command line chooses, for `--help task=mmlu`: name and value, type, meaning."""
+"""The page of `--help task=mmlu`: each key of what is chosen, its value, type and meaning."""
 
 import dataclasses
 import re
@@ -26,15 +26,18 @@ PARTS = ("model", "data", "task", "layout", "quant")
 
 
 def help_page(arguments: Sequence[str], name: str) -> str | None:
-    """Return a page on each component that a command line with `--help` chooses or changes; None if there is none.
+    """Return a page on the components that a command line with `--help` chooses or changes.
 
     Args:
         arguments: A command line in Hydra's spelling, such as `--help task=mmlu`.
         name: The configuration file of the command.
 
+    Returns:
+        The page, or None for a command line without `--help` or without a component.
+
     Raises:
-        HydraException: The command line chooses something that there is not.
-        ConfigError: A class cannot be found.
+        HydraException: An option or key does not exist.
+        ConfigError: A class does not exist.
     """
     parsed = get_args_parser().parse_intermixed_args(list(arguments))
     parts = dict.fromkeys(_part(word) for word in parsed.overrides)
@@ -58,7 +61,7 @@ def help_page(arguments: Sequence[str], name: str) -> str | None:
 
 
 def _part(word: str) -> str:
-    """Return the key at the top that a word is about: `task` for `task.limit=8`, `quant` for `format@quant.rules...=int8_row`."""
+    """Return the top-level key of a word: `task` of `task.limit=8`, `quant` of `format@quant.a`."""
     key = word.lstrip("+~").partition("=")[0]
     return key.rpartition("@")[2].partition(".")[0]
 
@@ -78,7 +81,7 @@ def _component(node: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> I
 
 
 def _parts(node: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Iterator[str]:
-    """Yield lines on the component that a node is, or on those of a mapping."""
+    """Yield lines on the fields of a component, or on each component of a mapping."""
     if "_target_" in node:
         yield from _component(node, key, allowed)
         return
@@ -89,14 +92,14 @@ def _parts(node: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Itera
 
 
 def _shown(value: Any) -> str:
-    """Return what stands behind a key: its value, the class of a component, or nothing if it must be given."""
+    """Return `=VALUE`, `: CLASS` for a component, or nothing for a value that must be given."""
     if isinstance(value, Mapping):
         return f": {_class(value)}" if "_target_" in value else ""
     return "" if value in (dataclasses.MISSING, OPEN) else f"={spell(value)}"
 
 
 def _kind(hint: Any) -> str:
-    """Return a type as a user would write its values; a component by the name of its class or protocol."""
+    """Return a type as a user writes its values; a component is named by its class or protocol."""
     if field_types.is_plain(hint):
         return field_types.spell(hint)
     parts = get_args(hint)
@@ -108,7 +111,7 @@ def _kind(hint: Any) -> str:
 
 
 def _title(node: Mapping[str, Any], chosen: str, allowed: tuple[str, ...]) -> Iterator[str]:
-    """Yield the choice, and what its class says of itself."""
+    """Yield the choice, and the first paragraph of its class's docstring."""
     text = config.find_class(node["_target_"], chosen, allowed).__doc__ or ""
     yield f"{chosen}  ({_class(node)})"
     yield from _wrapped(" ".join(text.partition("\n\n")[0].split()))

@@ -1,4 +1,4 @@
-"""Logging as the command line has it, for a while: in a program of someone else, or before Hydra sets it up."""
+"""The logging of the command line, for code that Hydra has not set up logging for."""
 
 import logging
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ FILE = CONF / "hydra" / "job_logging" / "plain.yaml"
 
 @contextmanager
 def plain_logging() -> Iterator[None]:
-    """Context manager in which secrets are masked in log lines, and lines of this package appear on standard error.
+    """Context manager: mask secrets in log lines, and show those of this package on standard error.
 
-    If the program has set up logging, its handlers show the lines, at its levels.
+    A program that has set up logging keeps its handlers and levels: they show the lines.
     """
     settings = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     ours, factory = logging.getLogger("harness"), logging.getLogRecordFactory()

@@ -53,7 +53,7 @@ def _spell(value: Any, key: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as it is if Hydra reads it so, else in quotes: `1` and `null` would be no texts."""
+    """Return a text as it is if Hydra reads it as this text, else in quotes, such as `'1'`."""
     if not BARE.fullmatch(text):
         return literal(text)
     read = OverridesParser.create().parse_override(f"key={text}").value()
@@ -61,7 +61,7 @@ def _text(text: str) -> str:
 
 
 def _pair(name: Any, value: Any, key: str) -> str:
-    """Return `name: value`, checked: the grammar has no quotes for keys, and reads `1` as a number."""
+    """Return `name: value`; raise ConfigError if Hydra reads another name: keys have no quotes."""
     escaped = SYNTAX.sub(r"\\\1", str(name))
     pair = f"{escaped}:{_spell(value, key)}"
     try:

@@ -111,6 +111,7 @@ def overlap_warnings(recipe: QuantRecipe, task: Task | PairedTask) -> tuple[str,
             "calibrated on",
         )
     return tuple(
-        f"{found} stand in {text.name}, which the recipe is calibrated on: scores of it are too good"
+        f"{found} stand in {text.name}, which the recipe is calibrated on: scores of it "
+        "are too good"
         for found in overlap.shared_with(text, task.scored())
     )

@@ -1,7 +1,8 @@
 """Whether a run is on file.
 
-An identical run has the same configuration, weights, data, calibration text and version of the task, and its
-samples are intact. A timed run also has the same hardware. A run with classes of a user's own also has the same source.
+An identical run has the same configuration, weights, data, calibration text and version of the
+task, and its samples are intact. A timed run also has the same hardware, and a run with classes of
+a user's own the same source.
 """
 
 import logging
@@ -74,7 +75,7 @@ def _weights_on_file(record: RunRecord) -> Fingerprints:
 
 
 def calibration_of(recipe: QuantRecipe) -> CalibrationInfo | None:
-    """Return what identifies the text that a recipe is calibrated on; None if there is no such text.
+    """Return what identifies the text that a recipe is calibrated on; None without such a text.
 
     Raises:
         DataError: The text cannot be had.
@@ -85,10 +86,11 @@ def calibration_of(recipe: QuantRecipe) -> CalibrationInfo | None:
 def is_of_recipe(
     record: RunRecord, recipe: QuantRecipe, calibration: CalibrationInfo | None
 ) -> bool:
-    """Say whether a record of the same configuration has the recipe's name, order of rules, and calibration text.
+    """Return whether a record of the same configuration is of the same recipe and calibration text.
 
-    Records made before name and text were filed do not, and are measured again. The order of rules counts, because the first
-    rule that matches decides; the hash of the configuration has sorted keys and does not see it.
+    Name and order of rules must agree too. The order counts, because the first rule that matches
+    decides, and the hash of a configuration has sorted keys. Records of earlier versions without
+    name and text do not agree.
     """
     quant = record.quant
     if quant is None or (quant.name, quant.calibration) != (recipe.name, calibration):

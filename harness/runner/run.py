@@ -63,7 +63,7 @@ class Outcome:
         return next(iter(self.stored.record.metrics), None)
 
     def summary(self) -> str:
-        """Return one line: the headline with interval and n, ratios of speeds, measured or skipped."""
+        """Return one line: headline with interval and n, ratios of speeds, measured or skipped."""
         beside = float_paths.in_words(self.stored.record.metric)
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
         return "; ".join(filter(None, (figures.in_words(self.headline), beside, how)))
@@ -73,7 +73,7 @@ def run(spec: RunSpec) -> Outcome:
     """Make a run and file its record, unless an identical run is on file.
 
     Raises:
-        HarnessError: A stage failed. The record on file says so too, unless no record can be written.
+        HarnessError: A stage failed. The record says so too, unless it cannot be written.
     """
     identity = config_hash(spec.resolved, spec.device.type)
     label = f"{spec.recipe.name} {spec.task.name}"
@@ -142,7 +142,7 @@ def _opened(spec: RunSpec, identity: str, attempt: int) -> RunRecord:
 
 
 def _file_failure(spec: RunSpec, path: Path, record: RunRecord, reason: BaseException) -> None:
-    """Write the record of a run that failed; if it cannot be written either, log why: the caller raises `reason`."""
+    """Write the record of a run that failed; log why it cannot be: `reason` is raised next."""
     try:
         spec.store.write(path, record)
     except OutputError as unwritable:
@@ -182,7 +182,7 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _loaded(spec: RunSpec, task: Task | PairedTask) -> Iterator[tuple[LoadedModel, ModelInfo]]:
-    """Context manager around a model: checked, its CPU matmuls chosen; audited and restored at the end."""
+    """Context manager: check, load, choose the CPU matmuls; at the end audit and restore."""
     assert spec.model is not None  # noqa: S101 - only a task without a model has none
     checks.check(spec.model, spec.recipe, task)
     loaded = cache.load(spec.model, spec.device)
@@ -233,7 +233,7 @@ def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, A
 
 @contextmanager
 def _shown_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
-    """Context manager that logs the headline if it cannot be filed: the run may have taken hours."""
+    """Context manager: log the headline if it cannot be filed, after hours perhaps."""
     try:
         yield
     except OutputError:

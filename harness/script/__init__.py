@@ -5,5 +5,6 @@
     quant-harness export ...    python -m harness.export ...
     quant-harness tensor ...    python -m harness.tensor ...
 
-`main` finds the command and hands the rest of the line to it. `completion` answers a shell that asks what could be typed next.
+`main` finds the command and hands it the rest of the line. `completion` answers a shell that asks
+what could be typed next.
 """

@@ -1,6 +1,6 @@
-"""Completion in a shell: the shell asks `quant-harness --shell-completion query` what could be typed next.
+"""Shell completion: the shell runs `quant-harness --shell-completion query` for the next word.
 
-Keys, options and values of `run` and `export` come from Hydra, which composes the line that was typed so far.
+For `run` and `export`, Hydra composes the line so far, and names its groups, options and keys.
 """
 
 import argparse
@@ -56,7 +56,7 @@ SCRIPTS: Mapping[str, str] = MappingProxyType({"bash": BASH, "zsh": ZSH, "fish":
 
 
 def answer(asked: str, commands: Collection[str]) -> str:
-    """Return the script for a shell, or for `query` the words that could end the line in `COMP_LINE`, one a line.
+    """Return the script for a shell; for `query`, the completions of the line in `COMP_LINE`.
 
     Args:
         asked: `bash`, `zsh`, `fish` or `query`.

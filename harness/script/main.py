@@ -68,7 +68,8 @@ def main() -> None:
 
 
 def _run(name: str) -> None:
-    from harness.output.redacted_streams import redacted_streams  # noqa: PLC0415 - `--help` is instant
+    # Imported here: `--help` is instant.
+    from harness.output.redacted_streams import redacted_streams  # noqa: PLC0415
 
     with redacted_streams():
         importlib.import_module(COMMANDS[name].module).main()

@@ -187,8 +187,12 @@ def test_progress_is_shown_as_on_the_command_line_if_the_program_logs_nothing(
 
 
 def test_a_program_that_logs_gets_the_lines_at_its_level(
-    run: Run, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    run: Run,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
     with caplog.at_level(logging.INFO, "harness"):
         run()
     assert any(line.endswith("measuring perplexity") for line in caplog.messages)
