@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 # float32, because many CPUs multiply bfloat16 matrices far slower; small limits, because this is a demonstration.
 DEMO := data=embedded model.dtype=float32 results_dir=results/demo +quant=none,int8_tensor,int8_row,fp8_row
 
-.PHONY: setup demo test slow lint clean
+.PHONY: setup demo test slow lint wheel clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +21,12 @@ demo: setup
 	$(RUN) -m harness --multirun $(DEMO) task=perplexity task.window=1024
 	$(RUN) -m harness --multirun $(DEMO) task=mmlu task.limit=50
 	$(RUN) -m harness.report results/demo
+
+# dist/llm_quant_harness-VERSION-py3-none-any.whl, built by hatchling in an environment of its own.
+wheel: setup
+	rm -rf dist
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m harness`."""
+"""`python -m harness`, the same as `quant-harness run`."""
 
 from harness import signals
 

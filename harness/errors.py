@@ -1,7 +1,7 @@
 """Errors that a user must act on.
 
-Every message has the same shape: *what* must be *constraint*, got *value*; *what to do*. A plain `ValueError`
-marks a bad argument at the function that uses it; the classes here mark a run that cannot go on.
+Every message has the same shape: *what* must be *constraint*, got *value*; *what to do*. A plain
+`ValueError` marks a bad argument of a function; the classes here mark a run that cannot go on.
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ import os
 from typing import Any
 
 NO_MEMORY = ("DefaultCPUAllocator", os.strerror(errno.ENOMEM))
-"""What messages of RuntimeError and OSError say of memory that this machine has not."""
+"""Words by which a RuntimeError or OSError says that memory ran out."""
 
 
 class HarnessError(Exception):
-    """Base of every error whose message is meant for the user, without a traceback."""
+    """Base of all errors whose message is printed without a traceback."""
 
 
 class ConfigError(HarnessError):
@@ -34,30 +34,30 @@ class UnsupportedRecipe(HarnessError):  # noqa: N818 - named for what it says of
 
 
 class AuditError(HarnessError):
-    """After quantization a weight is not what the recipe promised."""
+    """A quantized weight is not what the recipe says."""
 
 
 class InvalidResult(HarnessError):  # noqa: N818 - the run finished, its numbers are void
-    """A measurement produced numbers that mean nothing, such as a NaN score."""
+    """A measurement gave a value without meaning, such as a NaN score."""
 
 
 class ResultError(HarnessError):
-    """What was read is not a whole record, or a folder has none."""
+    """A file is not a whole record, or a folder has no record."""
 
 
 class OutputError(HarnessError):
-    """Something cannot be written where the user wants it, or would overwrite what the harness did not write."""
+    """A file or folder cannot be written, or would overwrite one that the harness did not write."""
 
 
 def check_bounds(component: Any, **least: float) -> None:
-    """Check that fields of a dataclass are not less than their least values; a field that is None passes.
+    """Check that fields of a dataclass are at least their least values; None passes.
 
     Args:
         component: The dataclass, as a rule in its `__post_init__`.
         **least: Field -> least value, such as `shots=0, limit=1`.
 
     Raises:
-        ValueError: A field is less, such as `limit must be >= 1 or null, got 0`.
+        ValueError: A field is smaller. The message reads `limit must be >= 1 or null, got 0`.
     """
     optional = {item.name for item in dataclasses.fields(component) if "None" in str(item.type)}
     for name, bound in least.items():
@@ -68,23 +68,28 @@ def check_bounds(component: Any, **least: float) -> None:
 
 
 def own_error(reason: BaseException | None) -> HarnessError | None:
-    """Return the error of the harness that a library wrapped in one of its own, or None; some drop the cause and keep the context."""
+    """Return the harness's own error that a library wrapped in another error, or None."""
+    # Some libraries set no cause; Python still keeps the context.
     while reason is not None and not isinstance(reason, HarnessError):
         reason = reason.__cause__ or reason.__context__
     return reason
 
 
 def of_this_machine(reason: BaseException) -> str | None:
-    """Return in one line what this machine refused, a file or memory, and what to do; None for another error."""
+    """Return one line on an error of memory or of a file, and what to do; None for other errors."""
     said = next(iter(str(reason).splitlines()), "")
-    # torch's error of a GPU is named so; those of a CPU and of a file that it maps are RuntimeErrors.
+    # torch raises OutOfMemoryError for a GPU, RuntimeError for a CPU and for a file that it maps.
     names = [kind.__name__ for kind in type(reason).__mro__]
     is_memory = {"MemoryError", "OutOfMemoryError"} & set(names)
     if is_memory or any(words in said for words in NO_MEMORY):
         return (
-            f"the run must fit into memory, got: {said or names[0]}; take a smaller model, tensor, window or batch, or another "
+            f"the run must fit into memory, got: {said or names[0]}; take a smaller "
+            "model, tensor, window or batch, or another "
             "device"
         )
     if isinstance(reason, OSError) and reason.filename is not None:
-        return f"a file must be one that can be read, got {reason.filename}: {reason.strerror}; correct its path or its permissions"
+        return (
+            f"a file must be one that can be read, got {reason.filename}: {reason.strerror}; "
+            "correct its path or its permissions"
+        )
     return None

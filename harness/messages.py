@@ -1,7 +1,11 @@
 """Parts of the messages that a user reads."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+SCRIPT = "quant-harness"
+"""Name of the console script; `harness.script` puts it and its command into `sys.argv[0]`."""
 
 
 def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
@@ -20,6 +24,11 @@ def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
         begun[part] for part in get_close_matches(got.lower(), begun, n=1, cutoff=0.75)
     ]
     return f"; did you mean {spelled.format(close[0])}?" if close else ""
+
+
+def program(module: str) -> str:
+    """Return how a command was typed: `quant-harness report`, or `python -m harness.report`."""
+    return sys.argv[0] if sys.argv[0].startswith(f"{SCRIPT} ") else f"python -m {module}"
 
 
 def plural(noun: str, num: int) -> str:

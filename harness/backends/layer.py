@@ -14,6 +14,7 @@ class LayerRule:
     match: str
     """Glob over module paths, such as `*` or `model.layers.*.mlp.*`."""
     weight: TensorFormat
+    """Format of the weight."""
     input: TensorFormat | None = None
     """Format of the activation that the weight is multiplied with; None leaves it in float."""
     static_input: bool = False

@@ -27,10 +27,13 @@ class CalibrationSet:
     """Windows at random places of one tokenized text; they may overlap."""
 
     data: DataSource
+    """Where the text comes from; the run's own data if left out."""
     num_sequences: int = 32
+    """Number of sequences."""
     length: int = 512
     """Length of each sequence [token]."""
     seed: int = 0
+    """Seed of their places in the text."""
 
     def __post_init__(self) -> None:
         """Check that there is a token at least."""

@@ -1,5 +1,9 @@
 """The command line `python -m harness`: words in, one `RunSpec` a job.
 
-`arguments`, `syntax` and `path_overrides` put what was typed into Hydra's spelling; `run` composes and runs it; `explain` answers
-mistakes with the legal words; `recipe_name` says what was changed in a recipe; `hydra_files` masks secrets in Hydra's files.
+`arguments` puts a line into Hydra's spelling, with `path_overrides` for paths and `syntax` for
+mistakes in one word. `run` composes it and runs the job or the sweep. `recipe_name` names a recipe
+that was changed, `explain` explains Hydra's errors (`hydra_messages`), `hydra_files` masks secrets.
+
+`keys` and `field_docs` answer `--help task=mmlu`. `spelling` and `plain_logging` serve
+`harness.run`, which takes the same words from Python.
 """

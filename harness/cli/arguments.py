@@ -1,4 +1,4 @@
-"""The words of a command line, checked, and put into the one spelling that Hydra takes."""
+"""Check the words of a command line, and put them into the one spelling that Hydra reads."""
 
 import argparse
 import sys
@@ -22,20 +22,20 @@ ADDED_GROUPS = ("quant=", "experiment=")
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments in the one spelling that Hydra takes.
+    """Return the arguments in Hydra's spelling.
 
-    - Flags are spelled out, and move to the front: behind a first override Hydra would not find them.
-    - `quant=X` becomes `+quant=X`, and `experiment` likewise: these groups stand outside the defaults list.
-    - An experiment is a sweep, with `-m` or without it.
-    - Paths are quoted; see `harness.cli.path_overrides`.
-    - In a sweep, `task.limit=8` becomes `task.limit=choice(8)`: Hydra first composes a sweep without its swept groups,
-      and would look for the key in the default task. A choice of one value is left for the jobs. Null and nothing
-      cannot be chosen, and a choice of one text loses its quotes: they are forced (`++`), and an unknown key among them is
-      refused when the job is built.
+    1. Flags are spelled out, and move to the front: Hydra finds none behind an override.
+    2. `quant=X` becomes `+quant=X`, `experiment=X` likewise: the defaults list does not have them.
+    3. An experiment is a sweep, with `-m` or without it.
+    4. Paths are quoted; see `harness.cli.path_overrides`.
+    5. In a sweep, `task.limit=8` becomes `task.limit=choice(8)`. Hydra first composes a sweep
+       without its swept groups, and would look for the key in the default task; a choice waits for
+       the jobs. Null, nothing and quoted texts cannot be chosen: they are forced (`++`), and the
+       job finds an unknown key.
 
     Raises:
-        ConfigError: A word is no flag and no override.
-        SystemExit: The version was asked for, and is printed.
+        ConfigError: A word is neither a flag nor an override.
+        SystemExit: `--version` was typed; the version is printed.
     """
     arguments = [_spelled_out(argument) for argument in arguments]
     if "--version" in arguments:
@@ -44,7 +44,7 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         syntax.check_characters(argument)
     flags, words = _flags_and_words(arguments)
-    words = [f"+{word}" if word.startswith(ADDED_GROUPS) else word for word in words]
+    words = [added(word) for word in words]
     multirun = any(flag in MULTIRUN for flag in flags)
     experiment = any(word.startswith("+experiment=") for word in words)
     if experiment and not multirun and not any(flag in SHOWN for flag in flags):
@@ -55,6 +55,11 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     return [*flags, *(_for_jobs(word) if multirun else word for word in words)]
 
 
+def added(word: str) -> str:
+    """Return a word, with `+` if its group is not in the defaults list, as in `+quant=X`."""
+    return f"+{word}" if word.startswith(ADDED_GROUPS) else word
+
+
 def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line into flags, with their values, and all other words."""
     parser = get_args_parser()
@@ -63,7 +68,8 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     parsed = parser.parse_intermixed_args(list(arguments))
     if parsed.experimental_rerun:
         raise ConfigError(
-            f"a run must be started by its own command line, got {RERUN} {parsed.experimental_rerun}, a pickle: reading one runs "
+            f"a run must be started by its own command line, got {RERUN} "
+            f"{parsed.experimental_rerun}, a pickle: reading one runs "
             "whatever code is in it; repeat the command that the record names"
         )
     words: list[str] = parsed.overrides
@@ -91,40 +97,44 @@ def _refuse_flag(message: str) -> NoReturn:
         )
     word = words.split()[0]
     name, equals, value = word.lstrip("-").partition("=")
-    meant = f"; did you mean {name}={value}?" if equals else did_you_mean(word, _flags())
+    meant = f"; did you mean {name}={value}?" if equals else did_you_mean(word, flag_names())
     raise ConfigError(
-        f"a word that begins with a dash must be a flag ({', '.join(_flags())}), got {word}{meant or ''}; "
+        f"a word that begins with a dash must be a flag ({', '.join(flag_names())}), got "
+        f"{word}{meant or ''}; "
         "a setting is KEY=VALUE, without dashes"
     )
 
 
-def _flags() -> list[str]:
+def flag_names() -> list[str]:
+    """Return the flags of Hydra that may be typed."""
     parser: argparse.ArgumentParser = get_args_parser()
-    found = [flag for action in parser._actions for flag in action.option_strings[:1]]  # noqa: SLF001 - no public list
+    actions = parser._actions  # noqa: SLF001 - argparse has no public list
+    found = [flag for action in actions for flag in action.option_strings[:1]]
     return [flag for flag in found if flag != RERUN]
 
 
 def _spelled_out(argument: str) -> str:
-    """Return a flag whose beginning was typed in full; the parser takes both, and nothing else would know it."""
+    """Return a flag in full, of which the parser takes any unique beginning."""
     name, equals, value = argument.partition("=")
-    begun = [flag for flag in (*_flags(), RERUN) if flag.startswith(name)]
+    begun = [flag for flag in (*flag_names(), RERUN) if flag.startswith(name)]
     if len(begun) != 1 or not name.startswith("--") or name == "--":
         return argument
     return f"{begun[0]}{equals}{value}"
 
 
 def _for_jobs(argument: str) -> str:
-    """Return an override of a swept run so that it is applied to the jobs only."""
+    """Return an override of a sweep so that it applies to the jobs only."""
     key, equals, value = argument.partition("=")
     place = key.rpartition("@")[2]
     of_group = place.split(".")[0] in ("model", "task", "quant", "data") and "." in place
-    if not equals or not of_group or _is_sweep(argument):
+    if not equals or not of_group or is_sweep(argument):
         return argument
     forced = value in ("", "null") or value[0] in "'\""
     return f"++{argument}" if forced else f"{key}=choice({value})"
 
 
-def _is_sweep(argument: str) -> bool:
+def is_sweep(argument: str) -> bool:
+    """Return whether an override sweeps over values; True for a word that Hydra cannot read."""
     try:
         return OverridesParser.create().parse_override(argument).is_sweep_override()
     except HydraException:  # Hydra will say what is wrong with it

@@ -1,4 +1,4 @@
-"""What Hydra raises, in words that say what to type instead."""
+"""Explain an error of Hydra: what is wrong with the command line, and what to type instead."""
 
 import dataclasses
 import re
@@ -13,102 +13,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, ValidationError
 from yaml import YAMLError
 
-from harness import config
+from harness import config, field_types
+from harness.cli.hydra_messages import MESSAGES
 from harness.cli.syntax import option_groups
 from harness.errors import own_error
 from harness.messages import did_you_mean, in_one_line
 
 CHOOSING = ("quant=", "model=", "task=", "layout=")
 NO_CHOICE = r"(?:In '.*?': )?Could not override '(.+?)'\. (?:No match|Did you mean).*"
-"""What Hydra says of a group that the configuration does not choose."""
-Patterns = Sequence[tuple[str, str]]
-MESSAGES: Patterns = (
-    (
-        r"Multiple values for (.+?)\. .*",
-        "{0} must be chosen once, got two options; a sweep over them is -m {0}=A,B",
-    ),
-    (
-        r"Ambiguous value for argument '([^.=]+)=(.*)' 1\. .*",
-        "{0} must have one value, got {1}; a sweep over them needs -m",
-    ),
-    (
-        r"Ambiguous value for argument '(.+?)=(.*)' 1\. .*",
-        "{0} must have one value, got {1}; a sweep over them needs -m, a list is '{0}=[{1}]', and a text with a comma is in quotes",
-    ),
-    (
-        r"Sweep parameters '(.+?)=(.*)' requires --multirun",
-        "{0} must have one value, got {1}; a sweep needs -m",
-    ),
-    (
-        r"Sweeping over Hydra's configuration is not supported : '(.*)'",
-        "a key of hydra must have one value in a sweep, got {0}",
-    ),
-    (
-        r"Could not append to config\. An item is already at '(.+?)'\. Either remove \+ prefix: '(.*?)' Or .*",
-        "a key with a + must be a new one, got {0}, which is there; type {1}",
-    ),
-    (
-        r"Could not delete (?:from config\. )?'(.+?)'(?: does not exist)?\..*",
-        "a key after ~ must be one that is there, got ~{0}; leave it out",
-    ),
-    (
-        r"Could not delete from config\. The value of '(.+?)' is (.*) and not (.*)\.",
-        "~{0}={2} must name the value that is there, got {2} where it is {1}; type ~{0}",
-    ),
-    (
-        r"Override (.+?) looks like a config group override, but config group '(.+?)' does not exist\.",
-        "a word with @ or / must choose an option of a group, got {0}; groups: {groups}",
-    ),
-    (
-        r"force-add of config groups is not supported: '\++(.*)'",
-        "a group must be chosen without ++, got ++{0}; type {0}",
-    ),
-    (
-        r"Config group override must be a string or a list\. Got (.*)",
-        "a group must be GROUP=OPTION, got a value of type {0}",
-    ),
-    (
-        r"Additional config directory '(.*)' not found",
-        "--config-dir must be a folder, got {0}; correct the path",
-    ),
-    (
-        r"Primary config directory not found.*config directory '(.*)' exists.*",
-        "--config-path must be a folder, got {0}; folders of your own are added with --config-dir",
-    ),
-    (
-        r"package '(.*)' not found in config",
-        "--package must be a key of the configuration, got {0}; leave it out to see them all",
-    ),
-    (
-        r"Cannot find primary config '(.*?)'\..*",
-        "--config-name must be the name of a file in conf, got {0}; leave it out",
-    ),
-    (
-        r"Invalid plugin '(.*)': not the hydra_plugins package",
-        "a launcher or sweeper must be one that `python -m harness --info plugins` lists, got {0}",
-    ),
-    (
-        r"In '(.+?)': \w+ raised while composing config: Cannot merge DictConfig with ListConfig.*",
-        "{0}.yaml must hold keys and values, got a list",
-    ),
-    (
-        r"In '(.+?)': \w+ raised while composing config: (.*?)(?: full_key: .*)?",
-        "{0}.yaml must fit into the configuration, got: {1}",
-    ),
-    (
-        r"(Error (?:locating|in call to) target .*)",
-        "a key of hydra must be as `--cfg hydra` shows, got: {0}",
-    ),
-)
-"""What Hydra says, as regular expressions on one line, and what we say instead."""
+"""Hydra's message on an override of a group that the configuration does not choose."""
 
 
 def explain(reason: BaseException, words: Sequence[str] = (), name: str = "config") -> str:
-    """Return what is wrong with a command line, and what to type instead.
+    """Return a message: what is wrong with a command line, and what to type instead.
 
     Args:
-        reason: What was raised before a job began.
-        words: The command line that led to it.
+        reason: The error, raised before a job began.
+        words: The command line.
         name: The configuration file of the command.
     """
     if own := own_error(reason):
@@ -122,14 +43,17 @@ def explain(reason: BaseException, words: Sequence[str] = (), name: str = "confi
     if line.startswith("Cannot find primary config") and any(
         word.startswith(("--config-path", "-cp")) for word in words
     ):
-        return f"--config-path must be a folder with {name}.yaml, got one without; folders of your own are added with --config-dir"
+        return (
+            f"--config-path must be a folder with {name}.yaml, got one without; folders of "
+            "your own are added with --config-dir"
+        )
     if found := re.fullmatch(NO_CHOICE, line):
         return _no_such_choice(found[1], words, name)
     for pattern, message in MESSAGES:
         if found := re.fullmatch(pattern, line):
             return message.format(*found.groups(), groups=", ".join(option_groups()))
     if isinstance(reason, OSError) and not isinstance(reason, HydraException):
-        # A sweep writes into the folder of its records; a single job writes nothing of Hydra's unless it is told to.
+        # Hydra writes for a sweep, into the folder of the records, and for hydra.run.dir=DIR.
         is_typed = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
         option = "hydra.run.dir" if is_typed or name == "export" else "results_dir"
         return f"{option} must be a folder that can be written, got: {line}"
@@ -139,7 +63,13 @@ def explain(reason: BaseException, words: Sequence[str] = (), name: str = "confi
 
 
 def _of_cause(cause: BaseException, got: str, words: Sequence[str]) -> str | None:
-    """Return what an error says that knows the option, file or key; None for another. `got` is the word that led to it."""
+    """Return a message on an error that names an option, file or key; None for other errors.
+
+    Args:
+        cause: The error, or a cause of it.
+        got: The word of the command line that Hydra was merging.
+        words: The command line.
+    """
     if isinstance(cause, MissingConfigException) and cause.options:
         return _unknown_option(cause, words)
     if isinstance(cause, RecursionError):
@@ -168,7 +98,7 @@ def _unknown_option(reason: MissingConfigException, words: Sequence[str]) -> str
     asked = re.match(r"In '(.+?)'", str(reason))
     typed = [word.lstrip("+").partition("=")[0] for word in words if option in word]
     key = next((key for key in typed if key.partition("@")[0] == group), None)
-    # Where nobody typed it, a file of the configuration names it.
+    # If it was not typed, a file of the configuration names it.
     by = f" in {asked[1]}.yaml" if asked and key is None else ""
     meant = did_you_mean(option, options, f"{key or group}={{}}")
     return (
@@ -191,24 +121,28 @@ def _unknown_key(parent: DictConfig, key: str) -> str:
 
 
 def _wrong_type(parent: DictConfig, key: str, got: str, reason: ValidationError) -> str:
-    """Say what type a value of a schema must have."""
+    """Return a message on a value of another type than the schema's."""
     kind: Any = OmegaConf.get_type(parent)
     hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-    what = config.spell(hints[key]) if key in hints else "of another type"
+    what = field_types.spell(hints[key]) if key in hints else "of another type"
     return f"{reason.full_key or key} must be {what}, got {got}"
 
 
 def _no_such_choice(key: str, words: Sequence[str], name: str) -> str:
-    """Say which choices there are, for one that the configuration does not have."""
+    """Return a message on a choice that the configuration does not have."""
     group, at, _ = key.partition("@")
     others = [word for word in words if word.lstrip("+").partition("=")[0] != key]
     found, known = _choices(others, name), option_groups()
     if group not in known:
-        return f"{key} must begin with a group, got an unknown one{did_you_mean(group, known)}\nGroups: {', '.join(known)}"
+        return (
+            f"{key} must begin with a group, got an unknown "
+            f"one{did_you_mean(group, known)}\nGroups: {', '.join(known)}"
+        )
     if not at and group not in found:
         legal = ", ".join(dict.fromkeys([*(each for each in found if "/" not in each), "quant"]))
         return (
-            f"{key} must be a group of this command ({legal}), got one of another command or of parts; a part is chosen as "
+            f"{key} must be a group of this command ({legal}), got one of another command "
+            "or of parts; a part is chosen as "
             "GROUP@PLACE=OPTION"
         )
     if not at:
@@ -216,15 +150,19 @@ def _no_such_choice(key: str, words: Sequence[str], name: str) -> str:
         return f"{group} must say what it is chosen for, got no place; type {named}"
     if places := found.get(group):
         return (
-            f"{key} must be one of the choices of this command line, got an unknown one{did_you_mean(key, places)}\n"
+            f"{key} must be one of the choices of this command line, got an unknown "
+            f"one{did_you_mean(key, places)}\n"
             f"Choices: {', '.join(places)}"
         )
     hint = "" if "quant" in found else "; choose a recipe first, as in quant=int8_row"
-    return f"{key} must be a part of what the command line chooses, got one that nothing there has{hint}"
+    return (
+        f"{key} must be a part of what the command line chooses, got one that nothing there "
+        f"has{hint}"
+    )
 
 
 def _choices(words: Sequence[str], name: str) -> dict[str, list[str]]:
-    """Return for each group the keys under which a command line chooses its options, such as `format@quant.rules.linear.weight`."""
+    """Return group -> keys that choose its options, such as `format@quant.rules.linear.weight`."""
     # Only the groups of components matter; of a sweep, its first option.
     chosen = [word.partition(",")[0] for word in words if word.lstrip("+").startswith(CHOOSING)]
     try:

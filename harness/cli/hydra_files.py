@@ -1,6 +1,6 @@
-"""The configurations that Hydra files, if it is asked for them, hold no secrets.
+"""Mask secrets in the configurations that Hydra writes.
 
-`conf/config.yaml` names the class among Hydra's callbacks; Hydra calls it in every process that runs a job.
+`conf/config.yaml` names the class as a callback; Hydra calls it in every process that runs a job.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from harness.output.redacted_streams import redact_logs
 from harness.redaction import known_values, redacted_tree
 
 WRITTEN = ("config.yaml", "hydra.yaml", "overrides.yaml")
-"""What Hydra writes into `hydra.output_subdir`; other files in that folder are not its own."""
+"""Files that Hydra writes into `hydra.output_subdir`; other files there are the user's."""
 
 
 class RedactedFiles(Callback):
-    """Mask secrets in the configurations that Hydra files, and in logs."""
+    """Mask secrets in Hydra's files and in log lines."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra has written the files, set up logging and runs the job next, in whatever process."""
+        """Mask what Hydra has written, and what the job will log, right before the job runs."""
         redact_logs()
         hydra = config.hydra
         if hydra.output_subdir is None:

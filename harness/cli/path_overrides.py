@@ -1,14 +1,15 @@
-r"""Paths and names on the command line, as a shell hands them over: `model.path=/models/v1 (new)` needs no quotes for Hydra's grammar.
+r"""Quote paths and names for Hydra's grammar: no quotes in `model.path=/models/v1 (new)`.
 
-A value of a key that holds a path or a name is quoted before Hydra sees it, so that no character of a file name is syntax:
+A value of a key that holds a path or a name is quoted before Hydra reads it. So no character of a
+file name is syntax:
 
     model.path=it's [v2]                becomes   model.path='it\'s [v2]'
     -m model.path=a,b                   becomes   model.path='a','b'       a sweep over two folders,
-                                        but       model.path='a,b'         where a file or folder `a,b` exists
-    model.path=${oc.env:HOME}/models    stays an interpolation, unless a file or folder of that very name exists
+                                        but       model.path='a,b'         if a path `a,b` exists
+    model.path=${oc.env:HOME}/models    stays an interpolation, unless a path of that name exists
 
-Values that are quoted or escaped already, `null`, and Hydra's sweep functions such as `choice(a,b)` are left as they are, unless a file of
-that name exists.
+Values that are quoted or escaped, `null`, and Hydra's sweep functions such as `choice(a,b)` stay as
+they are, unless a file of that name exists.
 """
 
 import re
@@ -17,11 +18,11 @@ from pathlib import Path
 from harness import paths
 
 NEVER_SWEPT = ("out", "results_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-"""Keys that name a path and have one value for all jobs: a comma in them is part of a name."""
+"""Keys of a path that all jobs share: a comma in it is part of the name."""
 PATHS = ("path", "include_path", "examples")
 """Last parts of other keys that hold a path, such as `model.path`."""
 NAME = "name"
-"""Last part of keys that hold a name, which is any text."""
+"""Last part of keys that hold a name: any text."""
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str)\(.*\)")
 """Hydra's functions for the values of a sweep."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
@@ -33,10 +34,10 @@ PARTS = re.compile(rf"(?:{QUOTED})(?=,|$)|(?:\\.|[^,])+")
 
 
 def quoted(argument: str, *, sweep: bool) -> str:
-    """Return a command-line argument with its value quoted for Hydra, if its key holds a path or a name.
+    """Return a word with its value quoted for Hydra, if its key holds a path or a name.
 
     Args:
-        argument: One word of the command line, such as `model.path=a b`.
+        argument: A word of the command line, such as `model.path=a b`.
         sweep: Whether a comma may separate values.
     """
     key, equals, value = argument.partition("=")
@@ -52,21 +53,26 @@ def quoted(argument: str, *, sweep: bool) -> str:
 
 
 def _quote(value: str, *, is_path: bool) -> str:
-    """Return a value as a quoted one of Hydra's grammar, or as it is if it was written for that grammar."""
+    """Return a value in quotes, or as it is if it was written in Hydra's grammar."""
     found = is_path and paths.exists(value)
     if not found and (value in ("", "null") or HYDRA.fullmatch(value)):
         return value
-    # A shell has replaced `~user` already: what it left is the beginning of a name. `???` means a missing value to OmegaConf.
+    # The shell has replaced `~user`; a `~` that it left is part of a name, if not a home folder.
+    # `???` is a missing value for OmegaConf. An absolute path begins with neither.
     is_home = not found and paths.expanded(value) != Path(value)
     if is_path and (value == "???" or (value.startswith("~") and not is_home)):
         value = str(Path.cwd() / value)
-    if found:  # in a name that exists, `${` is no interpolation
-        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return in_quotes(value)
+    # In the name of a file that exists, `${` is no interpolation.
+    return literal(value) if found else in_quotes(value)
+
+
+def literal(value: str) -> str:
+    """Return a text as a quoted value of Hydra's grammar, in which `${` is no interpolation."""
+    return in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
 
 
 def in_quotes(value: str) -> str:
     """Return a text as a quoted value of Hydra's grammar."""
-    # Inside quotes Hydra reads a backslash as itself, except before a quote: double it there, also before the closing quote.
+    # Inside quotes, a backslash is itself except before a quote: double it there, and at the end.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

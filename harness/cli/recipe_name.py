@@ -1,10 +1,12 @@
-"""The name of a recipe whose parts were changed by overrides or an experiment: `int8_row (weight=int2_g128)`.
+"""Name a recipe that overrides or an experiment changed: `int8_row (weight=int2_g128)`.
 
-The recipe's own file is composed again, alone, and compared with the recipe of the run, interpolations unresolved. So if a part
-interpolates a key (`block: [1, ${quant.group_size}]`) and the key changes, only the key counts as changed; if the name itself
-interpolates the key (`int4_g${quant.group_size}`), no word is added for it. A name that the user gave is kept.
+1. The recipe's own file is composed again, alone.
+2. It is compared with the recipe of the run, interpolations unresolved. If a part interpolates a
+   key (`block: [1, ${quant.group_size}]`) and the key changes, only the key counts as changed.
+3. Every change adds a word to the name, except a key that the name interpolates
+   (`int4_g${quant.group_size}`). A name that the user gave stays as it is.
 
-The configuration that is hashed and filed keeps the name in the recipe's file.
+The configuration that is hashed and filed keeps the name of the recipe's file.
 """
 
 import re
@@ -19,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from harness import config
 
 FOLLOWED = re.compile(r"\$\{quant\.([\w.]+)\}")
-"""Keys of a recipe that its name interpolates."""
+"""A key of a recipe that a text interpolates."""
 FORMATS = ("weight", "input")
-"""Parts of a rule that are formats, whose names say everything that changes numbers."""
+"""Keys of a rule that hold a format. The name of a format says everything that changes numbers."""
 
 Path = tuple[str, ...]
 
@@ -76,10 +78,9 @@ def changed_name(
     )
     words = [f"{_key(path, resolved)}={_value(path, resolved, allow_targets)}" for path in parts]
     rules, before = (list(node.get("rules", {})) for node in (as_written, own))
-    if rules != before and sorted(rules) == sorted(
-        before
-    ):  # their order counts: the first that matches decides
-        words.append(f"rules={_spell(rules)}")
+    # The order of rules counts: the first that matches decides.
+    if rules != before and sorted(rules) == sorted(before):
+        words.append(f"rules={spell(rules)}")
     return f"{name} ({', '.join(words)})" if words else name
 
 
@@ -90,7 +91,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _changed(ours: Any, theirs: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of every value that only one of two nodes has, or that differs between them."""
+    """Yield the path of every value that differs between two nodes, or is missing in one."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in dict.fromkeys((*theirs, *ours)):
             yield from _changed(ours.get(key, MISSING), theirs.get(key, MISSING), (*path, key))
@@ -99,7 +100,7 @@ def _changed(ours: Any, theirs: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def _part(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Path:
-    """Return the part of a recipe to name for a changed value: a format, a component of another class, or the value itself."""
+    """Return the path to name for a changed value: its format, a replaced component, or itself."""
     for end in range(1, len(path)):
         part = path[:end]
         a, b = _at(ours, part), _at(theirs, part)
@@ -131,35 +132,31 @@ def _key(path: Path, resolved: Mapping[str, Any]) -> str:
 def _value(path: Path, resolved: Mapping[str, Any], allow_targets: tuple[str, ...]) -> str:
     node = _at(resolved, path)
     if _target(node) is None:
-        return _spell(node)
+        return spell(node)
     return _spell_component(config.build(node, ".".join(("quant", *path)), allow_targets))
 
 
 def _spell_component(found: Any) -> str:
-    """Return the name of a component, or its class, and the fields that are not at their defaults."""
+    """Return name or class of a component, and its fields that differ from their defaults."""
     name = getattr(found, "name", type(found).__name__)
-    if hasattr(found, "to_grid"):  # a format, whose name says everything
+    if hasattr(found, "to_grid"):  # a format
         return str(name)
     own = [
-        f"{item.name}={_spell(getattr(found, item.name))}"
+        f"{item.name}={spell(getattr(found, item.name))}"
         for item in fields(found)
-        if item.name != "name" and getattr(found, item.name) != _default(item)
+        if item.name != "name" and getattr(found, item.name) != config.default_of(item)
     ]
     return f"{name}({', '.join(own)})" if own else str(name)
 
 
-def _default(item: Any) -> Any:
-    return item.default_factory() if item.default_factory is not MISSING else item.default
-
-
-def _spell(value: Any) -> str:
+def spell(value: Any) -> str:
     """Return a value as it is typed on the command line."""
     if hasattr(value, "__dataclass_fields__"):
         return _spell_component(value)
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_spell(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_spell, value))}]"
+        return f"[{', '.join(map(spell, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

@@ -1,7 +1,7 @@
 """The command line: `python -m harness +quant=int8_row task=mmlu`.
 
-Hydra composes the configuration. Its arguments are put into its spelling first (`harness.cli.arguments`), and its errors are
-explained (`harness.cli.explain`). A sweep goes on when a job fails, and ends with a table of all jobs.
+`arguments` puts the words into Hydra's spelling, Hydra composes the configuration, and `explain`
+explains Hydra's errors. A sweep goes on when a job fails, and ends with a table of all jobs.
 """
 
 import os
@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 from harness import config, signals
 from harness.cli.arguments import rewrite
 from harness.cli.explain import explain
+from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.display.summary import Ending, JobResult, print_summary, print_warnings
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
+from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides, unprinted
@@ -29,15 +31,15 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 REQUEUES = "SUBMITIT_EXECUTOR"
-"""Set in the workers of submitit."""
+"""Environment variable of submitit's workers."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def single_job(cfg: DictConfig) -> None:
-    """Run the one job of a command; those of a sweep go from `harness.sweep` to `run_job`.
+    """Run the job of a command without a sweep; those of a sweep go through `harness.sweep`.
 
     Raises:
-        ConfigError: It is one of a sweep, whose sweeper would lose what became of its jobs.
+        ConfigError: Another sweeper than `collecting` runs the job: its result would be lost.
     """
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         chosen = HydraConfig.get().runtime.choices["hydra/sweeper"]
@@ -48,27 +50,26 @@ def single_job(cfg: DictConfig) -> None:
 
 
 def run_job(cfg: DictConfig) -> JobResult:
-    """Build and run one composed configuration; return an error instead of raising it.
+    """Build and run one composed configuration, and return how it ended; an error is not raised.
 
-    Hydra would print only the first error of a sweep, at its end, and take `sys.exit(0)` for success.
+    Hydra would print only the first error of a sweep, and take `sys.exit(0)` for success.
     """
     line = trace = ""
     try:
         outcome = _run(cfg)
-        text, ending, warnings = outcome.summary(), Ending.OK, outcome.warnings
+        text, ending, warnings = outcome.summary(), Ending.OK, outcome.stored.record.warnings
         line = f"{outcome.label}: {text}: {outcome.path}"
-    except (Exception, SystemExit) as reason:  # the one place that must outlive every job
+    except (Exception, SystemExit) as reason:  # the next job of a sweep must run
         if (interrupt := signals.received()) is not None:
             raise interrupt from reason
         if isinstance(reason, SystemExit) and REQUEUES in os.environ:
-            raise  # submitit leaves so when Slurm takes a job back, and starts it again
+            raise  # submitit exits so when Slurm preempts a job, and starts it again
         text, warnings = f"{type(reason).__name__}: {reason}", ()
         ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
         if said := of_this_machine(reason):
             text = said
-        elif not isinstance(
-            reason, HarnessError
-        ):  # an error that explains itself needs no traceback
+        # A HarnessError explains itself.
+        elif not isinstance(reason, HarnessError):
             trace = "".join(traceback.format_exception(reason))
     return JobResult(
         overrides=typed_overrides(),
@@ -83,23 +84,32 @@ def run_job(cfg: DictConfig) -> JobResult:
 def _run(cfg: DictConfig) -> "Outcome":
     check_temporary()
     with signals.held():  # imported here: composing, --help and a typo in a key need no torch
-        from harness.runner.run import RunSpec, run  # noqa: PLC0415
+        from harness.runner.run import run  # noqa: PLC0415
+        from harness.runner.spec import RunSpec  # noqa: PLC0415
 
     resolved = config.resolve(cfg)
     return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))
 
 
 def main() -> None:
-    """Run the command line of this process; exit with 1 if some job failed, with 130 after Ctrl-C, with 143 after SIGTERM."""
+    """Run the command line of this process.
+
+    Raises:
+        SystemExit: With 1 if a job failed, with 130 after Ctrl-C, with 143 after SIGTERM.
+    """
     results.clear()
     unprinted.clear()
-    # Hydra prints and exits by itself unless asked for the whole error; here errors are explained first.
+    # Without it, Hydra prints an error in its own words and exits.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with signals.stoppable("what had finished is on file, repeat the command to go on"):
         try:
             sys.argv[1:] = rewrite(sys.argv[1:])
+            if (page := help_page(sys.argv[1:], "config")) is not None:
+                with printing():
+                    sys.stdout.write(page)
+                return
             single_job()
-        # Jobs report their own errors: what comes here is Hydra's, or of a word.
+        # Jobs return their errors: this one is Hydra's, or is about a word.
         except Exception as reason:
             if signals.received():
                 raise
@@ -112,7 +122,7 @@ def main() -> None:
             for text in unprinted:
                 sys.stderr.write(f"{text}; what was measured is on file\n")
     endings = {result.ending for result in results}
-    # Where a recipe cannot run there is nothing to mend, as long as the sweep has something to show.
+    # An unsupported recipe is no failure of a sweep that has other results.
     if unprinted or endings & {Ending.FAILED, Ending.CANCELLED} or endings == {Ending.UNSUPPORTED}:
         sys.exit(EXIT_FAILED)
 

@@ -1,7 +1,7 @@
-"""What is wrong with one word of a command line, and what to type instead.
+"""Check one word of a command line with Hydra's grammar, and say what to type instead.
 
-Hydra's grammar answers in a parser's words ("no viable alternative at input"). Here the same grammar decides, and the message is
-ours: what the word must be, what it is, and how to type it.
+Hydra's own messages are a parser's ("no viable alternative at input"). The messages here say what
+the word must be, what it is, and how to type it.
 """
 
 import math
@@ -31,29 +31,29 @@ PLAIN = {
     **dict.fromkeys("\u00a0\u2009\u202f\u3000", " "),
     "\uff1d": "=",
 }
-"""Characters that chat clients and word processors put in the place of plain ones."""
+"""Characters that chat clients and word processors write, and the plain ones for them."""
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 MOST_VALUES = 10_000
-"""Values of a range in a sweep."""
+"""Largest number of values of a range in a sweep."""
 SHOWN = 200
-"""Characters of a value that a message shows."""
+"""Largest number of characters of a value in a message."""
 CALL = re.compile(r"\w+\(.*\)", re.DOTALL)
 """A value that calls a function of the grammar, such as `range(1,5)`."""
 UNREADABLE = (HydraException, ValueError, RecursionError)
 """What the parser raises."""
 USUAL = ("task", "quant", "model", "data")
-"""Groups in the order in which an option is looked up."""
+"""Groups in which the option of a word without `GROUP=` is looked up, in this order."""
 FLAG_WORDS = ("help", "version")
 
 
 def check_characters(word: str) -> None:
-    """Raise ConfigError for a word that no grammar has to read: empty, or with characters that no terminal shows."""
+    """Raise ConfigError for an empty word, or one with characters that no terminal shows."""
     if problem := _problem_of_characters(word):
         raise ConfigError(problem)
 
 
 def check(word: str) -> None:
-    """Raise ConfigError if Hydra's grammar cannot read an override, or if it chooses several options of a group at once."""
+    """Raise ConfigError for an override that Hydra cannot read, or with two options of a group."""
     try:
         override = OverridesParser.create().parse_override(word)
     except UNREADABLE as reason:
@@ -63,7 +63,8 @@ def check(word: str) -> None:
         raise ConfigError(_problem(word, ValueError()))
     if override.is_delete() and override.package is None and "." not in group:
         raise ConfigError(
-            f"a key at the top must have a value, got {word}, which deletes it; type {group}=VALUE, or leave the word out"
+            f"a key at the top must have a value, got {word}, which deletes it; type "
+            f"{group}=VALUE, or leave the word out"
         )
     if isinstance(steps := override.value(), RangeSweep):
         _check_range(word, steps)
@@ -75,25 +76,27 @@ def check(word: str) -> None:
     if isinstance(value, list) and len(value) > 1:
         named = ",".join(map(str, value))
         raise ConfigError(
-            f"{group} must be one option, got a list of {len(value)}; a sweep over them is -m {group}={named}"
+            f"{group} must be one option, got a list of {len(value)}; a sweep over them "
+            f"is -m {group}={named}"
         )
     if not isinstance(value, str | list | dict):
         raise ConfigError(_choose(group, f"{value!r}" if value is not None else "null"))
 
 
 def _check_range(word: str, steps: RangeSweep) -> None:
-    """Raise ConfigError for a range that never ends, or has more values than a sweep can have: Hydra would write all of them down."""
+    """Raise ConfigError for a range of more than `MOST_VALUES`: Hydra lists all of them first."""
     first, last, step = (float(each or 0) for each in (steps.start, steps.stop, steps.step))
     number = (last - first) / step if step else math.inf
     if not number <= MOST_VALUES:
         raise ConfigError(
-            f"a range must have at most {MOST_VALUES:,} values, got {word} with {f'{number:,.0f}' if step else 'a step of 0'}; "
+            f"a range must have at most {MOST_VALUES:,} values, got {word} with "
+            f"{f'{number:,.0f}' if step else 'a step of 0'}; "
             "correct its end or its step"
         )
 
 
 def _check_folders(value: object) -> None:
-    """Raise ConfigError if a place of `hydra.searchpath` is not there: Hydra would only warn."""
+    """Raise ConfigError for a missing folder of `hydra.searchpath`: Hydra would only warn."""
     for place in value if isinstance(value, list) else [value]:
         scheme, _, rest = str(place).rpartition("://")
         there = (
@@ -103,13 +106,14 @@ def _check_folders(value: object) -> None:
         )
         if not there:
             raise ConfigError(
-                f"hydra.searchpath must be a list of folders, or of packages as pkg://NAME, got {place}; correct the path"
+                "hydra.searchpath must be a list of folders, or of packages as "
+                f"pkg://NAME, got {place}; correct the path"
             )
 
 
 @cache
 def option_groups() -> dict[str, tuple[str, ...]]:
-    """Return the options of every group, without those of folders that a user adds."""
+    """Return group -> its options in `conf/`; folders that a user adds do not count."""
     folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF})
     return {
         folder.relative_to(CONF).as_posix(): tuple(
@@ -126,16 +130,23 @@ def _choose(group: str, got: str) -> str:
 
 
 def _problem_of_characters(word: str) -> str | None:
-    """Return what is wrong with a word that no grammar has to read."""
+    """Return what is wrong with the characters of a word, or None."""
     try:
         word.encode()
     except UnicodeEncodeError:
-        return f"a word of the command line must be valid UTF-8, got {word!r}; rename the file, or link to it"
+        return (
+            f"a word of the command line must be valid UTF-8, got {word!r}; rename the file, "
+            "or link to it"
+        )
     if not word.strip():
-        return f"a word of the command line must be KEY=VALUE, got an empty one ({word!r}); take it out"
+        return (
+            f"a word of the command line must be KEY=VALUE, got an empty one ({word!r}); take "
+            "it out"
+        )
     if word.endswith("\r") and not paths.exists(word.partition("=")[2]):
         return (
-            f"a word of the command line must not end with a carriage return, got {word!r}: the script has the line ends of "
+            "a word of the command line must not end with a carriage return, got "
+            f"{word!r}: the script has the line ends of "
             "Windows; convert it with dos2unix, or sed -i 's/\\r$//' SCRIPT"
         )
     if "\0" in word:
@@ -144,11 +155,12 @@ def _problem_of_characters(word: str) -> str | None:
 
 
 def _problem(word: str, reason: Exception) -> str:
-    """Return what is wrong with a word that the grammar does not read."""
+    """Return what is wrong with a word that Hydra cannot read."""
     if strange := next((each for each in word if each in PLAIN), None):
         plain = "".join(PLAIN.get(each, each) for each in word)
         return (
-            f"{word} must be typed with plain characters, got {strange} ({unicodedata.name(strange).lower()}), as chat clients and "
+            f"{word} must be typed with plain characters, got {strange} "
+            f"({unicodedata.name(strange).lower()}), as chat clients and "
             f"word processors write; type {shlex.quote(plain)}"
         )
     key, equals, value = word.partition("=")
@@ -156,33 +168,50 @@ def _problem(word: str, reason: Exception) -> str:
     if not equals:
         return _stray(word)
     if not name.partition("@")[0].strip():
-        return f"a word of the command line must be KEY=VALUE, got {word!r}, which has no key (no spaces stand around the =)"
+        return (
+            f"a word of the command line must be KEY=VALUE, got {word!r}, which has no key "
+            "(no spaces stand around the =)"
+        )
     if not _is_read(f"{key}=1"):
-        return f"a key must be names with dots between them, such as task.limit, or GROUP@PLACE, got {key!r} in {word!r}"
+        return (
+            "a key must be names with dots between them, such as task.limit, or GROUP@PLACE, "
+            f"got {key!r} in {word!r}"
+        )
     is_plain = not any(each in value for each in "\\\"'$")
     literal = f"'{key}=\"{value}\"'" if is_plain else shlex.quote(f"{key}={in_quotes(value)}")
     return (
-        f"the value of {name} must be a plain text, a number, a [list] or a {{mapping}}, got {value[:SHOWN]}, {_what_is_wrong(value, reason)}; "
+        f"the value of {name} must be a plain text, a number, a [list] or a {{mapping}}, "
+        f"got {value[:SHOWN]}, {_what_is_wrong(value, reason)}; "
         f"if it is a text, type {literal[:SHOWN]}"
     )
 
 
 def _stray(word: str) -> str:
-    """Return what to do with a word without an equals sign."""
+    """Return what to type for a word without an equals sign."""
     groups, name = option_groups(), word.lstrip("+~")
     if word in FLAG_WORDS:
-        return f"a word of the command line must be KEY=VALUE or a flag, got {word}; did you mean --{word}?"
+        return (
+            f"a word of the command line must be KEY=VALUE or a flag, got {word}; did you "
+            f"mean --{word}?"
+        )
     if name in groups:
         return _choose(name, "no option")
     if choosing := [group for group in (*USUAL, *groups) if word in groups[group]]:
-        return f"a word of the command line must be KEY=VALUE, got {word}; did you mean {choosing[0]}={word}?"
+        return (
+            f"a word of the command line must be KEY=VALUE, got {word}; did you mean "
+            f"{choosing[0]}={word}?"
+        )
     group, colon, option = word.partition(":")
     if colon and group in groups:
-        return f"a word of the command line must be KEY=VALUE, got {word}; did you mean {group}={option}?"
+        return (
+            f"a word of the command line must be KEY=VALUE, got {word}; did you mean "
+            f"{group}={option}?"
+        )
     options = (option for group in USUAL for option in groups[group])
     meant = did_you_mean(word, options) or did_you_mean(word, groups, "{}=OPTION")
     return (
-        f"a word of the command line must be KEY=VALUE, got {word!r}{meant}; if it belongs to the word before it, put both into "
+        f"a word of the command line must be KEY=VALUE, got {word!r}{meant}; if it "
+        "belongs to the word before it, put both into "
         "quotes: 'KEY=a text'"
     )
 

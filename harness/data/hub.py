@@ -48,7 +48,9 @@ class HubData:
     path: str | None = None
     """Folder with `Salesforce/wikitext` and `cais/mmlu` in it; null: see `harness.hub_files`."""
     wikitext_revision: str = "main"
+    """Branch, tag or commit of `Salesforce/wikitext`."""
     mmlu_revision: str = "main"
+    """Branch, tag or commit of `cais/mmlu`."""
 
     def text(self) -> Text:
         """Return the test split of WikiText-2: all rows, joined by a blank line."""

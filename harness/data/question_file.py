@@ -35,6 +35,7 @@ class QuestionFile:
     """A JSONL file of four-choice questions; see the module docstring."""
 
     path: str
+    """The JSONL file."""
     examples: str | None = None
     """A JSONL file of solved examples, used together with the examples in `path`."""
 

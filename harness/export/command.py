@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from harness import config, signals
 from harness.cli.arguments import MULTIRUN, rewrite
 from harness.cli.explain import explain
+from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.cli.run import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError, of_this_machine
@@ -113,6 +114,10 @@ def main() -> None:
                 raise ConfigError(
                     "one command must write one folder, got -m; run it for each recipe"
                 )
+            if (page := help_page(sys.argv[1:], "export")) is not None:
+                with printing():
+                    sys.stdout.write(page)
+                return
             export_job()
         # `export_job` reports its own errors. Others are of Hydra, or of a mistyped word.
         except Exception as reason:

@@ -50,6 +50,7 @@ class Codebook:
     """Rounds to the nearest of its levels; see the module docstring and `NumberFormat`."""
 
     name: str
+    """Name of the format; a published one, such as `nf4`, brings its levels."""
     levels: tuple[float, ...] = ()
     """Values in the order of their codes; by default `LEVELS[name]`."""
     ties: Literal["lower", "away"] = "lower"

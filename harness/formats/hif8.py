@@ -41,6 +41,7 @@ class HiF8:
     overflow: Literal["infinity", "saturate"] = "infinity"
     """What numbers from 1.25 * 2^15 on become: infinity, or 2^15."""
     rounding: Rounding = "half_away"
+    """How a number between two values is rounded."""
 
     @property
     def name(self) -> str:

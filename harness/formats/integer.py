@@ -22,11 +22,15 @@ class Integer:
     """Integers of 2 to 8 bits; see the module docstring and `NumberFormat`."""
 
     bits: int
+    """Bits of a code, sign included."""
     narrow: bool = True
     """Leave out the most negative code."""
     signed: bool = True
+    """Codes are two's complement; false is unsigned."""
     fraction_bits: int = 0
+    """Bits right of the binary point: a code stands for `code / 2^fraction_bits`."""
     rounding: Rounding = "nearest_even"
+    """How a number between two values is rounded."""
 
     def __post_init__(self) -> None:
         """Check that codes fit one byte and that an integer part is left."""

@@ -32,12 +32,15 @@ class Minifloat:
     """A floating-point format with subnormals; see the module docstring and `NumberFormat`."""
 
     exponent_bits: int
+    """Bits of the exponent."""
     mantissa_bits: int
+    """Bits of the mantissa, without the implicit one."""
     specials: Literal["none", "nan", "ieee"] = "none"
     """`nan`: the code of all ones is NaN. `ieee`: the highest exponent holds infinity and NaN."""
     overflow: Literal["saturate", "special"] = "saturate"
     """Numbers beyond `max`, infinity included, become `max`, or infinity (NaN without infinity)."""
     rounding: Rounding = "nearest_even"
+    """How a number between two values is rounded."""
 
     def __post_init__(self) -> None:
         """Check that the format fits 16 bits and has room for its special values."""

@@ -22,6 +22,7 @@ class Native:
     """A type of torch as an element format; see `NumberFormat`."""
 
     name: Literal["fp32", "bf16", "fp16"]
+    """The type: float32, bfloat16 or float16."""
 
     @property
     def bits(self) -> int:

@@ -21,9 +21,13 @@ class UnsignedFloat:
     """Positive powers of two with a fraction; see the module docstring and `NumberFormat`."""
 
     exponent_bits: int
+    """Bits of the exponent."""
     mantissa_bits: int
+    """Bits of the mantissa, without the implicit one."""
     bias: int
+    """What is subtracted from the stored exponent."""
     rounding: Rounding = "nearest_even"
+    """How a number between two values is rounded."""
 
     def __post_init__(self) -> None:
         """Check that codes fit one byte and values fit float32."""

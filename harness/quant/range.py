@@ -122,6 +122,7 @@ class Percentile:
     """The range up to a percentile of the magnitudes (nearest rank); larger values are clipped."""
 
     percent: float = 99.9
+    """The percentile, such as 99.9."""
 
     def __post_init__(self) -> None:
         """Check that the percentage is in (0, 100]."""

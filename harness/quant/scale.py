@@ -136,6 +136,7 @@ class PowerOfTwoScale:
     prefix: ClassVar[str] = "mx"
 
     rule: Literal["floor", "ceil", "even", "rceil", "nearest", "carry"] = "floor"
+    """How the exponent follows from absmax; see the table above."""
     infinity: Literal["nan", "saturate"] = "nan"
     """A block with infinity is NaN, or its scale is the one of `E = 128`."""
     flush_subnormal: bool = False

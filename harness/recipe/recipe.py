@@ -22,6 +22,7 @@ class QuantRecipe:
     """How a model is quantized. Without rules it is the baseline, the unquantized model."""
 
     name: str = BASELINE
+    """Name of the recipe in records and reports."""
     rules: Mapping[str, LayerRule] = field(default_factory=lambda: NO_RULES)
     """Named rules; the first whose glob matches a target decides."""
     skip: tuple[str, ...] = ("lm_head", "embed_tokens")
@@ -34,6 +35,7 @@ class QuantRecipe:
     group_size: int | None = None
     """Group size for the formats, which interpolate it: `quant.group_size=64`."""
     backend: Backend = field(default_factory=FakeBackend)
+    """What computes with the quantized weights: fake quantization or a library."""
     calibration: CalibrationSet | None = None
     """The text that static scales are fitted to."""
 

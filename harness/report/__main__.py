@@ -10,6 +10,7 @@ if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
 from harness.errors import HarnessError, ResultError
+from harness.messages import program
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
@@ -51,22 +52,7 @@ SPARE = len("-throughput-999.png")
 
 def main() -> None:
     """Write the report of the command line; exit with 1 if it cannot be written or lacks a file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.report",
-        description="Turn the records of a folder into a report.",
-        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report "
-        "is written all the same, and its first section lists what is missing.",
-    )
-    parser.add_argument("--version", action="version", version=f"quant-harness {__version__}")
-    parser.add_argument("results", nargs="?", default="results", help="folder with records")
-    parser.add_argument("--out", default="reports", help="folder for the report")
-    parser.add_argument("--name", help="name of the report; the folder's own if left out")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="overwrite files of the report's names that the harness did not write",
-    )
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     with signals.stoppable("no report was written"):
         try:
             out = local_path(arguments.out, "--out")
@@ -84,6 +70,26 @@ def main() -> None:
         sys.stderr.write(f"left out: {line}\n")
     if problems:
         sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog=program("harness.report"),
+        description="Turn the records of a folder into a report.",
+        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report "
+        "is written all the same, and its first section lists what is missing.",
+    )
+    found.add_argument("--version", action="version", version=f"quant-harness {__version__}")
+    found.add_argument("results", nargs="?", default="results", help="folder with records")
+    found.add_argument("--out", default="reports", help="folder for the report")
+    found.add_argument("--name", help="name of the report; the folder's own if left out")
+    found.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files of the report's names that the harness did not write",
+    )
+    return found
 
 
 def write(results: Path, out: Path, name: str | None, *, force: bool = False) -> Path:

@@ -1,5 +1,6 @@
-"""One run: `run` goes from a specification to a record on file.
+"""One run, from a specification to a record on file. Others call `run.run` with a `spec.RunSpec`.
 
-`on_file` says whether an identical run has been made, by configuration, weights, data, calibration text (`calibrated`) and the source
-of a user's own classes (`foreign_code`).
+`spec` builds the parts that a configuration names. `run` finds the record of an identical run
+(`on_file`), or opens a record, loads, quantizes, measures, and closes it. `checks` says in order
+why a run cannot be made. `foreign_code` hashes the source of a user's own classes.
 """

@@ -1,6 +1,6 @@
-"""Code outside of this package that a run is made with: that of the classes which `allow_targets` lets a configuration name.
+"""Hash the source of a user's own classes, which `allow_targets` lets a configuration name.
 
-A format of a user's own has no version. Its record holds a hash of the source, so that an edited format is measured again.
+A format of a user has no version. Its records hold the hash, so an edited format is measured again.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ from harness.identity import OWN_PACKAGE
 
 
 def foreign_code(resolved: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of the source of each foreign package that a configuration names a class of.
+    """Return package -> SHA-256 of its source, for each foreign package of a configuration.
 
     Args:
-        resolved: A configuration whose components have been built, so that its packages can be imported.
+        resolved: A configuration whose components are built, so its packages can be imported.
     """
     packages = {target.partition(".")[0] for target in _targets(resolved)} - {OWN_PACKAGE}
     return {package: _sha256(package) for package in sorted(packages)}
@@ -33,7 +33,7 @@ def _targets(node: Any) -> Iterator[str]:
         yield from _targets(child)
 
 
-@cache  # a process imports a module once, whatever becomes of its file
+@cache  # a process imports a module once, even if its file changes
 def _sha256(package: str) -> str:
     """Return the hash of the Python files of a package, or of the file of a module."""
     module = importlib.import_module(package)

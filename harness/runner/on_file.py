@@ -1,78 +1,98 @@
-"""Whether a run is on file: the same configuration on the same weights, data and calibration text, with its samples intact.
+"""Whether a run is on file.
 
-A speed is on file for the machine that it was measured on, and what a user's own code made for the source of that code.
+An identical run has the same configuration, weights, data, calibration text and version of the
+task, and its samples are intact. A timed run also has the same hardware, and a run with classes of
+a user's own the same source.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from harness.machine import provenance
 from harness.models.loaded import ModelSource
 from harness.recipe import QuantRecipe
 from harness.results.evidence import lost_evidence
 from harness.results.outdated import outdated
-from harness.results.record import Status
+from harness.results.record import CalibrationInfo, RunRecord, Status
 from harness.results.store import Stored
-from harness.runner.calibrated import calibration_of, is_of_recipe
-from harness.tasks.base import ModelFreeTask, PairedTask, Task
+from harness.runner.foreign_code import foreign_code
+from harness.runner.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
+Fingerprints = tuple[str | None, str | None]
+"""What identifies the weights of a model, and of its baseline."""
 
-def same_run(
-    known: Sequence[Stored],
-    model: ModelSource,
-    recipe: QuantRecipe,
-    task: Task | PairedTask | ModelFreeTask,
-    device: torch.device,
-    code: Mapping[str, str],
-) -> Stored | None:
-    """Return the latest whole run among the records of a configuration, or None if it must be measured.
 
-    A run whose samples are gone or altered is named in a warning, and does not count.
+def same_run(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
+    """Return the latest record of an identical run, or None if it must be measured.
+
+    A run whose samples are lost or altered does not count, and a warning names it.
 
     Args:
-        known: Records with the hash of the configuration, oldest first.
-        model: Where the weights come from; they are identified without being loaded.
-        recipe: What the weights are quantized with.
-        task: What is measured.
-        device: What it is measured on.
-        code: The code outside of this package that the configuration names; see `harness.runner.foreign_code`.
+        spec: The run.
+        known: Records with the hash of its configuration, oldest first.
     """
     done = [item for item in known if item.record.status is Status.OK]
     if not done:
         return None
-    alone = isinstance(task, ModelFreeTask)
-    fingerprints = (None, None) if alone else _fingerprints(model)
-    facts = task.data_facts()
-    calibration = calibration_of(recipe)
-    hardware = provenance.hardware(device)
+    # The weights are identified without being loaded.
+    weights = _weights(spec.model)
+    facts = spec.task.data_facts()
+    calibration = calibration_of(spec.recipe)
+    hardware = provenance.hardware(spec.device)
+    code = foreign_code(spec.resolved)
     for item in reversed(done):
         record = item.record
         if record.task is None or outdated(record):
             continue
-        measured = (
-            (record.model.fingerprint, record.model.baseline) if record.model else (None, None)
-        )
         same = (
-            measured == fingerprints,
+            _weights_on_file(record) == weights,
             all(record.task.data.get(key) == value for key, value in facts.items()),
-            record.task.version == task.version,
-            alone or is_of_recipe(record, recipe, calibration),
-            not task.is_timed or record.provenance.hardware == hardware,
+            record.task.version == spec.task.version,
+            spec.model is None or is_of_recipe(record, spec.recipe, calibration),
+            not spec.task.is_timed or record.provenance.hardware == hardware,
             record.provenance.foreign_code == code,
         )
-        if all(same):
-            if lost := lost_evidence(item):
-                log.warning("not on file, measured again: %s", lost)
-                continue
-            return item
+        if not all(same):
+            continue
+        if lost := lost_evidence(item):
+            log.warning("not on file, measured again: %s", lost)
+            continue
+        return item
     return None
 
 
-def _fingerprints(source: ModelSource) -> tuple[str, str | None]:
-    """Return what identifies the weights of a model and of its baseline."""
+def _weights(source: ModelSource | None) -> Fingerprints:
+    if source is None:
+        return None, None
     baseline: ModelSource | None = getattr(source, "baseline", None)
     return source.fingerprint(), baseline.fingerprint() if baseline is not None else None
+
+
+def _weights_on_file(record: RunRecord) -> Fingerprints:
+    return (record.model.fingerprint, record.model.baseline) if record.model else (None, None)
+
+
+def calibration_of(recipe: QuantRecipe) -> CalibrationInfo | None:
+    """Return what identifies the text that a recipe is calibrated on; None without such a text.
+
+    Raises:
+        DataError: The text cannot be had.
+    """
+    return recipe.calibrated_on.info() if recipe.calibrated_on is not None else None
+
+
+def is_of_recipe(
+    record: RunRecord, recipe: QuantRecipe, calibration: CalibrationInfo | None
+) -> bool:
+    """Return whether a record of the same configuration is of the same recipe and calibration text.
+
+    Name and order of rules must agree too. The order counts, because the first rule that matches
+    decides, and the hash of a configuration has sorted keys. Records of earlier versions without
+    name and text do not agree.
+    """
+    quant = record.quant
+    if quant is None or (quant.name, quant.calibration) != (recipe.name, calibration):
+        return False
+    return not recipe.rules or list(quant.formats) == list(recipe.rules)

@@ -1,41 +1,33 @@
-"""One run, start to finish: the only module that knows every stage."""
+"""One run, start to finish."""
 
 import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
-import torch
-
-from harness import config, signals
+from harness import signals
 from harness.backends.fake import FakeBackend
 from harness.engines.local import cpu_matmul as products
-from harness.errors import (
-    ConfigError,
-    HarnessError,
-    InvalidResult,
-    OutputError,
-    UnsupportedRecipe,
-)
+from harness.errors import HarnessError, InvalidResult, OutputError, UnsupportedRecipe
 from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
 from harness.models import cache
-from harness.models.loaded import LoadedModel, ModelSource
-from harness.output.names import local_path
+from harness.models.loaded import LoadedModel
 from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
 from harness.results import float_paths
 from harness.results import formatting as figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
-from harness.results.store import ResultStore, Stored, next_attempt
-from harness.runner.calibrated import calibration_of, overlap_warnings
+from harness.results.store import Stored, next_attempt
+from harness.runner import checks
 from harness.runner.foreign_code import foreign_code
 from harness.runner.on_file import same_run
+from harness.runner.spec import RunSpec
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
 log = logging.getLogger(__name__)
@@ -47,170 +39,69 @@ STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
         UnsupportedRecipe: Status.UNSUPPORTED,
     }
 )
-"""What a record says of a run that such an error ended; any other is `error`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunSpec:
-    """What to run, as objects."""
-
-    model: ModelSource
-    recipe: QuantRecipe
-    task: Task | PairedTask | ModelFreeTask
-    device: torch.device
-    store: ResultStore
-    force: bool
-    resolved: Mapping[str, Any]
-    """The configuration it was built from; null where the task has no use for a part."""
-
-    @classmethod
-    def build(cls, resolved: Mapping[str, Any], name: str | None = None) -> "RunSpec":
-        """Build every component of a resolved configuration; nothing is loaded yet.
-
-        Args:
-            resolved: The configuration.
-            name: What to call the recipe, if not by the name that its file gives; see `harness.cli.recipe_name`.
-
-        Raises:
-            ConfigError: A key or value is not legal, or a recipe is asked of a task without a model.
-            OutputError: `results_dir` is no path.
-        """
-        allowed = tuple(resolved["allow_targets"])
-
-        def part(key: str, kind: type[config.Component]) -> config.Component:
-            return config.check_component(config.build(resolved[key], key, allowed), kind, key)
-
-        model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
-        recipe = replace(recipe, name=name or recipe.name)
-        task: Task | PairedTask | ModelFreeTask = config.build(resolved["task"], "task", allowed)
-        if isinstance(task, PairedTask):
-            _refuse_unpaired(task, recipe)
-        elif isinstance(task, ModelFreeTask):
-            _refuse_recipe(task, recipe)
-            resolved = {
-                **resolved,
-                "model": None,
-                "data": None,
-            }  # whatever they are, it is the same run
-        else:
-            task = config.check_component(task, Task, "task")
-        return cls(
-            model=model,
-            recipe=recipe,
-            task=task,
-            device=devices.choose(resolved["device"]),
-            store=ResultStore(root=local_path(resolved["results_dir"], "results_dir")),
-            force=resolved["force"],
-            resolved=resolved,
-        )
-
-    @property
-    def place(self) -> dict[str, str]:
-        """The names that decide where records lie; see `ResultStore.path`."""
-        model = "no_model" if isinstance(self.task, ModelFreeTask) else self.model.name
-        return {"task": self.task.name, "model": model, "recipe": self.recipe.name}
-
-
-def _refuse_unpaired(task: PairedTask, recipe: QuantRecipe) -> None:
-    # Without rules the loaded model decides: `_refuse_unpaired_model` says `unsupported` for one that came quantized.
-    if recipe.rules and recipe.backend.kind != "real":
-        raise ConfigError(
-            f"quant must be a recipe of a real backend for {task.name}, which holds it against its fake-quantized form, got "
-            f"{recipe.name}; try quant=int8_row_real, or add backend@quant.backend=scaled_mm"
-        )
-
-
-def _refuse_unpaired_model(spec: RunSpec, loaded: LoadedModel) -> None:
-    """Raise an error for a paired task on a model that has no fake-quantized form."""
-    task, recipe = spec.task, spec.recipe
-    if not isinstance(task, PairedTask):
-        return
-    if loaded.prequantized is not None or (loaded.came_quantized and not recipe.rules):
-        raise UnsupportedRecipe(
-            f"{task.name} holds a recipe of a real backend against its fake-quantized form, got a {loaded.origin}, which has no recipe; "
-            "run it on the float model (model=..., quant=NAME_real), or hold the checkpoint against that model: task=divergence "
-            "+model@model.baseline=..."
-        )
-    if not recipe.rules:
-        raise ConfigError(
-            f"quant must be a recipe of a real backend for {task.name}, got {recipe.name}; try quant=int8_row_real"
-        )
-
-
-def _refuse_recipe(task: ModelFreeTask, recipe: QuantRecipe) -> None:
-    if recipe.rules:
-        raise ConfigError(
-            f"quant must be none for {task.name}, which needs no model, got {recipe.name}; "
-            "leave quant out"
-        )
+"""Error -> status of the record of a run that it ended; any other error is `error`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a run ended, for the one line that is printed."""
+    """The record of a run, and whether it was measured now."""
 
     label: str
+    """Recipe and task."""
+    stored: Stored
     skipped: bool
-    """The run was on file already."""
-    path: Path
-    headline: Metric | None
-    beside: str = ""
-    """Ratios of a timed run, each with the name of what it is to."""
-    warnings: tuple[str, ...] = ()
-    """What a user must know of the value."""
+    """An identical run was on file."""
+
+    @property
+    def path(self) -> Path:
+        """The file of the record."""
+        return self.stored.path
+
+    @property
+    def headline(self) -> Metric | None:
+        """The first metric of the record."""
+        return next(iter(self.stored.record.metrics), None)
 
     def summary(self) -> str:
-        """Return the headline with interval and n, and whether it was measured now."""
+        """Return one line: headline with interval and n, ratios of speeds, measured or skipped."""
+        beside = float_paths.speeds_in_words(self.stored.record.metric)
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (figures.one_line(self.headline), self.beside, how)))
+        return "; ".join(filter(None, (figures.one_line(self.headline), beside, how)))
 
 
 def run(spec: RunSpec) -> Outcome:
-    """Run a specification, unless an identical run is on file, and file its record.
+    """Make a run and file its record, unless an identical run is on file.
 
     Raises:
-        HarnessError: Some stage failed; the record on file says so too.
+        HarnessError: A stage failed. The record says so too, unless it cannot be written.
     """
     identity = config_hash(spec.resolved, spec.device.type)
-    # What is on file can be read where nothing can be written.
+    label = f"{spec.recipe.name} {spec.task.name}"
+    # Before the claim: a record on file can be read where nothing can be written.
     before, problems = spec.store.find(identity, **spec.place)
     for problem in problems:
         log.warning("%s", problem)
     if done := _on_file(spec, before):
-        return _outcome(spec, done, skipped=True)
+        return Outcome(label=label, stored=done, skipped=True)
     with spec.store.claim(identity):
         known, _ = spec.store.find(identity, **spec.place)
-        # Another process may have run it in the meantime.
+        # Another process may have made the run while this one waited for the claim.
         if known != before and (done := _on_file(spec, known)):
-            return _outcome(spec, done, skipped=True)
+            return Outcome(label=label, stored=done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
-        return _outcome(spec, stored, skipped=False)
+        return Outcome(label=label, stored=stored, skipped=False)
 
 
 def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
-    """Return the record that makes a run unnecessary, if there is one among those of its configuration."""
-    if spec.force:
-        return None
-    code = foreign_code(spec.resolved)
-    return same_run(known, spec.model, spec.recipe, spec.task, spec.device, code)
+    return None if spec.force else same_run(spec, known)
 
 
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
     spec.store.check_room()
-    created, started = datetime.now(UTC), time.perf_counter()
-    record = RunRecord(
-        run_id=f"{identity[:12]}-{created:%Y%m%dT%H%M%S%f}",
-        config_hash=identity,
-        status=Status.RUNNING,
-        created=created,
-        attempt=attempt,
-        command=provenance.command_line(),
-        config=dict(spec.resolved),
-        recipe=spec.recipe.name,
-        provenance=provenance.collect(spec.task.seeds, spec.device, foreign_code(spec.resolved)),
-    )
+    started = time.perf_counter()
+    record = _opened(spec, identity, attempt)
     path = spec.store.path(record, **spec.place)
     spec.store.write(path, record)
     try:
@@ -218,15 +109,15 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
         update = _measure(spec, path)
         update["duration_s"] = time.perf_counter() - started
         update["peak_memory"] = memory.peak(spec.device, counted_since)
-        # Validated again, so that no field of a record on file is unchecked.
+        # Validated again: `model_copy` checks nothing.
         whole = RunRecord.model_validate(record.model_copy(update=update).model_dump())
-        with _told_if_lost(whole.metrics):
+        with _shown_if_lost(whole.metrics):
             spec.store.write(path, whole)
     except BaseException as reason:
         ended_by = signals.received() or reason
         failed = {
             "status": _status_of(ended_by),
-            "error": _chain(ended_by),
+            "error": _in_words(ended_by),
             "duration_s": time.perf_counter() - started,
         }
         _file_failure(spec, path, record.model_copy(update=failed), reason)
@@ -234,8 +125,24 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     return Stored(path=path, record=whole)
 
 
+def _opened(spec: RunSpec, identity: str, attempt: int) -> RunRecord:
+    """Return the record of a run that starts now."""
+    created = datetime.now(UTC)
+    return RunRecord(
+        run_id=f"{identity[:12]}-{created:%Y%m%dT%H%M%S%f}",
+        config_hash=identity,
+        status=Status.RUNNING,
+        created=created,
+        attempt=attempt,
+        command=spec.command,
+        config=dict(spec.resolved),
+        recipe=spec.recipe.name,
+        provenance=provenance.collect(spec.task.seeds, spec.device, foreign_code(spec.resolved)),
+    )
+
+
 def _file_failure(spec: RunSpec, path: Path, record: RunRecord, reason: BaseException) -> None:
-    """Write a record that says what ended the run; if that cannot be written either, what ended the run is still what is raised."""
+    """Write the record of a run that failed; log why it cannot be: `reason` is raised next."""
     try:
         spec.store.write(path, record)
     except OutputError as unwritable:
@@ -244,28 +151,23 @@ def _file_failure(spec: RunSpec, path: Path, record: RunRecord, reason: BaseExce
 
 
 def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
-    """Load, quantize, measure; return the fields of the record that this fills."""
-    if isinstance(spec.task, ModelFreeTask):
-        with _alone(spec):
-            result = spec.task.run_on(spec.device)
-        return _result_fields(spec, path, result) | {"warnings": result.warnings}
-    _refuse(spec)
-    # Data that cannot be had end the run before minutes of loading.
-    spec.task.data_facts()
-    calibration_of(spec.recipe)
-    loaded = cache.load(spec.model, spec.device)
-    _refuse_unpaired_model(spec, loaded)
-    _refuse_dequantized(spec, loaded)
-    try:
-        # What is timed is the installed library, as it is.
-        chosen = products.choose_way(loaded, provenance.cpu_flags())
-        how = "native" if spec.task.is_timed else chosen
-        info = _describe(loaded, how)
-        with products.multiplied(how):
-            quantized, result = _quantize_and_run(spec, loaded)
-        audit_after(loaded)
-    finally:
-        loaded.restore()
+    """Load, quantize, measure; return the fields that this adds to the record."""
+    match spec.task:
+        case ModelFreeTask() as task:
+            with _alone(spec):
+                result = task.run_on(spec.device)
+            return _result_fields(spec, path, result) | {"warnings": result.warnings}
+        case PairedTask() as task:
+            with _loaded(spec, task) as (loaded, info):
+                quantized, result = _measure_real_beside_fake(spec.recipe, task, loaded)
+        case Task() as task:
+            with _loaded(spec, task) as (loaded, info):
+                quantized = quantize(loaded, spec.recipe)
+                log.info("%s: measuring %s", spec.recipe.name, task.name)
+                with _alone(spec):
+                    result = task.run(loaded)
+        case _:
+            assert_never(spec.task)
     return _result_fields(spec, path, result) | {
         "model": info,
         "quant": quantized.report,
@@ -273,63 +175,51 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
             *loaded.warnings,
             *quantized.warnings,
             *result.warnings,
-            *overlap_warnings(spec.recipe, spec.task),
+            *checks.overlap_warnings(spec.recipe, task),
         ),
     }
 
 
-def _refuse(spec: RunSpec) -> None:
-    """Raise an error for a run whose number would mean nothing."""
-    task, recipe = spec.task, spec.recipe
-    if task.is_timed and recipe.rules and recipe.backend.kind == "fake-quant":
-        raise UnsupportedRecipe(
-            f"a recipe must be one of a real backend for {task.name}, got {recipe.name}, which is fake-quantized: it computes "
-            "in the float type and has no speed of its own; add backend@quant.backend=scaled_mm, torchao or bitsandbytes"
-        )
-    if task.needs_trained_weights and spec.model.weights == "random":
-        raise ConfigError(
-            f"model.weights must be pretrained for {task.name}, got random, of which no quality can be measured; "
-            "leave model.weights out, or choose task=throughput"
-        )
-
-
-def _refuse_dequantized(spec: RunSpec, loaded: LoadedModel) -> None:
-    """Raise UnsupportedRecipe for the speed of a checkpoint that was dequantized when it was loaded."""
-    stored = loaded.prequantized or loaded.dequantized
-    dequantized = stored is not None and stored.kind == "fake-quant"
-    if spec.task.is_timed and dequantized and not spec.recipe.rules:
-        raise UnsupportedRecipe(
-            f"a checkpoint must be multiplied as it is stored to have a speed, got a {loaded.origin}; choose another task"
-        )
-
-
-def _quantize_and_run(spec: RunSpec, loaded: LoadedModel) -> tuple[Quantized, TaskResult]:
-    """Quantize the model and measure it; for a paired task, after its fake-quantized form."""
-    task, recipe = spec.task, spec.recipe
-    if isinstance(task, PairedTask):
-        quantize(loaded, recipe, backend=FakeBackend())
-        log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
-        reference = task.reference(loaded)
+@contextmanager
+def _loaded(spec: RunSpec, task: Task | PairedTask) -> Iterator[tuple[LoadedModel, ModelInfo]]:
+    """Context manager: check, load, choose the CPU matmuls; at the end audit and restore."""
+    assert spec.model is not None  # noqa: S101 - only a task without a model has none
+    checks.check(spec.model, spec.recipe, task)
+    loaded = cache.load(spec.model, spec.device)
+    checks.check_loaded(loaded, spec.recipe, task)
+    try:
+        # A timed task measures torch's own kernels.
+        how = "native" if task.is_timed else products.choose_way(loaded, provenance.cpu_flags())
+        info = _describe(loaded, how)
+        with products.multiplied(how):
+            yield loaded, info
+        audit_after(loaded)
+    finally:
         loaded.restore()
-        quantized = quantize(loaded, recipe)
-        log.info("%s: measuring %s", recipe.name, task.name)
-        return quantized, task.run_beside(
-            loaded, reference, recipe.backend.tolerance, quantized.report.compute
-        )
-    assert isinstance(task, Task)  # noqa: S101 - RunSpec.build has checked it
+
+
+def _measure_real_beside_fake(
+    recipe: QuantRecipe, task: PairedTask, loaded: LoadedModel
+) -> tuple[Quantized, TaskResult]:
+    """Measure the fake-quantized form of a recipe, then the recipe beside it."""
+    quantize(loaded, recipe, backend=FakeBackend())
+    log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
+    reference = task.reference(loaded)
+    loaded.restore()
     quantized = quantize(loaded, recipe)
     log.info("%s: measuring %s", recipe.name, task.name)
-    with _alone(spec):
-        return quantized, task.run(loaded)
+    tolerance, compute = recipe.backend.tolerance, quantized.report.compute
+    return quantized, task.run_beside(loaded, reference, tolerance, compute)
 
 
 def _alone(spec: RunSpec) -> AbstractContextManager[None]:
-    """Keep other timed runs off the device while a timed task runs."""
+    """Context manager that keeps other timed runs off the device, if the task is timed."""
     return devices.exclusive(spec.device) if spec.task.is_timed else nullcontext()
 
 
 def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, Any]:
-    with _told_if_lost(result.metrics):
+    """Write the samples of a result; return its fields of the record."""
+    with _shown_if_lost(result.metrics):
         samples_file, samples_sha256 = spec.store.write_samples(path, result.samples)
     return {
         "status": Status.OK,
@@ -342,8 +232,8 @@ def _result_fields(spec: RunSpec, path: Path, result: TaskResult) -> dict[str, A
 
 
 @contextmanager
-def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
-    """Print the first value of a run that cannot be filed: it may have taken hours."""
+def _shown_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
+    """Context manager: log the headline if it cannot be filed, after hours perhaps."""
     try:
         yield
     except OutputError:
@@ -353,7 +243,7 @@ def _told_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
 
 def _describe(loaded: LoadedModel, how: products.MatmulWay) -> ModelInfo:
     count, float_bytes = loaded.num_parameters, sum(p.nbytes for p in loaded.module.parameters())
-    if (stored := loaded.prequantized) is not None:  # codes are no parameters
+    if (stored := loaded.prequantized) is not None:  # its codes are buffers, not parameters
         count, float_bytes = stored.num_parameters, stored.num_parameters * loaded.dtype.itemsize
     return ModelInfo(
         name=loaded.name,
@@ -373,27 +263,14 @@ def _describe(loaded: LoadedModel, how: products.MatmulWay) -> ModelInfo:
 
 
 def _status_of(reason: BaseException) -> Status:
-    for kind, status in STATUS_OF.items():
-        if isinstance(reason, kind):
-            return status
-    return Status.ERROR
+    kinds = (status for kind, status in STATUS_OF.items() if isinstance(reason, kind))
+    return next(kinds, Status.ERROR)
 
 
-def _chain(reason: BaseException) -> str:
-    """Return what went wrong: the message of an error that explains itself, else the traceback."""
+def _in_words(reason: BaseException) -> str:
+    """Return the message of an error that explains itself, else the traceback."""
     if isinstance(reason, KeyboardInterrupt):
         return signals.describe(reason)
     if isinstance(reason, HarnessError):
         return f"{type(reason).__name__}: {reason}"
     return "".join(traceback.format_exception(reason))
-
-
-def _outcome(spec: RunSpec, stored: Stored, *, skipped: bool) -> Outcome:
-    return Outcome(
-        label=f"{spec.recipe.name} {spec.task.name}",
-        skipped=skipped,
-        path=stored.path,
-        headline=next(iter(stored.record.metrics), None),
-        beside=float_paths.speeds_in_words(stored.record.metric),
-        warnings=stored.record.warnings,
-    )

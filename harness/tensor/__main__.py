@@ -10,6 +10,7 @@ if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take seconds
 
 from harness.errors import HarnessError, of_this_machine
+from harness.messages import program
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
@@ -37,7 +38,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the three commands."""
     whole = argparse.ArgumentParser(
-        prog="python -m harness.tensor",
+        prog=program("harness.tensor"),
         description=(
             "Quantize the tensors of a safetensors file to low-precision formats; list the formats."
         ),

@@ -21,6 +21,8 @@ def make_spec(tmp_path: Path) -> Iterator[MakeSpec]:
     def make(*overrides: str, results: str = "results") -> RunSpec:
         config.register()
         common = ["model=tiny", "data=embedded", "device=cpu", f"results_dir={tmp_path / results}"]
+        typed = {word.partition("=")[0] for word in overrides}
+        common = [word for word in common if word.partition("=")[0] not in typed]
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             composed = compose("config", overrides=[*common, *overrides])
         return RunSpec.build(config.resolve(composed))

@@ -65,7 +65,6 @@ GROUPS = {
     for folder in CONF.iterdir()
     if folder.is_dir() and folder.name != "hydra"
 }
-FILES = sorted(CONF.rglob("*.yaml"))
 config.register()  # the command line does it; this file must not need another that imports it
 
 
@@ -147,9 +146,8 @@ def test_target_deep_inside_a_configuration_is_refused_too(plug_in: str) -> None
     assert plug_in not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
+def test_target_that_is_not_ours_is_refused() -> None:
+    targets: list[object] = [
         "os.system",
         "builtins.eval",
         "harness_evil.Part",
@@ -160,16 +158,14 @@ def test_target_deep_inside_a_configuration_is_refused_too(plug_in: str) -> None
         None,
         7,
         ["harness.models.sources.tiny.TinyModel"],
-    ],
-)
-def test_target_that_is_not_ours_is_refused(target: object) -> None:
-    with pytest.raises(ConfigError, match=r"model\._target_ must be a class in harness"):
-        config.build({"_target_": target}, "model")
+    ]
+    for target in targets:
+        with pytest.raises(ConfigError, match=r"model\._target_ must be a class in harness"):
+            config.build({"_target_": target}, "model")
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
+def test_target_in_harness_that_is_no_dataclass_is_refused() -> None:
+    targets = [
         "harness.models.sources.tiny.Missing",
         "harness.nowhere.Nothing",
         "harness.models.sources.tiny.byte_tokenizer",
@@ -179,11 +175,10 @@ def test_target_that_is_not_ours_is_refused(target: object) -> None:
         "harness.models.sources.tiny.",
         "harness.",
         "harness..",
-    ],
-)
-def test_target_in_harness_that_is_no_dataclass_is_refused(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"model\._target_ must be a (class|dataclass)"):
-        config.build({"_target_": target}, "model")
+    ]
+    for target in targets:
+        with pytest.raises(ConfigError, match=r"model\._target_ must be a (class|dataclass)"):
+            config.build({"_target_": target}, "model")
 
 
 def test_allowed_module_still_gives_only_dataclasses(plug_in: str) -> None:
@@ -208,9 +203,8 @@ def test_required_key_that_is_missing_is_named(plug_in: str) -> None:
         config.build(node, "quant.part", (plug_in,))
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
+def test_value_of_the_wrong_type_is_refused(plug_in: str) -> None:
+    wrong: list[tuple[str, object, str]] = [
         ("count", "3", "an integer"),
         ("count", True, "an integer"),
         ("count", 3.0, "an integer"),
@@ -232,14 +226,11 @@ def test_required_key_that_is_missing_is_named(plug_in: str) -> None:
         ("count", -(10**30), "an integer of 64 bits"),
         ("sizes", [1, 10**20], "an integer of 64 bits"),
         ("sizes", {"a": 1}, "a list of integers"),
-    ],
-)
-def test_value_of_the_wrong_type_is_refused(
-    field: str, value: object, expected: str, plug_in: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        part(plug_in, **{field: value})
-    assert str(caught.value).startswith(f"quant.part.{field} must be {expected}, got ")
+    ]
+    for field, value, expected in wrong:
+        with pytest.raises(ConfigError) as caught:
+            part(plug_in, **{field: value})
+        assert str(caught.value).startswith(f"quant.part.{field} must be {expected}, got ")
 
 
 def test_check_of_the_class_surfaces_with_the_whole_key(plug_in: str) -> None:
@@ -294,10 +285,10 @@ def test_resolve_names_unknown_and_missing_keys() -> None:
     assert resolved("model=local", "model.path=/x")["model"]["path"] == "/x"
 
 
-@pytest.mark.parametrize("override", ["force=maybe", "allow_targets=3", "results_dir=null"])
-def test_top_level_value_of_the_wrong_type_is_refused(override: str) -> None:
-    with pytest.raises(ConfigCompositionException):
-        resolved(override)
+def test_top_level_value_of_the_wrong_type_is_refused() -> None:
+    for override in ("force=maybe", "allow_targets=3", "results_dir=null"):
+        with pytest.raises(ConfigCompositionException):
+            resolved(override)
 
 
 # Identity
@@ -315,22 +306,20 @@ def test_hash_does_not_depend_on_the_order_of_keys() -> None:
     assert config_hash(reversed_keys(plain), "cpu") == config_hash(plain, "cpu")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("force", True), ("results_dir", "elsewhere"), ("device", "cpu")]
-)
-def test_hash_ignores_what_does_not_change_the_measurement(key: str, value: object) -> None:
+def test_hash_ignores_what_does_not_change_the_measurement() -> None:
     plain = resolved()
-    assert plain[key] != value
-    assert config_hash(plain | {key: value}, "cpu") == config_hash(plain, "cpu")
+    others: dict[str, object] = {"force": True, "results_dir": "elsewhere", "device": "cpu"}
+    for key, value in others.items():
+        assert plain[key] != value
+        assert config_hash(plain | {key: value}, "cpu") == config_hash(plain, "cpu"), key
 
 
 def test_hash_tells_device_types_apart() -> None:
     assert config_hash(resolved(), "cpu") != config_hash(resolved(), "cuda")
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
+def test_hash_changes_with_every_other_value() -> None:
+    overrides = [
         "model=tiny",
         "model.dtype=float32",
         "task=mmlu",
@@ -340,10 +329,9 @@ def test_hash_tells_device_types_apart() -> None:
         "data.mmlu_revision=abc",
         "+quant=int8_row",
         "allow_targets=[my_package]",
-    ],
-)
-def test_hash_changes_with_every_other_value(override: str) -> None:
-    assert hashed(override) != hashed()
+    ]
+    hashes = {override: hashed(override) for override in overrides}
+    assert len({hashed(), *hashes.values()}) == len(overrides) + 1, hashes
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -386,23 +374,14 @@ def test_conf_has_the_groups_of_the_documentation() -> None:
     assert all(GROUPS.values())
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
-def test_every_target_in_conf_is_a_class_that_exists(file: Path) -> None:
-    targets = re.findall(r"_target_: *([\w.]+)", file.read_text())
-    for target in targets:
-        module, _, name = target.rpartition(".")
+def test_every_target_in_conf_is_a_class_that_exists() -> None:
+    for file in sorted(CONF.rglob("*.yaml")):
         # Hydra takes plugins from its own namespace alone.
         own = "hydra_plugins.quant_harness." if file.parent.parent.name == "hydra" else "harness."
-        assert target.startswith(own), target
-        assert isinstance(getattr(importlib.import_module(module), name), type), target
-
-
-OPTIONS = [
-    *[("model", name) for name in GROUPS["model"]],
-    *[("data", name) for name in GROUPS["data"]],
-    *[("task", name) for name in GROUPS["task"]],
-    *[("+quant", name) for name in GROUPS["quant"]],
-]
+        for target in re.findall(r"_target_: *([\w.]+)", file.read_text()):
+            module, _, name = target.rpartition(".")
+            assert target.startswith(own), (file, target)
+            assert isinstance(getattr(importlib.import_module(module), name), type), (file, target)
 
 
 NEEDED = {
@@ -418,32 +397,41 @@ NEEDED = {
 """What an option cannot do without."""
 
 
-@pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
-    needed = NEEDED.get(f"{group}/{name}", NEEDED.get(name, []))
-    overrides = [f"{group}={name}", f"results_dir={tmp_path}", *needed]
-    spec = RunSpec.build(resolved(*overrides))
-    assert spec.model.name
-    assert spec.task.name
-    if group == "+quant" and name != "qtype":  # that one is named by its descriptor
-        size = f"_g{spec.recipe.group_size}"
-        stem = name.replace("_group", size)
-        plain = spec.recipe.name.replace(f"_b{spec.recipe.group_size}", "")
-        named = {spec.recipe.name, plain} & {stem, stem + size}
-        assert named, "a file is named as the recipe in its records, but for the group size"
-    if group == "task":
-        assert spec.task.name == name.removesuffix("_1k")
-    again = RunSpec.build(resolved(*overrides)).model
-    assert (again, hash(again)) == (spec.model, hash(spec.model)), "the key of the model cache"
+@pytest.mark.parametrize("group", ["model", "data", "task", "quant"])
+def test_every_option_composes_and_builds(group: str, tmp_path: Path) -> None:
+    for name in GROUPS[group]:
+        needed = NEEDED.get(f"{group}/{name}", NEEDED.get(name, []))
+        added = "+" if group == "quant" else ""
+        plain = resolved(f"{added}{group}={name}", f"results_dir={tmp_path}", *needed)
+        spec = RunSpec.build(plain)
+        assert spec.task.name, name
+        if group == "quant" and name != "qtype":  # that one is named by its descriptor
+            size = f"_g{spec.recipe.group_size}"
+            stem = name.replace("_group", size)
+            blocks = spec.recipe.name.replace(f"_b{spec.recipe.group_size}", "")
+            named = {spec.recipe.name, blocks} & {stem, stem + size}
+            assert named, f"{name} is named as its recipe in records, but for the group size"
+        if group == "task":
+            assert spec.task.name == name.removesuffix("_1k")
+        again = RunSpec.build(copy.deepcopy(plain)).model
+        assert (again, hash(again)) == (spec.model, hash(spec.model)), "the key of the model cache"
+        if group == "model":
+            assert spec.model is not None
+            assert spec.model.name, name
 
 
-@pytest.mark.parametrize("name", GROUPS["format"])
-def test_every_format_composes_into_a_recipe(name: str, tmp_path: Path) -> None:
-    swap = f"format@quant.rules.linear.weight={name}"
-    spec = RunSpec.build(resolved("+quant=int8_row", swap, f"results_dir={tmp_path}"))
-    weight: Any = spec.recipe.rules["linear"].weight
-    own = yaml.safe_load((CONF / "format" / f"{name}.yaml").read_text())
-    assert weight == config.build(own, "format")
+def test_every_format_composes_into_a_recipe(tmp_path: Path) -> None:
+    # A rule for each format, in one recipe: a composition takes longer than all the rest.
+    rules = {f"r{number}": name for number, name in enumerate(GROUPS["format"])}
+    words = [f"+format@quant.rules.{rule}.weight={name}" for rule, name in rules.items()]
+    for rule in rules:
+        words += [
+            f"+quant.rules.{rule}.{key}" for key in ("match=x", "_target_=harness.recipe.LayerRule")
+        ]
+    spec = RunSpec.build(resolved("+quant=int8_row", *words, f"results_dir={tmp_path}"))
+    for rule, name in rules.items():
+        own = yaml.safe_load((CONF / "format" / f"{name}.yaml").read_text())
+        assert spec.recipe.rules[rule].weight == config.build(own, "format"), name
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
@@ -455,14 +443,17 @@ def test_every_experiment_sweeps_over_options_that_exist(name: str, tmp_path: Pa
     assert isinstance(params, dict)
     assert params
     task = f"task={str(params['task']).split(',')[0]}"  # other keys may be of this task
-    for group, choices in params.items():
-        for choice in str(choices).split(","):
-            override = f"{group!s}={choice}"
-            first = [] if group == "task" else [task]
-            spec = RunSpec.build(
-                resolved(f"+experiment={name}", *first, override, f"results_dir={tmp_path}")
-            )
-            assert isinstance(spec, RunSpec), override
+    keys = []
+    for key, choices in params.items():
+        values = str(choices).split(",")
+        if (group := str(key).lstrip("+")) in GROUPS:
+            assert set(values) <= set(GROUPS[group]), "options, which are built above"
+            assert len(set(values)) == len(values)
+        else:
+            keys += [f"{key}={value}" for value in values]
+    whole_sweep = [[task, key] for key in keys] or [[task]]
+    for words in whole_sweep:
+        RunSpec.build(resolved(f"+experiment={name}", *words, f"results_dir={tmp_path}"))
 
 
 def test_granularity_study_has_thirteen_recipes_and_three_tasks() -> None:
@@ -506,7 +497,8 @@ def test_conf_lies_beside_the_package_or_in_it() -> None:
     assert (config.CONF / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("name", ["", " ", "\n"])
-def test_a_name_that_says_nothing_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^model\.name must be a text .*; leave it out, or set"):
-        config.check_component(LocalModel(path="/x", name=name), ModelSource, "model")
+def test_a_name_that_says_nothing_is_refused() -> None:
+    said = r"^model\.name must be a text .*; leave it out, or set"
+    for name in ("", " ", "\n"):
+        with pytest.raises(ConfigError, match=said):
+            config.check_component(LocalModel(path="/x", name=name), ModelSource, "model")

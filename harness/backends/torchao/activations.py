@@ -40,6 +40,7 @@ class TorchaoInput:
     """Activations as torchao rounds them; see the module docstring and `TensorFormat`."""
 
     kind: Literal["int8", "fp8"]
+    """INT8 or FP8 (E4M3) codes."""
     per: Literal["token", "tensor"]
     """What shares a scale."""
 

@@ -91,6 +91,7 @@ class TorchaoSmoothQuantBackend:
     tolerance: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     calibration: CalibrationSet
+    """The text whose activations the smoothing factors are computed from."""
     alpha: float = 0.5
     """Share of the activation's range that moves into the weight: 0 for none of it, 1 for all."""
 

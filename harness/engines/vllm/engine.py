@@ -45,7 +45,9 @@ class VllmEngine:
     enforce_eager: bool = False
     """Run without CUDA graphs and compilation."""
     trust_remote_code: bool = False
+    """Run Python code that the folder ships."""
     seed: int = 0
+    """Seed of the sampler of vLLM; decoding here is greedy."""
 
     def __post_init__(self) -> None:
         """Check the share of memory."""

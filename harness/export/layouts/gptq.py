@@ -19,12 +19,12 @@ The layout does not depend on the algorithm GPTQ. It takes the codes and scales 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from harness import __version__
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import UnsupportedRecipe
 from harness.export.layouts.layout import (
@@ -113,7 +113,7 @@ class Gptq:
             "lm_head": contents.head in contents.quantized,
             "pack_dtype": "int32",
             **({"dynamic": {f"-:{text}": {} for text in skipped}} if skipped else {}),
-            "meta": {"quantizer": [f"quant-harness:{version('quant-harness')}"]},
+            "meta": {"quantizer": [f"quant-harness:{__version__}"]},
         }
 
     def files(self, config: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ class EmbeddedModel:
     weights: ClassVar[Weights] = "pretrained"
 
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     attention: str | None = None
     """Attention implementation of transformers; None is `sdpa`."""
     name: ClassVar[str] = "smollm2_135m"

@@ -69,8 +69,11 @@ class GgufModel:
     weights: ClassVar[Weights] = "pretrained"
 
     path: str
+    """The GGUF file."""
     name: str = "gguf"
+    """Name of the model in records and reports."""
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     baseline: ModelSource | None = None
     """The unquantized model that the file was made of, to compare the file with."""
     attention: str | None = None

@@ -32,6 +32,7 @@ class HubModel:
     path: str | None = None
     """A folder to load instead of searching for the repository."""
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     trust_remote_code: bool = False
     """Whether to run Python code of the repository."""
     weights: Weights = "pretrained"
@@ -105,9 +106,13 @@ class LocalModel:
     """A folder that `save_pretrained` or a quantizer wrote, with float or quantized weights."""
 
     path: str
+    """The folder."""
     name: str = "local"
+    """Name of the model in records and reports."""
     dtype: Dtype = "bfloat16"
+    """Type that weights and activations are computed in."""
     trust_remote_code: bool = False
+    """Run Python code that the folder ships."""
     baseline: ModelSource | None = None
     """The unquantized model that a quantized checkpoint was made of, to compare it with."""
     attention: str | None = None

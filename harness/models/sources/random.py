@@ -43,17 +43,27 @@ class Shape:
     model_type: str
     """Name of the architecture in transformers, such as `llama` or `qwen3`."""
     vocab_size: int
+    """Rows of the embedding."""
     hidden_size: int
+    """Width of the hidden states."""
     intermediate_size: int
+    """Width of the MLP."""
     num_hidden_layers: int
+    """Number of decoder layers."""
     num_attention_heads: int
+    """Number of query heads."""
     num_key_value_heads: int
+    """Number of key and value heads."""
     head_dim: int | None = None
     """Length of a head; None is `hidden_size / num_attention_heads`."""
     max_position_embeddings: int
+    """Longest sequence [token]."""
     rms_norm_eps: float
+    """Epsilon of RMSNorm."""
     tie_word_embeddings: bool
+    """Embedding and LM head share a weight."""
     rope_parameters: Mapping[str, float | int | str] = field(hash=False)
+    """Parameters of rotary position embeddings, such as `rope_theta`."""
 
     def __post_init__(self) -> None:
         """Check the sizes: a wrong one would silently make another model."""

@@ -26,7 +26,9 @@ class TinyModel:
     weights: ClassVar[Weights] = "pretrained"
 
     seed: int = 0
+    """Seed of the weights."""
     dtype: Dtype = "float32"
+    """Type that weights and activations are computed in."""
     name: ClassVar[str] = "tiny"
 
     def fingerprint(self) -> str:

@@ -154,6 +154,7 @@ class QTypeFormat:
     """The tensor format of a descriptor, for YAML and the command line; see `TensorFormat`."""
 
     text: str = "e4m3k8b32C"
+    """The descriptor, such as `mxfp4` or `e4m3k8b32C`."""
 
     def __post_init__(self) -> None:
         """Check that the text is a descriptor."""

@@ -29,9 +29,13 @@ class Affine:
     """Integers with a zero point; see the module docstring and `StaticFormat`."""
 
     element: Integer
+    """Number format of the codes."""
     granularity: Granularity
+    """Which elements share a scale and a zero point."""
     scale: FloatScale = field(default_factory=FloatScale)
+    """Type that scales are stored in."""
     range: RangeRule = field(default_factory=AbsMax)
+    """Which values of a block are represented, and which are clipped."""
     round_sum: bool = False
     """Round the sums `x / s + zp` and `qmin - low / s`, as compressed-tensors does, instead of
     their terms."""
@@ -117,7 +121,9 @@ class FloatZero:
     """
 
     bits: Literal[4] = 4
+    """Bits of a code."""
     granularity: Granularity
+    """Which elements share a scale and a zero."""
 
     @property
     def element(self) -> Integer:

@@ -24,9 +24,13 @@ class BlockScaled:
     """Scales fitted to blocks, zero point 0; see the module docstring and `StaticFormat`."""
 
     element: NumberFormat
+    """Number format of the codes."""
     granularity: Granularity
+    """Which elements share a scale."""
     scale: ScaleRule = field(default_factory=FloatScale)
+    """How scales are computed and stored."""
     range: RangeRule = field(default_factory=AbsMax)
+    """Which values of a block are represented, and which are clipped."""
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ class QLoRAScale:
     prefix: ClassVar[str] = ""
 
     double_quantization: bool = False
+    """Quantize the scales themselves to 8 bits, in blocks of 256."""
 
     @property
     def suffix(self) -> str:

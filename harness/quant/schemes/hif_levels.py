@@ -42,6 +42,7 @@ class HiFLevels:
     name_suffix: ClassVar[str] = ""
 
     bits: int = 4
+    """Bits of an element: 2 to 5."""
 
     def __post_init__(self) -> None:
         """Check that the family has the width."""

@@ -32,6 +32,7 @@ class NVFP4Scale:
     prefix: ClassVar[str] = "nv"
 
     levels: Literal[1, 2] = 2
+    """2 has a float32 scale of the whole tensor over the scales of blocks; 1 has none."""
     subnormal: bool = False
     """Use scales below 2^-6 too."""
     arithmetic: Literal["divide", "reciprocal"] = "reciprocal"

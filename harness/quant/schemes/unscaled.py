@@ -18,6 +18,7 @@ class Unscaled:
     granularity: ClassVar[Granularity] = Granularity(block=(1, 1))
 
     element: NumberFormat
+    """Number format of each element."""
 
     @property
     def name(self) -> str:

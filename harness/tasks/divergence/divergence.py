@@ -44,6 +44,7 @@ class Divergence:
     is_timed: ClassVar[bool] = False
 
     data: DataSource
+    """Where the text comes from."""
     window: int = 2048
     """Tokens of each window."""
     limit_windows: int | None = None

@@ -92,6 +92,7 @@ class NoiseFloor:
     seeds: ClassVar[Mapping[str, int]] = {}
 
     data: DataSource
+    """Where the text comes from."""
     window: int = 2048
     """Tokens of each window."""
     limit_windows: int | None = None

@@ -59,9 +59,11 @@ class MatmulError:
     shapes: tuple[tuple[int, int], ...] = ((16, 512),)
     """M and K of each size."""
     inputs: tuple[Inputs, ...] = KINDS
+    """Distributions that X is drawn from."""
     draws: int = 10
     """Number of independent draws of X and W for each case."""
     seed: int = 42
+    """Seed of the draws."""
     max_rows: int | None = 512
     """Number of rows of X to multiply, from the first; None is all. All rows decide the scales."""
 

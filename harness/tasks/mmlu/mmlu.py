@@ -35,7 +35,9 @@ class MMLU:
     is_timed: ClassVar[bool] = False
 
     data: DataSource
+    """Where the questions come from."""
     answer: AnswerRule
+    """How an answer is taken from the model."""
     shots: int | None = None
     """Solved examples before each question; None is the data set's own number (5 for MMLU)."""
     limit: int | None = None

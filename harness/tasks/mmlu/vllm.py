@@ -27,7 +27,9 @@ class VllmMMLU(MMLU):
     """MMLU by the generate rule, decoded by vLLM."""
 
     engine: VllmEngine
+    """The checkpoint, and how vLLM runs it."""
     answer: Generate
+    """How an answer is taken from the text that vLLM decodes."""
 
     @property
     def name(self) -> str:

@@ -97,6 +97,7 @@ class Parity:
     is_timed: ClassVar[bool] = False
 
     data: DataSource
+    """Where the text comes from."""
     prompts: Literal["text", "random"] = "text"
     """Windows of the text of `data`, or random token ids."""
     window: int = 80

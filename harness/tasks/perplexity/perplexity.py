@@ -36,7 +36,9 @@ class Perplexity:
     seeds: ClassVar[Mapping[str, int]] = {}
 
     data: DataSource
+    """Where the text comes from."""
     segmentation: Segmentation = DisjointWindows()  # noqa: RUF009 - frozen, without fields
+    """How the text is cut into windows."""
     window: int = 2048
     """Tokens a window."""
     limit_windows: int | None = None

@@ -80,13 +80,19 @@ class Throughput:
     data: DataSource
     """Where prompts of kind `text` come from."""
     batch_size: int = 1
+    """Sequences that run together."""
     prompt_tokens: int = 512
+    """Tokens of each prompt."""
     new_tokens: int = 128
+    """Tokens decoded after each prompt."""
     rounds: int = 10
+    """Repetitions of every measurement."""
     cache: CacheKind = "static"
+    """KV cache of a fixed size, or one that grows."""
     compile: bool = False
     """Run both phases through torch.compile; the time of compiling is a metric of its own."""
     prompts: throughput_prompts.Kind = "random"
+    """Random token ids, or the text of `data`."""
     seed: int = 42
     """Seed of random prompts, of the order in rounds, and of the bootstrap."""
 

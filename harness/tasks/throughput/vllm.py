@@ -60,11 +60,17 @@ class VllmThroughput:
     data: DataSource
     """Where prompts of kind `text` come from."""
     engine: VllmEngine
+    """The checkpoint, and how vLLM runs it."""
     batch_size: int = 1
+    """Sequences that run together."""
     prompt_tokens: int = 512
+    """Tokens of each prompt."""
     new_tokens: int = 128
+    """Tokens decoded after each prompt."""
     rounds: int = 10
+    """Repetitions of every measurement."""
     prompts: throughput_prompts.Kind = "random"
+    """Random token ids, or the text of `data`."""
     seed: int = 42
     """Seed of random prompts."""
 

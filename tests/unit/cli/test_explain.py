@@ -218,7 +218,7 @@ def test_interpolation_that_leads_nowhere(value: str, said: str) -> None:
         config.resolve(composed)
     text = str(caught.value)
     assert text.startswith(
-        "device must be a value, or ${KEY} to take that of a key that is there, got: "
+        "device must be a value, or ${KEY} to take the value of a key that exists, got: "
     )
     assert said in text
     assert "\n" not in text

@@ -96,30 +96,31 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("name", NAMES)
-def test_path_that_exists_is_what_it_says(tmp_path: Path, name: str, key: str) -> None:
-    (tmp_path / name).mkdir(exist_ok=True)
-    for flags in ([], ["-m"]):
-        [*_, argument] = rewrite([*flags, f"{key}={tmp_path / name}"])
-        assert read(argument) == [str(tmp_path / name)]
+def test_path_that_exists_is_what_it_says(tmp_path: Path, key: str) -> None:
+    for name in NAMES:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for flags in ([], ["-m"]):
+            [*_, argument] = rewrite([*flags, f"{key}={tmp_path / name}"])
+            assert read(argument) == [str(tmp_path / name)], (name, flags)
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_relative_path_that_exists_is_no_syntax_and_no_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path(name).mkdir()
-    [found] = read(quoted(f"model.path={name}", sweep=True))
-    assert Path(found).expanduser().resolve() == tmp_path / name
+    for name in NAMES:
+        Path(name).mkdir(exist_ok=True)
+        [found] = read(quoted(f"model.path={name}", sweep=True))
+        assert Path(found).expanduser().resolve() == tmp_path / name, name
+        Path(name).rmdir()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("~", "null", "???", "choice(a,b)")])
-def test_folder_that_is_still_to_be_made_has_the_name_that_was_typed(name: str) -> None:
-    if "${" in name or name in ("'q'", '"q"'):  # an interpolation, and quotes of the user's own
-        return
-    [found] = read(quoted(f"out=/not/there/{name}", sweep=False))
-    assert found == f"/not/there/{name}"
+def test_folder_that_is_still_to_be_made_has_the_name_that_was_typed() -> None:
+    for name in NAMES:
+        # Values with a meaning of their own: an interpolation, and quotes of the user.
+        if name not in ("~", "null", "???", "choice(a,b)", "'q'", '"q"') and "${" not in name:
+            [found] = read(quoted(f"out=/not/there/{name}", sweep=False))
+            assert found == f"/not/there/{name}", name
 
 
 @pytest.mark.parametrize(
@@ -158,9 +159,8 @@ def test_interpolation_stays_one_unless_a_folder_has_its_name(
     assert read(quoted("model.path=${oc.env:WHERE}", sweep=False)) == ["${oc.env:WHERE}"]
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
+def test_other_arguments_are_left_alone() -> None:
+    arguments = [
         "task.window=64",
         "model.names=a",
         "path=a b",
@@ -172,10 +172,8 @@ def test_interpolation_stays_one_unless_a_folder_has_its_name(
         "model.path='a b'",
         "~model.path",
         "--config-dir",
-    ],
-)
-def test_other_arguments_are_left_alone(argument: str) -> None:
-    assert quoted(argument, sweep=False) == argument
+    ]
+    assert [quoted(argument, sweep=False) for argument in arguments] == arguments
 
 
 def test_command_line_quotes_paths_behind_a_sweep() -> None:
@@ -189,14 +187,25 @@ def test_command_line_quotes_paths_behind_a_sweep() -> None:
 
 
 @pytest.mark.parametrize("key", ["model.name", "quant.name", "++quant.name"])
-@pytest.mark.parametrize(
-    "name",
-    ["a b", "x(1)", "ünï日本", "a#b", "it's", "~t", "[v2]", "7", "true", "a=b", "a\\b", "50 %"],
-)
-def test_name_is_any_text(key: str, name: str) -> None:
-    for flags in ([], ["-m"]):
-        [*_, argument] = rewrite([*flags, f"{key}={name}"])
-        assert read(argument) == [name]
+def test_name_is_any_text(key: str) -> None:
+    names = [
+        "a b",
+        "x(1)",
+        "ünï日本",
+        "a#b",
+        "it's",
+        "~t",
+        "[v2]",
+        "7",
+        "true",
+        "a=b",
+        "a\\b",
+        "50 %",
+    ]
+    for name in names:
+        for flags in ([], ["-m"]):
+            [*_, argument] = rewrite([*flags, f"{key}={name}"])
+            assert read(argument) == [name], (name, flags)
 
 
 def test_names_with_a_comma_are_a_sweep() -> None:

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from repository import ROOT
 
+from harness import __version__
 from harness.machine import provenance
 from harness.results.record import Provenance
 
@@ -131,6 +133,11 @@ def test_machine_without_cpuinfo_still_has_a_processor(monkeypatch: pytest.Monke
     assert found.cpu_flags == ()
 
 
+def test_the_checkout_is_the_one_that_holds_the_source() -> None:
+    if (ROOT / ".git").exists():
+        assert provenance._git()[0] == git(ROOT, "rev-parse", "HEAD")
+
+
 def test_commit_of_a_clean_checkout(checkout: Path) -> None:
     assert provenance._git() == (git(checkout, "rev-parse", "HEAD"), False)
 
@@ -167,7 +174,8 @@ def test_broken_repository_has_no_commit(checkout: Path) -> None:
 
 def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package-anywhere"))
-    assert provenance.collect({}, CPU).packages == {"numpy": version("numpy")}
+    found = provenance.collect({}, CPU).packages
+    assert found == {"quant-harness": __version__, "numpy": version("numpy")}
 
 
 def test_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from data_folder import DataFolder
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, raising, records
 
 from harness.data import text_file
@@ -22,9 +24,11 @@ from harness.machine import provenance
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
 from harness.report.grouping import finished
-from harness.results.record import Hardware, Status
+from harness.results.record import Hardware, RunRecord, Status
 from harness.results.store import ResultStore, read
+from harness.runner.on_file import is_of_recipe
 from harness.runner.run import Outcome, run
+from harness.runner.spec import RunSpec
 
 
 def test_second_run_is_skipped(make_spec: MakeSpec) -> None:
@@ -255,3 +259,97 @@ def test_latest_run_is_the_one_filed_last_whatever_the_clock_says(
     [latest] = finished(filed)
     assert latest.path == paths[-1]
     assert run(replace(spec, force=False)).path == paths[-1]
+
+
+# The calibration text is part of a run's identity.
+
+HUB = "data=hub"
+STATIC = (
+    "+quant=w8a8_static",
+    "quant.calibration.num_sequences=2",
+    "quant.calibration.length=24",
+    "task.window=32",
+    "task.limit_windows=2",
+)
+
+
+def calibrated(spec: RunSpec) -> tuple[bool, RunRecord]:
+    """Run, and return whether it was on file, and the record."""
+    outcome = run(spec)
+    return outcome.skipped, read(outcome.path)
+
+
+def test_another_text_under_the_same_configuration_is_measured_and_kept_beside_the_first(
+    make_spec: MakeSpec, data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(data.root))
+    monkeypatch.setattr("harness.data.hub.HubData.__hash__", object.__hash__)  # no cached reading
+    skipped, examples = calibrated(make_spec(HUB, *STATIC))
+    assert not skipped
+    assert calibrated(make_spec(HUB, *STATIC))[0]
+    data.wikitext("train", *(f"Quite another text, {n} times {n * n}." for n in range(40)))
+    skipped, training = calibrated(make_spec(HUB, *STATIC))
+    assert not skipped
+    assert examples.config_hash == training.config_hash
+    assert examples.metrics[0].value != training.metrics[0].value
+    rows = [f"Solved {n}?\nA. a\nB. b\nC. c\nD. d\nAnswer: C" for n in range(9)]
+    for record, name, text in (
+        (examples, "examples of mmlu/test", "\n\n".join(rows)),
+        (
+            training,
+            "wikitext2-raw-v1/train",
+            "\n\n".join(f"Quite another text, {n} times {n * n}." for n in range(40)),
+        ),
+    ):
+        assert record.quant is not None
+        found = record.quant.calibration
+        assert found is not None
+        assert (found.text, found.sha256) == (name, sha256(text.encode()).hexdigest())
+        assert (found.num_sequences, found.length, found.seed) == (2, 24, 0)
+    # Both are on file, each for its own text.
+    assert calibrated(make_spec(HUB, *STATIC)) == (True, training)
+    (data.root / "Salesforce/wikitext/wikitext-2-raw-v1/train-00000-of-00001.parquet").unlink()
+    assert calibrated(make_spec(HUB, *STATIC)) == (True, examples)
+
+
+def test_record_that_does_not_name_its_text_is_measured_again(
+    make_spec: MakeSpec, data: DataFolder
+) -> None:
+    spec = make_spec(HUB, *STATIC, f"data.path={data.root}")
+    outcome = run(spec)
+    record = read(outcome.path)
+    assert record.quant is not None
+    older = record.quant.model_copy(update={"calibration": None})
+    spec.store.write(outcome.path, record.model_copy(update={"quant": older}))
+    assert not run(spec).skipped
+    assert run(spec).skipped
+
+
+def test_recipe_without_calibration_names_no_text_and_stays_on_file(
+    make_spec: MakeSpec, data: DataFolder
+) -> None:
+    for words in ((), ("+quant=int8_row",)):
+        spec = make_spec(HUB, *words, "task.window=32", f"data.path={data.root}")
+        _, record = calibrated(spec)
+        assert record.quant is not None
+        assert record.quant.calibration is None
+        assert run(spec).skipped
+
+
+def test_record_under_another_name_or_another_order_of_rules_is_not_of_the_recipe(
+    make_spec: MakeSpec, data: DataFolder
+) -> None:
+    rule = (
+        "+quant.rules.second={_target_: harness.recipe.LayerRule, match: '*.mlp.*', weight: "
+        "{_target_: harness.quant.Unscaled, element: {_target_: harness.formats.Native, name: bf16}}}"
+    )
+    words = ("quant.rules.linear.match='*self_attn*'", rule, "task.window=32")
+    spec = make_spec(HUB, "+quant=int8_row", *words, f"data.path={data.root}")
+    _, record = calibrated(spec)
+    assert run(spec).skipped
+    assert is_of_recipe(record, spec.recipe, None)
+    renamed = replace(spec.recipe, name="int8_row (second=..)")
+    assert not is_of_recipe(record, renamed, None)
+    turned = replace(spec.recipe, rules=dict(reversed(spec.recipe.rules.items())))
+    assert not is_of_recipe(record, turned, None)
+    assert not run(replace(spec, recipe=turned)).skipped

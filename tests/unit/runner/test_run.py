@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, parameters_of, records
@@ -88,7 +87,7 @@ def test_outcome_says_what_ran_and_what_came_out(make_spec: MakeSpec) -> None:
     assert summary == expected
 
 
-def test_a_headline_without_an_interval_says_why() -> None:
+def test_a_headline_without_an_interval_says_why(make_spec: MakeSpec) -> None:
     metric = Metric(
         name="perplexity",
         value=20.0,
@@ -98,12 +97,17 @@ def test_a_headline_without_an_interval_says_why() -> None:
         higher_is_better=False,
         note="first; no interval from 2 documents, worth 1.8 of equal size; it takes 5",
     )
-    outcome = Outcome(label="a", skipped=False, path=Path("x"), headline=metric)
-    assert outcome.summary() == (
+    outcome = run(make_spec(*PERPLEXITY))
+    assert with_headline(outcome, metric).summary() == (
         "perplexity 20.0000, n = 4094 tokens (no interval from 2 documents, worth 1.8 of equal size); done"
     )
-    one = replace(outcome, headline=metric.model_copy(update={"n": 1, "note": None}))
-    assert one.summary() == "perplexity 20.0000, n = 1 token; done"
+    one = metric.model_copy(update={"n": 1, "note": None})
+    assert with_headline(outcome, one).summary() == "perplexity 20.0000, n = 1 token; done"
+
+
+def with_headline(outcome: Outcome, metric: Metric) -> Outcome:
+    record = outcome.stored.record.model_copy(update={"metrics": (metric,)})
+    return replace(outcome, stored=replace(outcome.stored, record=record))
 
 
 # What is left behind in the model

@@ -1,35 +1,17 @@
 """A run of a task that needs no model: none is loaded, none is asked for, and none is in the record."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
 from pydantic import ValidationError
+from runs import MakeSpec
 
-from harness import config
-from harness.config import CONF
 from harness.errors import ConfigError
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import RunRecord, Status
 from harness.results.store import read, read_samples
-from harness.runner.run import RunSpec, run
+from harness.runner.run import run
 
-MakeSpec = Callable[..., RunSpec]
 SMALL = ("task=matmul", "task.shapes=[[2,16]]", "task.draws=2")
-
-
-@pytest.fixture
-def make_spec(tmp_path: Path) -> MakeSpec:
-    def make(*overrides: str) -> RunSpec:
-        common = ["model=tiny", "data=embedded", "device=cpu", f"results_dir={tmp_path}"]
-        config.register()
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            composed = compose("config", overrides=[*common, *SMALL, *overrides])
-        return RunSpec.build(config.resolve(composed))
-
-    return make
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +21,7 @@ def _model_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_record_is_whole_without_model_and_recipe(make_spec: MakeSpec) -> None:
-    outcome = run(make_spec())
+    outcome = run(make_spec(*SMALL))
     record = read(outcome.path)
     assert outcome.path.parts[-3:-1] == ("matmul", "no_model")
     assert record.status is Status.OK
@@ -47,14 +29,14 @@ def test_record_is_whole_without_model_and_recipe(make_spec: MakeSpec) -> None:
     assert record.config["model"] is None
     assert record.provenance.seeds == {"task.seed": 42}
     assert outcome.headline == record.metric("rel_error/both/normal/2x16/int8_tensor")
-    [stored] = make_spec().store.load()[0]
+    [stored] = make_spec(*SMALL).store.load()[0]
     assert len(read_samples(stored)) == 3 * 2
 
 
 def test_same_task_is_on_file_whatever_model_and_data_are_configured(make_spec: MakeSpec) -> None:
-    first = run(make_spec())
-    again = run(make_spec("model=smollm2_135m", "data=hub"))
-    other = run(make_spec("task.seed=1"))
+    first = run(make_spec(*SMALL))
+    again = run(make_spec(*SMALL, "model=smollm2_135m", "data=hub"))
+    other = run(make_spec(*SMALL, "task.seed=1"))
     assert (first.skipped, again.skipped, other.skipped) == (False, True, False)
     assert again.path == first.path
 
@@ -62,7 +44,7 @@ def test_same_task_is_on_file_whatever_model_and_data_are_configured(make_spec: 
 def test_numbers_of_another_generator_are_no_reason_to_skip(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec()
+    spec = make_spec(*SMALL)
     assert not run(spec).skipped
     facts = {"name": "random matrices", "probe_sha256": "another"}
     monkeypatch.setattr(type(spec.task), "data_facts", lambda _: facts)
@@ -71,12 +53,12 @@ def test_numbers_of_another_generator_are_no_reason_to_skip(
 
 def test_recipe_is_refused_and_the_float_baseline_is_not(make_spec: MakeSpec) -> None:
     with pytest.raises(ConfigError, match=r"quant must be none for matmul.*got int8_row"):
-        make_spec("+quant=int8_row")
-    make_spec("+quant=none")
+        make_spec(*SMALL, "+quant=int8_row")
+    make_spec(*SMALL, "+quant=none")
 
 
 def test_format_can_be_added_on_the_command_line(make_spec: MakeSpec) -> None:
-    spec = make_spec("+format@task.formats.mx=mxfp8", "task.ratios=[[mx,int8_row]]")
+    spec = make_spec(*SMALL, "+format@task.formats.mx=mxfp8", "task.ratios=[[mx,int8_row]]")
     record = read(run(spec).path)
     assert record.task is not None
     assert record.task.data["formats"]["mx"] == "mxfp8_e4m3fn_g32"
@@ -89,7 +71,7 @@ def test_format_can_be_added_on_the_command_line(make_spec: MakeSpec) -> None:
 def test_record_of_a_task_that_needs_a_model_is_not_whole_without(
     make_spec: MakeSpec, part: str
 ) -> None:
-    whole = read(run(make_spec()).path).model_dump(mode="json")
+    whole = read(run(make_spec(*SMALL)).path).model_dump(mode="json")
     whole["task"]["needs_model"] = True
     with pytest.raises(ValidationError, match="must have model, quant and task"):
         RunRecord.model_validate(whole)

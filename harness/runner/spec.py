@@ -1,0 +1,83 @@
+"""What one run is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from harness import config
+from harness.machine import devices, provenance
+from harness.models.loaded import ModelSource
+from harness.output.names import local_path
+from harness.recipe import QuantRecipe
+from harness.results.store import ResultStore
+from harness.runner import checks
+from harness.tasks.base import ModelFreeTask, PairedTask, Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """What to run, as objects."""
+
+    model: ModelSource | None
+    """None for a task without a model."""
+    recipe: QuantRecipe
+    task: Task | PairedTask | ModelFreeTask
+    device: torch.device
+    store: ResultStore
+    force: bool
+    """Whether to run although an identical run is on file."""
+    resolved: Mapping[str, Any]
+    """The configuration; `model` and `data` are null for a task without a model."""
+    command: str
+    """The command line that repeats the run, secrets masked."""
+
+    @classmethod
+    def build(
+        cls, resolved: Mapping[str, Any], name: str | None = None, command: str | None = None
+    ) -> "RunSpec":
+        """Build every component of a resolved configuration; nothing is loaded yet.
+
+        Args:
+            resolved: The configuration.
+            name: Name of the recipe, if its file does not say it; see `harness.cli.recipe_name`.
+            command: The command line that repeats the run; by default the one of this process.
+
+        Raises:
+            ConfigError: A key or value is not legal, or recipe and task do not go together.
+            OutputError: `results_dir` is no path.
+        """
+        allowed = tuple(resolved["allow_targets"])
+
+        def part(key: str, kind: type[config.Component]) -> config.Component:
+            return config.check_component(config.build(resolved[key], key, allowed), kind, key)
+
+        model: ModelSource | None = part("model", ModelSource)
+        recipe = part("quant", QuantRecipe)
+        recipe = replace(recipe, name=name or recipe.name)
+        match config.build(resolved["task"], "task", allowed):
+            case ModelFreeTask() as task:
+                checks.check_no_recipe(task, recipe)
+                # Any model and data make the same run.
+                model, resolved = None, {**resolved, "model": None, "data": None}
+            case PairedTask() as task:
+                checks.check_real_backend(task, recipe)
+            case task:
+                config.check_component(task, Task, "task")
+        return cls(
+            model=model,
+            recipe=recipe,
+            task=task,
+            device=devices.choose(resolved["device"]),
+            store=ResultStore(root=local_path(resolved["results_dir"], "results_dir")),
+            force=resolved["force"],
+            resolved=resolved,
+            command=command or provenance.command_line(),
+        )
+
+    @property
+    def place(self) -> dict[str, str]:
+        """The names that decide where records lie; see `ResultStore.path`."""
+        model = self.model.name if self.model is not None else "no_model"
+        return {"task": self.task.name, "model": model, "recipe": self.recipe.name}
