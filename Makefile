@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 # float32, because many CPUs multiply bfloat16 matrices far slower; small limits, because this is a demonstration.
 DEMO := data=embedded model.dtype=float32 results_dir=results/demo +quant=none,int8_tensor,int8_row,fp8_row
 
-.PHONY: setup demo test slow lint wheel clean
+.PHONY: setup demo test slow lint docs wheel clean
 
 setup: $(VENV)/.installed
 
@@ -34,8 +34,12 @@ lint: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
+# The documentation as a site in site/; a broken link is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 # A worker for each core; a file's tests stay together, because they share fixtures.
-test: lint
+test: lint docs
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 # The real model against lm-eval and a plain loop; needs HARNESS_DATA. About ten minutes on two cores.

@@ -36,9 +36,9 @@ OTHERS = {
 
 NAMES = {
     "plain": "transformers, `generate`",
-    "eager": "float model, eager",
-    "eager, float32 products": "float model, eager, float32 products",
-    "compiled": "float model, compiled",
+    "eager": "unquantized model, eager",
+    "eager, float32 products": "unquantized model, eager, float32 products",
+    "compiled": "unquantized model, compiled",
     "llama.cpp Q4_1": "llama.cpp on the same file (4-bit weights)",
 }
 
@@ -107,7 +107,7 @@ def request_speeds(folder: Path) -> Rows:
         name = machine(each["about"]["provenance"])
         header += [f"{name}: {phase}" for phase in ("prefill", "decode")]
         for title, contenders in each["tables"].items():
-            # The first contender of a recipe's table is the float model again.
+            # The first contender of a recipe's table is the unquantized model again.
             for row in contenders if title == "float" else contenders[1:]:
                 cells = rows.setdefault(row["name"], [figures.MISSING] * 2 * len(found))
                 speeds = row["prefill_tokens_per_s"], row["decode_tokens_per_s"]
@@ -154,7 +154,9 @@ def _recipe(item: Stored) -> str:
 def readers(file: Path) -> Rows:
     """Return how far transformers' reading of a checkpoint is from the recipe [nat/token]."""
     found = load(file)
-    rows = [["recipe", "`dequantize=True`", "left compressed", "the recipe from the float model"]]
+    rows = [
+        ["recipe", "`dequantize=True`", "left compressed", "the recipe from the unquantized model"]
+    ]
     for name, row in found["recipes"].items():
         values = [row[key] for key in ("dequantized", "compressed", "recipe_from_float")]
         cells = ["inputs stay in float" if v is None else f"{v:#.2g}" if v else "0" for v in values]

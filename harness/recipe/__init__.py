@@ -2,7 +2,7 @@
 
     recipe           `QuantRecipe`: rules, what to skip, a backend, calibration text
     selection        which weights of a model the rules choose, and why the others stay in float
-    quantize_model   the steps from a float model to a quantized one
+    quantize_model   the steps from an unquantized model to a quantized one
     quantized_layer  one weight: codes, backend, audit
     report           the `quant` part of the record, and warnings
     checkpoint       the same report on a model that came quantized

@@ -1,4 +1,4 @@
-"""The steps from a float model to a quantized one, and the audit after it was measured."""
+"""The steps from an unquantized model to a quantized one, and the audit after it was measured."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -49,7 +49,9 @@ def quantize(
     # The recipe's own backend has a say in the choice: its fake form leaves out the same layers.
     selection = select(recipe, find_targets(loaded.module), others)
     recipe = replace(recipe, backend=backend)
-    sizes = sizes_of(loaded, selection, others)  # of the float model: before anything is replaced
+    sizes = sizes_of(
+        loaded, selection, others
+    )  # of the unquantized model: before anything is replaced
     if selection.breaks_ties:
         loaded.untie()
     scales, text_warnings = _static_scales(loaded, recipe, selection.chosen)
@@ -108,7 +110,7 @@ def _static_scales(
 
 
 def _prepare(loaded: LoadedModel, backend: Backend, chosen: Sequence[Choice]) -> tuple[str, ...]:
-    """Let a backend see the whole float model; return its warnings."""
+    """Let a backend see the whole unquantized model; return its warnings."""
     if isinstance(backend, PreparedBackend):
         return backend.prepare(loaded, [choice.target for choice in chosen])
     return ()

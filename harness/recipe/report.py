@@ -29,7 +29,7 @@ class Quantized:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Numbers of parameters of the float model, counted before anything is put in place."""
+    """Numbers of parameters of the unquantized model, counted before anything is put in place."""
 
     num_parameters: int
     """All parameters, with the copies that untied weights add."""
@@ -40,7 +40,7 @@ class Sizes:
 
 
 def sizes_of(loaded: LoadedModel, selection: Selection, others: Sequence[Other]) -> Sizes:
-    """Count the parameters of a float model, and of the copies that untying makes."""
+    """Count the parameters of an unquantized model, and of the copies that untying makes."""
     untied = sum(target.weight.numel() for target in selection.untied)
     total = loaded.num_parameters + untied
     return Sizes(
@@ -63,7 +63,7 @@ def report_on(
     Args:
         recipe: What was asked for, with the backend that ran.
         selection: Which weights were quantized, and which were skipped.
-        sizes: Numbers of parameters of the float model.
+        sizes: Numbers of parameters of the unquantized model.
         layers: Each quantized layer, and what is in its place.
         dtype: Type of the weights that stay in float.
         compute: Measured error of the matmuls; None where nothing could be measured.

@@ -25,7 +25,7 @@ from harness.report.sections.left_out import shortened
 INTRODUCTION = (
     "A headline has its n and a 95 % interval: by document for figures over text, Wilson's "
     "over questions for accuracy, Student's t over\n"
-    "draws for matrix products. A difference is taken only between runs of one protocol, item"
+    "draws for matmuls. A difference is taken only between runs of one protocol, item"
     " by item. It has an interval and a verdict, that of\n"
     "accuracies McNemar's exact p too. Where an interval is missing, a line above the table "
     'says why. The verdict is "cannot tell" where the\n'

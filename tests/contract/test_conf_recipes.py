@@ -90,7 +90,7 @@ def check_in_place(
 def check_floats(
     loaded: LoadedModel, name: str, floats: dict[str, tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    """Check that the very parameters of the float model are back, without hooks."""
+    """Check that the very parameters of the unquantized model are back, without hooks."""
     after = loaded.module.state_dict(keep_vars=True)
     for key, (parameter, value) in floats.items():
         assert after[key] is parameter, (name, key)

@@ -139,7 +139,7 @@ HEADS = {"self_attn.q_proj": 9, "self_attn.k_proj": 3}
 
 
 def test_every_tensor_is_that_of_the_file_and_rounded_in_the_embedded_model() -> None:
-    """The package gguf dequantizes; llama.cpp keeps the two halves of a head, which rotate together, turn by turn."""
+    """The package gguf dequantizes; llama.cpp keeps both parts of a head, which rotate together, turn by turn."""
     stored = {
         tensor.name: dequantize(tensor.data, tensor.tensor_type)
         for tensor in GGUFReader(gguf_file()).tensors

@@ -70,7 +70,7 @@ def logits(module: Any) -> torch.Tensor:
 
 
 def expected_logits(weights: Callable[[str, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return the logits of the float model with other weights in its linear layers."""
+    """Return the logits of the unquantized model with other weights in its linear layers."""
     module = llama()
     for name, layer in linears(module).items():
         layer.weight.data = weights(name, layer.weight.data)
@@ -78,7 +78,7 @@ def expected_logits(weights: Callable[[str, torch.Tensor], torch.Tensor]) -> tor
 
 
 def written(folder: Path, tensors: Weights, settings: dict[str, Any]) -> Path:
-    """Write a checkpoint: given tensors, other weights of the float model, and the settings."""
+    """Write a checkpoint: given tensors, other weights of the unquantized model, and the settings."""
     llama().config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     whole = llama().state_dict()
@@ -153,7 +153,7 @@ def library_folder(float_folder: Path, folder: Path, method: str) -> Path:
 
 
 def check_facts(loaded: LoadedModel, folder: Path, *, kind: str, bits: tuple[float, float]) -> None:
-    """Compare what is said of the checkpoint with its files and with the float model."""
+    """Compare what is said of the checkpoint with its files and with the unquantized model."""
     facts, module = loaded.prequantized, llama()
     assert facts is not None
     assert facts.kind == kind

@@ -58,7 +58,7 @@ class Floor(NamedTuple):
             for variant in self.variants
         ]
         return (
-            f"Noise floor, the float model against itself on {figures.count(self.row.headline)}: "
+            f"Noise floor, the unquantized model against itself on {figures.count(self.row.headline)}: "
             f"{'; '.join(shown)} (nat/token)."
         )
 
@@ -93,7 +93,7 @@ def noise_floor(group: Group) -> Section | None:
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\n"
-            f"The float model against itself, {figures.count(floor.row.headline)}. Differences "
+            f"The unquantized model against itself, {figures.count(floor.row.headline)}. Differences "
             "between recipes that are not above these say nothing about the recipes. The last "
             f"column belongs to the ln PPL ratio: {_how(floor)}. The other figures describe these "
             "tokens."

@@ -23,7 +23,7 @@ def parities(group: Group) -> Section | None:
             "to end, first the mean magnitude of the difference of the next token's "
             f"log-probability ({group.headline.note}). Layers that round their inputs amplify "
             "differences in the last place to the size of what rounding does at all, which the "
-            "distances from the float model show. Products says how exactly the backend multiplied "
+            "distances from the unquantized model show. Products says how exactly the backend multiplied "
             "on its processor, as measured; records made before that was kept have "
             f"{figures.MISSING}."
         ),

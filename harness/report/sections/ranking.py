@@ -78,5 +78,5 @@ def _model(group: Group) -> str:
     model = group.model
     text = f"{model.name}, {model.dtype} on {model.device}, {model.origin}"
     if model.origin.startswith("dequantized"):
-        text += " - dequantized low-bit weights, not the original float model"
+        text += " - dequantized low-bit weights, not the original unquantized model"
     return text

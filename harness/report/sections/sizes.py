@@ -37,7 +37,7 @@ def _section(groups: Sequence[Group], title: str) -> Section:
             f"{model.dtype}. bits/weight is the mean over quantized weights, scales included; "
             "coverage is the share of the parameters of a text run that is quantized. In memory is "
             "what codes, scales and float parameters take while the model runs: of fake-quantized "
-            "models as much as of the float model; records made before it was kept have "
+            "models as much as of the unquantized model; records made before it was kept have "
             f"{figures.MISSING}."
         ),
         table=pd.DataFrame(_distinct_cells(groups)),
@@ -75,7 +75,7 @@ def _cells(row: Row) -> dict[str, str]:
         "format": ", ".join(quant.formats.values()) or row.model.dtype,
         "bits/weight": f"{quant.bits_per_weight:.3f}",
         "model, if stored packed": figures.megabytes(quant.model_bytes),
-        "of the float model": figures.share(quant.model_bytes / row.model.float_bytes),
+        "of the unquantized model": figures.share(quant.model_bytes / row.model.float_bytes),
         MEMORY: figures.MISSING if stored is None else figures.megabytes(stored),
         "coverage": figures.share(quant.coverage),
         "matrices quantized": figures.MISSING if _came_quantized(row) else str(len(quant.layers)),

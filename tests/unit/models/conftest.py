@@ -38,7 +38,7 @@ def eager() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def float_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the float model that libraries quantize."""
+    """The folder of the unquantized model that libraries quantize."""
     folder = tmp_path_factory.mktemp("float")
     llama().save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

@@ -365,7 +365,7 @@ def test_pickling_is_refused_by_torch_and_state_dicts_are_the_way() -> None:
         pickle.dumps(layer)
 
 
-# Refusals.
+# Errors.
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ CONVOLUTION = SkippedWeight(name="conv1d", shape=(32, 1, 4), reason="no linear l
         (STACK | {"architecture": "MixtralForCausalLM"}, None),
         (PLAIN | {"skipped": (CONVOLUTION,)}, CHOSEN_OTHERWISE),
         (PLAIN, None),
-        # The float model is what it was, whatever its matrices are.
+        # The unquantized model is what it was, whatever its matrices are.
         ({"skipped": (CONVOLUTION,)}, None),
     ],
 )

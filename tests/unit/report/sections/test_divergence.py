@@ -139,7 +139,7 @@ def test_report_prints_the_floor_beside_differences(
         floor_record(make_record),
     )
     text = write(root, tmp_path, "r").read_text()
-    line = "Noise floor, the float model against itself on 900 tokens: batch: KL 1.0e-11"
+    line = "Noise floor, the unquantized model against itself on 900 tokens: batch: KL 1.0e-11"
     _, _, ranking = text.partition("## perplexity of")
     assert line in ranking.partition("##")[0]
     _, _, table = text.partition("## Noise floor")

@@ -1,4 +1,4 @@
-"""The tables of matrix products: every cell is the metric it stands for."""
+"""The tables of matmuls: every cell is the metric it stands for."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

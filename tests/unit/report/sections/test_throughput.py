@@ -72,7 +72,7 @@ def speeds(
         value, low, high = ratio
         found += [
             metric(f"{phase}_ratio", value, (low, high)).model_copy(
-                update={"note": "to the float model with native products"}
+                update={"note": "to the unquantized model with native products"}
             )
             for phase in ("decode", "prefill")
         ]
@@ -194,7 +194,7 @@ def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> No
     assert text.startswith("Machine: cpu (instructions not known), 1 thread\n")
 
 
-# Two ways of the float model
+# Two ways of the unquantized model
 
 
 def beside_both(float32: float, best: tuple[float, float, float]) -> tuple[Metric, ...]:
@@ -242,7 +242,7 @@ def test_a_ratio_is_to_the_way_of_the_float_model_that_its_column_and_cell_name(
 def test_a_ratio_of_before_float32_products_were_timed_says_what_is_not_known(
     study: Study, tmp_path: Path, facts: dict[str, str], named: bool
 ) -> None:
-    old = "to the float model in interleaved rounds; bootstrap over rounds"
+    old = "to the unquantized model in interleaved rounds; bootstrap over rounds"
     numbers = [m.model_copy(update={"note": old}) if "ratio" in m.name else m for m in FASTER]
     study.time("int8_row_real", tuple(numbers), **REAL, **facts)
     text = study.section(tmp_path)[1]

@@ -106,7 +106,7 @@ def quantize(weight: torch.Tensor, size: int = GROUP) -> tuple[Tensors, torch.Te
 def written(
     folder: Path, module: PreTrainedModel, skip: str = "none", **changes: Any
 ) -> PreTrainedModel:
-    """Write an AWQ checkpoint of a model; return the float model that it stands for."""
+    """Write an AWQ checkpoint of a model; return the unquantized model that it stands for."""
     module.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     stored, values = {}, {}

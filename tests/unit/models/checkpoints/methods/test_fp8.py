@@ -61,7 +61,7 @@ def in_rectangles(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def written(folder: Path, kind: str) -> tuple[Path, LlamaForCausalLM]:
-    """Write a checkpoint; return its folder and the float model that computes the same."""
+    """Write a checkpoint; return its folder and the unquantized model that computes the same."""
     module = llama()
     module.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

@@ -157,7 +157,7 @@ def written(
     quantize: Callable[[str], Quantize | None] | None = None,
     **quantization: Any,
 ) -> PreTrainedModel:
-    """Write a checkpoint with `hf_quant_config.json`; return the float model with its weights."""
+    """Write a checkpoint with `hf_quant_config.json`; return the unquantized model with its weights."""
     module.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     choose = quantize or (lambda _: ALGORITHMS[algorithm][0])
