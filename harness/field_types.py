@@ -1,6 +1,7 @@
-"""The types of a component's fields: how users write their values, and whether a value is of a type.
+"""Types of a component's fields: how users write values, and whether a value is of a type.
 
-A field is plain (a number, a text, a choice, a list of them, null) or a component with fields of its own.
+A field is plain (a number, a text, a choice, a list of them, null) or a component with fields of
+its own.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
-"""Write the tables of docs/choose.md: which recipes run where, asked of the backends and layouts themselves.
+"""Write the tables of docs/choose.md: the backends and layouts say which recipes run where.
 
     python scripts/schemes_table.py            rewrite them
     python scripts/schemes_table.py --check    exit with 1 if a table is not what the code says
 
-A GPU need not be there: its CUDA capability is put in the place of the device's. What a backend measures on the machine
-itself (INT8 matmuls that saturate) is not asked.
+No GPU is needed: each column stands for a CUDA capability. Checks that multiply on the device (do
+INT8 matmuls saturate?) are left out.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def real() -> pd.DataFrame:
 
 
 def exported() -> pd.DataFrame:
-    """Return the recipes that are measured in rounded values, the layouts that hold them, and kernels of vLLM."""
+    """Return the fake-quantized recipes, the layouts that hold them, and the kernels of vLLM."""
     rows = []
     for name in EXPORTED:
         found = recipe(name)

@@ -148,7 +148,7 @@ def without_suffix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
 
 
 def hash_token_ids(sequences: Iterable[Sequence[int]]) -> str:
-    """Return the SHA-256 of token sequences: of each its length and its ids, little-endian int32."""
+    """Return the SHA-256 of token sequences: length and ids of each, little-endian int32."""
     digest = hashlib.sha256()
     for ids in sequences:
         digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())

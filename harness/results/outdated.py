@@ -16,8 +16,8 @@ COMPARING = (names.DIVERGENCE, names.NOISE_FLOOR)
 GGUF_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 """Types of tensors in a GGUF file that are not quantized."""
 COMPARED_WITH_ITSELF = (
-    "the checkpoint came quantized and was taken for its own unquantized model; repeat the run with "
-    "+model@model.baseline=..., the unquantized model that it was made of"
+    "the checkpoint came quantized and was taken for its own unquantized model; repeat the run "
+    "with +model@model.baseline=..., the unquantized model that it was made of"
 )
 READ_OTHERWISE = (
     "quantized checkpoints were read less exactly (type of the weights, scales of experts, "

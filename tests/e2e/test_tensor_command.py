@@ -19,7 +19,8 @@ def test_formats_errors_and_drawings(cli: Cli, tmp_path: Path) -> None:
     rows = [line.split("|")[1].strip() for line in listed.stdout.splitlines() if "|" in line][2:]
     assert rows == sorted(file.stem for file in CONF.glob("*.yaml")), "one line a format"
 
-    # Powers of two are exact in MXFP4; 0.3 is 0.5 * 2^-1 there, and 5 is 4: a tie that goes to the even code.
+    # Powers of two are exact in MXFP4; 0.3 is 0.5 * 2^-1 there, and 5 is 4: a tie that goes to the
+    # even code.
     x = torch.tensor([[0.3, 0.5, 1.0, 5.0]])
     save_file({"weight": x, "ids": torch.arange(3)}, tmp_path / "in.safetensors")
     done = cli(

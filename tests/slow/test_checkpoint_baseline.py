@@ -64,7 +64,8 @@ def test_int4_export_of_smollm2_diverges_as_the_recipe_does(
     assert expected is not None
     assert expected > 0.1
     print(f"KL of the recipe in memory {expected}, of its export {found}")  # noqa: T201 - with -s
-    # The same codes and scales in float32: within 1e-2, as the issue demands, and in fact far closer.
+    # The same codes and scales in float32: within 1e-2, as the issue demands, and in fact far
+    # closer.
     assert found == pytest.approx(expected, rel=1e-2)
     assert beside.baseline is not None
     assert beside.baseline.relation == "second model"

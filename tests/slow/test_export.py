@@ -36,8 +36,9 @@ pytestmark = [
 ]
 
 TEXT = (
-    "The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest structure in Paris. "
-    "Its base is square, measuring 125 metres on each side. During its construction it surpassed the Washington Monument."
+    "The tower is 324 metres tall, about the same height as an 81-storey building, and the "
+    "tallest structure in Paris. Its base is square, measuring 125 metres on each side. During "
+    "its construction it surpassed the Washington Monument."
 )
 FACTS = {
     "command": "python -m harness.export",

@@ -99,11 +99,12 @@ def test_the_demonstration_runs_without_the_source_tree(environment: Path, tmp_p
 
 def test_the_library_and_its_types_are_there(environment: Path, tmp_path: Path) -> None:
     code = (
-        "import harness, importlib.metadata, pathlib; folder = pathlib.Path(harness.__file__).parent; "
+        "import harness, importlib.metadata, pathlib; folder = "
+        "pathlib.Path(harness.__file__).parent; "
         "print(importlib.metadata.version('llm-quant-harness'), (folder / 'py.typed').is_file(), "
-        "'site-packages' in str(folder)); "
-        "r = harness.run('model=tiny', 'data=embedded', 'task.window=64', 'task.limit_windows=1'); "
-        "print(r.status, len(harness.load_results('results')) > 0)"
+        "'site-packages' in str(folder)); r = harness.run('model=tiny', 'data=embedded', "
+        "'task.window=64', 'task.limit_windows=1'); print(r.status, "
+        "len(harness.load_results('results')) > 0)"
     )
     done = subprocess.run(
         [environment / "bin" / "python", "-c", code],

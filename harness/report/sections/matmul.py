@@ -47,9 +47,10 @@ def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
         for shape in task.data["shapes"]
         for kind in task.data["inputs"]
     ]
+    protocol = _protocol(item, task) if measure == FIRST else SAME_AS_BEFORE
     return Section(
         title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
-        text=f"{MEASURES[measure]}\n{_protocol(item, task) if measure == FIRST else SAME_AS_BEFORE}",
+        text=f"{MEASURES[measure]}\n{protocol}",
         table=pd.DataFrame(rows),
     )
 

@@ -58,8 +58,8 @@ class Floor(NamedTuple):
             for variant in self.variants
         ]
         return (
-            f"Noise floor, the unquantized model against itself on {figures.count(self.row.headline)}: "
-            f"{'; '.join(shown)} (nat/token)."
+            f"Noise floor, the unquantized model against itself on "
+            f"{figures.count(self.row.headline)}: {'; '.join(shown)} (nat/token)."
         )
 
 
@@ -93,7 +93,8 @@ def noise_floor(group: Group) -> Section | None:
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\n"
-            f"The unquantized model against itself, {figures.count(floor.row.headline)}. Differences "
+            f"The unquantized model against itself, {figures.count(floor.row.headline)}. "
+            "Differences "
             "between recipes that are not above these say nothing about the recipes. The last "
             f"column belongs to the ln PPL ratio: {_how(floor)}. The other figures describe these "
             "tokens."

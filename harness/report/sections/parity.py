@@ -23,8 +23,8 @@ def parities(group: Group) -> Section | None:
             "to end, first the mean magnitude of the difference of the next token's "
             f"log-probability ({group.headline.note}). Layers that round their inputs amplify "
             "differences in the last place to the size of what rounding does at all, which the "
-            "distances from the unquantized model show. Products says how exactly the backend multiplied "
-            "on its processor, as measured; records made before that was kept have "
+            "distances from the unquantized model show. Products says how exactly the backend "
+            "multiplied on its processor, as measured; records made before that was kept have "
             f"{figures.MISSING}."
         ),
         table=pd.DataFrame([_cells(row) for row in group.rows]),

@@ -30,16 +30,17 @@ NOT_IN_TITLES = ("seed", "rounds")
 """Options of the task that do not describe the work."""
 READING = (
     "Speeds are medians over n rounds with their interquartile range. A ratio is to the "
-    "unquantized model timed in turns with the recipe, in one process, with its 95 % interval; it is not the "
-    "quotient of two rows. The title of its column says how the unquantized model multiplied: with "
-    "native products, as the library makes them in the model's type, or with the faster of native "
-    "and float32 products, which the cell names. Where there is one column, the unquantized model was "
-    "timed in one way. Faster or slower is said of the named way alone, and only where the "
-    "interval excludes 1. TTFT is the time to the first token, TPOT that of each further one. MBU "
-    "and MFU are the shares of the memory bandwidth and of the arithmetic peak that were measured "
-    "on this machine. Drift is how much longer requests of the unquantized model took in the last third "
-    "of the rounds than in the first; a run with more than 3 % is unstable. Accuracy is that of "
-    "the same recipe, weights and type; in brackets the paired difference from the unquantized model."
+    "unquantized model timed in turns with the recipe, in one process, with its 95 % interval; it "
+    "is not the quotient of two rows. The title of its column says how the unquantized model "
+    "multiplied: with native products, as the library makes them in the model's type, or with the "
+    "faster of native and float32 products, which the cell names. Where there is one column, the "
+    "unquantized model was timed in one way. Faster or slower is said of the named way alone, and "
+    "only where the interval excludes 1. TTFT is the time to the first token, TPOT that of each "
+    "further one. MBU and MFU are the shares of the memory bandwidth and of the arithmetic peak "
+    "that were measured on this machine. Drift is how much longer requests of the unquantized "
+    "model took in the last third of the rounds than in the first; a run with more than 3 % is "
+    "unstable. Accuracy is that of the same recipe, weights and type; in brackets the paired "
+    "difference from the unquantized model."
 )
 
 
@@ -159,8 +160,8 @@ def _notes(group: Group) -> list[str]:
             "measured."
         )
     lines += [
-        f"{row.label} was timed beside native products alone: whether it is faster than the unquantized "
-        "model with float32 products is not known; force=true measures both."
+        f"{row.label} was timed beside native products alone: whether it is faster than the "
+        "unquantized model with float32 products is not known; force=true measures both."
         for row in group.rows
         if _lacks_float32_matmuls(row, group)
     ]

@@ -117,8 +117,8 @@ def test_option_that_a_file_names_is_told_with_the_file(tmp_path: Path) -> None:
     )
     text = refused("quant=mine", f"hydra.searchpath=[{tmp_path}]")
     assert (
-        "format must be one of its options, got int8_rwo in quant/mine.yaml; did you mean format=int8_row?"
-        in text
+        "format must be one of its options, got int8_rwo in quant/mine.yaml; did you mean "
+        "format=int8_row?" in text
     )
 
 
@@ -227,7 +227,8 @@ def test_interpolation_that_leads_nowhere(value: str, said: str) -> None:
 
 def test_what_hydra_raises_itself_is_one_line() -> None:
     assert explain(RuntimeError("Invalid plugin 'os.system': not the hydra_plugins package")) == (
-        "a launcher or sweeper must be one that `python -m harness --info plugins` lists, got os.system"
+        "a launcher or sweeper must be one that `python -m harness --info plugins` lists, got "
+        "os.system"
     )
     assert explain(ValueError("two\nlines")) == "two lines"
     assert explain(KeyError("x")) == "KeyError: 'x'"

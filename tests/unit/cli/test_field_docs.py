@@ -19,7 +19,8 @@ def test_every_field_of_every_component_in_conf_has_a_text_below_it() -> None:
     found = {target: config._imported(target) for target in targets}
     components = {path: each for path, each in found.items() if dataclasses.is_dataclass(each)}
     assert len(components) > 30
-    # What a field has by default may be a component that no file of conf names, such as a range rule.
+    # What a field has by default may be a component that no file of conf names, such as a range
+    # rule.
     for component in [*components.values()]:
         for item in dataclasses.fields(component):
             default: Any = config.default_of(item)

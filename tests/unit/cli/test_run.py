@@ -238,5 +238,6 @@ def test_results_that_cannot_be_printed_are_no_failed_jobs(
     printed = capsys.readouterr().err
     assert "2 jobs, none failed" in printed
     assert printed.splitlines()[-1] == (
-        "standard output must be writable, got: No space left on device; free some space, or send it elsewhere; what was measured is on file"
+        "standard output must be writable, got: No space left on device; free some space, or send "
+        "it elsewhere; what was measured is on file"
     )

@@ -45,7 +45,8 @@ def test_values_are_typed_as_a_user_would(value: Any, word: str) -> None:
 
 
 WORDS = ("null", "true", "false", "nan", "inf")
-# What cannot be typed at all is refused elsewhere: a missing value is `???`, and terminals show no null character.
+# What cannot be typed at all is refused elsewhere: a missing value is `???`, and terminals show no
+# null character.
 texts = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: text != "???")
 KEYS = st.from_regex(r"[a-z_]+[.*,:= -]?[a-z_]+", fullmatch=True).filter(
     lambda key: key not in WORDS

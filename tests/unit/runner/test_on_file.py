@@ -341,7 +341,8 @@ def test_record_under_another_name_or_another_order_of_rules_is_not_of_the_recip
 ) -> None:
     rule = (
         "+quant.rules.second={_target_: harness.recipe.LayerRule, match: '*.mlp.*', weight: "
-        "{_target_: harness.quant.Unscaled, element: {_target_: harness.formats.Native, name: bf16}}}"
+        "{_target_: harness.quant.Unscaled, element: {_target_: harness.formats.Native, name: "
+        "bf16}}}"
     )
     words = ("quant.rules.linear.match='*self_attn*'", rule, "task.window=32")
     spec = make_spec(HUB, "+quant=int8_row", *words, f"data.path={data.root}")

@@ -99,7 +99,8 @@ def test_a_headline_without_an_interval_says_why(make_spec: MakeSpec) -> None:
     )
     outcome = run(make_spec(*PERPLEXITY))
     assert with_headline(outcome, metric).summary() == (
-        "perplexity 20.0000, n = 4094 tokens (no interval from 2 documents, worth 1.8 of equal size); done"
+        "perplexity 20.0000, n = 4094 tokens (no interval from 2 documents, worth 1.8 of equal "
+        "size); done"
     )
     one = metric.model_copy(update={"n": 1, "note": None})
     assert with_headline(outcome, one).summary() == "perplexity 20.0000, n = 1 token; done"

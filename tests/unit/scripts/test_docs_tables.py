@@ -67,8 +67,8 @@ def test_a_table_is_written_from_its_file_and_only_its_file(tmp_path: Path) -> N
     text = json.dumps({"recipes": {"r": errors}, "provenance": made})
     (tmp_path / "results" / "x.json").write_text(text)
     assert docs_tables.rendered(absent, tmp_path) == region.format(
-        "| C (bf16), 2 threads | float32 | float16 |\n| --- | --- | --- |\n| `r` | 1.2e-07 | unsupported |\n"
-        "\nFrom `results/x.json`.\n"
+        "| C (bf16), 2 threads | float32 | float16 |\n| --- | --- | --- |\n| `r` | 1.2e-07 | "
+        "unsupported |\n\nFrom `results/x.json`.\n"
     )
 
 
