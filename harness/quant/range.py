@@ -95,6 +95,7 @@ class AbsMax:
     """The full range of a block. With ratio < 1 it shrinks and the largest values are clipped."""
 
     ratio: float = 1.0
+    """Share of the full range, in (0, 1]."""
 
     def __post_init__(self) -> None:
         """Check that the ratio is in (0, 1]."""

@@ -53,7 +53,7 @@ def test_exit_code_rows_commands_and_resume(
     # No CPU multiplies MX formats by torchao.
     quant = "+quant=none,bad,torchao_mxfp4"
     typed = ("--config-dir", str(own.parent), "-m", *launcher, quant, *TINY, "task.limit_windows=4")
-    done = cli(*typed, timeout=LONG_S)
+    done = cli(*typed, timeout=LONG_S, cold=True)
     assert rows(done.stderr) == {"none": "ok", "bad": "FAILED", "torchao_mxfp4": "unsupported"}
     assert "3 jobs, 1 failed, 1 not supported here" in done.stderr
     assert done.returncode == 1
@@ -67,7 +67,7 @@ def test_exit_code_rows_commands_and_resume(
         assert record.command == " ".join(["python -m harness", *typed])
 
     good = [word.replace("none,bad", "none") for word in typed]
-    again = cli(*good, timeout=LONG_S)
+    again = cli(*good, timeout=LONG_S, cold=True)
     assert again.returncode == 0, again.stderr
     assert rows(again.stderr) == {"none": "ok", "torchao_mxfp4": "unsupported"}
     assert "already on file, skipped" in again.stdout

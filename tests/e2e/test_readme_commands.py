@@ -1,5 +1,6 @@
 """Every command of README and docs runs: with the tiny model and a short text, in this process."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -21,23 +22,36 @@ from harness.tensor import __main__ as tensor
 
 DOCUMENTS = [
     "README.md",
+    "README.zh.md",
     "CONTRIBUTING.md",
-    "docs/architecture.md",
-    "docs/calibration.md",
-    "docs/checkpoints.md",
-    "docs/evaluation.md",
-    "docs/formats.md",
-    "docs/low_precision.md",
-    "docs/models.md",
-    "docs/record.md",
-    "docs/targets.md",
-    "docs/throughput.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
     "results/published/README.md",
 ]
-COMMAND = re.compile(r"^ {0,4}(python -m harness(?:\.tensor|\.export)? [^\n#]*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"^ {0,4}((?:python -m harness(?:\.tensor|\.export|\.report)?|"
+    r"quant-harness (?:run|export|tensor|report))(?: [^\n#]*|$))",
+    re.MULTILINE,
+)
+SCRIPT = {
+    "quant-harness run": "python -m harness",
+    "quant-harness export": "python -m harness.export",
+    "quant-harness tensor": "python -m harness.tensor",
+    "quant-harness report": "python -m harness.report",
+}
+"""Command of the console script -> the same, as a module."""
+REPORT = "python -m harness.report"
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
-ELSEWHERE = ("my_conf", "device=cuda", "$", "_vllm", "\\", "model.path=DIR", "model.path=FOLDER")
+ELSEWHERE = (
+    "my_conf",
+    "hydra/launcher",
+    "device=cuda",
+    "$",
+    "_vllm",
+    "\\",
+    "model.path=DIR",
+    "model.path=FOLDER",
+)
 """Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint, files of the reader."""
 
 
@@ -47,11 +61,17 @@ def commands() -> list[str]:
     demo = re.search(r"^DEMO := (.*)$", makefile, re.MULTILINE)
     assert demo
     lines = re.findall(r"^\t\$\(RUN\) (-m harness --multirun .*)$", makefile, re.MULTILINE)
-    lines_of = [command.strip() for text in texts for command in COMMAND.findall(text)]
+    typed = [command.strip() for text in texts for command in COMMAND.findall(text)]
+    lines_of = [_as_module(line) for line in typed]
     found = list(
         dict.fromkeys(line for line in lines_of if not any(part in line for part in ELSEWHERE))
     )
     return found + [f"python {line.replace('$(DEMO)', demo[1])}" for line in lines]
+
+
+def _as_module(line: str) -> str:
+    start = " ".join(line.split(" ")[:2])
+    return SCRIPT[start] + line.removeprefix(start) if start in SCRIPT else line
 
 
 STUDIES = ("+experiment=granularity", "+experiment=smoothquant")
@@ -89,21 +109,43 @@ def test_the_documents_have_the_commands_they_promise() -> None:
 
 
 @pytest.mark.usefixtures("short_data", "own_files")
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m harness ")])
-def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def runs() -> list[str]:
+    """Return one command of those that are the same run on the tiny model."""
+    found = {tuple(kept(c)): c for c in commands() if c.startswith("python -m harness ")}
+    return list(found.values())
+
+
+def kept(command: str) -> list[str]:
+    """Return the words of a command without those that the tiny model and few data replace."""
     dropped = ("model", "results_dir=", "task.limit")
     words = [w for w in shlex.split(command)[3:] if not w.startswith(dropped)]
-    words = [w.replace("_1k", "") for w in words]  # there are not 1,000 questions here
+    # There are not 1,000 questions here; studies draw as many.
+    words = [w.replace("_1k", "") for w in words]
+    if any(w.startswith(STUDIES) for w in words) and "task=perplexity" not in words:
+        words.append("task=perplexity")
+    return words
+
+
+@pytest.mark.parametrize("command", runs())
+def test_command_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = kept(command)
+    if "--help" in words:
+        monkeypatch.setattr(sys, "argv", ["harness", *shlex.split(command)[3:]])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        assert "task=" in capsys.readouterr().out
+        return
     if "task=lm_eval" in words:  # there is no hub here
         words = [w.replace("hellaswag,arc_easy", "choices,pages") for w in words]
         words.append(f"task.include_path={ROOT / 'tests/contract/lm_eval_tasks'}")
     words += ["model=tiny", f"results_dir={tmp_path}"]
-    if "--help" not in words and not any(word.startswith("data=") for word in words):
+    if not any(word.startswith("data=") for word in words):
         words.append("data=embedded")
-    if any(
-        w.startswith(STUDIES) for w in words
-    ):  # they draw 1,000 questions, more than there are here
-        words.append("task=perplexity")
     if any("throughput" in w for w in words):
         kept = [w for w in words if not w.startswith(("task.prompt_tokens", "task.batch_size"))]
         words = [*kept, "task.prompt_tokens=8", "task.new_tokens=2", "task.batch_size=1"]
@@ -112,11 +154,6 @@ def test_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if "+experiment=formats" in words:  # and 40 windows
         words.append("task.limit_windows=1")
     monkeypatch.setattr(sys, "argv", ["harness", *words])
-    if "--help" in words:
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        assert leave.value.code == 0
-        return
     cli.main()
     wanted = {
         "+experiment=granularity": 13,
@@ -138,7 +175,7 @@ def test_export_command_runs(
 ) -> None:
     kept = [w for w in shlex.split(command)[3:] if not w.startswith(("model=", "out="))]
     # Groups must divide rows of 48 and 80.
-    grouped = ["quant.group_size=16"] if any("_g64" in w for w in kept) else []
+    grouped = ["quant.group_size=16"] if any("_g64" in w or "_g128" in w for w in kept) else []
     words = [*kept, *grouped, "model=tiny", "data=embedded", f"out={tmp_path / 'made'}"]
     monkeypatch.setattr(sys, "argv", ["harness.export", *words])
     export.main()
@@ -161,7 +198,16 @@ def test_tensor_command_runs(
     assert capsys.readouterr().out
 
 
-def test_the_example_of_the_readme_runs() -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(REPORT)])
+def test_the_report_takes_the_arguments_of_a_command(command: str) -> None:
+    assert report.parser().parse_args(shlex.split(command)[3:]).results
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/start.md"])
+def test_the_example_in_python_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
     assert code
-    exec(compile(code[1], "README.md", "exec"), {})  # noqa: S102 - our own text
+    exec(compile(code[1], name, "exec"), {})  # noqa: S102 - our own text

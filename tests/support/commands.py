@@ -34,6 +34,7 @@ def _command(
     os.environ.update(environment)
     tempfile.tempdir = None  # the next one that asks reads TMPDIR of this environment
     os.chdir(cwd)
+    sys.path.insert(0, cwd)  # as `python -m` does
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules.pop(module, None)  # it is run, not imported
     sys.argv = [module, *arguments]

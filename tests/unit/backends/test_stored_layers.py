@@ -78,7 +78,7 @@ def test_weight_that_is_no_whole_tiles_runs_on_every_processor() -> None:
         weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
         layer.weight = nn4.Params4bit(weight, requires_grad=False, quant_type="nf4")
         layer = layer.to("cpu").train(mode=False)
-        bitsandbytes_checkpoint.settle(nn.Sequential(layer), dtype)
+        bitsandbytes_checkpoint.settle_matmuls(nn.Sequential(layer), dtype)
         x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
         exact = x.double() @ stored_layers._four_bit_operands(layer).weight.double().T
         with torch.inference_mode():

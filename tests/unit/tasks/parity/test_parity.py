@@ -455,6 +455,7 @@ def make_spec(tmp_path: Path, _no_model_held: None) -> Callable[..., RunSpec]:
             store=ResultStore(root=tmp_path / "results"),
             force=False,
             resolved=resolved,
+            command="python -m harness",
         )
 
     return make

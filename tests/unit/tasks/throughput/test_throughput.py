@@ -76,7 +76,7 @@ class World:
 def in_float32() -> bool:
     """Say whether 16-bit products are made in float32 now."""
     modes = torch.overrides._get_current_function_mode_stack()
-    return any(isinstance(mode, products._Float32Products) for mode in modes)
+    return any(isinstance(mode, products._Float32Matmul) for mode in modes)
 
 
 @pytest.fixture
