@@ -108,14 +108,13 @@ def test_the_documents_have_the_commands_they_promise() -> None:
     assert len(found) >= 9
 
 
-@pytest.mark.usefixtures("short_data", "own_files")
 def runs() -> list[str]:
     """Return one command of those that are the same run on the tiny model."""
-    found = {tuple(kept(c)): c for c in commands() if c.startswith("python -m harness ")}
+    found = {tuple(shortened(c)): c for c in commands() if c.startswith("python -m harness ")}
     return list(found.values())
 
 
-def kept(command: str) -> list[str]:
+def shortened(command: str) -> list[str]:
     """Return the words of a command without those that the tiny model and few data replace."""
     dropped = ("model", "results_dir=", "task.limit")
     words = [w for w in shlex.split(command)[3:] if not w.startswith(dropped)]
@@ -126,6 +125,7 @@ def kept(command: str) -> list[str]:
     return words
 
 
+@pytest.mark.usefixtures("short_data", "own_files")
 @pytest.mark.parametrize("command", runs())
 def test_command_runs(
     command: str,
@@ -133,7 +133,7 @@ def test_command_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = kept(command)
+    words = shortened(command)
     if "--help" in words:
         monkeypatch.setattr(sys, "argv", ["harness", *shlex.split(command)[3:]])
         with contextlib.suppress(SystemExit):
