@@ -14,10 +14,10 @@ from torch import Tensor
 
 from harness.backends.base import Installed
 from harness.backends.layer import LayerRule, QuantizedLayer
+from harness.formats.overflow import overflow_in
 from harness.models.activations.expert_activations import change_inputs
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
-from harness.quant.overflow import overflow_in
 from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import Scales, TensorFormat
 

@@ -4,7 +4,8 @@
 numbers: `integer`, `minifloat` (FP4 to FP8 and wider), `hif8` (tapered precision) and
 `unsigned_float` (scales). `codebook` looks numbers up in a table (NF4, FP4 of bitsandbytes), and
 `native` wraps the types of torch. The helpers are `float32` (reading the bits of a float32),
-`code_table` (codes by table) and `packing` (codes of 1 to 8 bits end to end in bytes).
+`code_table` (codes by table), `packing` (codes of 1 to 8 bits end to end in bytes) and `overflow`
+(an error where a finite number would become infinite).
 
 Every format is a frozen dataclass, so it can be compared, hashed and written in YAML. The formats
 of the standards have names here: `E4M3`, `E5M2`, `E3M2`, `E2M3`, `E2M1` for elements, `E8M0` and

@@ -8,11 +8,11 @@ A tensor format answers four questions: which elements share a scale (`granulari
 block is given (`range`), how the scale of a range is stored (`scale`), and what the result looks
 like in memory (`tensor`). `schemes` joins the answers to the formats that people use, and `qtype`
 reads formats from one word. `primitives` applies a format to a tensor, piece by piece (`pieces`),
-and `overflow` checks that finite numbers stay finite.
+and checks that finite numbers stay finite (`harness.formats.overflow`).
 """
 
+from harness.formats.overflow import FormatOverflow
 from harness.quant.granularity import Granularity
-from harness.quant.overflow import FormatOverflow
 from harness.quant.primitives import bits_per_element, encode, fake_quantize, fit, quantize
 from harness.quant.qtype import QTypeFormat, parse
 from harness.quant.range import AbsMax, MseSearch, Percentile, StaticFormat

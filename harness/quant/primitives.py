@@ -12,7 +12,7 @@ it first. The work is done piece by piece (`pieces`).
 import torch
 from torch import Tensor
 
-from harness.quant.overflow import refuse_overflow
+from harness.formats.overflow import refuse_overflow
 from harness.quant.pieces import cut_into_pieces
 from harness.quant.tensor import (
     QuantizedTensor,

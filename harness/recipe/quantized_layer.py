@@ -7,8 +7,8 @@ from torch import Tensor
 from harness.backends.base import Installed
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.errors import AuditError, UnsupportedRecipe
+from harness.formats.overflow import FormatOverflow, refuse_overflow
 from harness.models.loaded import LoadedModel
-from harness.quant.overflow import FormatOverflow, refuse_overflow
 from harness.quant.primitives import encode, fit
 from harness.quant.tensor import QuantizedTensor, Scales, TensorFormat
 from harness.recipe.recipe import QuantRecipe

@@ -12,10 +12,10 @@ from looped import looped
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.errors import AuditError, InvalidResult
+from harness.formats.overflow import FormatOverflow, all_finite
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.nn.fake_quant_linear import FakeQuantLinear
-from harness.quant.overflow import FormatOverflow, all_finite
 from harness.quant.primitives import fake_quantize, quantize
 from harness.recipe import QuantRecipe
 from harness.recipe import quantize as quantize_model

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from harness.display.progress import bar
 from harness.errors import InvalidResult, check_bounds
-from harness.quant.overflow import overflow_in
+from harness.formats.overflow import overflow_in
 from harness.quant.primitives import fake_quantize
 from harness.quant.tensor import TensorFormat
 from harness.results.record import Metric, SampleScore, TaskInfo

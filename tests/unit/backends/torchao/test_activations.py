@@ -6,7 +6,7 @@ from bit_exact import values_of
 
 from harness.backends.torchao.activations import TorchaoInput
 from harness.backends.torchao.library import torchao
-from harness.quant.overflow import FormatOverflow
+from harness.formats.overflow import FormatOverflow
 from harness.quant.primitives import fake_quantize, quantize
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.formats.integer import Integer
+from harness.formats.overflow import FormatOverflow
 from harness.quant.granularity import Granularity
-from harness.quant.overflow import FormatOverflow
 from harness.quant.primitives import bits_per_element, fake_quantize, quantize
 from harness.quant.qtype.descriptor import parse
 from harness.quant.schemes.block_scaled import BlockScaled
