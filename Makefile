@@ -38,9 +38,10 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-# A worker for each core; a file's tests stay together, because they share fixtures.
+# A worker for each core; a file's tests stay together, because they share fixtures. In the order of collection the slow
+# tests of whole commands come first, so that no worker is left with them at the end.
 test: lint docs
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # The real model against lm-eval and a plain loop; needs HARNESS_DATA. About ten minutes on two cores.
 slow: setup
