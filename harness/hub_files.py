@@ -89,9 +89,10 @@ def locate(
     """
     if path is not None:
         return _in_folder(repository, paths.expanded(path), override, error)
-    found, tried = _in_data_folder(repository)
+    found, lack_of_data = _in_data_folder(repository)
     if found is not None:
         return found
+    tried = [f"{override}: not set", *lack_of_data]
     _check_name(repository, override, error)
     for offline, place in ((True, "local hub cache"), (False, "hub")):
         try:

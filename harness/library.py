@@ -7,7 +7,7 @@ The words are those of the command line. Errors are raised instead of printed. H
 import copy
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,8 +99,14 @@ def _words_of_one_run(typed: list[str]) -> list[str]:
     """Return words in Hydra's spelling.
 
     Raises:
-        ConfigError: A word is a flag, asks for a sweep, or is none of the command line.
+        ConfigError: A word is no text, is a flag, asks for a sweep, or is none of the command line.
     """
+    given: Sequence[object] = typed  # a notebook has no type checker
+    if others := [each for each in given if not isinstance(each, str)]:
+        raise ConfigError(
+            f"a word must be a text such as 'task=mmlu', got {type(others[0]).__name__}; "
+            "pass words one by one (*words) and a dict of keys as **keys"
+        )
     if flags := [each for each in typed if each.startswith("-")]:
         raise ConfigError(
             f"a word must be KEY=VALUE in Python, got the flag {flags[0]}; leave it out"

@@ -21,6 +21,8 @@ from harness.cli.spelling import spelled
 WIDTH = 100
 OPEN = "???"
 """How OmegaConf writes a value that must be given."""
+POINTER = re.compile(r"; (?:see )?the module docstring[^.]*(?=\.)")
+"""Where a docstring sends the readers of its file, whom a help page does not have."""
 PARTS = ("model", "data", "task", "layout", "quant")
 """Keys at the top that hold a component."""
 
@@ -114,7 +116,8 @@ def _title(node: Mapping[str, Any], chosen: str, allowed: tuple[str, ...]) -> It
     """Yield the choice, and the first paragraph of its class's docstring."""
     text = config.find_class(node["_target_"], chosen, allowed).__doc__ or ""
     yield f"{chosen}  ({_class(node)})"
-    yield from _wrapped(" ".join(text.partition("\n\n")[0].split()))
+    summary = " ".join(text.partition("\n\n")[0].split())
+    yield from _wrapped(POINTER.sub("", summary))
 
 
 def _class(node: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def check(word: str) -> None:
         named = ",".join(map(str, value))
         raise ConfigError(
             f"{group} must be one option, got a list of {len(value)}; a sweep over them "
-            f"is -m {group}={named}"
+            f"is -m {group}={named}, or a loop in Python"
         )
     if not isinstance(value, str | list | dict):
         raise ConfigError(_choose(group, f"{value!r}" if value is not None else "null"))

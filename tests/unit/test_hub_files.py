@@ -125,6 +125,8 @@ def test_error_lists_every_place_and_three_ways_out(
         find()
     message = str(caught.value)
     assert "dataset 'owner/name' (revision abc)" in message
+    assert message.count("\n  ") == 4, "a line for each of the four places"
+    assert "\n  data.path: not set\n" in message
     if variable == "set":
         assert f"$HARNESS_DATA: {tmp_path}/owner/name is not a folder" in message
     else:

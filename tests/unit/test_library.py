@@ -110,6 +110,13 @@ def test_a_mistake_is_raised_and_said_as_on_the_command_line(
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("word", [("model=tiny", "data=embedded"), {"task": "mmlu"}, None])
+def test_a_word_that_is_no_text_is_a_mistake(word: Any) -> None:
+    got = type(word).__name__
+    with pytest.raises(ConfigError, match=f"a word must be a text such as 'task=mmlu', got {got}"):
+        harness.run(word)
+
+
 def test_a_run_that_is_not_supported_is_raised_and_filed(run: Run) -> None:
     words = ["task=throughput", "quant=int8_row", "~task.window", "~task.limit_windows"]
     with pytest.raises(HarnessError):

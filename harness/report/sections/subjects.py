@@ -25,10 +25,11 @@ def subjects(group: Group) -> Section | None:
         cells |= {row.label: figures.show(row.metric(metric.name)) for row in group.rows}
         rows.append(cells)
     counts = [metric.n for metric in found]
+    spreads = dict.fromkeys(_spread(n) for n in (min(counts), max(counts)))  # equal ones once
     return Section(
         title=f"By subject: {task_title(group)}",
-        text=f"{_spread(min(counts))} {_spread(max(counts))} Differences within such intervals say "
-        "nothing of the recipes; the records have the interval of each figure.",
+        text=f"{' '.join(spreads)} Differences within such intervals say nothing of the recipes; "
+        "the records have the interval of each figure.",
         table=pd.DataFrame(rows),
     )
 

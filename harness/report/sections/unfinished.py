@@ -10,6 +10,8 @@ from harness.report.sections.section import Section
 from harness.results.record import Status
 from harness.results.store import Stored
 
+TRACEBACK = "Traceback (most recent call last):"
+
 
 def unsupported(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs whose recipe cannot run here; of repeated runs the latest."""
@@ -47,8 +49,9 @@ def not_ok(stored: Sequence[Stored]) -> Section | None:
 
 
 def reason_of(item: Stored) -> str:
-    """Return why a run has no result, in one line."""
-    return (item.record.error or "still running, or killed").splitlines()[-1]
+    """Return why a run has no result: the last line of a traceback, the first of a message."""
+    lines = (item.record.error or "still running, or killed").splitlines()
+    return lines[-1] if TRACEBACK in lines else lines[0].removesuffix(":")
 
 
 def cells_of(item: Stored, reason: str, **more: str) -> dict[str, str]:

@@ -35,6 +35,14 @@ def test_each_key_has_its_value_its_type_and_its_meaning() -> None:
     assert max(map(len, lines)) <= 120
 
 
+@pytest.mark.parametrize("task", ["throughput", "divergence", "parity", "matmul", "noise_floor"])
+def test_the_page_sends_nobody_to_a_docstring(task: str) -> None:
+    title, summary = page(f"task={task}").splitlines()[:2]
+    assert title.startswith(f"task={task}  (")
+    assert summary.endswith(".")
+    assert "docstring" not in summary
+
+
 def test_choices_of_a_literal_are_listed() -> None:
     assert "  model.dtype=bfloat16  (bfloat16 or float32 or float16)" in page("model=local")
 

@@ -77,6 +77,16 @@ def test_subjects_say_how_little_their_numbers_of_questions_tell(
     assert "so few" not in section.text
 
 
+def test_subjects_of_equal_size_have_one_interval(
+    make_record: MakeRecord, file_records: FileRecords
+) -> None:
+    parts = tuple(metric(f"accuracy/{s}", 3, "question") for s in ("a", "b"))
+    (group,) = comparable(take_in(file_records(make_record("none", extra=parts))).stored)
+    section = subjects(group)
+    assert section is not None
+    assert section.text.count("95 % interval") == 1
+
+
 DIFFERENT: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "options": ({"options": {"limit": 8}}, {"options": {"limit": 9}}, "limit=8"),
     "type": ({"dtype": "float32"}, {"dtype": "bfloat16"}, "bfloat16"),
@@ -182,8 +192,8 @@ def test_floor_of_log_losses_stands_beside_no_accuracy(
     )
     text = write(root, tmp_path / "out", "r").read_text(encoding="utf-8")
     sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
-    assert "Noise floor, the float" in sections["perplexity of m (questions)"]
-    assert "Noise floor, the float" not in sections["mmlu of m (questions)"]
+    assert "Noise floor, the unquantized" in sections["perplexity of m (questions)"]
+    assert "Noise floor, the unquantized" not in sections["mmlu of m (questions)"]
 
 
 def test_warnings_name_the_runs_that_gave_them(

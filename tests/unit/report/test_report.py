@@ -130,6 +130,33 @@ def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
     assert "half.json must be a whole record" in line
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "DataError: data must be found, got none:\n  hub: offline\nDo this.",
+            "data must be found",
+        ),
+        (
+            "Traceback (most recent call last):\n  File\nValueError: the fault",
+            "ValueError: the fault",
+        ),
+    ],
+)
+def test_a_failed_run_is_listed_with_what_went_wrong(
+    error: str,
+    reason: str,
+    make_record: Callable[..., RunRecord],
+    file_records: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    failed = make_record("int8_row", status=Status.ERROR).model_copy(update={"error": error})
+    ((*_, shown, _file),) = cells(
+        text_of(file_records(make_record("none"), failed), tmp_path), "Runs without a result"
+    )
+    assert reason in shown
+
+
 def test_path_and_stored_size_tell_real_from_fake(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
 ) -> None:
