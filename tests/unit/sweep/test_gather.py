@@ -300,7 +300,8 @@ def test_signal_cancels_what_runs_under_a_launcher_and_nothing_else_starts(
 ) -> None:
     def send() -> None:
         wait_for((tmp_path / "slept").exists)
-        os.kill(os.getpid(), signum)
+        # To the main thread, whose sleep it ends: the kernel may give a signal of the process to any thread.
+        signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
     threading.Thread(target=send).start()
     began = time.monotonic()

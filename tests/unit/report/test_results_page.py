@@ -1,4 +1,4 @@
-"""The figures of the README are those of the report it names."""
+"""The figures of docs/results.md are those of the reports it names."""
 
 import re
 
@@ -6,12 +6,12 @@ from repository import ROOT
 
 
 def test_every_figure_of_the_result_table_is_in_the_report() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     names = ("granularity-smollm2", "formats-smollm2")
     report = "".join(
         (ROOT / f"reports/published/{name}.md").read_text(encoding="utf-8") for name in names
     )
-    table = readme.split("## What it found", 1)[1].split("\n## ", 1)[0]
+    table = page.split("## What it found", 1)[1].split("\n## ", 1)[0]
     figures = re.findall(r"[+-]?\b\d+\.\d{3,5}\b", table)
     assert len(figures) >= 60
     assert [figure for figure in figures if figure not in report] == []
