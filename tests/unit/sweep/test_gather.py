@@ -300,8 +300,12 @@ def test_signal_cancels_what_runs_under_a_launcher_and_nothing_else_starts(
 ) -> None:
     def send() -> None:
         wait_for((tmp_path / "slept").exists)
-        # To the main thread, whose sleep it ends: the kernel may give a signal of the process to any thread.
-        signal.pthread_kill(threading.main_thread().ident or 0, signum)
+        if kind is Single:
+            os.kill(os.getpid(), signum)
+        else:
+            # The job sleeps in the main thread. The kernel may give a signal of the process to another
+            # thread, which would not end the sleep.
+            signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
     threading.Thread(target=send).start()
     began = time.monotonic()
