@@ -34,6 +34,13 @@ PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 OWN_TARGET = re.compile(rf"_target_: *({OWN_PACKAGE}\.[\w.]+)")
 """A line of YAML that names a component of this package."""
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "BlockMaxima": "harness.quant.qtype.BlockMaxima",
+        "TargetScale": "harness.nn.fake_quant_ops.TargetScale",
+    }
+)
+"""Class name -> path of the components that neither `conf/` nor a door of formats names."""
 
 Component = TypeVar("Component")
 
@@ -167,15 +174,18 @@ def find_class(target: object, key: str, allow_targets: tuple[str, ...] = ()) ->
             "name its package in allow_targets if you trust it"
         )
     try:
-        found = _imported(target)
+        try:
+            found = _imported(target)
+        except (ImportError, AttributeError):
+            # An earlier version had it elsewhere; so do YAML files of users, and old records.
+            moved_to = components().get(class_name(target), target)
+            if moved_to == target:
+                raise
+            found = _imported(moved_to)
     except (ImportError, AttributeError) as reason:
-        # An earlier version had the class elsewhere; so do YAML files of users, and old records.
-        moved_to = components().get(class_name(target), target)
-        if moved_to == target:
-            raise ConfigError(
-                f"{key}._target_ must be a class that exists, got {target!r}: {reason}"
-            ) from reason
-        found = _imported(moved_to)
+        raise ConfigError(
+            f"{key}._target_ must be a class that exists, got {target!r}: {reason}"
+        ) from reason
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"{key}._target_ must be a dataclass, got {target!r}")
     return found
@@ -188,8 +198,8 @@ def _imported(target: str) -> Any:
 
 @cache
 def components() -> Mapping[str, str]:
-    """Return class name -> path, for `conf/` and the doors of formats and schemes."""
-    found: dict[str, str] = {}
+    """Return class name -> path, for `conf/`, the doors of formats and schemes, and `ELSEWHERE`."""
+    found = dict(ELSEWHERE)
     for door in ("harness.formats", "harness.quant"):
         found |= {name: f"{door}.{name}" for name in importlib.import_module(door).__all__}
     for file in CONF.rglob("*.yaml"):

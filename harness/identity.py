@@ -42,6 +42,8 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Class -> field that it got after its first records were filed -> what runs did before."""
+RENAMED: Mapping[str, str] = MappingProxyType({"PositiveFloat": "UnsignedFloat"})
+"""Name of a class in files of earlier versions -> its name today."""
 
 
 def config_hash(config: Mapping[str, Any], device_type: str) -> str:
@@ -77,4 +79,7 @@ def canonical(node: Any) -> Any:
 def class_name(target: Any) -> str:
     """Return the name of a component: its class in this package, its whole path in another one."""
     path = str(target)
-    return path.rpartition(".")[2] if path.startswith(f"{OWN_PACKAGE}.") else path
+    if not path.startswith(f"{OWN_PACKAGE}."):
+        return path
+    name = path.rpartition(".")[2]
+    return RENAMED.get(name, name)

@@ -125,17 +125,20 @@ class ResultStore:
             OutputError: The results folder is not a folder.
         """
         place.folder_to_fill(self.root, OPTION)
+        # The file names of records hold the beginning of their hash, wherever they lie. Old records
+        # have another hash: they are looked for where such a run is filed.
         found, problems = self._read_all(
-            f"{safe_name(task)}/{safe_name(model)}/{safe_name(recipe)}--*"
+            f"*/*/*--{identity[:12]}-*",
+            f"{safe_name(task)}/{safe_name(model)}/{safe_name(recipe)}--*",
         )
         # Compare both hashes. Old records have another `config_hash`. A secret that was masked by
         # its value is missing in `config`, so the hash computed from it differs.
         same = [i for i in found if identity in (i.record.config_hash, identity_of(i.record))]
         return same, problems
 
-    def _read_all(self, stem: str) -> tuple[list[Stored], list[str]]:
+    def _read_all(self, *stems: str) -> tuple[list[Stored], list[str]]:
         stored, problems = [], []
-        for path in sorted(self.root.glob(f"{stem}.json")):
+        for path in sorted({path for stem in stems for path in self.root.glob(f"{stem}.json")}):
             try:
                 stored.append(Stored(path=path, record=read(path)))
             except ResultError as reason:

@@ -16,6 +16,7 @@ from repository import ROOT
 
 from harness import config
 from harness.cli import run as cli
+from harness.errors import ConfigError
 from harness.identity import ADDED_LATER, canonical, class_name, config_hash
 from harness.results.store import identity_of, read
 
@@ -69,9 +70,41 @@ def test_a_class_may_move_to_another_module() -> None:
     assert config_hash(moved, "cpu") == config_hash(before, "cpu")
 
 
-def test_a_path_of_an_earlier_version_is_still_built() -> None:
-    node = {"_target_": "harness.formats.Integer", "bits": 8}
-    assert config.build(node, "quant").bits == 8
+EARLIER_PATHS = {
+    "harness.formats.integer.Integer": {"bits": 8},
+    "harness.formats.positive_float.PositiveFloat": {
+        "exponent_bits": 8,
+        "mantissa_bits": 0,
+        "bias": 127,
+    },
+    "harness.quant.block_maxima.BlockMaxima": {"outer": 4},
+    "harness.quant.fake_quant_ops.TargetScale": {"target": 1.0},
+    "harness.quant.nvfp4.NVFP4Scale": {},
+    "harness.quant.qlora.QLoRAScale": {},
+    "harness.quant.range.AbsMax": {},
+    "harness.tasks.mmlu_direct.Direct": {},
+    "harness.tasks.perplexity_llama_cpp.HalfWindows": {},
+}
+"""Path of a class in the version before the modules moved -> its keys."""
+
+
+@pytest.mark.parametrize("path", EARLIER_PATHS)
+def test_a_path_of_an_earlier_version_is_still_built(path: str) -> None:
+    keys = EARLIER_PATHS[path]
+    built = config.build({"_target_": path, **keys}, "quant")
+    assert {key: getattr(built, key) for key in keys} == keys
+    today = f"{type(built).__module__}.{type(built).__name__}"
+    assert class_name(path) == class_name(today)
+
+
+def test_a_moved_class_that_cannot_be_imported_is_an_error_of_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its new module needs a library that is not installed.
+    elsewhere = {"Gone": "harness.no_such_module.Gone"}
+    monkeypatch.setattr(config, "components", lambda: elsewhere)
+    with pytest.raises(ConfigError, match=r"quant\._target_ must be a class that exists"):
+        config.build({"_target_": "harness.former.Gone"}, "quant")
 
 
 def test_a_component_of_a_users_own_package_keeps_its_path() -> None:

@@ -171,6 +171,16 @@ def test_find_compares_the_whole_hash(store: ResultStore) -> None:
     assert store.find("f" * 64, **PLACE)[0] == []
 
 
+def test_find_returns_records_of_another_name_or_folder(store: ResultStore) -> None:
+    # A recipe that was renamed, and the folder of a model that a user renamed.
+    mine = record(run_id=f"{'c' * 12}-1", config_hash="c" * 64)
+    for number, name in enumerate(("int8_row_mine", "int8_row")):
+        other = mine.model_copy(update={"run_id": f"{'c' * 12}-{number}", "attempt": number + 1})
+        store.write(store.path(other, task="perplexity", model=f"m{number}", recipe=name), other)
+    found, _ = store.find(mine.config_hash, **PLACE)
+    assert [item.record.attempt for item in found] == [1, 2]
+
+
 def test_close_abandoned_marks_running_records_and_no_others(store: ResultStore) -> None:
     for number, status in enumerate(Status):
         filed(store, record(status=status, run_id=f"0123456789ab-{number}", error="as it was"))
