@@ -70,6 +70,7 @@ def hub(
     monkeypatch.setattr(file_download.time, "sleep", lambda _: None)  # between attempts
     hub_models._locate_model.cache_clear()
     hub_data._wikitext.cache_clear()
+    hub_data._mmlu.cache_clear()
     with serve(Hub(repositories)) as served:
         template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", served.url)
@@ -77,6 +78,7 @@ def hub(
         yield served
     hub_models._locate_model.cache_clear()
     hub_data._wikitext.cache_clear()
+    hub_data._mmlu.cache_clear()
     cache._held.clear()
 
 

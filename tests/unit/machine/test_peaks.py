@@ -60,12 +60,13 @@ def test_a_child_answers_with_what_it_measured() -> None:
 
 
 def test_a_rate_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = iter([0.5, 0.03, 0.01, 0.03, 0.03, 0.03, 0.03])
+    pauses = iter([0.5, 0.3, 0.05, 0.3, 0.3, 0.3, 0.3])
     monkeypatch.setattr(machine, "BUDGET_S", 0.0)
     monkeypatch.setattr(
         machine, "_copies", lambda device, _: [(100.0, lambda: time.sleep(next(pauses)))]
     )
-    assert machine.measure_peak(CPU, "copy") == pytest.approx(100 / 0.01, rel=0.3)
+    # A sleep is never shorter than asked for. On a busy machine it is longer, but not by 0.2 s.
+    assert 100 / 0.25 < machine.measure_peak(CPU, "copy") <= 100 / 0.05
 
 
 def test_matmuls_of_every_type_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
