@@ -1,4 +1,4 @@
-"""Checkpoints of one small Llama, quantized by a library or by hand, and their expected logits."""
+"""Small random models, their quantized checkpoints, and the logits to expect of them."""
 
 import json
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from transformers import (
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     TorchAoConfig,
 )
 
@@ -28,6 +30,19 @@ IDS = torch.arange(3, 43).view(2, 20)
 TENSORS = "model.safetensors"
 UP = "model.layers.0.mlp.up_proj"
 
+SMALL: dict[str, Any] = {
+    "vocab_size": 261,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 Weights = dict[str, torch.Tensor]
 
 
@@ -49,6 +64,21 @@ def llama() -> LlamaForCausalLM:
                 eos_token_id=None,
             )
         ).eval()
+
+
+def small_llama() -> LlamaForCausalLM:
+    """Return a random model whose layers have rows of 32 and 48."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**SMALL)).eval()
+
+
+def small_mixture() -> Qwen3MoeForCausalLM:
+    """Return the same with 4 experts, of which each token takes 2."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SMALL, **experts)).eval()
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
@@ -103,6 +133,18 @@ def change_tensors(folder: Path, change: Callable[[Weights], object]) -> None:
     tensors = load_file(folder / TENSORS)
     change(tensors)
     save_file(tensors, folder / TENSORS, metadata=metadata)
+
+
+def change_layer(folder: Path, path: str, **tensors: torch.Tensor | None) -> None:
+    """Change tensors of a layer in the file of a folder; None takes one out."""
+
+    def change(stored: Weights) -> None:
+        for part, tensor in tensors.items():
+            stored.pop(f"{path}.{part}", None)
+            if tensor is not None:
+                stored[f"{path}.{part}"] = tensor
+
+    change_tensors(folder, change)
 
 
 def compressed(folder: Path, bits: int, group: int | None) -> Path:

@@ -6,41 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from quantized_folders import SMALL, change_layer, load, logits, small_llama, small_mixture
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
 )
 
 from harness.errors import ModelError
 from harness.models.checkpoints.methods.awq import dequantize_awq
-from harness.models.loaded import LoadedModel
-from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
 
-IDS = torch.arange(3, 43).view(2, 20)
 ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 """Which output is in the four bits at 0, 4, 8, ... of a word."""
 GROUP = 16
-SIZES: dict[str, Any] = {
-    "vocab_size": 261,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 SETTINGS = {
     "quant_method": "awq",
     "bits": 4,
@@ -52,25 +32,12 @@ SETTINGS = {
 Tensors = dict[str, torch.Tensor]
 
 
-def llama() -> LlamaForCausalLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-
-
-def mixture() -> Qwen3MoeForCausalLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts)).eval()
-
-
 def mixtral() -> MixtralForCausalLM:
     """A mixture whose files have other names than its parameters: w1, w3 and w2 of each expert."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
-        return MixtralForCausalLM(MixtralConfig(**SIZES, **experts)).eval()
+        return MixtralForCausalLM(MixtralConfig(**SMALL, **experts)).eval()
 
 
 def pack(numbers: torch.Tensor) -> torch.Tensor:
@@ -127,27 +94,6 @@ def written(
     return type(module).from_pretrained(expected, dtype=torch.float32).eval()
 
 
-def change(folder: Path, **tensors: torch.Tensor | None) -> None:
-    """Change tensors of the first query projection; None takes one out."""
-    stored = load_file(folder / "model.safetensors")
-    for part, tensor in tensors.items():
-        key = f"model.layers.0.self_attn.q_proj.{part}"
-        stored.pop(key, None)
-        if tensor is not None:
-            stored[key] = tensor
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def load(folder: Path, dtype: Any = "float32") -> LoadedModel:
-    return LocalModel(path=str(folder), dtype=dtype).load(torch.device("cpu"))
-
-
-def logits(module: nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = module(IDS).logits.float()
-    return found
-
-
 @pytest.mark.parametrize("size", [8, 16, 32, -1])
 def test_weights_are_what_the_numbers_stand_for(size: int) -> None:
     weight = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
@@ -168,7 +114,7 @@ def test_every_code_has_its_place() -> None:
     assert tensors["qweight"][0, 0] == 0x75316420
 
 
-@pytest.mark.parametrize("make", [llama, mixture, mixtral])
+@pytest.mark.parametrize("make", [small_llama, small_mixture, mixtral])
 def test_logits_are_those_of_the_float_model_with_these_weights(tmp_path: Path, make: Any) -> None:
     expected = written(tmp_path, make())
     loaded = load(tmp_path)
@@ -180,22 +126,24 @@ def test_logits_are_those_of_the_float_model_with_these_weights(tmp_path: Path, 
 
 
 def test_weights_are_cast_once(tmp_path: Path) -> None:
-    expected = written(tmp_path, llama())
+    expected = written(tmp_path, small_llama())
     theirs = dict(expected.named_parameters())
     for name, parameter in load(tmp_path, "bfloat16").module.named_parameters():
         assert torch.equal(parameter, theirs[name].bfloat16()), name
 
 
 def test_layers_that_the_files_hold_in_float_stay(tmp_path: Path) -> None:
-    expected = written(tmp_path, llama(), skip="down_proj", modules_to_not_convert=["down_proj"])
+    expected = written(
+        tmp_path, small_llama(), skip="down_proj", modules_to_not_convert=["down_proj"]
+    )
     loaded = load(tmp_path)
     assert torch.equal(logits(loaded.module), logits(expected))
-    whole = llama().model.layers[0].mlp.down_proj.weight
+    whole = small_llama().model.layers[0].mlp.down_proj.weight
     assert torch.equal(loaded.module.model.layers[0].mlp.down_proj.weight, whole)
 
 
 def test_facts_say_what_the_files_hold(tmp_path: Path) -> None:
-    written(tmp_path, llama())
+    written(tmp_path, small_llama())
     facts = load(tmp_path).prequantized
     assert facts is not None
     assert facts.method == "awq"
@@ -220,7 +168,7 @@ def test_facts_say_what_the_files_hold(tmp_path: Path) -> None:
     ],
 )
 def test_other_layouts_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    written(tmp_path, llama(), **settings)
+    written(tmp_path, small_llama(), **settings)
     with pytest.raises(ModelError, match=words):
         load(tmp_path)
 
@@ -239,13 +187,13 @@ def test_other_layouts_are_refused(tmp_path: Path, settings: dict[str, Any], wor
 def test_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, tensors: dict[str, Any], words: str
 ) -> None:
-    written(tmp_path, llama())
-    change(tmp_path, **tensors)
+    written(tmp_path, small_llama())
+    change_layer(tmp_path, "model.layers.0.self_attn.q_proj", **tensors)
     with pytest.raises(ModelError, match=words):
         load(tmp_path)
 
 
 def test_folder_of_float_weights_is_refused(tmp_path: Path) -> None:
-    written(tmp_path, llama(), skip="proj")
+    written(tmp_path, small_llama(), skip="proj")
     with pytest.raises(ModelError, match="must hold packed weights"):
         load(tmp_path)

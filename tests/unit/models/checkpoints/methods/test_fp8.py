@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from quantized_folders import load, logits
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import ModelError
-from harness.models.loaded import LoadedModel
-from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
 from harness.recipe import QuantRecipe, quantize
 
 CPU = torch.device("cpu")
-IDS = torch.arange(3, 43).view(2, 20)
 BLOCK = (48, 40)
 """Neither side divides a weight of 64 and 96."""
 ROUNDING = 2e-5
@@ -104,16 +102,6 @@ def fp8(x: torch.Tensor, scale: Any) -> torch.Tensor:
 def by_group(x: torch.Tensor) -> torch.Tensor:
     groups = x.split(BLOCK[1], -1)
     return torch.cat([fp8(g, g.abs().amax(-1, keepdim=True) / 448) for g in groups], -1)
-
-
-def load(folder: Path) -> LoadedModel:
-    return LocalModel(path=str(folder), dtype="float32").load(CPU)
-
-
-@torch.no_grad()
-def logits(module: Any) -> torch.Tensor:
-    found: torch.Tensor = module(IDS).logits
-    return found
 
 
 @pytest.mark.parametrize(

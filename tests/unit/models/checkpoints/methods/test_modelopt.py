@@ -8,59 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from quantized_folders import change_layer, load, logits, small_llama, small_mixture
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
 )
 from transformers.models.llama import modeling_llama
 
 from harness.errors import ModelError
 from harness.models.checkpoints.methods.modelopt import dequantize_modelopt
-from harness.models.loaded import LoadedModel
-from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
 
-IDS = torch.arange(3, 43).view(2, 20)
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 FP8 = torch.float8_e4m3fn
 INPUT_SCALE = 0.01
-SIZES: dict[str, Any] = {
-    "vocab_size": 261,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 Tensors = dict[str, torch.Tensor]
 Quantize = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
-
-
-def llama() -> LlamaForCausalLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-
-
-def mixture() -> Qwen3MoeForCausalLM:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts)).eval()
-
-
-# Layers, quantized as ModelOpt does, and what the codes stand for.
 
 
 def by_tensor(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
@@ -187,27 +152,6 @@ def say_in_config(folder: Path, **settings: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def change(folder: Path, **tensors: torch.Tensor | None) -> None:
-    """Change tensors of the attention; None takes one out."""
-    stored = load_file(folder / "model.safetensors")
-    for part, tensor in tensors.items():
-        key = f"model.layers.0.self_attn.{part}"
-        stored.pop(key, None)
-        if tensor is not None:
-            stored[key] = tensor
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def load(folder: Path, dtype: Any = "float32") -> LoadedModel:
-    return LocalModel(path=str(folder), dtype=dtype).load(torch.device("cpu"))
-
-
-def logits(module: nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = module(IDS).logits.float()
-    return found
-
-
 def rounding(module: nn.Module, change_input: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     """Let the linear layers of the decoder round their inputs."""
     for name, layer in module.named_modules():
@@ -242,7 +186,7 @@ def test_first_element_is_in_the_lower_half_of_a_byte() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_logits_are_those_of_the_weights_and_rounded_inputs(tmp_path: Path, algorithm: str) -> None:
-    weights_alone = written(tmp_path, llama(), algorithm)
+    weights_alone = written(tmp_path, small_llama(), algorithm)
     loaded = load(tmp_path)
     theirs = dict(weights_alone.named_parameters())
     for name, parameter in loaded.module.named_parameters():
@@ -257,7 +201,7 @@ def test_logits_are_those_of_the_weights_and_rounded_inputs(tmp_path: Path, algo
 
 @pytest.mark.parametrize("algorithm", ["FP8", "W4A16_NVFP4"])
 def test_mixture_has_one_layer_an_expert(tmp_path: Path, algorithm: str) -> None:
-    expected = written(tmp_path, mixture(), algorithm)
+    expected = written(tmp_path, small_mixture(), algorithm)
     round_input = ALGORITHMS[algorithm][1]
     experts: Any = expected.model.layers[0].mlp.experts
 
@@ -282,7 +226,7 @@ def test_mixture_has_one_layer_an_expert(tmp_path: Path, algorithm: str) -> None
 
 
 def test_config_and_file_may_both_say_it(tmp_path: Path) -> None:
-    written(tmp_path, llama())
+    written(tmp_path, small_llama())
     file = tmp_path / "hf_quant_config.json"
     expected = logits(load(tmp_path).module)
     say_in_config(tmp_path, quant_algo="FP8")
@@ -295,7 +239,7 @@ def test_config_and_file_may_both_say_it(tmp_path: Path) -> None:
 
 
 def test_file_of_an_unquantized_model_says_nothing(tmp_path: Path) -> None:
-    module = llama()
+    module = small_llama()
     written(tmp_path, module, quantize=lambda _: None, quant_algo=None)
     loaded = load(tmp_path)
     assert loaded.prequantized is None
@@ -316,7 +260,11 @@ def test_layers_may_have_algorithms_of_their_own(tmp_path: Path) -> None:
     }
     layers = attention | mlp
     expected = written(
-        tmp_path, llama(), quantize=choose, quant_algo="MIXED_PRECISION", quantized_layers=layers
+        tmp_path,
+        small_llama(),
+        quantize=choose,
+        quant_algo="MIXED_PRECISION",
+        quantized_layers=layers,
     )
     for path in attention:
         expected.get_submodule(path).register_forward_pre_hook(
@@ -328,7 +276,11 @@ def test_layers_may_have_algorithms_of_their_own(tmp_path: Path) -> None:
     assert "nvfp4 weights" in loaded.origin
     del layers["model.layers.0.mlp.up_proj"]
     written(
-        tmp_path, llama(), quantize=choose, quant_algo="MIXED_PRECISION", quantized_layers=layers
+        tmp_path,
+        small_llama(),
+        quantize=choose,
+        quant_algo="MIXED_PRECISION",
+        quantized_layers=layers,
     )
     with pytest.raises(
         ModelError, match=r"up_proj must be .*the algorithm None in quantized_layers"
@@ -337,9 +289,13 @@ def test_layers_may_have_algorithms_of_their_own(tmp_path: Path) -> None:
 
 
 def test_cache_is_rounded_by_its_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = written(tmp_path, llama(), "W4A16_NVFP4", kv_cache_quant_algo="FP8")
+    expected = written(tmp_path, small_llama(), "W4A16_NVFP4", kv_cache_quant_algo="FP8")
     scales = {"k": 0.02, "v": 0.015}
-    change(tmp_path, **{f"{s}_proj.{s}_scale": torch.tensor(x) for s, x in scales.items()})
+    change_layer(
+        tmp_path,
+        "model.layers.0.self_attn",
+        **{f"{s}_proj.{s}_scale": torch.tensor(x) for s, x in scales.items()},
+    )
     loaded = load(tmp_path)
 
     def fp8(x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -353,7 +309,7 @@ def test_cache_is_rounded_by_its_scales(tmp_path: Path, monkeypatch: pytest.Monk
         queries, keys = rotate(*args, **options)
         return queries, fp8(keys, scales["k"])
 
-    found, before = logits(loaded.module), logits(llama())
+    found, before = logits(loaded.module), logits(small_llama())
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", rotated)
     assert same(found, logits(expected))
     assert not same(found, before)
@@ -376,8 +332,12 @@ def test_cache_is_rounded_by_its_scales(tmp_path: Path, monkeypatch: pytest.Monk
 def test_cache_that_stays_in_float_is_said(
     tmp_path: Path, algorithm: str, scales: dict[str, float], words: str
 ) -> None:
-    expected = written(tmp_path, llama(), "W4A16_NVFP4", kv_cache_quant_algo=algorithm)
-    change(tmp_path, **{name: torch.tensor(scale) for name, scale in scales.items()})
+    expected = written(tmp_path, small_llama(), "W4A16_NVFP4", kv_cache_quant_algo=algorithm)
+    change_layer(
+        tmp_path,
+        "model.layers.0.self_attn",
+        **{name: torch.tensor(scale) for name, scale in scales.items()},
+    )
     loaded = load(tmp_path)
     assert loaded.prequantized is not None
     [warning] = loaded.prequantized.warnings
@@ -393,7 +353,7 @@ def test_cache_that_stays_in_float_is_said(
     [("FP8", 8 + 7 * 32 / 7680), ("NVFP4", 4.5 + 7 * 32 / 7680)],
 )
 def test_facts_say_what_the_files_hold(tmp_path: Path, algorithm: str, bits: float) -> None:
-    written(tmp_path, llama(), algorithm)
+    written(tmp_path, small_llama(), algorithm)
     facts = load(tmp_path).prequantized
     assert facts is not None
     assert facts.method == "modelopt"
@@ -403,7 +363,7 @@ def test_facts_say_what_the_files_hold(tmp_path: Path, algorithm: str, bits: flo
 
 @pytest.mark.parametrize("name", ["NVFP4_AWQ", "W4A16_AWQ", "W8A8_SQ_PER_CHANNEL", "MXFP8"])
 def test_other_algorithms_are_refused(tmp_path: Path, name: str) -> None:
-    written(tmp_path, llama(), quant_algo=name)
+    written(tmp_path, small_llama(), quant_algo=name)
     with pytest.raises(ModelError, match=f"must be quantized by one of FP8, .*got {name}"):
         load(tmp_path)
 
@@ -429,7 +389,7 @@ def test_other_algorithms_are_refused(tmp_path: Path, name: str) -> None:
 def test_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, algorithm: str, tensors: dict[str, Any], words: str
 ) -> None:
-    written(tmp_path, llama(), algorithm)
-    change(tmp_path, **tensors)
+    written(tmp_path, small_llama(), algorithm)
+    change_layer(tmp_path, "model.layers.0.self_attn", **tensors)
     with pytest.raises(ModelError, match=words):
         load(tmp_path)
