@@ -254,6 +254,16 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
     return check_component(value, hint, key)
 
 
+def component(resolved: Mapping[str, Any], key: str, kind: type[Component]) -> Component:
+    """Build the component of a top-level key of a resolved configuration.
+
+    Raises:
+        ConfigError: It cannot be built, or is of another kind.
+    """
+    built = build(resolved[key], key, tuple(resolved["allow_targets"]))
+    return check_component(built, kind, key)
+
+
 def check_component(value: Any, kind: type[Component], key: str) -> Component:
     """Return a component of a kind: a class, or a protocol whose members the component has.
 

@@ -27,14 +27,10 @@ def run(resolved: Mapping[str, Any], name: str | None = None) -> Exported:
     Raises:
         HarnessError: The export cannot be done. Nothing is left behind.
     """
-    allowed = tuple(resolved["allow_targets"])
-
-    def part(key: str, kind: type[config.Component]) -> config.Component:
-        return config.check_component(config.build(resolved[key], key, allowed), kind, key)
-
-    model, recipe = part("model", ModelSource), part("quant", QuantRecipe)
+    model = config.component(resolved, "model", ModelSource)
+    recipe = config.component(resolved, "quant", QuantRecipe)
     recipe = replace(recipe, name=name or recipe.name)
-    layout = part("layout", Layout)
+    layout = config.component(resolved, "layout", Layout)
     if not 0 < resolved["shard_gb"] < math.inf:
         raise ConfigError(f"shard_gb must be above 0, got {resolved['shard_gb']}; 2.0 is usual")
     out, force = local_path(resolved["out"], OUT_KEY), resolved["force"]

@@ -48,15 +48,10 @@ class RunSpec:
             ConfigError: A key or value is not legal, or recipe and task do not go together.
             OutputError: `results_dir` is no path.
         """
-        allowed = tuple(resolved["allow_targets"])
-
-        def part(key: str, kind: type[config.Component]) -> config.Component:
-            return config.check_component(config.build(resolved[key], key, allowed), kind, key)
-
-        model: ModelSource | None = part("model", ModelSource)
-        recipe = part("quant", QuantRecipe)
+        model: ModelSource | None = config.component(resolved, "model", ModelSource)
+        recipe = config.component(resolved, "quant", QuantRecipe)
         recipe = replace(recipe, name=name or recipe.name)
-        match config.build(resolved["task"], "task", allowed):
+        match config.build(resolved["task"], "task", tuple(resolved["allow_targets"])):
             case ModelFreeTask() as task:
                 checks.check_no_recipe(task, recipe)
                 # Any model and data make the same run.
