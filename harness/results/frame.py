@@ -63,7 +63,7 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
     Warns:
         UserWarning: A file is not a whole record, or a fault that was mended since made its numbers
-            wrong. The table lacks the former and has the latter.
+            wrong. The table has neither, as a report has neither.
 
     Example:
         >>> table = load_results("results")
@@ -74,13 +74,16 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
         raise ResultError(f"the folder must hold records, got {root}, which is not a folder")
     stored, problems = ResultStore(root=root).load()
     finished = [item for item in stored if item.record.status is not Status.RUNNING]
+    right = []
     for item in finished:
         if (reason := outdated(item.record)) is not None:
             problems.append(f"{item.path} is known to be wrong: {reason}")
+        else:
+            right.append(item)
     for problem in problems:
         warnings.warn(problem, UserWarning, stacklevel=2)
     # A metric may have the name of a column, such as a task of lm-eval: the column wins.
-    rows = [_metrics(item.record) | _columns(item) for item in finished]
+    rows = [_metrics(item.record) | _columns(item) for item in right]
     others = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *others])
     # A column of None alone would not be a column of numbers.
@@ -95,13 +98,15 @@ def _columns(item: Stored) -> dict[str, Any]:
     # An interval that takes windows for independent is too narrow: better no interval.
     record = without_narrow_intervals(item.record)
     task, model, quant = record.task, record.model, record.quant
+    # A run that failed early has neither task nor model, but its folders are named after both.
+    *_, task_folder, model_folder, _ = item.path.parts
     headline = next(iter(record.metrics), None)
     low, high = (None, None) if headline is None or headline.ci95 is None else headline.ci95
     return {
-        "task": task and task.name,
+        "task": task.name if task else task_folder,
         "version": task and task.version,
         "protocol": task and task.protocol,
-        "model": model and model.name,
+        "model": model.name if model else model_folder,
         "recipe": record.recipe or (quant and quant.name),
         "kind": quant and quant.kind,
         "backend": quant and quant.backend,

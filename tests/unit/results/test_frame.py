@@ -59,7 +59,8 @@ def test_every_finished_run_is_a_row_and_what_it_lacks_is_missing(tmp_path: Path
     running = record(run_id="0-2", status="running", **nothing)
     table = load_results(filed(tmp_path, failed, running, record()))
     assert list(table.status) == ["error", "ok"]
-    assert table.iloc[0][["task", "model", "recipe", "value", "low", "n"]].isna().all()
+    assert list(table.iloc[0][["task", "model"]]) == ["t", "m"], "the folders of its file"
+    assert table.iloc[0][["recipe", "value", "low", "n"]].isna().all()
     assert load_results(filed(tmp_path / "b", running)).empty
 
 
@@ -71,11 +72,12 @@ def test_a_damaged_file_is_a_warning_and_costs_its_own_row_alone(tmp_path: Path)
     assert len(table) == 1
 
 
-def test_a_record_that_is_known_to_be_wrong_is_a_warning(tmp_path: Path) -> None:
+def test_a_record_that_is_known_to_be_wrong_is_a_warning_and_no_row(tmp_path: Path) -> None:
     checkpoint = {"name": "none", "formats": {"checkpoint": "int4"}}
     whole = record(task={"name": "divergence"}, quant=checkpoint)
     with pytest.warns(UserWarning, match=r"is known to be wrong: the checkpoint came quantized"):
-        assert len(load_results(filed(tmp_path, whole))) == 1
+        table = load_results(filed(tmp_path, whole, record(run_id="0-2")))
+    assert list(table.task) == ["perplexity"]
 
 
 def test_an_interval_over_windows_is_replaced_by_a_note_that_says_why(tmp_path: Path) -> None:
