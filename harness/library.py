@@ -1,6 +1,6 @@
 """`harness.run`: one run from Python, such as a notebook, a script, or a program that uses Hydra.
 
-The words are those of the command line. Errors are raised instead of printed. Hydra's global state,
+It takes the words of the command line. Errors are raised instead of printed. Hydra's global state,
 `sys.argv`, logging and signal handlers stay as they were.
 """
 

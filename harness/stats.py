@@ -11,7 +11,7 @@ therefore made from the sums of the documents (clusters), in four steps:
 
        m - m_g = (y_g - m x_g) / (N - x_g)                   the influence of document g
 
-3. The variance of m is that of the delete-one-cluster jackknife, CV3 of MacKinnon, Nielsen & Webb
+3. The variance of m is the delete-one-cluster jackknife, CV3 of MacKinnon, Nielsen & Webb
    (2023, "Cluster-robust inference: a guide to empirical practice"):
 
        V = (G - 1) / G * sum (m - m_g)^2

@@ -1,7 +1,7 @@
 """Write a quantized model as a folder: weights, configuration, tokenizer, and how it was made.
 
-1. `recipe.quantize` quantizes the model, with a backend that also writes each layer. So the codes
-   of an export are those of the recipe when it is measured.
+1. `recipe.quantize` quantizes the model, with a backend that also writes each layer. So an
+   export has the same codes as a measured run of the recipe.
 2. Everything is written under a temporary name. The model in memory leaves a reference file beside
    the folder.
 3. Another process reads the folder and compares it with the reference (`verify`). Only if they

@@ -36,7 +36,7 @@ MAGNITUDES = (
     *(step / 8 for step in range(8)),
     *(1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
 )
-"""Grid of its `nvfp4`: eighths below 1, two mantissa bits from 1 on."""
+"""Grid of the repository's `nvfp4`: eighths below 1, two mantissa bits from 1 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,17 +80,17 @@ def _whole(element: NumberFormat, target: float, epsilon: float = EPSILON) -> Bl
 
 
 def hif8() -> BlockScaled:
-    """Return its `quant_hif8`: HiF8 of numbers scaled to magnitudes up to 8."""
+    """Return the repository's `quant_hif8`: HiF8 of numbers scaled to magnitudes up to 8."""
     return _whole(HiF8(overflow="saturate"), 8.0)
 
 
 def nvfp8(epsilon: float = EPSILON) -> BlockScaled:
-    """Return its `nvfp8_e4m3`: per-tensor FP8."""
+    """Return the repository's `nvfp8_e4m3`: per-tensor FP8."""
     return _whole(E4M3, E4M3.max, epsilon)
 
 
 def nvfp4(epsilon: float = EPSILON) -> BlockScaled:
-    """Return its `nvfp4_e2m1`, which is not NVFP4."""
+    """Return the repository's `nvfp4_e2m1`, which is not NVFP4."""
     # 37 levels: 18 magnitudes of both signs and zero.
     levels = tuple(sign * magnitude for magnitude in MAGNITUDES for sign in (1, -1))
     book = Codebook(name="nvfp4", levels=tuple(sorted(set(levels))), ties="away")
@@ -98,12 +98,15 @@ def nvfp4(epsilon: float = EPSILON) -> BlockScaled:
 
 
 def readme(fmt: TensorFormat) -> MatmulFormats:
-    """Return the matmul of its README: rounded forward, gradients of unrounded operands."""
+    """Return the matmul that the repository's README describes: rounded forward, gradients of unrounded operands."""
     return MatmulFormats(a=Cast(format=fmt, axis=-1), b=Cast(format=fmt, axis=-2))
 
 
 def head(fmt: TensorFormat, compute_dtype: torch.dtype | None = None) -> MatmulFormats:
-    """Return the matmul of its last commit: gradients rounded along the axes of the forward one."""
+    """Return the matmul of the last commit there.
+
+    Gradients are rounded along the axes of the forward matmul.
+    """
     rows, columns = Cast(format=fmt, axis=-1), Cast(format=fmt, axis=-2)
     return MatmulFormats(
         a=rows,

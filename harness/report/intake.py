@@ -6,7 +6,7 @@ People and other programs edit and copy the files of a results folder. A record 
 2. it is the only file of its run;
 3. it has everything that the tables read;
 4. the samples that its numbers were computed from are on file;
-5. its samples are those of the other runs of its group.
+5. it has the same samples as the other runs of its group.
 """
 
 import os

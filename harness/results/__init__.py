@@ -1,8 +1,8 @@
 """What a run leaves on disk: one JSON record, and a file of its samples. No torch.
 
 `record` is the schema, `names` lists the tasks and metrics in it. `store` writes, finds and reads
-records, and `frame` reads a folder of them into one table. `evidence` checks that the samples are
-those of the record, `damage` explains broken files, `outdated` recognizes records with numbers that
+records, and `frame` reads a folder of them into one table. `evidence` checks that the samples
+belong to the record, `damage` explains broken files, `outdated` recognizes records with numbers that
 are known to be wrong. `formatting` and `float_paths` write numbers as text.
 """
 

@@ -1,7 +1,7 @@
 """Facts about a quantized checkpoint: method, formats, sizes. Records hold them.
 
-Sizes are those of the tensors in the files and in memory, not computed from bits. Most methods are
-dequantized when they are loaded; memory and speed are then those of the unquantized model.
+Sizes are measured on the tensors in the files and in memory, not computed from bits. Most methods
+are dequantized when they are loaded; memory and speed then equal the unquantized model's.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """A checkpoint folder without its weights: tokenizer, configuration and end tokens.
 
 It is for an engine in another process, which holds the weights. The module is on the meta device:
-it has shapes and no memory. Tokenizer, maximum length and end tokens are those of the loaded model.
+it has shapes and no memory. Tokenizer, maximum length and end tokens equal the loaded model's.
 Nothing can be computed with it.
 """
 

@@ -5,7 +5,7 @@ So the package gguf reads the file too, and three things are compared:
 
 1. Tensors: model and file have the same number of values.
 2. Settings: each setting of the architecture that changes numbers is in the configuration.
-3. Rotary positions: the frequencies of the model are those of the file.
+3. Rotary positions: the model has the frequencies of the file.
 
 Any difference is an error that names the tensor or setting. Two settings are added instead: the
 factors of Llama 3's frequencies, and Gemma's attention scale, which llama.cpp derives from the size
@@ -99,7 +99,7 @@ def _check_tensors(reader: GGUFReader, module: PreTrainedModel, architecture: st
 
 
 def _check_numbers(reader: GGUFReader, config: Any, architecture: str) -> None:
-    """Raise ValueError for a setting of the file that the configuration has otherwise, or lacks."""
+    """Raise ValueError if the configuration lacks a setting of the file, or has another value."""
     prefix = f"{architecture}."
     for key in reader.fields:
         setting = key.removeprefix(prefix)

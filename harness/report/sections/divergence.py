@@ -1,4 +1,4 @@
-"""How far each recipe moves the predictions of tokens from those of the unquantized model."""
+"""How far each recipe moves the predictions of tokens away from the unquantized model."""
 
 import pandas as pd
 

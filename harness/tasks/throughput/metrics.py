@@ -49,7 +49,7 @@ def all_metrics(
 ) -> list[Metric]:
     """Return every metric, the headline first.
 
-    Without a recipe, all metrics are those of the unquantized model, and there is no ratio.
+    Without a recipe, all metrics describe the unquantized model, and there is no ratio.
 
     Args:
         requests: Name of the subject -> its timed requests.

@@ -96,7 +96,7 @@ def dequantize_modelopt(parts: Mapping[str, Tensor], algorithm: str) -> Tensor:
     """Return the float32 weight `[N, K]` of a layer.
 
     Raises:
-        ValueError: The tensors are not those of the algorithm.
+        ValueError: The algorithm has other tensors.
     """
     is_nvfp4 = algorithm in NVFP4_ALGORITHMS
     check_parts(parts, MODELOPT_PARTS if is_nvfp4 else MODELOPT_PARTS[:2])
