@@ -2,8 +2,8 @@
 
 `record` is the schema, `names` lists the tasks and metrics in it. `store` writes, finds and reads
 records, and `frame` reads a folder of them into one table. `evidence` checks that the samples
-belong to the record, `damage` explains broken files, `outdated` recognizes records with numbers that
-are known to be wrong. `formatting` and `float_paths` write numbers as text.
+belong to the record, `damage` explains broken files, `outdated` recognizes records with numbers
+that are known to be wrong. `formatting` and `float_paths` write numbers as text.
 """
 
 from harness.results.frame import load_results
