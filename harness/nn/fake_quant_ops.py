@@ -98,7 +98,7 @@ def nvfp4(epsilon: float = EPSILON) -> BlockScaled:
 
 
 def readme(fmt: TensorFormat) -> MatmulFormats:
-    """Return the matmul that the repository's README describes: rounded forward, gradients of unrounded operands."""
+    """Return the matmul of the README there: rounded forward, gradients of unrounded operands."""
     return MatmulFormats(a=Cast(format=fmt, axis=-1), b=Cast(format=fmt, axis=-2))
 
 
