@@ -1,0 +1,133 @@
+"""The protocol between tasks and engines.
+
+    Task.run(engine) -> TaskResult     what is asked, and what the answers mean
+    Engine                             how a model answers
+
+A task knows token ids and samples, and no model, batch or device. An engine knows no data set and
+no metric. It gets all requests of a task at once, and yields answers in an order of its own.
+
+`Engine` is the base class of all engines. It refuses everything; an engine overrides what it can do
+and names it in `kinds`. A run of a task that asks for more is `unsupported`: no other engine takes
+the place.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+
+from harness.engines.requests import Answer, Compared, Request, Score
+from harness.errors import UnsupportedEngine
+from harness.results.record import BaselineInfo
+
+if TYPE_CHECKING:
+    from harness.models.tokens import Tokenizer
+
+Kind = Literal["score", "generate", "compare", "time"]
+"""What may be asked of an engine."""
+Made = TypeVar("Made")
+
+
+class Engine:
+    """How a model answers; see the module docstring."""
+
+    label: ClassVar[str] = "engine"
+    """The engine in a word, as in `engine=local`."""
+    kinds: ClassVar[frozenset[Kind]] = frozenset()
+    """What the engine can be asked."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for messages."""
+        raise NotImplementedError
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's tokenizer."""
+        raise NotImplementedError
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the model was made for [token]; None for no limit."""
+        return None
+
+    def fits(self, length: int) -> bool:
+        """Return whether a sequence of `length` tokens is within `max_length`."""
+        return self.max_length is None or length <= self.max_length
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what identifies the engine where it moves numbers, such as a version; for records."""
+        return {}
+
+    def refuses(self, kind: Kind) -> str | None:
+        """Return why the engine cannot be asked for a kind of answer, or None if it can."""
+        if kind in self.kinds:
+            return None
+        return f"engine={self.label} cannot {kind}"
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return warnings about how the requests so far were answered."""
+        return ()
+
+    def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:  # noqa: ARG002
+        """Return `make()`; an engine that outlives a run may compute it once for each key."""
+        return make()
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each request and its answer, in any order.
+
+        Raises:
+            InvalidResult: A logit of a decoded position is NaN.
+        """
+        raise self._refusal("score")
+
+    def baseline(self, task: str) -> "Baseline":  # noqa: ARG002 - for messages of those that can
+        """Return the unquantized model that this model is compared with.
+
+        Raises:
+            UnsupportedRecipe: Nothing says what the model was made of.
+        """
+        raise self._refusal("compare")
+
+    def compare(
+        self,
+        other: "Engine",  # noqa: ARG002
+        requests: Sequence[Score],  # noqa: ARG002
+    ) -> Iterator[tuple[int, Compared]]:
+        """Yield the index of each request, and its statistics with `other` as the baseline."""
+        raise self._refusal("compare")
+
+    def _refusal(self, kind: Kind) -> UnsupportedEngine:
+        return UnsupportedEngine(
+            f"the engine must be able to {kind} for this task, got engine={self.label}; "
+            "leave engine out"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """The unquantized model that a model is compared with; see `Engine.baseline`."""
+
+    engine: Engine
+    info: BaselineInfo
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_itself(self) -> bool:
+        """The model is its own baseline, so every difference is 0."""
+        return self.info.relation == "itself"
+
+
+@runtime_checkable
+class EngineSource(Protocol):
+    """Protocol: an option of `engine=`. It starts an engine; a frozen dataclass of `conf/engine`."""
+
+    @property
+    def label(self) -> str:
+        """The option's name, such as `vllm`."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the engine and a checkpoint of its own; part of a run's identity."""
+
+    def start(self, **options: Any) -> AbstractContextManager[Engine]:
+        """Context manager: an engine that holds its model."""
