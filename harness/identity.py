@@ -32,6 +32,8 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "batch_tokens": None,
             "segmentation": {"_target_": "DisjointWindows"},
         },
+        "MMLU": {"answers": None, "batch_tokens": None},
+        "Local": {"batch_tokens": None},
         "Divergence": {"bos": None},
         "NoiseFloor": {"bos": None},
         "Parity": {"bos": None},
@@ -42,6 +44,10 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Class -> field that it got after its first records were filed -> what runs did before."""
+FIRST_ENGINE: Mapping[str, Any] = MappingProxyType({"_target_": "Local"})
+"""Canonical form of the engine of all runs before engines could be chosen. It does not count."""
+BATCH_TOKENS = "batch_tokens"
+"""A key of tasks in earlier versions, and of the engine today."""
 RENAMED: Mapping[str, str] = MappingProxyType({"PositiveFloat": "UnsignedFloat"})
 """Name of a class in files of earlier versions -> its name today."""
 
@@ -54,10 +60,21 @@ def config_hash(config: Mapping[str, Any], device_type: str) -> str:
         device_type: `cpu` or `cuda`.
     """
     counted = {key: canonical(value) for key, value in config.items() if key not in VOLATILE}
+    counted = _with_engine(counted)
     # Mask secrets: the access token does not change what a run measures.
     counted = redacted_tree(counted) | {"device_type": device_type}
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _with_engine(counted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a canonical configuration whose engine has the batch size, and counts if it is new."""
+    task, engine = counted.get("task"), counted.get("engine") or dict(FIRST_ENGINE)
+    if isinstance(task, Mapping) and BATCH_TOKENS in task:
+        engine |= {BATCH_TOKENS: task[BATCH_TOKENS]}
+        task = {key: value for key, value in task.items() if key != BATCH_TOKENS}
+    own = {} if engine == FIRST_ENGINE else {"engine": engine}
+    return {key: value for key, value in counted.items() if key != "engine"} | {"task": task} | own
 
 
 def canonical(node: Any) -> Any:

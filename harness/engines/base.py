@@ -21,6 +21,9 @@ from harness.errors import UnsupportedEngine
 from harness.results.record import BaselineInfo
 
 if TYPE_CHECKING:
+    import torch
+
+    from harness.models.loaded import LoadedModel
     from harness.models.tokens import Tokenizer
 
 Kind = Literal["score", "generate", "compare", "time"]
@@ -59,11 +62,10 @@ class Engine:
         """Return what identifies the engine where it moves numbers, such as a version; for records."""
         return {}
 
-    def refuses(self, kind: Kind) -> str | None:
+    @classmethod
+    def refuses(cls, kind: Kind) -> str | None:
         """Return why the engine cannot be asked for a kind of answer, or None if it can."""
-        if kind in self.kinds:
-            return None
-        return f"engine={self.label} cannot {kind}"
+        return None if kind in cls.kinds else f"it cannot {kind}"
 
     def warnings(self) -> tuple[str, ...]:
         """Return warnings about how the requests so far were answered."""
@@ -98,10 +100,7 @@ class Engine:
         raise self._refusal("compare")
 
     def _refusal(self, kind: Kind) -> UnsupportedEngine:
-        return UnsupportedEngine(
-            f"the engine must be able to {kind} for this task, got engine={self.label}; "
-            "leave engine out"
-        )
+        return UnsupportedEngine(f"the engine {self.label} was asked to {kind}; {self.refuses(kind)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,11 +122,25 @@ class EngineSource(Protocol):
     """Protocol: an option of `engine=`. It starts an engine; a frozen dataclass of `conf/engine`."""
 
     @property
-    def label(self) -> str:
-        """The option's name, such as `vllm`."""
+    def starts(self) -> type[Engine]:
+        """The engine that it starts."""
+
+    @property
+    def model_name(self) -> str | None:
+        """Name of the model that the engine loads by itself; None if it takes a loaded model.
+
+        To a model of its own, `model` and `quant` do not apply.
+        """
 
     def facts(self) -> dict[str, Any]:
-        """Return what identifies the engine and a checkpoint of its own; part of a run's identity."""
+        """Return what identifies the engine and a model of its own; part of a run's identity."""
 
-    def start(self, **options: Any) -> AbstractContextManager[Engine]:
-        """Context manager: an engine that holds its model."""
+    def start(
+        self, loaded: "LoadedModel | None", device: "torch.device"
+    ) -> AbstractContextManager[Engine]:
+        """Context manager: an engine that can be asked.
+
+        Args:
+            loaded: The model, for an engine without one of its own.
+            device: The device of the run.
+        """

@@ -7,13 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from harness.data.overlap import Scored
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Engine, Kind
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
-
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens that run together unless a task says otherwise, by type of device: enough to keep its
-cores busy."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
@@ -67,8 +62,12 @@ class ScoresData(Protocol):
 class Task(Measurement, Protocol):
     """A measurement of a model."""
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
-        """Measure.
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        """What the task asks of an engine. One that refuses a kind is `unsupported`."""
+
+    def run(self, engine: Engine) -> TaskResult:
+        """Ask the engine, and say what the answers mean.
 
         Raises:
             InvalidResult: A score is not finite.
@@ -80,12 +79,16 @@ class Task(Measurement, Protocol):
 class PairedTask(Measurement, Protocol):
     """A measurement of a real backend beside the fake-quantized model of the same recipe."""
 
-    def reference(self, loaded: LoadedModel) -> Any:
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        """What the task asks of an engine, as in `Task`."""
+
+    def reference(self, engine: Engine) -> Any:
         """Return the answers of the fake-quantized model, for `run_beside`."""
 
     def run_beside(
         self,
-        loaded: LoadedModel,
+        engine: Engine,
         reference: Any,
         tolerance: Mapping[str, float],
         compute: Compute | None = None,
@@ -93,7 +96,7 @@ class PairedTask(Measurement, Protocol):
         """Measure the real model beside the reference.
 
         Args:
-            loaded: The model with the real backend.
+            engine: Answers for the model with the real backend.
             reference: What `reference` returned.
             tolerance: The backend's own largest differences, by name.
             compute: How exactly the backend's matmuls were measured to be.

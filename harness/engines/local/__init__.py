@@ -16,11 +16,14 @@ instructions, and `patch` replaces a method for the length of a block.
 """
 
 from harness.engines.local.decodable import cache_argument, check_decoding
+from harness.engines.local.engine import Local, LocalEngine
 from harness.engines.local.generation import Generation, forget_compiled
 from harness.engines.local.prefix_batches import PromptBatch, prompt_batches
 from harness.engines.local.split_model import SplitModel, split
 
 __all__ = [
+    "Local",
+    "LocalEngine",
     "Generation",
     "PromptBatch",
     "SplitModel",

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.data.source import CHOICES, Question, QuestionSet
+from harness.engines.base import Engine
 from harness.errors import DataError
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import tokenize
 
 CONTINUATIONS = tuple(f" {letter}" for letter in CHOICES)
 
@@ -47,7 +46,7 @@ class EncodedQuestion:
 
 
 def encode(
-    loaded: LoadedModel, questions: Sequence[Question], data: QuestionSet, shots: int
+    engine: Engine, questions: Sequence[Question], data: QuestionSet, shots: int
 ) -> list[EncodedQuestion]:
     """Return the prompts of questions as token ids; nothing is ever cut off.
 
@@ -58,36 +57,36 @@ def encode(
     for question in questions:
         examples = data.shots(question, shots)
         text = prompt(question, examples)
-        ids = tuple(tokenize(text, loaded).ids)
+        ids = tuple(engine.tokenizer.encode(text).ids)
         encoded.append(
             EncodedQuestion(question=question, text=text, num_shots=len(examples), ids=ids)
         )
-    too_long = [each for each in encoded if not loaded.fits(len(each.ids))]
+    too_long = [each for each in encoded if not engine.fits(len(each.ids))]
     if too_long:
         longest = max(too_long, key=lambda each: len(each.ids))
         raise DataError(
-            f"every prompt must be at most the {loaded.max_length} tokens {loaded.name} was made "
+            f"every prompt must be at most the {engine.max_length} tokens {engine.name} was made "
             f"for, got {len(too_long)} longer ones, the longest {longest.question.id} with "
             f"{len(longest.ids)}; lower task.shots or choose task.subjects"
         )
     return encoded
 
 
-def answer_ids(loaded: LoadedModel, text: str) -> tuple[int, ...]:
+def answer_ids(engine: Engine, text: str) -> tuple[int, ...]:
     """Return the token ids of " A" to " D" as they follow a prompt.
 
     Raises:
         DataError: An answer is not one token after the prompt, so that no single position scores
             it.
     """
-    before = tokenize(text, loaded).ids
+    before = engine.tokenizer.encode(text).ids
     found = []
     for continuation in CONTINUATIONS:
-        after = tokenize(text + continuation, loaded).ids
+        after = engine.tokenizer.encode(text + continuation).ids
         if after[: len(before)] != before or len(after) != len(before) + 1:
             raise DataError(
                 f"each of {CONTINUATIONS} must be one token after the prompt, got "
-                f"{after[len(before) :]} for {continuation!r} with the tokenizer of {loaded.name}"
+                f"{after[len(before) :]} for {continuation!r} with the tokenizer of {engine.name}"
             )
         found.append(after[-1])
     if len(set(found)) != len(found):
