@@ -25,6 +25,7 @@ from harness.redaction import redacted_tree
 OWN_PACKAGE = "harness"
 VOLATILE = ("force", "results_dir", "device")
 """Keys of a configuration that do not change what is measured."""
+NO_CHAT = {"chat_template": False, "system": None, "fewshot_as_turns": False}
 ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "Perplexity": {
@@ -32,7 +33,8 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "batch_tokens": None,
             "segmentation": {"_target_": "DisjointWindows"},
         },
-        "MMLU": {"answers": None, "batch_tokens": None},
+        "MMLU": {"answers": None, "batch_tokens": None, **NO_CHAT},
+        "LMEval": {"batch_size": 1, **NO_CHAT},
         "Local": {"batch_tokens": None},
         "Divergence": {"bos": None},
         "NoiseFloor": {"bos": None},
