@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -130,6 +129,7 @@ class Tokenizer:
 
 def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
     """Return the tokenizer of a loaded model, one object as long as the model is kept."""
+
     def make() -> Tokenizer:
         # A recipe may have put something without a size in the place of the head.
         with loaded.unquantized():

@@ -27,7 +27,6 @@ from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids, encode
 from harness.tasks.mmlu.questions import select
 
-
 RULES: Mapping[str, AnswerRule] = MappingProxyType({"direct": Direct(), "generate": Generate()})
 """Names of `answers` -> rules."""
 
@@ -219,7 +218,8 @@ class MMLU:
             version=self.version,
             protocol=(
                 f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
-                f"|{'|'.join(rule.protocol for rule in self.rules)}|subjects={subjects}|questions={drawn}"
+                f"|{'|'.join(rule.protocol for rule in self.rules)}|subjects={subjects}"
+                f"|questions={drawn}"
             ),
             data=self.data_facts()
             | {
