@@ -20,7 +20,13 @@ from harness.cli.explain import explain
 from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.display.summary import Ending, JobResult, print_summary, print_warnings
-from harness.errors import ConfigError, HarnessError, UnsupportedEngine, UnsupportedRecipe, of_this_machine
+from harness.errors import (
+    ConfigError,
+    HarnessError,
+    UnsupportedEngine,
+    UnsupportedRecipe,
+    of_this_machine,
+)
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 from harness.sweep.gather import results

@@ -59,7 +59,7 @@ class Engine:
         return self.max_length is None or length <= self.max_length
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what identifies the engine where it moves numbers, such as a version; for records."""
+        """Return facts about the engine that can move numbers, for records."""
         return {}
 
     @classmethod
@@ -75,7 +75,10 @@ class Engine:
         """Return `make()`; an engine that outlives a run may compute it once for each key."""
         return make()
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+    def answer(
+        self,
+        requests: Sequence[Request],  # noqa: ARG002
+    ) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each request and its answer, in any order.
 
         Raises:
@@ -100,7 +103,9 @@ class Engine:
         raise self._refusal("compare")
 
     def _refusal(self, kind: Kind) -> UnsupportedEngine:
-        return UnsupportedEngine(f"the engine {self.label} was asked to {kind}; {self.refuses(kind)}")
+        return UnsupportedEngine(
+            f"the engine {self.label} was asked to {kind}; {self.refuses(kind)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +124,11 @@ class Baseline:
 
 @runtime_checkable
 class EngineSource(Protocol):
-    """Protocol: an option of `engine=`. It starts an engine; a frozen dataclass of `conf/engine`."""
+    """Protocol: an option of `engine=`, a frozen dataclass that starts an engine."""
+
+    @property
+    def label(self) -> str:
+        """The option's name, such as `vllm`."""
 
     @property
     def starts(self) -> type[Engine]:

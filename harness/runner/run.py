@@ -26,7 +26,7 @@ from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel
-from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
+from harness.recipe import Quantized, audit_after, quantize
 from harness.results import float_paths
 from harness.results import formatting as figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status

@@ -10,6 +10,7 @@ from harness.data.overlap import Scored
 from harness.engines.base import Engine, Kind
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
     """Metrics, the samples behind them, and what defines both."""

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.data.source import CHOICES, Question
+from harness.engines.requests import Array
 from harness.messages import plural
 from harness.results.record import SampleScore
-from harness.engines.requests import Array
 
 EQUAL_NLL = 1e-6
 """NLLs closer than this are equal: float32 matmuls round equal rows of a matrix in several ways

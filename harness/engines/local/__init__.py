@@ -22,9 +22,9 @@ from harness.engines.local.prefix_batches import PromptBatch, prompt_batches
 from harness.engines.local.split_model import SplitModel, split
 
 __all__ = [
+    "Generation",
     "Local",
     "LocalEngine",
-    "Generation",
     "PromptBatch",
     "SplitModel",
     "cache_argument",

@@ -65,7 +65,7 @@ class Generate:
 
 
 def first_line(text: str) -> str:
-    """Return a text up to its first line break; line breaks before other characters do not count."""
+    """Return a text up to the first line break behind a character that is not white space."""
     lead = len(text) - len(text.lstrip())
     line_break = text.find("\n", lead)
     return text if line_break == -1 else text[:line_break]

@@ -27,7 +27,6 @@ from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids, encode
 from harness.tasks.mmlu.questions import select
 
-
 RULES: Mapping[str, AnswerRule] = MappingProxyType({"direct": Direct(), "generate": Generate()})
 """Names of `answers` -> rules."""
 
@@ -202,11 +201,11 @@ class MMLU:
         owners: list[Owner] = []
         for number, each in enumerate(encoded):
             subject = each.question.subject
-            if subject not in letters:
+            if subject not in letters and "score" in self.asks:
                 # All prompts of a subject end in "Answer:", so the first one tells the tokens.
                 letters[subject] = answer_ids(engine, each.text)
             for place, rule in enumerate(self.rules):
-                asked = rule.requests(each, letters[subject])
+                asked = rule.requests(each, letters.get(subject, ()))
                 requests += asked
                 owners += [Owner(place, number)] * len(asked)
         return requests, owners
@@ -219,7 +218,8 @@ class MMLU:
             version=self.version,
             protocol=(
                 f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
-                f"|{'|'.join(rule.protocol for rule in self.rules)}|subjects={subjects}|questions={drawn}"
+                f"|{'|'.join(rule.protocol for rule in self.rules)}|subjects={subjects}"
+                f"|questions={drawn}"
             ),
             data=self.data_facts()
             | {

@@ -43,7 +43,9 @@ class DisjointWindows:
         """Cut the text into windows; the tail is dropped."""
         found = disjoint_windows(text, engine, window, limit, bos=bos)
         return Segments(
-            segments=tuple(Segment(tuple(ids), 1, index) for index, ids in enumerate(found.ids.tolist())),
+            segments=tuple(
+                Segment(tuple(ids), 1, index) for index, ids in enumerate(found.ids.tolist())
+            ),
             num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,

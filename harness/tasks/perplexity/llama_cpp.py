@@ -61,13 +61,16 @@ class HalfWindows:
                 f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp "
                 f"demands, got {found.num_tokens} tokens; lower task.window"
             )
+        bos_id = engine.tokenizer.bos_id
         begins = engine.tokenizer.adds_bos
-        if begins:
+        if begins and bos_id is not None:
             # As llama.cpp does: the BOS replaces a token instead of preceding it.
-            found.ids[:, 0] = engine.tokenizer.bos_id
+            found.ids[:, 0] = bos_id
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
-            segments=tuple(Segment(tuple(ids), first, index) for index, ids in enumerate(found.ids.tolist())),
+            segments=tuple(
+                Segment(tuple(ids), first, index) for index, ids in enumerate(found.ids.tolist())
+            ),
             num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.engines.requests import Array
 from harness.results.record import Metric, Unit
 from harness.stats import Clusters, clustered
-from harness.engines.requests import Array
 from harness.tasks.segments import Segments
 from harness.tasks.windows import DocumentIds
 

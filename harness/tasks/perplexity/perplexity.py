@@ -14,8 +14,9 @@ import numpy as np
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
+from harness.engines import requests as asked
 from harness.engines.base import Engine, Kind
-from harness.engines.requests import Array, Scored
+from harness.engines.requests import Array
 from harness.errors import InvalidResult, check_bounds
 from harness.results.record import SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
@@ -113,7 +114,7 @@ class Perplexity:
         num_scored = 0
         with bar(self.name, len(requests)) as progress:
             for index, answer in engine.answer(requests):
-                assert isinstance(answer, Scored)  # noqa: S101 - the answer to a `Score`
+                assert isinstance(answer, asked.Scored)  # noqa: S101 - the answer to a `Score`
                 nll = parts[index] = -answer.log_probs
                 self._check(nll, cut.segments[index].sample)
                 sums.append(total(nll))
