@@ -96,18 +96,25 @@ class Chat:
         Args:
             engine: Its tokenizer has the template.
             description: The description of the task; may be empty.
-            turns: Solved examples and the question, from user and assistant in turn.
+            turns: Solved examples and the question, which has no delimiter.
         """
         opening = system_message(self.system, description)
         system = [Turn("system", opening)] if opening else []
         if not self.template:
-            return "".join(turn.content + turn.delimiter for turn in (*system, *turns))
+            return message_texts([*system, *turns])
         if not self.as_turns:
-            # The last delimiter is that of the question: nothing follows it.
-            whole = "".join(turn.content + turn.delimiter for turn in turns[:-1])
-            turns = [Turn("user", whole + turns[-1].content)]
+            turns = [Turn("user", message_texts(turns))]
         messages = [{"role": turn.role, "content": turn.content} for turn in (*system, *turns)]
         return engine.tokenizer.chat(messages)
+
+
+PLAIN = Chat()
+"""Prompts without a template."""
+
+
+def message_texts(turns: Sequence[Turn]) -> str:
+    """Return messages as one text, with their delimiters."""
+    return "".join(turn.content + turn.delimiter for turn in turns)
 
 
 def system_message(system: str | None, description: str) -> str:
