@@ -45,7 +45,7 @@ def test_failed_task_is_recorded_raised_and_leaves_the_float_weights(
     quantized: list[int] = []
 
     def fail(engine: LocalEngine) -> None:
-        now = parameters_of(model.module)
+        now = parameters_of(engine.loaded.module)
         quantized.append(sum(now[name] is not before[name] for name in before))
         raise reason
 

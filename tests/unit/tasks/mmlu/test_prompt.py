@@ -143,7 +143,7 @@ def test_every_seed_and_answer_rule_sees_the_questions_of_the_configuration_alon
     embedded: EmbeddedData,
 ) -> None:
     first = MMLU(data=embedded, answer=Direct(), limit=20)
-    second = MMLU(data=embedded, answer=Direct(), limit=20, shots=1)
+    second = MMLU(data=embedded, answer=Direct(), limit=20, answers=("generate",))
     assert first.questions() == second.questions()
     assert first.data_facts() == second.data_facts()
     assert first.data_facts() != MMLU(data=embedded, answer=Direct(), limit=20, seed=1).data_facts()
