@@ -114,8 +114,8 @@ def answer_ids(engine: Engine, text: str, chat: Chat = PLAIN) -> tuple[tuple[int
     answers. So an answer in a conversation may have several tokens.
 
     Raises:
-        DataError: An answer changes the tokens before it, or is not one token after a prompt without
-            a chat template, or two answers are the same.
+        DataError: An answer changes the tokens before it, or has several tokens without a chat
+            template, or two answers are the same.
     """
     answers = [letter if chat.template else TARGET_DELIMITER + letter for letter in CHOICES]
     [before] = engine.tokenizer.encode_prompts([text.rstrip()])
