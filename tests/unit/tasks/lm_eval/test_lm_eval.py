@@ -1,6 +1,5 @@
 """lm-eval on the model in memory against lm-eval by itself and plain forward passes."""
 
-import json
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lm_eval_tasks import ROWS, TASKS, write_tasks
 from scipy import stats as scipy_stats
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
@@ -32,71 +32,6 @@ from harness.tasks.base import TaskResult
 from harness.tasks.lm_eval import loading
 from harness.tasks.lm_eval.lm_eval import LMEval
 
-ROWS = [
-    {
-        "q": f"What follows {number}?",
-        "choices": [f"{number + 1} apples", "two", "a longer answer"],
-        "gold": number % 3,
-        "page": f"The number {number} = = {number} . "
-        + "It is odd , or even . " * (1 + number % 4),
-    }
-    for number in range(12)
-]
-
-METRICS = "[{metric: acc}, {metric: acc_norm}]"
-TASKS = {
-    "choices": f"""
-        output_type: multiple_choice
-        doc_to_text: "Question: {{{{q}}}}\\nAnswer:"
-        doc_to_target: gold
-        doc_to_choice: choices
-        fewshot_split: dev
-        fewshot_config: {{sampler: first_n}}
-        metric_list: {METRICS}""",
-    "drawn": """
-        output_type: multiple_choice
-        num_fewshot: 2
-        doc_to_text: "{{q}}"
-        doc_to_target: gold
-        doc_to_choice: choices
-        fewshot_split: dev
-        metric_list: [{metric: acc}]""",
-    "fixed": """
-        output_type: multiple_choice
-        num_fewshot: 0
-        doc_to_text: "{{q}}"
-        doc_to_target: gold
-        doc_to_choice: choices
-        metric_list: [{metric: acc}]""",
-    "pages": """
-        output_type: loglikelihood_rolling
-        doc_to_text: ""
-        doc_to_target: "{{page}}"
-        metric_list:
-          [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
-    "cloze": """
-        output_type: loglikelihood
-        doc_to_text: "{{q}}"
-        doc_to_target: " {{choices[0]}}"
-        metric_list: [{metric: perplexity}, {metric: acc}]""",
-    "writing": """
-        output_type: generate_until
-        doc_to_text: "{{q}}"
-        doc_to_target: "{{choices[0]}}"
-        generation_kwargs: {until: ["!"], max_gen_toks: 6, do_sample: false}
-        filter_list:
-          - {name: none, filter: [{function: take_first}]}
-          - name: digit
-            filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]
-        metric_list: [{metric: exact_match}]""",
-}
-GROUP = """
-group: both
-task: [choices, fixed]
-aggregate_metric_list: [{metric: acc, weight_by_size: true}]
-metadata: {version: 2}
-"""
-
 Tasks = Callable[..., LMEval]
 
 
@@ -104,21 +39,7 @@ Tasks = Callable[..., LMEval]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Task files that read local rows."""
     root = tmp_path_factory.mktemp("tasks")
-    rows = root / "rows.jsonl"
-    rows.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
-    for name, text in TASKS.items():
-        own = [line.removeprefix(" " * 8) for line in text.strip("\n").splitlines()]
-        common = [
-            f"task: {name}",
-            "dataset_path: json",
-            "dataset_kwargs:",
-            f"  data_files: {{test: {rows}, dev: {rows}}}",
-            f"  cache_dir: {root / 'cache'}",
-            "test_split: test",
-            "metadata: {version: 3}",
-        ]
-        (root / f"{name}.yaml").write_text("\n".join(common + own), encoding="utf-8")
-    (root / "both.yaml").write_text(GROUP, encoding="utf-8")
+    write_tasks(root)
     return root
 
 
@@ -576,7 +497,7 @@ def test_data_that_cannot_be_had_is_one_clear_error(folder: Path, tmp_path: Path
 def test_more_examples_than_there_are_is_a_configuration_error(
     tiny: LoadedModel, tasks: Tasks
 ) -> None:
-    with pytest.raises(ConfigError, match=r"exceeds the 12 that are available.*task.shots"):
+    with pytest.raises(ConfigError, match=r"exceeds the 30 that are available.*task.shots"):
         tasks("choices", shots=50, limit=1).run(LocalEngine(tiny))
 
 
