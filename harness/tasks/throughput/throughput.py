@@ -38,9 +38,10 @@ from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import hash_token_ids
 from harness.results.record import TaskInfo
-from harness.tasks import baselines
+from harness.engines.local import baselines
 from harness.tasks.base import TaskResult
-from harness.tasks.baselines import Baseline, Become
+from harness.engines.base import Baseline
+from harness.engines.local.engine import Become
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.metrics import all_metrics, all_samples
 from harness.tasks.throughput.roofline import streamed_bytes, utilizations
