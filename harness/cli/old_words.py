@@ -20,7 +20,7 @@ ENGINE_OF_TASK = "task.engine."
 
 
 def renewed(word: str) -> str:
-    """Return a word with the key of today, as `engine.batch_tokens=64` for `task.batch_tokens=64`."""
+    """Return a word with the key of today: `engine.batch_tokens=8` for `task.batch_tokens=8`."""
     key, equals, value = word.partition("=")
     sign = key[: len(key) - len(key.lstrip("+~"))]
     return f"{sign}{MOVED_KEYS.get(key.removeprefix(sign), key.removeprefix(sign))}{equals}{value}"

@@ -12,6 +12,7 @@ import torch
 from repository import ROOT
 
 from harness.config import build
+from harness.engines.local.engine import LocalEngine
 from harness.machine import peaks
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -94,7 +95,11 @@ def measured(_measured: Measured, composed: Compose, monkeypatch: pytest.MonkeyP
 
 def run(task: AnyTask, loaded: LoadedModel) -> TaskResult:
     """Run a task, on the model if it wants one."""
-    return task.run_on(loaded.device) if isinstance(task, ModelFreeTask) else task.run(loaded)
+    return (
+        task.run_on(loaded.device)
+        if isinstance(task, ModelFreeTask)
+        else task.run(LocalEngine(loaded))
+    )
 
 
 def test_there_are_tasks() -> None:

@@ -160,6 +160,7 @@ class LocalEngine(Engine):
 class Local:
     """The whole model in this process."""
 
+    label: ClassVar[str] = "local"
     starts: ClassVar[type[Engine]] = LocalEngine
     model_name: ClassVar[None] = None
 
