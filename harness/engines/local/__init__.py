@@ -8,6 +8,10 @@ batches. `shared_prefix` runs prefix and rows, `packed_rows` lays the rows out i
 `prefix_attention` computes their attention in two parts, and `split_attention` joins the parts.
 `prefix_support` says whether a model can share a prefix at all.
 
+Comparisons. `compare` runs two engines on the same requests, `kl_divergence` makes statistics of
+their logits, `baselines` finds the unquantized model, and `variants` changes how a model runs.
+`kept_logits` and `layers` compare two forms of one recipe, the second one after the first.
+
 Generation. `generation` decodes greedily, eager or compiled. `decodable` checks that decode steps
 with a cache give the logits of whole sequences, and `decode_attention` is attention for one query.
 
