@@ -36,7 +36,7 @@ from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
 from harness.engines.paired import Calls, Kept, PairedEngine
 from harness.engines.requests import Score
-from harness.errors import DataError, UnsupportedEngine, check_bounds
+from harness.errors import DataError, ModelError, UnsupportedEngine, check_bounds
 from harness.results.record import BaselineInfo, Compute, TaskInfo
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import pair_warnings
@@ -142,11 +142,17 @@ class Parity:
 
         Raises:
             DataError: The logits would take too much memory, or the prompts do not fit the model.
+            ModelError: No recipe has changed the model.
         """
         prompts = self._prompts(engine)
         requests = prompts.requests()
         _check_memory(prompts.ids, _paired(engine).vocab_size)
         base = engine.unquantized(self.name)
+        if base.is_itself:
+            raise ModelError(
+                f"a recipe must have changed {engine.name} to be compared with its real form, got "
+                "the weights as they were loaded; choose a recipe with quant"
+            )
         calls = _paired(engine).recorded(requests[0], self.decode)
         return Reference(
             prompts=prompts,

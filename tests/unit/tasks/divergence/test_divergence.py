@@ -25,12 +25,10 @@ from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence.compare import compare
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
-from harness.tasks.windows import disjoint_windows
 
 CPU = torch.device("cpu")
 VOCAB = 261
@@ -201,23 +199,6 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
     assert len({f["ppl_baseline"] for f in found}) == 1
 
 
-def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> None:
-    quantize(fresh, integers(4))
-    candidate = LocalEngine(fresh)
-    base = candidate.baseline("divergence").engine
-    requests = disjoint_windows(prose(300).text(), candidate, 100, None).requests()
-    there = compare(candidate, base, requests, "there")
-    back = compare(base, candidate, requests, "back")
-    # The states of the recipe, the baseline of `back`, are not kept as those of the baseline.
-    assert len(fresh.kept["baseline hidden states"]) == len(requests)
-    assert np.array_equal(compare(candidate, base, requests, "again").kl, there.kl)
-    assert np.array_equal(there.nll, back.nll_baseline)
-    assert np.array_equal(there.nll_baseline, back.nll)
-    assert np.array_equal(there.delta_p, -back.delta_p)
-    assert np.array_equal(there.same_top, back.same_top)
-    assert abs(there.kl.mean() / back.kl.mean() - 1) > 1e-3
-
-
 def test_sums_of_the_windows_make_the_metrics(fresh: LoadedModel) -> None:
     quantize(fresh, integers(4))
     result = Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
@@ -233,62 +214,6 @@ def test_sums_of_the_windows_make_the_metrics(fresh: LoadedModel) -> None:
     assert found["same_top"] == pytest.approx(mean("same_top"), rel=1e-12)
     assert found["delta_p_rms"] == pytest.approx(math.sqrt(mean("delta_p_squared")), rel=1e-12)
     assert found["ppl_ratio"] == pytest.approx(math.exp(mean("nll") - mean("nll_baseline")))
-
-
-def count_windows(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[bool]:
-    """Return a list that gets an entry for each window that the body runs: whether in float."""
-    body, seen = loaded.module.base_model, []
-
-    def forward(*args: object, **kwargs: object) -> object:
-        seen.append(loaded.is_float)
-        return type(body).forward(body, *args, **kwargs)
-
-    monkeypatch.setattr(body, "forward", forward)
-    return seen
-
-
-# A window of 100 hidden states of 48 float32 numbers is 19,200 bytes.
-@pytest.mark.parametrize(("budget", "repeated"), [(2**30, 0), (2 * 19_200, 1), (19_199, 3), (0, 3)])
-def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
-    monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel, budget: int, repeated: int
-) -> None:
-    monkeypatch.setattr(compare_module, "KEPT_BYTES", budget)
-    task = Divergence(data=prose(300), window=100)
-    task.run(LocalEngine(fresh))
-    quantize(fresh, integers(8))  # runs the model once to find its weights
-    seen = count_windows(monkeypatch, fresh)
-    second = task.run(LocalEngine(fresh))
-    assert seen.count(False) == 3
-    assert seen.count(True) == repeated
-    alone = TinyModel().load(CPU)
-    quantize(alone, integers(8))
-    assert second == task.run(LocalEngine(alone))
-
-
-def test_budget_is_for_all_tasks_of_a_sweep(
-    monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel
-) -> None:
-    monkeypatch.setattr(compare_module, "KEPT_BYTES", 4 * 19_200)
-    for window in (100, 50, 60):
-        Divergence(data=prose(300), window=window).run(LocalEngine(fresh))
-    held = fresh.kept["baseline hidden states"]
-    assert sum(states.nbytes for states in held.values()) <= 4 * 19_200
-    assert {states.shape[0] for states in held.values()} == {100, 50}
-
-
-def test_what_was_kept_serves_only_the_same_tokens_windows_and_kernel(fresh: LoadedModel) -> None:
-    others = [
-        Divergence(data=prose(300), window=100),
-        Divergence(data=prose(300), window=60),
-        Divergence(data=Fixed(content=prose(700).content[300:600]), window=100),
-    ]
-    for task in others:
-        assert task.run(LocalEngine(fresh)) == task.run(LocalEngine(TinyModel().load(CPU)))
-    count = len(fresh.kept["baseline hidden states"])
-    assert count == 3 + 5 + 3
-    fresh.module.set_attn_implementation("eager")
-    others[0].run(LocalEngine(fresh))
-    assert len(fresh.kept["baseline hidden states"]) == count + 3
 
 
 def test_quantized_weights_are_in_place_afterwards_and_float_ones_after_restoring(

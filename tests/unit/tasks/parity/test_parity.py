@@ -24,7 +24,7 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
 from harness.engines.local.engine import Local, LocalEngine
-from harness.errors import ConfigError, DataError, InvalidResult
+from harness.errors import ConfigError, DataError, InvalidResult, ModelError
 from harness.formats.integer import Integer
 from harness.models import cache
 from harness.models.loaded import LoadedModel
@@ -425,6 +425,11 @@ def test_prompts_that_are_too_long_or_too_many_are_refused(
         replace(TASK, prompts="random", window=8193).reference(LocalEngine(tiny))
     monkeypatch.setattr(parity, "MOST_KEPT_BYTES", 4 * 12 * 23 * 261 - 1)
     with pytest.raises(DataError, match=r"276 positions of 261 tokens; lower task\.window"):
+        TASK.reference(LocalEngine(tiny))
+
+
+def test_model_without_a_recipe_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(ModelError, match="a recipe must have changed tiny"):
         TASK.reference(LocalEngine(tiny))
 
 
