@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from harness.engines.base import Engine, Kind
-from harness.engines.local import interim
+from harness.engines.local.answers import answer
 from harness.engines.local.split_model import split
 from harness.engines.requests import Answer, Request
 from harness.errors import check_bounds
@@ -48,6 +48,8 @@ class LocalEngine(Engine):
         self.loaded = loaded
         self.within = within
         self.batch_tokens = batch_tokens or BATCH_TOKENS[loaded.device.type]
+        # A dict as an ordered set: each warning once.
+        self._warnings: dict[str, None] = {}
 
     @property
     def name(self) -> str:
@@ -72,10 +74,14 @@ class LocalEngine(Engine):
         """Return `make()`, computed once for each key and kept as long as the model."""
         return self.loaded.cached(key, make)
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return why requests could not share what they have in common, if so."""
+        return tuple(self._warnings)
+
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each request and its answer."""
         with self.within(), split(self.loaded) as model:
-            yield from interim.answer(model, requests, self.batch_tokens)
+            yield from answer(model, requests, self.batch_tokens, self._warnings.setdefault)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
