@@ -14,7 +14,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from harness.engines.base import Baseline, Engine, Kind, Variant
-from harness.engines.local import baselines, interim, kept_logits, layers
+from harness.engines.local import baselines, kept_logits, layers
+from harness.engines.local.answers import answer
 from harness.engines.local.compare import compare
 from harness.engines.local.split_model import split
 from harness.engines.local.variants import variants
@@ -57,6 +58,8 @@ class LocalEngine(Engine):
         self.within = within
         self.compared_at_once = compared_at_once
         self.batch_tokens = batch_tokens or BATCH_TOKENS[loaded.device.type]
+        # A dict as an ordered set: each warning once.
+        self._warnings: dict[str, None] = {}
 
     @property
     def name(self) -> str:
@@ -81,10 +84,14 @@ class LocalEngine(Engine):
         """Return `make()`, computed once for each key and kept as long as the model."""
         return self.loaded.cached(key, make)
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return why requests could not share what they have in common, if so."""
+        return tuple(self._warnings)
+
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each request and its answer."""
         with self.within(), split(self.loaded) as model:
-            yield from interim.answer(model, requests, self.batch_tokens)
+            yield from answer(model, requests, self.batch_tokens, self._warnings.setdefault)
 
     def of(
         self, loaded: LoadedModel, within: Become = nullcontext, compared_at_once: int = 1
