@@ -16,7 +16,9 @@ import torch
 from harness.engines.base import Engine, Kind
 from harness.engines.local import interim
 from harness.engines.local.split_model import split
+from harness.engines.local.timed import timed
 from harness.engines.requests import Answer, Request
+from harness.engines.timed import TimedModel, Workload
 from harness.errors import check_bounds
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import Tokenizer, tokenizer_of
@@ -64,6 +66,11 @@ class LocalEngine(Engine):
         """Longest sequence that the configuration allows [token]."""
         return self.loaded.max_length
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        return self.loaded.vocab_size
+
     def describe(self) -> Mapping[str, Any]:
         """Return how many tokens run together."""
         return {"batch_tokens": self.batch_tokens}
@@ -76,6 +83,10 @@ class LocalEngine(Engine):
         """Yield the index of each request and its answer."""
         with self.within(), split(self.loaded) as model:
             yield from interim.answer(model, requests, self.batch_tokens)
+
+    def time(self, workload: Workload) -> AbstractContextManager[TimedModel]:
+        """Context manager: the model, which answers the workload's request."""
+        return timed(self, workload)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
