@@ -110,9 +110,7 @@ def _sample(identity: str, cluster: str, seconds: float, tokens: int | None) -> 
     return SampleScore(id=identity, cluster=cluster, scores=scores)
 
 
-def _baseline_speeds(
-    times: SubjectTimes, prefix: str, phases: Sequence[Phase]
-) -> Iterator[Metric]:
+def _baseline_speeds(times: SubjectTimes, prefix: str, phases: Sequence[Phase]) -> Iterator[Metric]:
     """Yield the rates of some phases of the unquantized model, with their spreads."""
     for metric in _speeds(times):
         if metric.name.removesuffix("_iqr") in phases:
@@ -208,12 +206,11 @@ def _memory(subject: TimedModel) -> Iterator[Metric]:
         ("weight_bytes", subject.weight_bytes, "everything the model holds, as stored"),
         ("kv_bytes", subject.cache_bytes, cache),
     ):
-        known = size is not None
         yield of_model(
             name=name,
-            value=float(size) if known else None,
+            value=None if size is None else float(size),
             unit=Unit.BYTE,
-            note=note if known else NOT_TOLD,
+            note=NOT_TOLD if size is None else note,
         )
 
 

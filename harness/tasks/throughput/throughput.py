@@ -149,9 +149,7 @@ class Throughput:
         """Return prompts that both models can be asked."""
         if base is not None and self.prompts == "text":
             check_text(engine, base.engine, self.data.text(), self.prompt_tokens)
-        return throughput_prompts.prompts_of(
-            self.prompts, self.data, engine, self.size, self.seed
-        )
+        return throughput_prompts.prompts_of(self.prompts, self.data, engine, self.size, self.seed)
 
     def _subjects(
         self, engine: Engine, base: Baseline | None, workload: Workload, models: ExitStack
@@ -182,7 +180,7 @@ class Throughput:
             info=self._info(prompts, first.how),
             metrics=tuple(all_metrics(times, subjects, uses, no_energy, self.seed)),
             samples=tuple(all_samples(times)),
-            baseline=base and base.info,
+            baseline=None if base is None else base.info,
             warnings=(
                 # A model timed alone needs no warning that it is its own baseline.
                 *(() if base is None or base.is_itself else base.warnings),

@@ -66,9 +66,7 @@ def utilizations(
     }
 
 
-def _utilization(
-    costs: Costs, name: str, subject: TimedModel, times: SubjectTimes
-) -> Utilization:
+def _utilization(costs: Costs, name: str, subject: TimedModel, times: SubjectTimes) -> Utilization:
     mbu, mbu_note = _mbu(costs, name, subject, times)
     mfu, mfu_note = _mfu(costs, name, subject, times)
     return Utilization(mbu=mbu, mbu_note=mbu_note, mfu=mfu, mfu_note=mfu_note)
