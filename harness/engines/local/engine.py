@@ -5,7 +5,7 @@ loaded model in place, so the same engine answers for whatever the model is at t
 `within` it answers for the model in another state, such as its unquantized weights.
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -128,9 +128,7 @@ class LocalEngine(Engine):
         """Yield engines of another type, another attention kernel and two requests at a time."""
         return variants(self)
 
-    def compare(
-        self, other: Engine, requests: Sequence[Score]
-    ) -> Generator[tuple[int, Compared], None, None]:
+    def compare(self, other: Engine, requests: Sequence[Score]) -> Iterator[tuple[int, Compared]]:
         """Yield the index of each request, in order, and its statistics.
 
         Raises:
