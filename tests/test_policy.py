@@ -81,7 +81,7 @@ def test_tasks_leave_torch_to_engines() -> None:
     with_torch = {
         *("matmul/matmul.py", "matmul/operands.py"),
         *("parity/parity.py", "lm_eval/guards.py"),
-        *(f"throughput/{name}.py" for name in ("prompts", "throughput", "utilization")),
+        *(f"throughput/{name}.py" for name in ("machine_use", "prompts", "throughput")),
     }
     folder = ROOT / "harness" / "tasks"
     found: dict[str, set[str]] = {}

@@ -16,6 +16,7 @@ from functools import partial
 from harness.engines.timed import Phase, TimedModel
 from harness.machine.energy import LEAST_ENERGY_S
 from harness.results.record import Metric, SampleScore, Unit
+from harness.tasks.throughput.machine_use import Utilization
 from harness.tasks.throughput.ratios import ratios
 from harness.tasks.throughput.subject import (
     FLOAT,
@@ -28,7 +29,6 @@ from harness.tasks.throughput.subject import (
     reference,
 )
 from harness.tasks.throughput.times import NO_STAMPS, SubjectTimes
-from harness.tasks.throughput.utilization import Utilization
 from harness.timing.distribution import (
     Statistics,
     drift,
