@@ -59,7 +59,7 @@ def gemma2(window: int) -> PreTrainedModel:
 
 
 def qwen2(window: int) -> PreTrainedModel:
-    layers = {"use_sliding_window": True, "max_window_layers": 1}
+    layers: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1}
     return Qwen2ForCausalLM(Qwen2Config(**SIZES, sliding_window=window, **layers))
 
 

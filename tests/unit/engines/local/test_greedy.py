@@ -1,5 +1,6 @@
 """When a row of greedy decoding is over."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ class Script:
         self.rows = [row[1:] for row in rows]
         self.steps = 0
 
-    def keep(self, rows: list[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         self.rows = [self.rows[row] for row in rows]
 
     def then(self, tokens_B: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.tasks.mmlu.vllm import VllmMMLU
 from runs import MakeSpec
 from vllm_stand_in import LLM, VERSION, Measured, SamplingParams, StandIn
 
@@ -19,6 +18,7 @@ from harness.results.store import read, read_samples
 from harness.runner.run import run
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.mmlu.vllm import VllmMMLU
 
 CPU = torch.device("cpu")
 
