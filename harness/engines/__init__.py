@@ -1,5 +1,6 @@
 """How a model answers: an engine runs a model, and knows no data set and no metric.
 
+`tree` finds the tokens that requests share.
 `local/` runs a model in this process: token ids in, hidden states, float32 logits or tokens out.
 `vllm/` hands a checkpoint folder to vLLM: token ids in, greedy tokens and time stamps out.
 
