@@ -16,8 +16,8 @@ from functools import partial
 from harness.engines.timed import Phase, TimedModel
 from harness.machine.energy import LEAST_ENERGY_S
 from harness.results.record import Metric, SampleScore, Unit
-from harness.tasks.throughput.machine_use import Utilization
 from harness.tasks.throughput.ratios import ratios
+from harness.tasks.throughput.roofline import Utilization
 from harness.tasks.throughput.subject import (
     FLOAT,
     FLOAT32_MATMULS,

@@ -38,9 +38,9 @@ from harness.results.record import TaskInfo
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import check_text
 from harness.tasks.throughput import prompts as throughput_prompts
-from harness.tasks.throughput.machine_use import utilizations
 from harness.tasks.throughput.metrics import all_metrics, all_samples
 from harness.tasks.throughput.prompts import Prompts
+from harness.tasks.throughput.roofline import utilizations
 from harness.tasks.throughput.subject import (
     FLOAT,
     FLOAT32_MATMULS,
