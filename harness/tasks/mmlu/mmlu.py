@@ -17,6 +17,7 @@ from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Request
 from harness.errors import ConfigError, check_bounds
+from harness.results.parts import PARTS
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
 from harness.tasks.degenerate import answer_warnings
@@ -148,8 +149,8 @@ class MMLU:
         alone = len(self.rules) == 1
         metrics: list[Metric] = []
         samples: list[SampleScore] = []
-        for rule, own in zip(self.rules, by_rule, strict=True):
-            prefix = "" if alone else f"{type(rule).__name__.lower()}/"
+        for name, rule, own in zip(self.answers or ("",), self.rules, by_rule, strict=True):
+            prefix = "" if alone else f"{name}/"
             metrics += [_renamed(metric, prefix) for metric in rule.metrics(own)]
             samples += [sample.model_copy(update={"id": prefix + sample.id}) for sample in own]
         return TaskResult(
@@ -211,22 +212,41 @@ class MMLU:
         return requests, owners
 
     def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
-        drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
-        subjects = "all" if self.subjects is None else ",".join(self.subjects)
+        parts = {} if len(self.rules) == 1 else {PARTS: self._parts()}
         return TaskInfo(
             name=self.name,
             version=self.version,
-            protocol=(
-                f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
-                f"|{'|'.join(rule.protocol for rule in self.rules)}|subjects={subjects}"
-                f"|questions={drawn}"
-            ),
+            protocol=self._protocol(*self.rules),
             data=self.data_facts()
             | {
                 "num_prompt_tokens": sum(len(each.ids) for each in encoded),
                 "token_ids_sha256": hash_token_ids([each.ids for each in encoded]),
-            },
+            }
+            | parts,
         )
+
+    def _protocol(self, *rules: AnswerRule) -> str:
+        drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
+        subjects = "all" if self.subjects is None else ",".join(self.subjects)
+        return (
+            f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
+            f"|{'|'.join(rule.protocol for rule in rules)}|subjects={subjects}|questions={drawn}"
+        )
+
+    def _parts(self) -> dict[str, Any]:
+        """Return the task of each rule alone; see `harness.results.parts`."""
+        return {
+            name: {
+                "name": rule.task_name,
+                "version": getattr(rule, "version", 1),
+                "protocol": self._protocol(rule),
+                "config": {
+                    "answers": None,
+                    "answer": {"_target_": f"harness.tasks.mmlu.{type(rule).__name__}"},
+                },
+            }
+            for name, rule in zip(self.answers or (), self.rules, strict=True)
+        }
 
     def _warnings(
         self, encoded: Sequence[EncodedQuestion], by_rule: Sequence[Sequence[SampleScore]]
