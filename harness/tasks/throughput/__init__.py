@@ -8,11 +8,8 @@
 3. After warm-ups, the task times requests of all subjects in interleaved rounds (`harness.timing`).
 4. `ratios` compares the recipe with the unquantized model, `roofline` compares both with the peaks
    of this machine, and `metrics` makes the metrics and samples of the record.
-
-`vllm` times the same requests in vLLM, which runs in a process of its own.
 """
 
 from harness.tasks.throughput.throughput import Throughput
-from harness.tasks.throughput.vllm import VllmThroughput
 
-__all__ = ["Throughput", "VllmThroughput"]
+__all__ = ["Throughput"]
