@@ -27,6 +27,7 @@ from harness.redaction import redacted_tree
 OWN_PACKAGE = "harness"
 VOLATILE = ("force", "results_dir", "device")
 """Keys of a configuration that do not change what is measured."""
+NO_CHAT = {"chat_template": False, "system": None, "fewshot_as_turns": False}
 ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "Perplexity": {
@@ -34,7 +35,8 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "batch_tokens": None,
             "segmentation": {"_target_": "DisjointWindows"},
         },
-        "MMLU": {"answers": None},
+        "MMLU": {"answers": None, **NO_CHAT},
+        "LMEval": {"batch_size": 1, **NO_CHAT},
         "Local": {"batch_tokens": None},
         "VllmEngine": {
             "python": None,

@@ -11,10 +11,19 @@ and names it in `kinds`. A run of a task that asks for more is `unsupported`: no
 the place.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from harness.engines.requests import Answer, Compared, Request, Score
 from harness.errors import UnsupportedEngine
@@ -91,15 +100,38 @@ class Engine:
 
         Raises:
             UnsupportedRecipe: Nothing says what the model was made of.
+            ModelError: What is named as the baseline cannot be compared with the model.
         """
+        raise self._refusal("compare")
+
+    def unquantized(self, task: str) -> "Baseline":  # noqa: ARG002 - as above
+        """Return the unquantized form of this model, which may be another one than its baseline.
+
+        A baseline can be chosen freely. The unquantized form is the model without its recipe. Only
+        a checkpoint that came quantized has no such form, and its baseline stands for it.
+
+        Raises:
+            UnsupportedRecipe: Nothing says what the model was made of.
+            ModelError: What is named as the baseline cannot be compared with the model.
+        """
+        raise self._refusal("compare")
+
+    def variants(self) -> "Iterator[Variant]":
+        """Yield engines that run this model in other ways, which should not change an answer."""
         raise self._refusal("compare")
 
     def compare(
         self,
         other: "Engine",  # noqa: ARG002
         requests: Sequence[Score],  # noqa: ARG002
-    ) -> Iterator[tuple[int, Compared]]:
-        """Yield the index of each request, and its statistics with `other` as the baseline."""
+    ) -> Generator[tuple[int, Compared], None, None]:
+        """Yield the index of each request, and its statistics with `other` as the baseline.
+
+        A generator, so that a task that stops early can close it: it may hold a model.
+
+        Raises:
+            UnsupportedEngine: The two cannot be compared, or this one does not run here.
+        """
         raise self._refusal("compare")
 
     def _refusal(self, kind: Kind) -> UnsupportedEngine:
@@ -120,6 +152,17 @@ class Baseline:
     def is_itself(self) -> bool:
         """The model is its own baseline, so every difference is 0."""
         return self.info.relation == "itself"
+
+
+class Variant(NamedTuple):
+    """A change of how a model runs that should not change an answer."""
+
+    name: str
+    """What changes, such as `attention`."""
+    change: str
+    """The new setting in one word, such as `eager`."""
+    engine: Engine
+    """The model with the change. It raises UnsupportedEngine where it does not run."""
 
 
 @runtime_checkable

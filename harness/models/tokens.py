@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import DataError
+from harness.models.chat_template import Messages, render, takes_system, template_of
 from harness.models.loaded import LoadedModel
 
 PROBE_TEXT = "aA0"
 """A short text. Its tokens separate the special tokens in front from those at the end."""
+TEXTS_AT_ONCE = 1024
+"""Texts that are encoded in one call, in parallel."""
 Made = TypeVar("Made")
 
 
@@ -85,9 +87,63 @@ class Tokenizer:
             last = end
         return Tokens(ids, begins, ends)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids."""
-        return str(self.backend.decode(list(ids)))
+    def encode_prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of prompts, with special tokens in front as lm-eval puts them.
+
+        A prompt that begins with the text of its BOS token (EOS token for a tokenizer without a
+        BOS), as a chat template may write it, gets no second one.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        start = self.start_id
+        written = None if start is None else self.decode([start])
+        front = self.specials.prefix
+        return [
+            ids if written is not None and text.startswith(written) else front + ids
+            for text, ids in zip(texts, self.encode_bare(texts), strict=True)
+        ]
+
+    def encode_bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of texts, without special tokens in front and without offsets.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        found: list[tuple[int, ...]] = []
+        # The library keeps a hundred bytes a token of every text that it encodes in one call.
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            encoded = self.backend(
+                list(texts[start : start + TEXTS_AT_ONCE]),
+                add_special_tokens=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            found += [tuple(ids) for ids in encoded["input_ids"]]
+        for ids in found:
+            if max(ids, default=0) >= self.num_rows:
+                self.check_rows(ids)
+        return found
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Return the text of token ids; with `skip_special`, that of special tokens is left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
+        """Return a conversation as text; see `harness.models.chat_template.render`."""
+        return render(
+            self.backend, messages, self.model, add_generation_prompt=add_generation_prompt
+        )
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template; a ConfigError says that there is none."""
+        return template_of(self.backend, self.model)
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes a system message."""
+        return takes_system(self.backend, self.model)
 
     @cached_property
     def specials(self) -> Specials:
@@ -105,6 +161,11 @@ class Tokenizer:
         """Id of the end-of-text token; None for a tokenizer without one."""
         found: int | None = self.backend.eos_token_id
         return found
+
+    @property
+    def start_id(self) -> int | None:
+        """Id of the token before a text that nothing precedes: BOS, or EOS if there is no BOS."""
+        return self.eos_id if self.bos_id is None else self.bos_id
 
     @property
     def adds_bos(self) -> bool:
@@ -176,18 +237,4 @@ def without_limits(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
     """Turn off truncation and padding in a tokenizer; return it."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
-
-
-def without_suffix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Make a tokenizer add nothing after a text; return it.
-
-    For libraries that call the tokenizer themselves: pass a copy that no other code uses.
-    """
-    found = special_tokens(tokenizer)
-    if found.suffix:
-        names = tokenizer.convert_ids_to_tokens(list(found.prefix))
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=[*names, "$A"], special_tokens=[*zip(names, found.prefix, strict=True)]
-        )
     return tokenizer

@@ -29,12 +29,14 @@ class AnswerRule(Protocol):
     def asks(self) -> Kind:
         """What the rule asks of an engine."""
 
-    def requests(self, encoded: EncodedQuestion, letters: Sequence[int]) -> tuple[Request, ...]:
+    def requests(
+        self, encoded: EncodedQuestion, letters: Sequence[tuple[int, ...]]
+    ) -> tuple[Request, ...]:
         """Return what an engine is asked about a question.
 
         Args:
             encoded: The question with its prompt.
-            letters: Token ids of " A" to " D" after a prompt of its subject.
+            letters: Token ids of the four answers after a prompt of its subject; see `answer_ids`.
         """
 
     def sample(

@@ -28,9 +28,11 @@ class Direct:
     version: ClassVar[int] = 2
     asks: ClassVar[Kind] = "score"
 
-    def requests(self, encoded: EncodedQuestion, letters: Sequence[int]) -> tuple[Score, ...]:
+    def requests(
+        self, encoded: EncodedQuestion, letters: Sequence[tuple[int, ...]]
+    ) -> tuple[Score, ...]:
         """Ask for the log-probability of each letter; the prompt runs once."""
-        return tuple(Score(encoded.ids, (letter,)) for letter in letters)
+        return tuple(Score(encoded.context, letter) for letter in letters)
 
     def sample(
         self,
@@ -39,7 +41,7 @@ class Direct:
         answers: Sequence[Answer],
     ) -> SampleScore:
         """Compare the log-probabilities of the letters after the prompt."""
-        return _score(encoded, [float(a.log_probs[0]) for a in answers if isinstance(a, Scored)])
+        return _score(encoded, [float(a.log_probs.sum()) for a in answers if isinstance(a, Scored)])
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
         """Return accuracies and ties."""

@@ -40,7 +40,7 @@ class Generate:
     def requests(
         self,
         encoded: EncodedQuestion,
-        letters: Sequence[int],  # noqa: ARG002 - the model may write what it likes
+        letters: Sequence[tuple[int, ...]],  # noqa: ARG002 - the model may write what it likes
     ) -> tuple[GenerateRequest]:
         """Ask for the continuation of the prompt."""
         return (GenerateRequest(encoded.ids, MAX_NEW_TOKENS, ("\n",)),)

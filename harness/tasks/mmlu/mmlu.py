@@ -20,6 +20,7 @@ from harness.errors import ConfigError, check_bounds
 from harness.results.parts import PARTS
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
+from harness.tasks.chat import Chat
 from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu.accuracy import running_accuracy
 from harness.tasks.mmlu.answer_rule import AnswerRule
@@ -62,6 +63,12 @@ class MMLU:
     """Seed of the draw."""
     answers: tuple[Literal["direct", "generate"], ...] | None = None
     """Rules that take the answers in one run, which shares the prompts; None is `answer` alone."""
+    chat_template: bool = False
+    """Write prompts with the chat template of the tokenizer."""
+    system: str | None = None
+    """System prompt, before the description of the subject; None is none."""
+    fewshot_as_turns: bool = False
+    """With a chat template: show solved examples as turns of the conversation."""
 
     def __post_init__(self) -> None:
         """Check bounds, and that there is a subject."""
@@ -72,6 +79,12 @@ class MMLU:
             raise ValueError("answers must name at least one rule or be null, got []")
         if self.subjects is not None and not self.subjects:
             raise ValueError("subjects must name at least one subject or be null, got []")
+        self.chat.check_options()
+
+    @property
+    def chat(self) -> Chat:
+        """Whether and how prompts are conversations."""
+        return Chat(template=self.chat_template, system=self.system, as_turns=self.fewshot_as_turns)
 
     @property
     def rules(self) -> tuple[AnswerRule, ...]:
@@ -144,6 +157,7 @@ class MMLU:
 
     def run(self, engine: Engine) -> TaskResult:
         """Ask every question."""
+        self.chat.check(engine)
         encoded = self._encoded(engine)
         by_rule = self._answers(engine, encoded)
         alone = len(self.rules) == 1
@@ -154,19 +168,20 @@ class MMLU:
             metrics += [_renamed(metric, prefix) for metric in rule.metrics(own)]
             samples += [sample.model_copy(update={"id": prefix + sample.id}) for sample in own]
         return TaskResult(
-            info=self._info(encoded),
+            info=self._info(engine, encoded),
             metrics=tuple(metrics),
             samples=tuple(samples),
-            warnings=self._warnings(encoded, by_rule),
+            warnings=(*self._warnings(encoded, by_rule), *self.chat.warnings(engine, 1)),
         )
 
     def _encoded(self, engine: Engine) -> list[EncodedQuestion]:
         """Return the prompts as token ids, made once a sweep."""
         facts = self.data_facts()
-        key = ("prompts", facts["questions_sha256"], facts["examples_sha256"], facts["num_shots"])
+        hashes = (facts["questions_sha256"], facts["examples_sha256"])
+        key = ("prompts", *hashes, facts["num_shots"], self.chat)
         data = self.data.questions()
         return engine.tokenizer.cached(
-            key, lambda: encode(engine, self.questions(), data, self.num_shots())
+            key, lambda: encode(engine, self.questions(), data, self.num_shots(), self.chat)
         )
 
     def _answers(
@@ -197,26 +212,26 @@ class MMLU:
         self, engine: Engine, encoded: Sequence[EncodedQuestion]
     ) -> tuple[list[Request], list[Owner]]:
         """Return the requests of all rules, and rule and question of each."""
-        letters: dict[str, tuple[int, ...]] = {}
+        letters: dict[str, tuple[tuple[int, ...], ...]] = {}
         requests: list[Request] = []
         owners: list[Owner] = []
         for number, each in enumerate(encoded):
             subject = each.question.subject
             if subject not in letters and "score" in self.asks:
-                # All prompts of a subject end in "Answer:", so the first one tells the tokens.
-                letters[subject] = answer_ids(engine, each.text)
+                # All prompts of a subject end alike, so the first one tells the tokens.
+                letters[subject] = answer_ids(engine, each.text, self.chat)
             for place, rule in enumerate(self.rules):
                 asked = rule.requests(each, letters.get(subject, ()))
                 requests += asked
                 owners += [Owner(place, number)] * len(asked)
         return requests, owners
 
-    def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
-        parts = {} if len(self.rules) == 1 else {PARTS: self._parts()}
+    def _info(self, engine: Engine, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
+        parts = {} if len(self.rules) == 1 else {PARTS: self._parts(engine)}
         return TaskInfo(
             name=self.name,
             version=self.version,
-            protocol=self._protocol(*self.rules),
+            protocol=self._protocol(engine, *self.rules),
             data=self.data_facts()
             | {
                 "num_prompt_tokens": sum(len(each.ids) for each in encoded),
@@ -225,21 +240,22 @@ class MMLU:
             | parts,
         )
 
-    def _protocol(self, *rules: AnswerRule) -> str:
+    def _protocol(self, engine: Engine, *rules: AnswerRule) -> str:
         drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
         subjects = "all" if self.subjects is None else ",".join(self.subjects)
         return (
             f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
-            f"|{'|'.join(rule.protocol for rule in rules)}|subjects={subjects}|questions={drawn}"
+            f"{self.chat.protocol(engine)}|{'|'.join(rule.protocol for rule in rules)}"
+            f"|subjects={subjects}|questions={drawn}"
         )
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self, engine: Engine) -> dict[str, Any]:
         """Return the task of each rule alone; see `harness.results.parts`."""
         return {
             name: {
                 "name": rule.task_name,
                 "version": getattr(rule, "version", 1),
-                "protocol": self._protocol(rule),
+                "protocol": self._protocol(engine, rule),
                 "config": {
                     "answers": None,
                     "answer": {"_target_": f"harness.tasks.mmlu.{type(rule).__name__}"},

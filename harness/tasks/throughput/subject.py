@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from harness.engines.local import cpu_matmul as products
+from harness.engines.local.engine import Become
 from harness.engines.local.generation import Generation, Phase
 from harness.machine.energy import Counter
-from harness.tasks.baselines import Become
 from harness.timing.clock import Clock
 from harness.timing.matmul_types import Matmuls, Spy
 from harness.timing.request import Timing, time_request

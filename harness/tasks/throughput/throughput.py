@@ -26,8 +26,11 @@ import torch
 from torch import Tensor
 
 from harness.data.source import DataSource
+from harness.engines.base import Baseline
+from harness.engines.local import baselines
 from harness.engines.local import cpu_matmul as products
 from harness.engines.local.decodable import check_decoding
+from harness.engines.local.engine import Become
 from harness.engines.local.generation import CacheKind, Generation, forget_compiled
 from harness.errors import check_bounds
 from harness.machine import energy
@@ -38,9 +41,7 @@ from harness.models.checkpoints.stored_bytes import stored_bytes
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import hash_token_ids
 from harness.results.record import TaskInfo
-from harness.tasks import baselines
 from harness.tasks.base import TaskResult
-from harness.tasks.baselines import Baseline, Become
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.metrics import all_metrics, all_samples
 from harness.tasks.throughput.roofline import streamed_bytes, utilizations

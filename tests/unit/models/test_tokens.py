@@ -19,11 +19,12 @@ from harness.data.embedded import EmbeddedData
 from harness.data.source import Text
 from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
+from harness.models import tokens
 from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.models.tokens import num_rows, special_tokens, tokenizer_of, without_suffix
+from harness.models.tokens import num_rows, special_tokens, tokenizer_of
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
@@ -224,9 +225,25 @@ def test_folder_loads_without_the_limits_of_its_tokenizer(
         assert len(each.tokenizer.backend_tokenizer.encode(TEXT).ids) == len(TEXT)
 
 
-def test_tokenizer_without_suffix_is_the_same_but_for_it() -> None:
-    tokenizer = without_suffix(around("! # $A <eos> !"))
-    ids = byte_tokenizer()(TEXT)["input_ids"]
-    assert tokenizer(TEXT)["input_ids"] == [0, 2, *ids]
-    assert tokenizer.encode(TEXT, add_special_tokens=False) == ids
-    assert without_suffix(around("! $A"))("a")["input_ids"] == [0, 64]
+def test_prompts_are_encoded_together_as_alone() -> None:
+    found = tokenizer_for(around("! # $A <eos> !"))
+    texts = ["a", TEXT, "", "<eos>!"]
+    assert found.encode_bare(texts) == [tuple(byte_tokenizer()(t)["input_ids"]) for t in texts]
+    # The text of the EOS, where there is no BOS, stands for the special tokens in front.
+    expected = [tuple(found.encode(text).ids) for text in texts[:3]] + [found.encode_bare(texts)[3]]
+    assert found.encode_prompts(texts) == expected
+
+
+def test_prompt_that_begins_with_the_text_of_its_bos_gets_no_second_one() -> None:
+    found = tokenizer_for(around("! $A", first="!"))
+    assert found.encode_prompts(["!a", "a", "<eos>"]) == [(0, 64), (0, 64), (0, 260)]
+
+
+def test_special_tokens_are_left_out_of_a_text_on_demand() -> None:
+    found = tokenizer_for(byte_tokenizer())
+    assert found.decode([64, 260, 64]) == "a<eos>a"
+    assert found.decode([64, 260, 64], skip_special=True) == "aa"
+
+
+def tokenizer_for(backend: PreTrainedTokenizerFast) -> tokens.Tokenizer:
+    return tokens.Tokenizer(backend=backend, model="tiny", num_rows=261)

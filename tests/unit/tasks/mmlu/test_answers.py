@@ -30,7 +30,7 @@ def item(answer: int, subject: str = "law", number: int = 0) -> EncodedQuestion:
         choices=tuple("1234"),
         answer=answer,
     )
-    return EncodedQuestion(question=question, text="", num_shots=0, ids=(1,))
+    return EncodedQuestion(question=question, text="", num_shots=0, ids=(1,), context=(1,))
 
 
 def by_name(metrics: list[Metric] | tuple[Metric, ...]) -> dict[str, Metric]:

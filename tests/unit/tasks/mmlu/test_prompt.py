@@ -207,7 +207,7 @@ def test_prompt_of_exactly_the_length_of_the_model_is_asked(
 
 def test_answers_are_the_four_tokens_after_the_prompt(tiny: LoadedModel) -> None:
     found = answer_ids(LocalEngine(tiny), "Answer:")
-    assert [tiny.tokenizer.decode([token]) for token in found] == [" A", " B", " C", " D"]
+    assert [tiny.tokenizer.decode(ids) for ids in found] == [" A", " B", " C", " D"]
 
 
 def test_answers_of_two_tokens_are_refused(tiny: LoadedModel) -> None:

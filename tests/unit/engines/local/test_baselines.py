@@ -23,6 +23,7 @@ from harness import config
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
 from harness.data.text_file import TextFile
+from harness.engines.local.engine import LocalEngine
 from harness.errors import HarnessError, ModelError, UnsupportedRecipe
 from harness.export.job import run as export
 from harness.machine import peaks as machine
@@ -34,7 +35,6 @@ from harness.models.sources.tiny import TinyModel, byte_tokenizer
 from harness.results.record import RunRecord, Status
 from harness.results.store import read
 from harness.runner.run import RunSpec, run
-from harness.tasks import baselines
 from harness.tasks.divergence.divergence import Divergence
 
 CPU = torch.device("cpu")
@@ -326,7 +326,7 @@ def loaded_checkpoint(checkpoint: Path) -> LoadedModel:
 def compare(loaded: LoadedModel, base: LocalModel, text: Path) -> Any:
     """Return the divergence of a model from a baseline."""
     task = Divergence(data=TextFile(path=str(text)), window=LENGTH, limit_windows=1)
-    return task.run(replace(loaded, baseline=base))
+    return task.run(LocalEngine(replace(loaded, baseline=base)))
 
 
 def test_another_tokenizer_is_refused(
@@ -397,9 +397,13 @@ def test_other_type_of_the_baseline_is_said(
     assert any("set model.baseline.dtype=float32" in warning for warning in result.warnings)
 
 
-def test_float_weights_of_an_unchanged_model_are_no_baseline(tiny: LoadedModel) -> None:
-    with pytest.raises(ModelError, match="a recipe must have changed tiny"):
-        baselines.without_recipe(tiny)
+def test_unquantized_form_is_not_the_baseline_that_is_named(
+    tiny: LoadedModel, float_folder: Path
+) -> None:
+    base = LocalModel(path=str(float_folder), dtype="float32")
+    engine = LocalEngine(replace(tiny, baseline=base, fingerprint="another model"))
+    assert engine.baseline("divergence").info.relation == "second model"
+    assert engine.unquantized("noise_floor").info.relation == "itself"
 
 
 BLOCKS = Prequantized(
@@ -420,9 +424,9 @@ def test_codes_that_were_dequantized_are_no_float_model(tiny: LoadedModel) -> No
     tiny.dequantized = BLOCKS
     try:
         with pytest.raises(UnsupportedRecipe, match=r"\+model@model\.baseline="):
-            baselines.find(tiny, "divergence")
+            LocalEngine(tiny).baseline("divergence")
         tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(261, 48))
-        assert baselines.find(tiny, "divergence").info.relation == "own float weights"
+        assert LocalEngine(tiny).baseline("divergence").info.relation == "own float weights"
     finally:
         tiny.dequantized = None
 
@@ -451,12 +455,6 @@ def test_dequantized_file_has_no_speed_of_its_own(file: Run) -> None:
         tiny.dequantized = None
     assert record.status is Status.UNSUPPORTED
     assert "must be multiplied as it is stored to have a speed" in str(record.error)
-
-
-def test_tasks_take_no_other_way_to_a_baseline() -> None:
-    folder = Path(baselines.__file__).parent
-    users = {path.name for path in folder.rglob("*.py") if "loaded.unquantized" in path.read_text()}
-    assert users == {"baselines.py"}
 
 
 def test_changed_float_folder_is_measured_again(

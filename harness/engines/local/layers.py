@@ -11,15 +11,22 @@ take another path for one row.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from harness.engines.local import kept_logits
+from harness.engines.paired import Calls, LayerDifference
+from harness.engines.requests import Score
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.targets.weight_layout import is_linear
+
+if TYPE_CHECKING:
+    from harness.engines.local.engine import LocalEngine
 
 
 class Call(NamedTuple):
@@ -31,32 +38,22 @@ class Call(NamedTuple):
     """The output `[..., N]`."""
 
 
-class LayerDifference(NamedTuple):
-    """The relative difference of a real layer from its fake-quantized counterpart."""
-
-    layer: str
-    part: str
-    """`prompt` or `decode`."""
-    value: float
-
-
-Calls = Mapping[str, list[Call]]
-"""Path of the layer -> its calls in order."""
-
-
-@contextmanager
-def recorded(loaded: LoadedModel) -> Iterator[Calls]:
-    """Context manager that records every call of every quantized linear layer.
+def recorded(engine: "LocalEngine", request: Score, decode: int) -> Calls:
+    """Return every call of every quantized linear layer during a request.
 
     Layers that stay unquantized are the same in both models and are not recorded.
     """
+    loaded = engine.loaded
     calls: dict[str, list[Call]] = {}
     quantized = {id(swap.owner) for swap in loaded.swaps}
     with ExitStack() as hooks:
         for name, module in loaded.module.named_modules():
             if is_linear(module) and id(module) in quantized:
                 hooks.enter_context(_recording(module, calls.setdefault(name, [])))
-        yield calls
+        with torch.inference_mode():
+            # Not split: the head runs as the recipe left it.
+            kept_logits.run(loaded, request, decode)
+    return calls
 
 
 @contextmanager
@@ -81,6 +78,7 @@ def _recording(module: nn.Module, calls: list[Call]) -> Iterator[None]:
             handle.remove()
 
 
+@torch.inference_mode()
 def layer_differences(loaded: LoadedModel, calls: Calls) -> list[LayerDifference]:
     """Return the differences of every layer in the model's order, `prompt` before `decode`.
 
@@ -90,7 +88,9 @@ def layer_differences(loaded: LoadedModel, calls: Calls) -> list[LayerDifference
     found = []
     for name, of_layer in calls.items():
         layer = loaded.module.get_submodule(name)
-        for part, is_single in (("prompt", False), ("decode", True)):
+        parts: tuple[tuple[Literal["prompt", "decode"], bool], ...]
+        parts = ("prompt", False), ("decode", True)
+        for part, is_single in parts:
             chosen = [call for call in of_layer if _is_one_row(call.activation) is is_single]
             if chosen:
                 value = _difference(layer, chosen, loaded)
