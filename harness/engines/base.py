@@ -26,6 +26,7 @@ from typing import (
 )
 
 from harness.engines.requests import Answer, Compared, Request, Score
+from harness.engines.timed import TimedModel, Workload
 from harness.errors import UnsupportedEngine
 from harness.results.record import BaselineInfo
 
@@ -62,6 +63,11 @@ class Engine:
     def max_length(self) -> int | None:
         """Longest sequence that the model was made for [token]; None for no limit."""
         return None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        raise NotImplementedError
 
     def fits(self, length: int) -> bool:
         """Return whether a sequence of `length` tokens is within `max_length`."""
@@ -133,6 +139,15 @@ class Engine:
             UnsupportedEngine: The two cannot be compared, or this one does not run here.
         """
         raise self._refusal("compare")
+
+    def time(self, workload: Workload) -> AbstractContextManager[TimedModel]:  # noqa: ARG002
+        """Context manager: a model that answers the workload's request and can be timed.
+
+        Raises:
+            ModelError: The model cannot run token by token.
+            UnsupportedEngine: The engine cannot run the workload as it is asked for.
+        """
+        raise self._refusal("time")
 
     def _refusal(self, kind: Kind) -> UnsupportedEngine:
         return UnsupportedEngine(
