@@ -7,6 +7,7 @@ So vLLM has an environment of its own, and a worker there exchanges lines of JSO
     running    the engine that tasks ask
     prompts    turns `Score` into prompts: log-probabilities of prompt tokens and of the next token
     decoding   turns `Generate` into prompts, until a stop text or an end-of-text token
+    timing     times a request by the stamps of vLLM
     server     sends prompts in batches, and loads the model with arguments that suit them
     process    starts and ends the worker, and reads its lines
     worker     the other side: imports vLLM and the standard library alone

@@ -58,15 +58,9 @@ class Decoding:
         self.is_over = (
             end is not None
             or len(new) == most
-            or _is_over(tokenizer.decode(self.tokens), self.request.stop)
+            or self.request.is_ended_by(tokenizer.decode(self.tokens))
         )
 
     def answer(self) -> Generated:
         """Return the answer, once it is over."""
         return Generated(tuple(self.tokens))
-
-
-def _is_over(text: str, stop: Sequence[str]) -> bool:
-    """Return whether a stop text stands behind a character that is not white space."""
-    lead = len(text) - len(text.lstrip())
-    return any(each in text[lead + 1 :] for each in stop)

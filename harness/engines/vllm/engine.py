@@ -109,7 +109,7 @@ class VllmEngine:
         notes = () if device.type == "cpu" else (UNVERIFIED_ON_GPU,)
         with Server(self._python(), self._arguments(), device.type) as server:
             server.connect()
-            yield RunningVllm(server, weightless, self.max_model_len, facts, notes)
+            yield RunningVllm(server, weightless, self.max_model_len, facts, device.type, notes)
 
     def _python(self) -> str:
         return sys.executable if self.python is None else str(paths.expanded(self.python))

@@ -1,15 +1,18 @@
 """The started engine: it turns the requests of a task into prompts, and outputs into answers."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Generate, Request, Score
+from harness.engines.timed import Workload
 from harness.engines.vllm.decoding import Decoding
 from harness.engines.vllm.prompts import lookups
 from harness.engines.vllm.server import Server
+from harness.engines.vllm.timing import TimedVllm
 from harness.models.loaded import LoadedModel
-from harness.models.tokens import Tokenizer, tokenizer_of
+from harness.models.tokens import Tokenizer, end_ids, tokenizer_of
 
 SCORING: Mapping[str, Any] = {"max_num_batched_tokens": 2048}
 """Arguments of `vllm.LLM` for log-probabilities of prompts. vLLM makes float32 logits of all
@@ -30,6 +33,7 @@ class RunningVllm(Engine):
         weightless: LoadedModel,
         max_model_len: int | None,
         facts: Mapping[str, Any],
+        device: str,
         notes: tuple[str, ...] = (),
     ) -> None:
         """Answer for a model.
@@ -39,12 +43,14 @@ class RunningVllm(Engine):
             weightless: Tokenizer and configuration of the folder.
             max_model_len: Longest sequence that the user allows [token].
             facts: What identifies engine and checkpoint.
+            device: Type of the device.
             notes: Warnings for every record.
         """
         self._server = server
         self._weightless = weightless
         self._max_model_len = max_model_len
         self._facts = facts
+        self._device = device
         self._notes = notes
 
     @classmethod
@@ -70,6 +76,11 @@ class RunningVllm(Engine):
         known = (self._weightless.max_length, self._max_model_len)
         return min((each for each in known if each is not None), default=None)
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        return self._weightless.vocab_size
+
     def describe(self) -> Mapping[str, Any]:
         """Return version and checkpoint."""
         return self._facts
@@ -87,11 +98,18 @@ class RunningVllm(Engine):
         yield from self._scores(requests)
         yield from self._texts(requests)
 
+    @contextmanager
+    def time(self, workload: Workload) -> Iterator[TimedVllm]:
+        """Context manager: the model, to be timed by vLLM's stamps."""
+        yield TimedVllm(self._server, workload, self._device)
+
     def _scores(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         found = lookups([(i, each) for i, each in enumerate(requests) if isinstance(each, Score)])
         prompts = [each.prompt() for each in found]
         scoring = any("prompt_logprobs" in prompt.sampling for prompt in prompts)
-        for index, output in self._server.run(prompts, SCORING if scoring else {}):
+        if prompts:
+            self._server.load(SCORING if scoring else {})
+        for index, output in self._server.run(prompts):
             yield from found[index].answers(output)
 
     def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
@@ -100,18 +118,13 @@ class RunningVllm(Engine):
             for i, each in enumerate(requests)
             if isinstance(each, Generate)
         ]
-        end_ids = self._end_ids()
+        if left:
+            self._server.load({})
+        ends = tuple(sorted(end_ids(self._weightless)))
         while left:
-            asked = [each.prompt(end_ids) for each in left]
-            for index, output in self._server.run(asked, {}):
-                left[index].take(output, end_ids, self.tokenizer)
+            asked = [each.prompt(ends) for each in left]
+            for index, output in self._server.run(asked):
+                left[index].take(output, ends, self.tokenizer)
                 if left[index].is_over:
                     yield left[index].index, left[index].answer()
             left = [each for each in left if not each.is_over]
-
-    def _end_ids(self) -> tuple[int, ...]:
-        """Return the end-of-text tokens of the generation config and of the tokenizer."""
-        configured = getattr(self._weightless.module.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
-        known = {each for each in (*listed, self.tokenizer.eos_id) if each is not None}
-        return tuple(sorted(known))

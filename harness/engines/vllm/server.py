@@ -62,50 +62,56 @@ class Server(ExitStack):
         self._worker = worker
         return worker
 
-    def run(
-        self, prompts: Sequence[Prompt], needs: Mapping[str, Any]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the index of each prompt and its output, in order, a batch at a time.
+    def load(self, needs: Mapping[str, Any]) -> None:
+        """Load the model, unless the loaded one suits.
 
         Args:
-            prompts: The prompts.
-            needs: Arguments of `vllm.LLM` that suit the prompts; those of the user come first.
+            needs: Arguments of `vllm.LLM` that suit what will be asked; the user's own win.
 
         Raises:
-            ModelError: vLLM cannot load the folder, or refuses a prompt.
-            InvalidResult: vLLM lost a prompt.
+            ModelError: vLLM cannot load the folder.
         """
-        worker = self._loaded(needs)
-        for batch in _batches(prompts):
-            sent = [prompts[index]._asdict() for index in batch]
-            try:
-                outputs = worker.ask({"run": sent})["outputs"]
-            except Refused as reason:
-                raise ModelError(f"vLLM must run every prompt, got {reason}") from reason
-            if len(outputs) != len(sent):
-                raise InvalidResult(
-                    f"vLLM must answer {len(sent)} prompts, got {len(outputs)} answers"
-                )
-            yield from zip(batch, outputs, strict=True)
-
-    def _loaded(self, needs: Mapping[str, Any]) -> WorkerProcess:
-        """Return the worker, once it holds a model that suits."""
         if self._needs is not None and needs.items() <= self._needs.items():
-            return self.connect()
+            return
         if self._needs is not None:
             self.close()
             self._worker = self._needs = None
-        worker = self.connect()
         log.info("vllm: loading %s", self._arguments["model"])
         try:
-            worker.ask({"load": {**needs, **self._arguments}})
+            self.connect().ask({"load": {**needs, **self._arguments}})
         except Refused as reason:
             raise ModelError(
                 f"engine.path must be a folder that vLLM loads, got {self._arguments['model']}: "
                 f"{reason}"
             ) from reason
         self._needs = needs
-        return worker
+
+    def run(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the index of each prompt and its output, in order, a batch at a time.
+
+        The model must be loaded.
+        """
+        for batch in _batches(prompts):
+            outputs = self.run_batch([prompts[index] for index in batch])
+            yield from zip(batch, outputs, strict=True)
+
+    def run_batch(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """Run prompts together; return their outputs.
+
+        Raises:
+            ModelError: vLLM refuses a prompt.
+            InvalidResult: vLLM lost a prompt.
+        """
+        try:
+            sent = [prompt._asdict() for prompt in prompts]
+            outputs: list[dict[str, Any]] = self.connect().ask({"run": sent})["outputs"]
+        except Refused as reason:
+            raise ModelError(f"vLLM must run every prompt, got {reason}") from reason
+        if len(outputs) != len(prompts):
+            raise InvalidResult(
+                f"vLLM must answer {len(prompts)} prompts, got {len(outputs)} answers"
+            )
+        return outputs
 
 
 def _batches(prompts: Sequence[Prompt]) -> Iterator[list[int]]:

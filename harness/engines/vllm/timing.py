@@ -1,76 +1,74 @@
-"""Times of a batch of requests, from vLLM's own stamps.
+"""The model that vLLM holds, to be timed by vLLM's own stamps.
 
-    prefill   from the first request scheduled to the last first token      B S tokens
-    decode    from the first token of the batch to its last                 B (G - 1) tokens
-    TPOT      (last token - first token) / (G - 1), mean over the requests
-    TTFT      from arrival to first token, of the slowest request, with queue and tokenization
-
-vLLM stamps the first and the last token of a request, not those between them. Its `arrival_time` is
-of another clock than the stamps, and is not used.
+vLLM stamps when it scheduled a request, its first token and its last one, not those between them.
+The stamps are of one monotonic clock; `arrival_time` is of another one and is not used. A version
+that lacks a stamp gives no times at all: the difference of two runs would not replace it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import time
+from collections.abc import Mapping
+from typing import Any
 
+from harness.engines.timed import Stamps, Timed, TimedModel, Workload
 from harness.engines.vllm.prompts import Prompt
+from harness.engines.vllm.server import Server
 from harness.errors import InvalidResult
 
-
-class Stamps(NamedTuple):
-    """When vLLM scheduled and answered a request; times of one monotonic clock [s]."""
-
-    scheduled: float
-    first_token: float
-    last_token: float
-    latency: float | None
-    """From arrival to the first token; None in versions that do not report it [s]."""
+STAMPS = ("scheduled_ts", "first_token_ts", "last_token_ts", "first_token_latency")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchTimes:
-    """The times of a batch."""
+class TimedVllm(TimedModel):
+    """Answers one request of B prompts, each continued by G tokens."""
 
-    prefill_s: float
-    decode_s: float
-    tpot_s: float
-    """Mean over the requests [s/token]."""
-    total_s: float
-    """From the first request scheduled to the last token [s]."""
-    ttft_s: float | None
-    """Of the slowest request; None where vLLM does not report it [s]."""
-    first_tokens_apart_s: float
-    """Between the first and the last request's first token; near 0 if one step prefilled all [s]."""
+    def __init__(self, server: Server, workload: Workload, device: str) -> None:
+        """Load the model for this workload."""
+        # End-of-text tokens are ignored. `min_tokens` would forbid them, and so change what is
+        # decoded.
+        sampling: dict[str, Any] = {
+            "temperature": 0.0,
+            "max_tokens": workload.new_tokens,
+            "ignore_eos": True,
+            "detokenize": False,
+        }
+        self._prompts = [Prompt(ids, sampling) for ids in workload.prompts]
+        self._device = device
+        self._server = server
+        server.load(
+            {
+                # Every round has the same prompts.
+                "enable_prefix_caching": False,
+                # One step prefills the whole batch, so that the phases do not overlap.
+                "max_num_seqs": len(workload.prompts),
+                "max_num_batched_tokens": sum(len(ids) for ids in workload.prompts),
+            }
+        )
+
+    @property
+    def device(self) -> str:
+        """The type of device that vLLM is built for."""
+        return self._device
+
+    @property
+    def how(self) -> str:
+        """Who takes the stamps."""
+        return "prefix-caching=no|stamps=vllm"
+
+    @property
+    def runs_here(self) -> bool:
+        """A process of its own runs the model."""
+        return False
+
+    def request(self) -> Timed:
+        """Answer the request once."""
+        begun = time.perf_counter()
+        outputs = self._server.run_batch(self._prompts)
+        whole_s = time.perf_counter() - begun
+        stamps = [_stamps(*pair) for pair in zip(self._prompts, outputs, strict=True)]
+        known = tuple(each for each in stamps if each is not None)
+        return Timed(sequences=known if len(known) == len(stamps) else None, whole_s=whole_s)
 
 
-def needs(batch: int, prompt_tokens: int) -> Mapping[str, Any]:
-    """Return arguments of `vllm.LLM` for timing a batch.
-
-    One step prefills the whole batch, so that the phases do not overlap. Prefixes are not cached,
-    since every round has the same prompts.
-    """
-    return {
-        "enable_prefix_caching": False,
-        "max_num_seqs": batch,
-        "max_num_batched_tokens": batch * prompt_tokens,
-    }
-
-
-def timed_prompt(ids: Sequence[int], new_tokens: int) -> Prompt:
-    """Return a prompt that is continued by exactly `new_tokens` tokens.
-
-    Ends of text are ignored. `min_tokens` would forbid them, and so change what is decoded.
-    """
-    sampling = {
-        "temperature": 0.0,
-        "max_tokens": new_tokens,
-        "ignore_eos": True,
-        "detokenize": False,
-    }
-    return Prompt(tuple(ids), sampling)
-
-
-def stamps_of(prompt: Prompt, output: Mapping[str, Any]) -> Stamps | None:
+def _stamps(prompt: Prompt, output: Mapping[str, Any]) -> Stamps | None:
     """Return the stamps in an output, or None if this version of vLLM lacks one.
 
     Raises:
@@ -83,32 +81,8 @@ def stamps_of(prompt: Prompt, output: Mapping[str, Any]) -> Stamps | None:
             f"vLLM must decode {most} tokens for each prompt, got {len(output['tokens'])} "
             f"(finish_reason {output['finish_reason']}); raise engine.max_model_len if it is set"
         )
-    names = ("scheduled_ts", "first_token_ts", "last_token_ts", "first_token_latency")
     # A stamp is 0 until it is set, and null in versions that do not keep it.
-    scheduled, first, last, latency = (output["stamps"][name] or None for name in names)
-    if None in (scheduled, first, last):
+    started, first, last, latency = (output["stamps"][name] or None for name in STAMPS)
+    if started is None or first is None or last is None:
         return None
-    return Stamps(scheduled, first, last, latency)
-
-
-def batch_times(batch: Sequence[Stamps], new_tokens: int) -> BatchTimes:
-    """Return the times of requests that ran together.
-
-    Raises:
-        InvalidResult: Stamps run backwards.
-    """
-    start, first = min(s.scheduled for s in batch), min(s.first_token for s in batch)
-    prefilled, last = max(s.first_token for s in batch), max(s.last_token for s in batch)
-    each = [(s.last_token - s.first_token) / (new_tokens - 1) for s in batch]
-    latencies = [s.latency for s in batch if s.latency is not None]
-    times = BatchTimes(
-        prefill_s=prefilled - start,
-        decode_s=last - first,
-        tpot_s=sum(each) / len(each),
-        total_s=last - start,
-        ttft_s=max(latencies) if len(latencies) == len(batch) else None,
-        first_tokens_apart_s=prefilled - first,
-    )
-    if min(times.prefill_s, times.decode_s, times.tpot_s) <= 0:
-        raise InvalidResult(f"every phase must take longer than 0 s, got {times}")
-    return times
+    return Stamps(started, first, last, ttft_s=latency)
