@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from harness.engines.requests import Generate, Score
 from harness.engines.timed import Stamps, Workload
 from harness.errors import InvalidResult
 
 WORKLOAD = Workload(prompts=((65, 66, 67), (70, 71, 72)), new_tokens=5)
-STARTED, FIRST, LAST = 1000.5, 1000.75, 1000.79
+STARTED, FIRST, LAST = 1000.5, 1000.75, 1000.75 + 4 * 0.01
 """What the clock of the stand-in says of the first prompt."""
 
 
@@ -21,9 +22,6 @@ def test_stamps_are_those_of_vllm(
         timed = model.request()
         assert (model.device, model.runs_here) == ("cpu", False)
     first, second = timed.sequences
-    assert (
-        first == pytest.approx((STARTED, FIRST, LAST, 0.4), abs=1e-9) or first.inter_token_s is None
-    )
     assert first[:4] == pytest.approx((STARTED, FIRST, LAST, 0.4))
     assert second[:4] == pytest.approx((STARTED, FIRST + 0.02, LAST + 0.02, 0.4))
     assert timed.whole_s > 0
@@ -45,7 +43,7 @@ def test_version_that_lacks_stamps(
     told(**told_of)
     with start() as engine, engine.time(WORKLOAD) as model:
         found = model.request().sequences
-    assert (found and found[0]) == (expected and pytest.approx(expected[:3] + (None, None)))
+    assert (found and found[0]) == expected
 
 
 def test_answer_that_stops_early_is_an_invalid_result(
@@ -63,8 +61,6 @@ def test_answer_that_stops_early_is_an_invalid_result(
 def test_model_is_loaded_anew_where_a_question_needs_it(
     start: Any, asked: Callable[[str], list[Any]]
 ) -> None:
-    from harness.engines.requests import Generate, Score
-
     with start(extra={"max_num_batched_tokens": 512}) as engine:
         list(engine.answer([Score((65,), (66, 67))]))
         list(engine.answer([Generate((65,), 2), Score((65,), (66,))]))
