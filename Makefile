@@ -58,10 +58,10 @@ $(VLLM)/.installed:
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# Two exports of the real model in vLLM and in transformers; needs HARNESS_DATA. About ten minutes on
-# two cores.
+# Two exports of the real model in vLLM and in transformers; needs HARNESS_DATA. ARGS="--out FILE" keeps
+# the figures. About ten minutes on two cores.
 vllm-check: setup $(VLLM)/.installed
-	$(RUN) scripts/check_vllm.py --python $(VLLM)/bin/python
+	$(RUN) scripts/check_vllm.py --python $(VLLM)/bin/python $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM)

@@ -11,7 +11,7 @@ and names it in `kinds`. A run of a task that asks for more is `unsupported`: no
 the place.
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import (
@@ -130,10 +130,8 @@ class Engine:
         self,
         other: "Engine",  # noqa: ARG002
         requests: Sequence[Score],  # noqa: ARG002
-    ) -> Generator[tuple[int, Compared], None, None]:
+    ) -> Iterator[tuple[int, Compared]]:
         """Yield the index of each request, and its statistics with `other` as the baseline.
-
-        A generator, so that a task that stops early can close it: it may hold a model.
 
         Raises:
             UnsupportedEngine: The two cannot be compared, or this one does not run here.

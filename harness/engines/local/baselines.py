@@ -10,7 +10,7 @@ Every comparison asks `find` for a `Baseline`, so that no model is compared with
     quantized checkpoint or GGUF    UnsupportedRecipe: there are no unquantized weights to compare
     file, no model.baseline         with
 
-`unquantized` is for comparisons of a model with itself: a float model or a recipe stands for
+`unquantized` is for comparisons of a model with itself: an unquantized model or a recipe stands for
 itself there, even if `model.baseline` is given.
 """
 

@@ -14,7 +14,7 @@ float32 copy of each LM head that is stored in another type, and 40 bytes for ea
 on SmolLM2-135M and a CPU: 0.25 GiB in float32, 0.5 GiB in bfloat16.
 """
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ KEPT_BYTES = 2**30
 
 def compare(
     candidate: "LocalEngine", baseline: "LocalEngine", requests: Sequence[Score]
-) -> Generator[tuple[int, Compared], None, None]:
+) -> Iterator[tuple[int, Compared]]:
     """Yield the index of each request, in order, and the statistics `[T]` of its continuation."""
     with ExitStack() as splits:
         model = splits.enter_context(split(candidate.loaded))

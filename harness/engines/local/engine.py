@@ -5,7 +5,7 @@ loaded model in place, so the same engine answers for whatever the model is at t
 `within` it answers for the model in another state, such as its unquantized weights.
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,9 +18,11 @@ from harness.engines.local import baselines, kept_logits, layers
 from harness.engines.local.answers import answer
 from harness.engines.local.compare import compare
 from harness.engines.local.split_model import split
+from harness.engines.local.timed import timed
 from harness.engines.local.variants import variants
 from harness.engines.paired import Calls, Kept, LayerDifference
 from harness.engines.requests import Answer, Compared, Request, Score
+from harness.engines.timed import TimedModel, Workload
 from harness.errors import UnsupportedEngine, check_bounds
 from harness.models.loaded import LoadedModel, Weights
 from harness.models.tokens import Tokenizer, tokenizer_of
@@ -76,6 +78,11 @@ class LocalEngine(Engine):
         """Longest sequence that the configuration allows [token]."""
         return self.loaded.max_length
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        return self.loaded.vocab_size
+
     def describe(self) -> Mapping[str, Any]:
         """Return how many tokens run together."""
         return {"batch_tokens": self.batch_tokens}
@@ -121,9 +128,7 @@ class LocalEngine(Engine):
         """Yield engines of another type, another attention kernel and two requests at a time."""
         return variants(self)
 
-    def compare(
-        self, other: Engine, requests: Sequence[Score]
-    ) -> Generator[tuple[int, Compared], None, None]:
+    def compare(self, other: Engine, requests: Sequence[Score]) -> Iterator[tuple[int, Compared]]:
         """Yield the index of each request, in order, and its statistics.
 
         Raises:
@@ -145,11 +150,6 @@ class LocalEngine(Engine):
         """`pretrained`, or `random` where only the shapes are the model's."""
         return self.loaded.weights
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids that the model scores."""
-        return self.loaded.vocab_size
-
     def kept(self, requests: Sequence[Score], decode: int) -> Iterator[tuple[int, Kept]]:
         """Yield the index of each request, in order, and its distributions."""
         return kept_logits.kept(self, requests, decode)
@@ -161,6 +161,10 @@ class LocalEngine(Engine):
     def layer_differences(self, calls: Calls) -> list[LayerDifference]:
         """Return the differences of every layer in the model's order, `prompt` before `decode`."""
         return layers.layer_differences(self.loaded, calls)
+
+    def time(self, workload: Workload) -> AbstractContextManager[TimedModel]:
+        """Context manager: the model, which answers the workload's request."""
+        return timed(self, workload)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ for the original objects, which come back. `dtype` takes a second copy of the pa
 kernel holds all scores of a layer, heads x length^2.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -43,9 +43,7 @@ class VariantEngine(Engine):
         """Answer for the model of `engine`."""
         self.engine = engine
 
-    def compare(
-        self, other: Engine, requests: Sequence[Score]
-    ) -> Generator[tuple[int, Compared], None, None]:
+    def compare(self, other: Engine, requests: Sequence[Score]) -> Iterator[tuple[int, Compared]]:
         """Yield the index of each request and its statistics.
 
         Raises:

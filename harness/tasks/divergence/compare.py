@@ -1,7 +1,6 @@
 """Ask two engines about the same tokens, and turn the statistics into samples and warnings."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 
 import numpy as np
 
@@ -55,9 +54,8 @@ def compare(engine: Engine, baseline: Engine, requests: Sequence[Score], title: 
         InvalidResult: A log-probability of either side is not finite.
     """
     found: dict[int, Compared] = {}
-    # Closed: an exception would keep the engine's model in its state for comparisons.
-    with bar(title, len(requests)) as progress, closing(engine.compare(baseline, requests)) as each:
-        for index, pairs in each:
+    with bar(title, len(requests)) as progress:
+        for index, pairs in engine.compare(baseline, requests):
             check_finite(
                 {
                     "the unquantized model": pairs.nll_baseline,

@@ -9,25 +9,16 @@ operands inside; it counts as the narrowest type among them.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.engines.timed import Matmuls
+
 MATMUL = re.compile(r"(^|_)(mm|addmm|linear|matmul|gemm|gemv)(_|$)|qlinear|\dmm")
 """Names of operators that multiply by a matrix."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Matmuls:
-    """The matmuls with weights that were observed."""
-
-    work: dict[str, float]
-    """Type, such as `int8` -> number of operations; one multiply-add is two."""
-    kernels: tuple[str, ...]
-    """Operators such as `aten._int_mm`, in the order of their operations, most first."""
 
 
 class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a model costs, read off models of several architectures whose sizes are given."""
+"""Sizes that decide the costs of a model, read off models of several architectures whose sizes are given."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from harness.engines.local.shape import shape_of, streamed_bytes
+from harness.engines.timed import NoShape
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.tasks.throughput import roofline as throughput_roofline
-from harness.tasks.throughput.roofline import NoRoofline, shape_of, streamed_bytes
 
 SIZES = {
     "vocab_size": 300,
@@ -90,20 +90,19 @@ def test_a_tied_table_is_streamed_by_the_head_and_a_free_one_is_not() -> None:
         assert 0 <= streamed_bytes(loaded) - matrices - norms < 200
 
 
-def test_a_mixture_of_experts_has_no_roofline() -> None:
-    with pytest.raises(NoRoofline, match="which experts"):
+def test_a_mixture_of_experts_has_no_shape() -> None:
+    with pytest.raises(NoShape, match="which experts"):
         shape_of(load("mixtral", num_local_experts=4))
 
 
-def test_a_matrix_outside_of_linear_layers_has_no_roofline() -> None:
-    with pytest.raises(NoRoofline, match="is not the weight of a linear layer"):
+def test_a_matrix_outside_of_linear_layers_has_no_shape() -> None:
+    with pytest.raises(NoShape, match="is not the weight of a linear layer"):
         shape_of(load("gpt2", n_embd=32, n_layer=2, n_head=4))
 
 
-def test_an_unknown_kind_of_layer_has_no_roofline(
+def test_an_unknown_kind_of_layer_has_no_shape(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.module.config, "layer_types", ["linear_attention"] * 2, raising=False)
-    with pytest.raises(NoRoofline, match="linear_attention"):
+    with pytest.raises(NoShape, match="linear_attention"):
         shape_of(tiny)
-    assert throughput_roofline.utilizations(tiny, [], {}) == {}

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.timing.matmul_types import Matmuls, Spy
+from harness.engines.local.matmul_types import Spy
+from harness.engines.timed import Matmuls
 
 
 def seen(run: object, *args: Tensor) -> Matmuls:
