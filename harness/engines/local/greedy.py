@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.engines.requests import Generate, Generated, Request
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
+from harness.models.tokens import end_ids
 
 
 class Rows(Protocol):
@@ -76,20 +77,10 @@ def most_likely(logits_BV: Tensor) -> Tensor:
     return logits_BV.argmax(dim=-1)
 
 
-def end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Return the end-of-text tokens of the generation config and of the tokenizer."""
-    configured = getattr(loaded.module.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
-
-
 def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
     """Say whether a row has all its tokens, or a stop text behind other text than white space."""
     assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
     if len(made) >= request.max_new_tokens:
         return True
-    if not request.stop:
-        return False
-    text = str(loaded.tokenizer.decode([*made])).lstrip()
-    # From the second character on: the first one is other text than white space.
-    return any(stop in text[1:] for stop in request.stop)
+    # A text is not decoded for nothing.
+    return bool(request.stop) and request.is_ended_by(str(loaded.tokenizer.decode([*made])))
