@@ -36,8 +36,16 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "segmentation": {"_target_": "DisjointWindows"},
         },
         "MMLU": {"answers": None, **NO_CHAT},
-        "LMEval": {"batch_size": 1, **NO_CHAT},
+        "LMEval": NO_CHAT,
         "Local": {"batch_tokens": None},
+        "VllmEngine": {
+            "python": None,
+            "tensor_parallel_size": 1,
+            "pipeline_parallel_size": 1,
+            "kv_cache_dtype": "auto",
+            "max_num_seqs": None,
+            "extra": {},
+        },
         "Divergence": {"bos": None},
         "NoiseFloor": {"bos": None},
         "Parity": {"bos": None},
@@ -48,9 +56,7 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Class -> field that it got after its first records were filed -> what runs did before."""
-LOST_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"MMLU": {"batch_tokens": None}, "LMEval": {"batch_size": 1}}
-)
+LOST_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType({"MMLU": {"batch_tokens": None}})
 """Class -> field that it had in earlier versions -> the value that stands for today's runs."""
 FIRST_ENGINE: Mapping[str, Any] = MappingProxyType({"_target_": "Local"})
 """Canonical form of the engine of all runs before engines could be chosen. It does not count."""

@@ -14,9 +14,19 @@ the place.
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from harness.engines.requests import Answer, Compared, Request, Score
+from harness.engines.timed import TimedModel, Workload
 from harness.errors import UnsupportedEngine
 from harness.results.record import BaselineInfo
 
@@ -53,6 +63,11 @@ class Engine:
     def max_length(self) -> int | None:
         """Longest sequence that the model was made for [token]; None for no limit."""
         return None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        return self.tokenizer.num_rows
 
     def fits(self, length: int) -> bool:
         """Return whether a sequence of `length` tokens is within `max_length`."""
@@ -91,7 +106,24 @@ class Engine:
 
         Raises:
             UnsupportedRecipe: Nothing says what the model was made of.
+            ModelError: What is named as the baseline cannot be compared with the model.
         """
+        raise self._refusal("compare")
+
+    def unquantized(self, task: str) -> "Baseline":  # noqa: ARG002 - as above
+        """Return the unquantized form of this model, which may be another one than its baseline.
+
+        A baseline can be chosen freely. The unquantized form is the model without its recipe. Only
+        a checkpoint that came quantized has no such form, and its baseline stands for it.
+
+        Raises:
+            UnsupportedRecipe: Nothing says what the model was made of.
+            ModelError: What is named as the baseline cannot be compared with the model.
+        """
+        raise self._refusal("compare")
+
+    def variants(self) -> "Iterator[Variant]":
+        """Yield engines that run this model in other ways, which should not change an answer."""
         raise self._refusal("compare")
 
     def compare(
@@ -99,8 +131,21 @@ class Engine:
         other: "Engine",  # noqa: ARG002
         requests: Sequence[Score],  # noqa: ARG002
     ) -> Iterator[tuple[int, Compared]]:
-        """Yield the index of each request, and its statistics with `other` as the baseline."""
+        """Yield the index of each request, and its statistics with `other` as the baseline.
+
+        Raises:
+            UnsupportedEngine: The two cannot be compared, or this one does not run here.
+        """
         raise self._refusal("compare")
+
+    def time(self, workload: Workload) -> AbstractContextManager[TimedModel]:  # noqa: ARG002
+        """Context manager: a model that answers the workload's request and can be timed.
+
+        Raises:
+            ModelError: The model cannot run token by token.
+            UnsupportedEngine: The engine cannot run the workload as it is asked for.
+        """
+        raise self._refusal("time")
 
     def _refusal(self, kind: Kind) -> UnsupportedEngine:
         return UnsupportedEngine(
@@ -120,6 +165,17 @@ class Baseline:
     def is_itself(self) -> bool:
         """The model is its own baseline, so every difference is 0."""
         return self.info.relation == "itself"
+
+
+class Variant(NamedTuple):
+    """A change of how a model runs that should not change an answer."""
+
+    name: str
+    """What changes, such as `attention`."""
+    change: str
+    """The new setting in one word, such as `eager`."""
+    engine: Engine
+    """The model with the change. It raises UnsupportedEngine where it does not run."""
 
 
 @runtime_checkable

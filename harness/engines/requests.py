@@ -43,6 +43,11 @@ class Generate(NamedTuple):
     """Texts that end the answer if other text than white space stands before them. The engine need
     not stop at once: it may decode further tokens, and the task cuts the text."""
 
+    def is_ended_by(self, text: str) -> bool:
+        """Return whether a stop text stands in a text behind other text than white space."""
+        # From the second character on: the first one is other text than white space.
+        return any(stop in text.lstrip()[1:] for stop in self.stop)
+
 
 Request: TypeAlias = Score | Generate
 

@@ -200,6 +200,13 @@ def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
     return loaded.cached("tokenizer", make)
 
 
+def end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Return the end-of-text tokens of the generation config and of the tokenizer."""
+    configured = getattr(loaded.module.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Specials:
     """Return the special tokens that a tokenizer puts around a text.
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.data.overlap import Scored
 from harness.engines.base import Engine, Kind
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +109,7 @@ class PairedTask(Measurement, Protocol):
 class ModelFreeTask(Measurement, Protocol):
     """A measurement that loads no model; no recipe applies to it."""
 
-    def run_on(self, device: torch.device) -> TaskResult:
+    def run_on(self, device: "torch.device") -> TaskResult:
         """Measure; `TaskInfo.needs_model` is False.
 
         Raises:

@@ -54,7 +54,12 @@ class Windows(NamedTuple):
 
     def requests(self) -> list[Score]:
         """Return a request for each window; its first token is not scored."""
-        return [Score((ids[0],), tuple(ids[1:])) for ids in self.ids.tolist()]
+        return window_requests(self.ids)
+
+
+def window_requests(ids_NL: Ids) -> list[Score]:
+    """Return a request for each sequence of tokens; the first token is not scored."""
+    return [Score((ids[0],), tuple(ids[1:])) for ids in ids_NL.tolist()]
 
 
 def disjoint_windows(

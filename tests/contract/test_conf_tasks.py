@@ -23,11 +23,9 @@ from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
 CONF = ROOT / "conf" / "task"
-ENGINE = ("mmlu_vllm", "throughput_vllm")
-"""Tasks of an engine that must be installed; they have tests of their own."""
 EVERY = sorted(file.stem for file in CONF.glob("*.yaml"))
-NAMES = [name for name in EVERY if name not in ("parity", *ENGINE)]
-"""Tasks that run here. Parity takes a real backend, and has tests of its own too."""
+NAMES = [name for name in EVERY if name != "parity"]
+"""Tasks that run here. Parity takes a real backend, and has tests of its own."""
 SMALL: dict[str, Any] = {
     "window": 64,
     "limit_windows": 12,
@@ -62,8 +60,7 @@ class Measured:
 
     def _settings(self, name: str) -> dict[str, Any]:
         assert self.compose is not None
-        engine = ["task.engine.path=/x"] if name in ENGINE else []
-        settings: dict[str, Any] = self.compose(f"task={name}", *engine)["task"]
+        settings: dict[str, Any] = self.compose(f"task={name}")["task"]
         return settings
 
     def _result(self, name: str) -> TaskResult:

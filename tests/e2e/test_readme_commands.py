@@ -47,7 +47,7 @@ ELSEWHERE = (
     "hydra/launcher",
     "device=cuda",
     "$",
-    "_vllm",
+    "engine=vllm",
     "\\",
     "model.path=DIR",
     "model.path=FOLDER",

@@ -75,7 +75,9 @@ def test_template_without_a_system_role_takes_no_system_prompt() -> None:
 
 
 def test_model_without_a_template_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"must have a chat template for task\.chat_template=true"):
+    with pytest.raises(
+        ConfigError, match=r"must have a chat template for task\.chat_template=true"
+    ):
         Chat(template=True).check(engine(None))
 
 
