@@ -77,11 +77,14 @@ def test_records_statistics_and_reports_import_without_torch() -> None:
 
 
 def test_tasks_leave_torch_to_engines() -> None:
-    """`matmul` asks no engine; `parity` and `lm_eval` use the generator of random numbers."""
+    """`matmul` asks no engine; `parity`, `lm_eval` and `throughput` use torch's random numbers.
+
+    `throughput` also asks `harness.machine` about a device.
+    """
     with_torch = {
         *("matmul/matmul.py", "matmul/operands.py"),
         *("parity/parity.py", "lm_eval/guards.py"),
-        *(f"throughput/{name}.py" for name in ("prompts", "throughput", "utilization")),
+        *(f"throughput/{name}.py" for name in ("prompts", "throughput", "roofline")),
     }
     folder = ROOT / "harness" / "tasks"
     found: dict[str, set[str]] = {}

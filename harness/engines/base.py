@@ -67,7 +67,7 @@ class Engine:
     @property
     def vocab_size(self) -> int:
         """Number of token ids that the model scores."""
-        raise NotImplementedError
+        return self.tokenizer.num_rows
 
     def fits(self, length: int) -> bool:
         """Return whether a sequence of `length` tokens is within `max_length`."""

@@ -13,9 +13,10 @@ Comparisons. `compare` runs two engines on the same requests, `kl_divergence` ma
 their logits, `baselines` finds the unquantized model, and `variants` changes how a model runs.
 `kept_logits` and `layers` compare two forms of one recipe, the second one after the first.
 
-Timed generation. `generation` decodes greedily, eager or compiled. `decodable` checks that decode
-steps with a cache give the logits of whole sequences, and `decode_attention` is attention for one
-query.
+Timed generation. `timed` is a model that task `throughput` can time: `time_request` takes its time
+stamps, `matmul_types` observes in which types it multiplies, and `shape` reads its sizes.
+`generation` decodes greedily, eager or compiled. `decodable` checks that decode steps with a cache
+give the logits of whole sequences, and `decode_attention` is attention for one query.
 
 Around both. `cpu_matmul` lets 16-bit models multiply in float32 on processors without 16-bit
 instructions, and `patch` replaces a method for the length of a block.

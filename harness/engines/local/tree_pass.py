@@ -48,8 +48,10 @@ class Rows(NamedTuple):
 
     places: Tensor
     """Places of tokens in the packed sequence, int64 `[B, S]`; padding holds a node's first one."""
-    is_token: Tensor
-    """False for padding, `[B, S]`."""
+    real: Tensor
+    """Indices of what is no padding in the flat `[B * S]`."""
+    targets: Tensor
+    """Places of the same tokens in the packed sequence."""
 
 
 class Ancestor(NamedTuple):
@@ -88,8 +90,10 @@ class TreePass:
         lse = q_HND.new_empty(heads, num, dtype=torch.float32)
         for rows in self.rows:
             part = _over_rows(rows, q_HND, k_GND, v_GND, how)
-            where = rows.places[rows.is_token]
-            out[:, where], lse[:, where] = (x.transpose(0, 1)[:, rows.is_token] for x in part)
+            # `[B, H, S, ..]` -> `[H, B * S, ..]` -> the packed order, padding dropped.
+            out[:, rows.targets], lse[:, rows.targets] = (
+                x.transpose(0, 1).flatten(1, 2)[:, rows.real] for x in part
+            )
         return Part(out, lse)
 
     def above(self, layer: int, k_GND: Tensor, v_GND: Tensor) -> Iterator[Above]:
@@ -175,7 +179,8 @@ def _rows(lengths: Ints, offsets: Ints, device: torch.device) -> Iterator[Rows]:
         columns = np.arange(longest)
         is_token = columns < lengths[together][:, None]
         places = offsets[together][:, None] + np.where(is_token, columns, 0)
-        yield Rows(torch.from_numpy(places).to(device), torch.from_numpy(is_token).to(device))
+        arrays = (places, np.flatnonzero(is_token), places[is_token])
+        yield Rows(*(torch.from_numpy(each).to(device) for each in arrays))
 
 
 def _ancestors(tree: PrefixTree, nodes: range, offsets: Ints) -> Iterator[Ancestor]:

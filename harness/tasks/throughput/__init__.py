@@ -8,7 +8,7 @@
    matmuls. An engine that cannot compare times its model alone.
 3. After warm-ups, the task times requests of all subjects in interleaved rounds (`harness.timing`),
    and `times` makes times of the engine's stamps.
-4. `ratios` compares the recipe with the unquantized model, `utilization` compares both with the
+4. `ratios` compares the recipe with the unquantized model, `roofline` compares both with the
    peaks of this machine, and `metrics` makes the metrics and samples of the record.
 """
 

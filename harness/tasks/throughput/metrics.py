@@ -17,6 +17,7 @@ from harness.engines.timed import Phase, TimedModel
 from harness.machine.energy import LEAST_ENERGY_S
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.throughput.ratios import ratios
+from harness.tasks.throughput.roofline import Utilization
 from harness.tasks.throughput.subject import (
     FLOAT,
     FLOAT32_MATMULS,
@@ -28,7 +29,6 @@ from harness.tasks.throughput.subject import (
     reference,
 )
 from harness.tasks.throughput.times import NO_STAMPS, SubjectTimes
-from harness.tasks.throughput.utilization import Utilization
 from harness.timing.distribution import (
     Statistics,
     drift,

@@ -40,6 +40,7 @@ from harness.tasks.divergence.compare import check_text
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.metrics import all_metrics, all_samples
 from harness.tasks.throughput.prompts import Prompts
+from harness.tasks.throughput.roofline import utilizations
 from harness.tasks.throughput.subject import (
     FLOAT,
     FLOAT32_MATMULS,
@@ -50,7 +51,6 @@ from harness.tasks.throughput.subject import (
     reference,
 )
 from harness.tasks.throughput.times import Size, SubjectTimes
-from harness.tasks.throughput.utilization import utilizations
 from harness.timing.distribution import LEAST_ROUNDS, MOST_DRIFT, drift
 from harness.timing.rounds import interleaved
 from harness.timing.warm_up import TOLERANCE, warm_up

@@ -65,13 +65,14 @@ class RequestTimes:
         first = min(each.first_token for each in sequences)
         prefilled = max(each.first_token for each in sequences)
         last = max(each.last_token for each in sequences)
-        waits = [each.ttft_s for each in sequences]
+        waits = [each.ttft_s for each in sequences if each.ttft_s is not None]
         found = cls(
             prefill_s=prefilled - start,
             decode_s=last - first,
             total_s=last - start,
             tpot_s=fmean(each.last_token - each.first_token for each in sequences) / size.steps,
-            ttft_s=None if None in waits else max(wait for wait in waits if wait is not None),
+            ttft_s=max(waits) if len(waits) == len(sequences) else None,
+            # Steps of sequences that run apart belong to no common token of a batch.
             inter_token_s=sequences[0].inter_token_s if len(sequences) == 1 else None,
             apart_s=prefilled - first,
         )

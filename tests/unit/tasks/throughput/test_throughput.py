@@ -16,7 +16,7 @@ from harness.engines.local import cpu_matmul as products
 from harness.engines.local import timed as local_timed
 from harness.engines.local.engine import LocalEngine
 from harness.engines.local.shape import shape_of
-from harness.engines.timed import Matmuls
+from harness.engines.timed import Matmuls, NoShape
 from harness.errors import DataError, InvalidResult
 from harness.machine import energy
 from harness.machine import peaks as machine
@@ -423,6 +423,19 @@ def test_a_peak_that_cannot_be_measured_leaves_a_reason(
     for name in ("decode_mbu", "prefill_mfu"):
         assert found[name].value is None
         assert "out of memory" in str(found[name].note)
+
+
+def test_a_model_of_unknown_costs_has_no_utilization_with_the_reason(
+    world: World, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: LoadedModel) -> None:
+        raise NoShape("which experts a step reads depends on its tokens")
+
+    monkeypatch.setattr(local_timed, "shape_of", fail)
+    found = metrics(task().run(recipe(tiny)))
+    for name in ("decode_mbu", "prefill_mfu", "baseline_decode_mbu", "baseline_prefill_mfu"):
+        assert found[name].value is None
+        assert "which experts" in str(found[name].note)
 
 
 def test_compiling_is_reported_apart(world: World, tiny: LoadedModel) -> None:
