@@ -227,6 +227,7 @@ def main() -> None:
             found.append(check(recipe, folder, words.python))
     made: Json = {
         "exports": found,
+        "lead": LEAD,
         "provenance": provenance.collect({}, CPU).model_dump(mode="json"),
     }
     print(made["provenance"]["cpu"])

@@ -223,8 +223,8 @@ def vllm(file: Path) -> Rows:
     """Return how far vLLM is from transformers on exports, and its speed."""
     found = load(file)
     exports = found["exports"]
-    first = exports[0]["engine"]
-    about = f"{machine(found['provenance'])}, {first['engine_package']} {first['engine_version']}"
+    engine = exports[0]["engine"]
+    about = f"{machine(found['provenance'])}, {engine['engine_package']} {engine['engine_version']}"
     rows = [[about, *(f"`{each['recipe']}`" for each in exports)]]
     for index, name in enumerate(row["name"] for row in exports[0]["nll"]):
         pairs = [each["nll"][index] for each in exports]
@@ -234,6 +234,8 @@ def vllm(file: Path) -> Rows:
                 *(f"{pair['difference']:+.4f} ± {pair['standard_error']:.4f}" for pair in pairs),
             ]
         )
+        first = [f"{pair['first_window']:+.4f}" for pair in pairs]
+        rows.append([f"of the first window alone, {name} [nat]", *first])
         rows.append(
             [
                 f"mean absolute difference of a token, {name} [nat]",

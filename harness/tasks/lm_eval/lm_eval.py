@@ -29,7 +29,7 @@ class LMEval:
     """Some of lm-eval's tasks."""
 
     name: ClassVar[str] = "lm_eval"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     asks: ClassVar[tuple[Kind, ...]] = ()
