@@ -21,7 +21,6 @@ from harness.identity import canonical
 from harness.report.row_names import row_names
 from harness.results import names
 from harness.results.outdated import outdated, without_narrow_intervals
-from harness.results.protocol import renewed
 from harness.results.record import (
     BaselineInfo,
     CalibrationInfo,
@@ -217,7 +216,7 @@ def _key(record: RunRecord) -> str:
     beside = record.baseline.dtype if record.baseline is not None else model.dtype
     dtypes = [model.dtype] if beside == model.dtype else [model.dtype, beside]
     machine = [weights_of(record), dtypes, model.device, model.attention, model.products]
-    protocol = [task.name, task.version, renewed(task.protocol)]
+    protocol = [task.name, task.version, task.protocol]
     timed = record.provenance.hardware if task.name in names.TIMED else ()
     parts = [machine, model.weights, timed, protocol, options(record), facts]
     return json.dumps(parts, sort_keys=True)
