@@ -1,7 +1,7 @@
 """Check vLLM beside transformers on two exports of SmolLM2-135M: what `make vllm-check` runs.
 
     python scripts/check_vllm.py --python .venv-vllm/bin/python
-    python scripts/check_vllm.py --python ... --out results/published/vllm/smollm2.json
+    python scripts/check_vllm.py --python ... --out results/published/bench_vllm/smollm2.json
 
 Each export is read by transformers (`engine=local`) and by vLLM (`engine=vllm`), both in bfloat16:
 

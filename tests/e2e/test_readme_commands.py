@@ -48,11 +48,12 @@ ELSEWHERE = (
     "device=cuda",
     "$",
     "engine=vllm",
+    "task.tasks=[mmlu",
     "\\",
     "model.path=DIR",
     "model.path=FOLDER",
 )
-"""Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint, files of the reader."""
+"""Parts of commands that need what is not here: a GPU, a shell, an engine, the hub, a checkpoint, files of the reader."""
 
 
 def commands() -> list[str]:
