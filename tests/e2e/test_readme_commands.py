@@ -81,8 +81,8 @@ STUDIES = ("+experiment=granularity", "+experiment=smoothquant")
 @pytest.fixture
 def short_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two subjects instead of 57, so that whole tasks take a second."""
-    samples = embedded._samples()[:10]
-    monkeypatch.setattr(embedded, "_samples", lambda: samples)
+    rows = embedded._rows()[:10]
+    monkeypatch.setattr(embedded, "_rows", lambda: rows)
     embedded._text.cache_clear()
     embedded._questions.cache_clear()
     yield
