@@ -1,7 +1,7 @@
 """Text and questions, with the hashes that identify them.
 
 `source` has the types and the protocol `DataSource`. There are four sources: `hub` reads WikiText-2
-and MMLU, `embedded` reads MMLU's dev questions from lm-eval's package, `text_file` and
+and MMLU, `embedded` reads MMLU's dev questions in this folder, `text_file` and
 `question_file` read files of a user, by way of `files`. `overlap` finds passages that two data sets
 share, such as a calibration text and the text that is scored.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import stats
+from harness import extras, stats
 from harness.output import picture
 from harness.output.temporary import check_temporary
 from harness.report.grouping import Row
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MATMUL_COLORS = {"native": "tab:red", "float32": "tab:orange"}
 """Colors of the unquantized model's speeds, by its matmuls."""
+LEFT_OUT = (
+    "The picture is left out, because matplotlib is not installed: "
+    f"{extras.install('plots')}, and write the report again."
+)
+"""Stands in a section in place of its picture."""
 SMALLEST_SHOWN = 1e-4
 """Smaller differences [nat/token] are drawn on a linear scale."""
 
@@ -71,8 +76,14 @@ def _quietly() -> Iterator[None]:
 
 
 @_quietly()
-def scatter_of_costs(costs: Sequence[Cost], title: str, path: Path) -> None:
-    """Draw log-loss differences with their intervals against bits per weight, and write a PNG."""
+def scatter_of_costs(costs: Sequence[Cost], title: str, path: Path) -> bool:
+    """Draw log-loss differences with their intervals against bits per weight, and write a PNG.
+
+    Returns:
+        Whether the picture is there; without matplotlib it is not.
+    """
+    if not extras.is_installed("matplotlib"):
+        return False
     figure = _figure(figsize=(9, 5.5))
     from harness.display.labels import write_labels  # noqa: PLC0415
 
@@ -104,14 +115,20 @@ def scatter_of_costs(costs: Sequence[Cost], title: str, path: Path) -> None:
         size=7.5,
     )
     figure.savefig(path, metadata=picture.METADATA)
+    return True
 
 
 @_quietly()
-def bars_of_throughput(bars: Mapping[str, Sequence[SpeedBar]], title: str, path: Path) -> None:
+def bars_of_throughput(bars: Mapping[str, Sequence[SpeedBar]], title: str, path: Path) -> bool:
     """Draw a panel for each phase: speeds with their interquartile ranges. Write a PNG.
 
     Marks on a bar are the speeds of the unquantized model that was timed with the recipe.
+
+    Returns:
+        Whether the picture is there; without matplotlib it is not.
     """
+    if not extras.is_installed("matplotlib"):
+        return False
     rows = max(len(of_phase) for of_phase in bars.values())
     figure = _figure(figsize=(9, 1.9 + 0.4 * rows))
     panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
@@ -125,6 +142,7 @@ def bars_of_throughput(bars: Mapping[str, Sequence[SpeedBar]], title: str, path:
     )
     figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(path, metadata=picture.METADATA)
+    return True
 
 
 def _figure(figsize: tuple[float, float]) -> "Figure":

@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from harness import extras
 from harness.errors import ConfigError, DataError
 from harness.output import place
 from harness.output.atomic import new_file
 from harness.output.names import local_path
 from harness.output.picture import METADATA, is_own
 from harness.quant.tensor import TensorFormat
-from harness.tensor import format_files, plot, table
+from harness.tensor import format_files, table
 from harness.tensor.error import Error, pool
 from harness.tensor.files import TensorFile, header, write_tensor
 from harness.tensor.format_facts import SHAPE, facts
 from harness.tensor.measure import measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OUT = "--out"
 ERROR_PNG, GRIDS_PNG = "error.png", "grids.png"
@@ -99,7 +103,14 @@ def _ignore(_: Tensor) -> None:
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Write the drawings and print their paths."""
+    """Write the drawings and print their paths.
+
+    Raises:
+        ConfigError: Matplotlib is missing, or no format can be drawn.
+    """
+    with extras.needed("plots", by="tensor plot"):
+        from harness.tensor import plot  # noqa: PLC0415 - its package is optional
+
     formats = format_files.find(arguments.format)
     folder = local_path(arguments.out, OUT)
     place.folder_to_fill(folder, OUT)
@@ -125,8 +136,10 @@ def draw(arguments: argparse.Namespace) -> None:
 
 def _errors_figure(
     arguments: argparse.Namespace, formats: Mapping[str, TensorFormat]
-) -> dict[str, Figure]:
+) -> "dict[str, Figure]":
     """Return the drawing of errors by file name, or nothing if no format has an error to draw."""
+    from harness.tensor import plot  # noqa: PLC0415 - its package is optional
+
     file, names = _open(arguments)
     found = {(item.tensor, item.format): item.error for item in measure(file, names, formats)}
     errors = {name: _pooled(found, name) for name in formats}

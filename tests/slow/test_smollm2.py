@@ -22,8 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness import config
 from harness.models import cache
 from harness.models.checkpoints.folder import sha256_file
+from harness.models.sources.cache_folder import BFLOAT16_COPY
 from harness.models.sources.embedded import EmbeddedModel, gguf_file
-from harness.models.sources.gguf import BFLOAT16_COPY, GgufModel, converted_folder
+from harness.models.sources.gguf import GgufModel
+from harness.models.sources.gguf_copy import converted_folder
 from harness.recipe import quantize
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,8 @@ import torch
 from harness.errors import ModelError
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.loaded import Dtype, LoadedModel, Weights
-from harness.models.sources.gguf import BFLOAT16_COPY, CACHE, cache_folder, load_gguf
+from harness.models.sources.cache_folder import BFLOAT16_COPY, CACHE, cache_folder
+from harness.models.sources.gguf import load_gguf
 from harness.output import place, scratch
 from harness.output.lock import locked
 

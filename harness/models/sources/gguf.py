@@ -1,65 +1,16 @@
-"""GGUF files of llama.cpp, converted once to float safetensors.
+"""The source of GGUF files of llama.cpp, which are loaded through a float copy (`gguf_copy`)."""
 
-transformers 5 keeps GGUF blocks packed unless told to dequantize, and to dequantize takes longer
-than any short run. So each file is converted once, into a cache folder that is named by the hash of
-the file:
-
-1. transformers dequantizes the file in float32.
-2. `gguf_check` compares the result with the file, tensor by tensor and setting by setting.
-3. Each tensor is stored in the smallest type that holds its values, so the copy is exact. It is
-   rounded once, to `model.dtype`, when the copy is loaded.
-4. A lock guards the conversion, and the folder gets its name when it is whole: a conversion that
-   was killed never passes for a model.
-
-The weights of a quantized GGUF file are dequantized codes, not an unquantized baseline. Every
-record says so (`LoadedModel.origin`), and a record without a recipe has the bits of the file
-(`LoadedModel.dequantized`).
-"""
-
-import logging
-import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from gguf import GGUFReader
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from harness import paths
+from harness import extras, paths
 from harness.errors import ModelError
-from harness.models.checkpoints.folder import (
-    UNLOADABLE,
-    load_folder,
-    sha256_file,
-    silence_transformers,
-)
-from harness.models.checkpoints.loading_report import (
-    check_complete,
-    check_shapes,
-    check_taken,
-    error_line,
-)
-from harness.models.checkpoints.prequantized import Prequantized
-from harness.models.checkpoints.stored_bytes import stored_bytes
-from harness.models.checkpoints.stored_tensors import FLOAT_TYPES
+from harness.models.checkpoints.folder import load_folder, sha256_file
 from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
-from harness.models.sources.gguf_check import check_and_complete
-from harness.models.sources.gguf_header import WholeReader, check_header
-from harness.output.atomic import new_folder
-from harness.output.lock import locked
-
-log = logging.getLogger(__name__)
-
-EXACT_COPY, BFLOAT16_COPY = "v2", "v1"
-"""Parts of the cache key: copies with the values of the file, and copies rounded to bfloat16.
-
-Change them when the conversion changes."""
-CACHE = "HARNESS_CACHE"
-"""Environment variable with the folder of downloads and conversions; errors name it."""
-NARROW = (torch.bfloat16, torch.float16)
-"""Types that may hold the values of a float32 tensor exactly."""
+from harness.models.sources.cache_folder import BFLOAT16_COPY, EXACT_COPY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,9 +72,15 @@ def load_gguf(
         device: Where the model is loaded.
         conversion: `EXACT_COPY`, or `BFLOAT16_COPY` for a model that is defined by rounded weights.
         attention: Attention implementation of transformers; see `read_config`.
+
+    Raises:
+        ConfigError: The package gguf is missing, or transformers is too old to dequantize.
     """
+    with extras.needed("gguf", by="a GGUF file (model=gguf, model=smollm2_135m)"):
+        from harness.models.sources import gguf_copy  # noqa: PLC0415 - its package is optional
+
     sha256 = sha256_file(file)
-    folder = converted_folder(file, sha256, conversion)
+    folder = gguf_copy.converted_folder(file, sha256, conversion)
     module, tokenizer, warnings = load_folder(
         folder, dtype=dtype, device=device, attention=attention
     )
@@ -134,107 +91,16 @@ def load_gguf(
         dtype=getattr(torch, dtype),
         device=device,
         fingerprint=fingerprint_of(sha256, conversion),
-        origin=origin_of(file),
+        origin=gguf_copy.origin_of(file),
         warnings=tuple(warnings),
     )
     if conversion == BFLOAT16_COPY:
         loaded.origin += ", rounded to bfloat16"
     else:
-        loaded.dequantized = file_facts(file, loaded)
+        loaded.dequantized = gguf_copy.file_facts(file, loaded)
     return loaded
 
 
 def fingerprint_of(sha256: str, conversion: str) -> str:
     """Return what identifies the weights of a copy: the hash of the file, and the conversion."""
     return sha256 if conversion == BFLOAT16_COPY else f"{sha256}-{conversion}"
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads and conversions: `$HARNESS_CACHE`, or the user's cache."""
-    root = os.environ.get("HARNESS_CACHE")
-    if root:
-        return Path(root).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "quant-harness"
-
-
-def converted_folder(file: Path, sha256: str, conversion: str = EXACT_COPY) -> Path:
-    """Return the folder of a file's copy; the first call converts the file."""
-    folder = cache_folder() / f"gguf-{conversion}-{sha256[:16]}"
-    if folder.is_dir():  # a whole copy, also in a cache that cannot be written: take no lock
-        return folder
-    busy = f"another process converts {file.name}; waiting for it"
-    with locked(folder.with_suffix(".lock"), CACHE, of=folder, busy=busy):
-        if not folder.is_dir():
-            log.info("converting %s to safetensors, once (about 20 s)", file.name)
-            with new_folder(folder, CACHE) as whole:
-                _convert(file, whole, conversion)
-    return folder
-
-
-def _convert(file: Path, target: Path, conversion: str) -> None:
-    silence_transformers()
-    try:
-        reader = WholeReader(file)
-        if reader.get_field("general.architecture") is None:
-            raise ValueError("it does not name an architecture")
-        check_header(reader, file)
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_shapes` names them
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        module, loading = found
-        check_complete(loading, file)
-        check_shapes(loading, file)
-        check_taken(loading, module, file)
-        check_and_complete(reader, module)
-    except UNLOADABLE as reason:
-        raise ModelError(
-            f"model.path must be a GGUF file that transformers can dequantize, got {file}: "
-            f"{error_line(reason)}"
-        ) from reason
-    for parameter in module.parameters():
-        exact = parameter.data
-        parameter.data = exact.bfloat16() if conversion == BFLOAT16_COPY else _narrow(exact)
-    module.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _narrow(exact: torch.Tensor) -> torch.Tensor:
-    """Return a float32 tensor in the smallest type that holds its values exactly."""
-    for dtype in NARROW:
-        if torch.equal(exact.to(dtype).float(), exact):
-            return exact.to(dtype)
-    return exact
-
-
-def origin_of(file: Path) -> str:
-    """Return the types of a file's tensors in words: `dequantized GGUF (211 x Q4_1, 61 x F32)`."""
-    types = [tensor.tensor_type.name for tensor in GGUFReader(file).tensors]
-    how = "dequantized" if set(types) - FLOAT_TYPES else "float"
-    kinds = ", ".join(f"{n} x {kind}" for kind, n in Counter(types).most_common())
-    return f"{how} GGUF ({kinds})"
-
-
-def file_facts(file: Path, loaded: LoadedModel) -> Prequantized | None:
-    """Return how a file is quantized; None if all its tensors are float ones."""
-    tensors = GGUFReader(file).tensors
-    codes = [tensor for tensor in tensors if tensor.tensor_type.name not in FLOAT_TYPES]
-    if not codes:
-        return None
-    kinds = Counter(tensor.tensor_type.name for tensor in codes)
-    return Prequantized(
-        method="gguf",
-        scheme=", ".join(kind for kind, _ in kinds.most_common()),
-        kind="fake-quant",
-        num_parameters=loaded.num_parameters,
-        num_quantized=sum(int(tensor.n_elements) for tensor in codes),
-        packed_bits=8 * sum(int(tensor.n_bytes) for tensor in codes),
-        file_bytes=sum(int(tensor.n_bytes) for tensor in tensors),
-        stored_bytes=stored_bytes(loaded.module),
-    )

@@ -25,7 +25,7 @@ LEAST_ROWS = 4
 
 
 def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None) -> Section | None:
-    """Write the picture and return the section.
+    """Write the picture, if matplotlib is installed, and return the section.
 
     None for another task than perplexity, without a baseline, or with too few formats.
 
@@ -37,7 +37,8 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
     if group.task.name != names.PERPLEXITY or baseline is None or len(candidates) < LEAST_ROWS:
         return None
     costs = mark_frontier([Cost(row=row, difference=log_loss(row, baseline)) for row in candidates])
-    plots.scatter_of_costs(costs, f"{group.model.name}, {group.task.data['name']}", picture)
+    title = f"{group.model.name}, {group.task.data['name']}"
+    is_drawn = plots.scatter_of_costs(costs, title, picture)
     how = costs[0].difference.note  # all recipes scored the same documents
     return Section(
         title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
@@ -46,10 +47,12 @@ def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None
             f"{how}. 0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in "
             "twenty misses. Fewest bits first. A format is on the frontier if no other one here "
             "has as few bits and a smaller difference. The frontier describes these tokens; it is "
-            "no test of one format against another." + (f"\n{floor.line()}" if floor else "")
+            "no test of one format against another."
+            + (f"\n{floor.line()}" if floor else "")
+            + ("" if is_drawn else f"\n{plots.LEFT_OUT}")
         ),
         table=pd.DataFrame([_cells(cost, floor) for cost in costs]),
-        picture=picture.name,
+        picture=picture.name if is_drawn else None,
     )
 
 

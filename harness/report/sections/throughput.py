@@ -60,22 +60,23 @@ def throughput(
     impossible = [item for item in unsupported(stored) if _is_of(item, group)]
     rows = _without_empty_columns([_cells(row, groups) for row in group.rows])
     rows += [_without_speed(item, list(rows[0])) for item in impossible]
-    has_picture = len(group.rows) >= LEAST_BARS
+    is_drawn, has_picture = False, len(group.rows) >= LEAST_BARS
     if has_picture:
         bars = {phase: bars_of(group, phase) for phase in names.PHASES}
-        plots.bars_of_throughput(bars, f"{_model(group)}\n{_work(group)}", picture)
+        is_drawn = plots.bars_of_throughput(bars, f"{_model(group)}\n{_work(group)}", picture)
     lines = [
         machine_words(group.rows[0].stored.record.provenance),
         f"Protocol: {group.task.protocol}",
         READING,
         *_notes(group),
         *(f"n/a, {item.record.config['quant']['name']}: {reason_of(item)}" for item in impossible),
+        *([plots.LEFT_OUT] if has_picture and not is_drawn else []),
     ]
     return Section(
         title=f"Throughput: {_model(group)}, {_work(group)}{group.suffix}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
-        picture=picture.name if has_picture else None,
+        picture=picture.name if is_drawn else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub.utils import logging
 
+from harness import extras
 from harness.errors import ConfigError, DataError
 
 UNAVAILABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -29,7 +30,7 @@ def load_tasks(
         seed: Seed of the draw of examples.
 
     Raises:
-        ConfigError: A name is unknown, or two of them hold the same task.
+        ConfigError: A name is unknown, two of them hold the same task, or lm-eval is missing.
         DataError: A task's data is not available.
     """
     manager = _manager(names, include_path)
@@ -66,7 +67,8 @@ def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
 
     A group of the folder may have members elsewhere, given as names or as `{task: name}`.
     """
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes a second
+    with extras.needed("lmeval", by="task=lm_eval"):
+        from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes a second, and is optional
 
     if include_path is not None:
         own = TaskManager(include_path=include_path, include_defaults=False)

@@ -1,13 +1,16 @@
-"""The questions and the text inside the lm-eval package."""
+"""The questions and the text in the harness are those of lm-eval."""
 
 import hashlib
+import re
 from collections import Counter
+from pathlib import Path
 
+import lm_eval
 import pytest
+import yaml
 
-from harness.data.embedded import EmbeddedData, _parse
+from harness.data.embedded import EmbeddedData
 from harness.data.source import hash_questions
-from harness.errors import DataError
 
 
 def test_281_questions_of_57_subjects(embedded: EmbeddedData) -> None:
@@ -53,21 +56,24 @@ def test_default_is_four_shots(embedded: EmbeddedData) -> None:
     assert data.default_shots == data.max_shots == 4
 
 
-def test_question_with_five_choices_is_left_out() -> None:
-    five = "Which?\n(A) 1 (B) 2 (C) 3 (D) 4 (E) 5"
-    assert _parse("s", 0, five, "The answer is (E).") is None
-    four = _parse("s", 0, five.removesuffix(" (E) 5"), "The answer is (B).")
-    assert four is not None
-    assert (four.choices, four.answer) == (("1", "2", "3", "4"), 1)
-
-
-@pytest.mark.parametrize(
-    ("question", "target"),
-    [("Which?\n(A) 1 (B) 2 (C) 3", "The answer is (A)."), ("Q\n(A) 1 (B) 2 (C) 3 (D) 4", "So.")],
-)
-def test_sample_of_another_form_is_refused(question: str, target: str) -> None:
-    with pytest.raises(DataError, match=r"mmlu_s\.yaml, row 3: must have four choices"):
-        _parse("s", 3, question, target)
+def test_file_has_what_lm_eval_has(embedded: EmbeddedData) -> None:
+    # Read another way: the text before and between the choices, by their letters.
+    [root] = lm_eval.__path__
+    folder = Path(root, "tasks", "mmlu", "flan_cot_fewshot")
+    questions, explanations = {}, []
+    for file in sorted(folder.glob("mmlu_*.yaml")):
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        task = yaml.safe_load("".join(line for line in lines if "!function" not in line))
+        for index, sample in enumerate(task["fewshot_config"]["samples"]):
+            explanations.append(sample["target"].strip())
+            parts = re.split(r"\s*\(([A-E])\)\s", sample["question"])
+            if parts[1::2] == list("ABCD"):
+                stated = re.findall(r"[Tt]he answer is \(?([A-D])", sample["target"])[0]
+                text, *choices = (part.strip() for part in parts[::2])
+                questions[f"dev/{task['dataset_name']}/{index}"] = (text, tuple(choices), stated)
+    read = {q.id: (q.question, q.choices, "ABCD"[q.answer]) for q in embedded.questions().questions}
+    assert read == questions
+    assert list(embedded.text().documents) == explanations
 
 
 def test_text_is_long_and_its_hash_right(embedded: EmbeddedData) -> None:

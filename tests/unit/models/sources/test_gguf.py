@@ -15,41 +15,13 @@ from harness.errors import ModelError, OutputError
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.loaded import LoadedModel
 from harness.models.sources import gguf as gguf_models
-from harness.models.sources.gguf import (
-    BFLOAT16_COPY,
-    EXACT_COPY,
-    GgufModel,
-    cache_folder,
-    converted_folder,
-    file_facts,
-    fingerprint_of,
-    load_gguf,
-    origin_of,
-)
+from harness.models.sources import gguf_copy
+from harness.models.sources.cache_folder import BFLOAT16_COPY, EXACT_COPY
+from harness.models.sources.gguf import GgufModel, fingerprint_of, load_gguf
+from harness.models.sources.gguf_copy import converted_folder, file_facts, origin_of
 from harness.models.sources.tiny import TinyModel
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"HARNESS_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"XDG_CACHE_HOME": "/b"}, "/b/quant-harness"),
-        ({"HARNESS_CACHE": "", "XDG_CACHE_HOME": "/b"}, "/b/quant-harness"),
-        ({"HARNESS_CACHE": "~/mine"}, "/home/me/mine"),
-        ({}, "/home/me/.cache/quant-harness"),
-    ],
-)
-def test_cache_folder(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
-) -> None:
-    for name in ("HARNESS_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", "/home/me")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
 
 
 @pytest.fixture
@@ -66,7 +38,7 @@ def test_file_is_converted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         calls.append(file)
         (target / "config.json").write_text("{}", encoding="utf-8")
 
-    monkeypatch.setattr(gguf_models, "_convert", convert)
+    monkeypatch.setattr(gguf_copy, "_convert", convert)
     first = converted_folder(Path("m.gguf"), "a" * 64)
     assert (first / "config.json").is_file()
     assert converted_folder(Path("m.gguf"), "a" * 64) == first
@@ -83,11 +55,11 @@ def test_conversion_that_fails_leaves_nothing_and_is_repeated(
         (target / "config.json").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf_models, "_convert", fail)
+    monkeypatch.setattr(gguf_copy, "_convert", fail)
     with pytest.raises(KeyboardInterrupt):
         converted_folder(Path("m.gguf"), "a" * 64)
     assert [path for path in cache.iterdir() if path.is_dir()] == []
-    monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
+    monkeypatch.setattr(gguf_copy, "_convert", lambda file, target, conversion: None)
     assert converted_folder(Path("m.gguf"), "a" * 64).is_dir()
 
 
@@ -288,9 +260,9 @@ def test_a_size_that_the_file_cannot_fill_is_refused_before_it_is_made(
 def test_a_copy_is_read_where_nothing_can_be_written(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_models, "_convert", lambda file, target, conversion: None)
+    monkeypatch.setattr(gguf_copy, "_convert", lambda file, target, conversion: None)
     first = converted_folder(Path("m.gguf"), "a" * 64)
-    monkeypatch.setattr(gguf_models, "locked", None)
+    monkeypatch.setattr(gguf_copy, "locked", None)
     assert converted_folder(Path("m.gguf"), "a" * 64) == first
 
 
@@ -308,7 +280,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         (target / "half").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(gguf_models, "_convert", convert)
+    monkeypatch.setattr(gguf_copy, "_convert", convert)
     with pytest.raises(
         OutputError, match=r"No space left on device; free some space, or name another"
     ):

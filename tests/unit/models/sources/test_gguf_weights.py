@@ -29,7 +29,8 @@ from harness.backends.layer import LayerRule
 from harness.errors import ModelError
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
-from harness.models.sources.gguf import GgufModel, converted_folder
+from harness.models.sources.gguf import GgufModel
+from harness.models.sources.gguf_copy import converted_folder
 from harness.quant.granularity import Granularity
 from harness.quant.primitives import fake_quantize
 from harness.quant.schemes.block_scaled import BlockScaled

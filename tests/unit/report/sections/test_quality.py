@@ -1,6 +1,7 @@
 """Quality against bits: paired differences, verdicts, the frontier, and the picture."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from scipy import stats as scipy_stats
 from studies import record_maker
 
 from harness.errors import ResultError
+from harness.report import plots
 from harness.report.__main__ import write
 from harness.report.grouping import Group, comparable
 from harness.report.sections.quality import quality_against_bits
@@ -94,6 +96,25 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     assert section is not None
     assert section.table is not None
     return section.table.set_index("recipe").to_dict("index")
+
+
+def test_without_matplotlib_the_table_stands_and_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, picture = only_group(filed(tmp_path, RECIPES)), tmp_path / "p.png"
+    drawn = quality_against_bits(group, picture)
+    assert picture.is_file()
+    picture.unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    without = quality_against_bits(group, picture)
+    assert drawn is not None
+    assert without is not None
+    assert (drawn.picture, without.picture, picture.exists()) == ("p.png", None, False)
+    assert "pip install 'llm-quant-harness[plots]'" not in drawn.text
+    assert without.text.splitlines()[-1] == plots.LEFT_OUT
+    assert "pip install 'llm-quant-harness[plots]'" in plots.LEFT_OUT
+    assert without.table is not None
+    assert without.table.equals(drawn.table)
 
 
 def test_difference_is_that_of_token_means(table: Table) -> None:

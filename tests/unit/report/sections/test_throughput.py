@@ -1,5 +1,6 @@
 """Speeds in reports: never alone, never fake-quantized, never across shapes or machines."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -507,6 +508,20 @@ def test_report_shows_the_picture_it_wrote(study: Study, tmp_path: Path) -> None
     assert f"({picture.name})" in path.read_text(encoding="utf-8")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 10_000
+
+
+def test_report_without_matplotlib_says_what_to_install(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.time("none", FLOAT)
+    study.time("int8_row_real", FASTER, **REAL)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = write(study.root, tmp_path / "reports", "speed")
+    text = path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert "| int8\\_row\\_real" in text
+    assert text.count("pip install 'llm-quant-harness\\[plots\\]'") == 1
+    assert "![" not in text
 
 
 def test_one_row_makes_no_picture(study: Study, tmp_path: Path) -> None:
