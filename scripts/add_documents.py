@@ -30,6 +30,8 @@ import pandas as pd
 import torch
 
 from harness.config import build
+from harness.engines.local.engine import LocalEngine
+from harness.engines.requests import Array
 from harness.errors import HarnessError, ResultError
 from harness.models.loaded import LoadedModel
 from harness.output.atomic import write_atomic
@@ -38,7 +40,7 @@ from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import ResultStore, Stored, encoded, read_samples
 from harness.tasks.perplexity.metrics import mean_over, text_figures
 from harness.tasks.perplexity.perplexity import Perplexity
-from harness.tasks.segments import Nll, Segments
+from harness.tasks.segments import Segments
 from harness.tasks.windows import document_words, num_documents
 
 COLUMN = "token_document"
@@ -122,7 +124,7 @@ def cut_again(record: RunRecord, task: Perplexity, models: Models) -> Segments:
     known = record.task.data if record.task else {}
     check("text_sha256", known, text.sha256)
     loaded = load(record.config["model"], models)
-    cut = task.segmentation.cut(text, loaded, task.window, limit, task.bos)
+    cut = task.segmentation.cut(text, LocalEngine(loaded), task.window, limit, task.bos)
     check("token_ids_sha256", known, cut.facts["token_ids_sha256"])
     return cut
 
@@ -144,7 +146,7 @@ def load(config: Mapping[str, Any], models: Models) -> LoadedModel:
     return models[key]
 
 
-def renewed(record: RunRecord, task: Perplexity, items: list[Nll], cut: Segments) -> RunRecord:
+def renewed(record: RunRecord, task: Perplexity, items: list[Array], cut: Segments) -> RunRecord:
     """Return the record with intervals by document, every value as it is.
 
     Raises:

@@ -28,7 +28,7 @@ from harness.machine import provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import EmbeddedModel
-from harness.models.tokens import tokenize
+from harness.models.tokens import tokenizer_of
 from harness.output.atomic import write_atomic
 from harness.recipe import quantize
 
@@ -94,7 +94,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # transformers warns that it is told how to read the folder
     logging.disable(logging.WARNING)
     loaded = cache.load(EmbeddedModel(), torch.device("cpu"))
-    ids_S = torch.tensor(tokenize(EmbeddedData().text().text, loaded).ids[:TOKENS])
+    ids_S = torch.tensor(tokenizer_of(loaded).encode(EmbeddedData().text().text).ids[:TOKENS])
     rows = {}
     for name in RECIPES:
         rows[name] = measure(name, loaded, ids_S)

@@ -4,6 +4,8 @@
     python scripts/bench_eval.py --dtype float32 --parts direct   predictions must equal lm-eval's
     python scripts/bench_eval.py --parts perplexity --out F.json  one part; F.json keeps its others
     python scripts/bench_eval.py --subjects virology --per-subject 2
+    python scripts/bench_eval.py --parts direct --old v0.9        and beside an earlier commit
+    python scripts/bench_eval.py --parts lm_eval                  `bench_lm_eval.py` says what
 
 MMLU. Five examples, the first 25 questions of every fifth subject, direct and generate: `harness`
 against lm-eval's `HFLM` at its fastest batch size. The time covers what a user waits for once the
@@ -38,13 +40,16 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import bench_lm_eval
 import bench_reference as reference
+import bench_versions
 import torch
 from bench_reference import Json, Mode, Work
 
 from harness.data.hub import HubData
 from harness.data.source import Question, QuestionSet
 from harness.engines.local import cpu_matmul as products
+from harness.engines.local.engine import LocalEngine
 from harness.errors import HarnessError
 from harness.machine import provenance
 from harness.models.loaded import LoadedModel
@@ -59,6 +64,7 @@ from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
 
 SHOTS, WINDOW = 5, 2048
+PARTS = ("direct", "generate", "perplexity", "lm_eval")
 TARGETS = {"direct": 8.0, "generate": 8.0, "perplexity": 1.6}
 """Least ratio of the other tool's time to that of `harness`, in bfloat16."""
 LEAST_MFU = 0.45
@@ -192,7 +198,7 @@ def run_task(task: Task, how: products.MatmulWay, loaded: LoadedModel) -> Timed:
     gc.collect()
     started = time.perf_counter()
     with products.multiplied(how):
-        samples = task.run(loaded).samples
+        samples = task.run(LocalEngine(loaded)).samples
     return Timed(time.perf_counter() - started, samples)
 
 
@@ -331,6 +337,8 @@ def targets(dtype: str, parts: Mapping[str, Json]) -> list[Json]:
         same = part["agreement"]["same_predictions"]
         aims.append(("direct: predictions like lm-eval's", part["questions"], same))
     for name, part in parts.items() if dtype == "bfloat16" else ():
+        if name not in TARGETS:
+            continue
         aims.append((f"{name}: times as fast", TARGETS[name], part["speedup"]))
         for kind, value in part["quant_harness"]["mfu"].items():
             aims.append((f"{name}: MFU {kind.replace('_', ' ')}", LEAST_MFU, value))
@@ -355,10 +363,32 @@ def merged(file: Path | None, settings: Json, parts: dict[str, Json]) -> Json:
     return {"settings": settings, "targets": targets(settings["dtype"], every), "parts": every}
 
 
+def measured(bench: Bench, name: str) -> Json:
+    """Return the figures of a part, with `--old` also those of an earlier commit."""
+    given = bench.arguments
+    if name == "lm_eval":
+        bench.say("lm_eval: tasks of lm-eval on an engine and on HFLM")
+        source = Chosen(asked=bench.questions)
+        found = bench_lm_eval.part(
+            bench.loaded, bench.data, source, given.documents, given.batch_sizes
+        )
+        for each, (words, bound) in bench_lm_eval.TARGETS.items():
+            bench.say(f"{each}: {found[each]['ratio']:.3g}, {words} {bound:g} is wanted")
+        return found
+    found = perplexity_part(bench) if name == "perplexity" else mmlu_part(bench, name)
+    if given.old is not None:
+        bench.say(f"{name}: beside {given.old}")
+        size = ["--per-subject", str(given.per_subject), "--windows", str(given.windows)]
+        found["versions"] = bench_versions.beside(
+            given.old, name, ["--dtype", given.dtype, *size], given.rounds
+        )
+    return found
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--subjects", nargs="+", help="default: every fifth")
     parser.add_argument("--per-subject", type=int, default=25, help="questions of each subject")
@@ -366,6 +396,9 @@ def parse() -> argparse.Namespace:
     sizes = [1, 4, 8, 16, 32]
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help="lm-eval's")
     parser.add_argument("--full", action="store_true", help="ask all 14,042 questions too")
+    parser.add_argument("--documents", type=int, default=40, help="of each task of lm_eval")
+    parser.add_argument("--old", help="commit or folder to run the same parts with")
+    parser.add_argument("--rounds", type=int, default=3, help="of today's and the earlier code")
     parser.add_argument("--out", type=Path, help="write to a file, which keeps its other parts")
     return parser.parse_args()
 
@@ -388,8 +421,7 @@ def main() -> None:
     facts = {"machine": machine, "matmul_peak_flop_per_s": bench.peaks}
     parts: dict[str, Json] = {}
     for name in arguments.parts:
-        part = perplexity_part(bench) if name == "perplexity" else mmlu_part(bench, name)
-        parts[name] = part | facts
+        parts[name] = measured(bench, name) | facts
         result = merged(arguments.out, settings, parts)
         if arguments.out:
             text = json.dumps(result, indent=1) + "\n"

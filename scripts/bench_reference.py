@@ -103,17 +103,13 @@ def ask(
     """Let lm-eval answer, with its default settings but for the batch size."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     for name in ("lm_eval", "lm-eval"):  # it warns of what is meant here
         logging.getLogger(name).setLevel(logging.ERROR)
     gc.collect()
     started = time.perf_counter()
     model = HFLM(pretrained=loaded.module, tokenizer=loaded.tokenizer, batch_size=batch_size)
-    subjects = dict.fromkeys(question.subject for question in questions)
-    tasks = TaskManager(include_defaults=False).load(
-        [_task(mode, subject, data, questions, shots) for subject in subjects]
-    )
+    tasks = mmlu_tasks(mode, data, questions, shots)
     ready = time.perf_counter()
     results = lm_eval.evaluate(model, tasks, bootstrap_iters=0, log_samples=True)
     ended = time.perf_counter()
@@ -127,6 +123,19 @@ def ask(
         seconds=ended - ready,
         setup_seconds=ready - started,
     )
+
+
+def mmlu_tasks(
+    mode: Mode, data: QuestionSet, questions: Sequence[Question], shots: int
+) -> dict[str, Any]:
+    """Return lm-eval's own MMLU tasks of the subjects of some questions."""
+    from lm_eval.tasks import TaskManager
+
+    subjects = dict.fromkeys(question.subject for question in questions)
+    found: dict[str, Any] = TaskManager(include_defaults=False).load(
+        [_task(mode, subject, data, questions, shots) for subject in subjects]
+    )
+    return found
 
 
 def _task(

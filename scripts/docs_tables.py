@@ -219,6 +219,44 @@ def evaluation(folder: Path) -> Rows:
     return rows
 
 
+def vllm(file: Path) -> Rows:
+    """Return how far vLLM is from transformers on exports, and its speed."""
+    found = load(file)
+    exports = found["exports"]
+    engine = exports[0]["engine"]
+    about = f"{machine(found['provenance'])}, {engine['engine_package']} {engine['engine_version']}"
+    rows = [[about, *(f"`{each['recipe']}`" for each in exports)]]
+    for index, name in enumerate(row["name"] for row in exports[0]["nll"]):
+        pairs = [each["nll"][index] for each in exports]
+        rows.append(
+            [
+                f"mean NLL of {pairs[0]['num_tokens']} tokens, {name}: difference [nat]",
+                *(f"{pair['difference']:+.4f} ± {pair['standard_error']:.4f}" for pair in pairs),
+            ]
+        )
+        first = [f"{pair['first_window']:+.4f}" for pair in pairs]
+        rows.append([f"of the first window alone, {name} [nat]", *first])
+        rows.append(
+            [
+                f"mean absolute difference of a token, {name} [nat]",
+                *(f"{pair['absolute']:.4f}" for pair in pairs),
+            ]
+        )
+    names = ("vLLM and transformers", "transformers, bfloat16 and float32")
+    for index, name in enumerate(names):
+        pairs = [each["mmlu"][index] for each in exports]
+        equal = [f"{pair['equal']} of {pair['questions']}" for pair in pairs]
+        clear = [f"{pair['clear_and_equal']} of {pair['clear']}" for pair in pairs]
+        rows.append([f"equal answers to MMLU, {name}", *equal])
+        rows.append([f"of those whose letter leads by {found['lead']} nat", *clear])
+    size = exports[0]["speed"]
+    for phase in ("prefill", "decode"):
+        rates = [figures.rate(each["speed"][phase]) for each in exports]
+        name = f"{phase} of {size['batch']} x {size['prompt_tokens']} + {size['new_tokens']} tokens"
+        rows.append([f"{name} [token/s]", *rates])
+    return rows
+
+
 TABLES: Mapping[str, Callable[[Path], Rows]] = {
     function.__name__: function
     for function in (
@@ -230,6 +268,7 @@ TABLES: Mapping[str, Callable[[Path], Rows]] = {
         scale_errors,
         exactness,
         formats,
+        vllm,
     )
 }
 

@@ -31,6 +31,7 @@ from harness import __version__  # noqa: E402
 from harness.backends.layer import LayerRule  # noqa: E402
 from harness.backends.scaled_mm.backend import ScaledMMBackend  # noqa: E402
 from harness.data.embedded import EmbeddedData  # noqa: E402
+from harness.engines.local.engine import LocalEngine  # noqa: E402
 from harness.errors import HarnessError  # noqa: E402
 from harness.export.checkpoint import export  # noqa: E402
 from harness.export.layouts.compressed_tensors import CompressedTensors  # noqa: E402
@@ -50,7 +51,7 @@ BEGIN, END = "<!-- begin: scripts/model_matrix.py -->\n", "<!-- end -->\n"
 WIDTH = 100
 """Columns of a line of prose in the documentation."""
 WINDOW = 128
-TASK = Perplexity(data=EmbeddedData(), window=WINDOW, limit_windows=2, batch_tokens=WINDOW)
+TASK = Perplexity(data=EmbeddedData(), window=WINDOW, limit_windows=2)
 ROWS = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
 INT8 = QuantRecipe(name="int8_row", rules={"linear": LayerRule(match="*", weight=ROWS)})
 REAL = replace(INT8, name="int8_row_real", backend=ScaledMMBackend())
@@ -106,7 +107,8 @@ def plain(module: PreTrainedModel) -> float:
 
 def measured(loaded: LoadedModel) -> float:
     """Return the perplexity by the project."""
-    found = {metric.name: metric.value for metric in TASK.run(loaded).metrics}
+    result = TASK.run(LocalEngine(loaded, batch_tokens=WINDOW))
+    found = {metric.name: metric.value for metric in result.metrics}
     return found["perplexity"] or math.nan
 
 

@@ -76,6 +76,33 @@ def test_records_statistics_and_reports_import_without_torch() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_tasks_leave_torch_to_engines() -> None:
+    """`matmul` asks no engine; `parity`, `lm_eval` and `throughput` use torch's random numbers.
+
+    `throughput` also asks `harness.machine` about a device.
+    """
+    with_torch = {
+        *("matmul/matmul.py", "matmul/operands.py"),
+        *("parity/parity.py", "lm_eval/guards.py"),
+        *(f"throughput/{name}.py" for name in ("prompts", "throughput", "roofline")),
+    }
+    folder = ROOT / "harness" / "tasks"
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {
+            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+        }
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        place = path.relative_to(folder)
+        if place != Path("base.py"):
+            found[str(place)] = {name for name in names if name.split(".")[0] == "torch"}
+    assert {place for place, names in found.items() if names} == with_torch
+    assert not [name for names in found.values() for name in names if "nn" in name.split(".")]
+
+
 def test_help_and_mistakes_import_no_torch() -> None:
     code = (
         "import sys, harness.cli.run\n"

@@ -10,7 +10,7 @@ from harness.calibration.text import calibration_text
 from harness.data.source import DataSource, Text
 from harness.errors import DataError, check_bounds
 from harness.models.loaded import LoadedModel
-from harness.models.tokens import tokenize
+from harness.models.tokens import tokenizer_of
 from harness.results.record import CalibrationInfo
 
 
@@ -67,7 +67,7 @@ class CalibrationSet:
             DataError: A sequence is longer than the text, or than the model was made for.
         """
         text = self.text()
-        ids = torch.tensor(tokenize(text.text, loaded).ids)
+        ids = torch.tensor(tokenizer_of(loaded).encode(text.text).ids)
         longest = min(len(ids), loaded.max_length or len(ids))
         if self.length > longest:
             raise DataError(

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from harness import __version__
-from harness.cli import path_overrides, syntax
+from harness.cli import old_words, path_overrides, syntax
 from harness.errors import ConfigError
 from harness.messages import did_you_mean
 
@@ -25,10 +25,11 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in Hydra's spelling.
 
     1. Flags are spelled out, and move to the front: Hydra finds none behind an override.
-    2. `quant=X` becomes `+quant=X`, `experiment=X` likewise: the defaults list does not have them.
-    3. An experiment is a sweep, with `-m` or without it.
-    4. Paths are quoted; see `harness.cli.path_overrides`.
-    5. In a sweep, `task.limit=8` becomes `task.limit=choice(8)`. Hydra first composes a sweep
+    2. A key of an earlier version becomes that of today; see `harness.cli.old_words`.
+    3. `quant=X` becomes `+quant=X`, `experiment=X` likewise: the defaults list does not have them.
+    4. An experiment is a sweep, with `-m` or without it.
+    5. Paths are quoted; see `harness.cli.path_overrides`.
+    6. In a sweep, `task.limit=8` becomes `task.limit=choice(8)`. Hydra first composes a sweep
        without its swept groups, and would look for the key in the default task; a choice waits for
        the jobs. Null, nothing and quoted texts cannot be chosen: they are forced (`++`), and the
        job finds an unknown key.
@@ -44,7 +45,8 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         syntax.check_characters(argument)
     flags, words = _flags_and_words(arguments)
-    words = [added(word) for word in words]
+    old_words.check_tasks(words)
+    words = [added(old_words.renewed(word)) for word in words]
     multirun = any(flag in MULTIRUN for flag in flags)
     experiment = any(word.startswith("+experiment=") for word in words)
     if experiment and not multirun and not any(flag in SHOWN for flag in flags):

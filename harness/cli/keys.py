@@ -23,7 +23,7 @@ OPEN = "???"
 """How OmegaConf writes a value that must be given."""
 POINTER = re.compile(r"; (?:see )?the module docstring[^.]*(?=\.)")
 """Where a docstring sends the readers of its file, whom a help page does not have."""
-PARTS = ("model", "data", "task", "layout", "quant")
+PARTS = ("model", "data", "task", "engine", "layout", "quant")
 """Keys at the top that hold a component."""
 
 

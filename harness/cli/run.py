@@ -20,7 +20,13 @@ from harness.cli.explain import explain
 from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.display.summary import Ending, JobResult, print_summary, print_warnings
-from harness.errors import ConfigError, HarnessError, UnsupportedRecipe, of_this_machine
+from harness.errors import (
+    ConfigError,
+    HarnessError,
+    UnsupportedEngine,
+    UnsupportedRecipe,
+    of_this_machine,
+)
 from harness.output.stdout import printing
 from harness.output.temporary import check_temporary
 from harness.sweep.gather import results
@@ -65,7 +71,8 @@ def run_job(cfg: DictConfig) -> JobResult:
         if isinstance(reason, SystemExit) and REQUEUES in os.environ:
             raise  # submitit exits so when Slurm preempts a job, and starts it again
         text, warnings = f"{type(reason).__name__}: {reason}", ()
-        ending = Ending.UNSUPPORTED if isinstance(reason, UnsupportedRecipe) else Ending.FAILED
+        unsupported = isinstance(reason, UnsupportedRecipe | UnsupportedEngine)
+        ending = Ending.UNSUPPORTED if unsupported else Ending.FAILED
         if said := of_this_machine(reason):
             text = said
         # A HarnessError explains itself.

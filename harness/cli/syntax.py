@@ -41,7 +41,7 @@ CALL = re.compile(r"\w+\(.*\)", re.DOTALL)
 """A value that calls a function of the grammar, such as `range(1,5)`."""
 UNREADABLE = (HydraException, ValueError, RecursionError)
 """What the parser raises."""
-USUAL = ("task", "quant", "model", "data")
+USUAL = ("task", "quant", "model", "data", "engine")
 """Groups in which the option of a word without `GROUP=` is looked up, in this order."""
 FLAG_WORDS = ("help", "version")
 

@@ -195,11 +195,12 @@ class LoadedModel:
         # In reverse: if a weight was swapped twice, the first swap holds the unquantized one.
         for swap in reversed(self.swaps):
             setattr(swap.owner, swap.attribute, swap.original)
-        self.is_float = True
+        # An outer block may have done the same.
+        before, self.is_float = self.is_float, True
         try:
             yield
         finally:
-            self.is_float = False
+            self.is_float = before
             for swap, parameter in zip(self.swaps, in_place, strict=True):
                 setattr(swap.owner, swap.attribute, parameter)
 

@@ -1,4 +1,4 @@
-"""Turn text into token ids. No other module does.
+"""Turn text into token ids, with a `Tokenizer`. No other module does.
 
 1. A tokenizer may add special tokens around a text. Those in front, mostly a BOS, are kept. Those
    at the end mean that the text is over. They are left off, because every text of a task continues:
@@ -9,21 +9,22 @@
    token.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-import torch
-from tokenizers.processors import TemplateProcessing
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import DataError
+from harness.models.chat_template import Messages, render, takes_system, template_of
 from harness.models.loaded import LoadedModel
 
 PROBE_TEXT = "aA0"
 """A short text. Its tokens separate the special tokens in front from those at the end."""
+TEXTS_AT_ONCE = 1024
+"""Texts that are encoded in one call, in parallel."""
+Made = TypeVar("Made")
 
 
 class Tokens(NamedTuple):
@@ -43,31 +44,167 @@ class Specials(NamedTuple):
     suffix: tuple[int, ...]
 
 
-def tokenize(text: str, loaded: LoadedModel, *, prefix: bool = True) -> Tokens:
-    """Return the tokens of a text.
+@dataclass(kw_only=True, eq=False)
+class Tokenizer:
+    """The tokenizer of a model."""
 
-    Args:
-        text: The text; it is not cut.
-        loaded: The model that will read the tokens.
-        prefix: Begin with the special tokens that the tokenizer puts in front.
+    backend: PreTrainedTokenizerFast
+    model: str
+    """Name of the model, for messages."""
+    num_rows: int
+    """Token ids that have a row in both the embedding and the LM head."""
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
 
-    Raises:
-        DataError: The model has no embedding row for one of the tokens.
-    """
-    encoded = loaded.tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    front = special_tokens(loaded.tokenizer).prefix if prefix else ()
-    ids = [*front, *encoded["input_ids"]]
-    check_rows(ids, loaded)
-    begins, ends, last = [0] * len(front), [0] * len(front), 0
-    for begin, end in encoded["offset_mapping"]:
-        # Some tokenizers exclude white space from the offsets of a token. A token of white space
-        # then has an empty range: let it begin where the token before it ended.
-        begins.append(begin if end > begin else last)
-        ends.append(end)
-        last = end
-    return Tokens(ids, begins, ends)
+    def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return `make()`, computed once for each key: the recipes of a sweep share it."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        made: Made = self._kept[key]
+        return made
+
+    def encode(self, text: str, *, prefix: bool = True) -> Tokens:
+        """Return the tokens of a text, which is not cut.
+
+        Args:
+            text: The text.
+            prefix: Begin with the special tokens that the tokenizer puts in front.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        encoded = self.backend(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        front = self.specials.prefix if prefix else ()
+        ids = [*front, *encoded["input_ids"]]
+        self.check_rows(ids)
+        begins, ends, last = [0] * len(front), [0] * len(front), 0
+        for begin, end in encoded["offset_mapping"]:
+            # Some tokenizers exclude white space from the offsets of a token. A token of white
+            # space then has an empty range: let it begin where the token before it ended.
+            begins.append(begin if end > begin else last)
+            ends.append(end)
+            last = end
+        return Tokens(ids, begins, ends)
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of prompts, with special tokens in front as lm-eval puts them.
+
+        A prompt that begins with the text of its BOS token (EOS token for a tokenizer without a
+        BOS), as a chat template may write it, gets no second one.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        start = self.start_id
+        written = None if start is None else self.decode([start])
+        front = self.specials.prefix
+        return [
+            ids if written is not None and text.startswith(written) else front + ids
+            for text, ids in zip(texts, self.encode_bare(texts), strict=True)
+        ]
+
+    def encode_bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of texts, without special tokens in front and without offsets.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        found: list[tuple[int, ...]] = []
+        # The library keeps a hundred bytes a token of every text that it encodes in one call.
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            encoded = self.backend(
+                list(texts[start : start + TEXTS_AT_ONCE]),
+                add_special_tokens=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            found += [tuple(ids) for ids in encoded["input_ids"]]
+        for ids in found:
+            if max(ids, default=0) >= self.num_rows:
+                self.check_rows(ids)
+        return found
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Return the text of token ids; with `skip_special`, that of special tokens is left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
+        """Return a conversation as text; see `harness.models.chat_template.render`."""
+        return render(
+            self.backend, messages, self.model, add_generation_prompt=add_generation_prompt
+        )
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template; a ConfigError says that there is none."""
+        return template_of(self.backend, self.model)
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes a system message."""
+        return takes_system(self.backend, self.model)
+
+    @cached_property
+    def specials(self) -> Specials:
+        """The special tokens that the tokenizer puts around a text; see `special_tokens`."""
+        return special_tokens(self.backend)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the BOS token; None for a tokenizer without one."""
+        found: int | None = self.backend.bos_token_id
+        return found
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the end-of-text token; None for a tokenizer without one."""
+        found: int | None = self.backend.eos_token_id
+        return found
+
+    @property
+    def start_id(self) -> int | None:
+        """Id of the token before a text that nothing precedes: BOS, or EOS if there is no BOS."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer begins every text with its BOS token."""
+        return self.specials.prefix[:1] == (self.bos_id,)
+
+    def check_rows(self, ids: Iterable[int]) -> None:
+        """Check that the model has a row for every token id.
+
+        Raises:
+            DataError: It has none; the message names the first such token.
+        """
+        beyond = [token for token in ids if token >= self.num_rows]
+        if beyond:
+            raise DataError(
+                f"every token of the text must have a row in the embedding of {self.model}, got "
+                f"{self.backend.convert_ids_to_tokens(int(beyond[0]))!r} with id {beyond[0]} where "
+                f"there are {self.num_rows} rows ({len(beyond)} such tokens); use the tokenizer of "
+                "these weights, or another text"
+            )
+
+
+def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
+    """Return the tokenizer of a loaded model, one object as long as the model is kept."""
+
+    def make() -> Tokenizer:
+        # A recipe may have put something without a size in the place of the head.
+        with loaded.unquantized():
+            rows = num_rows(loaded)
+        return Tokenizer(backend=loaded.tokenizer, model=loaded.name, num_rows=rows)
+
+    return loaded.cached("tokenizer", make)
+
+
+def end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Return the end-of-text tokens of the generation config and of the tokenizer."""
+    configured = getattr(loaded.module.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Specials:
@@ -91,11 +228,6 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Specials:
     return Specials(tuple(ids[: inner[0]]), tuple(ids[inner[-1] + 1 :]))
 
 
-def adds_bos(loaded: LoadedModel) -> bool:
-    """Return whether the tokenizer begins every text with its BOS token."""
-    return special_tokens(loaded.tokenizer).prefix[:1] == (loaded.tokenizer.bos_token_id,)
-
-
 def num_rows(loaded: LoadedModel) -> int:
     """Return the number of token ids that have a row in both the embedding and the LM head."""
     module = loaded.module
@@ -108,48 +240,8 @@ def num_rows(loaded: LoadedModel) -> int:
     return min(known, default=loaded.vocab_size)
 
 
-def check_rows(ids: Iterable[int] | Tensor, loaded: LoadedModel) -> None:
-    """Check that the model has a row for every token id.
-
-    Raises:
-        DataError: It has none; the message names the first such token.
-    """
-    ids_N, rows = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids)), num_rows(loaded)
-    beyond = ids_N[ids_N >= rows]
-    if beyond.numel():
-        first = int(beyond.flatten()[0])
-        raise DataError(
-            f"every token of the text must have a row in the embedding of {loaded.name}, got "
-            f"{loaded.tokenizer.convert_ids_to_tokens(first)!r} with id {first} where there are "
-            f"{rows} rows ({beyond.numel()} such tokens); use the tokenizer of these weights, or "
-            "another text"
-        )
-
-
 def without_limits(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Turn off truncation and padding in a tokenizer; return it."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
-
-
-def without_suffix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Make a tokenizer add nothing after a text; return it.
-
-    For libraries that call the tokenizer themselves: pass a copy that no other code uses.
-    """
-    found = special_tokens(tokenizer)
-    if found.suffix:
-        names = tokenizer.convert_ids_to_tokens(list(found.prefix))
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=[*names, "$A"], special_tokens=[*zip(names, found.prefix, strict=True)]
-        )
-    return tokenizer
-
-
-def hash_token_ids(sequences: Iterable[Sequence[int]]) -> str:
-    """Return the SHA-256 of token sequences: length and ids of each, little-endian int32."""
-    digest = hashlib.sha256()
-    for ids in sequences:
-        digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())
-    return digest.hexdigest()

@@ -23,6 +23,7 @@ from harness.report.markdown import render
 from harness.results import names
 from harness.results.evidence import check_evidence
 from harness.results.outdated import outdated
+from harness.results.parts import in_parts
 from harness.results.record import Status
 from harness.results.store import ResultStore, Stored
 
@@ -50,7 +51,9 @@ def take_in(root: Path) -> Intake:
     except OSError as reason:
         raise nothing_found(root, f"({reason.strerror})") from reason
     stored, problems = ResultStore(root=root).load()
-    for sieve in (_without_copies, _presentable, _with_evidence, _on_the_same_samples):
+    stored, copies = _without_copies(stored)
+    stored, problems = in_parts(stored), [*problems, *copies]
+    for sieve in (_presentable, _with_evidence, _on_the_same_samples):
         stored, more = sieve(stored)
         problems += more
     return Intake(stored, problems)

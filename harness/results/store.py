@@ -53,6 +53,8 @@ class Stored:
 
     path: Path
     record: RunRecord
+    part: str = ""
+    """Beginning of the ids of its samples, for a part of a record; see `harness.results.parts`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,11 +213,15 @@ def read_samples(stored: Stored) -> pd.DataFrame:
             f"{file} must have the SHA-256 in its record, got another; repeat the run"
         )
     try:
-        return pd.read_parquet(io.BytesIO(content))
+        frame = pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # from pyarrow
         raise ResultError(
             f"{file} must be a parquet file, got: {reason}; repeat the run"
         ) from reason
+    if not stored.part:
+        return frame
+    own = frame[frame["id"].str.startswith(stored.part)]
+    return own.assign(id=own["id"].str.removeprefix(stored.part)).reset_index(drop=True)
 
 
 def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:

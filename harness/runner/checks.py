@@ -7,23 +7,57 @@
 """
 
 from harness.data import overlap
-from harness.errors import ConfigError, UnsupportedRecipe
+from harness.engines.base import EngineSource
+from harness.errors import ConfigError, UnsupportedEngine, UnsupportedRecipe
 from harness.models.loaded import LoadedModel, ModelSource
 from harness.recipe import QuantRecipe
 from harness.tasks.base import ModelFreeTask, PairedTask, ScoresData, Task
 
+DEFAULT_ENGINE = "local"
 
-def check_no_recipe(task: ModelFreeTask, recipe: QuantRecipe) -> None:
-    """Check that no recipe is asked of a task without a model.
+
+def check_no_recipe(what: str, recipe: QuantRecipe) -> None:
+    """Check that no recipe is asked of a task without a model, or of a model that is not loaded.
+
+    Args:
+        what: The task or the engine.
+        recipe: The recipe.
+
+    Raises:
+        ConfigError: A recipe has rules.
+    """
+    if recipe.rules:
+        raise ConfigError(
+            f"quant must be none for {what}, which quantizes no model, got {recipe.name}; "
+            "leave quant out"
+        )
+
+
+def check_no_engine(task: ModelFreeTask, engine: EngineSource) -> None:
+    """Check that no engine is asked of a task without a model.
 
     Raises:
         ConfigError: One is.
     """
-    if recipe.rules:
+    if engine.label != DEFAULT_ENGINE:
         raise ConfigError(
-            f"quant must be none for {task.name}, which needs no model, got {recipe.name}; "
-            "leave quant out"
+            f"engine must be {DEFAULT_ENGINE} for {task.name}, which asks no model, got "
+            f"{engine.label}; leave engine out"
         )
+
+
+def check_asked(task: Task | PairedTask, engine: EngineSource) -> None:
+    """Check that an engine can answer all that a task asks.
+
+    Raises:
+        UnsupportedEngine: It cannot; no other engine takes its place.
+    """
+    for kind in task.asks:
+        if reason := engine.starts.refuses(kind):
+            raise UnsupportedEngine(
+                f"engine must be one that can {kind} for {task.name}, got {engine.label}: "
+                f"{reason}; leave engine out"
+            )
 
 
 def check_real_backend(task: PairedTask, recipe: QuantRecipe) -> None:
@@ -43,7 +77,7 @@ def check_real_backend(task: PairedTask, recipe: QuantRecipe) -> None:
 
 
 def check(model: ModelSource, recipe: QuantRecipe, task: Task | PairedTask) -> None:
-    """Check what can be known without loading the model.
+    """Check what can be known without loading a model.
 
     Raises:
         UnsupportedRecipe: The task is timed, and the recipe is fake-quantized.

@@ -38,7 +38,7 @@ def same_run(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
         return None
     # The weights are identified without being loaded.
     weights = _weights(spec.model)
-    facts = spec.task.data_facts()
+    facts = spec.task.data_facts() | spec.engine.facts()
     calibration = calibration_of(spec.recipe)
     hardware = provenance.hardware(spec.device)
     code = foreign_code(spec.resolved)

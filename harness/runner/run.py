@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -13,13 +13,20 @@ from typing import Any, assert_never
 
 from harness import signals
 from harness.backends.fake import FakeBackend
+from harness.engines.base import Engine
 from harness.engines.local import cpu_matmul as products
-from harness.errors import HarnessError, InvalidResult, OutputError, UnsupportedRecipe
+from harness.errors import (
+    HarnessError,
+    InvalidResult,
+    OutputError,
+    UnsupportedEngine,
+    UnsupportedRecipe,
+)
 from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
 from harness.models import cache
 from harness.models.loaded import LoadedModel
-from harness.recipe import Quantized, QuantRecipe, audit_after, quantize
+from harness.recipe import Quantized, audit_after, quantize
 from harness.results import float_paths
 from harness.results import formatting as figures
 from harness.results.record import Metric, ModelInfo, RunRecord, Status
@@ -37,6 +44,7 @@ STATUS_OF: Mapping[type[BaseException], Status] = MappingProxyType(
         KeyboardInterrupt: Status.CANCELLED,
         InvalidResult: Status.INVALID,
         UnsupportedRecipe: Status.UNSUPPORTED,
+        UnsupportedEngine: Status.UNSUPPORTED,
     }
 )
 """Error -> status of the record of a run that it ended; any other error is `error`."""
@@ -157,15 +165,17 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
             with _alone(spec):
                 result = task.run_on(spec.device)
             return _result_fields(spec, path, result) | {"warnings": result.warnings}
+        case Task() as task if spec.model is None:
+            return _measure_own_model(spec, path, task)
         case PairedTask() as task:
             with _loaded(spec, task) as (loaded, info):
-                quantized, result = _measure_real_beside_fake(spec.recipe, task, loaded)
+                quantized, result = _measure_real_beside_fake(spec, task, loaded)
         case Task() as task:
             with _loaded(spec, task) as (loaded, info):
                 quantized = quantize(loaded, spec.recipe)
                 log.info("%s: measuring %s", spec.recipe.name, task.name)
-                with _alone(spec):
-                    result = task.run(loaded)
+                with _alone(spec), spec.engine.start(loaded, spec.device) as engine:
+                    result = _asked(task, engine)
         case _:
             assert_never(spec.task)
     return _result_fields(spec, path, result) | {
@@ -180,10 +190,34 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
     }
 
 
+def _measure_own_model(spec: RunSpec, path: Path, task: Task) -> dict[str, Any]:
+    """Ask an engine that loads its own model; return the fields that this adds to the record."""
+    checks.check_asked(task, spec.engine)
+    log.info("%s: measuring %s", spec.engine.label, task.name)
+    with _alone(spec), spec.engine.start(None, spec.device) as engine:
+        result = _asked(task, engine)
+    facts = spec.engine.facts()
+    info = result.info.model_copy(
+        update={
+            "protocol": f"{result.info.protocol}|engine={spec.engine.label}",
+            "data": result.info.data | facts,
+            "needs_model": False,
+        }
+    )
+    return _result_fields(spec, path, replace(result, info=info)) | {"warnings": result.warnings}
+
+
+def _asked(task: Task, engine: Engine) -> TaskResult:
+    """Run a task on an engine, and add the engine's warnings to the result."""
+    result = task.run(engine)
+    return replace(result, warnings=(*result.warnings, *engine.warnings()))
+
+
 @contextmanager
 def _loaded(spec: RunSpec, task: Task | PairedTask) -> Iterator[tuple[LoadedModel, ModelInfo]]:
     """Context manager: check, load, choose the CPU matmuls; at the end audit and restore."""
     assert spec.model is not None  # noqa: S101 - only a task without a model has none
+    checks.check_asked(task, spec.engine)
     checks.check(spec.model, spec.recipe, task)
     loaded = cache.load(spec.model, spec.device)
     checks.check_loaded(loaded, spec.recipe, task)
@@ -199,17 +233,19 @@ def _loaded(spec: RunSpec, task: Task | PairedTask) -> Iterator[tuple[LoadedMode
 
 
 def _measure_real_beside_fake(
-    recipe: QuantRecipe, task: PairedTask, loaded: LoadedModel
+    spec: RunSpec, task: PairedTask, loaded: LoadedModel
 ) -> tuple[Quantized, TaskResult]:
     """Measure the fake-quantized form of a recipe, then the recipe beside it."""
+    recipe = spec.recipe
     quantize(loaded, recipe, backend=FakeBackend())
     log.info("%s, fake-quantized: measuring %s", recipe.name, task.name)
-    reference = task.reference(loaded)
-    loaded.restore()
-    quantized = quantize(loaded, recipe)
-    log.info("%s: measuring %s", recipe.name, task.name)
-    tolerance, compute = recipe.backend.tolerance, quantized.report.compute
-    return quantized, task.run_beside(loaded, reference, tolerance, compute)
+    with spec.engine.start(loaded, spec.device) as engine:
+        reference = task.reference(engine)
+        loaded.restore()
+        quantized = quantize(loaded, recipe)
+        log.info("%s: measuring %s", recipe.name, task.name)
+        tolerance, compute = recipe.backend.tolerance, quantized.report.compute
+        return quantized, task.run_beside(engine, reference, tolerance, compute)
 
 
 def _alone(spec: RunSpec) -> AbstractContextManager[None]:

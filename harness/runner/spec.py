@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness import config
+from harness.engines.base import EngineSource
 from harness.machine import devices, provenance
 from harness.models.loaded import ModelSource
 from harness.output.names import local_path
@@ -21,15 +22,16 @@ class RunSpec:
     """What to run, as objects."""
 
     model: ModelSource | None
-    """None for a task without a model."""
+    """None for a task without a model, and for an engine that loads its own."""
     recipe: QuantRecipe
     task: Task | PairedTask | ModelFreeTask
+    engine: EngineSource
     device: torch.device
     store: ResultStore
     force: bool
     """Whether to run although an identical run is on file."""
     resolved: Mapping[str, Any]
-    """The configuration; `model` and `data` are null for a task without a model."""
+    """The configuration; `model` and `data` are null where `model` is None."""
     command: str
     """The command line that repeats the run, secrets masked."""
 
@@ -51,19 +53,26 @@ class RunSpec:
         model: ModelSource | None = config.component(resolved, "model", ModelSource)
         recipe = config.component(resolved, "quant", QuantRecipe)
         recipe = replace(recipe, name=name or recipe.name)
+        engine = config.component(resolved, "engine", EngineSource)
         match config.build(resolved["task"], "task", tuple(resolved["allow_targets"])):
             case ModelFreeTask() as task:
-                checks.check_no_recipe(task, recipe)
+                checks.check_no_recipe(task.name, recipe)
+                checks.check_no_engine(task, engine)
                 # Any model and data make the same run.
                 model, resolved = None, {**resolved, "model": None, "data": None}
             case PairedTask() as task:
                 checks.check_real_backend(task, recipe)
             case task:
                 config.check_component(task, Task, "task")
+        if engine.model_name is not None:
+            checks.check_no_recipe(f"engine={engine.label}", recipe)
+            # The task has its own copy of the data.
+            model, resolved = None, {**resolved, "model": None, "data": None}
         return cls(
             model=model,
             recipe=recipe,
             task=task,
+            engine=engine,
             device=devices.choose(resolved["device"]),
             store=ResultStore(root=local_path(resolved["results_dir"], "results_dir")),
             force=resolved["force"],
@@ -74,5 +83,6 @@ class RunSpec:
     @property
     def place(self) -> dict[str, str]:
         """The names that decide where records lie; see `ResultStore.path`."""
-        model = self.model.name if self.model is not None else "no_model"
+        own = self.engine.model_name or "no_model"
+        model = self.model.name if self.model is not None else own
         return {"task": self.task.name, "model": model, "recipe": self.recipe.name}

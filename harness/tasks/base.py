@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.data.overlap import Scored
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Engine, Kind
 from harness.results.record import BaselineInfo, Compute, Metric, SampleScore, TaskInfo
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens that run together unless a task says otherwise, by type of device: enough to keep its
-cores busy."""
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +64,12 @@ class ScoresData(Protocol):
 class Task(Measurement, Protocol):
     """A measurement of a model."""
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
-        """Measure.
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        """What the task asks of an engine. One that refuses a kind is `unsupported`."""
+
+    def run(self, engine: Engine) -> TaskResult:
+        """Ask the engine, and say what the answers mean.
 
         Raises:
             InvalidResult: A score is not finite.
@@ -80,12 +81,16 @@ class Task(Measurement, Protocol):
 class PairedTask(Measurement, Protocol):
     """A measurement of a real backend beside the fake-quantized model of the same recipe."""
 
-    def reference(self, loaded: LoadedModel) -> Any:
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        """What the task asks of an engine, as in `Task`."""
+
+    def reference(self, engine: Engine) -> Any:
         """Return the answers of the fake-quantized model, for `run_beside`."""
 
     def run_beside(
         self,
-        loaded: LoadedModel,
+        engine: Engine,
         reference: Any,
         tolerance: Mapping[str, float],
         compute: Compute | None = None,
@@ -93,7 +98,7 @@ class PairedTask(Measurement, Protocol):
         """Measure the real model beside the reference.
 
         Args:
-            loaded: The model with the real backend.
+            engine: Answers for the model with the real backend.
             reference: What `reference` returned.
             tolerance: The backend's own largest differences, by name.
             compute: How exactly the backend's matmuls were measured to be.
@@ -104,7 +109,7 @@ class PairedTask(Measurement, Protocol):
 class ModelFreeTask(Measurement, Protocol):
     """A measurement that loads no model; no recipe applies to it."""
 
-    def run_on(self, device: torch.device) -> TaskResult:
+    def run_on(self, device: "torch.device") -> TaskResult:
         """Measure; `TaskInfo.needs_model` is False.
 
         Raises:

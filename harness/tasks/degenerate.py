@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.data.source import CHOICES, Question
+from harness.engines.requests import Array
 from harness.messages import plural
 from harness.results.record import SampleScore
-from harness.tasks.segments import Nll
 
 EQUAL_NLL = 1e-6
 """NLLs closer than this are equal: float32 matmuls round equal rows of a matrix in several ways
@@ -29,7 +29,7 @@ FEW_ANSWERS = 10
 
 
 def text_warnings(
-    nll_N: Nll, targets_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]], whose: str
+    nll_N: Array, targets_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]], whose: str
 ) -> tuple[str, ...]:
     """Return a warning if the NLLs of a text are meaningless.
 

@@ -21,13 +21,15 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from harness.data.source import Text
+from harness.data.token_hash import hash_token_ids
+from harness.engines.base import Engine
+from harness.engines.requests import Score
 from harness.errors import DataError
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import adds_bos, check_rows, hash_token_ids, tokenize
 
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+"""Token ids, or offsets of tokens in a text."""
 DocumentIds = np.ndarray[Any, np.dtype[np.int64]]
 """The document that each of some tokens begins in, in order."""
 Bos = Literal["first", "every", "none"]
@@ -37,7 +39,7 @@ Bos = Literal["first", "every", "none"]
 class Windows(NamedTuple):
     """A tokenized text in windows."""
 
-    ids: torch.Tensor
+    ids: Ids
     """int64 `[n, L]`."""
     scored_documents: DocumentIds
     """The document of the text that each scored token begins in, `[n, L - first]`."""
@@ -50,10 +52,19 @@ class Windows(NamedTuple):
     scored_words: int
     """Words of the scored text, separated by white space."""
 
+    def requests(self) -> list[Score]:
+        """Return a request for each window; its first token is not scored."""
+        return window_requests(self.ids)
+
+
+def window_requests(ids_NL: Ids) -> list[Score]:
+    """Return a request for each sequence of tokens; the first token is not scored."""
+    return [Score((ids[0],), tuple(ids[1:])) for ids in ids_NL.tolist()]
+
 
 def disjoint_windows(
     text: Text,
-    loaded: LoadedModel,
+    engine: Engine,
     length: int,
     limit: int | None,
     first: int = 1,
@@ -63,7 +74,7 @@ def disjoint_windows(
 
     Args:
         text: The text.
-        loaded: The model that reads the windows.
+        engine: The engine that is asked about the windows.
         length: Tokens of a window, its BOS included.
         limit: Number of windows; None is all.
         first: Index in a window of its first scored token. The scored text begins there.
@@ -73,9 +84,9 @@ def disjoint_windows(
         DataError: A window is longer than the model was made for, the text has too few tokens or
             one without a row, or the tokenizer has no BOS token.
     """
-    check_length(length, loaded)
-    encoded = loaded.cached(
-        ("token ids", text.sha256, text.starts, bos), lambda: _encode(text, loaded, bos)
+    check_length(length, engine)
+    encoded = engine.tokenizer.cached(
+        ("token ids", text.sha256, text.starts, bos), lambda: _encode(text, engine, bos)
     )
     num_before = len(encoded.before)
     step = length - num_before  # tokens of the text in a window
@@ -87,13 +98,14 @@ def disjoint_windows(
             f"{len(encoded.ids)} tokens, that is {available} windows; "
             "lower task.window or task.limit_windows"
         )
-    # A copy: the encoded text is shared by later calls.
-    ids = encoded.ids[: count * step].view(count, step).clone()
-    documents = encoded.documents[: count * step].view(count, step)[:, first - num_before :]
+    ids = encoded.ids[: count * step].reshape(count, step)
+    before = np.broadcast_to(encoded.before, (count, num_before))
+    documents = encoded.documents[: count * step].reshape(count, step)[:, first - num_before :]
     pieces = _scored_pieces(text, encoded, count, step, first)
     return Windows(
-        ids=torch.cat([encoded.before.expand(count, num_before), ids], dim=1),
-        scored_documents=documents.numpy(),
+        # A copy: the encoded text is shared by later calls.
+        ids=np.concatenate([before, ids], axis=1),
+        scored_documents=documents,
         num_tokens=len(encoded.ids),
         ids_sha256=encoded.sha256,
         scored_bytes=sum(len(piece.encode()) for piece in pieces),
@@ -101,20 +113,20 @@ def disjoint_windows(
     )
 
 
-def window_line(length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None) -> str:
+def window_line(length: int, limit: int | None, engine: Engine, bos: Bos | None) -> str:
     """Return what defines the windows of a text, as a part of a protocol line."""
     count = "all" if limit is None else f"first-{limit}"
-    own = "first" if adds_bos(loaded) else "none"
+    own = "first" if engine.tokenizer.adds_bos else "none"
     where = {"first": "first-window", "every": "every-window", "none": "none"}[bos or own]
     stride = "L-1" if bos == "every" else "L"
     return rf"join=\n\n|L={length}|stride={stride}|windows={count}|bos={where}"
 
 
 def window_protocol(
-    text: Text, length: int, limit: int | None, loaded: LoadedModel, bos: Bos | None
+    text: Text, length: int, limit: int | None, engine: Engine, bos: Bos | None
 ) -> str:
     """Return the protocol line of a comparison of two models on the windows of a text."""
-    return f"{text.name}|{window_line(length, limit, loaded, bos)}|log-probs=fp64|means=fp64"
+    return f"{text.name}|{window_line(length, limit, engine, bos)}|log-probs=fp64|means=fp64"
 
 
 def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
@@ -128,15 +140,15 @@ def window_facts(text: Text, windows: Windows) -> dict[str, Any]:
     }
 
 
-def check_length(length: int, loaded: LoadedModel) -> None:
+def check_length(length: int, engine: Engine) -> None:
     """Check that a window is not longer than the model was made for.
 
     Raises:
         DataError: It is longer.
     """
-    if not loaded.fits(length):
+    if not engine.fits(length):
         raise DataError(
-            f"task.window must be at most the {loaded.max_length} tokens {loaded.name} was made "
+            f"task.window must be at most the {engine.max_length} tokens {engine.name} was made "
             f"for, got {length}"
         )
 
@@ -144,41 +156,41 @@ def check_length(length: int, loaded: LoadedModel) -> None:
 class _Encoded(NamedTuple):
     """A tokenized text in arrays; lists of Python numbers would take a hundred megabytes."""
 
-    ids: torch.Tensor
+    ids: Ids
     """int64 `[N]`."""
-    ends: torch.Tensor
+    ends: Ids
     """End of each token in the text, int64 `[N]` [character]."""
-    documents: torch.Tensor
+    documents: DocumentIds
     """The document that each token begins in, int64 `[N]`."""
-    before: torch.Tensor
+    before: Ids
     """The BOS before every window, int64 `[1]`, or `[0]` for none."""
     sha256: str
 
 
-def _encode(text: Text, loaded: LoadedModel, bos: Bos | None) -> _Encoded:
-    ids, begins, ends = tokenize(text.text, loaded, prefix=bos is None)
-    before = [_bos_id(loaded)] if bos == "every" else []
+def _encode(text: Text, engine: Engine, bos: Bos | None) -> _Encoded:
+    ids, begins, ends = engine.tokenizer.encode(text.text, prefix=bos is None)
+    before = [_bos_id(engine)] if bos == "every" else []
     if bos == "first":
-        ids, begins, ends = [_bos_id(loaded), *ids], [0, *begins], [0, *ends]
+        ids, begins, ends = [_bos_id(engine), *ids], [0, *begins], [0, *ends]
     return _Encoded(
-        ids=torch.tensor(ids),
-        ends=torch.tensor(ends),
-        documents=torch.tensor(text.document_of(begins)),
-        before=torch.tensor(before, dtype=torch.long),
+        ids=np.asarray(ids, np.int64),
+        ends=np.asarray(ends, np.int64),
+        documents=np.asarray(text.document_of(begins), np.int64),
+        before=np.asarray(before, np.int64),
         # The BOS of every window is hashed as a sequence of its own, so that the hash differs from
         # the hash of the same text without BOS.
         sha256=hash_token_ids([before, ids] if before else [ids]),
     )
 
 
-def _bos_id(loaded: LoadedModel) -> int:
-    token: int | None = loaded.tokenizer.bos_token_id
+def _bos_id(engine: Engine) -> int:
+    token = engine.tokenizer.bos_id
     if token is None:
         raise DataError(
-            f"the tokenizer of {loaded.name} must have a BOS token for task.bos=first or every, "
+            f"the tokenizer of {engine.name} must have a BOS token for task.bos=first or every, "
             "got none; leave task.bos out, or set it to none"
         )
-    check_rows([token], loaded)
+    engine.tokenizer.check_rows([token])
     return token
 
 
@@ -187,11 +199,11 @@ def _scored_pieces(text: Text, encoded: _Encoded, count: int, step: int, first: 
 
     It goes from the end of the last token that is not scored to the end of the window.
     """
-    ends = encoded.ends[: count * step].view(count, step)
+    ends = encoded.ends[: count * step].reshape(count, step)
     if len(encoded.before):
         # The BOS of a window ends where the window before it ended.
-        last = ends[:, -1:]
-        ends = torch.cat([torch.cat([last.new_zeros(1, 1), last[:-1]]), ends], dim=1)
+        last = np.concatenate([[0], ends[:-1, -1]])
+        ends = np.concatenate([last[:, None], ends], axis=1)
     return [text.text[start:end] for start, end in ends[:, [first - 1, -1]].tolist()]
 
 

@@ -12,6 +12,7 @@ import torch
 from repository import ROOT
 
 from harness.config import build
+from harness.engines.local.engine import LocalEngine
 from harness.machine import peaks
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -22,11 +23,9 @@ from harness.results.store import ResultStore, Stored
 from harness.tasks.base import ModelFreeTask, Task, TaskResult
 
 CONF = ROOT / "conf" / "task"
-ENGINE = ("mmlu_vllm", "throughput_vllm")
-"""Tasks of an engine that must be installed; they have tests of their own."""
 EVERY = sorted(file.stem for file in CONF.glob("*.yaml"))
-NAMES = [name for name in EVERY if name not in ("parity", *ENGINE)]
-"""Tasks that run here. Parity takes a real backend, and has tests of its own too."""
+NAMES = [name for name in EVERY if name != "parity"]
+"""Tasks that run here. Parity takes a real backend, and has tests of its own."""
 SMALL: dict[str, Any] = {
     "window": 64,
     "limit_windows": 12,
@@ -61,8 +60,7 @@ class Measured:
 
     def _settings(self, name: str) -> dict[str, Any]:
         assert self.compose is not None
-        engine = ["task.engine.path=/x"] if name in ENGINE else []
-        settings: dict[str, Any] = self.compose(f"task={name}", *engine)["task"]
+        settings: dict[str, Any] = self.compose(f"task={name}")["task"]
         return settings
 
     def _result(self, name: str) -> TaskResult:
@@ -94,7 +92,11 @@ def measured(_measured: Measured, composed: Compose, monkeypatch: pytest.MonkeyP
 
 def run(task: AnyTask, loaded: LoadedModel) -> TaskResult:
     """Run a task, on the model if it wants one."""
-    return task.run_on(loaded.device) if isinstance(task, ModelFreeTask) else task.run(loaded)
+    return (
+        task.run_on(loaded.device)
+        if isinstance(task, ModelFreeTask)
+        else task.run(LocalEngine(loaded))
+    )
 
 
 def test_there_are_tasks() -> None:

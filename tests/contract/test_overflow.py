@@ -11,6 +11,7 @@ from looped import looped
 
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.engine import LocalEngine
 from harness.errors import AuditError, InvalidResult
 from harness.formats.overflow import FormatOverflow, all_finite
 from harness.models.loaded import LoadedModel
@@ -144,7 +145,7 @@ def test_an_activation_that_a_format_makes_infinite_ends_the_run_with_its_layer(
     )
     try:
         with pytest.raises(InvalidResult) as refused:
-            Perplexity(data=EmbeddedData(), window=16, limit_windows=1).run(loaded)
+            Perplexity(data=EmbeddedData(), window=16, limit_windows=1).run(LocalEngine(loaded))
     finally:
         hook.remove()
         loaded.restore()

@@ -47,12 +47,13 @@ ELSEWHERE = (
     "hydra/launcher",
     "device=cuda",
     "$",
-    "_vllm",
+    "engine=vllm",
+    "task.tasks=[mmlu",
     "\\",
     "model.path=DIR",
     "model.path=FOLDER",
 )
-"""Parts of commands that need what is not here: a GPU, a shell, an engine, a checkpoint, files of the reader."""
+"""Parts of commands that need what is not here: a GPU, a shell, an engine, the hub, a checkpoint, files of the reader."""
 
 
 def commands() -> list[str]:
@@ -80,8 +81,8 @@ STUDIES = ("+experiment=granularity", "+experiment=smoothquant")
 @pytest.fixture
 def short_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two subjects instead of 57, so that whole tasks take a second."""
-    samples = embedded._samples()[:10]
-    monkeypatch.setattr(embedded, "_samples", lambda: samples)
+    rows = embedded._rows()[:10]
+    monkeypatch.setattr(embedded, "_rows", lambda: rows)
     embedded._text.cache_clear()
     embedded._questions.cache_clear()
     yield

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from tokenizers import processors
 from harness.data.embedded import EmbeddedData
 from harness.data.hub import HubData
 from harness.data.source import Text
+from harness.engines.local.engine import LocalEngine
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.tasks.perplexity.documents import Documents
@@ -70,12 +70,16 @@ def lm_eval_figures(
 
 
 def our_figures(
-    loaded: LoadedModel, documents: tuple[str, ...], window: int, **options: Any
+    loaded: LoadedModel, documents: tuple[str, ...], window: int, batch_tokens: int | None = None
 ) -> dict[str, float]:
     text = Text(name="pages", text="", sha256=str(len(documents)), num_rows=1, documents=documents)
     data = SimpleNamespace(text=lambda: text)
-    task = Perplexity(data=data, segmentation=Documents(), window=window, **options)
-    return {m.name: m.value for m in task.run(loaded).metrics if m.name in FIGURES}
+    task = Perplexity(data=data, segmentation=Documents(), window=window)
+    return {
+        m.name: m.value
+        for m in task.run(LocalEngine(loaded, batch_tokens)).metrics
+        if m.name in FIGURES
+    }
 
 
 def with_bos() -> LoadedModel:

@@ -20,6 +20,7 @@ from repository import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import config
+from harness.engines.local.engine import LocalEngine
 from harness.models import cache
 from harness.models.checkpoints.folder import sha256_file
 from harness.models.sources.cache_folder import BFLOAT16_COPY
@@ -121,7 +122,7 @@ def test_perplexity_equals_a_plain_loop(name: str, folder: Path, ids: torch.Tens
     resolved = config.resolve(compose("config", overrides=[*RECIPES[name], *sizes]))
     loaded = cache.load(EmbeddedModel(dtype="float32"), torch.device("cpu"))
     quantize(loaded, config.build(resolved["quant"], "quant"))
-    ours = config.build(resolved["task"], "task").run(loaded).metrics[0].value
+    ours = config.build(resolved["task"], "task").run(LocalEngine(loaded)).metrics[0].value
     loaded.restore()
     assert ours == pytest.approx(plain_perplexity(plain_model(folder, name), ids), rel=1e-4)
 

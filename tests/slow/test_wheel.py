@@ -41,7 +41,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("clean") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    install = ["-m", "pip", "install", "--quiet", *constraints, str(wheel)]
+    install = ["-m", "pip", "install", "--quiet", *constraints, f"{wheel}[all]"]
     subprocess.run([folder / "bin" / "python", *install], check=True, env=clean())
     yield folder
     shutil.rmtree(folder)

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Kind
+from harness.engines.local.engine import LocalEngine
 from harness.results.store import Stored, read
 from harness.runner.run import RunSpec
 from harness.tasks.base import Task, TaskResult
@@ -23,7 +24,7 @@ class Wrapped:
     """A task with something done before it, and a version of its own."""
 
     task: Task
-    before: Callable[[LoadedModel], None] = lambda _loaded: None
+    before: Callable[[LocalEngine], None] = lambda _engine: None
     version: int = 1
     needs_trained_weights: bool = True
     is_timed: bool = False
@@ -36,18 +37,22 @@ class Wrapped:
     def seeds(self) -> Mapping[str, int]:
         return self.task.seeds
 
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        return self.task.asks
+
     def data_facts(self) -> dict[str, Any]:
         return self.task.data_facts()
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
-        self.before(loaded)
-        return self.task.run(loaded)
+    def run(self, engine: LocalEngine) -> TaskResult:
+        self.before(engine)
+        return self.task.run(engine)
 
 
-def raising(reason: BaseException) -> Callable[[LoadedModel], None]:
+def raising(reason: BaseException) -> Callable[[LocalEngine], None]:
     """Return what fails for this reason when it is called."""
 
-    def before(_loaded: LoadedModel) -> None:
+    def before(_engine: LocalEngine) -> None:
         raise reason
 
     return before

@@ -391,13 +391,13 @@ NEEDED = {
     "text": ["data.path=/x"],
     "questions": ["data.path=/x"],
     "parity": ["+quant=int8_row_real"],
-    "mmlu_vllm": ["task.engine.path=/x"],
-    "throughput_vllm": ["task.engine.path=/x"],
+    "engine/local": [],
+    "vllm": ["engine.path=/x"],
 }
 """What an option cannot do without."""
 
 
-@pytest.mark.parametrize("group", ["model", "data", "task", "quant"])
+@pytest.mark.parametrize("group", ["model", "data", "engine", "task", "quant"])
 def test_every_option_composes_and_builds(group: str, tmp_path: Path) -> None:
     for name in GROUPS[group]:
         needed = NEEDED.get(f"{group}/{name}", NEEDED.get(name, []))

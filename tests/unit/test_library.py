@@ -78,7 +78,7 @@ def test_keywords_are_python_values(run: Run, tmp_path: Path) -> None:
     assert ResultStore(root=folder).load()[0][0].record == record
     assert record.recipe == "int8_g32 (skip=[lm_head])"
     assert record.config["quant"]["skip"] == ["lm_head"]
-    assert record.config["task"]["batch_tokens"] is None
+    assert record.config["engine"]["batch_tokens"] is None
 
 
 def test_the_record_names_the_command_line_that_repeats_the_run(run: Run) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +31,10 @@ from transformers import Cache, PreTrainedModel, StaticCache
 
 from harness.engines.local.decodable import cache_argument, new_cache
 from harness.engines.local.decode_attention import ONE_QUERY
+from harness.engines.timed import CacheKind, Phase
 from harness.models.architecture import text_config
 from harness.models.loaded import LoadedModel
 
-CacheKind = Literal["static", "dynamic"]
-Phase = Literal["prefill", "decode"]
 FREEZING: Mapping[str, Any] = MappingProxyType(
     {
         "freezing": True,

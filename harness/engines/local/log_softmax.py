@@ -35,14 +35,35 @@ def log_softmax(logits_NV: Tensor) -> Tensor:
 
 def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """Return -ln p of one token a row, float64 `[N]` [nat]; NaN as in `log_softmax`."""
-    nll_N = torch.empty(len(targets_N), dtype=torch.float64, device=logits_NV.device)
-    for nll, logits, targets in pieces(logits_NV.shape[-1], nll_N, logits_NV, targets_N):
+    rows_N = torch.arange(len(targets_N), device=logits_NV.device)
+    return -target_log_probs(logits_NV, rows_N, targets_N)[0]
+
+
+def target_log_probs(logits_NV: Tensor, rows_M: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ln p of tokens, float64 `[M]` [nat], and whether no other token is more likely, `[M]`.
+
+    NaN as in `log_softmax`; then no token is the top.
+
+    Args:
+        logits_NV: Logits `[N, V]`.
+        rows_M: Row of each token, in rising order; a row may come several times, or never.
+        targets_M: Tokens.
+    """
+    log_probs_M = torch.empty(len(targets_M), dtype=torch.float64, device=logits_NV.device)
+    is_top_M = torch.empty(len(targets_M), dtype=torch.bool, device=logits_NV.device)
+    row = start = 0
+    for (logits,) in pieces(logits_NV.shape[-1], logits_NV):
+        stop = int(torch.searchsorted(rows_M, row + len(logits)))
+        rows, targets = rows_M[start:stop] - row, targets_M[start:stop]
         below_NV = _below_max(logits)
         # Read before `exp_` overwrites the logits in place.
-        chosen = below_NV.gather(1, targets[:, None])[:, 0]
-        # -ln p = ln sum - (x_target - max)
-        torch.sub(below_NV.exp_().sum(-1).log_(), chosen, out=nll)
-    return nll_N
+        chosen = below_NV[rows, targets]
+        # The largest logit is exactly 0 below itself.
+        is_top_M[start:stop] = chosen == 0
+        # ln p = -(ln sum - (x_target - max)). The sign comes last: 0.0 nat stays 0.0 nat.
+        log_probs_M[start:stop] = -(below_NV.exp_().sum(-1).log_()[rows] - chosen)
+        row, start = row + len(logits), stop
+    return log_probs_M, is_top_M
 
 
 def _below_max(logits_NV: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from harness.engines.local.packed_rows import PackedRows
-from harness.engines.local.shared_prefix import run_prefix, run_rows
 from harness.engines.local.split_model import RUN_ERRORS, SplitModel
+from harness.engines.local.tree_pass import Kept, run_pass
+from harness.engines.requests import Generate
+from harness.engines.tree import prefix_tree
 from harness.models.architecture import ATTENTION_TOLERANCE, text_config
 from harness.models.tokens import num_rows
 
@@ -54,15 +55,20 @@ def _difference(model: SplitModel) -> str | None:
     loaded = model.loaded
     # Ids from 100 up: the first ids of a vocabulary are often special tokens.
     tokens = [token % num_rows(loaded) for token in range(100, 140)]
-    # A prefix of 20 tokens, and rows of 4, 11 and 5: rows of unequal length need padding.
-    shared, rows = tokens[:20], (tokens[20:24], tokens[24:35], tokens[35:])
+    # A prefix of 20 tokens, and rows of 4, 5 and 11: rows of unequal length need padding.
+    shared, rows = tokens[:20], (tokens[20:24], tokens[24:29], tokens[29:])
+    tree = prefix_tree([Generate((*shared, *row), 1) for row in rows])
     with loaded.unquantized():
-        whole = [model.hidden(torch.tensor([[*shared, *row]]))[:, -1] for row in rows]
+        whole = [model.hidden(torch.from_numpy(run.astype("i8"))[None])[:, -1] for run in tree.runs]
+        kept = Kept()
         try:
-            packed = PackedRows.make(run_prefix(model, shared), [len(row) for row in rows])
-            found = run_rows(model, packed, rows, keep=False)
+            # The prefix in a pass of its own, whose keys are kept, and the rows in another.
+            run_pass(model, tree, range(1), kept, {0})
+            hidden, places = run_pass(model, tree, range(1, len(tree)), kept, set())
         except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
+    # A run ends before the place where the next node begins. Place 0 belongs to node 1.
+    found = hidden[torch.from_numpy(places[tree.last] - 1)]
     # The relative norm, as for two attention implementations (`ATTENTION_TOLERANCE`).
     expected = torch.cat(whole).float()
     error = float((found.float() - expected).norm() / expected.norm())

@@ -17,7 +17,8 @@ Derivation. Let s_k be the score of key k and v_k its value. For a set A of keys
 
        w = e^{lse_B} / (e^{lse_A} + e^{lse_B}) = sigmoid(lse_B - lse_A)
 
-4. `join` computes out = out_A + w (out_B - out_A).
+4. `join` computes out = out_A + w (out_B - out_A), and ln(Z_A + Z_B), so that a further part can
+   be joined.
 
 So keys that many rows share are multiplied once for all rows, and never copied. (Milakov and
 Gimelshein, "Online normalizer calculation for softmax", 2018; FlashAttention rests on the same
@@ -42,10 +43,10 @@ class Part(NamedTuple):
     """ln of the sum of exponentials of the scores, `[B, H, Q]`; -inf where no key is allowed."""
 
 
-def join(a: Part, b: Part) -> Tensor:
-    """Return attention over the keys of both parts, `[B, H, Q, D]`; steps 3 and 4 of the module."""
+def join(a: Part, b: Part) -> Part:
+    """Return attention over the keys of both parts; steps 3 and 4 of the module."""
     share = torch.sigmoid(b.lse - a.lse)[..., None]
-    return torch.lerp(a.out, b.out, share)
+    return Part(torch.lerp(a.out, b.out, share), torch.logaddexp(a.lse, b.lse))
 
 
 def attend(

@@ -1,15 +1,21 @@
-"""Run a checkpoint folder in vLLM: token ids in, greedy tokens and time stamps out.
+"""Run a checkpoint folder in vLLM, in a process and a Python of its own.
 
-**Unverified.** The wheel needs a GPU and several GB. This room is written to vLLM's documentation
-(0.11 and later) and tested against a stand-in of that interface, never against vLLM. Every record
-says so.
+The packages that the harness needs and those that vLLM needs cannot be installed together.
+So vLLM has an environment of its own, and a worker there exchanges lines of JSON with this process:
 
-`engine` is the configuration: it starts vLLM by its offline interface (`LLM`), in this process,
-and frees its memory. `running` is the started engine: it sends prompts and checks that vLLM ran
-them as they were sent.
+    engine     the configuration (`engine=vllm`); it starts
+    running    the engine that tasks ask
+    prompts    turns `Score` into prompts: log-probabilities of prompt tokens and of the next token
+    decoding   turns `Generate` into prompts, until a stop text or an end-of-text token
+    timing     times a request by the stamps of vLLM
+    server     sends prompts in batches, and loads the model with arguments that suit them
+    process    starts and ends the worker, and reads its lines
+    worker     the other side: imports vLLM and the standard library alone
+
+An answer counts only if it is to the prompt that was sent, whole, and of the right length.
+docs/vllm.md says what was verified against vLLM itself.
 """
 
-from harness.engines.vllm.engine import UNVERIFIED, VllmEngine
-from harness.engines.vllm.running import Completion, Running, Stamps
+from harness.engines.vllm.engine import VllmEngine
 
-__all__ = ["UNVERIFIED", "Completion", "Running", "Stamps", "VllmEngine"]
+__all__ = ["VllmEngine"]

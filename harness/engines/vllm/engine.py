@@ -1,60 +1,74 @@
-"""Start vLLM on a checkpoint folder, and free its memory again.
+"""The configuration of the engine: which folder vLLM runs, how, and in which Python."""
 
-vLLM runs in this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`). So a batch is scheduled as one, and
-its memory counts as memory of the run.
-"""
-
-import gc
-import importlib
-import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from harness import paths
-from harness.engines.vllm.running import Running
-from harness.errors import ConfigError, ModelError
+from harness.engines.base import Engine
+from harness.engines.vllm.installed import installed
+from harness.engines.vllm.running import RunningVllm
+from harness.engines.vllm.server import Server
+from harness.errors import check_bounds
 from harness.models.checkpoints.folder import folder_fingerprint
 from harness.models.loaded import Dtype, LoadedModel
 from harness.models.sources.config_only import load_weightless
 
-UNVERIFIED = (
-    "the vLLM engine was written to vLLM's documentation and has not been verified against "
-    "vLLM itself"
-)
-IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""Environment variables that keep vLLM from starting a process of its own."""
+UNVERIFIED_ON_GPU = "the vLLM engine has been verified on a CPU, and not on a GPU"
+OWN_FIELDS = ("path", "python", "extra")
+"""Fields that are not arguments of `vllm.LLM`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VllmEngine:
-    """A checkpoint folder that vLLM runs; the fields are arguments of `vllm.LLM`."""
+    """A checkpoint folder that vLLM runs; the fields after `python` are arguments of `vllm.LLM`."""
+
+    label: ClassVar[str] = "vllm"
+    starts: ClassVar[type[Engine]] = RunningVllm
 
     path: str
     """Folder that `python -m harness.export` or `save_pretrained` wrote."""
+    python: str | None = None
+    """The Python that has vLLM, such as `.venv-vllm/bin/python`; None is this one."""
     dtype: Dtype = "bfloat16"
     """Type of activations, and of weights that are not quantized."""
     max_model_len: int | None = None
     """Longest sequence; None is the model's own [token]."""
     gpu_memory_utilization: float = 0.9
-    """Share of the GPU's memory that vLLM takes, in (0, 1]."""
+    """Share of the device's memory that vLLM takes, in (0, 1]; on a CPU, of the machine's."""
     enforce_eager: bool = False
     """Run without CUDA graphs and compilation."""
     trust_remote_code: bool = False
     """Run Python code that the folder ships."""
     seed: int = 0
     """Seed of the sampler of vLLM; decoding here is greedy."""
+    tensor_parallel_size: int = 1
+    """Devices that share every layer."""
+    pipeline_parallel_size: int = 1
+    """Groups of devices that have some of the layers each."""
+    kv_cache_dtype: str = "auto"
+    """Type of the KV cache, such as `fp8`; `auto` is `dtype`."""
+    max_num_seqs: int | None = None
+    """Sequences that run together at most; None is vLLM's choice."""
+    extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """Further arguments of `vllm.LLM`."""
 
     def __post_init__(self) -> None:
-        """Check the share of memory."""
+        """Check the bounds of fields, and that no further argument has a field of its own."""
+        check_bounds(
+            self, max_model_len=1, tensor_parallel_size=1, pipeline_parallel_size=1, max_num_seqs=1
+        )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}"
             )
+        if known := sorted(self.extra.keys() & {"model", *self.__slots__}):
+            raise ValueError(f"extra must not have what has a key of its own, got {known}")
 
     @property
     def folder(self) -> Path:
@@ -62,92 +76,48 @@ class VllmEngine:
         return paths.expanded(self.path).absolute()
 
     @property
-    def label(self) -> str:
-        """Engine and version, for protocol lines."""
-        return f"vllm-{installed().__version__}"
+    def model_name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies engine and checkpoint."""
+        found = installed(self._python())
         return {
-            "engine": "vllm",
-            "engine_version": str(installed().__version__),
+            "engine": self.label,
+            "engine_package": found.package,
+            "engine_version": found.version,
             "checkpoint_fingerprint": folder_fingerprint(self.folder),
         }
 
-    def weightless(self) -> LoadedModel:
-        """Return tokenizer and configuration of the folder, without its weights."""
-        return load_weightless(
-            self.folder, dtype=self.dtype, trust_remote_code=self.trust_remote_code
-        )
-
     @contextmanager
-    def start(self, device: torch.device, **options: Any) -> Iterator[Running]:
-        """Context manager in which vLLM holds the folder's model.
-
-        Args:
-            device: Device that vLLM must run on.
-            options: Further arguments of `vllm.LLM`.
+    def start(
+        self,
+        loaded: LoadedModel | None,  # noqa: ARG002 - the folder has the model
+        device: torch.device,
+    ) -> Iterator[RunningVllm]:
+        """Context manager: an engine whose vLLM loads the folder when it is first asked.
 
         Raises:
-            ConfigError: The installed vLLM is built for another kind of device.
-            ModelError: vLLM cannot load the folder.
+            ConfigError: There is no vLLM, or one that is built for another kind of device.
+            ModelError: The folder has no whole model.
         """
-        vllm = installed()
-        # A wheel of vLLM is built for one kind of device, and takes no other.
-        built_for = importlib.import_module("vllm.platforms").current_platform.device_type
-        if built_for != device.type:
-            raise ConfigError(
-                f"device must be {built_for}, for which the installed vLLM is built, "
-                f"got {device.type}"
-            )
-        # vLLM reads these when `LLM` is made. A user's own setting wins.
-        for name, value in IN_PROCESS.items():
-            os.environ.setdefault(name, value)
-        try:
-            llm = vllm.LLM(model=str(self.folder), **self._arguments(), **options)
-        # What vLLM raises for files, formats and sizes that it does not take.
-        except (ValueError, RuntimeError, OSError, KeyError) as reason:
-            raise ModelError(
-                f"task.engine.path must be a folder that vLLM {vllm.__version__} loads, got "
-                f"{self.folder}: {reason}"
-            ) from reason
-        running = Running(llm=llm, sampling=vllm.SamplingParams)
-        # `running` is the only reference, so that the block below can end it.
-        del llm
-        try:
-            yield running
-        finally:
-            # A caller may still hold `running`; without the LLM it holds no memory of the GPU.
-            running.llm = None
-            # Objects in a reference cycle are freed by the collector alone.
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+        facts = self.facts()
+        weightless = load_weightless(
+            self.folder, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+        )
+        notes = () if device.type == "cpu" else (UNVERIFIED_ON_GPU,)
+        with Server(self._python(), self._arguments(), device.type) as server:
+            server.connect()
+            yield RunningVllm(server, weightless, self.max_model_len, facts, device.type, notes)
+
+    def _python(self) -> str:
+        return sys.executable if self.python is None else str(paths.expanded(self.python))
 
     def _arguments(self) -> dict[str, Any]:
-        return {
-            "dtype": self.dtype,
-            "max_model_len": self.max_model_len,
-            "gpu_memory_utilization": self.gpu_memory_utilization,
-            "enforce_eager": self.enforce_eager,
-            "trust_remote_code": self.trust_remote_code,
-            "seed": self.seed,
-            # Only with its statistics on does vLLM stamp each request.
-            "disable_log_stats": False,
-        }
-
-
-def installed() -> Any:
-    """Return the module `vllm`.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
-    try:
-        return importlib.import_module("vllm")
-    except ImportError as reason:
-        raise ConfigError(
-            f"vllm must be installed for tasks that end in _vllm, got: {reason}; "
-            "run `pip install vllm` on a machine with a GPU (this engine has not been verified "
-            "against it), or take the same task without _vllm"
-        ) from reason
+        """Return the arguments of `vllm.LLM`."""
+        own = {name: getattr(self, name) for name in self.__slots__ if name not in OWN_FIELDS}
+        if self.max_num_seqs is None:
+            del own["max_num_seqs"]
+        # Only with its statistics on does vLLM stamp each request.
+        return {"model": str(self.folder), **own, "disable_log_stats": False, **self.extra}

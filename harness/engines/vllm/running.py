@@ -1,108 +1,130 @@
-"""Send prompts to a started vLLM, and check what it returns.
+"""The started engine: it turns the requests of a task into prompts, and outputs into answers."""
 
-Prompts go in as token ids, and decoding is greedy. Ends of text are ignored, so that every request
-gets its full number of tokens. (`min_tokens` would do that too, but by forbidding the end token,
-which changes what is decoded.) Every answer must be to the prompt that was sent, whole and in
-order, with as many tokens as were asked for.
-"""
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Answer, Generate, Request, Score
+from harness.engines.timed import Workload
+from harness.engines.vllm.decoding import Decoding
+from harness.engines.vllm.prompts import lookups
+from harness.engines.vllm.server import Server
+from harness.engines.vllm.timing import TimedVllm
+from harness.models.loaded import LoadedModel
+from harness.models.tokens import Tokenizer, end_ids, tokenizer_of
 
-from harness.errors import InvalidResult
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stamps:
-    """When vLLM scheduled and answered a request; times of one monotonic clock [s].
-
-    vLLM's `arrival_time` is of another clock and must not be subtracted from these.
-    """
-
-    scheduled: float
-    first_token: float
-    last_token: float
-    first_token_latency: float | None
-    """From arrival to the first token, as vLLM reports it; None in versions that do not [s]."""
+SCORING: Mapping[str, Any] = {"max_num_batched_tokens": 2048}
+"""Arguments of `vllm.LLM` for log-probabilities of prompts. vLLM makes float32 logits of all
+tokens of a step, which its plan of the memory leaves out: 1.2 GB for 2,048 tokens and a vocabulary
+of 152,000."""
+Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """The continuation of one prompt."""
+class RunningVllm(Engine):
+    """Answers for a checkpoint folder that vLLM runs."""
 
-    tokens: tuple[int, ...]
-    stamps: Stamps | None
-    """None where this version of vLLM stamps no requests."""
+    label: ClassVar[str] = "vllm"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"score", "generate", "time"})
 
+    def __init__(
+        self,
+        server: Server,
+        weightless: LoadedModel,
+        max_model_len: int | None,
+        facts: Mapping[str, Any],
+        device: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """Answer for a model.
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class Running:
-    """A started vLLM that holds a model."""
-
-    llm: Any
-    """`vllm.LLM`; None once the engine is stopped."""
-    sampling: Any
-    """`vllm.SamplingParams`."""
-
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Completion]:
-        """Continue each prompt greedily by `new_tokens` tokens, end-of-text tokens included.
-
-        Raises:
-            InvalidResult: vLLM lost, cut or changed a prompt, or stopped early.
+        Args:
+            server: Runs the prompts.
+            weightless: Tokenizer and configuration of the folder.
+            max_model_len: Longest sequence that the user allows [token].
+            facts: What identifies engine and checkpoint.
+            device: Type of the device.
+            notes: Warnings for every record.
         """
-        # Lists, because vLLM returns the ids of each prompt as a list to compare with.
-        asked = [list(prompt) for prompt in prompts]
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in asked],
-            # Temperature 0 is greedy. Text is decoded by the task, from the tokens.
-            self.sampling(
-                temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False
-            ),
-            # A bar on a terminal only.
-            use_tqdm=sys.stderr.isatty(),
-        )
-        if len(outputs) != len(asked):
-            raise InvalidResult(
-                f"vLLM must answer {len(asked)} prompts, got {len(outputs)} answers"
-            )
-        return [_checked(*pair, new_tokens) for pair in zip(asked, outputs, strict=True)]
+        self._server = server
+        self._weightless = weightless
+        self._max_model_len = max_model_len
+        self._facts = facts
+        self._device = device
+        self._notes = notes
 
+    @classmethod
+    def refuses(cls, kind: Kind) -> str | None:
+        """Return why vLLM cannot compare, or None."""
+        if kind == "compare":
+            return "vLLM returns the log-probabilities of some tokens, not of the whole vocabulary"
+        return super().refuses(kind)
 
-def _checked(prompt: list[int], output: Any, new_tokens: int) -> Completion:
-    """Return the continuation in a `RequestOutput`, whose prompt and length must be as asked."""
-    # A prompt beyond `max_model_len` may come back cut off.
-    if list(output.prompt_token_ids or ()) != prompt:
-        raise InvalidResult(
-            f"vLLM must run every prompt as it is, got {len(output.prompt_token_ids or ())} tokens "
-            f"for a prompt of {len(prompt)}, cut off or changed"
-        )
-    # One sequence is asked for each prompt.
-    tokens = tuple(int(token) for token in output.outputs[0].token_ids)
-    if len(tokens) != new_tokens:
-        raise InvalidResult(
-            f"vLLM must decode {new_tokens} tokens for each prompt, got {len(tokens)} "
-            f"(finish_reason {output.outputs[0].finish_reason}); "
-            "raise task.engine.max_model_len if it is set"
-        )
-    return Completion(tokens=tokens, stamps=_stamps(output.metrics))
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self._weightless.name
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer in the folder."""
+        return tokenizer_of(self._weightless)
 
-def _stamps(metrics: Any) -> Stamps | None:
-    """Return the stamps of a request, or None if one is missing.
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence by the configuration and by the user [token]."""
+        known = (self._weightless.max_length, self._max_model_len)
+        return min((each for each in known if each is not None), default=None)
 
-    Versions of vLLM differ in what they keep: a stamp may be absent, None or 0.
-    """
-    names = ("scheduled_ts", "first_token_ts", "last_token_ts")
-    scheduled, first, last = (float(getattr(metrics, name, 0.0) or 0.0) for name in names)
-    # A stamp is 0.0 until it is set.
-    if not scheduled or not first or not last:
-        return None
-    latency = float(getattr(metrics, "first_token_latency", 0.0) or 0.0)
-    return Stamps(
-        scheduled=scheduled,
-        first_token=first,
-        last_token=last,
-        first_token_latency=latency or None,
-    )
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model scores."""
+        return self._weightless.vocab_size
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return version and checkpoint."""
+        return self._facts
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return warnings about the folder, and about what is not verified."""
+        return (*self._weightless.warnings, *self._notes)
+
+    def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return `make()`, computed once for each key and kept as long as the engine."""
+        return self._weightless.cached(key, make)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each request and its answer."""
+        yield from self._scores(requests)
+        yield from self._texts(requests)
+
+    @contextmanager
+    def time(self, workload: Workload) -> Iterator[TimedVllm]:
+        """Context manager: the model, to be timed by vLLM's stamps."""
+        yield TimedVllm(self._server, workload, self._device)
+
+    def _scores(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        found = lookups([(i, each) for i, each in enumerate(requests) if isinstance(each, Score)])
+        prompts = [each.prompt() for each in found]
+        scoring = any("prompt_logprobs" in prompt.sampling for prompt in prompts)
+        if prompts:
+            self._server.load(SCORING if scoring else {})
+        for index, output in self._server.run(prompts):
+            yield from found[index].answers(output)
+
+    def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        left = [
+            Decoding(index=i, request=each)
+            for i, each in enumerate(requests)
+            if isinstance(each, Generate)
+        ]
+        if left:
+            self._server.load({})
+        ends = tuple(sorted(end_ids(self._weightless)))
+        while left:
+            asked = [each.prompt(ends) for each in left]
+            for index, output in self._server.run(asked):
+                left[index].take(output, ends, self.tokenizer)
+                if left[index].is_over:
+                    yield left[index].index, left[index].answer()
+            left = [each for each in left if not each.is_over]

@@ -1,7 +1,7 @@
 """How far a model's predictions are from its baseline's, token by token.
 
-`compare` runs both models on the same windows, `statistics` makes KL divergence and the other
-statistics of them. Three tasks ask for such a comparison:
+`compare` asks two engines about the same windows, `statistics` makes means, intervals and
+percentiles of their answers. Three tasks ask for such a comparison:
 
 - `divergence`: a recipe beside the unquantized model; `questions` compares answers as well.
 - `noise_floor`: the unquantized model beside itself, run in another way. Shows how much results

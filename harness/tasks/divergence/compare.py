@@ -1,99 +1,61 @@
-r"""Compare the next-token distributions of two models on the same windows.
+"""Ask two engines about the same tokens, and turn the statistics into samples and warnings."""
 
-    hidden_q = body of the candidate(window)      hidden_p = body of the baseline(window)
-    for each chunk of positions: float32 logits of both -> statistics of each token; drop the logits
-
-A `Side` is a model in the state that is to be compared: with a recipe, unquantized, or with another
-attention kernel. One loaded model can be both sides. Logits exist for one chunk of positions at a
-time, because those of a whole window take hundreds of megabytes.
-
-Peak memory beside the model and one forward pass: the hidden states that `KeptSide` keeps (1 GiB at
-most), the logits of two chunks (2 x 32 MiB on a CPU, 2 x 512 MiB on a GPU), a float32 copy of each
-LM head that is stored in another type, and 40 bytes for each token. Measured on SmolLM2-135M and a
-CPU: 0.25 GiB in float32, 0.5 GiB in bfloat16.
-"""
-
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import Tensor
 
+from harness.data.source import Text
+from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
-from harness.engines.local.split_model import SplitModel
-from harness.errors import InvalidResult
+from harness.engines.base import Engine
+from harness.engines.requests import Array, Compared, Score
+from harness.errors import InvalidResult, ModelError
 from harness.results.record import SampleScore
-from harness.tasks.baselines import Become
 from harness.tasks.degenerate import text_warnings
-from harness.tasks.divergence.statistics import Array, TokenPairs, compare_logits
-from harness.tasks.windows import (
-    DocumentIds,
-    Windows,
-    document_words,
-)
-
-KEPT_BYTES = 2**30
-"""Hidden states of the baseline that a loaded model keeps, over all tasks of a sweep [byte]."""
+from harness.tasks.windows import DocumentIds, Ids, check_length, document_words
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of two models that are compared."""
+def check_text(engine: Engine, baseline: Engine, text: Text, window: int) -> None:
+    """Check that two engines can be asked the same tokens.
 
-    model: SplitModel
-    within: Become = nullcontext
-    """Context manager inside which `model` is in the state to be compared."""
-
-    def hidden(self, windows: Windows) -> Iterator[Tensor]:
-        """Yield the hidden states `[L, H]` of each window, which runs alone."""
-        for ids_L in windows.ids:
-            yield self._run(ids_L[None])[0]
-
-    def logits(self, hidden_NH: Tensor) -> Tensor:
-        """Return the float32 logits `[N, V]` of hidden states `[N, H]`."""
-        with self.within():
-            return self.model.logits(hidden_NH)
-
-    def _run(self, ids_BL: Tensor) -> Tensor:
-        with self.within():
-            return self.model.hidden(ids_BL)
-
-
-class KeptSide(Side):
-    """A baseline that runs once in a sweep: the loaded model keeps its hidden states.
-
-    Hidden states take a few megabytes for each window, logits take hundreds. States beyond
-    `KEPT_BYTES` are not kept and run again for the next recipe, with the same result.
+    Raises:
+        ModelError: Their tokenizers give different ids for the text.
+        DataError: A window is longer than the baseline was made for.
     """
-
-    def hidden(self, windows: Windows) -> Iterator[Tensor]:
-        """Yield the hidden states `[L, H]` of each window."""
-        loaded = self.model.loaded
-        kept: dict[Hashable, Tensor] = loaded.cached("baseline hidden states", dict)
-        for index, ids_L in enumerate(windows.ids):
-            # Another attention kernel sums in another order and gives other states.
-            key = (windows.ids_sha256, len(ids_L), index, loaded.attention)
-            if key in kept:
-                yield kept[key].to(loaded.device)
-                continue
-            states_LH = self._run(ids_L[None])[0]
-            if sum(states.nbytes for states in kept.values()) + states_LH.nbytes <= KEPT_BYTES:
-                kept[key] = states_LH.cpu()
-            yield states_LH
+    if baseline.tokenizer is engine.tokenizer:
+        return
+    if _ids_sha256(baseline, text) != _ids_sha256(engine, text):
+        raise ModelError(
+            "model.baseline must have the tokenizer of the model to be compared token by "
+            f"token, but {baseline.name} gives other token ids than {engine.name} for the "
+            f"text {text.name}; name the unquantized model it was made of"
+        )
+    check_length(window, baseline)
 
 
-def compare(candidate: Side, base: Side, windows: Windows, title: str) -> TokenPairs:
-    """Return the statistics of every scored token, `[windows, L - 1]`.
+def _ids_sha256(engine: Engine, text: Text) -> str:
+    tokenizer = engine.tokenizer
+    return tokenizer.cached(
+        ("hash of token ids", text.sha256),
+        lambda: hash_token_ids([tokenizer.encode(text.text).ids]),
+    )
+
+
+def compare(engine: Engine, baseline: Engine, requests: Sequence[Score], title: str) -> Compared:
+    """Return the statistics `[requests, T]` of requests of one length.
+
+    Args:
+        engine: The candidate.
+        baseline: What it is compared with.
+        requests: A request for each window.
+        title: What is compared, for the progress bar and for messages.
 
     Raises:
         InvalidResult: A log-probability of either side is not finite.
     """
-    found: list[TokenPairs] = []
-    with bar(title, len(windows.ids)) as progress:
-        states = zip(windows.ids, candidate.hidden(windows), base.hidden(windows), strict=True)
-        for index, (ids_L, hidden_LH, base_LH) in enumerate(states):
-            pairs = _compare_window(candidate, base, ids_L, hidden_LH, base_LH)
+    found: dict[int, Compared] = {}
+    with bar(title, len(requests)) as progress:
+        for index, pairs in engine.compare(baseline, requests):
             check_finite(
                 {
                     "the unquantized model": pairs.nll_baseline,
@@ -102,24 +64,11 @@ def compare(candidate: Side, base: Side, windows: Windows, title: str) -> TokenP
                 },
                 f"in window {index} of {title}",
             )
-            found.append(pairs)
-            score = f"KL {np.mean([p.kl for p in found]):.3g} nat/token"
-            progress.advance(tokens=len(ids_L), score=score)
-    return TokenPairs.stack(found)
-
-
-def _compare_window(
-    candidate: Side, base: Side, ids_L: Tensor, hidden_LH: Tensor, base_LH: Tensor
-) -> TokenPairs:
-    """Return the statistics `[L - 1]` of one window, from logits made a chunk at a time."""
-    model = candidate.model
-    # The hidden state of a position predicts the next token; the last position predicts none.
-    rows = hidden_LH[:-1], base_LH[:-1], ids_L[1:].to(model.loaded.device)
-    chunks = [
-        compare_logits(candidate.logits(hidden_q), base.logits(hidden_p), targets)
-        for hidden_q, hidden_p, targets in zip(*map(model.chunks, rows), strict=True)
-    ]
-    return TokenPairs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+            found[index] = pairs
+            score = f"KL {np.mean([p.kl for p in found.values()]):.3g} nat/token"
+            tokens = len(requests[index].context) + len(requests[index].continuation)
+            progress.advance(tokens=tokens, score=score)
+    return Compared.stack([found[index] for index in range(len(requests))])
 
 
 def check_finite(values: Mapping[str, Array], where: str) -> None:
@@ -142,7 +91,7 @@ def check_finite(values: Mapping[str, Array], where: str) -> None:
             )
 
 
-def window_sums(pairs: TokenPairs) -> dict[str, Array]:
+def window_sums(pairs: Compared) -> dict[str, Array]:
     """Return the sums over the tokens of each window: name of the score -> `[windows]`."""
     columns = {
         "nll": pairs.nll,
@@ -179,9 +128,9 @@ def window_samples(
     )
 
 
-def pair_warnings(pairs: TokenPairs, windows_NL: Tensor) -> tuple[str, ...]:
+def pair_warnings(pairs: Compared, windows_NL: Ids) -> tuple[str, ...]:
     """Return warnings about NLLs that mean nothing, of either model; see `text_warnings`."""
-    targets = windows_NL[:, 1:].numpy()
+    targets = windows_NL[:, 1:]
     sides = (pairs.nll, "the model"), (pairs.nll_baseline, "the unquantized model")
     found = (text_warnings(nll, targets, whose) for nll, whose in sides)
     return tuple(dict.fromkeys(warning for warnings in found for warning in warnings))

@@ -1,7 +1,7 @@
 r"""Task `divergence`: a model beside its baseline, on the same windows.
 
-The windows are those of task `perplexity`; the first token of each is not scored. `compare` runs
-both models, `statistics` defines what is reported. With `questions`, `questions` compares the
+The windows are those of task `perplexity`; the first token of each is not scored. `compare` asks
+the engines, `statistics` defines what is reported. With `questions`, `questions` compares the
 answers to MMLU as well.
 
 A sweep runs the baseline's body once. Its logits are made again for each recipe: on SmolLM2-135M a
@@ -13,15 +13,12 @@ from typing import Any, ClassVar
 
 from harness.data.overlap import Scored
 from harness.data.source import DataSource
-from harness.engines.local.split_model import split
+from harness.engines.base import Engine, Kind
 from harness.errors import check_bounds
-from harness.models.loaded import LoadedModel
 from harness.results.record import TaskInfo
-from harness.tasks import baselines
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import (
-    KeptSide,
-    Side,
+    check_text,
     compare,
     pair_warnings,
     window_samples,
@@ -64,6 +61,11 @@ class Divergence:
             )
 
     @property
+    def asks(self) -> tuple[Kind, ...]:
+        """To compare, and to score the answers to questions."""
+        return ("compare", "score") if self.questions else ("compare",)
+
+    @property
     def seeds(self) -> dict[str, int]:
         """The seed that draws the questions, if there are any."""
         return {"task.questions.seed": self.questions.seed} if self.questions else {}
@@ -77,21 +79,20 @@ class Divergence:
         """Return the text, and the questions if there are any."""
         return Scored((self.data.text(),), self.questions.questions() if self.questions else ())
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
+    def run(self, engine: Engine) -> TaskResult:
         """Compare on every window, then on every question.
 
         Raises:
             UnsupportedRecipe: The model came quantized, and `model.baseline` names no other model.
         """
-        base = baselines.find(loaded, self.name)
+        base = engine.baseline(self.name)
         text = self.data.text()
-        base.check_text(loaded, text, self.window)
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
-        with split(loaded) as model, base.split(model) as base_model:
-            pairs = compare(Side(model), KeptSide(base_model, base.within), windows, self.name)
+        check_text(engine, base.engine, text, self.window)
+        windows = disjoint_windows(text, engine, self.window, self.limit_windows, bos=self.bos)
+        pairs = compare(engine, base.engine, windows.requests(), self.name)
         documents = windows.scored_documents
-        answers = compare_answers(self.questions, loaded, base) if self.questions else None
-        protocol = window_protocol(text, self.window, self.limit_windows, loaded, self.bos)
+        answers = compare_answers(self.questions, engine, base) if self.questions else None
+        protocol = window_protocol(text, self.window, self.limit_windows, engine, self.bos)
         asked = f"|questions=({answers.info.protocol})" if answers else ""
         return TaskResult(
             info=TaskInfo(

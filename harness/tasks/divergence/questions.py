@@ -20,29 +20,29 @@ import numpy as np
 
 from harness import stats
 from harness.data.source import CHOICES
+from harness.engines.base import Baseline, Engine
+from harness.engines.requests import Array
 from harness.errors import ModelError
-from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.base import TaskResult
-from harness.tasks.baselines import Baseline
-from harness.tasks.divergence.statistics import DELTA_P_NOTE, Array, mean_metric
+from harness.tasks.divergence.statistics import DELTA_P_NOTE, mean_metric
 from harness.tasks.mmlu.mmlu import MMLU
 
 
-def compare_answers(questions: MMLU, loaded: LoadedModel, base: Baseline) -> TaskResult:
-    """Ask a model and, once in a sweep, its baseline; compare answer by answer.
+def compare_answers(questions: MMLU, engine: Engine, base: Baseline) -> TaskResult:
+    """Ask an engine and, once in a sweep, its baseline; compare answer by answer.
 
     Raises:
         ModelError: Their tokenizers give different token ids for the prompts.
     """
     facts = questions.data_facts()
     key = ("answers", questions, facts["questions_sha256"], facts["examples_sha256"])
-    candidate = questions.run(loaded)
-    reference = base.loaded.cached(key, lambda: _ask(questions, base))
+    candidate = questions.run(engine)
+    reference = base.engine.cached(key, lambda: questions.run(base.engine))
     if candidate.info.data["token_ids_sha256"] != reference.info.data["token_ids_sha256"]:
         raise ModelError(
             f"model.baseline must have the tokenizer of the model to be asked the same prompts, "
-            f"but {base.info.name} gives other token ids than {loaded.name}; "
+            f"but {base.info.name} gives other token ids than {engine.name}; "
             "name the unquantized model it was made of"
         )
     right = {question.id: CHOICES[question.answer] for question in questions.questions()}
@@ -77,11 +77,6 @@ def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
         _change("delta_p_right_mean", changes, better=True),
         _change("delta_p_right_rms", changes**2, better=False, finish=stats.root),
     )
-
-
-def _ask(questions: MMLU, base: Baseline) -> TaskResult:
-    with base.within():
-        return questions.run(base.loaded)
 
 
 def _pair(sample: SampleScore, base: SampleScore, right: str) -> SampleScore:

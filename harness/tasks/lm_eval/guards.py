@@ -1,4 +1,4 @@
-"""Context managers around lm-eval: NaN logits, random states, processes and the terminal."""
+"""Context managers around lm-eval: random states, processes and the terminal."""
 
 import contextlib
 import io
@@ -12,32 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from harness.engines.local.patch import patched
-from harness.errors import InvalidResult
-from harness.models.loaded import LoadedModel
-
-
-@contextmanager
-def watched(loaded: LoadedModel) -> Iterator[None]:
-    """Context manager that ends the run at a logit of NaN or infinity.
-
-    Decoding would turn such logits into text.
-    """
-
-    def check(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        # Minus infinity rules a token out and is legal. NaN and infinity compare as false.
-        if not bool((output.logits[:, -1] < torch.inf).all()):
-            raise InvalidResult(
-                "every logit must be a number, got NaN or infinity; the recipe destroys this "
-                "model, or the weights are damaged"
-            )
-
-    handle = loaded.module.register_forward_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -93,13 +67,12 @@ def quiet() -> Iterator[list[str]]:
     log.addHandler(listener)
     log.setLevel(logging.WARNING)
     log.propagate = False
+    tqdm.__init__ = start_on_terminal
     try:
-        with (
-            patched(tqdm, "__init__", start_on_terminal),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield heard
     finally:
+        tqdm.__init__ = start
         log.removeHandler(listener)
         log.setLevel(before[0])
         log.propagate = before[1]

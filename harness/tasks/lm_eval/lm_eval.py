@@ -1,4 +1,4 @@
-"""The task: load lm-eval's tasks, run them on the model in memory, and return their results."""
+"""The task: load lm-eval's tasks, let lm-eval ask the engine, and return the results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness import paths
-from harness.engines.local.split_model import split
+from harness.engines.base import Engine, Kind
 from harness.errors import ConfigError, check_bounds
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import adds_bos
 from harness.results.record import TaskInfo
 from harness.tasks.base import TaskResult
+from harness.tasks.chat import Chat
 from harness.tasks.lm_eval import results as lm_eval_results
-from harness.tasks.lm_eval.evaluator import evaluate, wrapped
+from harness.tasks.lm_eval.evaluator import evaluate
 from harness.tasks.lm_eval.facts import sha256_of, task_facts
-from harness.tasks.lm_eval.guards import one_process, quiet, seeded, watched
+from harness.tasks.lm_eval.guards import one_process, quiet, seeded
 from harness.tasks.lm_eval.loading import LMEvalTasks, load_tasks
 
 UNLIMITED = 2048
@@ -30,9 +29,12 @@ class LMEval:
     """Some of lm-eval's tasks."""
 
     name: ClassVar[str] = "lm_eval"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
+    asks: ClassVar[tuple[Kind, ...]] = ()
+    """Nothing by itself: what an engine is asked depends on lm-eval's tasks, and the client says
+    if it refuses."""
 
     tasks: tuple[str, ...]
     """Names of tasks, groups or tags."""
@@ -41,7 +43,7 @@ class LMEval:
     limit: int | None = None
     """Take the first so many documents of each task; None is all."""
     batch_size: int = 1
-    """Sequences a forward pass. The float32 logits of a whole batch exist at once."""
+    """Does nothing: the engine packs sequences itself. Commands of earlier versions have it."""
     max_length: int | None = None
     """Longest sequence; None is the longest the model was made for, or 2,048 for a model without
     a limit [token]."""
@@ -49,6 +51,12 @@ class LMEval:
     """Folder with task YAML files of your own."""
     seed: int = 1234
     """Seed of everything lm-eval draws, mainly few-shot examples; the default is lm-eval's own."""
+    chat_template: bool = False
+    """Write prompts with the chat template of the tokenizer."""
+    system: str | None = None
+    """System prompt, before the description of a task; None is none."""
+    fewshot_as_turns: bool = False
+    """With a chat template: show solved examples as turns of the conversation."""
 
     def __post_init__(self) -> None:
         """Check names, bounds and the folder."""
@@ -60,6 +68,12 @@ class LMEval:
             raise ValueError(f"include_path must be a folder or null, got {self.include_path}")
         if not 0 <= self.seed < SEEDS:
             raise ValueError(f"seed must be 0..{SEEDS - 1}, got {self.seed}")
+        self.chat.check_options()
+
+    @property
+    def chat(self) -> Chat:
+        """Whether and how prompts are conversations."""
+        return Chat(template=self.chat_template, system=self.system, as_turns=self.fewshot_as_turns)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -71,27 +85,35 @@ class LMEval:
         with seeded(self.seed), quiet():
             return self._facts(self._load())
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
+    def run(self, engine: Engine) -> TaskResult:
         """Let lm-eval run its tasks."""
-        length = self._length(loaded)
+        # lm-eval takes seconds to import.
+        from harness.engines.lm_eval import EngineLM  # noqa: PLC0415
+
+        model = EngineLM(engine, self._length(engine))
+        self.chat.check(engine)
         with seeded(self.seed), quiet() as heard:
             found = self._load()
             facts = self._facts(found)
-            model = wrapped(loaded, self.batch_size, length)
-            # Until here lm-eval warns of defaults in task files, and of a model that is in memory.
+            # Until here lm-eval warns of defaults in task files.
             heard.clear()
-            with split(loaded), watched(loaded), one_process():
-                results = evaluate(model, found, self.tasks, self.limit)
+            with one_process():
+                results = evaluate(model, found, self.tasks, self.limit, self.chat)
         return TaskResult(
             info=TaskInfo(
                 name=self.name,
                 version=self.version,
-                protocol=self._protocol(loaded, length),
+                protocol=self._protocol(engine, model.max_length),
                 data=facts | {"prompts_sha256": _prompts_sha256(results)},
             ),
             metrics=lm_eval_results.metrics(results, self.tasks),
             samples=lm_eval_results.samples(results["samples"]),
-            warnings=(*self._warnings(found), *lm_eval_results.warnings(heard)),
+            warnings=(
+                *self._warnings(found),
+                *_cut_warnings(model.num_cut, model.max_length),
+                *self.chat.warnings(engine, _descriptions(found)),
+                *lm_eval_results.warnings(heard),
+            ),
         )
 
     def _load(self) -> LMEvalTasks:
@@ -100,26 +122,26 @@ class LMEval:
     def _facts(self, found: LMEvalTasks) -> dict[str, Any]:
         return task_facts(found, self.tasks, self.limit, self.include_path)
 
-    def _length(self, loaded: LoadedModel) -> int:
+    def _length(self, engine: Engine) -> int:
         """Return the longest sequence [token].
 
         Raises:
             ConfigError: It is longer than the model was made for.
         """
-        if self.max_length is not None and not loaded.fits(self.max_length):
+        if self.max_length is not None and not engine.fits(self.max_length):
             raise ConfigError(
-                f"task.max_length must be at most the {loaded.max_length} tokens {loaded.name} "
+                f"task.max_length must be at most the {engine.max_length} tokens {engine.name} "
                 f"was made for, got {self.max_length}"
             )
-        return self.max_length or loaded.max_length or UNLIMITED
+        return self.max_length or engine.max_length or UNLIMITED
 
-    def _protocol(self, loaded: LoadedModel, length: int) -> str:
+    def _protocol(self, engine: Engine, length: int) -> str:
         shots = "of-task" if self.shots is None else self.shots
         limit = "all" if self.limit is None else f"first-{self.limit}"
         return (
             f"lm-eval {version('lm_eval')}|tasks={','.join(self.tasks)}|shots={shots}"
-            f"|documents={limit}|max_length={length}|batch={self.batch_size}"
-            f"|bos={'prompts' if adds_bos(loaded) else 'none'}|logits=fp32|softmax=fp32"
+            f"|documents={limit}|max_length={length}{self.chat.protocol(engine)}"
+            f"|bos={'prompts' if engine.tokenizer.adds_bos else 'none'}|logits=fp32|softmax=fp64"
         )
 
     def _warnings(self, found: LMEvalTasks) -> list[str]:
@@ -130,6 +152,17 @@ class LMEval:
             for name, count in shots.items()
             if self.shots is not None and count != self.shots
         ]
+
+
+def _descriptions(found: LMEvalTasks) -> int:
+    """Return the number of tasks with a description."""
+    return sum(bool(task.get_config("description")) for task in found["tasks"].values())
+
+
+def _cut_warnings(num_cut: int, length: int) -> tuple[str, ...]:
+    if not num_cut:
+        return ()
+    return (f"lm-eval: {num_cut} prompts lost their first tokens, to fit into {length}",)
 
 
 def _prompts_sha256(results: Mapping[str, Any]) -> str:

@@ -9,18 +9,15 @@ The model continues this text (one example here, five as a rule):
     Which of these is a muscle?\nA. Axon\nB. Liver\nC. Biceps\nD. Retina\nAnswer:
 
 1. `questions` draws the questions; `prompt` writes the text, byte for byte as lm-eval 0.4.13.
-2. `mmlu` runs the prompts of a subject together, because they begin with the same examples.
+2. `mmlu` asks an engine about all prompts at once; with `answers` for several rules in one run.
 3. An `AnswerRule` takes the answer. `direct`: the most likely of the tokens " A" to " D" after the
    prompt, by float64 log-probabilities. `generate`: up to 5 tokens of greedy decoding, parsed.
 4. `accuracy` is the share of right answers: over questions (the headline) and over subjects.
-
-`vllm` asks a vLLM engine the same prompts and reads the answers with the generate rule.
 """
 
 from harness.tasks.mmlu.answer_rule import AnswerRule
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
-from harness.tasks.mmlu.vllm import VllmMMLU
 
-__all__ = ["MMLU", "AnswerRule", "Direct", "Generate", "VllmMMLU"]
+__all__ = ["MMLU", "AnswerRule", "Direct", "Generate"]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from harness.engines.local.prefix_batches import PromptBatch
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Answer, Request
 from harness.results.record import Metric, SampleScore
 from harness.tasks.mmlu.prompt import EncodedQuestion
 
@@ -25,12 +25,26 @@ class AnswerRule(Protocol):
     def protocol(self) -> str:
         """The rule in a few words, for the protocol line."""
 
-    def score(
-        self, loaded: LoadedModel, batch: PromptBatch, questions: Sequence[EncodedQuestion]
-    ) -> list[SampleScore]:
-        """Return the answers to the questions of a batch, in the order of its rows.
+    @property
+    def asks(self) -> Kind:
+        """What the rule asks of an engine."""
 
-        Every score has `correct`, 0 or 1.
+    def requests(
+        self, encoded: EncodedQuestion, letters: Sequence[tuple[int, ...]]
+    ) -> tuple[Request, ...]:
+        """Return what an engine is asked about a question.
+
+        Args:
+            encoded: The question with its prompt.
+            letters: Token ids of the four answers after a prompt of its subject; see `answer_ids`.
+        """
+
+    def sample(
+        self, engine: Engine, encoded: EncodedQuestion, answers: Sequence[Answer]
+    ) -> SampleScore:
+        """Return the answer to a question, from the engine's answers to `requests`.
+
+        The scores have `correct`, 0 or 1.
         """
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:

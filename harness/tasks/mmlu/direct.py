@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.data.source import CHOICES
-from harness.engines.local.log_softmax import log_softmax
-from harness.engines.local.prefix_batches import PromptBatch
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Answer, Score, Scored
 from harness.errors import InvalidResult
-from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.mmlu.accuracy import accuracy_metrics
-from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids
+from harness.tasks.mmlu.prompt import EncodedQuestion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,15 +26,22 @@ class Direct:
     task_name: ClassVar[str] = "mmlu"
     protocol: ClassVar[str] = "answer=log-prob-of-letter-fp64"
     version: ClassVar[int] = 2
+    asks: ClassVar[Kind] = "score"
 
-    def score(
-        self, loaded: LoadedModel, batch: PromptBatch, questions: Sequence[EncodedQuestion]
-    ) -> list[SampleScore]:
-        """Compare the log-probabilities of the letters after each prompt."""
-        # All prompts end in "Answer:", so the first one tells the tokens of the letters.
-        answers = list(answer_ids(loaded, questions[0].text))
-        scores_BC = log_softmax(batch.first())[:, answers].tolist()
-        return [_score(*pair) for pair in zip(questions, scores_BC, strict=True)]
+    def requests(
+        self, encoded: EncodedQuestion, letters: Sequence[tuple[int, ...]]
+    ) -> tuple[Score, ...]:
+        """Ask for the log-probability of each letter; the prompt runs once."""
+        return tuple(Score(encoded.context, letter) for letter in letters)
+
+    def sample(
+        self,
+        engine: Engine,  # noqa: ARG002 - the letters need no text
+        encoded: EncodedQuestion,
+        answers: Sequence[Answer],
+    ) -> SampleScore:
+        """Compare the log-probabilities of the letters after the prompt."""
+        return _score(encoded, [float(a.log_probs.sum()) for a in answers if isinstance(a, Scored)])
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
         """Return accuracies and ties."""

@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from harness.data.source import CHOICES
-from harness.engines.local.prefix_batches import PromptBatch
-from harness.errors import InvalidResult
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Answer, Generated
+from harness.engines.requests import Generate as GenerateRequest
 from harness.results.record import Metric, SampleScore
 from harness.tasks.mmlu.accuracy import accuracy_metrics, proportion
 from harness.tasks.mmlu.prompt import EncodedQuestion
@@ -36,14 +34,24 @@ class Generate:
     """The letter that greedy decoding writes; see `AnswerRule`."""
 
     task_name: ClassVar[str] = "mmlu_generate"
+    asks: ClassVar[Kind] = "generate"
     protocol: ClassVar[str] = f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
 
-    def score(
-        self, loaded: LoadedModel, batch: PromptBatch, questions: Sequence[EncodedQuestion]
-    ) -> list[SampleScore]:
-        """Continue each prompt, and parse the text."""
-        texts = complete(loaded, batch)
-        return [_score(*pair) for pair in zip(questions, texts, strict=True)]
+    def requests(
+        self,
+        encoded: EncodedQuestion,
+        letters: Sequence[tuple[int, ...]],  # noqa: ARG002 - the model may write what it likes
+    ) -> tuple[GenerateRequest]:
+        """Ask for the continuation of the prompt."""
+        return (GenerateRequest(encoded.ids, MAX_NEW_TOKENS, ("\n",)),)
+
+    def sample(
+        self, engine: Engine, encoded: EncodedQuestion, answers: Sequence[Answer]
+    ) -> SampleScore:
+        """Parse the text."""
+        [answer] = answers
+        assert isinstance(answer, Generated)  # noqa: S101 - the answer to a `Generate`
+        return _score(encoded, first_line(engine.tokenizer.decode(answer.tokens)))
 
     def metrics(self, samples: Sequence[SampleScore]) -> list[Metric]:
         """Return accuracies by both parsing rules, and the share of parsed texts."""
@@ -56,51 +64,11 @@ class Generate:
         ]
 
 
-def complete(loaded: LoadedModel, batch: PromptBatch) -> list[str]:
-    """Return the greedy continuation of each row, up to `MAX_NEW_TOKENS` tokens.
-
-    Raises:
-        InvalidResult: A logit is NaN.
-    """
-    eos = _eos_ids(loaded)
-    produced: list[list[int]] = [[] for _ in batch.indices]
-    tokens_B = _argmax(batch.first(decoding=True))
-    for step in range(MAX_NEW_TOKENS):
-        for row, token in zip(produced, tokens_B.tolist(), strict=True):
-            row.append(token)
-        # A row that has stopped runs on until all have; its text is cut below.
-        if step == MAX_NEW_TOKENS - 1 or all(_until_stop(loaded, row, eos)[1] for row in produced):
-            break
-        tokens_B = _argmax(batch.then(tokens_B))
-    return [_until_stop(loaded, row, eos)[0] for row in produced]
-
-
-def _argmax(logits_BV: Tensor) -> Tensor:
-    if logits_BV.isnan().any():  # argmax would take a NaN for the largest
-        raise InvalidResult(
-            "every logit must be finite, got NaN while decoding; "
-            "the recipe destroys this model, or the weights are damaged"
-        )
-    return logits_BV.argmax(dim=-1)
-
-
-def _eos_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Return the end tokens of the generation config and of the tokenizer."""
-    configured = getattr(loaded.module.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)
-
-
-def _until_stop(loaded: LoadedModel, row: list[int], eos: frozenset[int]) -> tuple[str, bool]:
-    """Return the text of a row up to where it stops, and whether it has stopped."""
-    end = next((i for i, token in enumerate(row) if token in eos), None)
-    text = str(loaded.tokenizer.decode(row[:end]))
-    # Line breaks before the first other character do not stop a row.
+def first_line(text: str) -> str:
+    """Return a text up to the first line break behind a character that is not white space."""
     lead = len(text) - len(text.lstrip())
     line_break = text.find("\n", lead)
-    if line_break != -1:
-        return text[:line_break], True
-    return text, end is not None
+    return text if line_break == -1 else text[:line_break]
 
 
 def _score(encoded: EncodedQuestion, text: str) -> SampleScore:

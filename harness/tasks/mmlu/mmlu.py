@@ -4,27 +4,42 @@ Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). T
 that can be swapped: `direct` or `generate`.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from harness.data.overlap import Scored, own_examples
 from harness.data.source import DataSource, Question, hash_questions, repeated_questions
+from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
-from harness.engines.local.prefix_batches import prompt_batches
-from harness.engines.local.prefix_support import unsupported
-from harness.engines.local.split_model import split
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Answer, Request
 from harness.errors import ConfigError, check_bounds
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import hash_token_ids
-from harness.results.record import SampleScore, TaskInfo
-from harness.tasks.base import BATCH_TOKENS, TaskResult
+from harness.results.parts import PARTS
+from harness.results.record import Metric, SampleScore, TaskInfo
+from harness.tasks.base import TaskResult
+from harness.tasks.chat import Chat
 from harness.tasks.degenerate import answer_warnings
 from harness.tasks.mmlu.accuracy import running_accuracy
 from harness.tasks.mmlu.answer_rule import AnswerRule
-from harness.tasks.mmlu.prompt import EncodedQuestion, encode
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids, encode
 from harness.tasks.mmlu.questions import select
+
+RULES: Mapping[str, AnswerRule] = MappingProxyType({"direct": Direct(), "generate": Generate()})
+"""Names of `answers` -> rules."""
+
+
+class Owner(NamedTuple):
+    """What a request is for."""
+
+    rule: int
+    """Index of the rule."""
+    question: int
+    """Index of the question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,24 +61,54 @@ class MMLU:
     """Subjects to ask; None is all."""
     seed: int = 42
     """Seed of the draw."""
-    batch_tokens: int | None = None
-    """Tokens a batch, without the shared prefix; None is `BATCH_TOKENS`."""
+    answers: tuple[Literal["direct", "generate"], ...] | None = None
+    """Rules that take the answers in one run, which shares the prompts; None is `answer` alone."""
+    chat_template: bool = False
+    """Write prompts with the chat template of the tokenizer."""
+    system: str | None = None
+    """System prompt, before the description of the subject; None is none."""
+    fewshot_as_turns: bool = False
+    """With a chat template: show solved examples as turns of the conversation."""
 
     def __post_init__(self) -> None:
         """Check bounds, and that there is a subject."""
-        check_bounds(self, shots=0, limit=1, batch_tokens=1)
+        check_bounds(self, shots=0, limit=1)
+        if self.answers is not None and sorted(set(self.answers)) != sorted(self.answers):
+            raise ValueError(f"answers must name each rule once, got {[*self.answers]}")
+        if self.answers is not None and not self.answers:
+            raise ValueError("answers must name at least one rule or be null, got []")
         if self.subjects is not None and not self.subjects:
             raise ValueError("subjects must name at least one subject or be null, got []")
+        self.chat.check_options()
+
+    @property
+    def chat(self) -> Chat:
+        """Whether and how prompts are conversations."""
+        return Chat(template=self.chat_template, system=self.system, as_turns=self.fewshot_as_turns)
+
+    @property
+    def rules(self) -> tuple[AnswerRule, ...]:
+        """The rules that take the answers."""
+        if self.answers is None:
+            return (self.answer,)
+        return tuple(RULES[name] for name in self.answers)
 
     @property
     def name(self) -> str:
-        """Name of the rule's task, `mmlu` or `mmlu_generate`."""
-        return self.answer.task_name
+        """Name of the rule's task, `mmlu` or `mmlu_generate`; `mmlu_direct_generate` for both."""
+        if len(self.rules) == 1:
+            return self.rules[0].task_name
+        return "mmlu_" + "_".join(sorted(self.answers or ()))
 
     @property
     def version(self) -> int:
-        """Version of the rule; 1 for a rule without one."""
-        return getattr(self.answer, "version", 1)
+        """Version of the rule, 1 for a rule without one; of two rules the higher one."""
+        return max(getattr(rule, "version", 1) for rule in self.rules)
+
+    @property
+    def asks(self) -> tuple[Kind, ...]:
+        """What the rules ask of an engine."""
+        return tuple(rule.asks for rule in self.rules)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -110,76 +155,126 @@ class MMLU:
         """Return the questions that are asked."""
         return Scored(questions=self.questions())
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
+    def run(self, engine: Engine) -> TaskResult:
         """Ask every question."""
-        encoded = self._encoded(loaded)
-        by_id, unshared = self._answers(loaded, encoded)
-        samples = tuple(by_id[each.question.id] for each in encoded)
+        self.chat.check(engine)
+        encoded = self._encoded(engine)
+        by_rule = self._answers(engine, encoded)
+        alone = len(self.rules) == 1
+        metrics: list[Metric] = []
+        samples: list[SampleScore] = []
+        for name, rule, own in zip(self.answers or ("",), self.rules, by_rule, strict=True):
+            prefix = "" if alone else f"{name}/"
+            metrics += [_renamed(metric, prefix) for metric in rule.metrics(own)]
+            samples += [sample.model_copy(update={"id": prefix + sample.id}) for sample in own]
         return TaskResult(
-            info=self._info(encoded),
-            metrics=tuple(self.answer.metrics(samples)),
-            samples=samples,
-            warnings=(*self._warnings(encoded, samples), *_sharing_warnings(unshared)),
+            info=self._info(engine, encoded),
+            metrics=tuple(metrics),
+            samples=tuple(samples),
+            warnings=(*self._warnings(encoded, by_rule), *self.chat.warnings(engine, 1)),
         )
 
-    def _encoded(self, loaded: LoadedModel) -> list[EncodedQuestion]:
+    def _encoded(self, engine: Engine) -> list[EncodedQuestion]:
         """Return the prompts as token ids, made once a sweep."""
         facts = self.data_facts()
-        key = ("prompts", facts["questions_sha256"], facts["examples_sha256"], facts["num_shots"])
+        hashes = (facts["questions_sha256"], facts["examples_sha256"])
+        key = ("prompts", *hashes, facts["num_shots"], self.chat)
         data = self.data.questions()
-        return loaded.cached(key, lambda: encode(loaded, self.questions(), data, self.num_shots()))
+        return engine.tokenizer.cached(
+            key, lambda: encode(engine, self.questions(), data, self.num_shots(), self.chat)
+        )
 
     def _answers(
-        self, loaded: LoadedModel, encoded: Sequence[EncodedQuestion]
-    ) -> tuple[dict[str, SampleScore], str | None]:
-        """Return the answers by question, and why prompts could not share a prefix, or None."""
-        # The prompts of a subject begin with the same examples.
-        by_subject: dict[str, list[EncodedQuestion]] = defaultdict(list)
-        for each in encoded:
-            by_subject[each.question.subject].append(each)
-        budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
-        samples: dict[str, SampleScore] = {}
-        with split(loaded) as model, bar(self.name, len(encoded)) as progress:
-            reason = unsupported(model, max(len(each.ids) for each in encoded))
-            for group in by_subject.values():
-                sequences = [each.ids for each in group]
-                for batch in prompt_batches(model, sequences, budget, share=reason is None):
-                    asked = [group[index] for index in batch.indices]
-                    for sample in self.answer.score(loaded, batch, asked):
-                        samples[sample.id] = sample
-                    progress.advance(
-                        len(asked),
-                        tokens=batch.num_tokens,
-                        score=running_accuracy(samples.values()),
-                    )
-        return samples, reason
+        self, engine: Engine, encoded: Sequence[EncodedQuestion]
+    ) -> list[list[SampleScore]]:
+        """Return the answers of each rule, in the order of the questions."""
+        requests, owners = self._requests(engine, encoded)
+        missing = Counter(owners)
+        answers: dict[Owner, dict[int, Answer]] = defaultdict(dict)
+        found: list[dict[int, SampleScore]] = [{} for _ in self.rules]
+        with bar(self.name, len(encoded) * len(self.rules)) as progress:
+            for index, answer in engine.answer(requests):
+                owner = owners[index]
+                answers[owner][index] = answer
+                missing[owner] -= 1
+                if missing[owner]:
+                    continue
+                place, number = owner
+                # In the order of the requests: engines answer in an order of their own.
+                ordered = [each for _, each in sorted(answers.pop(owner).items())]
+                asked = encoded[number]
+                found[place][number] = self.rules[place].sample(engine, asked, ordered)
+                score = running_accuracy(found[place].values())
+                progress.advance(tokens=len(asked.ids), score=score)
+        return [[of_rule[number] for number in range(len(encoded))] for of_rule in found]
 
-    def _info(self, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
-        drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
-        subjects = "all" if self.subjects is None else ",".join(self.subjects)
+    def _requests(
+        self, engine: Engine, encoded: Sequence[EncodedQuestion]
+    ) -> tuple[list[Request], list[Owner]]:
+        """Return the requests of all rules, and rule and question of each."""
+        letters: dict[str, tuple[tuple[int, ...], ...]] = {}
+        requests: list[Request] = []
+        owners: list[Owner] = []
+        for number, each in enumerate(encoded):
+            subject = each.question.subject
+            if subject not in letters and "score" in self.asks:
+                # All prompts of a subject end alike, so the first one tells the tokens.
+                letters[subject] = answer_ids(engine, each.text, self.chat)
+            for place, rule in enumerate(self.rules):
+                asked = rule.requests(each, letters.get(subject, ()))
+                requests += asked
+                owners += [Owner(place, number)] * len(asked)
+        return requests, owners
+
+    def _info(self, engine: Engine, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
+        parts = {} if len(self.rules) == 1 else {PARTS: self._parts(engine)}
         return TaskInfo(
             name=self.name,
             version=self.version,
-            protocol=(
-                f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
-                f"|{self.answer.protocol}|subjects={subjects}|questions={drawn}"
-            ),
+            protocol=self._protocol(engine, *self.rules),
             data=self.data_facts()
             | {
                 "num_prompt_tokens": sum(len(each.ids) for each in encoded),
                 "token_ids_sha256": hash_token_ids([each.ids for each in encoded]),
-            },
+            }
+            | parts,
         )
 
+    def _protocol(self, engine: Engine, *rules: AnswerRule) -> str:
+        drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
+        subjects = "all" if self.subjects is None else ",".join(self.subjects)
+        return (
+            f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
+            f"{self.chat.protocol(engine)}|{'|'.join(rule.protocol for rule in rules)}"
+            f"|subjects={subjects}|questions={drawn}"
+        )
+
+    def _parts(self, engine: Engine) -> dict[str, Any]:
+        """Return the task of each rule alone; see `harness.results.parts`."""
+        return {
+            name: {
+                "name": rule.task_name,
+                "version": getattr(rule, "version", 1),
+                "protocol": self._protocol(engine, rule),
+                "config": {
+                    "answers": None,
+                    "answer": {"_target_": f"harness.tasks.mmlu.{type(rule).__name__}"},
+                },
+            }
+            for name, rule in zip(self.answers or (), self.rules, strict=True)
+        }
+
     def _warnings(
-        self, encoded: Sequence[EncodedQuestion], samples: Sequence[SampleScore]
+        self, encoded: Sequence[EncodedQuestion], by_rule: Sequence[Sequence[SampleScore]]
     ) -> tuple[str, ...]:
         """Return warnings about the questions, their examples, and their answers in one order."""
         data, num_shots = self.data.questions(), self.num_shots()
         questions = [each.question for each in encoded]
         return (
             *data.warnings,
-            *answer_warnings(questions, samples),
+            *dict.fromkeys(
+                warning for own in by_rule for warning in answer_warnings(questions, own)
+            ),
             *repeated_questions(questions),
             *_solved_warnings([(each, data.shots(each, num_shots)) for each in questions]),
             *_shot_warnings(encoded, num_shots),
@@ -209,10 +304,5 @@ def _shot_warnings(encoded: Sequence[EncodedQuestion], num_shots: int) -> tuple[
     )
 
 
-def _sharing_warnings(reason: str | None) -> tuple[str, ...]:
-    if reason is None:
-        return ()
-    return (
-        f"prompts of this model cannot share their beginning, because {reason}; "
-        "every prompt was run whole, which is slower",
-    )
+def _renamed(metric: Metric, prefix: str) -> Metric:
+    return metric.model_copy(update={"name": prefix + metric.name})

@@ -4,7 +4,7 @@ A fake-quantized model measures what a format costs in accuracy. The result hold
 if its kernels compute the same function of the same codes, up to the order of sums and the rounding
 of operands. Two views:
 
-- Layer by layer, the proof (`layers`): each real layer gets the activations that its fake-quantized
+- Layer by layer, the proof: each real layer gets the activations that its fake-quantized
   counterpart got in the first window. `layer_difference` is the largest difference of all layers;
   the backend's tolerance is for this number.
 - End to end, the size of what remains after the layers have amplified it:
@@ -15,7 +15,7 @@ of operands. Two views:
 
 The statistics are those of `harness.tasks.divergence.statistics`: equal logits give exactly 0 and
 1. The last `decode` tokens of each window run one at a time on a cache, because many kernels take
-another path for one row. Every window runs alone.
+another path for one row. Every window runs alone. Engines do both (`harness.engines.paired`).
 
 `reference` keeps in main memory the float32 logits of the fake-quantized and of the unquantized
 model, 2 x windows x (L - 1) x vocabulary x 4 bytes: with the defaults 2 x 480 MB for 151,936 tokens
@@ -29,28 +29,27 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from harness.data.source import DataSource, Text
+from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
-from harness.engines.local.decodable import cache_argument
-from harness.engines.local.split_model import split
-from harness.errors import DataError, check_bounds
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import hash_token_ids
+from harness.engines.base import Engine, Kind
+from harness.engines.paired import Calls, Kept, PairedEngine
+from harness.engines.requests import Score
+from harness.errors import DataError, ModelError, UnsupportedEngine, check_bounds
 from harness.results.record import BaselineInfo, Compute, TaskInfo
-from harness.tasks import baselines
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import pair_warnings
-from harness.tasks.parity.layers import Calls, layer_differences, recorded
-from harness.tasks.parity.statistics import compare_three, parity_metrics, parity_samples, verdict
+from harness.tasks.parity.statistics import Beside, parity_metrics, parity_samples, verdict
 from harness.tasks.windows import (
     Bos,
     DocumentIds,
+    Ids,
     check_length,
     disjoint_windows,
     window_facts,
     window_protocol,
+    window_requests,
 )
 
 MOST_KEPT_BYTES = 2**29
@@ -62,7 +61,7 @@ class Prompts:
     """Token sequences, and what identifies them."""
 
     name: str
-    ids: Tensor
+    ids: Ids
     """int64 `[n, L]`."""
     clusters: DocumentIds
     """The independent unit of each scored token, `[n, L - 1]`: its document, or its window."""
@@ -72,14 +71,18 @@ class Prompts:
     protocol: str
     warnings: tuple[str, ...] = ()
 
+    def requests(self) -> list[Score]:
+        """Return a request for each sequence; its first token is not scored."""
+        return window_requests(self.ids)
+
 
 class Reference(NamedTuple):
     """Results of the fake-quantized and of the unquantized model, for `run_beside`."""
 
     prompts: Prompts
-    fake: tuple[Tensor, ...]
+    fake: tuple[Kept, ...]
     """Float32 logits `[L - 1, V]` of each window, in main memory."""
-    unquantized: tuple[Tensor, ...]
+    unquantized: tuple[Kept, ...]
     """Float32 logits `[L - 1, V]` of each window, in main memory."""
     calls: Calls
     """Calls of the quantized linear layers of the fake-quantized model in the first window."""
@@ -95,6 +98,7 @@ class Parity:
     version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = False
     is_timed: ClassVar[bool] = False
+    asks: ClassVar[tuple[Kind, ...]] = ("compare",)
 
     data: DataSource
     """Where the text comes from."""
@@ -133,26 +137,34 @@ class Parity:
             return {"name": "random tokens", "seed": self.seed}
         return self.data.text().facts()
 
-    def reference(self, loaded: LoadedModel) -> Reference:
+    def reference(self, engine: Engine) -> Reference:
         """Return the logits of the fake-quantized model and of the unquantized one it is made of.
 
         Raises:
             DataError: The logits would take too much memory, or the prompts do not fit the model.
+            ModelError: No recipe has changed the model.
         """
-        prompts = self._prompts(loaded)
-        _check_memory(prompts.ids, loaded)
-        base = baselines.without_recipe(loaded)
-        with torch.inference_mode(), recorded(loaded) as calls:
-            _window_logits(loaded, prompts.ids[0, :-1].to(loaded.device), self.decode)
-        with split(loaded):
-            fake = tuple(x.cpu() for x in self._logits(loaded, prompts, "fake"))
-            with base.within():
-                baseline = tuple(x.cpu() for x in self._logits(loaded, prompts, "unquantized"))
-        return Reference(prompts, fake, baseline, calls, base.info)
+        prompts = self._prompts(engine)
+        requests = prompts.requests()
+        _check_memory(prompts.ids, _paired(engine).vocab_size)
+        base = engine.unquantized(self.name)
+        if base.is_itself:
+            raise ModelError(
+                f"a recipe must have changed {engine.name} to be compared with its real form, got "
+                "the weights as they were loaded; choose a recipe with quant"
+            )
+        calls = _paired(engine).recorded(requests[0], self.decode)
+        return Reference(
+            prompts=prompts,
+            fake=tuple(self._kept(engine, requests, "fake")),
+            unquantized=tuple(self._kept(base.engine, requests, "unquantized")),
+            calls=calls,
+            baseline=base.info,
+        )
 
     def run_beside(
         self,
-        loaded: LoadedModel,
+        engine: Engine,
         reference: Reference,
         tolerance: Mapping[str, float],
         compute: Compute | None = None,
@@ -163,12 +175,11 @@ class Parity:
             InvalidResult: A log-probability of a model or an output of a layer is not finite.
         """
         prompts = reference.prompts
-        with split(loaded):
-            real = self._logits(loaded, prompts, "real")
-            beside = compare_three(real, reference.fake, reference.unquantized, prompts.ids)
-        with torch.inference_mode():
-            differences = layer_differences(loaded, reference.calls)
-        dtype = loaded.dtype_name
+        real = self._kept(engine, prompts.requests(), "real")
+        forms = zip(real, reference.fake, reference.unquantized, strict=True)
+        beside = Beside.stack([Beside.of(*window) for window in forms])
+        differences = _paired(engine).layer_differences(reference.calls)
+        dtype = _paired(engine).dtype
         judged, failure = verdict(differences, dtype, tolerance.get(dtype), compute)
         return TaskResult(
             info=TaskInfo(
@@ -189,33 +200,33 @@ class Parity:
             ),
         )
 
-    def _prompts(self, loaded: LoadedModel) -> Prompts:
+    def _prompts(self, engine: Engine) -> Prompts:
         if self.prompts == "random":
-            return self._random(loaded)
-        if loaded.weights == "random":
+            return self._random(engine)
+        if _paired(engine).weights == "random":
             raise DataError(
                 "task.prompts must be random for a model of random weights, got text; "
                 "set task.prompts=random"
             )
-        return self._from_text(self.data.text(), loaded)
+        return self._from_text(self.data.text(), engine)
 
-    def _from_text(self, text: Text, loaded: LoadedModel) -> Prompts:
-        windows = disjoint_windows(text, loaded, self.window, self.limit_windows, bos=self.bos)
+    def _from_text(self, text: Text, engine: Engine) -> Prompts:
+        windows = disjoint_windows(text, engine, self.window, self.limit_windows, bos=self.bos)
         return Prompts(
             name=text.name,
             ids=windows.ids,
             clusters=windows.scored_documents,
             cluster="document",
             facts=window_facts(text, windows),
-            protocol=window_protocol(text, self.window, self.limit_windows, loaded, self.bos),
+            protocol=window_protocol(text, self.window, self.limit_windows, engine, self.bos),
             warnings=text.warnings,
         )
 
-    def _random(self, loaded: LoadedModel) -> Prompts:
-        check_length(self.window, loaded)
+    def _random(self, engine: Engine) -> Prompts:
+        check_length(self.window, engine)
         generator = torch.Generator().manual_seed(self.seed)
         shape = self.limit_windows, self.window
-        ids_NL = torch.randint(loaded.vocab_size, shape, generator=generator)
+        ids_NL = torch.randint(_paired(engine).vocab_size, shape, generator=generator).numpy()
         facts = {"num_windows": len(ids_NL), "token_ids_sha256": hash_token_ids(ids_NL.tolist())}
         return Prompts(
             name="random",
@@ -229,33 +240,31 @@ class Parity:
             ),
         )
 
-    def _logits(self, loaded: LoadedModel, prompts: Prompts, title: str) -> Iterator[Tensor]:
-        """Yield the float32 logits `[L - 1, V]` of the scored positions of each window."""
-        with bar(f"{self.name}, {title}", len(prompts.ids)) as progress:
-            for ids_L in prompts.ids.to(loaded.device):
-                yield _window_logits(loaded, ids_L[:-1], self.decode)
-                progress.advance(tokens=len(ids_L))
+    def _kept(self, engine: Engine, requests: list[Score], title: str) -> Iterator[Kept]:
+        """Yield the distributions of each window."""
+        with bar(f"{self.name}, {title}", len(requests)) as progress:
+            for _, kept in _paired(engine).kept(requests, self.decode):
+                yield kept
+                progress.advance(tokens=self.window)
 
 
-def _window_logits(loaded: LoadedModel, ids_T: Tensor, decode: int) -> Tensor:
-    """Return logits `[T, V]` of a window; the last `decode` tokens run one at a time on a cache.
+def _paired(engine: Engine) -> PairedEngine:
+    """Return an engine as one that compares two forms of a model.
 
-    Inside `split` the logits are float32.
+    Raises:
+        UnsupportedEngine: It cannot.
     """
-    first = len(ids_T) - decode
-    output = loaded.module(ids_T[None, :first], use_cache=decode > 0)
-    parts = [output.logits[0]]
-    name = cache_argument(loaded.module) if decode else ""
-    for place in range(first, len(ids_T)):
-        token_11, cache = ids_T[None, place : place + 1], getattr(output, name)
-        output = loaded.module(token_11, use_cache=True, **{name: cache})
-        parts.append(output.logits[0])
-    return torch.cat(parts)
+    if not isinstance(engine, PairedEngine):
+        raise UnsupportedEngine(
+            f"engine must be one that keeps a model's answers for parity, got {engine.label}; "
+            "leave engine out"
+        )
+    return engine
 
 
-def _check_memory(ids_NL: Tensor, loaded: LoadedModel) -> None:
+def _check_memory(ids_NL: Ids, vocabulary: int) -> None:
     """Raise DataError for logits that are too large to be kept."""
-    positions, vocabulary = ids_NL[:, 1:].numel(), loaded.vocab_size
+    positions = ids_NL[:, 1:].size
     if (size := 4 * positions * vocabulary) > MOST_KEPT_BYTES:
         raise DataError(
             f"the logits of one model must take at most {MOST_KEPT_BYTES / 1e6:.0f} MB, "

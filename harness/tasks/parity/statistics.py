@@ -1,63 +1,54 @@
 """Statistics of three models on the same tokens: real, fake-quantized and unquantized."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
-from torch import Tensor
 
+from harness.engines.paired import Kept, LayerDifference
+from harness.engines.requests import Array, Compared
 from harness.results.record import Compute, Metric, SampleScore, Unit
 from harness.tasks.divergence.compare import check_finite, window_samples
-from harness.tasks.divergence.statistics import (
-    Array,
-    TokenPairs,
-    compare_logits,
-    fraction,
-    mean_metric,
-    nonnegative,
-)
-from harness.tasks.parity.layers import LayerDifference
+from harness.tasks.divergence.statistics import fraction, mean_metric, nonnegative
 from harness.tasks.windows import DocumentIds
 
 
 class Beside(NamedTuple):
     """Statistics of all scored tokens, each `[windows, L - 1]`; the second name is the baseline."""
 
-    real_to_fake: TokenPairs
-    fake_to_float: TokenPairs
-    real_to_float: TokenPairs
+    real_to_fake: Compared
+    fake_to_float: Compared
+    real_to_float: Compared
+
+    @classmethod
+    def of(cls, real: Kept, fake: Kept, unquantized: Kept) -> Self:
+        """Return the statistics `[L - 1]` of one window."""
+        return cls(real.compare(fake), fake.compare(unquantized), real.compare(unquantized))
+
+    @classmethod
+    def stack(cls, windows: Sequence["Beside"]) -> Self:
+        """Return the statistics `[windows, L - 1]` of windows of `[L - 1]` each.
+
+        Raises:
+            InvalidResult: A log-probability of some model is not finite.
+        """
+        beside = cls(*map(Compared.stack, zip(*windows, strict=True)))
+        to_fake, to_float = beside.real_to_fake, beside.fake_to_float
+        check_finite(
+            {
+                "the unquantized model": to_float.nll_baseline,
+                "the fake-quantized model": np.stack([to_float.nll, to_float.kl]),
+                "the real model": np.stack([to_fake.nll, to_fake.kl, beside.real_to_float.kl]),
+            },
+            "in parity",
+        )
+        return beside
 
     @property
     def difference(self) -> Array:
         """|ln p_real - ln p_fake| of the token that follows [nat]."""
         return np.abs(self.real_to_fake.nll - self.real_to_fake.nll_baseline)
-
-
-def compare_three(
-    real: Iterable[Tensor], fake: Sequence[Tensor], unquantized: Sequence[Tensor], ids_NL: Tensor
-) -> Beside:
-    """Return the statistics of windows from the float32 logits `[L - 1, V]` of each model.
-
-    Raises:
-        InvalidResult: A log-probability of some model is not finite.
-    """
-    windows = []
-    for real_TV, ids_L, *kept in zip(real, ids_NL, fake, unquantized, strict=True):
-        fake_TV, float_TV, targets_T = (x.to(real_TV.device) for x in (*kept, ids_L[1:]))
-        sides = (real_TV, fake_TV), (fake_TV, float_TV), (real_TV, float_TV)
-        windows.append([compare_logits(model, base, targets_T) for model, base in sides])
-    beside = Beside(*map(TokenPairs.stack, zip(*windows, strict=True)))
-    to_fake, to_float = beside.real_to_fake, beside.fake_to_float
-    check_finite(
-        {
-            "the unquantized model": to_float.nll_baseline,
-            "the fake-quantized model": np.stack([to_float.nll, to_float.kl]),
-            "the real model": np.stack([to_fake.nll, to_fake.kl, beside.real_to_float.kl]),
-        },
-        "in parity",
-    )
-    return beside
 
 
 def parity_metrics(beside: Beside, clusters: DocumentIds, cluster: str) -> tuple[Metric, ...]:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness.data.source import Text
-from harness.models.loaded import LoadedModel
+from harness.engines.base import Engine
+from harness.engines.requests import Array
 from harness.results.record import Metric
 from harness.tasks.perplexity.metrics import mean_over, perplexity_figure
-from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.segments import Segment, Segments
 from harness.tasks.windows import Bos, DocumentIds, disjoint_windows, window_line
 
 USUAL_WINDOWS = (512, 1024, 2048, 4096)
@@ -37,22 +38,24 @@ class DisjointWindows:
     takes_bos: ClassVar[bool] = True
 
     def cut(
-        self, text: Text, loaded: LoadedModel, window: int, limit: int | None, bos: Bos | None
+        self, text: Text, engine: Engine, window: int, limit: int | None, bos: Bos | None
     ) -> Segments:
         """Cut the text into windows; the tail is dropped."""
-        found = disjoint_windows(text, loaded, window, limit, bos=bos)
+        found = disjoint_windows(text, engine, window, limit, bos=bos)
         return Segments(
-            segments=tuple(Segment(ids, 1, index) for index, ids in enumerate(found.ids)),
+            segments=tuple(
+                Segment(tuple(ids), 1, index) for index, ids in enumerate(found.ids.tolist())
+            ),
             num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
             scored_words=found.scored_words,
-            protocol=window_line(window, limit, loaded, bos),
+            protocol=window_line(window, limit, engine, bos),
             facts={"num_tokens": found.num_tokens, "token_ids_sha256": found.ids_sha256},
         )
 
     def further(
-        self, samples: Sequence[Nll], documents: Sequence[DocumentIds]
+        self, samples: Sequence[Array], documents: Sequence[DocumentIds]
     ) -> tuple[Metric, ...]:
         """Return the perplexity of the first tokens of every window."""
         window = len(samples[0]) + 1

@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 
 from harness.data.source import Text
+from harness.data.token_hash import hash_token_ids
+from harness.engines.base import Engine
+from harness.engines.requests import Array
 from harness.errors import DataError
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import check_rows, hash_token_ids, tokenize
 from harness.results.record import Metric
-from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.segments import Segment, Segments
 from harness.tasks.windows import Bos, DocumentIds, check_length
 
 MARKS = ":;.!?,"
@@ -76,13 +76,13 @@ class Documents:
     def cut(
         self,
         text: Text,
-        loaded: LoadedModel,
+        engine: Engine,
         window: int,
         limit: int | None,
         bos: Bos | None,  # noqa: ARG002 - the protocol fixes the prefix
     ) -> Segments:
         """Cut each document into rolling windows."""
-        check_length(window, loaded)
+        check_length(window, engine)
         pages = text.documents[:limit]
         if not pages or len(pages) < (limit or 0):
             raise DataError(
@@ -90,15 +90,15 @@ class Documents:
                 "lower task.limit_documents or choose other data"
             )
         written = pages if text.is_as_written else tuple(map(detokenize, pages))
-        encoded = loaded.cached(
+        encoded = engine.tokenizer.cached(
             ("document tokens", written),
-            lambda: [tokenize(page, loaded, prefix=False).ids for page in written],
+            lambda: [engine.tokenizer.encode(page, prefix=False).ids for page in written],
         )
-        kind, prefix = _prefix(loaded)
+        kind, prefix = _prefix(engine)
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
             segments=tuple(
-                Segment(torch.tensor(ids), first, index)
+                Segment(tuple(ids), first, index)
                 for index, tokens in enumerate(encoded)
                 for ids, first in rolling(tokens, prefix, window)
             ),
@@ -121,7 +121,7 @@ class Documents:
 
     def further(
         self,
-        samples: Sequence[Nll],  # noqa: ARG002 - the protocol's
+        samples: Sequence[Array],  # noqa: ARG002 - the protocol's
         documents: Sequence[DocumentIds],  # noqa: ARG002
     ) -> tuple[Metric, ...]:
         """Return no figures: lm-eval has no others."""
@@ -151,14 +151,14 @@ def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[S
         done = end
 
 
-def _prefix(loaded: LoadedModel) -> tuple[str, int]:
+def _prefix(engine: Engine) -> tuple[str, int]:
     """Return the kind and the id of the token that stands before a document."""
-    tokenizer = loaded.tokenizer
-    for kind, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
+    tokenizer = engine.tokenizer
+    for kind, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
         if token is not None:
-            check_rows([token], loaded)
+            tokenizer.check_rows([token])
             return kind, token
     raise DataError(
-        f"the tokenizer of {loaded.name} must have a BOS or an EOS token to put before a document, "
+        f"the tokenizer of {engine.name} must have a BOS or an EOS token to put before a document, "
         "got none; use task=perplexity"
     )

@@ -21,12 +21,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from harness.data.source import Text
+from harness.engines.base import Engine
+from harness.engines.requests import Array
 from harness.errors import DataError
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import adds_bos
 from harness.results.record import Metric, Unit
 from harness.tasks.perplexity.metrics import TOO_LARGE, exp
-from harness.tasks.segments import Nll, Segment, Segments
+from harness.tasks.segments import Segment, Segments
 from harness.tasks.windows import Bos, DocumentIds, disjoint_windows
 
 
@@ -43,7 +43,7 @@ class HalfWindows:
     def cut(
         self,
         text: Text,
-        loaded: LoadedModel,
+        engine: Engine,
         window: int,
         limit: int | None,
         bos: Bos | None,  # noqa: ARG002 - the vocabulary decides
@@ -55,19 +55,22 @@ class HalfWindows:
         digest = hashlib.sha256(file.text.encode()).hexdigest()
         first = window // 2 + 1
         file = replace(file, sha256=digest)
-        found = disjoint_windows(file, loaded, window, limit, first)
+        found = disjoint_windows(file, engine, window, limit, first)
         if found.num_tokens < 2 * window:
             raise DataError(
                 f"the text {text.name} must hold two windows of {window} tokens, as llama.cpp "
                 f"demands, got {found.num_tokens} tokens; lower task.window"
             )
-        begins = adds_bos(loaded)
-        if begins:
+        bos_id = engine.tokenizer.bos_id
+        begins = engine.tokenizer.adds_bos
+        if begins and bos_id is not None:
             # As llama.cpp does: the BOS replaces a token instead of preceding it.
-            found.ids[:, 0] = loaded.tokenizer.bos_token_id
+            found.ids[:, 0] = bos_id
         count = "all" if limit is None else f"first-{limit}"
         return Segments(
-            segments=tuple(Segment(ids, first, index) for index, ids in enumerate(found.ids)),
+            segments=tuple(
+                Segment(tuple(ids), first, index) for index, ids in enumerate(found.ids.tolist())
+            ),
             num_samples=len(found.ids),
             documents=tuple(found.scored_documents),
             scored_bytes=found.scored_bytes,
@@ -85,7 +88,7 @@ class HalfWindows:
 
     def further(
         self,
-        samples: Sequence[Nll],
+        samples: Sequence[Array],
         documents: Sequence[DocumentIds],  # noqa: ARG002 - llama.cpp knows no documents
     ) -> tuple[Metric, ...]:
         """Return the standard error that llama.cpp prints behind `+/-`."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.engines.requests import Array
 from harness.results.record import Metric, Unit
 from harness.stats import Clusters, clustered
-from harness.tasks.segments import Nll, Segments
+from harness.tasks.segments import Segments
 from harness.tasks.windows import DocumentIds
 
 LARGEST_NLL = math.log(sys.float_info.max)
@@ -26,12 +27,12 @@ LARGEST_NLL = math.log(sys.float_info.max)
 TOO_LARGE = "no value: too large for a float; the recipe destroys this model"
 
 
-def mean_over(samples: Sequence[Nll], documents: Sequence[DocumentIds]) -> Clusters:
+def mean_over(samples: Sequence[Array], documents: Sequence[DocumentIds]) -> Clusters:
     """Return the sums of NLLs and tokens over documents, given the tokens of each sample."""
     return clustered(np.concatenate(samples), np.concatenate(documents))
 
 
-def total(nll: Nll) -> float:
+def total(nll: Array) -> float:
     """Return the sum of NLLs in float64 [nat]."""
     return float(nll.sum(dtype="float64"))
 

@@ -14,15 +14,16 @@ import numpy as np
 from harness.data.overlap import Scored
 from harness.data.source import DataSource, Text
 from harness.display.progress import bar
-from harness.engines.local.split_model import split
+from harness.engines import requests as asked
+from harness.engines.base import Engine, Kind
+from harness.engines.requests import Array
 from harness.errors import InvalidResult, check_bounds
-from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore, TaskInfo
-from harness.tasks.base import BATCH_TOKENS, TaskResult
+from harness.tasks.base import TaskResult
 from harness.tasks.degenerate import text_warnings
 from harness.tasks.perplexity.disjoint_windows import DisjointWindows
 from harness.tasks.perplexity.metrics import exp, mean_over, text_figures, total
-from harness.tasks.segments import Nll, Segmentation, Segments, batch_segments, score_segments
+from harness.tasks.segments import Segmentation, Segments
 from harness.tasks.windows import Bos, document_words, num_documents
 
 
@@ -34,6 +35,7 @@ class Perplexity:
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     seeds: ClassVar[Mapping[str, int]] = {}
+    asks: ClassVar[tuple[Kind, ...]] = ("score",)
 
     data: DataSource
     """Where the text comes from."""
@@ -45,17 +47,13 @@ class Perplexity:
     """Score the first so many windows; None is all."""
     limit_documents: int | None = None
     """Score the first so many documents; None is all. Each protocol has one of the two limits."""
-    batch_tokens: int | None = None
-    """Tokens a batch, padding included; None is `BATCH_TOKENS`."""
     bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice."""
 
     def __post_init__(self) -> None:
         """Check sizes, and that the protocol takes the limit and the BOS that are given."""
         cut = self.segmentation
-        check_bounds(
-            self, window=cut.least_window, limit_windows=1, limit_documents=1, batch_tokens=1
-        )
+        check_bounds(self, window=cut.least_window, limit_windows=1, limit_documents=1)
         for name in ("limit_windows", "limit_documents"):
             size = getattr(self, name)
             if size is not None and name != f"limit_{cut.item}s":
@@ -81,17 +79,16 @@ class Perplexity:
         """Return the text."""
         return Scored(texts=(self.data.text(),))
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
+    def run(self, engine: Engine) -> TaskResult:
         """Score every window or document."""
         text = self.data.text()
         limit = self.limit_windows if self.limit_documents is None else self.limit_documents
-        cut = self.segmentation.cut(text, loaded, self.window, limit, self.bos)
-        budget = self.batch_tokens or BATCH_TOKENS[loaded.device.type]
-        samples = self._score(loaded, cut, budget)
+        cut = self.segmentation.cut(text, engine, self.window, limit, self.bos)
+        samples = self._score(engine, cut)
         metrics = text_figures(mean_over(samples, cut.documents), cut)
         metrics.sort(key=lambda metric: metric.name != self.segmentation.headline)
         return TaskResult(
-            info=self._info(text, cut, budget),
+            info=self._info(text, cut, engine),
             metrics=(*metrics, *self.segmentation.further(samples, cut.documents)),
             samples=tuple(
                 SampleScore(
@@ -109,25 +106,26 @@ class Perplexity:
             ),
         )
 
-    def _score(self, loaded: LoadedModel, cut: Segments, budget: int) -> list[Nll]:
+    def _score(self, engine: Engine, cut: Segments) -> list[Array]:
         """Return -ln p of the scored tokens of each sample."""
-        parts: dict[int, Nll] = {}
+        requests = [segment.request for segment in cut.segments]
+        parts: dict[int, Array] = {}
         sums: list[float] = []
-        with split(loaded) as model, bar(self.name, len(cut.segments)) as progress:
-            for batch in batch_segments(cut.segments, budget):
-                segments = [cut.segments[index] for index in batch]
-                for index, nll in zip(batch, score_segments(model, segments), strict=True):
-                    self._check(nll, cut.segments[index].sample)
-                    parts[index] = nll
-                    sums.append(total(nll))
+        num_scored = 0
+        with bar(self.name, len(requests)) as progress:
+            for index, answer in engine.answer(requests):
+                assert isinstance(answer, asked.Scored)  # noqa: S101 - the answer to a `Score`
+                nll = parts[index] = -answer.log_probs
+                self._check(nll, cut.segments[index].sample)
+                sums.append(total(nll))
+                num_scored += len(nll)
                 progress.advance(
-                    len(batch),
-                    tokens=sum(len(segment.ids) for segment in segments),
-                    score=f"perplexity {exp(math.fsum(sums) / sum(map(len, parts.values()))):.2f}",
+                    tokens=len(cut.segments[index].ids),
+                    score=f"perplexity {exp(math.fsum(sums) / num_scored):.2f}",
                 )
         return _by_sample(cut, parts)
 
-    def _check(self, nll: Nll, sample: int) -> None:
+    def _check(self, nll: Array, sample: int) -> None:
         bad = nll[~np.isfinite(nll)]
         if len(bad):
             raise InvalidResult(
@@ -136,7 +134,7 @@ class Perplexity:
                 "the recipe destroys this model, or the weights are damaged"
             )
 
-    def _info(self, text: Text, cut: Segments, budget: int) -> TaskInfo:
+    def _info(self, text: Text, cut: Segments, engine: Engine) -> TaskInfo:
         return TaskInfo(
             name=self.name,
             version=self.version,
@@ -149,15 +147,15 @@ class Perplexity:
                 f"num_{self.segmentation.item}s": cut.num_samples,
                 "scored_bytes": cut.scored_bytes,
                 "scored_words": cut.scored_words,
-                "batch_tokens": budget,
-            },
+            }
+            | dict(engine.describe()),
         )
 
 
-def _by_sample(cut: Segments, parts: Mapping[int, Nll]) -> list[Nll]:
+def _by_sample(cut: Segments, parts: Mapping[int, Array]) -> list[Array]:
     """Return the NLLs of each sample, given the NLLs of each segment by its index."""
     # A document without tokens has no segment, and an empty array.
-    samples: list[list[Nll]] = [[np.empty(0)] for _ in range(cut.num_samples)]
+    samples: list[list[Array]] = [[np.empty(0)] for _ in range(cut.num_samples)]
     for index, segment in enumerate(cut.segments):
         samples[segment.sample].append(parts[index])
     return [np.concatenate(nll) for nll in samples]

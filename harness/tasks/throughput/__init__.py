@@ -3,16 +3,15 @@
 `throughput` is the task. In its order:
 
 1. `prompts` makes token ids, random or of a text.
-2. `subject` prepares each model to be timed, and makes the requests. On a CPU the unquantized
-   16-bit model is timed in both of its ways, with native and with float32 matmuls.
-3. After warm-ups, the task times requests of all subjects in interleaved rounds (`harness.timing`).
-4. `ratios` compares the recipe with the unquantized model, `roofline` compares both with the peaks
-   of this machine, and `metrics` makes the metrics and samples of the record.
-
-`vllm` times the same requests in vLLM, which runs in a process of its own.
+2. The engine prepares each model to be timed (`harness.engines.timed`). `subject` names them. An
+   unquantized 16-bit model on a CPU is timed in both of its ways, with native and with float32
+   matmuls. An engine that cannot compare times its model alone.
+3. After warm-ups, the task times requests of all subjects in interleaved rounds (`harness.timing`),
+   and `times` makes times of the engine's stamps.
+4. `ratios` compares the recipe with the unquantized model, `roofline` compares both with the
+   peaks of this machine, and `metrics` makes the metrics and samples of the record.
 """
 
 from harness.tasks.throughput.throughput import Throughput
-from harness.tasks.throughput.vllm import VllmThroughput
 
-__all__ = ["Throughput", "VllmThroughput"]
+__all__ = ["Throughput"]

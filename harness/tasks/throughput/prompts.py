@@ -4,19 +4,21 @@ The time of a dense model does not depend on the ids. A text is for models whose
 mixtures of experts, and for checking that it does not.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from harness.data.source import DataSource
+from harness.data.token_hash import hash_token_ids
+from harness.engines.base import Engine
 from harness.errors import DataError
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import hash_token_ids
-from harness.tasks.throughput.subject import Size
+from harness.tasks.throughput.times import Size
 from harness.tasks.windows import disjoint_windows
 
 Kind = Literal["random", "text"]
+Prompts = tuple[tuple[int, ...], ...]
+"""Token ids of B prompts of S tokens."""
 DRAW_PROBE = (32_768, 64)
 """Vocabulary and length of a draw whose hash identifies the random generator."""
 
@@ -28,34 +30,40 @@ def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
         return {"name": text.name, "text_sha256": text.sha256, "revision": text.revision}
     vocabulary, length = DRAW_PROBE
     probe = draw(vocabulary, Size(batch=1, prompt=length, new=0), seed)
-    return {"name": "random tokens", "probe_sha256": hash_token_ids(probe.tolist())}
+    return {"name": "random tokens", "probe_sha256": hash_token_ids(probe)}
 
 
-def prompts_of(kind: Kind, data: DataSource, loaded: LoadedModel, size: Size, seed: int) -> Tensor:
-    """Return token ids `[B, S]`.
+def prompts_of(kind: Kind, data: DataSource, engine: Engine, size: Size, seed: int) -> Prompts:
+    """Return the prompts.
 
     Raises:
         DataError: A sequence is longer than the model was made for, or the text is too short.
     """
-    if not loaded.fits(size.prompt + size.new):
+    if not engine.fits(size.prompt + size.new):
         raise DataError(
-            f"task.prompt_tokens + task.new_tokens must be at most the {loaded.max_length} tokens "
-            f"{loaded.name} was made for, got {size.prompt} + {size.new}"
+            f"task.prompt_tokens + task.new_tokens must be at most the {engine.max_length} tokens "
+            f"{engine.name} was made for, got {size.prompt} + {size.new}"
         )
     if kind == "random":
-        return draw(loaded.vocab_size, size, seed)
+        return draw(engine.vocab_size, size, seed)
     text = data.text()
     try:
-        return disjoint_windows(text, loaded, size.prompt, size.batch).ids
+        windows = disjoint_windows(text, engine, size.prompt, size.batch)
     except DataError as reason:
         raise DataError(
             f"task.prompts=text must give task.batch_size = {size.batch} pieces of "
             f"task.prompt_tokens = {size.prompt} tokens, but {reason}; "
             "use task.prompts=random, or another text"
         ) from reason
+    return _as_tuples(windows.ids.tolist())
 
 
-def draw(vocabulary: int, size: Size, seed: int) -> Tensor:
-    """Return random token ids `[B, S]`."""
+def draw(vocabulary: int, size: Size, seed: int) -> Prompts:
+    """Return random token ids."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(vocabulary, (size.batch, size.prompt), generator=generator)
+    ids_BS = torch.randint(vocabulary, (size.batch, size.prompt), generator=generator)
+    return _as_tuples(ids_BS.tolist())
+
+
+def _as_tuples(ids_BS: Sequence[Sequence[int]]) -> Prompts:
+    return tuple(tuple(ids) for ids in ids_BS)

@@ -18,28 +18,29 @@ interval promises 2.5 % for each side.)
 from collections.abc import Collection, Iterator, Mapping
 from statistics import median
 
-from harness.engines.local.generation import Phase
+from harness.engines.timed import Phase
 from harness.results.record import Metric, Unit
-from harness.tasks.throughput.subject import FLOAT, FLOAT32_MATMULS, PHASES, RECIPE, Requests
+from harness.tasks.throughput.subject import FLOAT, FLOAT32_MATMULS, PHASES, RECIPE
+from harness.tasks.throughput.times import SubjectTimes
 from harness.timing.distribution import Ratio, ratio
 
 
 def ratios(
-    requests: Mapping[str, Requests], differing: Collection[Phase], seed: int
+    times: Mapping[str, SubjectTimes], differing: Collection[Phase], seed: int
 ) -> Iterator[Metric]:
     """Yield the ratios of each phase.
 
     Args:
-        requests: Name of the subject -> its timed requests.
+        times: Name of the subject -> its timed requests.
         differing: Phases in which native and float32 matmuls differ.
         seed: Seed of the bootstrap.
     """
     for phase in PHASES:
-        native, after = requests[FLOAT].seconds(phase), requests[RECIPE].seconds(phase)
+        native, after = times[FLOAT].seconds(phase), times[RECIPE].seconds(phase)
         to_native = ratio(native, after, seed)
         yield _metric(f"{phase}_ratio", to_native, len(after), "native products")
         if phase in differing:
-            widened = requests[FLOAT32_MATMULS].seconds(phase)
+            widened = times[FLOAT32_MATMULS].seconds(phase)
             to_widened = ratio(widened, after, seed)
             yield _metric(f"{phase}_ratio_float32", to_widened, len(after), "float32 products")
             # A tie goes to the native way.

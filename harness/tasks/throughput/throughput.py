@@ -1,14 +1,15 @@
 """Task `throughput`: speed of prefill and decode, a recipe beside the unquantized model.
 
 A request is B sequences of S prompt tokens, each continued greedily by G tokens. End-of-text tokens
-are ignored, so that every request is the same work. Its times are TTFT, TPOT and inter-token
-latencies (`harness.timing.request`).
+are ignored, so that every request is the same work. The engine gives its time stamps; its times
+are those of prefill and decode, TTFT, TPOT and inter-token latencies (`times`).
 
-    prefill [token/s] = B S / TTFT          decode [token/s] = B (G - 1) / (E2E - TTFT)
+    prefill [token/s] = B S / prefill time          decode [token/s] = B (G - 1) / decode time
 
 First, all subjects warm up until they are steady. Then rounds of one request each alternate between
 the subjects (`harness.timing.rounds`). An unquantized 16-bit model on a CPU is two subjects, with
-native and with float32 matmuls: which is faster depends on the processor.
+native and with float32 matmuls: which is faster depends on the processor. An engine that cannot
+compare times its model alone.
 
 Every time is on file: one sample for each phase and each inter-token latency. A metric is a median
 over rounds. How to read the numbers, what makes them void, and how to measure on a GPU:
@@ -16,48 +17,40 @@ docs/throughput.md.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
 
 from harness.data.source import DataSource
-from harness.engines.local import cpu_matmul as products
-from harness.engines.local.decodable import check_decoding
-from harness.engines.local.generation import CacheKind, Generation, forget_compiled
+from harness.data.token_hash import hash_token_ids
+from harness.engines.base import Baseline, Engine, Kind
+from harness.engines.timed import CacheKind, Timed, TimedModel, Workload
 from harness.errors import check_bounds
 from harness.machine import energy
 from harness.machine.energy import Counter
 from harness.machine.load import LoadWatch
 from harness.machine.settings import settings, slowed_by
-from harness.models.checkpoints.stored_bytes import stored_bytes
-from harness.models.loaded import LoadedModel
-from harness.models.tokens import hash_token_ids
 from harness.results.record import TaskInfo
-from harness.tasks import baselines
 from harness.tasks.base import TaskResult
-from harness.tasks.baselines import Baseline, Become
+from harness.tasks.divergence.compare import check_text
 from harness.tasks.throughput import prompts as throughput_prompts
 from harness.tasks.throughput.metrics import all_metrics, all_samples
-from harness.tasks.throughput.roofline import streamed_bytes, utilizations
+from harness.tasks.throughput.prompts import Prompts
+from harness.tasks.throughput.roofline import utilizations
 from harness.tasks.throughput.subject import (
     FLOAT,
     FLOAT32_MATMULS,
     LABELS,
+    MODEL,
     RECIPE,
-    Requests,
-    Size,
-    Subject,
     differing_phases,
-    make_request,
-    observe_matmuls,
-    with_float32_matmuls,
+    reference,
 )
-from harness.timing.clock import clock_of
+from harness.tasks.throughput.times import Size, SubjectTimes
 from harness.timing.distribution import LEAST_ROUNDS, MOST_DRIFT, drift
 from harness.timing.rounds import interleaved
 from harness.timing.warm_up import TOLERANCE, warm_up
@@ -65,7 +58,18 @@ from harness.timing.warm_up import TOLERANCE, warm_up
 LEAST_TIMED_S = 10.0
 """Total time of a subject's rounds below which there is a warning [s]."""
 
+MOST_OVERLAP = 0.02
+"""Largest spread of a batch's first tokens without a warning, as a share of its decode time."""
+
 log = logging.getLogger(__name__)
+
+
+class Spent(NamedTuple):
+    """What one request took."""
+
+    timed: Timed
+    energy_j: float | None
+    """Energy of the device; None where there is no counter [J]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,7 @@ class Throughput:
     version: ClassVar[int] = 1
     needs_trained_weights: ClassVar[bool] = False
     is_timed: ClassVar[bool] = True
+    asks: ClassVar[tuple[Kind, ...]] = ("time",)
 
     data: DataSource
     """Where prompts of kind `text` come from."""
@@ -123,137 +128,145 @@ class Throughput:
         """Return what identifies the prompts."""
         return throughput_prompts.facts(self.prompts, self.data, self.seed)
 
-    def run(self, loaded: LoadedModel) -> TaskResult:
+    def run(self, engine: Engine) -> TaskResult:
         """Measure.
 
         Raises:
             UnsupportedRecipe: The model came quantized, and `model.baseline` names no other model.
+            UnsupportedEngine: The engine cannot run the request as it is asked for.
         """
-        try:
-            return self._measure(loaded)
-        finally:
-            if self.compile:  # torch keeps code for only a few shapes and models
-                forget_compiled()
+        # An engine that cannot compare times its model alone.
+        base = engine.baseline(self.name) if engine.refuses("compare") is None else None
+        prompts = self._prompts(engine, base)
+        workload = Workload(
+            prompts=prompts, new_tokens=self.new_tokens, cache=self.cache, compile=self.compile
+        )
+        with ExitStack() as models:
+            subjects = dict(self._subjects(engine, base, workload, models))
+            return self._measure(subjects, base, prompts)
 
-    def _measure(self, loaded: LoadedModel) -> TaskResult:
-        base = baselines.find(loaded, self.name)
-        prompts_BS = self._prompts(loaded, base)
-        subjects = {subject.name: subject for subject in self._subjects(loaded, base, prompts_BS)}
-        counter, no_energy = energy.find(loaded.device)
-        requests, load_warnings = self._time(subjects, loaded.device, counter)
+    def _prompts(self, engine: Engine, base: Baseline | None) -> Prompts:
+        """Return prompts that both models can be asked."""
+        if base is not None and self.prompts == "text":
+            check_text(engine, base.engine, self.data.text(), self.prompt_tokens)
+        return throughput_prompts.prompts_of(self.prompts, self.data, engine, self.size, self.seed)
+
+    def _subjects(
+        self, engine: Engine, base: Baseline | None, workload: Workload, models: ExitStack
+    ) -> Iterator[tuple[str, TimedModel]]:
+        """Yield the models to be timed by name, the reference first; `models` closes them."""
+        if base is None:
+            yield MODEL, models.enter_context(engine.time(workload))
+            return
+        native = models.enter_context(base.engine.time(workload))
+        yield FLOAT, native
+        widened = native.with_float32_matmuls()
+        if widened is not None and differing_phases(native, widened):
+            yield FLOAT32_MATMULS, widened
+        if not base.is_itself:
+            yield RECIPE, models.enter_context(engine.time(workload))
+
+    def _measure(
+        self, subjects: Mapping[str, TimedModel], base: Baseline | None, prompts: Prompts
+    ) -> TaskResult:
+        first = subjects[reference(subjects)]
+        device = torch.device(first.device)
+        counter, no_energy = energy.find(device)
+        times, load_warnings = self._time(subjects, device, counter)
         # Utilization is that of the native way: bytes and peaks of the model's own type.
-        judged = [subject for subject in subjects.values() if subject.name != FLOAT32_MATMULS]
-        uses = utilizations(base.loaded, judged, requests)
+        judged = {name: each for name, each in subjects.items() if name != FLOAT32_MATMULS}
+        uses = utilizations(judged, times)
         return TaskResult(
-            info=self._info(prompts_BS, subjects[FLOAT].generation.attention),
-            metrics=tuple(all_metrics(requests, subjects, uses, no_energy, self.seed)),
-            samples=tuple(all_samples(requests)),
-            baseline=base.info,
-            # A model timed alone needs no warning that it is its own baseline: it has no ratio.
+            info=self._info(prompts, first.how),
+            metrics=tuple(all_metrics(times, subjects, uses, no_energy, self.seed)),
+            samples=tuple(all_samples(times)),
+            baseline=None if base is None else base.info,
             warnings=(
-                *(() if base.is_itself else base.warnings),
+                # A model timed alone needs no warning that it is its own baseline.
+                *(() if base is None or base.is_itself else base.warnings),
                 *load_warnings,
-                *_unsteady(requests, loaded.device),
+                *_unsteady(times, device),
             ),
         )
 
-    def _prompts(self, loaded: LoadedModel, base: Baseline) -> Tensor:
-        """Return token ids `[B, S]` that both models can decode from."""
-        if self.prompts == "text":
-            base.check_text(loaded, self.data.text(), self.prompt_tokens)
-        prompts_BS = throughput_prompts.prompts_of(
-            self.prompts, self.data, loaded, self.size, self.seed
-        )
-        length = prompts_BS.shape[1] + self.new_tokens if self.cache == "static" else None
-        check_decoding(loaded, prompts_BS, length)
-        return prompts_BS
-
     def _time(
-        self, subjects: Mapping[str, Subject], device: torch.device, counter: Counter | None
-    ) -> tuple[dict[str, Requests], list[str]]:
+        self, subjects: Mapping[str, TimedModel], device: torch.device, counter: Counter | None
+    ) -> tuple[dict[str, SubjectTimes], list[str]]:
         """Warm up every subject, then time the rounds.
 
         Returns:
-            The requests by name of the subject, and warnings about the load during the rounds.
+            The times by name of the subject, and warnings about the load during the rounds.
         """
-        clock = clock_of(device)
-        ask = {
-            name: partial(make_request, subject, self.new_tokens, clock, counter)
-            for name, subject in subjects.items()
-        }
         log.info("%s: warming up", self.name)
         warmed = {
-            name: warm_up(lambda make=make: make().timing.total_s)  # type: ignore[misc]
-            for name, make in ask.items()
+            name: warm_up(lambda subject=subject: subject.request().whole_s)  # type: ignore[misc]
+            for name, subject in subjects.items()
         }
-        log.info("%s: %d rounds of %s", self.name, self.rounds, " and ".join(ask))
+        log.info("%s: %d rounds of %s", self.name, self.rounds, " and ".join(subjects))
         watch = LoadWatch(device)
+        ask = {name: partial(_spend, subject, counter) for name, subject in subjects.items()}
         rounds = interleaved(ask, self.rounds, self.seed)
-        warnings = watch.warnings()
-        requests = {
-            name: Requests(size=self.size, warm_up=warmed[name], rounds=tuple(made))
-            for name, made in rounds.items()
-        }
-        return requests, warnings
-
-    def _subjects(
-        self, loaded: LoadedModel, base: Baseline, prompts_BS: Tensor
-    ) -> Iterator[Subject]:
-        """Yield the models to be timed, the unquantized one first."""
-        native = self._subject(FLOAT, base.loaded, base.within, prompts_BS)
-        yield native
-        if "float32" in products.ways(base.loaded):
-            widened = with_float32_matmuls(base.within)
-            other = self._subject(FLOAT32_MATMULS, base.loaded, widened, prompts_BS)
-            if differing_phases(native, other):
-                yield other
-        if not base.is_itself:
-            yield self._subject(RECIPE, loaded, nullcontext, prompts_BS)
-
-    def _subject(
-        self, name: str, loaded: LoadedModel, within: Become, prompts_BS: Tensor
-    ) -> Subject:
-        make = partial(Generation, loaded, prompts_BS, cache=self.cache)
-        with within():
-            return Subject(
-                name=name,
-                within=within,
-                generation=make(self.new_tokens, compiled=self.compile),
-                weight_bytes=stored_bytes(loaded.module),
-                streamed_bytes=streamed_bytes(loaded),
-                matmuls=observe_matmuls(make(2)),
+        # Another process that runs the model would count as load by others.
+        runs_here = all(subject.runs_here for subject in subjects.values())
+        load_warnings = watch.warnings() if runs_here else []
+        times = {
+            name: SubjectTimes.of(
+                self.size, warmed[name], [each.timed for each in spent], _total_energy(spent)
             )
+            for name, spent in rounds.items()
+        }
+        return times, load_warnings
 
-    def _info(self, prompts_BS: Tensor, attention: str) -> TaskInfo:
+    def _info(self, prompts: Prompts, how: str) -> TaskInfo:
         return TaskInfo(
             name=self.name,
             version=self.version,
             protocol=(
-                f"B={self.batch_size}|S={self.prompt_tokens}|G={self.new_tokens}|cache={self.cache}"
-                f"|compile={'yes' if self.compile else 'no'}|attention={attention}"
-                f"|threads={torch.get_num_threads()}|prompts={self.prompts}|rounds={self.rounds}"
+                f"B={self.batch_size}|S={self.prompt_tokens}|G={self.new_tokens}|{how}"
+                f"|prompts={self.prompts}|rounds={self.rounds}"
                 "|greedy, ends ignored|ttft=from token ids|median over rounds"
             ),
-            data=self.data_facts() | {"ids_sha256": hash_token_ids(prompts_BS.tolist())},
+            data=self.data_facts() | {"ids_sha256": hash_token_ids(prompts)},
         )
 
 
-def _unsteady(requests: Mapping[str, Requests], device: torch.device) -> Iterator[str]:
-    """Yield warnings about times that are not steady, or too few."""
+def _spend(subject: TimedModel, counter: Counter | None) -> Spent:
+    """Make a request, and read the energy counter around it."""
+    before = counter.read() if counter else 0.0
+    timed = subject.request()
+    return Spent(timed, counter.read() - before if counter else None)
+
+
+def _total_energy(rounds: Sequence[Spent]) -> float | None:
+    """Return the energy of all rounds [J], or None without a counter."""
+    used = [each.energy_j for each in rounds if each.energy_j is not None]
+    return sum(used) if used else None
+
+
+def _unsteady(times: Mapping[str, SubjectTimes], device: torch.device) -> Iterator[str]:
+    """Yield warnings about times that are not steady, overlap, or are too few."""
     yield from slowed_by(settings(device))
-    for name, found in requests.items():
+    for name, found in times.items():
         if not found.warm_up.steady:
             yield (
                 f"the {LABELS[name]} was not steady within {TOLERANCE:.0%} after "
                 f"{len(found.warm_up.seconds)} warm-ups"
             )
-    moved = drift(requests[FLOAT].total_s)
+        if found.overlap > MOST_OVERLAP:
+            yield (
+                "the batch was not prefilled in one step: its first tokens lie apart by "
+                f"{found.overlap:.0%} of the decode time"
+            )
+    if not all(found.rounds for found in times.values()):
+        return
+    name = reference(times)
+    moved = drift(times[name].total_s)
     if abs(moved) > MOST_DRIFT:
         yield (
-            f"unstable: the time of the unquantized model changed by {moved:+.1%} between the "
+            f"unstable: the time of the {LABELS[name]} changed by {moved:+.1%} between the "
             "first rounds and the last; repeat it on an idle machine"
         )
-    seconds = min(sum(found.total_s) for found in requests.values())
+    seconds = min(sum(found.total_s) for found in times.values())
     if seconds < LEAST_TIMED_S:
         yield (
             f"{seconds:.1f} s were timed, less than {LEAST_TIMED_S:.0f} s; "

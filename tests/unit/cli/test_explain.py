@@ -92,7 +92,7 @@ def test_component_without_keys_says_so() -> None:
             "backend",
             "backend@quant.backend=torchao",
         ),
-        (["task=mmlu_vllm", "engine@task.engine=vlm"], "engine", "engine@task.engine=vllm"),
+        (["engine=vlm"], "engine", "engine=vllm"),
         (["+model@model.baseline=tinyy", "model=hub"], "model", "model@model.baseline=tiny"),
         (["task="], "task", None),
         (["hydra/launcher=joblob"], "hydra/launcher", "hydra/launcher=joblib"),
@@ -162,7 +162,10 @@ def test_damaged_file_of_a_folder_of_ones_own(tmp_path: Path, content: str, said
         (["tsk=mmlu"], "did you mean task?"),
         (["task.limt=8"], "did you mean task.limit_windows?"),
         (["task={a:1}"], "task.a must be a key of task (Perplexity)"),
-        (["layout=gptq"], "layout must be a group of this command (task, data, model, quant)"),
+        (
+            ["layout=gptq"],
+            "layout must be a group of this command (task, engine, data, model, quant)",
+        ),
         (["format=int8_row"], "a part is chosen as GROUP@PLACE=OPTION"),
         (
             ["quant=int8_row", "format=int8_row"],

@@ -9,6 +9,7 @@ import pytest
 from harness.calibration.text import calibration_text
 from harness.data.question_file import QuestionFile
 from harness.data.source import DataSource
+from harness.engines.local.engine import LocalEngine
 from harness.errors import ConfigError, DataError
 from harness.models.loaded import LoadedModel
 from harness.tasks.mmlu.direct import Direct
@@ -142,7 +143,7 @@ def test_questions_are_no_text(tmp_path: Path) -> None:
 def test_both_rules_of_mmlu_ask_them(tmp_path: Path, tiny: LoadedModel, answer: Any) -> None:
     dev = [ROW | {"split": "dev", "question": f"Example {index}?"} for index in range(2)]
     asking = [ROW | {"question": f"Question {index}?", "answer": index} for index in range(4)]
-    result = MMLU(data=asked(tmp_path, *asking, *dev), answer=answer).run(tiny)
+    result = MMLU(data=asked(tmp_path, *asking, *dev), answer=answer).run(LocalEngine(tiny))
     assert [item.id for item in result.samples] == [f"test/miscellaneous/{i}" for i in range(4)]
     assert result.info.protocol.startswith("own.jsonl|shots=2|")
     assert result.info.data["num_questions"] == 4
@@ -159,7 +160,7 @@ def test_question_that_is_its_own_example_is_shown_as_lm_eval_does_and_warned_of
     task = MMLU(data=asked(tmp_path, *asking, *dev), answer=Direct())
     [question] = [q for q in task.questions() if q.question == "question 1?"]
     assert len(task.data.questions().shots(question, 3)) == 3
-    [warning] = [text for text in task.run(tiny).warnings if "with its answer" in text]
+    [warning] = [text for text in task.run(LocalEngine(tiny)).warnings if "with its answer" in text]
     assert warning.startswith(
         "1 of 4 questions: the examples before it hold the question itself with its answer"
     )
@@ -184,7 +185,7 @@ def changed(**fields: Any) -> dict[str, Any]:
 def test_questions_that_repeat_are_warned_of_with_their_number(
     tmp_path: Path, tiny: LoadedModel, rows: list[dict[str, Any]], num: int
 ) -> None:
-    result = MMLU(data=asked(tmp_path, *rows), answer=Direct(), shots=0).run(tiny)
+    result = MMLU(data=asked(tmp_path, *rows), answer=Direct(), shots=0).run(LocalEngine(tiny))
     total = sum(row.get("split") != "dev" for row in rows)
     found = [warning for warning in result.warnings if "another one" in warning]
     assert len(found) == bool(num)

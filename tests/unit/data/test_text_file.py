@@ -11,6 +11,7 @@ from harness.calibration.calibration_set import CalibrationSet
 from harness.calibration.text import calibration_text
 from harness.data.source import DataSource
 from harness.data.text_file import TextFile
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.tasks.perplexity.documents import Documents
@@ -130,10 +131,10 @@ def test_calibration_takes_it(tmp_path: Path, tiny: LoadedModel) -> None:
 
 def test_tasks_read_rows_as_documents_and_as_one_text(tmp_path: Path, tiny: LoadedModel) -> None:
     source = rows(tmp_path, '{"text": "abcde"}', '{"text": "fgh"}')
-    documents = Perplexity(data=source, segmentation=Documents(), window=16).run(tiny)
+    documents = Perplexity(data=source, segmentation=Documents(), window=16).run(LocalEngine(tiny))
     assert [item.scores["num_tokens"] for item in documents.samples] == [5, 3]
     assert documents.info.protocol.startswith("own.jsonl|lm-eval-rolling|max_length=16|")
-    windows = Perplexity(data=source, window=5).run(tiny)
+    windows = Perplexity(data=source, window=5).run(LocalEngine(tiny))
     assert windows.info.protocol.startswith(r"own.jsonl|join=\n\n|L=5|")
     # "abcde", then the blank line and "fgh".
     assert windows.info.data["num_tokens"] == 10
@@ -144,7 +145,7 @@ def test_documents_are_taken_as_they_were_written(tmp_path: Path, tiny: LoadedMo
     """What undoes the spaces of WikiText would change a text that has none."""
     page = "N N , = = x ; it 's"
     source = rows(tmp_path, json.dumps({"text": page}))
-    result = Perplexity(data=source, segmentation=Documents(), window=64).run(tiny)
+    result = Perplexity(data=source, segmentation=Documents(), window=64).run(LocalEngine(tiny))
     assert result.samples[0].scores["num_tokens"] == len(tiny.tokenizer(page)["input_ids"])
 
 
@@ -155,7 +156,9 @@ def test_same_text_in_other_documents_is_another_one(tmp_path: Path, tiny: Loade
     counts = [
         [item.scores["num_tokens"] for item in result.samples]
         for source in (apart, whole)
-        for result in [Perplexity(data=source, segmentation=Documents(), window=8).run(tiny)]
+        for result in [
+            Perplexity(data=source, segmentation=Documents(), window=8).run(LocalEngine(tiny))
+        ]
     ]
     assert counts == [[3, 3], [8]]
 

@@ -231,6 +231,18 @@ def test_float_model_is_there_for_a_while(tiny: LoadedModel) -> None:
     assert not torch.equal(rounded, exact)
 
 
+def test_float_model_stays_behind_a_block_within_a_block(tiny: LoadedModel) -> None:
+    owner = tiny.module.model.layers[0].mlp.up_proj
+    exact = tiny.module(IDS).logits
+    tiny.swap_parameter(owner, "weight", torch.zeros_like(owner.weight))
+    tiny.transform_input(owner, lambda x: 2 * x)
+    with tiny.unquantized():
+        with tiny.unquantized():
+            pass
+        assert torch.equal(tiny.module(IDS).logits, exact)
+    assert not tiny.is_float
+
+
 def test_quantized_model_is_back_after_an_error_in_the_float_one(tiny: LoadedModel) -> None:
     owner = tiny.module.model.layers[0].mlp.up_proj
     tiny.swap_parameter(owner, "weight", torch.zeros_like(owner.weight))

@@ -17,12 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from harness.calibration.calibration_set import CalibrationSet
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Text
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
+from harness.models import tokens
 from harness.models.loaded import LoadedModel
 from harness.models.sources.config_only import load_weightless
 from harness.models.sources.pretrained import LocalModel
 from harness.models.sources.tiny import byte_tokenizer
-from harness.models.tokens import adds_bos, num_rows, special_tokens, tokenize, without_suffix
+from harness.models.tokens import num_rows, special_tokens, tokenizer_of
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
@@ -81,12 +83,12 @@ def test_specials_in_front_stay_and_those_behind_go(
     loaded = reading(tiny, around(single))
     plain = byte_tokenizer()(TEXT, return_offsets_mapping=True)
     whole = loaded.tokenizer(TEXT)["input_ids"]
-    found = tokenize(TEXT, loaded)
+    found = tokenizer_of(loaded).encode(TEXT)
     assert [len(part) for part in special_tokens(loaded.tokenizer)] == [prefix, suffix]
     assert found.ids == whole[: len(whole) - suffix]
     assert found.ids[prefix:] == plain["input_ids"]
     assert found.ends == [0] * prefix + [end for _, end in plain["offset_mapping"]]
-    assert tokenize(TEXT, loaded, prefix=False).ids == plain["input_ids"]
+    assert tokenizer_of(loaded).encode(TEXT, prefix=False).ids == plain["input_ids"]
 
 
 def test_tokenizer_without_the_usual_characters_is_refused_only_if_it_matters(
@@ -99,12 +101,12 @@ def test_tokenizer_without_the_usual_characters_is_refused_only_if_it_matters(
     few.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=few)
     with pytest.raises(DataError, match=r"one of the characters 'aA0', got only .* \[1\]"):
-        tokenize("xx", reading(tiny, tokenizer))
+        tokenizer_of(reading(tiny, tokenizer)).encode("xx")
 
 
 def test_special_tokens_that_a_text_spells_are_part_of_it(tiny: LoadedModel) -> None:
     loaded = reading(tiny, around("<eos> $A <eos>"))
-    assert tokenize("a<eos>", loaded).ids == [260, 64, 260]
+    assert tokenizer_of(loaded).encode("a<eos>").ids == [260, 64, 260]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_special_tokens_that_a_text_spells_are_part_of_it(tiny: LoadedModel) -> 
 def test_bos_is_added_if_the_first_special_token_is_it(
     tiny: LoadedModel, single: str, first: str | None, yes: bool
 ) -> None:
-    assert adds_bos(reading(tiny, around(single, first))) is yes
+    assert tokenizer_of(reading(tiny, around(single, first))).adds_bos is yes
 
 
 @pytest.mark.parametrize("window", [8, 9, 14, 28])
@@ -123,11 +125,11 @@ def test_appended_eos_is_in_no_window(tiny: LoadedModel, window: int) -> None:
     tokenizer, content = around("$A <eos>"), text(TEXT)
     if window == 28:
         with pytest.raises(DataError, match="got 27 tokens, that is 0 windows"):
-            disjoint_windows(content, reading(tiny, tokenizer), window, None)
+            disjoint_windows(content, LocalEngine(reading(tiny, tokenizer)), window, None)
         return
-    found = disjoint_windows(content, reading(tiny, tokenizer), window, None)
-    plain = disjoint_windows(content, reading(tiny, byte_tokenizer()), window, None)
-    assert found.ids.equal(plain.ids)
+    found = disjoint_windows(content, LocalEngine(reading(tiny, tokenizer)), window, None)
+    plain = disjoint_windows(content, LocalEngine(reading(tiny, byte_tokenizer())), window, None)
+    assert (found.ids == plain.ids).all()
     assert (found.scored_documents == plain.scored_documents).all()
     assert found[2:] == plain[2:]
 
@@ -167,9 +169,9 @@ def test_what_a_tokenizer_has_beside_the_text_moves_no_number(
     tiny: LoadedModel, saved_models: dict[str, LoadedModel], name: str
 ) -> None:
     task = TASKS[name]()
-    expected = task.run(reading(tiny, byte_tokenizer()))
+    expected = task.run(LocalEngine(reading(tiny, byte_tokenizer())))
     for kind, loaded in saved_models.items():
-        found = task.run(loaded)
+        found = task.run(LocalEngine(loaded))
         assert found.samples == expected.samples, kind
         assert found.metrics == expected.metrics, kind
         assert found.info.protocol == expected.info.protocol, kind
@@ -183,7 +185,7 @@ def test_token_without_a_row_is_named(tiny: LoadedModel) -> None:
         with pytest.raises(
             DataError, match=r"got 'the' with id 262 where there are 261 rows"
         ) as found:
-            task().run(reading(tiny, tokenizer))
+            task().run(LocalEngine(reading(tiny, tokenizer)))
         assert "embedding of tiny" in str(found.value)
 
 
@@ -194,7 +196,7 @@ def test_token_without_a_row_in_the_head_is_named(tiny: LoadedModel) -> None:
     short = replace(tiny, module=module, kept={})
     assert num_rows(short) == 100
     with pytest.raises(DataError, match="with id 260 where there are 100 rows"):
-        tokenize("<eos>", short)
+        tokenizer_of(short).encode("<eos>")
 
 
 def test_calibration_reads_the_text_as_tasks_do(tiny: LoadedModel) -> None:
@@ -209,7 +211,7 @@ def test_calibration_reads_the_text_as_tasks_do(tiny: LoadedModel) -> None:
 
 def test_answers_follow_the_prompt_and_not_an_eos(tiny: LoadedModel) -> None:
     appended = reading(tiny, around("$A <eos>"))
-    assert answer_ids(appended, "Answer:") == answer_ids(tiny, "Answer:")
+    assert answer_ids(LocalEngine(appended), "Answer:") == answer_ids(LocalEngine(tiny), "Answer:")
 
 
 def test_folder_loads_without_the_limits_of_its_tokenizer(
@@ -223,9 +225,25 @@ def test_folder_loads_without_the_limits_of_its_tokenizer(
         assert len(each.tokenizer.backend_tokenizer.encode(TEXT).ids) == len(TEXT)
 
 
-def test_tokenizer_without_suffix_is_the_same_but_for_it() -> None:
-    tokenizer = without_suffix(around("! # $A <eos> !"))
-    ids = byte_tokenizer()(TEXT)["input_ids"]
-    assert tokenizer(TEXT)["input_ids"] == [0, 2, *ids]
-    assert tokenizer.encode(TEXT, add_special_tokens=False) == ids
-    assert without_suffix(around("! $A"))("a")["input_ids"] == [0, 64]
+def test_prompts_are_encoded_together_as_alone() -> None:
+    found = tokenizer_for(around("! # $A <eos> !"))
+    texts = ["a", TEXT, "", "<eos>!"]
+    assert found.encode_bare(texts) == [tuple(byte_tokenizer()(t)["input_ids"]) for t in texts]
+    # The text of the EOS, where there is no BOS, stands for the special tokens in front.
+    expected = [tuple(found.encode(text).ids) for text in texts[:3]] + [found.encode_bare(texts)[3]]
+    assert found.encode_prompts(texts) == expected
+
+
+def test_prompt_that_begins_with_the_text_of_its_bos_gets_no_second_one() -> None:
+    found = tokenizer_for(around("! $A", first="!"))
+    assert found.encode_prompts(["!a", "a", "<eos>"]) == [(0, 64), (0, 64), (0, 260)]
+
+
+def test_special_tokens_are_left_out_of_a_text_on_demand() -> None:
+    found = tokenizer_for(byte_tokenizer())
+    assert found.decode([64, 260, 64]) == "a<eos>a"
+    assert found.decode([64, 260, 64], skip_special=True) == "aa"
+
+
+def tokenizer_for(backend: PreTrainedTokenizerFast) -> tokens.Tokenizer:
+    return tokens.Tokenizer(backend=backend, model="tiny", num_rows=261)

@@ -7,6 +7,7 @@ import pytest
 from runs import INT8, PERPLEXITY, MakeSpec, Wrapped, parameters_of, raising, records
 
 from harness import signals
+from harness.engines.local.engine import LocalEngine
 from harness.errors import (
     AuditError,
     ConfigError,
@@ -43,8 +44,8 @@ def test_failed_task_is_recorded_raised_and_leaves_the_float_weights(
     before = parameters_of(loaded.module)
     quantized: list[int] = []
 
-    def fail(model: LoadedModel) -> None:
-        now = parameters_of(model.module)
+    def fail(engine: LocalEngine) -> None:
+        now = parameters_of(engine.loaded.module)
         quantized.append(sum(now[name] is not before[name] for name in before))
         raise reason
 
@@ -123,8 +124,8 @@ def test_parity_without_a_recipe_is_a_mistake_on_a_float_model(make_spec: MakeSp
 
 
 def test_weight_taken_out_while_it_is_measured_fails_the_run(make_spec: MakeSpec) -> None:
-    def take_out(loaded: LoadedModel) -> None:
-        swap = loaded.swaps[0]
+    def take_out(engine: LocalEngine) -> None:
+        swap = engine.loaded.swaps[0]
         setattr(swap.owner, swap.attribute, swap.original)
 
     spec = make_spec(INT8, *PERPLEXITY)
@@ -137,8 +138,8 @@ def test_weight_taken_out_while_it_is_measured_fails_the_run(make_spec: MakeSpec
 def test_result_that_cannot_be_filed_does_not_leave_the_record_running(make_spec: MakeSpec) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Malformed(Wrapped):
-        def run(self, loaded: LoadedModel) -> TaskResult:
-            result = super().run(loaded)
+        def run(self, engine: LocalEngine) -> TaskResult:
+            result = super().run(engine)
             info = result.info.model_copy(update={"version": "not a number"})
             return replace(result, info=info)
 

@@ -9,6 +9,7 @@ import torch
 from builders import fixed_text
 from tokenizers.processors import TemplateProcessing
 
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
 from harness.identity import canonical
 from harness.models.loaded import LoadedModel
@@ -70,8 +71,11 @@ def test_windows_and_perplexity_are_those_of_the_definition(
     tiny: LoadedModel, bos: Any, length: int, adds: bool
 ) -> None:
     loaded, expected = model(tiny, adds=adds), by_definition(bos, length, adds=adds)
-    assert disjoint_windows(DATA.text(), loaded, length, None, bos=bos).ids.tolist() == expected
-    result = Perplexity(data=DATA, window=length, bos=bos).run(loaded)
+    assert (
+        disjoint_windows(DATA.text(), LocalEngine(loaded), length, None, bos=bos).ids.tolist()
+        == expected
+    )
+    result = Perplexity(data=DATA, window=length, bos=bos).run(LocalEngine(loaded))
     # A float32 sum beside one in float64.
     assert result.metrics[0].value == pytest.approx(perplexity(tiny, expected), rel=1e-5)
     assert result.metrics[0].n == len(expected) * (length - 1)
@@ -81,7 +85,7 @@ def test_windows_and_perplexity_are_those_of_the_definition(
 def test_every_token_is_scored_once_with_a_bos_at_every_window(
     tiny: LoadedModel, length: int
 ) -> None:
-    found = disjoint_windows(DATA.text(), model(tiny), length, None, bos="every")
+    found = disjoint_windows(DATA.text(), LocalEngine(model(tiny)), length, None, bos="every")
     assert (found.ids[:, 0] == BOS).all()
     scored = found.ids[:, 1:].flatten().tolist()
     text = byte_tokenizer()(CONTENT, return_offsets_mapping=True)
@@ -93,16 +97,18 @@ def test_every_token_is_scored_once_with_a_bos_at_every_window(
 
 
 def test_hashes_tell_the_windows_apart(tiny: LoadedModel) -> None:
-    """The hidden states of divergence's baseline are kept under the hash."""
     loaded = model(tiny)
     hashes = {
-        bos: disjoint_windows(DATA.text(), loaded, 9, 2, bos=bos).ids_sha256
+        bos: disjoint_windows(DATA.text(), LocalEngine(loaded), 9, 2, bos=bos).ids_sha256
         for bos in ("first", "every", "none")
     }
     assert len(set(hashes.values())) == 3
-    own = disjoint_windows(DATA.text(), loaded, 9, 2).ids_sha256
+    own = disjoint_windows(DATA.text(), LocalEngine(loaded), 9, 2).ids_sha256
     assert own == hashes["none"]
-    assert disjoint_windows(DATA.text(), model(tiny, adds=True), 9, 2).ids_sha256 == hashes["first"]
+    assert (
+        disjoint_windows(DATA.text(), LocalEngine(model(tiny, adds=True)), 9, 2).ids_sha256
+        == hashes["first"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,16 +125,16 @@ def test_protocol_says_where_bos_stands(
     tiny: LoadedModel, bos: Any, adds: bool, words: str
 ) -> None:
     task = Perplexity(data=DATA, window=9, limit_windows=2, bos=bos)
-    protocol = task.run(model(tiny, adds=adds)).info.protocol
+    protocol = task.run(LocalEngine(model(tiny, adds=adds))).info.protocol
     assert protocol == rf"fixed|join=\n\n|L=9|{words}|loss=fp64|acc=fp64"
 
 
 def test_divergence_and_noise_floor_read_the_same_windows(tiny: LoadedModel) -> None:
     loaded = model(tiny)
     options: dict[str, Any] = {"data": DATA, "window": 9, "limit_windows": 2, "bos": "every"}
-    expected = Perplexity(**options).run(loaded)
+    expected = Perplexity(**options).run(LocalEngine(loaded))
     for task in (Divergence(**options), NoiseFloor(**options)):
-        found = task.run(loaded)
+        found = task.run(LocalEngine(loaded))
         assert "bos=every-window" in found.info.protocol
         assert found.info.data["token_ids_sha256"] == expected.info.data["token_ids_sha256"]
         for item, other in zip(found.samples, expected.samples, strict=True):
@@ -138,7 +144,7 @@ def test_divergence_and_noise_floor_read_the_same_windows(tiny: LoadedModel) -> 
 
 def test_parity_reads_the_same_windows(tiny: LoadedModel) -> None:
     task = Parity(data=DATA, window=9, limit_windows=2, decode=1, bos="every")
-    prompts = task._prompts(model(tiny))
+    prompts = task._prompts(LocalEngine(model(tiny)))
     assert prompts.ids.tolist() == by_definition("every", 9, adds=False)[:2]
     assert "bos=every-window" in prompts.protocol
     with pytest.raises(ValueError, match="bos must be null for random prompts, got first"):
@@ -148,15 +154,15 @@ def test_parity_reads_the_same_windows(tiny: LoadedModel) -> None:
 @pytest.mark.parametrize("bos", ["first", "every"])
 def test_tokenizer_without_bos_is_refused(tiny: LoadedModel, bos: Any) -> None:
     with pytest.raises(DataError, match=r"must have a BOS token for task\.bos=first or every"):
-        Perplexity(data=DATA, window=9, bos=bos).run(model(tiny, has_bos=False))
+        Perplexity(data=DATA, window=9, bos=bos).run(LocalEngine(model(tiny, has_bos=False)))
 
 
 def test_bos_without_a_row_is_named(tiny: LoadedModel) -> None:
     loaded = model(tiny, has_bos=False)
     loaded.tokenizer.add_special_tokens({"bos_token": "<bos>"})
     with pytest.raises(DataError, match="got '<bos>' with id 261 where there are 261 rows"):
-        Perplexity(data=DATA, window=9, bos="every").run(loaded)
-    assert Perplexity(data=DATA, window=9, bos="none").run(loaded).metrics
+        Perplexity(data=DATA, window=9, bos="every").run(LocalEngine(loaded))
+    assert Perplexity(data=DATA, window=9, bos="none").run(LocalEngine(loaded)).metrics
 
 
 @pytest.mark.parametrize("cut", [Documents(), HalfWindows()])

@@ -13,6 +13,7 @@ from builders import fixed_text
 from harness.data.embedded import EmbeddedData
 from harness.data.question_file import QuestionFile
 from harness.data.source import Question, QuestionSet, Text
+from harness.engines.local.engine import LocalEngine
 from harness.models import cache
 from harness.models.checkpoints.loading_warnings import zero_warnings
 from harness.models.loaded import LoadedModel
@@ -44,7 +45,7 @@ def emptied() -> LoadedModel:
 
 
 def test_a_model_of_zeros_has_the_vocabulary_as_perplexity_and_a_warning() -> None:
-    result = Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(emptied())
+    result = Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(LocalEngine(emptied()))
     assert result.metrics[0].value == pytest.approx(VOCAB, rel=1e-14)
     (warning,) = result.warnings
     assert warning.startswith("the model gives every token the same probability, 1 in 261: ")
@@ -58,14 +59,14 @@ def test_constant_logits_that_are_not_equal_are_warned_of() -> None:
     loaded.module.model.norm.register_forward_hook(
         lambda _module, _given, made: torch.ones_like(made)
     )
-    result = Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(loaded)
+    result = Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(LocalEngine(loaded))
     (warning,) = result.warnings
     assert warning.startswith("the model gives a token the same probability wherever it stands: ")
 
 
 @pytest.mark.parametrize("task", [Divergence, NoiseFloor])
 def test_comparisons_of_a_model_of_zeros_are_warned_of(task: type[Divergence | NoiseFloor]) -> None:
-    result = task(data=EmbeddedData(), window=40, limit_windows=2).run(emptied())
+    result = task(data=EmbeddedData(), window=40, limit_windows=2).run(LocalEngine(emptied()))
     assert sum(LOGITS in warning for warning in result.warnings) == 2
     assert {w.partition(" gives")[0] for w in result.warnings if LOGITS in w} == {
         "the model",
@@ -78,14 +79,19 @@ def test_a_text_of_one_token_is_warned_of(
     tiny: LoadedModel, segmentation: Documents | None
 ) -> None:
     options = {} if segmentation is None else {"segmentation": segmentation}
-    result = Perplexity(data=fixed_text("x" * 100, "x" * 100), window=40, **options).run(tiny)
+    result = Perplexity(data=fixed_text("x" * 100, "x" * 100), window=40, **options).run(
+        LocalEngine(tiny)
+    )
     (warning,) = result.warnings
     assert "scored tokens are the same one, id " in warning
     assert str(tiny.tokenizer("x")["input_ids"][0]) in warning
 
 
 def test_a_usual_model_and_text_have_no_warning(tiny: LoadedModel) -> None:
-    assert Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(tiny).warnings == ()
+    assert (
+        Perplexity(data=EmbeddedData(), window=40, limit_windows=2).run(LocalEngine(tiny)).warnings
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,7 @@ def test_questions_with_the_right_choice_twice_are_counted() -> None:
 
 @pytest.mark.parametrize("rule", [Direct(), Generate()], ids=["direct", "generate"])
 def test_a_model_of_zeros_answers_with_a_warning(rule: Direct | Generate) -> None:
-    result = MMLU(data=EmbeddedData(), answer=rule, limit=12, shots=0).run(emptied())
+    result = MMLU(data=EmbeddedData(), answer=rule, limit=12, shots=0).run(LocalEngine(emptied()))
     (warning,) = [w for w in result.warnings if w.startswith("all 12")]
     assert ("equally likely" in warning) == isinstance(rule, Direct)
 
@@ -166,7 +172,9 @@ def test_a_question_of_four_equal_choices_is_asked_with_a_warning(
     file = tmp_path / "q.jsonl"
     row = {"question": "Which?", "choices": ["same"] * 4, "answer": "C"}
     file.write_text(json.dumps(row) + "\n")
-    result = MMLU(data=QuestionFile(path=str(file)), answer=Direct(), shots=0).run(tiny)
+    result = MMLU(data=QuestionFile(path=str(file)), answer=Direct(), shots=0).run(
+        LocalEngine(tiny)
+    )
     assert [sample.scores["correct"] for sample in result.samples] in ([0.0], [1.0])
     assert any("1 of 1 questions have the right choice twice or more" in w for w in result.warnings)
 
@@ -180,7 +188,7 @@ def test_warnings_of_the_data_reach_the_result(tiny: LoadedModel) -> None:
         def questions(self) -> QuestionSet:
             return dataclasses.replace(EmbeddedData().questions(), warnings=("other questions",))
 
-    result = MMLU(data=Warned(), answer=Direct(), limit=1, shots=0).run(tiny)
+    result = MMLU(data=Warned(), answer=Direct(), limit=1, shots=0).run(LocalEngine(tiny))
     assert "other questions" in result.warnings
 
 

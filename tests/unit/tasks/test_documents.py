@@ -15,9 +15,9 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from harness.data.source import QuestionSet, Text
+from harness.engines.local.engine import LocalEngine
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel, byte_tokenizer
-from harness.models.tokens import tokenize
 from harness.results.record import Metric, SampleScore
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.divergence import Divergence
@@ -119,7 +119,7 @@ EXPECTED: dict[str, tuple[dict[str, Any], Callable[[], list[int]]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_tokens_are_of_the_document_that_they_begin_in(model: LoadedModel, name: str) -> None:
     options, expected = EXPECTED[name]
-    result = Perplexity(data=Pages(), **options).run(model)
+    result = Perplexity(data=Pages(), **options).run(LocalEngine(model))
     nll, documents = tokens(result.samples)
     assert documents.tolist() == expected()
     assert result.info.data["num_documents"] == 9
@@ -135,13 +135,13 @@ def test_window_with_a_bos_of_its_own_scores_every_token_for_its_document(
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"bos_token": "<eos>"})
     loaded = replace(model, tokenizer=tokenizer, kept={})
-    result = Perplexity(data=Pages(), window=41, bos="every").run(loaded)
+    result = Perplexity(data=Pages(), window=41, bos="every").run(LocalEngine(loaded))
     expected = owners(2)
     assert tokens(result.samples)[1].tolist() == expected[: len(expected) // 40 * 40]
 
 
 def test_windows_say_which_documents_they_are_of(model: LoadedModel) -> None:
-    result = Perplexity(data=Pages(), window=40).run(model)
+    result = Perplexity(data=Pages(), window=40).run(LocalEngine(model))
     for sample in result.samples:
         first, last = sample.token_document[0], sample.token_document[-1]
         assert sample.cluster == (str(first) if first == last else f"{first}-{last}")
@@ -156,13 +156,13 @@ def test_windows_say_which_documents_they_are_of(model: LoadedModel) -> None:
 
 def test_divergence_and_noise_floor_are_by_document(model: LoadedModel) -> None:
     options = {"data": Pages(), "window": 40}
-    result = Divergence(**options).run(model)
+    result = Divergence(**options).run(LocalEngine(model))
     nll, documents = tokens(result.samples)
     assert documents.tolist() == EXPECTED["perplexity"][1]()
     low, high = interval(nll, documents)
     assert metric(result, "ppl").ci95 == pytest.approx((math.exp(low), math.exp(high)), rel=1e-9)
     assert result.info.data["num_documents"] == 9
-    floor = NoiseFloor(**options).run(TinyModel().load(torch.device("cpu")))
+    floor = NoiseFloor(**options).run(LocalEngine(TinyModel().load(torch.device("cpu"))))
     assert tokens(floor.samples)[1].tolist() == documents.tolist()
     found = metric(floor, "dtype/ln_ppl_ratio")
     assert found.ci95 is not None
@@ -172,12 +172,14 @@ def test_divergence_and_noise_floor_are_by_document(model: LoadedModel) -> None:
 
 
 def test_equal_documents_count_as_one(model: LoadedModel) -> None:
-    once = Perplexity(data=Pages(), segmentation=Documents(), window=40).run(model)
-    twice = Perplexity(data=Pages(pages=PAGES * 2), segmentation=Documents(), window=40).run(model)
+    once = Perplexity(data=Pages(), segmentation=Documents(), window=40).run(LocalEngine(model))
+    twice = Perplexity(data=Pages(pages=PAGES * 2), segmentation=Documents(), window=40).run(
+        LocalEngine(model)
+    )
     assert metric(twice, "nll").value == pytest.approx(metric(once, "nll").value, rel=1e-6)
     assert metric(twice, "nll").ci95 == pytest.approx(metric(once, "nll").ci95, rel=1e-6)
     assert metric(twice, "nll").note == "interval by document, 9 of them"
-    joined = Perplexity(data=Pages(pages=PAGES * 2), window=40).run(model)
+    joined = Perplexity(data=Pages(pages=PAGES * 2), window=40).run(LocalEngine(model))
     assert joined.info.data["num_documents"] == 9
 
 
@@ -196,7 +198,7 @@ def test_token_of_two_documents_is_of_the_one_it_begins_in(model: LoadedModel) -
     text = Text(
         name="t", text="aabb", sha256="t", num_rows=2, documents=("aa", "bb"), starts=(0, 2)
     )
-    found = disjoint_windows(text, loaded, 3, None)
+    found = disjoint_windows(text, LocalEngine(loaded), 3, None)
     assert found.ids.tolist() == [[0, 2, 1]]
     assert found.scored_documents.tolist() == [[0, 1]]
 
@@ -204,7 +206,7 @@ def test_token_of_two_documents_is_of_the_one_it_begins_in(model: LoadedModel) -
 def test_one_text_with_other_documents_is_not_taken_from_memory(model: LoadedModel) -> None:
     text = Pages().text()
     whole = replace(text, documents=(), starts=(0,))
-    found = [disjoint_windows(each, model, 40, None) for each in (text, whole)]
+    found = [disjoint_windows(each, LocalEngine(model), 40, None) for each in (text, whole)]
     assert [num_documents(windows.scored_documents) for windows in found] == [9, 1]
 
 
@@ -213,6 +215,6 @@ def test_white_space_begins_where_the_token_before_it_ended(
     model: LoadedModel, trimmed: bool
 ) -> None:
     loaded = replace(model, tokenizer=pairs_of_characters(trimmed=trimmed), kept={})
-    found = tokenize("ab  ba", loaded)
+    found = LocalEngine(loaded).tokenizer.encode("ab  ba")
     assert found.ids == [2, 4, 1, 0]
     assert found.begins == [0, 2, 4, 5]

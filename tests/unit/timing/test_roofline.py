@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engines.local.generation import Generation
+from harness.engines.local.shape import shape_of
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
-from harness.tasks.throughput.roofline import shape_of
 from harness.timing import roofline
 from harness.timing.roofline import PhaseCost, Shape
 

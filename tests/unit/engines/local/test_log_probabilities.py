@@ -11,6 +11,7 @@ import torch
 from repository import ROOT
 
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.engine import LocalEngine
 from harness.engines.local.split_model import SplitModel
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
@@ -90,7 +91,7 @@ def of_windows(given: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def test_perplexity(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
-    result = Perplexity(data=DATA, batch_tokens=L, **LIMITS).run(tiny)
+    result = Perplexity(data=DATA, **LIMITS).run(LocalEngine(tiny, batch_tokens=L))
     expected = losses(of_windows(given), tiny)
     assert largest_error(result.samples, expected) < WITHIN
     exact = math.exp(math.fsum(map(math.fsum, expected)) / (2 * (L - 1)))
@@ -101,7 +102,7 @@ def test_perplexity(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
 
 
 def test_divergence_and_equal_models(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
-    result = Divergence(data=DATA, **LIMITS).run(tiny)
+    result = Divergence(data=DATA, **LIMITS).run(LocalEngine(tiny))
     expected = losses(of_windows(given)[::2], tiny)  # each window's candidate before its baseline
     assert largest_error(result.samples, expected) < WITHIN
     for sample, row in zip(result.samples, expected, strict=True):
@@ -113,7 +114,7 @@ def test_divergence_and_equal_models(tiny: LoadedModel, given: list[torch.Tensor
 
 
 def test_noise_floor(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
-    result = NoiseFloor(data=DATA, **LIMITS).run(tiny)
+    result = NoiseFloor(data=DATA, **LIMITS).run(LocalEngine(tiny))
     expected = losses(of_windows(given)[1:4:2], tiny)
     assert largest_error(result.samples, expected) < WITHIN
 
@@ -124,16 +125,19 @@ def test_parity_of_equal_models(tiny: LoadedModel) -> None:
         head, "weight", head.weight.detach().clone()
     )  # a recipe that changes nothing
     task = Parity(data=DATA, decode=3, window=L, limit_windows=2)
-    reference = task.reference(tiny)
-    result = task.run_beside(tiny, reference, {})
-    assert largest_error(result.samples, losses(reference.fake, tiny)) < WITHIN
+    reference = task.reference(LocalEngine(tiny))
+    result = task.run_beside(LocalEngine(tiny), reference, {})
+    assert (
+        largest_error(result.samples, losses([kept.logits for kept in reference.fake], tiny))
+        < WITHIN
+    )
     figures = {metric.name: metric.value for metric in result.metrics}
     for name in ("logprob_difference", "logprob_difference_max", "kl", "float_kl_real"):
         assert figures[name] == 0.0
 
 
 def test_letters_of_a_question(tiny: LoadedModel, given: list[torch.Tensor]) -> None:
-    result = MMLU(data=DATA, answer=Direct(), limit=1).run(tiny)
+    result = MMLU(data=DATA, answer=Direct(), limit=1).run(LocalEngine(tiny))
     [logits_V] = given[-1]
     for letter in "ABCD":
         [token] = tiny.tokenizer(f" {letter}")["input_ids"]

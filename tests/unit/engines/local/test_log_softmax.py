@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.engines.local import log_softmax as module
-from harness.engines.local.log_softmax import log_softmax, token_nll
+from harness.engines.local.log_softmax import log_softmax, target_log_probs, token_nll
 
 INF = math.inf
 
@@ -125,3 +125,27 @@ def test_logits_are_left_as_they_are(
     before = x.clone()
     run(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 100])
+def test_log_probs_of_several_targets_a_row_are_those_of_one(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = logits(7, 50)
+    x[4, 30] = math.nan
+    monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", 50 * piece)
+    rows, targets = torch.tensor([0, 0, 2, 2, 2, 4, 6]), torch.tensor([0, 9, 2, 3, 4, 4, 6])
+    log_probs, is_top = target_log_probs(x, rows, targets)
+    one = torch.stack(
+        [-token_nll(x[r : r + 1], t[None])[0] for r, t in zip(rows, targets, strict=True)]
+    )
+    assert log_probs.numpy().tobytes() == one.numpy().tobytes()
+    # `logits` puts the largest one of row r at place r.
+    assert is_top.tolist() == [True, False, True, False, False, False, True]
+
+
+def test_tied_targets_are_all_the_top() -> None:
+    x = torch.tensor([[1.0, 3.0, 3.0, -INF]])
+    log_probs, is_top = target_log_probs(x, torch.zeros(4, dtype=torch.long), torch.arange(4))
+    assert is_top.tolist() == [False, True, True, False]
+    assert log_probs[3] == -INF

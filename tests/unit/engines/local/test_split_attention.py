@@ -86,7 +86,10 @@ def test_joined_parts_are_attention_over_all_keys(cut: int) -> None:
     parts = [
         attend(q, k[:, :, some], v[:, :, some], 0.3) for some in (slice(cut), slice(cut, None))
     ]
-    close(join(*parts), exact(q, k, v)[0])
+    joined = join(*parts)
+    out, lse = exact(q, k, v)
+    close(joined.out, out)
+    close(joined.lse, lse)
 
 
 def test_part_without_an_allowed_key_has_no_share() -> None:
@@ -94,8 +97,9 @@ def test_part_without_an_allowed_key_has_no_share() -> None:
     nothing = attend(q, k, v, 0.3, allowed=torch.zeros(7, 11, dtype=torch.bool))
     part = attend(q, k, v, 0.3)
     assert nothing.lse.eq(-torch.inf).all()
-    assert torch.equal(join(nothing, part), part.out)
-    assert torch.equal(join(part, nothing), part.out)
+    for joined in (join(nothing, part), join(part, nothing)):
+        assert torch.equal(joined.out, part.out)
+        assert torch.equal(joined.lse, part.lse)
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -104,5 +108,5 @@ def test_large_scores_do_not_overflow() -> None:
         attend(1e3 * q, k[:, :, some], v[:, :, some], 1.0) for some in (slice(5), slice(5, None))
     ]
     whole = attend(1e3 * q, k, v, 1.0)
-    assert join(*parts).isfinite().all()
-    torch.testing.assert_close(join(*parts), whole.out, rtol=1e-4, atol=1e-4)
+    assert join(*parts).out.isfinite().all()
+    torch.testing.assert_close(join(*parts).out, whole.out, rtol=1e-4, atol=1e-4)

@@ -1,84 +1,78 @@
-"""A checkpoint folder, a stand-in for vLLM, and runs of the tasks that use it."""
+"""A checkpoint folder with a bigram model for a stand-in of vLLM, which runs in a real worker process."""
 
-import copy
-import functools
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from runs import MakeSpec
-from vllm_stand_in import Measured, StandIn, install
+import torch
+from repository import ROOT
 
-from harness import config
-from harness.config import CONF
-from harness.models import cache
+from harness.engines.vllm.engine import VllmEngine
+from harness.engines.vllm.installed import installed
+from harness.engines.vllm.running import RunningVllm
 from harness.models.loaded import LoadedModel
-from harness.results.store import read, read_samples
-from harness.runner.run import RunSpec, run
 
-COMMON = ("task.engine.dtype=float32", "model=tiny", "data=embedded", "device=cpu")
-SMALL = {
-    "mmlu_vllm": ("task.limit=8", "task.shots=0"),
-    "throughput_vllm": ("task.prompt_tokens=8", "task.new_tokens=5", "task.batch_size=3"),
-}
-"""Sizes that make a task quick."""
-FOLDER, RESULTS = "/folder", "/results"
-"""Paths in the composed configuration that each test replaces by its own."""
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """A stand-in that a test may tell to do something wrong."""
-    return install(monkeypatch)
+FAKE = ROOT / "tests" / "support" / "fake_vllm"
+Start = Callable[..., AbstractContextManager[RunningVllm]]
 
 
 @pytest.fixture(scope="package")
-def folder(tmp_path_factory: pytest.TempPathFactory, _tiny: LoadedModel) -> Path:
-    """The tiny model as a checkpoint."""
+def logits(_tiny: LoadedModel) -> np.ndarray[Any, Any]:
+    """Logits of the next token by the token before, with ties, `[V, V]`."""
+    size = _tiny.vocab_size
+    found = np.random.default_rng(0).integers(-12, 12, (size, size)) / 4.0
+    # Behind token 101 comes 100, and behind that the end of the text.
+    found[101, 100] = found[100, _tiny.tokenizer.eos_token_id] = 8.0
+    return found
+
+
+@pytest.fixture(scope="package")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, _tiny: LoadedModel, logits: np.ndarray[Any, Any]
+) -> Path:
+    """Tokenizer and configuration of the tiny model, and the bigram model."""
     path = tmp_path_factory.mktemp("checkpoint")
     _tiny.module.save_pretrained(path)
     _tiny.tokenizer.save_pretrained(path)
+    texts = [_tiny.tokenizer.decode([token]) for token in range(len(logits))]
+    found = {"logits": logits.tolist(), "texts": texts, "eos": _tiny.tokenizer.eos_token_id}
+    (path / "bigram.json").write_text(json.dumps(found))
     return path
 
 
-@functools.cache
-def _composed(*overrides: str) -> dict[str, Any]:
-    """Compose a configuration; that takes most of the time of a small run."""
-    config.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return config.resolve(compose("config", overrides=[*overrides]))
-
-
-def spec_of(folder: Path, results: Path, task: str, *overrides: str) -> RunSpec:
-    """Return what a command line asks for."""
-    paths = (f"task.engine.path={FOLDER}", f"results_dir={RESULTS}")
-    made = copy.deepcopy(_composed(f"task={task}", *paths, *COMMON, *SMALL[task], *overrides))
-    made["results_dir"] = str(results)
-    if made["task"]["engine"]["path"] == FOLDER:
-        made["task"]["engine"]["path"] = str(folder)
-    return RunSpec.build(made)
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Install the stand-in, and return what tells it to do something wrong."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    monkeypatch.setenv("FAKE_VLLM_LOG", str(tmp_path / "asked.jsonl"))
+    installed.cache_clear()
+    yield lambda **what: monkeypatch.setenv("FAKE_VLLM", json.dumps(what))
+    installed.cache_clear()
 
 
 @pytest.fixture
-def make_spec(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSpec:
-    """Build a run of a task of vLLM; loading a model of the harness fails the test."""
-    monkeypatch.setattr(cache, "load", lambda *_: pytest.fail("weights were loaded twice"))
-    return functools.partial(spec_of, folder, tmp_path / "results")
+def start(told: Callable[..., None], folder: Path) -> Start:
+    """Start the engine; takes fields of `VllmEngine`."""
+
+    def started(**fields: Any) -> AbstractContextManager[RunningVllm]:
+        given = {"path": str(folder), "dtype": "float32", "python": sys.executable} | fields
+        return VllmEngine(**given).start(None, torch.device("cpu"))
+
+    return started
 
 
-@pytest.fixture(scope="package")
-def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Measured]:
-    """Run a task with a stand-in that does nothing wrong, once for all tests."""
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[[str], list[Any]]:
+    """Return what the stand-in was asked: arguments of each `load`, or sampling of each `run`."""
 
-    @functools.cache
-    def run_once(task: str) -> Measured:
-        spec = spec_of(folder, tmp_path_factory.mktemp("results"), task)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cache, "load", lambda *_: pytest.fail("weights were loaded twice"))
-            stand_in, path = install(patch), run(spec).path
-        [stored] = spec.store.load()[0]
-        return Measured(stand_in, read(path), read_samples(stored), path)
+    def of(kind: str) -> list[Any]:
+        path = tmp_path / "asked.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [found[kind] for line in lines if kind in (found := json.loads(line))]
 
-    return run_once
+    return of

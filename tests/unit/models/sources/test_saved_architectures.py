@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.backends.layer import LayerRule
 from harness.backends.scaled_mm.backend import ScaledMMBackend
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.engine import LocalEngine
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
@@ -28,7 +29,7 @@ from harness.tasks.perplexity.perplexity import Perplexity
 
 CPU = torch.device("cpu")
 WINDOW = 128
-TASK = Perplexity(data=EmbeddedData(), window=WINDOW, limit_windows=2, batch_tokens=WINDOW)
+TASK = Perplexity(data=EmbeddedData(), window=WINDOW, limit_windows=2)
 ROWS = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
 INT8 = QuantRecipe(name="int8_row", rules={"linear": LayerRule(match="*", weight=ROWS)})
 W8A8 = QuantRecipe(name="w8a8", rules={"linear": LayerRule(match="*", weight=ROWS, input=ROWS)})
@@ -99,7 +100,10 @@ def plain_perplexity(module: PreTrainedModel) -> float:
 
 
 def perplexity(loaded: LoadedModel) -> float:
-    metrics = {metric.name: metric.value for metric in TASK.run(loaded).metrics}
+    metrics = {
+        metric.name: metric.value
+        for metric in TASK.run(LocalEngine(loaded, batch_tokens=WINDOW)).metrics
+    }
     value = metrics["perplexity"]
     assert value is not None
     return value

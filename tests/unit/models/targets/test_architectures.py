@@ -6,9 +6,11 @@ import pytest
 import torch
 import transformers
 
-from harness.engines.local.prefix_batches import prompt_batches
+from harness.engines.local.answers import answer
+from harness.engines.local.greedy import end_ids
 from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.split_model import split
+from harness.engines.requests import Generate, Generated, Request, Score, Scored
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -70,18 +72,27 @@ def random_model(config: str, options: dict[str, Any]) -> LoadedModel:
     )
 
 
-def check_batches(loaded: LoadedModel, *, share: bool) -> None:
-    """Score and decode prompts of several lengths; compare every logit with whole prompts."""
+def check_answers(loaded: LoadedModel) -> None:
+    """Score and decode prompts of several lengths; compare with whole prompts."""
     sequences = [(*range(30), *range(60 + i, 70 + 2 * i)) for i in range(4)]
+    requests: list[Request] = [Score(each, (7, 9, 7)) for each in sequences]
+    requests += [Generate(each, 3) for each in sequences]
     with split(loaded) as halves:
-        for batch in prompt_batches(halves, sequences, 100, share=share):
-            logits = batch.first(decoding=True)
-            for step in range(3):
-                for row, index in enumerate(batch.indices):
-                    ids = torch.tensor([[*sequences[index], *[7] * step]])
-                    expected = loaded.module(ids, use_cache=False).logits[0, -1]
-                    torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
-                logits = batch.then(torch.full((len(batch.indices),), 7))
+        found = dict(answer(halves, requests, 60, lambda _: None))
+    for index, ids in enumerate(sequences):
+        scored, generated = found[index], found[index + len(sequences)]
+        assert isinstance(scored, Scored)
+        assert isinstance(generated, Generated)
+        whole = loaded.module(torch.tensor([[*ids, 7, 9]]), use_cache=False).logits[0, -3:]
+        expected = whole.double().log_softmax(-1)[range(3), [7, 9, 7]].detach()
+        torch.testing.assert_close(
+            torch.from_numpy(scored.log_probs), expected, rtol=1e-4, atol=1e-4
+        )
+        # A row without all its tokens was ended by the next one.
+        for step in range(min(len(generated.tokens) + 1, 3)):
+            ids_1S = torch.tensor([[*ids, *generated.tokens[:step]]])
+            token = int(loaded.module(ids_1S, use_cache=False).logits[0, -1].argmax())
+            assert token in (*generated.tokens[step : step + 1], *end_ids(loaded))
 
 
 @pytest.mark.parametrize("config", SHARING)
@@ -89,7 +100,7 @@ def test_prompts_after_a_shared_prefix_are_those_of_whole_prompts(config: str) -
     loaded = random_model(config, SHARING[config])
     with split(loaded) as halves:
         assert unsupported(halves, 60) is None
-    check_batches(loaded, share=True)
+    check_answers(loaded)
 
 
 @pytest.mark.parametrize("config", WHOLE)
@@ -100,4 +111,4 @@ def test_prompts_that_cannot_share_say_why_and_run_whole(config: str) -> None:
         found = unsupported(halves, 60)
     assert found is not None
     assert reason in found
-    check_batches(loaded, share=False)
+    check_answers(loaded)

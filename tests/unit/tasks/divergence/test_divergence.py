@@ -15,7 +15,8 @@ from scipy import stats as scipy_stats
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
-from harness.engines.local.split_model import split
+from harness.engines.local import compare as compare_module
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError, InvalidResult
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
@@ -24,13 +25,10 @@ from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks.base import TaskResult
-from harness.tasks.divergence import compare as compare_module
-from harness.tasks.divergence.compare import KeptSide, Side, compare
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
-from harness.tasks.windows import disjoint_windows
 
 CPU = torch.device("cpu")
 VOCAB = 261
@@ -107,7 +105,7 @@ def test_sums_of_a_window_are_those_of_two_separate_models(
     data = prose(300)
     float_model = TinyModel().load(CPU)
     quantize(fresh, recipe)
-    result = Divergence(data=data, window=100).run(fresh)
+    result = Divergence(data=data, window=100).run(LocalEngine(fresh))
     ids = fresh.tokenizer(data.content)["input_ids"]
     for index, sample in enumerate(result.samples):
         part = ids[100 * index : 100 * (index + 1)]
@@ -135,7 +133,7 @@ def test_uniform_candidate_in_closed_form(fresh: LoadedModel) -> None:
         np.exp(log_probs(fresh, fresh.tokenizer(data.content)["input_ids"])), axis=-1
     )
     fresh.swap_parameter(fresh.module.lm_head, "weight", torch.zeros(VOCAB, 48))
-    found = values(Divergence(data=data, window=200).run(fresh))
+    found = values(Divergence(data=data, window=200).run(LocalEngine(fresh)))
     assert found["kl_mean"] == pytest.approx(math.log(VOCAB) - entropies.mean(), rel=1e-5)
     assert found["kl_max"] == pytest.approx(math.log(VOCAB) - entropies.min(), rel=1e-5)
     assert found["ppl"] == pytest.approx(VOCAB, rel=1e-6)
@@ -149,7 +147,7 @@ def test_unquantized_model_differs_from_itself_by_exactly_nothing(
 ) -> None:
     monkeypatch.setattr(compare_module, "KEPT_BYTES", kept)
     loaded = TinyModel(dtype=dtype).load(CPU)
-    found = values(Divergence(data=prose(1200), window=100).run(loaded))
+    found = values(Divergence(data=prose(1200), window=100).run(LocalEngine(loaded)))
     nothing = {name for name in found if name.startswith(("kl_", "delta_p_"))}
     for name in (*nothing, "ln_ppl_ratio", "ppl_difference"):
         assert found[name] == 0.0, name
@@ -163,10 +161,10 @@ def test_both_perplexities_are_those_of_the_perplexity_task(
     fresh: LoadedModel, recipe: QuantRecipe
 ) -> None:
     task = Perplexity(data=prose(300), window=100)
-    as_float = task.run(fresh)
+    as_float = task.run(LocalEngine(fresh))
     quantize(fresh, recipe)
-    quantized = task.run(fresh)
-    result = Divergence(data=prose(300), window=100).run(fresh)
+    quantized = task.run(LocalEngine(fresh))
+    result = Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
     for sample, was, now in zip(result.samples, as_float.samples, quantized.samples, strict=True):
         assert sample.id == was.id
         # One task runs a window alone, the other several at once: a processor may sum matmuls of
@@ -191,7 +189,7 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
     found = []
     for bits in (8, 6, 4, 2):
         quantize(fresh, integers(bits))
-        found.append(values(task.run(fresh)))
+        found.append(values(task.run(LocalEngine(fresh))))
         fresh.restore()
     for less, more in pairwise(found):
         assert 0 < less["kl_mean"] < more["kl_mean"]
@@ -201,23 +199,9 @@ def test_fewer_bits_diverge_more(fresh: LoadedModel) -> None:
     assert len({f["ppl_baseline"] for f in found}) == 1
 
 
-def test_changed_sides_change_kl_and_turn_the_rest_round(fresh: LoadedModel) -> None:
-    quantize(fresh, integers(4))
-    windows = disjoint_windows(prose(300).text(), fresh, 100, None)
-    with split(fresh) as model:
-        candidate, base = Side(model), KeptSide(model, fresh.unquantized)
-        there = compare(candidate, base, windows, "there")
-        back = compare(base, candidate, windows, "back")
-    assert np.array_equal(there.nll, back.nll_baseline)
-    assert np.array_equal(there.nll_baseline, back.nll)
-    assert np.array_equal(there.delta_p, -back.delta_p)
-    assert np.array_equal(there.same_top, back.same_top)
-    assert abs(there.kl.mean() / back.kl.mean() - 1) > 1e-3
-
-
 def test_sums_of_the_windows_make_the_metrics(fresh: LoadedModel) -> None:
     quantize(fresh, integers(4))
-    result = Divergence(data=prose(300), window=100).run(fresh)
+    result = Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
     found = values(result)
     tokens = sum(sample.scores["num_tokens"] for sample in result.samples)
 
@@ -232,69 +216,13 @@ def test_sums_of_the_windows_make_the_metrics(fresh: LoadedModel) -> None:
     assert found["ppl_ratio"] == pytest.approx(math.exp(mean("nll") - mean("nll_baseline")))
 
 
-def count_windows(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[bool]:
-    """Return a list that gets an entry for each window that the body runs: whether in float."""
-    body, seen = loaded.module.base_model, []
-
-    def forward(*args: object, **kwargs: object) -> object:
-        seen.append(loaded.is_float)
-        return type(body).forward(body, *args, **kwargs)
-
-    monkeypatch.setattr(body, "forward", forward)
-    return seen
-
-
-# A window of 100 hidden states of 48 float32 numbers is 19,200 bytes.
-@pytest.mark.parametrize(("budget", "repeated"), [(2**30, 0), (2 * 19_200, 1), (19_199, 3), (0, 3)])
-def test_baseline_is_run_once_a_sweep_as_far_as_there_is_room(
-    monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel, budget: int, repeated: int
-) -> None:
-    monkeypatch.setattr(compare_module, "KEPT_BYTES", budget)
-    task = Divergence(data=prose(300), window=100)
-    task.run(fresh)
-    quantize(fresh, integers(8))  # runs the model once to find its weights
-    seen = count_windows(monkeypatch, fresh)
-    second = task.run(fresh)
-    assert seen.count(False) == 3
-    assert seen.count(True) == repeated
-    alone = TinyModel().load(CPU)
-    quantize(alone, integers(8))
-    assert second == task.run(alone)
-
-
-def test_budget_is_for_all_tasks_of_a_sweep(
-    monkeypatch: pytest.MonkeyPatch, fresh: LoadedModel
-) -> None:
-    monkeypatch.setattr(compare_module, "KEPT_BYTES", 4 * 19_200)
-    for window in (100, 50, 60):
-        Divergence(data=prose(300), window=window).run(fresh)
-    held = fresh.kept["baseline hidden states"]
-    assert sum(states.nbytes for states in held.values()) <= 4 * 19_200
-    assert {states.shape[0] for states in held.values()} == {100, 50}
-
-
-def test_what_was_kept_serves_only_the_same_tokens_windows_and_kernel(fresh: LoadedModel) -> None:
-    others = [
-        Divergence(data=prose(300), window=100),
-        Divergence(data=prose(300), window=60),
-        Divergence(data=Fixed(content=prose(700).content[300:600]), window=100),
-    ]
-    for task in others:
-        assert task.run(fresh) == task.run(TinyModel().load(CPU))
-    count = len(fresh.kept["baseline hidden states"])
-    assert count == 3 + 5 + 3
-    fresh.module.set_attn_implementation("eager")
-    others[0].run(fresh)
-    assert len(fresh.kept["baseline hidden states"]) == count + 3
-
-
 def test_quantized_weights_are_in_place_afterwards_and_float_ones_after_restoring(
     fresh: LoadedModel,
 ) -> None:
     before = dict(fresh.module.named_parameters(remove_duplicate=False))
     quantize(fresh, integers(4, skip=HEAD_TOO, input_bits=8))
     quantized = dict(fresh.module.named_parameters(remove_duplicate=False))
-    Divergence(data=prose(300), window=100).run(fresh)
+    Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
     audit_after(fresh)
     after = dict(fresh.module.named_parameters(remove_duplicate=False))
     assert all(after[name] is parameter for name, parameter in quantized.items())
@@ -312,7 +240,7 @@ def test_candidate_that_is_not_finite_is_an_invalid_result(fresh: LoadedModel, b
     weight[5] = bad
     fresh.swap_parameter(fresh.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match="from the candidate in window 0"):
-        Divergence(data=prose(300), window=100).run(fresh)
+        Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
 
 
 def test_unquantized_model_that_is_not_finite_is_named_as_such(fresh: LoadedModel) -> None:
@@ -322,13 +250,13 @@ def test_unquantized_model_that_is_not_finite_is_named_as_such(fresh: LoadedMode
     fresh.swap_parameter(fresh.module.lm_head, "weight", healthy)
     fresh.swap_parameter(fresh.module.model.embed_tokens, "weight", healthy)
     with pytest.raises(InvalidResult, match="from the unquantized model in window 0"):
-        Divergence(data=prose(300), window=100).run(fresh)
+        Divergence(data=prose(300), window=100).run(LocalEngine(fresh))
 
 
 def test_limit_compares_the_first_windows(fresh: LoadedModel) -> None:
     quantize(fresh, integers(8))
-    whole = Divergence(data=prose(500), window=100).run(fresh)
-    limited = Divergence(data=prose(500), window=100, limit_windows=2).run(fresh)
+    whole = Divergence(data=prose(500), window=100).run(LocalEngine(fresh))
+    limited = Divergence(data=prose(500), window=100, limit_windows=2).run(LocalEngine(fresh))
     assert limited.samples == whole.samples[:2]
     assert "windows=first-2" in limited.info.protocol
     assert "windows=all" in whole.info.protocol
@@ -337,7 +265,7 @@ def test_limit_compares_the_first_windows(fresh: LoadedModel) -> None:
 
 def test_window_longer_than_the_model_is_refused(fresh: LoadedModel) -> None:
     with pytest.raises(DataError, match="at most the 8192 tokens"):
-        Divergence(data=prose(9000), window=8193).run(fresh)
+        Divergence(data=prose(9000), window=8193).run(LocalEngine(fresh))
 
 
 MISTAKES: list[tuple[Callable[[], Divergence], str]] = [

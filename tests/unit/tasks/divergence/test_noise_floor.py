@@ -3,7 +3,8 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from scipy import stats as scipy_stats
 
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
+from harness.engines.base import Variant
+from harness.engines.local.engine import LocalEngine
 from harness.engines.local.split_model import split
+from harness.engines.local.variants import VariantEngine
 from harness.errors import ConfigError, ModelError
 from harness.formats.integer import Integer
-from harness.models.architecture import attention
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.quant.granularity import Granularity
@@ -25,9 +28,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence import noise_floor
-from harness.tasks.divergence.compare import Side
-from harness.tasks.divergence.noise_floor import NoiseFloor, PairedSide, Variant, in_other_dtype
-from harness.tasks.windows import disjoint_windows
+from harness.tasks.divergence.noise_floor import NoiseFloor
 
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
@@ -64,7 +65,7 @@ def log_probs(module: torch.nn.Module, ids: torch.Tensor) -> np.ndarray:
 
 
 def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
-    result = TASK.run(loaded)
+    result = TASK.run(LocalEngine(loaded))
     names = {metric.name.split("/")[0] for metric in result.metrics}
     assert names == set(VARIANTS)
     assert {metric.name.split("/")[1] for metric in result.metrics} == set(noise_floor.REPORTED)
@@ -76,7 +77,7 @@ def test_every_variant_has_its_figures(loaded: LoadedModel) -> None:
 
 
 def test_float32_kernels_agree_but_bfloat16_is_far_off() -> None:
-    found = values(TASK.run(shared("float32")))
+    found = values(TASK.run(LocalEngine(shared("float32"))))
     # Random weights of this size have logits near 10. Their float32 errors are near 1e-6, and KL is
     # half the square of these.
     assert found["batch/kl_max"] < 1e-9
@@ -95,7 +96,7 @@ def test_other_type_is_that_of_a_model_with_cast_parameters(loaded: LoadedModel)
     kl = scipy_stats.entropy(np.exp(p), np.exp(q), axis=-1)
     target = ids[:, 1:, None].numpy()
     ratio = float((np.take_along_axis(p - q, target, -1)).mean())
-    result = TASK.run(loaded)
+    result = TASK.run(LocalEngine(loaded))
     found = values(result)
     assert found["dtype/kl_mean"] == pytest.approx(kl.mean(), rel=1e-4)
     assert found["dtype/kl_max"] == pytest.approx(kl.max(), rel=1e-4)
@@ -105,38 +106,13 @@ def test_other_type_is_that_of_a_model_with_cast_parameters(loaded: LoadedModel)
     assert f"dtype={str(dtype).removeprefix('torch.')}" in result.info.protocol
 
 
-def test_other_kernel_is_that_of_a_model_made_with_it(loaded: LoadedModel) -> None:
-    other = copy.deepcopy(loaded.module)
-    other.set_attn_implementation("eager")
-    ids = windows(loaded, count=1)
-    with torch.no_grad():
-        expected = other.model(ids).last_hidden_state
-        usual = loaded.module.model(ids).last_hidden_state
-    with split(loaded) as model, attention(loaded.module, "eager"):
-        found = model.hidden(ids)
-    assert torch.equal(found, expected)
-    assert not torch.equal(found, usual)
-
-
 def test_model_that_is_eager_already_is_measured_with_the_fused_kernel() -> None:
     loaded = TinyModel().load(CPU)
     loaded.module.set_attn_implementation("eager")
-    result = TASK.run(loaded)
+    result = TASK.run(LocalEngine(loaded))
     assert "attention=sdpa" in result.info.protocol
     assert values(result)["attention/kl_mean"] > 0
     assert loaded.module.config._attn_implementation == "eager"
-
-
-def test_windows_in_pairs_come_out_in_order(loaded: LoadedModel) -> None:
-    # Float rounding only; hidden states of other windows are of size 1 away.
-    tolerance = 1e-4 if loaded.dtype is torch.float32 else 0.1
-    for count in (1, 2, 3, 4):
-        given = disjoint_windows(EmbeddedData().text(), loaded, 100, count)
-        with split(loaded) as model:
-            found = torch.stack(list(PairedSide(model).hidden(given)))
-            alone = torch.cat([model.hidden(row[None]) for row in windows(loaded, count)])
-        assert found.shape == alone.shape, count
-        assert torch.allclose(found, alone, atol=tolerance), count
 
 
 def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +126,7 @@ def test_windows_are_run_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with split(loaded):  # a model is looked over when it is first scored
         pass
     monkeypatch.setattr(body, "forward", forward)
-    TASK.run(loaded)
+    TASK.run(LocalEngine(loaded))
     # The baseline once, and two variants one by one; three windows make two pairs.
     assert sorted(sizes) == [1] * 9 + [2] * 2
 
@@ -159,7 +135,7 @@ def test_model_is_left_as_it_was(loaded: LoadedModel) -> None:
     before = dict(loaded.module.named_parameters(remove_duplicate=False))
     state = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
     buffers = {name: tensor.clone() for name, tensor in loaded.module.named_buffers()}
-    TASK.run(loaded)
+    TASK.run(LocalEngine(loaded))
     after = dict(loaded.module.named_parameters(remove_duplicate=False))
     assert list(after) == list(before)
     assert all(after[name] is parameter for name, parameter in before.items())
@@ -170,18 +146,6 @@ def test_model_is_left_as_it_was(loaded: LoadedModel) -> None:
     assert loaded.module.config._attn_implementation == "sdpa"
     assert loaded.module.model.config._attn_implementation == "sdpa"
     assert "forward" not in vars(loaded.module.lm_head)
-
-
-def test_parameters_come_back_after_an_error_and_tied_ones_stay_tied(loaded: LoadedModel) -> None:
-    before = dict(loaded.module.named_parameters(remove_duplicate=False))
-    become = in_other_dtype(loaded, torch.float64)
-    with become():
-        assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float64}
-        assert loaded.module.lm_head.weight is loaded.module.model.embed_tokens.weight
-    with pytest.raises(IndexError), become():
-        loaded.module.model(torch.tensor([[VOCAB]]))
-    after = dict(loaded.module.named_parameters(remove_duplicate=False))
-    assert all(after[name] is parameter for name, parameter in before.items())
 
 
 def unsupported(implementation: object) -> None:
@@ -202,7 +166,7 @@ def test_variant_that_cannot_run_is_a_warning_with_the_reason(
 ) -> None:
     loaded = shared("float32")
     monkeypatch.setattr(loaded.module.model, method, becomes)
-    result = TASK.run(loaded)
+    result = TASK.run(LocalEngine(loaded))
     (warning,) = result.warnings
     assert warning.startswith("attention=eager was not measured")
     assert reason in warning
@@ -212,12 +176,16 @@ def test_variant_that_cannot_run_is_a_warning_with_the_reason(
 
 
 def test_nothing_measured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> Side:
+    @contextmanager
+    def fail() -> Iterator[None]:
         raise RuntimeError("no kernel")
+        yield
 
-    monkeypatch.setattr(noise_floor, "_variants", lambda *_: iter([Variant("batch", "2", fail)]))
-    with pytest.raises(ModelError, match=r"batch=2 was not measured.*no kernel"):
-        TASK.run(shared("float32"))
+    engine = LocalEngine(shared("float32"))
+    variant = Variant("batch", "2", VariantEngine(engine.of(engine.loaded, within=fail)))
+    monkeypatch.setattr(engine, "variants", lambda: iter([variant]))
+    with pytest.raises(ModelError, match=r"batch=2 was not measured.*RuntimeError: no kernel"):
+        TASK.run(engine)
 
 
 @pytest.mark.parametrize("with_inputs", [False, True])
@@ -228,11 +196,11 @@ def test_quantized_model_is_refused(tiny: LoadedModel, with_inputs: bool) -> Non
     with pytest.raises(
         ConfigError, match=r"quant must be none for noise_floor, .* leave quant out"
     ):
-        TASK.run(tiny)
+        TASK.run(LocalEngine(tiny))
 
 
 def test_items_are_the_windows_with_the_sums_of_every_variant(loaded: LoadedModel) -> None:
-    result = TASK.run(loaded)
+    result = TASK.run(LocalEngine(loaded))
     assert [sample.id.rsplit("/", 1)[1] for sample in result.samples] == ["0", "1", "2"]
     for variant in VARIANTS:
         kl = math.fsum(sample.scores[f"{variant}/kl"] for sample in result.samples)

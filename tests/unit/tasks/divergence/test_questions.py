@@ -9,6 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from harness.backends.layer import LayerRule
 from harness.data.embedded import EmbeddedData
 from harness.data.source import CHOICES
+from harness.engines.local.engine import LocalEngine
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -16,7 +17,7 @@ from harness.quant.granularity import Granularity
 from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, quantize
 from harness.results.record import SampleScore
-from harness.tasks.baselines import find
+from harness.tasks.base import TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.divergence.questions import answer_metrics, compare_answers
 from harness.tasks.mmlu.direct import Direct
@@ -28,6 +29,11 @@ MMLU_40, MMLU_12, MMLU_5 = (
 )
 
 
+def compared(questions: MMLU, loaded: LoadedModel) -> TaskResult:
+    engine = LocalEngine(loaded)
+    return compare_answers(questions, engine, engine.baseline("divergence"))
+
+
 def two_bits(loaded: LoadedModel) -> None:
     fmt = BlockScaled(element=Integer(bits=2), granularity=Granularity(block=(1, -1)))
     quantize(loaded, QuantRecipe(name="test", rules={"all": LayerRule(match="*", weight=fmt)}))
@@ -36,8 +42,8 @@ def two_bits(loaded: LoadedModel) -> None:
 def test_flips_are_those_of_a_plain_loop_over_both_models_answers(tiny: LoadedModel) -> None:
     float_model, loaded = TinyModel().load(CPU), tiny
     two_bits(loaded)
-    before = {sample.id: sample for sample in MMLU_40.run(float_model).samples}
-    after = {sample.id: sample for sample in MMLU_40.run(loaded).samples}
+    before = {sample.id: sample for sample in MMLU_40.run(LocalEngine(float_model)).samples}
+    after = {sample.id: sample for sample in MMLU_40.run(LocalEngine(loaded)).samples}
     to_wrong = to_right = changed = 0
     right_before, right_after, changes = 0, 0, []
     for question in MMLU_40.questions():
@@ -54,7 +60,7 @@ def test_flips_are_those_of_a_plain_loop_over_both_models_answers(tiny: LoadedMo
     assert to_right
     assert changed > to_wrong + to_right
 
-    result = compare_answers(MMLU_40, loaded, find(loaded, "divergence"))
+    result = compared(MMLU_40, loaded)
     found = {metric.name: metric.value for metric in result.metrics}
     table = [[right_before - to_wrong, to_wrong], [to_right, 40 - right_before - to_right]]
     assert found == pytest.approx(
@@ -75,10 +81,7 @@ def test_flips_are_those_of_a_plain_loop_over_both_models_answers(tiny: LoadedMo
 
 
 def test_unquantized_model_does_not_flip(tiny: LoadedModel) -> None:
-    found = {
-        metric.name: metric
-        for metric in compare_answers(MMLU_40, tiny, find(tiny, "divergence")).metrics
-    }
+    found = {metric.name: metric for metric in compared(MMLU_40, tiny).metrics}
     zero = ("flips_to_wrong", "flips_to_right", "flips", "answer_disagreement")
     for name in (*zero, "delta_p_right_mean", "delta_p_right_rms"):
         assert found[name].value == 0.0
@@ -115,19 +118,19 @@ def test_p_value_is_that_of_statsmodels(to_wrong: int, to_right: int) -> None:
 
 def test_baseline_is_asked_once_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = TinyModel().load(CPU)
-    compare_answers(MMLU_12, loaded, find(loaded, "divergence"))
+    compared(MMLU_12, loaded)
     asked = []
 
-    def run(self: MMLU, given: LoadedModel) -> object:
-        asked.append(given.is_float)
-        return original(self, given)
+    def run(self: MMLU, engine: LocalEngine) -> object:
+        asked.append(engine.within == loaded.unquantized)
+        return original(self, engine)
 
     original = MMLU.run
     monkeypatch.setattr(MMLU, "run", run)
     two_bits(loaded)
-    compare_answers(MMLU_12, loaded, find(loaded, "divergence"))
+    compared(MMLU_12, loaded)
     assert asked == [False]
-    compare_answers(MMLU_5, loaded, find(loaded, "divergence"))
+    compared(MMLU_5, loaded)
     assert asked == [False, False, True]
 
 
@@ -135,7 +138,7 @@ def test_answers_join_the_windows(tiny: LoadedModel) -> None:
     text_only = Divergence(data=EmbeddedData(), window=64, limit_windows=3)
     both = Divergence(data=EmbeddedData(), window=64, limit_windows=3, questions=MMLU_12)
     two_bits(tiny)
-    few, many = text_only.run(tiny), both.run(tiny)
+    few, many = text_only.run(LocalEngine(tiny)), both.run(LocalEngine(tiny))
     assert many.metrics[: len(few.metrics)] == few.metrics
     assert many.samples[:3] == few.samples
     assert [s.id for s in many.samples[3:]] == [question.id for question in MMLU_12.questions()]

@@ -1,6 +1,5 @@
 """lm-eval on the model in memory against lm-eval by itself and plain forward passes."""
 
-import json
 import logging
 import math
 import os
@@ -14,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lm_eval_tasks import ROWS, TASKS, write_tasks
 from scipy import stats as scipy_stats
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 
 from harness.backends.layer import LayerRule
-from harness.errors import AuditError, ConfigError, DataError, InvalidResult
+from harness.engines.local.engine import LocalEngine
+from harness.errors import ConfigError, DataError, InvalidResult
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -31,71 +32,6 @@ from harness.tasks.base import TaskResult
 from harness.tasks.lm_eval import loading
 from harness.tasks.lm_eval.lm_eval import LMEval
 
-ROWS = [
-    {
-        "q": f"What follows {number}?",
-        "choices": [f"{number + 1} apples", "two", "a longer answer"],
-        "gold": number % 3,
-        "page": f"The number {number} = = {number} . "
-        + "It is odd , or even . " * (1 + number % 4),
-    }
-    for number in range(12)
-]
-
-METRICS = "[{metric: acc}, {metric: acc_norm}]"
-TASKS = {
-    "choices": f"""
-        output_type: multiple_choice
-        doc_to_text: "Question: {{{{q}}}}\\nAnswer:"
-        doc_to_target: gold
-        doc_to_choice: choices
-        fewshot_split: dev
-        fewshot_config: {{sampler: first_n}}
-        metric_list: {METRICS}""",
-    "drawn": """
-        output_type: multiple_choice
-        num_fewshot: 2
-        doc_to_text: "{{q}}"
-        doc_to_target: gold
-        doc_to_choice: choices
-        fewshot_split: dev
-        metric_list: [{metric: acc}]""",
-    "fixed": """
-        output_type: multiple_choice
-        num_fewshot: 0
-        doc_to_text: "{{q}}"
-        doc_to_target: gold
-        doc_to_choice: choices
-        metric_list: [{metric: acc}]""",
-    "pages": """
-        output_type: loglikelihood_rolling
-        doc_to_text: ""
-        doc_to_target: "{{page}}"
-        metric_list:
-          [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]""",
-    "cloze": """
-        output_type: loglikelihood
-        doc_to_text: "{{q}}"
-        doc_to_target: " {{choices[0]}}"
-        metric_list: [{metric: perplexity}, {metric: acc}]""",
-    "writing": """
-        output_type: generate_until
-        doc_to_text: "{{q}}"
-        doc_to_target: "{{choices[0]}}"
-        generation_kwargs: {until: ["!"], max_gen_toks: 6, do_sample: false}
-        filter_list:
-          - {name: none, filter: [{function: take_first}]}
-          - name: digit
-            filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]
-        metric_list: [{metric: exact_match}]""",
-}
-GROUP = """
-group: both
-task: [choices, fixed]
-aggregate_metric_list: [{metric: acc, weight_by_size: true}]
-metadata: {version: 2}
-"""
-
 Tasks = Callable[..., LMEval]
 
 
@@ -103,21 +39,7 @@ Tasks = Callable[..., LMEval]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Task files that read local rows."""
     root = tmp_path_factory.mktemp("tasks")
-    rows = root / "rows.jsonl"
-    rows.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
-    for name, text in TASKS.items():
-        own = [line.removeprefix(" " * 8) for line in text.strip("\n").splitlines()]
-        common = [
-            f"task: {name}",
-            "dataset_path: json",
-            "dataset_kwargs:",
-            f"  data_files: {{test: {rows}, dev: {rows}}}",
-            f"  cache_dir: {root / 'cache'}",
-            "test_split: test",
-            "metadata: {version: 3}",
-        ]
-        (root / f"{name}.yaml").write_text("\n".join(common + own), encoding="utf-8")
-    (root / "both.yaml").write_text(GROUP, encoding="utf-8")
+    write_tasks(root)
     return root
 
 
@@ -171,7 +93,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [*TASKS, "both"])
 def test_numbers_are_those_of_lm_eval_by_itself(tasks: Tasks, name: str) -> None:
     task = tasks(name, max_length=64)
-    found = task.run(TinyModel().load(torch.device("cpu")))
+    found = task.run(LocalEngine(TinyModel().load(torch.device("cpu"))))
     reference = plain_lm_eval(TinyModel().load(torch.device("cpu")), task)
     expected = {
         f"{owner}/{key.removesuffix(',none').replace(',', '/')}": (value, values)
@@ -198,7 +120,7 @@ def test_numbers_are_those_of_lm_eval_by_itself(tasks: Tasks, name: str) -> None
 
 
 def test_choices_are_scored_by_their_log_probability(tiny: LoadedModel, tasks: Tasks) -> None:
-    result = tasks("choices", shots=2, limit=5).run(tiny)
+    result = tasks("choices", shots=2, limit=5).run(LocalEngine(tiny))
     shots = "".join(
         f"Question: {row['q']}\nAnswer: {row['choices'][row['gold']]}\n\n" for row in ROWS[:2]
     )
@@ -229,7 +151,7 @@ def test_choices_are_scored_by_their_log_probability(tiny: LoadedModel, tasks: T
 
 def test_rolling_text_is_scored_in_disjoint_windows(tiny: LoadedModel, tasks: Tasks) -> None:
     length = 32
-    result = tasks("pages", max_length=length).run(tiny)
+    result = tasks("pages", max_length=length).run(LocalEngine(tiny))
     total, num_words, num_bytes = 0.0, 0, 0
     for sample, row in zip(result.samples, ROWS, strict=True):
         ids = [tiny.tokenizer.eos_token_id, *encode(tiny, row["page"])]
@@ -261,7 +183,7 @@ def test_rolling_text_is_scored_in_disjoint_windows(tiny: LoadedModel, tasks: Ta
 
 
 def test_text_is_generated_greedily(tiny: LoadedModel, tasks: Tasks) -> None:
-    result = tasks("writing", limit=4).run(tiny)
+    result = tasks("writing", limit=4).run(LocalEngine(tiny))
     for sample, row in zip(result.samples, ROWS, strict=False):
         ids = encode(tiny, row["q"])
         for _ in range(6):
@@ -283,7 +205,7 @@ def test_text_is_generated_greedily(tiny: LoadedModel, tasks: Tasks) -> None:
 def test_requested_group_comes_first_and_counts_every_document(
     tiny: LoadedModel, tasks: Tasks
 ) -> None:
-    result = tasks("both", limit=6).run(tiny)
+    result = tasks("both", limit=6).run(LocalEngine(tiny))
     outcomes = [sample.scores["acc"] for sample in result.samples]
     first = result.metrics[0]
     assert first.name == "both/acc"
@@ -297,7 +219,7 @@ def test_requested_group_comes_first_and_counts_every_document(
 def test_logits_and_softmax_are_float32_in_a_bfloat16_model(tasks: Tasks) -> None:
     loaded = TinyModel(dtype="bfloat16").load(torch.device("cpu"))
     task = tasks("choices", limit=4)
-    found = [sample.scores["log_prob_0"] for sample in task.run(loaded).samples]
+    found = [sample.scores["log_prob_0"] for sample in task.run(LocalEngine(loaded)).samples]
     reference = plain_lm_eval(loaded, task, limit=4)["samples"]["choices"]
     rounded = [item["filtered_resps"][0][0] for item in reference]
     for value, row in zip(found, ROWS, strict=False):
@@ -308,7 +230,9 @@ def test_logits_and_softmax_are_float32_in_a_bfloat16_model(tasks: Tasks) -> Non
             logits = hidden.float() @ loaded.module.lm_head.weight.float().T
         ids = torch.tensor((context + end)[1:])
         exact = F.log_softmax(logits, -1).gather(1, ids[:, None])[-len(end) :].sum()
-        assert value == pytest.approx(float(exact), abs=1e-4)
+        # Hidden states are bfloat16: other batches move sums over a whole answer by tenths.
+        assert value == pytest.approx(float(exact), abs=0.2)
+        assert value != float(torch.tensor(value).bfloat16())
     # As it comes, lm-eval sums in bfloat16, whose steps near 64 are 0.25 and more.
     assert all(value == float(torch.tensor(value).bfloat16()) for value in rounded)
     assert max(abs(a - b) for a, b in zip(found, rounded, strict=True)) > 0.02
@@ -324,7 +248,7 @@ def with_head() -> QuantRecipe:
 def test_quantized_tied_head_survives(tiny: LoadedModel, tasks: Tasks) -> None:
     quantize(tiny, with_head())
     head = tiny.module.lm_head.weight
-    result = tasks("choices", limit=3).run(tiny)
+    result = tasks("choices", limit=3).run(LocalEngine(tiny))
     audit_after(tiny)
     assert tiny.module.lm_head.weight is head is not tiny.module.model.embed_tokens.weight
     context = encode(tiny, f"Question: {ROWS[0]['q']}\nAnswer:")
@@ -333,28 +257,15 @@ def test_quantized_tied_head_survives(tiny: LoadedModel, tasks: Tasks) -> None:
     assert result.samples[0].scores["log_prob_0"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_even_a_head_that_still_counts_as_tied_survives(tasks: Tasks) -> None:
-    from lm_eval.models.huggingface import HFLM
-
-    loaded = TinyModel().load(torch.device("cpu"))
-    head = loaded.module.lm_head
-    loaded.swap_parameter(head, "weight", head.weight.detach() / 2)
-    tasks("choices", limit=1).run(loaded)
-    audit_after(loaded)
-    HFLM(pretrained=loaded.module, tokenizer=loaded.tokenizer)  # what lm-eval does by itself
-    with pytest.raises(AuditError):
-        audit_after(loaded)
-
-
 def test_another_recipe_gives_other_numbers_and_the_float_model_its_own_again(
     tiny: LoadedModel, tasks: Tasks
 ) -> None:
     task = tasks("choices", "pages", limit=4)
-    first = task.run(tiny)
+    first = task.run(LocalEngine(tiny))
     quantize(tiny, with_head())
-    second = task.run(tiny)
+    second = task.run(LocalEngine(tiny))
     tiny.restore()
-    assert task.run(tiny) == first
+    assert task.run(LocalEngine(tiny)) == first
     assert second.info == first.info
     for before, after in zip(first.samples, second.samples, strict=True):
         assert before.id == after.id
@@ -366,9 +277,8 @@ def test_another_recipe_gives_other_numbers_and_the_float_model_its_own_again(
 def test_nan_is_an_invalid_result(tiny: LoadedModel, tasks: Tasks, name: str) -> None:
     norm = tiny.module.model.norm
     tiny.swap_parameter(norm, "weight", torch.full_like(norm.weight, torch.nan))
-    with pytest.raises(InvalidResult, match="every logit must be a number"):
-        tasks(name, limit=2).run(tiny)
-    assert not tiny.module._forward_hooks
+    with pytest.raises(InvalidResult, match=r"every (log-probability|logit) must be"):
+        tasks(name, limit=2).run(LocalEngine(tiny))
 
 
 def test_perplexity_beyond_all_numbers_is_an_invalid_result(
@@ -377,14 +287,14 @@ def test_perplexity_beyond_all_numbers_is_an_invalid_result(
     norm = tiny.module.model.norm
     tiny.swap_parameter(norm, "weight", norm.weight.detach() * 1e4)
     with pytest.raises(InvalidResult, match="every perplexity must be a finite number"):
-        tasks("pages", limit=2).run(tiny)
+        tasks("pages", limit=2).run(LocalEngine(tiny))
 
 
 def test_requests_of_one_text_are_scored_each_at_its_own_end(
     tiny: LoadedModel, tasks: Tasks, folder: Path
 ) -> None:
     def score(**options: Any) -> list[float]:
-        result = tasks("split", "whole", **options).run(tiny)
+        result = tasks("split", "whole", **options).run(LocalEngine(tiny))
         return [sample.scores["log_prob_0"] for sample in result.samples]
 
     text = "one two three"
@@ -405,16 +315,16 @@ def test_requests_of_one_text_are_scored_each_at_its_own_end(
 
 
 def test_prompts_that_were_cut_are_counted(tiny: LoadedModel, tasks: Tasks) -> None:
-    assert tasks("choices", limit=3).run(tiny).warnings == ()
-    (warning,) = tasks("choices", limit=3, max_length=30).run(tiny).warnings
-    assert "exceeds model's maximum length (30)" in warning
-    assert "the first of 9 like it" in warning
-    short = tasks("writing", limit=3, max_length=20).run(tiny).warnings
-    assert any("Left truncation applied" in text for text in short)
+    assert tasks("choices", limit=3).run(LocalEngine(tiny)).warnings == ()
+    for name, count in (("choices", 9), ("writing", 3)):
+        result = tasks(name, limit=3, max_length=20).run(LocalEngine(tiny))
+        assert result.warnings == (
+            f"lm-eval: {count} prompts lost their first tokens, to fit into 20",
+        )
 
 
 def test_shots_that_a_task_does_not_take_are_told(tiny: LoadedModel, tasks: Tasks) -> None:
-    result = tasks("choices", "fixed", shots=1, limit=2).run(tiny)
+    result = tasks("choices", "fixed", shots=1, limit=2).run(LocalEngine(tiny))
     assert result.info.data["num_shots"] == {"choices": 1, "fixed": 0}
     assert result.warnings == ("task.shots=1 does not apply to fixed, whose file fixes 0",)
 
@@ -467,17 +377,17 @@ def test_facts_change_with_what_functions_of_a_task_call(tasks: Tasks, folder: P
 
 def test_examples_are_drawn_by_the_seed(tiny: LoadedModel, tasks: Tasks) -> None:
     first, again, other = (
-        tasks("drawn", limit=3, seed=seed).run(tiny).info.data for seed in (1, 1, 2)
+        tasks("drawn", limit=3, seed=seed).run(LocalEngine(tiny)).info.data for seed in (1, 1, 2)
     )
     assert first == again
     assert {key for key in first if first[key] != other[key]} == {"prompts_sha256"}
 
 
 def test_protocol_says_everything(tiny: LoadedModel, tasks: Tasks) -> None:
-    info = tasks("choices", shots=1, limit=2, max_length=512).run(tiny).info
+    info = tasks("choices", shots=1, limit=2, max_length=512).run(LocalEngine(tiny)).info
     assert info.protocol == (
-        "lm-eval 0.4.13|tasks=choices|shots=1|documents=first-2|max_length=512|batch=1|bos=none"
-        "|logits=fp32|softmax=fp32"
+        "lm-eval 0.4.13|tasks=choices|shots=1|documents=first-2|max_length=512|bos=none"
+        "|logits=fp32|softmax=fp64"
     )
     assert len(info.data["prompts_sha256"]) == 64
     assert tasks("choices", seed=5).seeds == {"task.seed": 5}
@@ -494,7 +404,7 @@ def test_bos_is_before_prompts_and_never_in_a_text(tasks: Tasks) -> None:
         single="Z $0", special_tokens=[("Z", bos)]
     )
     assert encode(loaded, "a")[0] == bos
-    result = tasks("choices", "pages", limit=1).run(loaded)
+    result = tasks("choices", "pages", limit=1).run(LocalEngine(loaded))
     assert "|bos=prompts|" in result.info.protocol
     by_id = {sample.id: sample for sample in result.samples}
     prompt = encode(loaded, f"Question: {ROWS[0]['q']}\nAnswer: {ROWS[0]['choices'][1]}")
@@ -528,7 +438,7 @@ def test_model_tokenizer_and_process_are_left_as_they_were(
         yield logging.getLogger("lm_eval").__dict__ | {"_cache": None}
 
     before = [*states()]
-    tasks("choices", "pages", "cloze", "writing", limit=3).run(tiny)
+    tasks("choices", "pages", "cloze", "writing", limit=3).run(LocalEngine(tiny))
     assert [*states()] == before
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
@@ -587,13 +497,13 @@ def test_data_that_cannot_be_had_is_one_clear_error(folder: Path, tmp_path: Path
 def test_more_examples_than_there_are_is_a_configuration_error(
     tiny: LoadedModel, tasks: Tasks
 ) -> None:
-    with pytest.raises(ConfigError, match=r"exceeds the 12 that are available.*task.shots"):
-        tasks("choices", shots=50, limit=1).run(tiny)
+    with pytest.raises(ConfigError, match=r"exceeds the 30 that are available.*task.shots"):
+        tasks("choices", shots=50, limit=1).run(LocalEngine(tiny))
 
 
 def test_length_beyond_the_model_is_a_configuration_error(tiny: LoadedModel, tasks: Tasks) -> None:
     with pytest.raises(ConfigError, match=r"task.max_length must be at most the 8192 tokens"):
-        tasks("choices", max_length=8193).run(tiny)
+        tasks("choices", max_length=8193).run(LocalEngine(tiny))
 
 
 @pytest.mark.parametrize(
@@ -620,7 +530,7 @@ def test_tokens_that_a_tokenizer_appends_move_no_number(tasks: Tasks, name: str)
     appending.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A <eos> !", special_tokens=[("<eos>", 260), ("!", 0)]
     )
-    found, expected = task.run(appending), task.run(plain)
+    found, expected = task.run(LocalEngine(appending)), task.run(LocalEngine(plain))
     assert found.metrics == expected.metrics
     assert found.samples == expected.samples
     # The model's own tokenizer stays what its folder says.
@@ -632,7 +542,7 @@ def test_token_without_a_row_is_named(tasks: Tasks, name: str) -> None:
     loaded = TinyModel().load(torch.device("cpu"))
     loaded.tokenizer.add_tokens(["<no_row>", "er"] if name == "pages" else ["<no_row>", "hat"])
     with pytest.raises(DataError, match=r"with id 262 where there are 261 rows"):
-        tasks(name, max_length=64).run(loaded)
+        tasks(name, max_length=64).run(LocalEngine(loaded))
 
 
 def test_prefix_without_a_row_is_named_where_it_is_read(tasks: Tasks) -> None:
@@ -640,5 +550,5 @@ def test_prefix_without_a_row_is_named_where_it_is_read(tasks: Tasks) -> None:
     loaded = TinyModel().load(torch.device("cpu"))
     loaded.tokenizer.add_special_tokens({"bos_token": "<bos>"})
     with pytest.raises(DataError, match=r"got '<bos>' with id 261 where there are 261 rows"):
-        tasks("pages", max_length=64).run(loaded)
-    assert tasks("choices", max_length=64).run(loaded).metrics
+        tasks("pages", max_length=64).run(LocalEngine(loaded))
+    assert tasks("choices", max_length=64).run(LocalEngine(loaded)).metrics

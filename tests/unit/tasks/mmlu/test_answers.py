@@ -1,16 +1,15 @@
 """How answers are taken and counted: letters, ties, parsing, accuracy."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Question
+from harness.engines.local.engine import LocalEngine
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.mmlu import direct as mmlu_direct
 from harness.tasks.mmlu import generate as mmlu_generate
@@ -31,7 +30,7 @@ def item(answer: int, subject: str = "law", number: int = 0) -> EncodedQuestion:
         choices=tuple("1234"),
         answer=answer,
     )
-    return EncodedQuestion(question=question, text="", num_shots=0, ids=(1,))
+    return EncodedQuestion(question=question, text="", num_shots=0, ids=(1,), context=(1,))
 
 
 def by_name(metrics: list[Metric] | tuple[Metric, ...]) -> dict[str, Metric]:
@@ -97,36 +96,18 @@ def test_first_character_rule(text: str, letter: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "stopped"),
+    ("text", "expected"),
     [
-        ("B", "B", False),
-        ("B\nA", "B", True),
-        ("\n\nB", "\n\nB", False),
-        (" \n B\n", " \n B", True),
-        ("B<eos>A\n", "B", True),
-        ("<eos>", "", True),
-        ("\n\n", "\n\n", False),
+        ("B", "B"),
+        ("B\nA", "B"),
+        ("\n\nB", "\n\nB"),
+        (" \n B\n", " \n B"),
+        ("", ""),
+        ("\n\n", "\n\n"),
     ],
 )
-def test_text_ends_at_a_line_break_after_a_character_or_at_the_end_token(
-    tiny: LoadedModel, text: str, expected: str, stopped: bool
-) -> None:
-    ids = byte_tokenizer()(text)["input_ids"]
-    eos = frozenset({byte_tokenizer().eos_token_id})
-    assert mmlu_generate._until_stop(tiny, ids, eos) == (expected, stopped)
-
-
-@pytest.mark.parametrize(
-    ("configured", "expected"), [(None, {260}), (7, {7, 260}), ([7, 8], {7, 8, 260})]
-)
-def test_end_tokens_are_those_of_model_and_tokenizer(
-    tiny: LoadedModel,
-    monkeypatch: pytest.MonkeyPatch,
-    configured: int | list[int] | None,
-    expected: set[int],
-) -> None:
-    monkeypatch.setattr(tiny.module, "generation_config", SimpleNamespace(eos_token_id=configured))
-    assert mmlu_generate._eos_ids(tiny) == expected
+def test_text_ends_at_a_line_break_after_a_character(text: str, expected: str) -> None:
+    assert mmlu_generate.first_line(text) == expected
 
 
 def test_likeliest_letter_is_the_answer() -> None:
@@ -220,7 +201,7 @@ def test_generate_reports_both_rules_and_the_parse_rate() -> None:
 def test_head_of_zeros_ties_every_question(tiny: LoadedModel, embedded: EmbeddedData) -> None:
     tiny.swap_parameter(tiny.module.lm_head, "weight", torch.zeros(261, 48))
     task = MMLU(data=embedded, answer=Direct(), shots=0, subjects=("anatomy", "virology"))
-    result = task.run(tiny)
+    result = task.run(LocalEngine(tiny))
     metrics = by_name(result.metrics)
     answers = [q.answer for q in task.questions()]
     assert metrics["ties"].value == len(answers) == 10
@@ -236,14 +217,14 @@ def test_weights_that_are_not_finite_are_an_invalid_result(
 ) -> None:
     tiny.swap_parameter(tiny.module.lm_head, "weight", torch.full((261, 48), math.nan))
     with pytest.raises(InvalidResult, match=r"must .* finite"):
-        MMLU(data=embedded, answer=answer, shots=0, limit=2).run(tiny)
+        MMLU(data=embedded, answer=answer, shots=0, limit=2).run(LocalEngine(tiny))
 
 
 def test_samples_come_in_the_order_of_the_questions(
     tiny: LoadedModel, embedded: EmbeddedData
 ) -> None:
     task = MMLU(data=embedded, answer=Direct(), shots=1, limit=12)
-    result = task.run(tiny)
+    result = task.run(LocalEngine(tiny))
     assert [each.id for each in result.samples] == [q.id for q in task.questions()]
     assert [each.cluster for each in result.samples] == [q.subject for q in task.questions()]
     assert result.info.data["num_questions"] == 12
@@ -254,4 +235,6 @@ def test_fewer_shots_than_asked_for_are_warned_of(
     tiny: LoadedModel, embedded: EmbeddedData
 ) -> None:
     task = MMLU(data=embedded, answer=Direct(), shots=4, subjects=("college_chemistry",))
-    assert any("college_chemistry: fewer than 4" in text for text in task.run(tiny).warnings)
+    assert any(
+        "college_chemistry: fewer than 4" in text for text in task.run(LocalEngine(tiny)).warnings
+    )

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Question, QuestionSet
+from harness.engines.local.engine import LocalEngine
 from harness.errors import ConfigError, DataError
 from harness.models.loaded import LoadedModel
 from harness.tasks.mmlu.direct import Direct
@@ -142,7 +143,7 @@ def test_every_seed_and_answer_rule_sees_the_questions_of_the_configuration_alon
     embedded: EmbeddedData,
 ) -> None:
     first = MMLU(data=embedded, answer=Direct(), limit=20)
-    second = MMLU(data=embedded, answer=Direct(), limit=20, batch_tokens=17)
+    second = MMLU(data=embedded, answer=Direct(), limit=20, answers=("generate",))
     assert first.questions() == second.questions()
     assert first.data_facts() == second.data_facts()
     assert first.data_facts() != MMLU(data=embedded, answer=Direct(), limit=20, seed=1).data_facts()
@@ -163,7 +164,8 @@ def test_more_shots_than_the_data_has_are_refused(embedded: EmbeddedData) -> Non
         ({"shots": -1}, "shots must be >= 0"),
         ({"limit": 0}, "limit must be >= 1"),
         ({"subjects": ()}, "subjects must name at least one"),
-        ({"batch_tokens": 0}, "batch_tokens must be >= 1"),
+        ({"answers": ()}, "answers must name at least one rule"),
+        ({"answers": ("direct", "direct")}, "answers must name each rule once"),
     ],
 )
 def test_selections_that_cannot_be_meant_are_refused(
@@ -175,7 +177,7 @@ def test_selections_that_cannot_be_meant_are_refused(
 
 def test_prompts_are_the_whole_text_in_tokens(tiny: LoadedModel, embedded: EmbeddedData) -> None:
     data = embedded.questions()
-    items = encode(tiny, data.questions[:3], data, 2)
+    items = encode(LocalEngine(tiny), data.questions[:3], data, 2)
     for item, question in zip(items, data.questions, strict=False):
         assert item.text == prompt(question, data.shots(question, 2))
         assert tiny.tokenizer.decode(item.ids) == item.text
@@ -191,21 +193,21 @@ def test_prompt_longer_than_the_model_is_refused_and_never_cut(
     longest = max(lengths, key=lambda name: lengths[name])
     monkeypatch.setattr(tiny.module.config, "max_position_embeddings", 300)
     with pytest.raises(DataError, match=rf"300 tokens tiny was made for, got 5 .* {longest} with"):
-        encode(tiny, asked, data, 4)
+        encode(LocalEngine(tiny), asked, data, 4)
 
 
 def test_prompt_of_exactly_the_length_of_the_model_is_asked(
     tiny: LoadedModel, embedded: EmbeddedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = embedded.questions()
-    (item,) = encode(tiny, data.questions[:1], data, 0)
+    (item,) = encode(LocalEngine(tiny), data.questions[:1], data, 0)
     monkeypatch.setattr(tiny.module.config, "max_position_embeddings", len(item.ids))
-    assert encode(tiny, data.questions[:1], data, 0) == [item]
+    assert encode(LocalEngine(tiny), data.questions[:1], data, 0) == [item]
 
 
 def test_answers_are_the_four_tokens_after_the_prompt(tiny: LoadedModel) -> None:
-    found = answer_ids(tiny, "Answer:")
-    assert [tiny.tokenizer.decode([token]) for token in found] == [" A", " B", " C", " D"]
+    found = answer_ids(LocalEngine(tiny), "Answer:")
+    assert [tiny.tokenizer.decode(ids) for ids in found] == [" A", " B", " C", " D"]
 
 
 def test_answers_of_two_tokens_are_refused(tiny: LoadedModel) -> None:
@@ -221,4 +223,4 @@ def test_answers_of_two_tokens_are_refused(tiny: LoadedModel) -> None:
         fingerprint="",
     )
     with pytest.raises(DataError, match="must be one token after the prompt"):
-        answer_ids(other, "Answer:")
+        answer_ids(LocalEngine(other), "Answer:")

@@ -23,7 +23,8 @@ from harness.backends.fake import FakeBackend
 from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.config import CONF
 from harness.data.embedded import EmbeddedData
-from harness.errors import ConfigError, DataError, InvalidResult
+from harness.engines.local.engine import Local, LocalEngine
+from harness.errors import ConfigError, DataError, InvalidResult, ModelError
 from harness.formats.integer import Integer
 from harness.models import cache
 from harness.models.loaded import LoadedModel
@@ -39,7 +40,6 @@ from harness.runner.run import RunSpec, run
 from harness.tasks.base import PairedTask, TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.parity import parity
-from harness.tasks.parity.layers import layer_differences
 from harness.tasks.parity.parity import Parity, Reference
 
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ def fake_reference(task: Parity, loaded: LoadedModel) -> Reference:
     assert isinstance(task, PairedTask)
     loaded.restore()
     quantize(loaded, replace(RECIPE, backend=FakeBackend()))
-    reference = task.reference(loaded)
+    reference = task.reference(LocalEngine(loaded))
     loaded.restore()
     return reference
 
@@ -133,7 +133,7 @@ def beside(
     loaded, reference = shared(dtype), shared_reference(task, dtype)
     loaded.restore()
     quantize(loaded, replace(RECIPE, backend=backend))
-    return task.run_beside(loaded, reference, backend.tolerance), loaded
+    return task.run_beside(LocalEngine(loaded), reference, backend.tolerance), loaded
 
 
 def metric(result: TaskResult, name: str) -> Metric:
@@ -231,7 +231,9 @@ def test_numbers_are_those_of_numpy() -> None:
 
 def test_float_side_is_that_of_divergence() -> None:
     result, loaded = beside(Real(change=noisy), replace(TASK, decode=0))
-    divergence = Divergence(data=EmbeddedData(), window=24, limit_windows=12).run(loaded)
+    divergence = Divergence(data=EmbeddedData(), window=24, limit_windows=12).run(
+        LocalEngine(loaded)
+    )
     kl = next(m.value for m in divergence.metrics if m.name == "kl_mean")
     assert metric(result, "float_kl_real").value == pytest.approx(kl, rel=1e-3)
 
@@ -287,7 +289,7 @@ def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
     loaded = shared()
     loaded.restore()
     quantize(loaded, recipe)
-    reference = TASK.reference(loaded)
+    reference = TASK.reference(LocalEngine(loaded))
     rounded = fake_quantize(
         reference.calls["model.layers.0.mlp.down_proj"][0].activation[0], FORMAT
     )
@@ -299,7 +301,7 @@ def test_layer_with_a_rounded_input_gets_the_input_as_it_was(
         rounded, reference.calls["model.layers.0.mlp.down_proj"][0].activation[0]
     )
     quantize(loaded, replace(recipe, backend=Real()))
-    result = TASK.run_beside(loaded, reference, {})
+    result = TASK.run_beside(LocalEngine(loaded), reference, {})
     x = reference.calls["model.layers.0.mlp.down_proj"][0].activation[0].numpy()
     expected = relative(made.numpy(), x @ weight.numpy().T)
     assert metric(result, "layer_difference").n == 2, "the head and 12 other layers stay in float"
@@ -311,7 +313,7 @@ def test_nothing_is_left_behind() -> None:
     state = torch.random.get_rng_state()
     reference = fake_reference(task, loaded)
     quantize(loaded, replace(RECIPE, backend=Real(change=noisy)))
-    task.run_beside(loaded, reference, {})
+    task.run_beside(LocalEngine(loaded), reference, {})
     loaded.restore()
     assert torch.equal(torch.random.get_rng_state(), state)
     fresh = TinyModel().load(CPU).module.state_dict()
@@ -364,19 +366,6 @@ def test_type_without_a_tolerance_has_no_verdict() -> None:
     assert result.warnings == ()
 
 
-def test_layer_that_is_broken_but_unheard_is_invalid() -> None:
-    """A NaN that some later operation drops must not pass."""
-    loaded, calls = shared(), shared_reference(TASK, "float32").calls
-    loaded.restore()
-
-    def to_nan(_x: Tensor, y: Tensor) -> Tensor:
-        return y * torch.nan if y.dim() > 2 else y  # the probe of the backend calls with a matrix
-
-    quantize(loaded, replace(RECIPE, backend=Real(change=to_nan)))
-    with pytest.raises(InvalidResult, match=r"from model\.layers\.0\.mlp\.down_proj"):
-        layer_differences(loaded, calls)
-
-
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_output_that_is_no_number_is_invalid_and_blamed_on_the_real_model(bad: float) -> None:
     def break_one(_x: Tensor, y: Tensor) -> Tensor:
@@ -398,7 +387,7 @@ def test_random_prompts_need_no_text_and_are_seeded() -> None:
     other, _ = beside(Real(change=noisy), replace(task, seed=4))
     again = fake_reference(task, loaded)
     quantize(loaded, replace(RECIPE, backend=Real(change=noisy)))
-    assert first == task.run_beside(loaded, again, Real().tolerance)
+    assert first == task.run_beside(LocalEngine(loaded), again, Real().tolerance)
     assert first.info.data["token_ids_sha256"] != other.info.data["token_ids_sha256"]
     assert task.data_facts().items() <= first.info.data.items()
     assert "random-tokens|seed=3|L=24|windows=12" in first.info.protocol
@@ -409,21 +398,26 @@ def test_model_of_random_weights_wants_random_prompts() -> None:
     loaded = TinyModel().load(CPU)
     loaded.weights = "random"
     with pytest.raises(DataError, match=r"task\.prompts=random"):
-        TASK.reference(loaded)
+        TASK.reference(LocalEngine(loaded))
     task = replace(TASK, prompts="random")
     reference = fake_reference(task, loaded)
     quantize(loaded, replace(RECIPE, backend=Real()))
-    task.run_beside(loaded, reference, {})
+    task.run_beside(LocalEngine(loaded), reference, {})
 
 
 def test_prompts_that_are_too_long_or_too_many_are_refused(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"at most the 8192 tokens"):
-        replace(TASK, prompts="random", window=8193).reference(tiny)
+        replace(TASK, prompts="random", window=8193).reference(LocalEngine(tiny))
     monkeypatch.setattr(parity, "MOST_KEPT_BYTES", 4 * 12 * 23 * 261 - 1)
     with pytest.raises(DataError, match=r"276 positions of 261 tokens; lower task\.window"):
-        TASK.reference(tiny)
+        TASK.reference(LocalEngine(tiny))
+
+
+def test_model_without_a_recipe_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(ModelError, match="a recipe must have changed tiny"):
+        TASK.reference(LocalEngine(tiny))
 
 
 def test_sizes_that_leave_nothing_to_compare_are_refused() -> None:
@@ -451,6 +445,7 @@ def make_spec(tmp_path: Path, _no_model_held: None) -> Callable[..., RunSpec]:
             model=TinyModel(),
             recipe=replace(config.build(resolved["quant"], "quant"), backend=backend),
             task=config.build(resolved["task"], "task"),
+            engine=Local(),
             device=CPU,
             store=ResultStore(root=tmp_path / "results"),
             force=False,
@@ -485,13 +480,3 @@ def test_fake_recipe_has_nothing_to_be_beside(make_spec: Callable[..., RunSpec])
     spec = make_spec(FakeBackend())
     with pytest.raises(ConfigError, match="recipe of a real backend"):
         RunSpec.build(spec.resolved)
-
-
-def test_only_quantized_layers_are_counted() -> None:
-    loaded, task = shared(), replace(TASK, limit_windows=1)
-    for skip, count in {("lm_head", "embed_tokens"): 14, ("embed_tokens",): 15}.items():
-        loaded.restore()
-        layers = quantize(loaded, replace(RECIPE, skip=skip)).report.layers
-        calls = task.reference(loaded).calls
-        assert sorted(calls) == sorted(layer.name for layer in layers)
-        assert len(calls) == count, skip

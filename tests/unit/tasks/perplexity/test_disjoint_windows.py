@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.engine import LocalEngine
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric
 from harness.tasks.perplexity.disjoint_windows import DisjointWindows
@@ -45,7 +46,7 @@ def test_figure_equals_that_of_a_text_of_these_windows(tiny: LoadedModel) -> Non
     def run(content: str, window: int) -> dict[str, Any]:
         text = type(plain)(name="t", text=content, sha256=f"{window}", num_rows=1)
         task = Perplexity(data=SimpleNamespace(text=lambda: text), window=window)
-        return {metric.name: metric for metric in task.run(tiny).metrics}
+        return {metric.name: metric for metric in task.run(LocalEngine(tiny)).metrics}
 
     long, short = run(content[:2400], 600), run(cut, 512)
     assert long["perplexity/first_512"].n == short["perplexity"].n == 4 * 511

@@ -12,6 +12,7 @@ from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from harness.data.source import Text
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -46,7 +47,7 @@ def test_windows_are_those_of_lm_eval(tokens: list[int], length: int) -> None:
 def run(loaded: LoadedModel, pages: tuple[str, ...], **options: Any) -> TaskResult:
     text = Text(name="fixed", text="", sha256=repr(pages), num_rows=1, documents=pages)
     data = SimpleNamespace(text=lambda: text)
-    return Perplexity(data=data, segmentation=Documents(), **options).run(loaded)
+    return Perplexity(data=data, segmentation=Documents(), **options).run(LocalEngine(loaded))
 
 
 def test_every_token_is_scored_once_and_filed_in_order(tiny: LoadedModel) -> None:

@@ -10,6 +10,7 @@ from tokenizers import processors
 
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Text
+from harness.engines.local.engine import LocalEngine
 from harness.errors import DataError
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
@@ -33,7 +34,7 @@ def with_bos() -> LoadedModel:
 def run(loaded: LoadedModel, content: str, window: int, file: str | None = None) -> TaskResult:
     text = Text(name="fixed", text=content, sha256=content, num_rows=1, file=file)
     data = SimpleNamespace(text=lambda: text)
-    return Perplexity(data=data, segmentation=HalfWindows(), window=window).run(loaded)
+    return Perplexity(data=data, segmentation=HalfWindows(), window=window).run(LocalEngine(loaded))
 
 
 def by_definition(

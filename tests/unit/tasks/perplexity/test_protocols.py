@@ -9,6 +9,7 @@ import torch
 from builders import FixedText, fixed_text, prose
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from harness.engines.local.engine import LocalEngine
 from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
@@ -34,7 +35,9 @@ def pages() -> FixedText:
 
 
 def nll(task: Perplexity, loaded: LoadedModel) -> float:
-    return next(metric.value for metric in task.run(loaded).metrics if metric.name == "nll")
+    return next(
+        metric.value for metric in task.run(LocalEngine(loaded)).metrics if metric.name == "nll"
+    )
 
 
 def bigram_model(probabilities_VV: np.ndarray) -> LoadedModel:
@@ -135,8 +138,9 @@ def test_head_of_zeros_gives_the_vocabulary_under_every_protocol(
 def test_batches_change_rounding_and_nothing_else(
     tiny: LoadedModel, options: dict[str, Any], batch_tokens: int
 ) -> None:
-    alone = Perplexity(data=pages(), batch_tokens=1, **options).run(tiny)
-    result = Perplexity(data=pages(), batch_tokens=batch_tokens, **options).run(tiny)
+    alone = Perplexity(data=pages(), **options).run(LocalEngine(tiny, batch_tokens=1))
+    engine = LocalEngine(tiny, batch_tokens)
+    result = Perplexity(data=pages(), **options).run(engine)
     assert result.info.data["batch_tokens"] == batch_tokens
     for ours, theirs in zip(result.samples, alone.samples, strict=True):
         assert ours.id == theirs.id
@@ -147,7 +151,7 @@ def test_batches_change_rounding_and_nothing_else(
 def test_head_sees_the_scored_positions_alone(tiny: LoadedModel, options: dict[str, Any]) -> None:
     rows = []
     handle = tiny.module.lm_head.register_forward_hook(lambda _, __, out: rows.append(out.shape[1]))
-    result = Perplexity(data=pages(), **options).run(tiny)
+    result = Perplexity(data=pages(), **options).run(LocalEngine(tiny))
     handle.remove()
     assert sum(rows) == sum(len(sample.token_nll) for sample in result.samples)
 
@@ -161,12 +165,12 @@ def test_score_that_is_not_finite_names_the_item(
     weight[3] = math.nan
     tiny.swap_parameter(tiny.module.lm_head, "weight", weight)
     with pytest.raises(InvalidResult, match=f"got nan in {task.segmentation.item} 0"):
-        task.run(tiny)
+        task.run(LocalEngine(tiny))
 
 
 def test_protocols_have_names_and_lines_of_their_own(tiny: LoadedModel) -> None:
     tasks = [Perplexity(data=pages(), **options) for options in EVERY.values()]
-    infos = [task.run(tiny).info for task in tasks]
+    infos = [task.run(LocalEngine(tiny)).info for task in tasks]
     assert len({info.name for info in infos}) == len({info.protocol for info in infos}) == 3
     assert [info.name for info in infos] == [task.name for task in tasks]
 
@@ -174,4 +178,4 @@ def test_protocols_have_names_and_lines_of_their_own(tiny: LoadedModel) -> None:
 @every_protocol
 def test_headline_comes_first(tiny: LoadedModel, options: dict[str, Any]) -> None:
     task = Perplexity(data=pages(), **options)
-    assert task.run(tiny).metrics[0].name == task.segmentation.headline
+    assert task.run(LocalEngine(tiny)).metrics[0].name == task.segmentation.headline

@@ -3,35 +3,26 @@
 import numpy as np
 import pytest
 
+from harness.engines.timed import Stamps, Timed
 from harness.results.record import Metric
 from harness.tasks.throughput.ratios import ratios
-from harness.tasks.throughput.subject import (
-    FLOAT,
-    FLOAT32_MATMULS,
-    RECIPE,
-    Request,
-    Requests,
-    Size,
-)
+from harness.tasks.throughput.subject import FLOAT, FLOAT32_MATMULS, RECIPE
+from harness.tasks.throughput.times import Size, SubjectTimes
 from harness.timing import distribution
-from harness.timing.request import Timing
 from harness.timing.warm_up import WarmUp
 
 
-def requests(prefill_s: np.ndarray) -> Requests:
-    rounds = [
-        Request(timing=Timing(prefill_s=s, decode_s=1.0, inter_token_s=(1.0,)), energy_j=None)
-        for s in prefill_s.tolist()
-    ]
-    size = Size(batch=1, prompt=8, new=2)
-    return Requests(size=size, warm_up=WarmUp(seconds=(1.0,), steady=True), rounds=tuple(rounds))
+def times_of(prefill_s: np.ndarray) -> SubjectTimes:
+    rounds = [Timed((Stamps(0.0, s, s + 1.0),), s + 1.0) for s in prefill_s.tolist()]
+    warm_up = WarmUp(seconds=(1.0,), steady=True)
+    return SubjectTimes.of(Size(batch=1, prompt=8, new=2), warm_up, rounds, None)
 
 
 def found(
     native: np.ndarray, widened: np.ndarray, recipe: np.ndarray, seed: int = 0
 ) -> dict[str, Metric]:
     timed = {FLOAT: native, FLOAT32_MATMULS: widened, RECIPE: recipe}
-    made = ratios({name: requests(s) for name, s in timed.items()}, ("prefill",), seed)
+    made = ratios({name: times_of(s) for name, s in timed.items()}, ("prefill",), seed)
     return {metric.name: metric for metric in made}
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from harness.data.embedded import EmbeddedData
 from harness.engines.local import cpu_matmul as products
+from harness.engines.local import timed as local_timed
+from harness.engines.local.engine import LocalEngine
+from harness.engines.local.shape import shape_of
+from harness.engines.timed import Matmuls, NoShape
 from harness.errors import DataError, InvalidResult
 from harness.machine import energy
 from harness.machine import peaks as machine
@@ -21,13 +25,10 @@ from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, Unit
 from harness.tasks.base import Task, TaskResult
-from harness.tasks.throughput import roofline as throughput_roofline
-from harness.tasks.throughput import subject as throughput_subject
 from harness.tasks.throughput import throughput as task_module
 from harness.tasks.throughput.throughput import Throughput
 from harness.timing import roofline, rounds
 from harness.timing.distribution import MOST_DRIFT
-from harness.timing.matmul_types import Matmuls
 
 SMALL = {"batch_size": 2, "prompt_tokens": 8, "new_tokens": 5}
 
@@ -131,12 +132,12 @@ def world(monkeypatch: pytest.MonkeyPatch, _no_collection: None) -> World:
     ) -> dict[str, float]:
         return dict.fromkeys(questions, 1e9)
 
-    monkeypatch.setattr(task_module, "Generation", FakeGeneration)
-    monkeypatch.setattr(task_module, "clock_of", lambda device: world)
+    monkeypatch.setattr(local_timed, "Generation", FakeGeneration)
+    monkeypatch.setattr(local_timed, "clock_of", lambda device: world)
     monkeypatch.setattr(machine, "peaks", peaks)
     monkeypatch.setattr(energy, "find", lambda device: energy.Found(world, None))
     monkeypatch.setattr(
-        task_module,
+        local_timed,
         "observe_matmuls",
         lambda generation: {
             phase: Matmuls(work={world.multiplies_in(phase): 1.0}, kernels=("aten.linear",))
@@ -152,11 +153,11 @@ def task(**options: Any) -> Throughput:
     return Throughput(data=EmbeddedData(), **SMALL | options)
 
 
-def recipe(loaded: LoadedModel) -> LoadedModel:
-    """Swap a weight, as a recipe does."""
+def recipe(loaded: LoadedModel) -> LocalEngine:
+    """Swap a weight, as a recipe does; return the engine of the model."""
     layer = loaded.module.model.layers[0].mlp.up_proj
     loaded.swap_parameter(layer, "weight", layer.weight.detach().clone())
-    return loaded
+    return LocalEngine(loaded)
 
 
 def value(result: TaskResult, name: str) -> float:
@@ -173,7 +174,7 @@ def metrics(result: TaskResult) -> dict[str, Metric]:
 
 
 def test_rates_of_known_times_are_exact(world: World, tiny: LoadedModel) -> None:
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     assert value(result, "ttft") == pytest.approx(0.8)
     assert value(result, "tpot") == pytest.approx(0.02)
     assert value(result, "decode") == pytest.approx(2 / 0.02)
@@ -187,7 +188,7 @@ def test_rates_of_known_times_are_exact(world: World, tiny: LoadedModel) -> None
 
 def test_rate_times_seconds_is_the_count(world: World, tiny: LoadedModel) -> None:
     world.noise = iter(torch.linspace(1, 2, 10_000).tolist())
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     assert value(result, "decode") * value(result, "tpot") * 4 == pytest.approx(2 * 4)
     assert value(result, "prefill") * value(result, "ttft") == pytest.approx(2 * 8)
     assert value(result, "prefill_samples") * value(result, "ttft") == pytest.approx(2)
@@ -209,7 +210,7 @@ def test_a_recipe_stands_beside_the_unquantized_model(world: World, tiny: Loaded
 
 
 def test_the_unquantized_model_alone_has_no_ratio(world: World, tiny: LoadedModel) -> None:
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     assert set(world.order) == {"float"}
     names = {name for name in metrics(result) if "ratio" in name or name.startswith("baseline_")}
     assert names == {"baseline_drift"}
@@ -226,12 +227,12 @@ def test_interval_of_a_noisy_ratio_covers_the_truth(world: World, tiny: LoadedMo
 
 def test_a_model_that_gets_slower_is_flagged(world: World, tiny: LoadedModel) -> None:
     world.slower = 0.01
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     # The medians of the last three and the first three of ten rounds lie seven rounds apart.
     assert value(result, "baseline_drift") == pytest.approx(1.01**7 - 1, rel=1e-3)
     assert any(warning.startswith("unstable") for warning in result.warnings)
     world.slower, world.order = MOST_DRIFT / 20, []
-    assert not any("unstable" in warning for warning in task().run(tiny).warnings)
+    assert not any("unstable" in warning for warning in task().run(LocalEngine(tiny)).warnings)
 
 
 # Two ways of the unquantized model
@@ -294,7 +295,7 @@ def test_a_phase_in_which_both_ways_are_the_same_matmuls_has_one_baseline(
 def test_a_16_bit_model_alone_has_the_speed_of_both_ways_and_no_ratio(
     world: World, half: LoadedModel
 ) -> None:
-    result = task().run(half)
+    result = task().run(LocalEngine(half))
     assert result.metrics[0].name == "decode"
     assert value(result, "decode") == pytest.approx(2 / 0.02)
     assert value(result, "prefill") == pytest.approx(2 * 8 / 0.8)
@@ -324,16 +325,16 @@ def test_drift_and_utilization_are_those_of_native_matmuls(world: World, half: L
 
 
 def test_percentiles_of_too_few_latencies_are_null(world: World, tiny: LoadedModel) -> None:
-    found = metrics(task(new_tokens=5).run(tiny))  # 40 latencies
+    found = metrics(task(new_tokens=5).run(LocalEngine(tiny)))  # 40 latencies
     assert found["itl_p50"].value is not None
     assert found["itl_p90"].value is None
     assert found["itl_p90"].note == "needs 100 inter-token latencies, got 40"
-    found = metrics(task(new_tokens=101).run(tiny))  # 1000 latencies
+    found = metrics(task(new_tokens=101).run(LocalEngine(tiny)))  # 1000 latencies
     assert found["itl_p99"].value == pytest.approx(0.02)
 
 
 def test_energy_is_that_of_the_requests_over_new_tokens(world: World, tiny: LoadedModel) -> None:
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     joules = 100 * (0.8 + 4 * 0.02)
     assert value(result, "energy_per_token") == pytest.approx(joules / (2 * 5))
 
@@ -342,24 +343,24 @@ def test_energy_without_a_counter_or_time_is_null_with_the_reason(
     world: World, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.prefill_s["float"] = 0.1
-    found = metrics(task().run(tiny))["energy_per_token"]
+    found = metrics(task().run(LocalEngine(tiny)))["energy_per_token"]
     assert found.value is None
     assert "needs 5 s" in str(found.note)
     monkeypatch.setattr(energy, "find", lambda device: energy.Found(None, "no counter here"))
-    assert metrics(task().run(tiny))["energy_per_token"].note == "no counter here"
+    assert metrics(task().run(LocalEngine(tiny)))["energy_per_token"].note == "no counter here"
 
 
 def test_memory_is_that_of_what_is_in_place(world: World, tiny: LoadedModel) -> None:
-    whole = value(task().run(tiny), "weight_bytes")
+    whole = value(task().run(LocalEngine(tiny)), "weight_bytes")
     layer = tiny.module.model.layers[0].mlp.up_proj
     tiny.swap_module("model.layers.0.mlp.up_proj", torch.nn.Identity())
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     assert value(result, "weight_bytes") == whole - layer.weight.nbytes
     assert value(result, "kv_bytes") == 4096
 
 
 def test_bandwidth_is_bytes_of_a_step_over_its_time(world: World, tiny: LoadedModel) -> None:
-    result = task().run(tiny)
+    result = task().run(LocalEngine(tiny))
     config = tiny.module.config
     positions = 8 + 2.5  # the four steps see 9 .. 12
     keys = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
@@ -372,7 +373,7 @@ def test_bandwidth_is_bytes_of_a_step_over_its_time(world: World, tiny: LoadedMo
 def test_faster_than_the_machine_is_invalid(world: World, tiny: LoadedModel, phase: str) -> None:
     getattr(world, phase)["float"] = 1e-5
     with pytest.raises(InvalidResult, match="must be at most 1"):
-        task().run(tiny)
+        task().run(LocalEngine(tiny))
 
 
 def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
@@ -389,10 +390,10 @@ def test_attention_of_a_cpu_is_held_against_the_faster_of_its_types(
     monkeypatch.setattr(machine, "peaks", peaks)
     world.native_type = "float32"
     long = {"prompt_tokens": 4096, "new_tokens": 2, "batch_size": 1}
-    shape = roofline.prefill(throughput_roofline.shape_of(loaded), 0, 1, 4096)
+    shape = roofline.prefill(shape_of(loaded), 0, 1, 4096)
     # Less time than attention alone takes at the peak of bfloat16; all matmuls here are float32.
     world.prefill_s["float"] = 0.5 * shape.attention / 1e9
-    used = value(Throughput(data=EmbeddedData(), **long).run(loaded), "prefill_mfu")
+    used = value(Throughput(data=EmbeddedData(), **long).run(LocalEngine(loaded)), "prefill_mfu")
     assert used == pytest.approx((shape.matmul + shape.attention) / 1e12 / world.prefill_s["float"])
     assert machine.matmul("bfloat16") in asked
 
@@ -407,7 +408,7 @@ def test_a_peak_that_was_too_low_is_measured_again(
         return dict.fromkeys(questions, 1e12 if again else 1.0)
 
     monkeypatch.setattr(machine, "peaks", peaks)
-    assert value(task().run(tiny), "decode_mbu") < 1
+    assert value(task().run(LocalEngine(tiny)), "decode_mbu") < 1
     assert True in asked
 
 
@@ -418,15 +419,28 @@ def test_a_peak_that_cannot_be_measured_leaves_a_reason(
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(machine, "peaks", fail)
-    found = metrics(task().run(tiny))
+    found = metrics(task().run(LocalEngine(tiny)))
     for name in ("decode_mbu", "prefill_mfu"):
         assert found[name].value is None
         assert "out of memory" in str(found[name].note)
 
 
+def test_a_model_of_unknown_costs_has_no_utilization_with_the_reason(
+    world: World, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: LoadedModel) -> None:
+        raise NoShape("which experts a step reads depends on its tokens")
+
+    monkeypatch.setattr(local_timed, "shape_of", fail)
+    found = metrics(task().run(recipe(tiny)))
+    for name in ("decode_mbu", "prefill_mfu", "baseline_decode_mbu", "baseline_prefill_mfu"):
+        assert found[name].value is None
+        assert "which experts" in str(found[name].note)
+
+
 def test_compiling_is_reported_apart(world: World, tiny: LoadedModel) -> None:
-    assert "compile" not in metrics(task().run(tiny))
-    assert value(task(compile=True).run(tiny), "compile") == 1.5
+    assert "compile" not in metrics(task().run(LocalEngine(tiny)))
+    assert value(task(compile=True).run(LocalEngine(tiny)), "compile") == 1.5
 
 
 # What is filed
@@ -449,7 +463,7 @@ def test_every_time_is_on_file_under_its_own_name(world: World, tiny: LoadedMode
 
 
 def test_protocol_says_what_decides_the_numbers(world: World, tiny: LoadedModel) -> None:
-    protocol = task(compile=True).run(tiny).info.protocol
+    protocol = task(compile=True).run(LocalEngine(tiny)).info.protocol
     threads = torch.get_num_threads()
     for part in (
         "B=2", "S=8", "G=5", "cache=static", "compile=yes", "attention=harness_one_query",
@@ -460,7 +474,7 @@ def test_protocol_says_what_decides_the_numbers(world: World, tiny: LoadedModel)
 
 def test_measured_values_are_no_facts_of_the_data(world: World, tiny: LoadedModel) -> None:
     # Facts decide which records are compared: those of a recipe and its baseline must be equal.
-    alone, beside = task().run(tiny).info, task().run(recipe(tiny)).info
+    alone, beside = task().run(LocalEngine(tiny)).info, task().run(recipe(tiny)).info
     assert alone == beside
 
 
@@ -470,13 +484,13 @@ def test_warnings_say_what_makes_times_doubtful(
     monkeypatch.setattr(LoadWatch, "warnings", lambda self: ["the machine was busy: a lot"])
     monkeypatch.setattr(task_module, "settings", lambda device: {"cpu_governor": "powersave"})
     world.noise = iter([1.0, 3.0] * 5000)
-    warnings = task().run(tiny).warnings
+    warnings = task().run(LocalEngine(tiny)).warnings
     assert "the machine was busy: a lot" in warnings
     assert any("governor is powersave" in warning for warning in warnings)
     world.prefill_s["float"] = 0.01
-    assert any("less than 10 s" in warning for warning in task().run(tiny).warnings)
+    assert any("less than 10 s" in warning for warning in task().run(LocalEngine(tiny)).warnings)
     world.slower, world.order = 0.05, []
-    assert any("not steady" in warning for warning in task().run(tiny).warnings)
+    assert any("not steady" in warning for warning in task().run(LocalEngine(tiny)).warnings)
 
 
 # Prompts and limits
@@ -485,34 +499,34 @@ def test_warnings_say_what_makes_times_doubtful(
 def test_random_prompts_are_of_the_seed_and_below_the_vocabulary(
     world: World, tiny: LoadedModel
 ) -> None:
-    facts = [task(seed=seed).run(tiny).info.data for seed in (1, 1, 2)]
+    facts = [task(seed=seed).run(LocalEngine(tiny)).info.data for seed in (1, 1, 2)]
     assert facts[0] == facts[1] != facts[2]
     assert facts[0]["name"] == "random tokens"
 
 
 def test_text_prompts_are_pieces_of_the_text(world: World, tiny: LoadedModel) -> None:
     text = EmbeddedData().text()
-    data = task(prompts="text").run(tiny).info.data
+    data = task(prompts="text").run(LocalEngine(tiny)).info.data
     assert data["text_sha256"] == text.sha256
     ids = tiny.tokenizer(text.text, verbose=False)["input_ids"]
     made: list[Tensor] = []
 
-    class Kept(task_module.Generation):  # type: ignore[name-defined,misc]
+    class Kept(local_timed.Generation):  # type: ignore[name-defined,misc]
         def __init__(self, loaded: LoadedModel, prompts_BS: Tensor, *args: Any, **kw: Any) -> None:
             made.append(prompts_BS)
             super().__init__(loaded, prompts_BS, *args, **kw)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task_module, "Generation", Kept)
-        task(prompts="text").run(tiny)
+        patch.setattr(local_timed, "Generation", Kept)
+        task(prompts="text").run(LocalEngine(tiny))
     assert made[0].tolist() == [ids[:8], ids[8:16]]
 
 
 def test_prompts_that_do_not_fit_are_refused(world: World, tiny: LoadedModel) -> None:
     with pytest.raises(DataError, match=r"8190 \+ 5"):
-        task(prompt_tokens=8190).run(tiny)
+        task(prompt_tokens=8190).run(LocalEngine(tiny))
     with pytest.raises(DataError, match=r"task\.batch_size = 4000"):
-        task(prompts="text", prompt_tokens=8000, batch_size=4000).run(tiny)
+        task(prompts="text", prompt_tokens=8000, batch_size=4000).run(LocalEngine(tiny))
 
 
 @pytest.mark.parametrize(
@@ -542,13 +556,15 @@ def test_float32_matmuls_really_run_in_float32_and_only_for_many_rows(
         machine, "peaks", lambda device, questions, again=False: dict.fromkeys(questions, 1e15)
     )
     seen: dict[str, Any] = {}
+    all_metrics = task_module.all_metrics
 
-    def see(subject: Any, *rest: Any) -> Any:
-        seen[subject.name] = {phase: set(made.work) for phase, made in subject.matmuls.items()}
-        return throughput_subject.make_request(subject, *rest)
+    def see(times: Any, subjects: Any, *rest: Any) -> Any:
+        for name, subject in subjects.items():
+            seen[name] = {phase: set(made.work) for phase, made in subject.matmuls.items()}
+        return all_metrics(times, subjects, *rest)
 
-    monkeypatch.setattr(task_module, "make_request", see)
-    result = task(prompt_tokens=products.LEAST_ROWS, batch_size=1).run(half)
+    monkeypatch.setattr(task_module, "all_metrics", see)
+    result = task(prompt_tokens=products.LEAST_ROWS, batch_size=1).run(LocalEngine(half))
     native = {"prefill": {"bfloat16"}, "decode": {"bfloat16"}}
     # The head sees one row.
     assert seen == {
@@ -556,7 +572,7 @@ def test_float32_matmuls_really_run_in_float32_and_only_for_many_rows(
         "float32_products": native | {"prefill": {"float32", "bfloat16"}},
     }
     assert value(result, "baseline_float32_prefill") > 0
-    few = task(prompt_tokens=products.LEAST_ROWS - 1, batch_size=1).run(half)
+    few = task(prompt_tokens=products.LEAST_ROWS - 1, batch_size=1).run(LocalEngine(half))
     assert "baseline_float32_prefill" not in metrics(few)
 
 

@@ -1,0 +1,45 @@
+"""Answer all requests of a task on one model.
+
+1. `harness.engines.tree` finds what the requests share.
+2. Runs that share nothing go whole (`whole_runs`).
+3. The others go through the tree, pass by pass (`shared_runs`).
+
+Models that cannot share (`prefix_support`) run everything whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from harness.engines.local.prefix_support import unsupported
+from harness.engines.local.shared_runs import answer_shared
+from harness.engines.local.split_model import SplitModel
+from harness.engines.local.whole_runs import answer_whole
+from harness.engines.requests import Answer, Request
+from harness.engines.tree import prefix_tree
+
+
+def answer(
+    model: SplitModel,
+    requests: Sequence[Request],
+    batch_tokens: int,
+    warn: Callable[[str], object],
+) -> Iterator[tuple[int, Answer]]:
+    """Yield the index of each request and its answer, in an order of its own.
+
+    Args:
+        model: The model.
+        requests: All requests of a task.
+        batch_tokens: Tokens that run together.
+        warn: Gets a warning if the model cannot share what requests have in common.
+
+    Raises:
+        InvalidResult: A logit of a decoded position is NaN.
+    """
+    tree = prefix_tree(requests)
+    if len(tree) and (reason := unsupported(model, max(map(len, tree.runs)))):
+        warn(
+            f"prompts of this model cannot share their beginning, because {reason}; "
+            "every prompt was run whole, which is slower"
+        )
+        tree = prefix_tree(requests, share=False)
+    yield from answer_whole(model, requests, tree, batch_tokens)
+    yield from answer_shared(model, requests, tree, batch_tokens)

@@ -1,0 +1,86 @@
+"""Greedy decoding of many rows that end at different times.
+
+A row ends at an end-of-text token, after `max_new_tokens`, or once a stop text stands in its
+decoded text behind other text than white space. Rows that have ended leave the batch.
+
+What a step runs is the business of `Rows`: `decode_rows.TreeRows` keeps keys, and
+`whole_runs.WholeRows` runs all tokens again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from harness.engines.requests import Generate, Generated, Request
+from harness.errors import InvalidResult
+from harness.models.loaded import LoadedModel
+from harness.models.tokens import end_ids
+
+
+class Rows(Protocol):
+    """Rows of tokens that grow."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
+
+    def then(self, tokens_B: Tensor) -> Tensor:
+        """Append a token to each row; return the float32 logits `[B, V]` after it."""
+
+
+def decode(
+    loaded: LoadedModel, requests: Sequence[Request], tokens: Mapping[int, int], rows: Rows
+) -> Iterator[tuple[int, Generated]]:
+    """Yield the index of each row's request and its answer, as rows end.
+
+    Args:
+        loaded: The model.
+        requests: The requests, some of which are `Generate`.
+        tokens: First token of each continuation by the index of its request, in the order of rows.
+        rows: The rows behind their prompts.
+
+    Raises:
+        InvalidResult: A logit is NaN.
+    """
+    ends = end_ids(loaded)
+    made: dict[int, list[int]] = {index: [] for index in tokens}
+    newest = list(tokens.values())
+    while made:
+        going = []
+        for row, (index, token) in enumerate(zip([*made], newest, strict=True)):
+            if token not in ends:
+                made[index].append(token)
+                if not _is_over(loaded, requests[index], made[index]):
+                    going.append(row)
+                    continue
+            yield index, Generated(tuple(made.pop(index)))
+        if not made:
+            return
+        if len(going) < len(newest):
+            rows.keep(going)
+        last = torch.tensor([row[-1] for row in made.values()])
+        newest = most_likely(rows.then(last)).tolist()
+
+
+def most_likely(logits_BV: Tensor) -> Tensor:
+    """Return the most likely token of each row, `[B]`.
+
+    Raises:
+        InvalidResult: A logit is NaN.
+    """
+    if logits_BV.isnan().any():  # argmax would take a NaN for the largest
+        raise InvalidResult(
+            "every logit must be finite, got NaN while decoding; "
+            "the recipe destroys this model, or the weights are damaged"
+        )
+    return logits_BV.argmax(dim=-1)
+
+
+def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
+    """Say whether a row has all its tokens, or a stop text behind other text than white space."""
+    assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
+    if len(made) >= request.max_new_tokens:
+        return True
+    # A text is not decoded for nothing.
+    return bool(request.stop) and request.is_ended_by(str(loaded.tokenizer.decode([*made])))

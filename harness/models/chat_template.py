@@ -1,0 +1,92 @@
+r"""Write a conversation as one text, with the chat template of a tokenizer.
+
+A chat template is a Jinja program in the files of a tokenizer. It puts the special tokens of a
+model around each message:
+
+    [{"role": "user", "content": "Why?"}]  ->  "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>..."
+
+Some templates take no system message: Gemma's fails, others leave it out. As in lm-eval 0.4.13
+(`HFLM.apply_chat_template`), a template that fails gets the conversation without its system
+message. `takes_system` says so beforehand.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from harness.errors import ConfigError
+
+Messages: TypeAlias = Sequence[Mapping[str, str]]
+"""A conversation: `role` (system, user or assistant) and `content` of each message."""
+PROBE = "You answer in one word."
+"""A system message that no template contains."""
+
+
+def template_of(tokenizer: PreTrainedTokenizerFast, model: str) -> str:
+    """Return the chat template of a tokenizer.
+
+    Raises:
+        ConfigError: It has none, or several without a default.
+    """
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as reason:
+        raise ConfigError(
+            f"the tokenizer of {model} must have a chat template for task.chat_template=true, got "
+            f"none or several without a default; leave task.chat_template out, or use a model that "
+            "was trained on conversations"
+        ) from reason
+
+
+def render(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Messages,
+    model: str,
+    *,
+    add_generation_prompt: bool = True,
+) -> str:
+    """Return a conversation as text.
+
+    Args:
+        tokenizer: The tokenizer.
+        messages: The conversation.
+        model: Name of the model, for messages of errors.
+        add_generation_prompt: End with the beginning of an answer. Without it the last message is
+            that beginning, and stays open.
+
+    Raises:
+        ConfigError: There is no template, or it rejects the conversation.
+    """
+    template_of(tokenizer, model)
+    without = [message for message in messages if message["role"] != "system"]
+    try:
+        try:
+            return _apply(tokenizer, messages, add_generation_prompt)
+        except TemplateError:
+            return _apply(tokenizer, without, add_generation_prompt)
+    except (TemplateError, ValueError) as reason:
+        raise ConfigError(
+            f"the chat template of {model} must take the conversation of a task, got {reason}; "
+            "change task.fewshot_as_turns, or leave task.chat_template out"
+        ) from reason
+
+
+def takes_system(tokenizer: PreTrainedTokenizerFast, model: str) -> bool:
+    """Return whether a system message stands in the text of a conversation."""
+    messages = [{"role": "system", "content": PROBE}, {"role": "user", "content": "Hello"}]
+    return PROBE in render(tokenizer, messages, model)
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerFast, messages: Messages, add_generation_prompt: bool
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+    )

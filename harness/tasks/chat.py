@@ -1,0 +1,129 @@
+"""Prompts as conversations: chat template, system prompt, and solved examples as turns.
+
+As in lm-eval 0.4.13, a prompt is a list of messages first:
+
+    system       the system prompt and the description of the task, a blank line between them
+    user         a question       } once for each solved example
+    assistant    its answer       }
+    user         the question that is asked
+
+`Chat` says what becomes of the messages:
+
+    template=False    their texts in one line, with the delimiters of the task between them
+    template=True     the system message, and one user message of all others
+    as_turns=True     every message for itself
+
+The texts equal those of lm-eval byte for byte (tests/parity/test_chat_prompts.py).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.engines.base import Engine
+from harness.errors import ConfigError
+
+FEWSHOT_DELIMITER = "\n\n"
+"""What lm-eval puts after a solved example, and between system prompt and description."""
+
+
+class Turn(NamedTuple):
+    """A message, and what follows it in a prompt of one text."""
+
+    role: str
+    content: str
+    delimiter: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chat:
+    """Whether and how prompts are conversations."""
+
+    template: bool = False
+    """Apply the chat template of the tokenizer."""
+    system: str | None = None
+    """System prompt; None is none."""
+    as_turns: bool = False
+    """Show solved examples as turns of the conversation, not in one message."""
+
+    def check_options(self) -> None:
+        """Check that the options go together.
+
+        Raises:
+            ValueError: `as_turns` without a template, or an empty system prompt.
+        """
+        if self.as_turns and not self.template:
+            raise ValueError("fewshot_as_turns must be false without chat_template, got true")
+        if self.system == "":
+            raise ValueError("system must be a text or null, got an empty one")
+
+    def check(self, engine: Engine) -> None:
+        """Check that a template exists, and that it takes the system prompt.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        if self.template and not engine.tokenizer.takes_system and self.system is not None:
+            raise ConfigError(
+                f"task.system must be null with {engine.name}, whose chat template has no system "
+                f"role, got {self.system!r}; leave task.system out, or write its text into the "
+                "question"
+            )
+
+    def warnings(self, engine: Engine, descriptions: int) -> tuple[str, ...]:
+        """Return a warning if descriptions of tasks are left out, as lm-eval leaves them out."""
+        if not (self.template and descriptions) or engine.tokenizer.takes_system:
+            return ()
+        return (
+            f"the chat template of {engine.name} has no system role: the description before the "
+            "questions is left out, as in lm-eval",
+        )
+
+    def protocol(self, engine: Engine) -> str:
+        """Return the words for the protocol line; none for prompts without chat and system."""
+        parts = []
+        if self.template:
+            parts.append(f"chat={_short_hash(engine.tokenizer.chat_template)}")
+            parts.append(f"examples={'turns' if self.as_turns else 'one-message'}")
+        if self.system is not None:
+            parts.append(f"system={_short_hash(self.system)}")
+        return "".join(f"|{part}" for part in parts)
+
+    def render(self, engine: Engine, description: str, turns: Sequence[Turn]) -> str:
+        """Return a prompt.
+
+        Args:
+            engine: Its tokenizer has the template.
+            description: The description of the task; may be empty.
+            turns: Solved examples and the question, which has no delimiter.
+        """
+        opening = system_message(self.system, description)
+        system = [Turn("system", opening)] if opening else []
+        if not self.template:
+            return message_texts([*system, *turns])
+        if not self.as_turns:
+            turns = [Turn("user", message_texts(turns))]
+        messages = [{"role": turn.role, "content": turn.content} for turn in (*system, *turns)]
+        return engine.tokenizer.chat(messages)
+
+
+PLAIN = Chat()
+"""Prompts without a template."""
+
+
+def message_texts(turns: Sequence[Turn]) -> str:
+    """Return messages as one text, with their delimiters."""
+    return "".join(turn.content + turn.delimiter for turn in turns)
+
+
+def system_message(system: str | None, description: str) -> str:
+    """Return system prompt and description, with a blank line between where neither has space."""
+    if not system or not description:
+        return system or description
+    touches = system[-1].isspace() or description[0].isspace()
+    return system + ("" if touches else FEWSHOT_DELIMITER) + description
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
