@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,8 @@ from harness.tasks.perplexity.perplexity import Perplexity  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- begin: scripts/model_matrix.py -->\n", "<!-- end -->\n"
+WIDTH = 100
+"""Columns of a line of prose in the documentation."""
 WINDOW = 128
 TASK = Perplexity(data=EmbeddedData(), window=WINDOW, limit_windows=2)
 ROWS = BlockScaled(element=Integer(bits=8), granularity=Granularity(block=(1, -1)))
@@ -79,6 +82,11 @@ class Reasons:
         kind = re.split(r", got |, but (?=got|the)|; ", reason.replace("\n", " "))[0]
         kind = re.sub(r"\b[A-Z]\w*(For\w+|LMHeadModel)\b", "its class", kind)
         return self.known.setdefault(kind, len(self.known) + 1)
+
+    def notes(self) -> list[str]:
+        """Return the numbered reasons, wrapped like the rest of the page."""
+        lines = (f"{number}. {reason}" for reason, number in self.known.items())
+        return [textwrap.fill(line, WIDTH, subsequent_indent="   ") for line in lines]
 
 
 def token_ids() -> torch.Tensor:
@@ -204,7 +212,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             lines.append(row(name, Path(folder), reasons))
         print(lines[-1], file=sys.stdout if names else sys.stderr, flush=True)
-    notes = [f"{number}. {reason}" for reason, number in reasons.known.items()]
+    notes = reasons.notes()
     if names:
         print("\n".join(notes))
         return

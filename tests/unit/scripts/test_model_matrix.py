@@ -10,14 +10,11 @@ from repository import ROOT
 from script_modules import load_script
 
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-ROWS = {
-    line.split("`")[1]: line
-    for line in PAGE.partition("<!-- begin")[2].splitlines()
-    if line.startswith("| `")
-}
+TABLE = PAGE.partition("<!-- begin")[2]
+ROWS = {line.split("`")[1]: line for line in TABLE.splitlines() if line.startswith("| `")}
 REASONS = {
-    text: int(number)
-    for number, text in re.findall(r"^(\d+)\. (.+)$", PAGE.partition("<!-- begin")[2], re.M)
+    text.replace("\n  ", ""): int(number)
+    for number, text in re.findall(r"^(\d+)\. (.+(?:\n   .+)*)$", TABLE, re.M)
 }
 
 
@@ -41,6 +38,12 @@ def test_no_row_has_a_wrong_number_and_every_refusal_has_a_reason() -> None:
             number = re.fullmatch(r"yes|no \((\d+)\)", cell)
             assert number is not None
             assert number[1] is None or int(number[1]) in REASONS.values()
+
+
+def test_reasons_of_the_page_are_those_that_the_script_writes(script: ModuleType) -> None:
+    reasons = script.Reasons()
+    assert [reasons.number(text) for text in REASONS] == list(REASONS.values())
+    assert "\n".join(reasons.notes()) + "\n<!-- end -->" in TABLE
 
 
 def test_wrong_figure_stands_out(script: ModuleType) -> None:
