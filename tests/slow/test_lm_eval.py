@@ -7,6 +7,7 @@ import torch
 from repository import ROOT
 
 from harness.data.hub import HubData
+from harness.engines.local.engine import LocalEngine
 from harness.models.loaded import LoadedModel
 from harness.models.sources.embedded import EmbeddedModel
 
@@ -60,4 +61,4 @@ def test_the_script_counts_the_tokens_that_the_task_asks(loaded: LoadedModel) ->
     texts = reference.prompts(data, questions, 5)
     counted = sum(len(ids) for ids in loaded.tokenizer(texts, verbose=False)["input_ids"])
     task = bench_eval.MMLU(data=bench_eval.Chosen(asked=questions), answer=bench_eval.Direct())
-    assert counted == task.run(loaded).info.data["num_prompt_tokens"]
+    assert counted == task.run(LocalEngine(loaded)).info.data["num_prompt_tokens"]
