@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lm_eval.models.huggingface import HFLM
+from lm_eval_model import hflm
 from lm_eval_tasks import write_tasks
 
 from harness.engines.lm_eval import EngineLM
@@ -48,14 +48,7 @@ def test_samples_are_those_of_lm_eval(
     loaded: LoadedModel, folder: Path, shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")  # a copy of the process holds the model again
-    plain = HFLM(
-        pretrained=loaded.module,
-        tokenizer=loaded.tokenizer,
-        max_length=LENGTH,
-        batch_size=1,
-        softmax_dtype="float32",
-        logits_cache=False,
-    )
+    plain = hflm(loaded, LENGTH)
     ours = samples(EngineLM(LocalEngine(loaded), LENGTH), folder, shots)
     theirs = samples(plain, folder, shots)
     assert ours.keys() == theirs.keys()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval_model import hflm
 from plain_engine import PlainEngine
 from tokenizers.processors import TemplateProcessing
 
@@ -72,14 +73,7 @@ def reference(loaded: LoadedModel) -> Iterator[HFLM]:
     processor = loaded.tokenizer.backend_tokenizer.post_processor
     if loaded.tokenizer("a")["input_ids"][-1] == loaded.tokenizer.eos_token_id:
         loaded.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
-    yield HFLM(
-        pretrained=loaded.module,
-        tokenizer=loaded.tokenizer,
-        max_length=LENGTH,
-        batch_size=1,
-        softmax_dtype="float32",
-        logits_cache=False,
-    )
+    yield hflm(loaded, LENGTH)
     loaded.tokenizer.backend_tokenizer.post_processor = processor
 
 
