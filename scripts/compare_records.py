@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.grouping import finished
+from harness.claims.grouping import finished
 from harness.results.store import ResultStore, Stored, read_samples
 
 Key = tuple[str, str, str]

@@ -8,7 +8,7 @@ A study compares 12 recipes with one baseline, on the same samples:
     text      the 62 articles of WikiText-2 in chunks of 64 tokens, autocorrelated within an article
 
 `even` has no effects of subjects or articles; in `clustered` they shift the differences of a whole
-subject or article, with mean 0, alike for all recipes in part. Each row of the table gives percents:
+subject or article, with mean 0, in part alike for all recipes. The table gives percents:
 
     false     studies without any difference in which some claim is made (Holm); at most 5
     covered   95 % intervals that hold the true difference; 95
@@ -42,6 +42,7 @@ SUBJECTS = np.repeat(np.arange(57), 18)[:1000]
 FLIPS = 0.1
 """Share of the answers that flip."""
 WORKERS = 2
+SHARES = ("false", "covered", "found", "lossless")
 
 
 class Setting(NamedTuple):
@@ -142,7 +143,9 @@ def main() -> None:
         for index, setting in enumerate(SETTINGS):
             run = partial(study, index=index)
             done = np.array(list(pool.map(run, range(arguments.studies), chunksize=50)), float)
-            shares = dict(zip(("false", "covered", "found", "lossless"), 100 * done.mean(0), strict=True))
+            shares = dict(
+                zip(("false", "covered", "found", "lossless"), 100 * done.mean(0), strict=True)
+            )
             rows.append({"study": setting.name, "size": setting.size, **shares})
             sys.stderr.write(f"{rows[-1]}\n")
     table = pd.DataFrame(rows)

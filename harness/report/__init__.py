@@ -1,9 +1,8 @@
 """From a folder of records to a report. No torch: a report can be written anywhere.
 
-`intake` chooses the records that can be trusted. `grouping` finds the runs that may be compared;
-`row_names` and `titles` name what is compared. `paired_differences` compares two runs sample by
-sample, `accuracy` looks up what a recipe costs. `sections` has the tables, `plots` the pictures,
-`contents` their order. `markdown` writes them, and `__main__` is the command.
+`intake` chooses the records that can be trusted, `harness.claims` compares them. `titles` names
+what is compared, and `accuracy` looks up what a recipe costs. `sections` has the tables, `plots`
+the pictures, `contents` their order. `markdown` writes them, and `__main__` is the command.
 """
 
 import logging

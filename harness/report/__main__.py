@@ -9,6 +9,7 @@ from harness import __version__, signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
+from harness.claims.grouping import finished
 from harness.errors import HarnessError, ResultError
 from harness.messages import program
 from harness.output import picture, place, scratch
@@ -17,7 +18,6 @@ from harness.output.names import file_stem, local_path
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.report.contents import collect
-from harness.report.grouping import finished
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
 from harness.report.sections.left_out import shortened

@@ -9,64 +9,60 @@ The cost is looked up in other records of the folder, of the same weights in the
    An option makes a backend compute something else, such as smoothing or outliers in float.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.claims.claim import Answered, Claim
+from harness.claims.grouping import Group, Row
+from harness.claims.sentences import shown
 from harness.identity import canonical
-from harness.report import paired_differences as paired
-from harness.report.grouping import Group, Row
-from harness.report.paired_differences import Paired
 from harness.results import formatting as figures
 from harness.results import names
 
-Pairing = Callable[[Row, Row], Paired]
-
 NOT_MEASURED = "not measured"
 RANDOM = "n/a (random weights)"
-MEASURES: Mapping[str, tuple[tuple[str, ...], Pairing]] = {
-    "perplexity": (names.PERPLEXITIES, paired.log_loss),
-    "MMLU": (names.MMLU_TASKS, paired.accuracy),
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "perplexity": names.PERPLEXITIES,
+    "MMLU": names.MMLU_TASKS,
 }
-"""Measure -> the tasks that give it, the preferred one first, and how two runs are paired."""
+"""Measure -> the tasks that give it, the preferred one first."""
 
 
 class _Found(NamedTuple):
     """A run that gives a measure."""
 
     row: Row
-    group: Group
+    answered: Answered
     is_exact: bool
     """Whether the run has the recipe itself, not its fake-quantized form."""
 
 
-def accuracy_of(row: Row, groups: Sequence[Group]) -> dict[str, str]:
+def accuracy_of(row: Row, answered: Sequence[Answered]) -> dict[str, str]:
     """Return a cell for each measure: value, and paired difference from the baseline."""
     if row.model.weights == "random":
         return dict.fromkeys(MEASURES, RANDOM)
-    return {
-        measure: _cell(_best(row, groups, tasks), pairing)
-        for measure, (tasks, pairing) in MEASURES.items()
-    }
+    return {measure: _cell(_best(row, answered, tasks)) for measure, tasks in MEASURES.items()}
 
 
-def _best(row: Row, groups: Sequence[Group], tasks: Sequence[str]) -> _Found | None:
+def _best(row: Row, answered: Sequence[Answered], tasks: Sequence[str]) -> _Found | None:
     """Return the run that says most about a recipe, or None.
 
     A run of the recipe itself comes first, then a run with a baseline, then the preferred task,
     then the run with most samples.
     """
-    stands_in = _is_like_fake(row, groups)
+    stands_in = _is_like_fake(row, [each.group for each in answered])
     candidates = [
-        _Found(other, group, is_exact)
-        for group in groups
-        if group.task.name in tasks and _same_model(row, group)
-        for other in group.rows
+        _Found(other, each, is_exact)
+        for each in answered
+        if each.group.task.name in tasks and _same_model(row, each.group)
+        for other in each.group.rows
         if (is_exact := _recipe(other) == _recipe(row)) or (stands_in and _is_fake_of(other, row))
     ]
 
     def worth(found: _Found) -> tuple[object, ...]:
-        order = -tasks.index(found.group.task.name)
-        return found.is_exact, found.group.baseline is not None, order, found.row.headline.n
+        group = found.answered.group
+        order = -tasks.index(group.task.name)
+        return found.is_exact, group.baseline is not None, order, found.row.headline.n
 
     return max(candidates, key=worth, default=None)
 
@@ -110,30 +106,22 @@ def _is_fake_of(other: Row, row: Row) -> bool:
     return is_fake and _recipe(other, "backend") == _recipe(row, "backend")
 
 
-def _cell(found: _Found | None, pairing: Pairing) -> str:
+def _cell(found: _Found | None) -> str:
     if found is None:
         return NOT_MEASURED
-    text = figures.show(found.row.headline)
     notes = [] if found.is_exact else [f"of {found.row.label}, its fake-quantized form"]
-    baseline = found.group.baseline
-    if baseline is None:
+    if found.answered.group.baseline is None:
         notes.append("no baseline")
     elif found.row.is_baseline:
         notes.append("baseline")
     else:
-        notes.append(_difference(found.row, baseline, pairing))
-    return f"{text} ({'; '.join(notes)})"
+        notes.append(_difference(found.row, found.answered))
+    return f"{figures.show(found.row.headline)} ({'; '.join(notes)})"
 
 
-def _difference(row: Row, baseline: Row, pairing: Pairing) -> str:
-    """Return the paired difference with its interval; the plain one of runs without samples."""
-    unit = row.headline.unit
-    if row.stored.record.samples_file is None or baseline.stored.record.samples_file is None:
-        return f"{figures.difference(row.value, baseline.value, unit)}, no interval"
-    found = pairing(row, baseline)
-    scale, name = (1.0, "nat/token") if pairing is paired.log_loss else (100.0, "pp")
-    bounds = "no interval"
-    if found.interval is not None:
-        bounds = f"[{', '.join(f'{scale * bound:+.3g}' for bound in found.interval)}]"
-    p = "" if found.p is None else f", p = {figures.p_value(found.p)}"
-    return f"{scale * found.value:+.3g} {name} {bounds}{p}"
+def _difference(row: Row, answered: Answered) -> str:
+    """Return the paired difference with its verdict; the plain one of runs without samples."""
+    found = answered.against_baseline[row.stored.record.run_id]
+    if isinstance(found, Claim):
+        return f"{shown(found)}, {found.verdict}"
+    return f"{figures.difference(row.value, found.reference.value, row.headline.unit)}, no interval"

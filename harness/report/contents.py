@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from harness.claims.claim import Answered, answer
+from harness.claims.grouping import comparable
 from harness.errors import HarnessError
-from harness.report.grouping import Group, comparable
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibrations
 from harness.report.sections.divergence import divergences
@@ -20,7 +21,7 @@ from harness.report.sections.group_sizes import group_size_trend
 from harness.report.sections.left_out import known_to_be_wrong, unusable
 from harness.report.sections.matmul import matmul_errors
 from harness.report.sections.mmlu import direct_against_generate
-from harness.report.sections.noise import Floor, floor_of, noise_floor
+from harness.report.sections.noise import noise_floor
 from harness.report.sections.parity import parities
 from harness.report.sections.quality import quality_against_bits
 from harness.report.sections.ranking import ranking
@@ -32,7 +33,6 @@ from harness.report.sections.throughput import throughput
 from harness.report.sections.unfinished import not_ok, not_supported
 from harness.report.sections.warnings import warnings
 from harness.report.titles import told_apart
-from harness.results.record import Unit
 from harness.results.store import Stored
 
 Builder = Callable[[], Section | Sequence[Section | None] | None]
@@ -83,14 +83,13 @@ def made_by(build: Builder) -> list[Section]:
 def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
     """Yield a function for each section, in the order of the report."""
     groups = told_apart(comparable(stored))
-    floors = [floor_of(group, groups) for group in groups]
-    numbered = list(enumerate(zip(groups, floors, strict=True), start=1))
-    for number, (group, floor) in numbered:
+    answered = answer(groups)
+    for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")
-        yield partial(_of_group, group, groups, stored, floor, picture)
-    for number, (group, floor) in numbered:
+        yield partial(_of_group, each, answered, stored, picture)
+    for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
-        yield partial(quality_against_bits, group, picture, floor)
+        yield partial(quality_against_bits, each, picture)
     yield from (partial(formats_by_granularity, group) for group in groups)
     yield from (partial(group_size_trend, group) for group in groups)
     yield partial(direct_against_generate, groups)
@@ -107,23 +106,17 @@ def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
 
 
 def _of_group(
-    group: Group,
-    groups: Sequence[Group],
-    stored: Sequence[Stored],
-    floor: Floor | None,
-    picture: Path,
+    each: Answered, answered: Sequence[Answered], stored: Sequence[Stored], picture: Path
 ) -> Sequence[Section | None]:
     """Return the tables of this task alone; for a task without such tables, the ranking."""
+    group = each.group
     own = (
-        divergences(group, floor),
+        divergences(group, each.floor),
         answer_changes(group),
         noise_floor(group),
         parities(group),
-        throughput(group, groups, stored, picture),
+        throughput(group, answered, stored, picture),
     )
     if any(own):
         return own
-    # The noise floor is a difference of log-losses: it does not apply to accuracies.
-    if floor is None or group.headline.unit is Unit.FRACTION:
-        return (ranking(group),)
-    return (ranking(group, floor.line(), floor.least),)
+    return (ranking(each),)

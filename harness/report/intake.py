@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.claims.grouping import Group, comparable, measured
 from harness.errors import ResultError
 from harness.report.contents import builders, made_by
-from harness.report.grouping import Group, comparable, measured
 from harness.report.markdown import render
 from harness.results import names
 from harness.results.evidence import check_evidence

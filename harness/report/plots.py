@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import extras, stats
+from harness.claims.claim import Claim
+from harness.claims.grouping import Row
 from harness.output import picture
 from harness.output.temporary import check_temporary
-from harness.report.grouping import Row
-from harness.report.paired_differences import Paired
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,21 +32,25 @@ SMALLEST_SHOWN = 1e-4
 class Cost:
     """What one format costs in quality."""
 
-    row: Row
-    difference: Paired
-    """Mean NLL minus the baseline's [nat/token]."""
+    claim: Claim
+    """Its difference of the mean NLL from the baseline's [nat/token]."""
     on_frontier: bool = False
     """No other format of the group has both fewer or equal bits and a smaller cost."""
 
     @property
+    def row(self) -> Row:
+        """The run."""
+        return self.claim.row
+
+    @property
     def nll(self) -> float:
         """Mean NLL minus the baseline's [nat/token]."""
-        return self.difference.value
+        return self.claim.difference.value
 
     @property
     def interval(self) -> stats.Interval | None:
         """95 % interval of the difference."""
-        return self.difference.interval
+        return self.claim.difference.interval
 
     @property
     def bits(self) -> float:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.report.grouping import Group, options
+from harness.claims.grouping import Group, options
 from harness.results.record import Provenance
 
 

@@ -11,7 +11,7 @@ claimed that one of them does not support:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,18 @@ def of_tokens(sums: Clusters, item: str = "document") -> Difference:
     )
 
 
+def of_flips(to_wrong: int, to_right: int, total: int) -> Difference:
+    """Return the difference of two accuracies over the same, independent questions."""
+    return Difference(
+        value=(to_right - to_wrong) / total,
+        estimates=(flips_estimate(to_wrong, to_right, total),),
+        num_items=total,
+        test=f"exact McNemar, {to_wrong} to wrong and {to_right} to right",
+        exact_p=mcnemar(to_wrong, to_right),
+        exact_interval=flips_interval(to_wrong, to_right, total),
+    )
+
+
 def of_answers(differences: Sequence[float] | np.ndarray[Any, Any], sums: Clusters) -> Difference:
     """Return the difference of two accuracies over the same questions.
 
@@ -118,17 +130,14 @@ def of_answers(differences: Sequence[float] | np.ndarray[Any, Any], sums: Cluste
         sums: The same by subject. With too few subjects the claim is about these alone.
     """
     values = np.asarray(differences, dtype=np.float64)
-    to_wrong, to_right = int((values < 0).sum()), int((values > 0).sum())
-    clustered = sums.estimate()
-    by = "" if clustered is None else f" and t by subject, {len(sums.counts)} of them"
-    return Difference(
-        value=float(values.mean()),
-        estimates=(flips_estimate(to_wrong, to_right, len(values)),)
-        + (() if clustered is None else (clustered,)),
-        num_items=len(values),
-        test=f"exact McNemar, {to_wrong} to wrong and {to_right} to right{by}",
-        exact_p=mcnemar(to_wrong, to_right),
-        exact_interval=flips_interval(to_wrong, to_right, len(values)),
+    found = of_flips(int((values < 0).sum()), int((values > 0).sum()), len(values))
+    by_subject = sums.estimate()
+    if by_subject is None:
+        return found
+    return replace(
+        found,
+        estimates=(*found.estimates, by_subject),
+        test=f"{found.test}; t by subject, {len(sums.counts)} of them",
     )
 
 

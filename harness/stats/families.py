@@ -6,6 +6,7 @@ next, is corrected by Benjamini and Hochberg's, which keeps the share of false p
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -31,7 +32,7 @@ def _corrected(p_values: Sequence[float], method: str) -> list[float]:
     return [float(p) for p in multipletests(p_values, method=method)[1]]
 
 
-def cochran(correct: np.ndarray) -> float:
+def cochran(correct: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
     """Return the p-value of Cochran's Q (1950): all models have the same accuracy.
 
     Args:
@@ -43,7 +44,9 @@ def cochran(correct: np.ndarray) -> float:
     return float(cochrans_q(correct).pvalue)
 
 
-def tiers(p_values: Mapping[tuple[Hashable, Hashable], float], order: Sequence[Hashable]) -> dict:
+def tiers(
+    p_values: Mapping[tuple[Hashable, Hashable], float], order: Sequence[Hashable]
+) -> dict[Hashable, str]:
     """Return the letters of each item: two items share a letter if they cannot be told apart.
 
     A letter stands for a largest possible set of items of which no two differ (compact letter

@@ -1,12 +1,18 @@
 """Which answers changed, where a divergence run asked questions."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from harness.report.grouping import Group, Row
-from harness.report.paired_differences import Paired
+from harness.claims.grouping import Group, Row
+from harness.claims.measure import ACCURACY
+from harness.claims.verdict import Evidence
+from harness.errors import ResultError
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
+from harness.stats.difference import Difference, of_flips
+from harness.stats.families import holm
 
 
 def answer_changes(group: Group) -> Section | None:
@@ -14,6 +20,7 @@ def answer_changes(group: Group) -> Section | None:
     asked = [row for row in group.rows if row.metric(names.FLIPS) is not None]
     if group.task.name != names.DIVERGENCE or not asked:
         return None
+    verdicts = _verdicts(asked)
     rows = [
         {
             "recipe": row.label,
@@ -24,7 +31,7 @@ def answer_changes(group: Group) -> Section | None:
             "accuracy": figures.show(row.metric(names.ACCURACY)),
             "baseline": figures.show(row.metric(names.ACCURACY_BASELINE)),
             "p": figures.show(row.metric(names.FLIPS_P), "4 digits"),
-            "differs from baseline": _verdict(row),
+            "differs from baseline": verdicts.get(row.label, figures.MISSING),
         }
         for row in asked
     ]
@@ -33,19 +40,30 @@ def answer_changes(group: Group) -> Section | None:
         title=f"Answers that changed: {group.model.name}{group.suffix}",
         text=(
             f"The same {figures.count(flips)} asked of both models. p is that of McNemar's exact "
-            "two-sided test of the flips, each recipe by itself: of twenty recipes without any "
-            "effect one is expected below 0.05."
+            "two-sided test of the flips, each recipe by itself; the verdict corrects for the "
+            "number of recipes (Holm)."
         ),
         table=pd.DataFrame(rows),
     )
 
 
-def _verdict(row: Row) -> str:
-    if row.is_baseline:
-        return "it is the baseline"
-    p, wrong, right = (
-        row.value_of(name) for name in (names.FLIPS_P, names.FLIPS_TO_WRONG, names.FLIPS_TO_RIGHT)
+def _verdicts(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the verdict on each recipe by its label; the recipes are one family."""
+    found = {row.label: _flips(row) for row in rows if not row.is_baseline}
+    p_values = holm([each.exact_p for each in found.values() if each.exact_p is not None])
+    verdicts = {
+        label: str(Evidence(measure=ACCURACY, difference=each, p=p).verdict)
+        for (label, each), p in zip(found.items(), p_values, strict=True)
+    }
+    return verdicts | {row.label: "it is the baseline" for row in rows if row.is_baseline}
+
+
+def _flips(row: Row) -> Difference:
+    flips, wrong, right = (
+        row.metric(name) for name in (names.FLIPS, names.FLIPS_TO_WRONG, names.FLIPS_TO_RIGHT)
     )
-    if p is None or wrong is None or right is None:
-        return "cannot tell"
-    return Paired(value=right - wrong, interval=None, note="", p=p).verdict()
+    if flips is None or wrong is None or right is None:
+        raise ResultError(
+            f"{row.stored.path} must have flips to wrong and to right; repeat the run"
+        )
+    return of_flips(round(wrong.value or 0), round(right.value or 0), flips.n)

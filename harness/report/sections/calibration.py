@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
-from harness.report.row_names import is_calibrated
+from harness.claims.grouping import Group, Row
+from harness.claims.row_names import is_calibrated
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
-from harness.report.sections.noise import Floor
+from harness.claims.grouping import Group, Row
+from harness.claims.noise_floor import Floor
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names

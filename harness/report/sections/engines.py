@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import finished
+from harness.claims.grouping import finished
 from harness.report.sections.section import Section
 from harness.report.titles import machine_words
 from harness.results import formatting as figures

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
-from harness.report.sections.differences import Columns, of_itself, of_pair
+from harness.claims.claim import family
+from harness.claims.grouping import Group, Row
+from harness.report.sections.differences import Columns, of_comparison, of_itself
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
 from harness.results import formatting as figures
@@ -21,22 +22,27 @@ def formats_by_granularity(group: Group) -> Section | None:
     """Return INT8 beside FP8 with the paired difference; None if no granularity has both."""
     if not group.is_quality:
         return None
-    rows, notes, num_pairs = [], [], 0
-    for granularity in GRANULARITIES:
-        int8, fp8 = (group.find(element, granularity) for element in ELEMENTS)
-        if int8 is None and fp8 is None:
-            continue
-        if int8 is not None and fp8 is not None:
-            num_pairs += 1
-            difference = of_pair(int8, fp8, COLUMNS)
-            notes.append(difference.note)
-        else:
-            difference = of_itself(group.rows[0], COLUMNS, figures.MISSING)
-        values = zip(ELEMENTS.values(), (int8, fp8), strict=True)
+    measured = {each: _both(group, each) for each in GRANULARITIES if any(_both(group, each))}
+    pairs = {
+        granularity: (int8, fp8)
+        for granularity, (int8, fp8) in measured.items()
+        if int8 is not None and fp8 is not None
+    }
+    if not pairs:
+        return None
+    compared = dict(zip(pairs, family(pairs.values()), strict=True))
+    rows, notes = [], []
+    for granularity, both in measured.items():
+        found = compared.get(granularity)
+        difference = (
+            of_itself(group.rows[0], COLUMNS, figures.MISSING)
+            if found is None
+            else of_comparison(found, COLUMNS)
+        )
+        notes.append(difference.note)
+        values = zip(ELEMENTS.values(), both, strict=True)
         cells = {"granularity": granularity} | {name: headline(row) for name, row in values}
         rows.append(cells | difference.cells)
-    if not num_pairs:
-        return None
     explained = (
         f"{what_cells_are(group)} Same model, data and protocol in every cell; the interval is of "
         "the paired difference."
@@ -46,6 +52,12 @@ def formats_by_granularity(group: Group) -> Section | None:
         text="\n".join([explained, *dict.fromkeys(filter(None, notes))]),
         table=pd.DataFrame(rows),
     )
+
+
+def _both(group: Group, granularity: str) -> tuple[Row | None, Row | None]:
+    """Return the rows of INT8 and of FP8 at a granularity."""
+    int8, fp8 = (group.find(element, granularity) for element in ELEMENTS)
+    return int8, fp8
 
 
 def what_cells_are(group: Group) -> str:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from harness.report.grouping import Group
+from harness.claims.grouping import Group
 from harness.report.sections.granularity import (
     ELEMENTS,
     GRANULARITIES,

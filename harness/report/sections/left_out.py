@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.claims.grouping import finished
 from harness.redaction import redacted
-from harness.report.grouping import finished
 from harness.report.sections.section import Section
 from harness.report.sections.unfinished import cells_of
 from harness.results.outdated import outdated

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import Group
-from harness.report.sections.differences import Columns, of_pair
+from harness.claims.claim import family
+from harness.claims.grouping import Group
+from harness.report.sections.differences import Columns, of_comparison
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
@@ -33,12 +34,10 @@ def _questions(group: Group) -> tuple[object, ...]:
 
 def _both_ways(direct: Group, generate: Group) -> Section:
     generated = {row.label: row for row in generate.rows}
+    pairs = [(generated[row.label], row) for row in direct.rows if row.label in generated]
     rows, notes = [], []
-    for row in direct.rows:
-        other = generated.get(row.label)
-        if other is None:
-            continue
-        difference = of_pair(other, row, COLUMNS)
+    for (other, row), found in zip(pairs, family(pairs), strict=True):
+        difference = of_comparison(found, COLUMNS)
         notes.append(difference.note)
         by_first_character = other.metric(names.ACCURACY_FIRST_CHAR)
         rows.append(

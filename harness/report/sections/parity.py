@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
+from harness.claims.grouping import Group, Row
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names

@@ -11,47 +11,44 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.claims.claim import Answered, Claim
 from harness.report import plots
-from harness.report.grouping import Group
-from harness.report.paired_differences import log_loss
 from harness.report.plots import Cost
-from harness.report.sections.noise import Floor
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
+from harness.stats.difference import ALPHA
 
 LEAST_ROWS = 4
 """Fewer formats make no trend."""
 
 
-def quality_against_bits(group: Group, picture: Path, floor: Floor | None = None) -> Section | None:
+def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
     """Write the picture, if matplotlib is installed, and return the section.
 
     None for another task than perplexity, without a baseline, or with too few formats.
-
-    Raises:
-        ResultError: A samples file is missing or damaged.
     """
-    baseline = group.baseline
-    candidates = [row for row in group.rows if not row.is_baseline]
-    if group.task.name != names.PERPLEXITY or baseline is None or len(candidates) < LEAST_ROWS:
+    group, floor = answered.group, answered.floor
+    claims = [each for each in answered.against_baseline.values() if isinstance(each, Claim)]
+    if group.task.name != names.PERPLEXITY or len(claims) < LEAST_ROWS:
         return None
-    costs = mark_frontier([Cost(row=row, difference=log_loss(row, baseline)) for row in candidates])
+    costs = mark_frontier([Cost(claim=claim) for claim in claims])
     title = f"{group.model.name}, {group.task.data['name']}"
     is_drawn = plots.scatter_of_costs(costs, title, picture)
-    how = costs[0].difference.note  # all recipes scored the same documents
+    how = costs[0].claim.difference.test  # all recipes scored the same documents
     return Section(
         title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
         text=(
             "Difference of the mean log-loss from the baseline's, paired token by token; "
             f"{how}. 0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in "
-            "twenty misses. Fewest bits first. A format is on the frontier if no other one here "
+            "twenty misses. Verdicts are corrected for their number (Holm). Fewest bits first. A "
+            "format is on the frontier if no other one here "
             "has as few bits and a smaller difference. The frontier describes these tokens; it is "
             "no test of one format against another."
             + (f"\n{floor.line()}" if floor else "")
             + ("" if is_drawn else f"\n{plots.LEFT_OUT}")
         ),
-        table=pd.DataFrame([_cells(cost, floor) for cost in costs]),
+        table=pd.DataFrame([_cells(cost) for cost in costs]),
         picture=picture.name if is_drawn else None,
     )
 
@@ -66,7 +63,7 @@ def mark_frontier(costs: Sequence[Cost]) -> list[Cost]:
     return marked
 
 
-def _cells(cost: Cost, floor: Floor | None) -> dict[str, str]:
+def _cells(cost: Cost) -> dict[str, str]:
     quant = cost.row.quant
     return {
         "recipe": cost.row.label,
@@ -76,13 +73,14 @@ def _cells(cost: Cost, floor: Floor | None) -> dict[str, str]:
         "perplexity": figures.show(cost.row.headline),
         "difference [nat/token]": f"{cost.nll:+.5f}",
         "95 % interval": figures.show_bounds(cost.interval, "signed"),
-        "differs from baseline": verdict_above(cost, floor),
+        "differs from baseline": verdict_in_words(cost.claim),
         "on the frontier": "yes" if cost.on_frontier else "",
     }
 
 
-def verdict_above(cost: Cost, floor: Floor | None) -> str:
+def verdict_in_words(claim: Claim) -> str:
     """Return the verdict, and say if the noise floor alone prevents one."""
-    alone = cost.difference.verdict()
-    above = cost.difference.verdict(floor.least if floor else 0.0)
-    return above if above == alone else f"{above} (within the noise floor)"
+    evidence = claim.evidence
+    is_clear = evidence.p is not None and evidence.p < ALPHA
+    within = " (within the noise floor)" if is_clear and evidence.is_below_floor else ""
+    return f"{claim.verdict}{within}"

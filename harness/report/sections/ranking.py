@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
-from harness.report.sections.differences import Cells, Columns, of_itself, of_pair
+from harness.claims.claim import Answered
+from harness.claims.grouping import Group, Row
+from harness.claims.measure import LOG_LOSS, measure_of
+from harness.report.sections.differences import Cells, Columns, of_comparison, of_itself
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
 from harness.results import formatting as figures
@@ -15,30 +17,28 @@ from harness.results.record import Metric
 COLUMNS = Columns("difference from baseline", "differs from baseline")
 
 
-def ranking(group: Group, noise: str | None = None, least: float = 0.0) -> Section:
-    """Return a row for every recipe: value, n, interval, paired difference from the baseline.
-
-    Args:
-        group: Runs to rank.
-        noise: A line on the noise floor of the group's model.
-        least: The noise floor [nat/token]. A smaller difference of log-loss gets no verdict.
-    """
-    found = [_difference_cells(row, group.baseline, least) for row in group.rows]
+def ranking(answered: Answered) -> Section:
+    """Return a row for every recipe: value, n, interval, paired difference from the baseline."""
+    group = answered.group
+    found = [_difference_cells(row, answered) for row in group.rows]
     rows = [_cells(row, cells.cells) for row, cells in zip(group.rows, found, strict=True)]
     notes = [f"Difference: {cells.note}." for cells in found if cells.note]
+    has_floor = answered.floor is not None and measure_of(group.task.name) is LOG_LOSS
+    floor = answered.floor.line() if answered.floor is not None and has_floor else None
     return Section(
         title=task_title(group),
-        text="\n".join(_lines(group, [_why_no_interval(group.headline), *notes, noise])),
+        text="\n".join(_lines(group, [_why_no_interval(group.headline), *notes, floor])),
         table=pd.DataFrame(rows),
     )
 
 
-def _difference_cells(row: Row, baseline: Row | None, least: float) -> Cells:
+def _difference_cells(row: Row, answered: Answered) -> Cells:
+    baseline = answered.group.baseline
     if baseline is None:
         return of_itself(row, COLUMNS, "no baseline")
     if row is baseline:
         return of_itself(row, COLUMNS, "0 (baseline)")
-    return of_pair(row, baseline, COLUMNS, least)
+    return of_comparison(answered.against_baseline[row.stored.record.run_id], COLUMNS)
 
 
 def _cells(row: Row, difference: dict[str, str]) -> dict[str, str]:

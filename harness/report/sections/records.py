@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import shown
-from harness.report.row_names import plain_name
+from harness.claims.grouping import shown
+from harness.claims.row_names import plain_name
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results.record import Provenance

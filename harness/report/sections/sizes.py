@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import Group, Row
+from harness.claims.grouping import Group, Row
 from harness.report.sections.section import Section
 from harness.report.titles import weights_words
 from harness.results import formatting as figures

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from harness import stats
+from harness.claims.grouping import Group
 from harness.messages import plural
-from harness.report.grouping import Group
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
 from harness.results import formatting as figures

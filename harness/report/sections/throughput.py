@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.claims.claim import Answered
+from harness.claims.grouping import Group, Row, options
+from harness.claims.row_names import recipe_of
 from harness.identity import canonical
 from harness.report import plots
 from harness.report.accuracy import accuracy_of
-from harness.report.grouping import Group, Row, options
 from harness.report.plots import SpeedBar
-from harness.report.row_names import recipe_of
 from harness.report.sections.section import Section
 from harness.report.sections.unfinished import reason_of, unsupported
 from harness.report.titles import machine_words
@@ -45,20 +46,20 @@ READING = (
 
 
 def throughput(
-    group: Group, groups: Sequence[Group], stored: Sequence[Stored], picture: Path
+    group: Group, answered: Sequence[Answered], stored: Sequence[Stored], picture: Path
 ) -> Section | None:
     """Return the table of a group of timed runs, and write its picture if there are two or more.
 
     Args:
         group: The timed runs.
-        groups: All groups of the report, which have the accuracies.
+        answered: All groups of the report, which have the accuracies.
         stored: All records of the report, which have the recipes that cannot run.
         picture: Where to write the picture.
     """
     if group.task.name != names.THROUGHPUT:
         return None
     impossible = [item for item in unsupported(stored) if _is_of(item, group)]
-    rows = _without_empty_columns([_cells(row, groups) for row in group.rows])
+    rows = _without_empty_columns([_cells(row, answered) for row in group.rows])
     rows += [_without_speed(item, list(rows[0])) for item in impossible]
     is_drawn, has_picture = False, len(group.rows) >= LEAST_BARS
     if has_picture:
@@ -95,12 +96,12 @@ def bars_of(group: Group, phase: str) -> list[SpeedBar]:
     ]
 
 
-def _cells(row: Row, groups: Sequence[Group]) -> dict[str, str]:
+def _cells(row: Row, answered: Sequence[Answered]) -> dict[str, str]:
     return (
         {"recipe": row.label, "path": figures.path(row.quant)}
         | _phase_cells(row, names.DECODE)
         | _phase_cells(row, names.PREFILL)
-        | accuracy_of(row, groups)
+        | accuracy_of(row, answered)
         | {
             "TTFT [ms]": figures.show(row.metric(names.TTFT), "ms"),
             "TPOT [ms]": figures.show(row.metric(names.TPOT), "ms"),

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import asked_for
-from harness.report.row_names import recipe_of
+from harness.claims.grouping import asked_for
+from harness.claims.row_names import recipe_of
 from harness.report.sections.section import Section
 from harness.results.record import Status
 from harness.results.store import Stored

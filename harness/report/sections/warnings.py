@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report.grouping import shown
+from harness.claims.grouping import shown
 from harness.report.sections.records import name_of, task_of
 from harness.report.sections.section import Section
 from harness.results.store import Stored

@@ -11,7 +11,7 @@ from scipy import stats
 from harness.report import contents, plots
 from harness.report.__main__ import write
 from harness.report.contents import collect
-from harness.report.grouping import comparable
+from harness.claims.grouping import comparable
 from harness.report.intake import take_in
 from harness.report.sections.section import Section
 from harness.report.sections.subjects import subjects

@@ -7,8 +7,8 @@ import statsmodels.api as sm
 from repository import ROOT
 
 from harness import stats
-from harness.report.grouping import Group, Row, comparable
-from harness.report.paired_differences import difference
+from harness.claims.grouping import Group, Row, comparable
+from harness.claims.paired import difference
 from harness.results.store import ResultStore, Stored, read_samples
 from harness.tasks.windows import document_words
 

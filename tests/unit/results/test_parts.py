@@ -3,7 +3,7 @@
 import pytest
 from runs import INT8, MMLU, MakeSpec
 
-from harness.report.grouping import comparable
+from harness.claims.grouping import comparable
 from harness.report.intake import take_in
 from harness.results.parts import in_parts
 from harness.results.store import Stored, read_samples

@@ -23,7 +23,7 @@ from harness.errors import DataError, InvalidResult
 from harness.machine import provenance
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
-from harness.report.grouping import finished
+from harness.claims.grouping import finished
 from harness.results.record import Hardware, RunRecord, Status
 from harness.results.store import ResultStore, read
 from harness.runner.on_file import is_of_recipe

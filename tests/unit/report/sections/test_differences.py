@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from harness.report.grouping import Group, comparable
+from harness.claims.grouping import Group, comparable
 from harness.report.sections.granularity import formats_by_granularity
 from harness.report.sections.mmlu import direct_against_generate
 from harness.report.sections.ranking import ranking

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness.report.__main__ import write
-from harness.report.grouping import Group, comparable
-from harness.report.paired_differences import Paired
+from harness.claims.grouping import Group, comparable
+from harness.claims.paired import Paired
 from harness.report.plots import Cost
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.divergence import divergences

@@ -16,7 +16,7 @@ from studies import record_maker
 from harness.errors import ResultError
 from harness.report import plots
 from harness.report.__main__ import write
-from harness.report.grouping import Group, comparable
+from harness.claims.grouping import Group, comparable
 from harness.report.sections.quality import quality_against_bits
 from harness.results.record import SampleScore
 from harness.results.store import ResultStore

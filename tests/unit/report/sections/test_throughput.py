@@ -12,7 +12,7 @@ from items import with_items
 from scipy import stats as scipy_stats
 
 from harness.report.__main__ import write
-from harness.report.grouping import comparable
+from harness.claims.grouping import comparable
 from harness.report.sections.throughput import bars_of, throughput
 from harness.results import float_paths
 from harness.results.record import Metric, RunRecord, SampleScore, Status, Unit

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.accuracy import accuracy_of
-from harness.report.grouping import comparable
+from harness.claims.grouping import comparable
 from harness.report.sections.calibration import calibrations
 from harness.report.sections.unfinished import not_supported
 from harness.results.record import CalibrationInfo, RunRecord, Status

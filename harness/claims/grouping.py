@@ -16,9 +16,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.claims.row_names import row_names
 from harness.errors import ResultError
 from harness.identity import canonical
-from harness.report.row_names import row_names
 from harness.results import names
 from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (

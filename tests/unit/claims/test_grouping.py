@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.grouping import Group, comparable, finished
+from harness.claims.grouping import Group, comparable, finished
 from harness.results.names import TIMED
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore

@@ -1,0 +1,23 @@
+"""From records to claims: what two runs over the same samples say, as data.
+
+`grouping` says which records may be compared, and `row_names` names them. `paired` pairs two runs
+sample by sample; `noise_floor` is what differences must exceed. `verdict` weighs the evidence,
+`claim` compares whole families of runs, and `sentences` puts a claim into words.
+"""
+
+from harness.claims.claim import Answered, Claim, Comparison, NotCompared, answer, family
+from harness.claims.grouping import Group, Row, comparable
+from harness.claims.verdict import Verdict
+
+__all__ = [
+    "Answered",
+    "Claim",
+    "Comparison",
+    "Group",
+    "NotCompared",
+    "Row",
+    "Verdict",
+    "answer",
+    "comparable",
+    "family",
+]

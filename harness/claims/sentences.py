@@ -1,0 +1,99 @@
+"""A claim in one plain sentence, with the test behind it."""
+
+import math
+
+from harness.claims.claim import Claim, Comparison, NotCompared
+from harness.claims.measure import LOG_LOSS, Measure
+from harness.claims.verdict import Verdict
+from harness.messages import plural
+from harness.results import formatting as figures
+from harness.results import names
+from harness.stats import Interval
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return what a comparison says, such as `int8_row: worse than none by 0.2 % (...)`."""
+    label = comparison.row.label
+    if isinstance(comparison, NotCompared):
+        return f"{label}: not compared with {comparison.reference.label}: {comparison.reason}"
+    return f"{label}: {_verdict(comparison)} ({details(comparison)}){_needed(comparison)}"
+
+
+def details(claim: Claim) -> str:
+    """Return the difference, its interval and its test."""
+    found, parts = claim.difference, [f"difference {shown(claim)}"]
+    if claim.evidence.p is not None:
+        over = f" over {claim.num_tests} comparisons (Holm)" if claim.num_tests > 1 else ""
+        parts.append(f"p = {figures.p_value(claim.evidence.p)}{over}")
+    parts.append(found.test)
+    if claim.evidence.floor is not None:
+        parts.append(f"noise floor {claim.evidence.floor:.1e}")
+    return "; ".join(parts)
+
+
+def shown(claim: Claim) -> str:
+    """Return a difference with its interval, such as `+0.24 % [+0.21, +0.27]`."""
+    unit, value, interval = in_unit(claim)
+    bounds = "no interval" if interval is None else f"[{interval.low:+.3g}, {interval.high:+.3g}]"
+    return f"{value:+.3g} {unit} {bounds}"
+
+
+def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:
+    """Return the unit of a claim, and its difference and interval in that unit.
+
+    A difference of log-losses is a relative difference of perplexities: e^d - 1.
+    """
+    measure, found = claim.evidence.measure, claim.difference
+    if measure is LOG_LOSS:
+        tokens = _tokens_of_a_unit(claim)
+        ends = [100 * math.expm1(x * tokens) for x in (found.value, *(found.interval or ()))]
+        return "% of the perplexity", ends[0], Interval(*ends[1:]) if found.interval else None
+    interval = found.interval and Interval(*(measure.scale * end for end in found.interval))
+    return measure.unit, measure.scale * found.value, interval
+
+
+def _tokens_of_a_unit(claim: Claim) -> float:
+    """Return the tokens of what a perplexity is over, such as a word; 1 for a token."""
+    nll = claim.row.metric(names.NLL)
+    return nll.n / claim.row.headline.n if nll is not None else 1.0
+
+
+def size_in_words(measure: Measure, size: float) -> str:
+    """Return a size of a difference, such as `0.5 pp`."""
+    return f"{measure.scale * size:.3g} {measure.unit}"
+
+
+def _verdict(claim: Claim) -> str:
+    reference, evidence = claim.reference.label, claim.evidence
+    match claim.verdict:
+        case Verdict.EQUIVALENT:
+            assert evidence.margin is not None  # noqa: S101 - there is no equivalence without one
+            within = size_in_words(evidence.measure, evidence.margin)
+            return f"equivalent to {reference} within {within}"
+        case Verdict.CANNOT_TELL:
+            num, item = claim.difference.num_items, evidence.measure.item
+            on = f"{num:,} {plural(item, num)}"
+            return f"not distinguishable from {reference} on {on}"
+        case _:
+            return f"{claim.verdict} than {reference}"
+
+
+def _needed(claim: Claim) -> str:
+    """Return what it would take to tell, for a claim that cannot."""
+    evidence = claim.evidence
+    if claim.verdict is not Verdict.CANNOT_TELL or evidence.p is None:
+        return ""
+    if evidence.is_below_floor:
+        return "; the difference is not larger than the noise floor"
+    needed, size = evidence.items_needed, size_in_words(evidence.measure, evidence.size_asked)
+    if needed is None:
+        return ""
+    if needed <= claim.difference.num_items:
+        return f"; a difference of {size} would have been seen with a chance of 80 %"
+    item = plural(evidence.measure.item, needed)
+    return f"; about {_rounded(needed):,} {item} would be needed to see {size}"
+
+
+def _rounded(number: int) -> int:
+    """Return a number with three digits: it is an estimate."""
+    return int(float(f"{number:.3g}"))
