@@ -1,16 +1,21 @@
-"""What a command line asks for, on the tiny model, and logging as it was."""
+"""What a command line asks for, on the tiny model; records of a study; logging as it was."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import builders
 import pytest
 from hydra import compose, initialize_config_dir
+from items import with_items
 from runs import MakeSpec
+from studies import MakeRecord, record_maker
 
 from harness import config
 from harness.config import CONF
 from harness.models import cache
+from harness.results.record import Metric, RunRecord
+from harness.results.store import ResultStore
 from harness.runner.run import RunSpec
 
 
@@ -38,3 +43,32 @@ def _logs_as_before() -> Iterator[None]:
     factory = logging.getLogRecordFactory()
     yield
     logging.setLogRecordFactory(factory)
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    return record_maker()
+
+
+@pytest.fixture
+def parse_rate() -> Metric:
+    """What a record of generated answers has beside its accuracy."""
+    return builders.metric(
+        "parse_rate", 0.9, unit="fraction", n=1000, n_of="question", higher_is_better=True
+    )
+
+
+@pytest.fixture
+def file_records(tmp_path: Path) -> Callable[..., Path]:
+    """Write records and their samples to a results folder and return it."""
+
+    def write(*records: RunRecord, task: str = "t") -> Path:
+        store = ResultStore(root=tmp_path / "results")
+        for record in records:
+            path = store.path(record, task=task, model="m", recipe="r")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not `store.write`, which waits for the disk.
+            path.write_text(with_items(path, record).model_dump_json())
+        return store.root
+
+    return write

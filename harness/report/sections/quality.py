@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.claims.claim import Answered, Claim
+from harness.claims.claim import Answered, Claim, NotCompared
+from harness.claims.sentences import sentence
+from harness.errors import ResultError
 from harness.report import plots
 from harness.report.plots import Cost
 from harness.report.sections.section import Section
@@ -29,9 +31,13 @@ def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
     None for another task than perplexity, without a baseline, or with too few formats.
     """
     group, floor = answered.group, answered.floor
-    claims = [each for each in answered.against_baseline.values() if isinstance(each, Claim)]
-    if group.task.name != names.PERPLEXITY or len(claims) < LEAST_ROWS:
+    found = answered.against_baseline.values()
+    if group.task.name != names.PERPLEXITY or len(found) < LEAST_ROWS:
         return None
+    claims = [each for each in found if isinstance(each, Claim)]
+    left_out = [sentence(each) for each in found if isinstance(each, NotCompared)]
+    if not claims:
+        raise ResultError(f"a recipe must be comparable with the baseline: {'; '.join(left_out)}")
     costs = mark_frontier([Cost(claim=claim) for claim in claims])
     title = f"{group.model.name}, {group.task.data['name']}"
     is_drawn = plots.scatter_of_costs(costs, title, picture)
@@ -47,6 +53,7 @@ def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
             "no test of one format against another."
             + (f"\n{floor.line()}" if floor else "")
             + ("" if is_drawn else f"\n{plots.LEFT_OUT}")
+            + "".join(f"\n{line}" for line in left_out)
         ),
         table=pd.DataFrame([_cells(cost) for cost in costs]),
         picture=picture.name if is_drawn else None,

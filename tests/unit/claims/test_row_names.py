@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.report.accuracy import accuracy_of
+from harness.claims import answer
 from harness.claims.grouping import comparable
+from harness.report.accuracy import accuracy_of
 from harness.report.sections.calibration import calibrations
 from harness.report.sections.unfinished import not_supported
 from harness.results.record import CalibrationInfo, RunRecord, Status
@@ -167,7 +168,7 @@ def test_accuracy_beside_a_speed_is_that_of_the_same_text(
     )
     groups = comparable(ResultStore(root=root).load()[0])
     [timed] = [row for group in groups for row in group.rows if group.task.name == "throughput"]
-    found = accuracy_of(timed, groups)
+    found = accuracy_of(timed, answer(groups))
     assert found["perplexity"] == "not measured"
     assert found["MMLU"].startswith("25.00 %")
 

@@ -8,10 +8,10 @@ import pytest
 from repository import ROOT
 from scipy import stats
 
+from harness.claims.grouping import comparable
 from harness.report import contents, plots
 from harness.report.__main__ import write
 from harness.report.contents import collect
-from harness.claims.grouping import comparable
 from harness.report.intake import take_in
 from harness.report.sections.section import Section
 from harness.report.sections.subjects import subjects

@@ -7,8 +7,8 @@ import statsmodels.api as sm
 from repository import ROOT
 
 from harness import stats
+from harness.claims import Answered, Claim, answer
 from harness.claims.grouping import Group, Row, comparable
-from harness.claims.paired import difference
 from harness.results.store import ResultStore, Stored, read_samples
 from harness.tasks.windows import document_words
 
@@ -98,13 +98,13 @@ def test_every_published_perplexity_has_its_interval_by_document_and_says_where_
 
 
 def test_verdicts_of_the_published_differences(formats: Group) -> None:
-    verdicts = {
-        row.label: found.verdict()
-        for row in formats.rows
-        if not row.is_baseline and (found := difference(row, row_of(formats, "baseline")))
-    }
+    (answered,) = answer([formats])
+    verdicts = {each.row.label: each.verdict for each in claims_of(answered)}
     assert set(verdicts.values()) == {"worse"}
-    (group,) = comparable(perplexities("granularity-smollm2"))
-    found = difference(row_of(group, "int8_g64"), row_of(group, "baseline"))
-    assert found is not None
-    assert found.verdict() == "cannot tell"
+    (answered,) = answer(comparable(perplexities("granularity-smollm2")))
+    (found,) = (each for each in claims_of(answered) if each.row.label == "int8_g64")
+    assert found.verdict == "cannot tell"
+
+
+def claims_of(answered: Answered) -> list[Claim]:
+    return [each for each in answered.against_baseline.values() if isinstance(each, Claim)]

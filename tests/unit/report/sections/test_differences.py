@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from harness.claims.grouping import Group, comparable
+from harness.claims import Answered, answer, comparable
 from harness.report.sections.granularity import formats_by_granularity
 from harness.report.sections.mmlu import direct_against_generate
 from harness.report.sections.ranking import ranking
@@ -74,10 +74,10 @@ def rows_of(section: Section | None, key: str = "recipe") -> dict[str, dict[str,
     return found
 
 
-def groups_of(store: ResultStore) -> list[Group]:
+def answered_of(store: ResultStore) -> list[Answered]:
     stored, problems = store.load()
     assert not problems
-    return comparable(stored)
+    return answer(comparable(stored))
 
 
 BEFORE = np.arange(1000) % 4 == 0
@@ -100,8 +100,8 @@ def test_accuracy_is_better_only_where_mcnemar_s_test_says_so(
     after = flipped(to_wrong, to_right)
     file("none", 0.25, answers(BEFORE))
     file("fp8_row", float(after.mean()), answers(after))
-    (group,) = groups_of(store)
-    row = rows_of(ranking(group))["fp8_row"]
+    (answered,) = answered_of(store)
+    row = rows_of(ranking(answered))["fp8_row"]
     table = [[0, to_wrong], [to_right, 0]]
     p = mcnemar(table, exact=True).pvalue if to_wrong + to_right else 1.0
     assert row["p"] == f"{p:.2g}"
@@ -111,7 +111,7 @@ def test_accuracy_is_better_only_where_mcnemar_s_test_says_so(
         float(bound.removesuffix(" pp")) for bound in row["its 95 % interval"].split(" .. ")
     )
     assert low < (to_right - to_wrong) / 10 < high
-    assert rows_of(ranking(group))["baseline"]["differs from baseline"] == "-"
+    assert rows_of(ranking(answered))["baseline"]["differs from baseline"] == "-"
 
 
 def shifted(seed: int, mean: float) -> np.ndarray:
@@ -143,15 +143,14 @@ def test_perplexity_is_compared_by_document_in_each_table(file: File, store: Res
     ):
         value = math.exp(float((NLL + extra).mean()))
         file(name, value, windows(NLL + extra), task="perplexity", fmt=fmt)
-    (group,) = groups_of(store)
-    found = rows_of(ranking(group))
+    (answered,) = answered_of(store)
+    found = rows_of(ranking(answered))
     for name, extra, verdict in (("int8_row", less, "cannot tell"), ("fp8_row", more, "worse")):
         low, high = bounds(extra)
         shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
         assert found[name]["its 95 % interval"] == shown
         assert found[name]["differs from baseline"] == verdict
-    assert rows_of(ranking(group, least=0.5))["fp8_row"]["differs from baseline"] == "cannot tell"
-    row = rows_of(formats_by_granularity(group), "granularity")["row"]
+    row = rows_of(formats_by_granularity(answered.group), "granularity")["row"]
     low, high = bounds(less - more)
     shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
     assert row["its 95 % interval"] == shown
@@ -165,18 +164,18 @@ def test_perplexity_a_word_takes_the_log_loss_of_its_tokens(file: File, store: R
     )
     for name, more in (("none", 0 * NLL), ("int8_row", extra)):
         file(name, 20.0, windows(NLL + more), task="perplexity", extra=(nll,))
-    (group,) = groups_of(store)
+    (answered,) = answered_of(store)
     # The headline is over 1,000 of what these 3,000 tokens make.
     low, high = bounds(3 * extra)
     shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
-    assert rows_of(ranking(group))["int8_row"]["its 95 % interval"] == shown
+    assert rows_of(ranking(answered))["int8_row"]["its 95 % interval"] == shown
 
 
 def test_generate_and_direct_are_paired(file: File, store: ResultStore, parse_rate: Metric) -> None:
     after = flipped(5, 30)
     file("none", 0.25, answers(BEFORE))
     file("none", float(after.mean()), answers(after), task="mmlu_generate", extra=(parse_rate,))
-    (section,) = direct_against_generate(groups_of(store))
+    (section,) = direct_against_generate([each.group for each in answered_of(store)])
     row = rows_of(section)["baseline"]
     assert (row["generate - direct"], row["generate is"]) == ("+2.50 pp", "better")
     assert row["p"] == f"{mcnemar([[0, 5], [30, 0]], exact=True).pvalue:.2g}"
@@ -188,7 +187,7 @@ def test_generate_and_direct_without_items_say_why_there_is_no_interval(
     for task in ("mmlu", "mmlu_generate"):
         record = make_record("none", 0.25, task=task)
         store.write(store.path(record, task=task, model="m", recipe="none"), record)
-    (section,) = direct_against_generate(groups_of(store))
+    (section,) = direct_against_generate([each.group for each in answered_of(store)])
     assert rows_of(section)["baseline"]["its 95 % interval"] == "-"
     assert section.text.endswith("\nno interval: these runs have no samples to pair")
 
@@ -201,13 +200,13 @@ def test_record_with_an_interval_over_windows_shows_none_and_says_how_to_get_one
         update={"metrics": tuple(m.model_copy(update={"note": None}) for m in old.metrics)}
     )
     store.write(store.path(old, task="perplexity", model="m", recipe="none"), old)
-    (group,) = groups_of(store)
-    section = ranking(group)
+    (answered,) = answered_of(store)
+    section = ranking(answered)
     assert rows_of(section)["baseline"]["95 % interval"] == "-"
     assert "takes windows for independent" in section.text
     assert "scripts/add_documents.py" in section.text
     # The record itself is as it was.
-    assert group.rows[0].stored.path.read_bytes() == store.load()[0][0].path.read_bytes()
+    assert answered.group.rows[0].stored.path.read_bytes() == store.load()[0][0].path.read_bytes()
     assert store.load()[0][0].record.metrics[0].ci95 is not None
 
 
@@ -232,8 +231,8 @@ def test_intervals_of_questions_stay_in_old_records(
 ) -> None:
     record = make_record("int8_row", 0.3, "divergence")
     store.write(store.path(record, task="divergence", model="m", recipe="r"), record)
-    (group,) = groups_of(store)
-    assert group.rows[0].headline.ci95 == record.metrics[0].ci95
+    (answered,) = answered_of(store)
+    assert answered.group.rows[0].headline.ci95 == record.metrics[0].ci95
 
 
 @pytest.mark.parametrize("damage", ["lost", "altered", "without"])
@@ -248,8 +247,8 @@ def test_lost_items_leave_the_value_and_a_line_that_says_why_there_is_no_interva
         file("int8_row", 0.26, answers(flipped(0, 10)))
         (items,) = store.root.glob("mmlu/m/int8_row*.parquet")
         items.unlink() if damage == "lost" else items.write_bytes(b"x")
-    (group,) = groups_of(store)
-    section = ranking(group)
+    (answered,) = answered_of(store)
+    section = ranking(answered)
     row = rows_of(section)["int8_row"]
     assert row["difference from baseline"] == "+1.00 pp"
     assert (row["p"], row["its 95 % interval"], row["differs from baseline"]) == ("-", "-", "-")
@@ -264,7 +263,7 @@ def test_baseline_that_answers_nothing_rightly_does_not_cost_the_table(
     nothing, some = np.zeros(40, dtype=bool), np.arange(40) < 8
     file("none", 0.0, answers(nothing))
     file("int8_row", 0.2, answers(some))
-    (group,) = groups_of(store)
-    row = rows_of(ranking(group))["int8_row"]
+    (answered,) = answered_of(store)
+    row = rows_of(ranking(answered))["int8_row"]
     assert row["difference from baseline"] == "+20.00 pp"
     assert row["differs from baseline"] == "better"

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
-from harness.report.__main__ import write
+from harness.claims.claim import Claim
 from harness.claims.grouping import Group, comparable
-from harness.claims.paired import Paired
-from harness.report.plots import Cost
+from harness.claims.measure import LOG_LOSS
+from harness.claims.noise_floor import Floor, floor_of
+from harness.claims.verdict import Evidence
+from harness.report.__main__ import write
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.divergence import divergences
-from harness.report.sections.noise import Floor, floor_of, noise_floor
-from harness.report.sections.quality import verdict_above
+from harness.report.sections.noise import noise_floor
+from harness.report.sections.quality import verdict_in_words
 from harness.results.record import BaselineInfo, Metric, RunRecord, Unit
 from harness.results.store import ResultStore
-from harness.stats import Interval
+from harness.stats import Estimate
+from harness.stats.difference import Difference
 
 MakeRecord = Callable[..., RunRecord]
 FileRecords = Callable[..., Path]
@@ -173,15 +176,21 @@ def test_noise_floor_says_how_its_intervals_were_made_or_why_it_has_none(
     ("nll", "expected"),
     [(3e-6, "cannot tell (within the noise floor)"), (5e-6, "worse"), (-5e-6, "better")],
 )
-def test_difference_within_the_floor_has_noverdict_above(
+def test_difference_within_the_floor_has_no_verdict(
     make_record: MakeRecord, file_records: FileRecords, nll: float, expected: str
 ) -> None:
     (group,) = groups_of(file_records(floor_record(make_record)))
     (row,) = group.rows
-    bounds = Interval(min(nll * 0.9, nll * 1.1), max(nll * 0.9, nll * 1.1))
-    cost = Cost(row=row, difference=Paired(value=nll, interval=bounds, note="n"))
-    assert verdict_above(cost, Floor(row)) == expected
-    assert verdict_above(cost, None) in ("worse", "better")
+    estimate = Estimate(nll, abs(nll) / 20)
+    difference = Difference(value=nll, estimates=(estimate,), num_items=9, test="t")
+
+    def words(floor: float | None) -> str:
+        evidence = Evidence(measure=LOG_LOSS, difference=difference, p=estimate.p, floor=floor)
+        claim = Claim(row=row, reference=row, evidence=evidence, num_tests=1, q=estimate.p)
+        return verdict_in_words(claim)
+
+    assert words(Floor(row).least) == expected
+    assert words(None) in ("worse", "better")
 
 
 def of_checkpoint(record: RunRecord, name: str, baseline: str | None = "f") -> RunRecord:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.report.__main__ import write
 from harness.claims.grouping import comparable
+from harness.report.__main__ import write
 from harness.report.sections.parity import parities
 from harness.results.record import LayerReport, Metric, RunRecord, Unit
 from harness.results.store import ResultStore

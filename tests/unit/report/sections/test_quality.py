@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 from studies import record_maker
 
+from harness.claims import Answered, answer, comparable
 from harness.errors import ResultError
 from harness.report import plots
 from harness.report.__main__ import write
-from harness.claims.grouping import Group, comparable
 from harness.report.sections.quality import quality_against_bits
 from harness.results.record import SampleScore
 from harness.results.store import ResultStore
@@ -72,11 +72,11 @@ def study(tmp_path: Path) -> Callable[..., Path]:
     return partial(filed, tmp_path / "results")
 
 
-def only_group(root: Path) -> Group:
+def only_group(root: Path) -> Answered:
     stored, problems = ResultStore(root=root).load()
     assert not problems
-    (group,) = comparable(stored)
-    return group
+    (answered,) = answer(comparable(stored))
+    return answered
 
 
 RECIPES = {
