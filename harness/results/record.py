@@ -323,6 +323,9 @@ class SampleScore(_Closed):
     answer: str | None = None
     token_nll: tuple[float, ...] | None = None
     """-ln p of each scored token, in order [nat]."""
+    token_kl: tuple[float, ...] | None = None
+    """KL divergence from the baseline at each of these tokens [nat]; only where it is measured, and
+    in no record from before 2026-12."""
     token_document: tuple[int, ...] | None = None
     """The document of each of these tokens. Documents are independent, tokens of one document are
     not."""

@@ -234,6 +234,9 @@ def samples_frame(samples: Sequence[SampleScore]) -> pd.DataFrame:
         row |= sample.scores
         if sample.token_nll is not None:
             row["token_nll"] = np.rint(np.asarray(sample.token_nll) / NLL_GRID) * NLL_GRID
+        if sample.token_kl is not None:
+            # Most are far below 1: float32 keeps seven digits of each.
+            row["token_kl"] = np.asarray(sample.token_kl, dtype=np.float32)
         if sample.token_document is not None:
             row["token_document"] = np.asarray(sample.token_document, dtype=np.int32)
         rows.append(row)

@@ -105,7 +105,11 @@ def window_sums(pairs: Compared) -> dict[str, Array]:
 
 
 def window_samples(
-    text_name: str, nll_NT: Array, documents_NT: DocumentIds, scores: Mapping[str, Array]
+    text_name: str,
+    nll_NT: Array,
+    documents_NT: DocumentIds,
+    scores: Mapping[str, Array],
+    kl_NT: Array | None = None,
 ) -> tuple[SampleScore, ...]:
     """Return one sample for each window.
 
@@ -114,6 +118,7 @@ def window_samples(
         nll_NT: -ln p of each scored token [nat].
         documents_NT: The document of each scored token.
         scores: Name -> one number for each window.
+        kl_NT: KL divergence at each scored token [nat], to be kept beside their sums.
     """
     return tuple(
         SampleScore(
@@ -122,6 +127,7 @@ def window_samples(
             scores={"num_tokens": len(nll_T)}
             | {name: float(values[index]) for name, values in scores.items()},
             token_nll=tuple(nll_T.tolist()),
+            token_kl=None if kl_NT is None else tuple(kl_NT[index].tolist()),
             token_document=tuple(documents_T.tolist()),
         )
         for index, (nll_T, documents_T) in enumerate(zip(nll_NT, documents_NT, strict=True))

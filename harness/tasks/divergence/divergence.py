@@ -107,7 +107,7 @@ class Divergence:
                 *(answers.metrics if answers else ()),
             ),
             samples=(
-                *window_samples(text.name, pairs.nll, documents, window_sums(pairs)),
+                *window_samples(text.name, pairs.nll, documents, window_sums(pairs), pairs.kl),
                 *(answers.samples if answers else ()),
             ),
             baseline=base.info,
