@@ -64,7 +64,7 @@ class ResultStore:
     root: Path
 
     @contextmanager
-    def claim(self, config_hash: str) -> Iterator[None]:
+    def hold(self, config_hash: str) -> Iterator[None]:
         """Context manager: hold the right to run a configuration; wait if another process has it.
 
         Raises:
@@ -112,6 +112,13 @@ class ResultStore:
         """
         return self._read_all("*/*/*")
 
+    def beside(self, path: Path) -> list[Stored]:
+        """Return the records of the task and model of a record, oldest first, itself included.
+
+        Files that are not whole records are left out: a report lists them.
+        """
+        return self._read_all(f"{path.parent.relative_to(self.root)}/*")[0]
+
     def find(
         self, identity: str, *, task: str, model: str, recipe: str
     ) -> tuple[list[Stored], list[str]]:
@@ -150,7 +157,7 @@ class ResultStore:
     def close_abandoned(self, stored: Iterable[Stored]) -> None:
         """Mark records that still say `running` as failed.
 
-        Call this under the claim: then no process runs the configuration.
+        Call this under `hold`: then no process runs the configuration.
         """
         for item in stored:
             if item.record.status is Status.RUNNING:
@@ -170,7 +177,7 @@ def identity_of(record: RunRecord) -> str:
 def next_attempt(known: Iterable[Stored]) -> int:
     """Return the `attempt` of the next run of these records' configuration.
 
-    Call this under the claim.
+    Call this under `hold`.
     """
     return 1 + max((item.record.attempt or 0 for item in known), default=0)
 

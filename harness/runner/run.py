@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from harness import signals
 from harness.backends.fake import FakeBackend
+from harness.claims.at_once import at_once
 from harness.engines.base import Engine
 from harness.engines.local import cpu_matmul as products
 from harness.errors import (
@@ -59,6 +60,8 @@ class Outcome:
     stored: Stored
     skipped: bool
     """An identical run was on file."""
+    compared: tuple[str, ...] = ()
+    """What it says beside the baseline on file, in sentences."""
 
     @property
     def path(self) -> Path:
@@ -74,7 +77,8 @@ class Outcome:
         """Return one line: headline with interval and n, ratios of speeds, measured or skipped."""
         beside = float_paths.speeds_in_words(self.stored.record.metric)
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        return "; ".join(filter(None, (figures.one_line(self.headline), beside, how)))
+        shown = filter(None, (figures.one_line(self.headline), beside, how, *self.compared))
+        return "; ".join(shown)
 
 
 def run(spec: RunSpec) -> Outcome:
@@ -85,20 +89,25 @@ def run(spec: RunSpec) -> Outcome:
     """
     identity = config_hash(spec.resolved, spec.device.type)
     label = f"{spec.recipe.name} {spec.task.name}"
-    # Before the claim: a record on file can be read where nothing can be written.
+    # Before the hold: a record on file can be read where nothing can be written.
     before, problems = spec.store.find(identity, **spec.place)
     for problem in problems:
         log.warning("%s", problem)
     if done := _on_file(spec, before):
-        return Outcome(label=label, stored=done, skipped=True)
-    with spec.store.claim(identity):
+        return _outcome(spec, label, done, skipped=True)
+    with spec.store.hold(identity):
         known, _ = spec.store.find(identity, **spec.place)
-        # Another process may have made the run while this one waited for the claim.
+        # Another process may have made the run while this one waited for the hold.
         if known != before and (done := _on_file(spec, known)):
-            return Outcome(label=label, stored=done, skipped=True)
+            return _outcome(spec, label, done, skipped=True)
         spec.store.close_abandoned(known)
         stored = _measure_and_file(spec, identity, next_attempt(known))
-        return Outcome(label=label, stored=stored, skipped=False)
+        return _outcome(spec, label, stored, skipped=False)
+
+
+def _outcome(spec: RunSpec, label: str, stored: Stored, *, skipped: bool) -> Outcome:
+    compared = at_once(stored, spec.store.beside(stored.path))
+    return Outcome(label=label, stored=stored, skipped=skipped, compared=tuple(compared))
 
 
 def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:

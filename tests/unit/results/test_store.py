@@ -214,7 +214,7 @@ def test_root_under_a_regular_file_is_refused(tmp_path: Path) -> None:
             filed(store, record())
         with (
             pytest.raises(OutputError, match=r"results_dir must be a folder.*name another"),
-            store.claim("0" * 64),
+            store.hold("0" * 64),
         ):
             pass
         assert store.load() == ([], [])

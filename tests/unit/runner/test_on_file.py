@@ -72,11 +72,11 @@ def test_run_that_another_process_ended_in_the_meantime_is_not_repeated(
 
     @contextmanager
     def claimed(_store: ResultStore, _hash: str) -> Iterator[None]:
-        monkeypatch.undo()  # the other process runs while this one waits for the claim
+        monkeypatch.undo()  # the other process runs while this one waits for the hold
         others.append(run(spec))
         yield
 
-    monkeypatch.setattr(ResultStore, "claim", claimed)
+    monkeypatch.setattr(ResultStore, "hold", claimed)
     outcome = run(spec)
     assert [other.skipped for other in others] == [False]
     assert (outcome.skipped, outcome.path) == (True, others[0].path)

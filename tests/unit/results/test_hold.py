@@ -1,4 +1,4 @@
-"""The claim: one process at a time, and none that its holder's death leaves locked."""
+"""The hold: one process at a time, and none that its holder's death leaves locked."""
 
 import logging
 import signal
@@ -22,7 +22,7 @@ from harness.results.store import ResultStore
 
 root = Path(sys.argv[1])
 for _ in range({TURNS}):
-    with ResultStore(root=root).claim({HASH!r}):
+    with ResultStore(root=root).hold({HASH!r}):
         inside = root / "inside"
         inside.touch(exist_ok=False)
         with (root / "log").open("a") as stream:
@@ -35,7 +35,7 @@ import sys, time
 from pathlib import Path
 from harness.results.store import ResultStore
 
-with ResultStore(root=Path(sys.argv[1])).claim({HASH!r}):
+with ResultStore(root=Path(sys.argv[1])).hold({HASH!r}):
     print("held", flush=True)
     time.sleep(300)
 """
@@ -51,11 +51,11 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def enters(store: ResultStore, config_hash: str = HASH) -> bool:
-    """Say whether the claim is free, without waiting for ever if it is not."""
+    """Say whether the hold is free, without waiting for ever if it is not."""
     entered = threading.Event()
 
     def take() -> None:
-        with store.claim(config_hash):
+        with store.hold(config_hash):
             entered.set()
 
     threading.Thread(target=take, daemon=True).start()
@@ -87,11 +87,11 @@ def test_second_claim_waits_and_says_so(tmp_path: Path, caplog: pytest.LogCaptur
     order = []
 
     def second() -> None:
-        with store.claim(HASH):
+        with store.hold(HASH):
             order.append("second")
 
     thread = threading.Thread(target=second, daemon=True)
-    with caplog.at_level(logging.WARNING), store.claim(HASH):
+    with caplog.at_level(logging.WARNING), store.hold(HASH):
         thread.start()
         deadline = time.monotonic() + 10
         while "waiting" not in caplog.text and time.monotonic() < deadline:
@@ -104,7 +104,7 @@ def test_second_claim_waits_and_says_so(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_claims_of_other_configurations_do_not_wait(tmp_path: Path) -> None:
     store = ResultStore(root=tmp_path)
-    with store.claim(HASH):
+    with store.hold(HASH):
         assert enters(store, "cd" * 32)
 
 
@@ -114,11 +114,11 @@ def test_claim_is_freed_when_the_run_raises(
     # Not by luck: a lock that is only collected would be freed too.
     monkeypatch.setattr(BaseFileLock, "__del__", lambda _self: None)
     store = ResultStore(root=tmp_path)
-    with pytest.raises(KeyError), store.claim(HASH):
+    with pytest.raises(KeyError), store.hold(HASH):
         raise KeyError("the run failed")
     assert enters(store)
 
 
 def test_error_of_the_run_is_not_taken_for_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="of the run"), ResultStore(root=tmp_path).claim(HASH):
+    with pytest.raises(OSError, match="of the run"), ResultStore(root=tmp_path).hold(HASH):
         raise OSError("of the run")
