@@ -206,20 +206,49 @@ def weights_of(record: RunRecord) -> str | None:
     return model.baseline or model.fingerprint
 
 
+def why_not_comparable(one: RunRecord, other: RunRecord) -> str | None:
+    """Return what two records do not have in common, such as `task.version: 1 and 2`, or None."""
+    own, others = _common(one), _common(other)
+    found = [
+        f"{name}: {_short(own.get(name))} and {_short(others.get(name))}"
+        for name in dict.fromkeys([*own, *others])
+        if own.get(name) != others.get(name)
+    ]
+    return "; ".join(found) or None
+
+
+def _short(value: Any, longest: int = 60) -> str:
+    text = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def _key(record: RunRecord) -> str:
-    """Return what two records must have in common to be compared."""
+    """Return what two records must have in common to be compared, as text."""
+    return json.dumps(_common(record), sort_keys=True)
+
+
+def _common(record: RunRecord) -> dict[str, Any]:
+    """Return what two records must have in common to be compared, by name."""
     model, task = record.model, record.task
     if model is None or task is None:
         raise ResultError(f"run {record.run_id} must have model and task to be compared")
-    # The hashes identify the data; where it came from does not matter.
-    facts = {k: v for k, v in task.data.items() if k != "revision"}
     beside = record.baseline.dtype if record.baseline is not None else model.dtype
-    dtypes = [model.dtype] if beside == model.dtype else [model.dtype, beside]
-    machine = [weights_of(record), dtypes, model.device, model.attention, model.products]
-    protocol = [task.name, task.version, task.protocol]
-    timed = record.provenance.hardware if task.name in names.TIMED else ()
-    parts = [machine, model.weights, timed, protocol, options(record), facts]
-    return json.dumps(parts, sort_keys=True)
+    # The hashes identify the data; where it came from does not matter.
+    facts = {f"data.{key}": value for key, value in task.data.items() if key != "revision"}
+    return {
+        "task": task.name,
+        "task version": task.version,
+        "protocol": task.protocol,
+        **{f"task.{key}": value for key, value in options(record).items()},
+        **facts,
+        "unquantized weights": weights_of(record),
+        "kind of weights": model.weights,
+        "dtype": [model.dtype] if beside == model.dtype else [model.dtype, beside],
+        "device": model.device,
+        "attention": model.attention,
+        "matmuls": model.products,
+        "machine": record.provenance.hardware if task.name in names.TIMED else (),
+    }
 
 
 def options(record: RunRecord) -> dict[str, Any]:

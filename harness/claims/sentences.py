@@ -60,6 +60,8 @@ def _tokens_of_a_unit(claim: Claim) -> float:
 
 def size_in_words(measure: Measure, size: float) -> str:
     """Return a size of a difference, such as `0.5 pp`."""
+    if measure is LOG_LOSS:
+        return f"{100 * math.expm1(size):.3g} % of the perplexity"
     return f"{measure.scale * size:.3g} {measure.unit}"
 
 

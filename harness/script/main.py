@@ -23,6 +23,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "run": Command("harness.cli.run", "measure a recipe on a task, or sweep over several"),
         "report": Command("harness.report.__main__", "tables and plots of a folder of records"),
+        "compare": Command(
+            "harness.compare.__main__", "is a run worse than another? a gate for CI"
+        ),
         "export": Command("harness.export.command", "write a quantized model as a checkpoint"),
         "tensor": Command("harness.tensor.__main__", "put the tensors of a file into formats"),
     }

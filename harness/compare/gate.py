@@ -1,0 +1,98 @@
+"""The decision on a comparison: is the candidate not worse than the margin, worse, or unknown?
+
+With loss = how much worse the candidate is, and a margin m:
+
+    not worse     "loss >= m" is rejected by a one-sided test at 5 %
+    worse         "loss <= m" is rejected by a two-sided test at 5 %, corrected by Holm
+    cannot tell   neither
+
+Without a margin, m is 0 and "not worse" means better, with the test of "worse". All comparisons
+must be "not worse" for the whole to be, which needs no correction (Berger 1982); one "worse" is
+enough for the whole to be worse, which needs one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from harness.claims.claim import Claim, Comparison, NotCompared, family
+from harness.claims.measure import Measure
+from harness.compare.pairs import Pair
+from harness.stats.difference import ALPHA
+from harness.stats.families import holm
+
+
+class Decision(IntEnum):
+    """What was shown; the value is the exit code of the command."""
+
+    NOT_WORSE = 0
+    WORSE = 1
+    CANNOT_TELL = 2
+    INVALID = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """A comparison and its decision."""
+
+    comparison: Comparison
+    decision: Decision
+    margin: float | None
+    """In the unit of an item; None if nobody gave one."""
+
+
+def decide(
+    pairs: Mapping[Measure, Sequence[Pair]], margins: Mapping[Measure, float]
+) -> list[Decided]:
+    """Compare all pairs. With margins, only measures with a margin decide; others are left out."""
+    chosen = {m: found for m, found in pairs.items() if not margins or m in margins}
+    compared = [
+        (each, margins.get(measure))
+        for measure, found in chosen.items()
+        for each in family(found, margin=margins.get(measure))
+    ]
+    tested = [(each, margin) for each, margin in compared if isinstance(each, Claim)]
+    beyond = holm([_p_worse(each, margin or 0.0) for each, margin in tested])
+    p_worse = {id(each): p for (each, _), p in zip(tested, beyond, strict=True)}
+    return [
+        Decided(comparison=each, decision=_decision(each, margin, p_worse), margin=margin)
+        for each, margin in compared
+    ]
+
+
+def overall(decided: Sequence[Decided]) -> Decision:
+    """Return the decision on all comparisons: invalid before worse, worse before cannot tell."""
+    found = {each.decision for each in decided}
+    order = (Decision.INVALID, Decision.WORSE, Decision.CANNOT_TELL)
+    return next((each for each in order if each in found), Decision.NOT_WORSE)
+
+
+def _decision(
+    comparison: Comparison, margin: float | None, p_worse: Mapping[int, float]
+) -> Decision:
+    if isinstance(comparison, NotCompared):
+        return Decision.INVALID
+    if p_worse[id(comparison)] < ALPHA:
+        return Decision.WORSE
+    p_within = _p_loss_below(comparison, margin or 0.0)
+    # A test in one direction is twice as easy to pass as one in two.
+    needed = ALPHA / 2 if margin is None else ALPHA
+    return Decision.NOT_WORSE if p_within < needed else Decision.CANNOT_TELL
+
+
+def _p_worse(claim: Claim, margin: float) -> float:
+    """Return the two-sided p-value of "the loss is the margin or less"."""
+    measure, found = claim.evidence.measure, claim.difference
+    p = found.p_below(-margin) if measure.higher_is_better else found.p_above(margin)
+    # The exact test decides where there is no margin.
+    if margin == 0 and found.p is not None and p is not None:
+        is_loss = (found.value < 0) is measure.higher_is_better
+        return found.p if is_loss else 1.0
+    return 1.0 if p is None else min(1.0, 2 * p)
+
+
+def _p_loss_below(claim: Claim, margin: float) -> float:
+    """Return the one-sided p-value of "the loss is the margin or more"."""
+    measure, found = claim.evidence.measure, claim.difference
+    p = found.p_above(-margin) if measure.higher_is_better else found.p_below(margin)
+    return 1.0 if p is None else p
