@@ -1,0 +1,174 @@
+"""`quant-harness compare`: four exit codes, what is refused and why, and three ways to write it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies import MakeRecord
+
+from harness.compare.__main__ import SUMMARY, main
+from harness.results.record import SampleScore
+from harness.results.store import ResultStore
+
+File = Callable[..., Path]
+RIGHT = np.arange(1000) % 4 == 0
+"""A quarter of 1,000 answers."""
+
+
+def flipped(to_wrong: int, to_right: int) -> np.ndarray:
+    after: np.ndarray = RIGHT.copy()
+    after[np.flatnonzero(RIGHT)[:to_wrong]] = False
+    after[np.flatnonzero(~RIGHT)[:to_right]] = True
+    return after
+
+
+@pytest.fixture
+def file(make_record: MakeRecord, tmp_path: Path) -> File:
+    """File a run with its answers, and return its path."""
+
+    def write(
+        correct: np.ndarray, folder: str = "results", recipe: str = "none", **facts: str
+    ) -> Path:
+        store = ResultStore(root=tmp_path / folder)
+        record = make_record(recipe, float(correct.mean()), **facts)
+        path = store.path(record, task=record.task.name, model="m", recipe=recipe)
+        samples = [
+            SampleScore(id=f"q{i}", cluster=str(i % 57), scores={"correct": float(v)})
+            for i, v in enumerate(correct)
+        ]
+        name, digest = store.write_samples(path, samples)
+        update = {"samples_file": name, "samples_sha256": digest}
+        store.write(path, record.model_copy(update=update))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run the command; return its exit code, and what it printed."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["harness.compare", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(str(ended.value.code)), shown.out + shown.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flips", "margin", "code"),
+    [
+        ((2, 30), (), 0),  # better
+        ((30, 2), (), 1),
+        ((12, 9), (), 2),
+        ((0, 0), (), 2),  # without a margin, equal is not "not worse"
+        ((0, 0), ("--margin", "accuracy=1pp"), 0),
+        ((30, 2), ("--margin", "accuracy=5pp"), 0),  # a loss that is real and small enough
+        ((30, 2), ("--margin", "accuracy=2pp"), 2),
+        ((100, 2), ("--margin", "accuracy=2pp"), 1),
+    ],
+)
+def test_exit_code_is_the_decision(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    flips: tuple[int, int],
+    margin: tuple[str, ...],
+    code: int,
+) -> None:
+    found, shown = compare(file(RIGHT), file(flipped(*flips), recipe="int8_row"), *margin)
+    assert found == code, shown
+    words = ("not worse", "worse", "cannot tell")[code]
+    assert shown.splitlines()[-1] == f"all in all: {words}"
+    assert "exact McNemar" in shown
+
+
+def test_folders_are_paired_by_recipe(file: File, compare: Callable[..., tuple[int, str]]) -> None:
+    roots = []
+    for folder, flips in (("before", (0, 0)), ("after", (40, 2))):
+        file(RIGHT, folder)
+        roots.append(file(flipped(*flips), folder, "int8_row").parents[2])
+    code, shown = compare(*roots)
+    assert code == 1, shown
+    assert "worse: int8_row: worse than int8_row" in shown
+    assert "cannot tell: baseline" in shown
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"model": "other", "fingerprint": "x"}, "unquantized weights: "),
+        ({"data": "data-2"}, "data-1 and data-2"),
+        ({"dtype": "bfloat16"}, "dtype: "),
+        ({"task": "mmlu_generate"}, "task: mmlu and mmlu_generate"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_recipe_are_refused(
+    file: File, compare: Callable[..., tuple[int, str]], facts: dict[str, str], reason: str
+) -> None:
+    code, shown = compare(file(RIGHT), file(RIGHT, "other", **facts))
+    assert code == 3
+    assert reason in shown
+
+
+def test_lost_samples_and_missing_files_are_refused(
+    file: File, compare: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    path, other = file(RIGHT), file(flipped(9, 2), recipe="int8_row")
+    assert compare(path, tmp_path / "nothing.json")[0] == 3
+    other.with_suffix(".samples.parquet").unlink()
+    code, shown = compare(path, other)
+    assert code == 3
+    assert "repeat the run" in shown
+
+
+@pytest.mark.parametrize(
+    ("margin", "reason"),
+    [
+        ("acuracy=1pp", "did you mean accuracy?"),
+        ("accuracy=1%", "like accuracy=0.5pp"),
+        ("accuracy=-1pp", "above 0"),
+        ("perplexity=1", "like perplexity=0.5%"),
+        ("kl=x", "above 0"),
+    ],
+)
+def test_margin_that_could_be_misread_is_refused(
+    file: File, compare: Callable[..., tuple[int, str]], margin: str, reason: str
+) -> None:
+    path = file(RIGHT)
+    code, shown = compare(path, path, "--margin", margin)
+    assert code == 3
+    assert reason in shown
+
+
+def test_wrong_usage_does_not_exit_with_the_code_of_cannot_tell(
+    compare: Callable[..., tuple[int, str]],
+) -> None:
+    assert compare("only-one")[0] == 3
+    assert compare("a", "b", "--unknown")[0] == 3
+
+
+def test_summary_of_a_job_is_markdown_and_json_says_the_same(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv(SUMMARY, str(summary))
+    pair = file(RIGHT), file(flipped(30, 2), recipe="int8_row")
+    code, shown = compare(*pair, "--format=github")
+    assert (code, summary.read_text(encoding="utf-8")) == (1, shown)
+    assert shown.startswith("### Comparison: worse\n")
+    as_json = json.loads(compare(*pair, "--format=json")[1])
+    (found,) = as_json["comparisons"]
+    assert as_json["decision"] == found["decision"] == "worse"
+    assert found["difference, 95 % interval"].startswith("-2.8 pp")
+    assert "-2.8 pp" in shown
