@@ -9,39 +9,19 @@ from harness import __version__, signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
-from harness.claims.grouping import finished
-from harness.errors import HarnessError, ResultError
+from harness.errors import HarnessError
 from harness.messages import program
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
-from harness.report.contents import collect
-from harness.report.intake import nothing_found, take_in
-from harness.report.markdown import render
+from harness.report.compose import MARK, compose
 from harness.report.sections.left_out import shortened
+from harness.report.verify import verify
 
-INTRODUCTION = (
-    "A headline has its n and a 95 % interval: by document for figures over text, Wilson's "
-    "over questions for accuracy, Student's t over\n"
-    "draws for matmuls. A difference is taken only between runs of one protocol, item"
-    " by item. It has an interval and a verdict, that of\n"
-    "accuracies McNemar's exact p too. Where an interval is missing, a line above the table "
-    'says why. The verdict is "cannot tell" where the\n'
-    "interval holds 0 or p is 0.05 or more. Each verdict stands by itself: of twenty recipes "
-    "without any effect, one is expected to look better\n"
-    "or worse. A column without an interval or a p beside it (percentiles, agreement, values "
-    "by subject or group size, counts, bits and bytes)\n"
-    "describes these items and claims nothing about others.\n"
-    "A path says how a recipe was run: none (float), fake-quant, or real with the backend "
-    "and, where it was measured, the type that its products\n"
-    "are as exact as and their largest relative error. pp are percentage points; % is a "
-    "share, or a relative change where the column says so.\n"
-    "How intervals are made: docs/evaluation.md."
-)
-
-MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
+VERIFY = "verify"
+"""The word that asks to verify reports instead."""
 FIRST_WORDS = "\n\nEvery value stands with its n and 95 % interval"
 """What follows the title in reports from before there was a mark."""
 HEAD = 2000
@@ -52,6 +32,9 @@ SPARE = len("-throughput-999.png")
 
 def main() -> None:
     """Write the report of the command line; exit with 1 if it cannot be written or lacks a file."""
+    if sys.argv[1:2] == [VERIFY]:
+        asked = verify_parser().parse_args(sys.argv[2:])
+        sys.exit(0 if verify([Path(file) for file in asked.reports]) else 1)
     arguments = parser().parse_args()
     with signals.stoppable("no report was written"):
         try:
@@ -77,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog=program("harness.report"),
         description="Turn the records of a folder into a report.",
-        epilog="The exit code is 0 if every file of the folder could be used, else 1: the report "
+        epilog=f"`{program('harness.report')} {VERIFY} FILE` verifies a report. "
+        "The exit code is 0 if every file of the folder could be used, else 1: the report "
         "is written all the same, and its first section lists what is missing.",
     )
     found.add_argument("--version", action="version", version=f"quant-harness {__version__}")
@@ -89,6 +73,17 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="overwrite files of the report's names that the harness did not write",
     )
+    return found
+
+
+def verify_parser() -> argparse.ArgumentParser:
+    """Return the parser of `report verify`."""
+    found = argparse.ArgumentParser(
+        prog=f"{program('harness.report')} {VERIFY}",
+        description="Write reports anew from their records, and print every line that differs.",
+        epilog="The exit code is 0 if no line differs, else 1.",
+    )
+    found.add_argument("reports", nargs="+", help="Markdown files of reports")
     return found
 
 
@@ -110,10 +105,6 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
     path = out / f"{title}.md"
     place.folder_to_fill(out, "--out")
     place.file_to_write(path, "--out", "folder", force=force, is_own=is_own)
-    stored, problems = take_in(results)
-    if not finished(stored):
-        lines = "".join(f"\n{line}" for line in shortened(problems))
-        raise ResultError(f"{nothing_found(results)}{lines}")
     place.check_room(path, "--out", "folder", within=out)
     with (
         place.explained(path, "--out", "folder"),
@@ -121,13 +112,12 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
         scratch.folder_in(out) as folder,
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
-        found = collect(stored, problems, folder / path.name)
+        text, problems = compose(results, path, folder)
         pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
         for target in pictures:
             place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
         for target, content in pictures.items():
             write_atomic(target, content, "--out", "folder", force=force, is_own=picture.is_own)
-        text = render(f"Report: {title}", f"{MARK}\n\n{INTRODUCTION}", found)
         write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
     return path, problems
 

@@ -1,0 +1,83 @@
+"""The text of a report, and the pictures that it shows."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from harness.claims.grouping import finished
+from harness.errors import ResultError
+from harness.report.contents import collect
+from harness.report.intake import nothing_found, take_in
+from harness.report.markdown import render
+from harness.report.sections.left_out import shortened
+
+INTRODUCTION = """\
+A headline has its n and a 95 % interval: by document for figures over text, Wilson's over
+questions for accuracy, Student's t over draws for matmuls. A difference is taken only
+between runs of one protocol, item by item. It has an interval, a p and a verdict; where
+an interval is missing, a line above the table says why. The comparisons of a table are a
+family: their p is corrected for the number of comparisons (Holm), so that the chance of
+one false verdict in a table is at most 5 %. The verdict is "cannot tell" where that p is
+0.05 or more, which is not "equal". A column without an interval or a p beside it
+(percentiles, agreement, values by subject or group size, counts, bits and bytes)
+describes these items and claims nothing about others. A path says how a recipe was run:
+none (float), fake-quant, or real with the backend and, where it was measured, the type
+that its products are as exact as and their largest relative error. pp are percentage
+points; % is a share, or a relative change where the column says so. How intervals are
+made: docs/evaluation.md."""
+MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
+RECORDS = "Records: "
+"""What stands before the folder of the records, relative to the folder of the report."""
+
+
+class Composed(NamedTuple):
+    """A report that is not written yet."""
+
+    text: str
+    problems: list[str]
+    """A line for each file that it lacks."""
+
+
+def compose(results: Path, path: Path, pictures: Path) -> Composed:
+    """Return the report of a folder of records, and draw its pictures.
+
+    Args:
+        results: The folder of the records.
+        path: Where the report will lie.
+        pictures: Folder for the pictures.
+
+    Raises:
+        ResultError: There is no record with a result.
+    """
+    stored, problems = take_in(results)
+    if not finished(stored):
+        lines = "".join(f"\n{line}" for line in shortened(problems))
+        raise ResultError(f"{nothing_found(results)}{lines}")
+    found = collect(stored, problems, pictures / path.name)
+    head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}\n\n{INTRODUCTION}"
+    return Composed(render(f"Report: {path.stem}", head, found), problems)
+
+
+def records_of(text: str, folder: Path) -> Path:
+    """Return the folder of the records that a report was written from.
+
+    Args:
+        text: The report.
+        folder: The folder that it lies in.
+
+    Raises:
+        ResultError: The report does not name the folder.
+    """
+    named = (line for line in text.splitlines() if line.startswith(RECORDS))
+    line = next(named, None)
+    if line is None:
+        raise ResultError(
+            f"a report must have a line that begins with {RECORDS!r} to be verified; write it anew"
+        )
+    return folder / unquote(line.removeprefix(RECORDS))
+
+
+def _link(results: Path, folder: Path) -> str:
+    """Return a folder relative to another, as a Markdown address that needs no escaping."""
+    return quote(Path(os.path.relpath(results.resolve(), folder.resolve())).as_posix())

@@ -1,0 +1,54 @@
+"""Verify a report: write it anew from its records, and compare line by line."""
+
+import difflib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError, ResultError
+from harness.output.stdout import printing
+from harness.report.compose import compose, records_of
+
+MOST_LINES = 20
+"""So many lines of differences are shown."""
+
+
+def differences(path: Path) -> list[str]:
+    """Return the lines in which a report differs from its records; none if it is right.
+
+    A line of the file begins with `-`, what the records say in its place with `+`. Pictures are
+    drawn from the same claims; they are not compared.
+
+    Raises:
+        ResultError: The file is no report, or its records cannot be used.
+    """
+    try:
+        written = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise ResultError(f"{path} must be a report, got {reason}") from reason
+    results = records_of(written, path.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        composed = compose(results, path, Path(folder))
+    compared = difflib.unified_diff(written.splitlines(), composed.text.splitlines(), n=0)
+    return [line for line in compared if not line.startswith(("---", "+++", "@@"))]
+
+
+def verify(paths: Sequence[Path]) -> bool:
+    """Verify reports, print what differs, and return whether all are right."""
+    are_right = True
+    for path in paths:
+        try:
+            found = differences(path)
+        except HarnessError as reason:
+            are_right = False
+            sys.stderr.write(f"{reason}\n")
+            continue
+        are_right = are_right and not found
+        with printing():
+            verdict = "differs from its records" if found else "says what its records say"
+            sys.stdout.write(f"{path}: {verdict}\n")
+            sys.stdout.writelines(f"  {line}\n" for line in found[:MOST_LINES])
+            if len(found) > MOST_LINES:
+                sys.stdout.write(f"  and {len(found) - MOST_LINES} further lines\n")
+    return are_right
