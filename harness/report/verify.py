@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError, ResultError
+from harness.output import scratch
 from harness.output.stdout import printing
 from harness.report.compose import compose, records_of
 
@@ -28,8 +29,8 @@ def differences(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as reason:
         raise ResultError(f"{path} must be a report, got {reason}") from reason
     results = records_of(written, path.parent)
-    with tempfile.TemporaryDirectory() as folder:
-        composed = compose(results, path, Path(folder))
+    with scratch.folder_in(Path(tempfile.gettempdir())) as folder:
+        composed = compose(results, path, folder)
     compared = difflib.unified_diff(written.splitlines(), composed.text.splitlines(), n=0)
     return [line for line in compared if not line.startswith(("---", "+++", "@@"))]
 

@@ -13,6 +13,7 @@ from repository import ROOT
 from harness.errors import OutputError
 from harness.output.picture import METADATA
 from harness.report import __main__ as command
+from harness.report import compose
 from harness.report.__main__ import is_own, write
 from harness.report.markdown import render
 from harness.report.sections.section import Section
@@ -34,7 +35,7 @@ def _with_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         Figure(figsize=(1, 1)).savefig(path.with_name(PICTURE), metadata=METADATA)
         return []
 
-    monkeypatch.setattr(command, "collect", collect)
+    monkeypatch.setattr(compose, "collect", collect)
 
 
 @pytest.mark.usefixtures("_with_picture")

@@ -16,6 +16,7 @@ import torch
 from data_folder import DataFolder
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, raising, records
 
+from harness.claims.grouping import finished
 from harness.data import text_file
 from harness.data.embedded import EmbeddedData
 from harness.data.source import QuestionSet, Text
@@ -23,7 +24,6 @@ from harness.errors import DataError, InvalidResult
 from harness.machine import provenance
 from harness.models import cache
 from harness.models.sources.tiny import TinyModel
-from harness.claims.grouping import finished
 from harness.results.record import Hardware, RunRecord, Status
 from harness.results.store import ResultStore, read
 from harness.runner.on_file import is_of_recipe

@@ -1,0 +1,61 @@
+"""A report can be verified: written anew from its records, and compared line by line."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+from studies import MakeRecord
+
+from harness.report import __main__ as command
+from harness.report.verify import differences
+
+PUBLISHED = sorted((ROOT / "reports/published").glob("*-smollm2.md"))
+
+
+def test_every_published_report_says_what_its_records_say() -> None:
+    assert PUBLISHED
+    assert {path.name: differences(path) for path in PUBLISHED} == {p.name: [] for p in PUBLISHED}
+
+
+@pytest.fixture
+def report(make_record: MakeRecord, file_records: Callable[..., Path], tmp_path: Path) -> Path:
+    """A small report."""
+    root = file_records(make_record(), make_record("int8_row", 0.48))
+    return command.write(root, tmp_path / "my reports", "small")
+
+
+def test_one_digit_that_is_changed_is_found(report: Path) -> None:
+    assert differences(report) == []
+    text = report.read_text(encoding="utf-8")
+    assert text.count("48.00 %") == 1
+    report.write_text(text.replace("48.00 %", "48.01 %"), encoding="utf-8")
+    changed, right = differences(report)
+    assert (changed[0], right[0]) == ("-", "+")
+    assert "48.01 %" in changed
+    assert "48.00 %" in right
+
+
+def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
+    report: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def verify(*paths: Path) -> tuple[str, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness.report", "verify", *map(str, paths)])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        return (str(ended.value.code), *capsys.readouterr())
+
+    assert verify(report) == ("0", f"{report}: says what its records say\n", "")
+    other = tmp_path / "other.md"
+    other.write_text("# Mine\n", encoding="utf-8")
+    code, out, err = verify(report, other)
+    assert (code, out) == ("1", f"{report}: says what its records say\n")
+    assert "must have a line that begins with 'Records: '" in err
+    report.write_text(report.read_text(encoding="utf-8") + "\nBest: int8_row\n", encoding="utf-8")
+    code, out, _ = verify(report)
+    assert code == "1"
+    assert "  -Best: int8_row\n" in out
