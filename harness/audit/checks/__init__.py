@@ -1,0 +1,30 @@
+"""The checks, one kind of fault a file. Each is a function from a study to findings."""
+
+from collections.abc import Callable, Iterator
+
+from harness.audit.checks import (
+    baselines,
+    bf16_grid,
+    deltas,
+    gaps,
+    granularity,
+    means,
+    missing,
+    order,
+    pairs,
+    prose,
+    replication,
+    resolution,
+    spread,
+    units,
+)
+from harness.audit.finding import Finding
+from harness.audit.study import Study
+
+CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = tuple(
+    module.check
+    for module in (
+        means, deltas, units, order, baselines, missing, bf16_grid, gaps, resolution, spread, pairs,
+        granularity, replication, prose,
+    )
+)  # fmt: skip

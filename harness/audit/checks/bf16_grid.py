@@ -1,0 +1,137 @@
+"""Columns whose values are bfloat16 codes: the last step of the evaluation was rounded to 8 bits.
+
+A bfloat16 has 8 significant bits. A loss in [2, 4) moves in steps of 1/64, which is 1.6 % of a
+perplexity, and a perplexity in [32, 64) in steps of 0.25. Printed figures show it: all of them are
+images of such codes. How likely that is by accident follows from how many of the numbers that could
+be printed in their range are images.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from harness.audit.finding import Finding
+from harness.audit.quantity import Quantity
+from harness.audit.sheet import Kind, Sheet
+from harness.audit.study import Study
+
+CHECK = "bfloat16"
+_CHANCE = 1e-3
+"""Columns with a larger chance of an accident are not reported."""
+_FEWEST = 3
+"""Fewer different values are not reported."""
+
+
+def bf16(value: float) -> float:
+    """Return the bfloat16 nearest to a positive number (8 significant bits, ties to even)."""
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 256), exponent - 8)
+
+
+class Grid(NamedTuple):
+    """What may have been rounded to bfloat16."""
+
+    words: str
+    image: Callable[[float], float]
+    """From a bfloat16 to the value that is printed."""
+    code: Callable[[float], float]
+    """From a printed value back to about the bfloat16."""
+
+
+_OF_PERPLEXITY = (
+    Grid("bfloat16 of the exponential of a bfloat16 loss", lambda x: bf16(math.exp(x)), math.log),
+    Grid("the exponential of a bfloat16 loss", math.exp, math.log),
+    Grid("a bfloat16", lambda x: x, lambda x: x),
+)
+_OF_LOSS = (Grid("a bfloat16", lambda x: x, lambda x: x),)
+_GRIDS = {Kind.PERPLEXITY: _OF_PERPLEXITY, Kind.LOSS: _OF_LOSS}
+
+
+def check(study: Study) -> Iterator[Finding]:
+    """Yield tables whose perplexities or losses are all on a bfloat16 grid."""
+    for sheet in study.sheets:
+        for kind, grids in _GRIDS.items():
+            found = _cells(sheet, kind)
+            values = {value.text.rstrip(" %"): value for _, value in found if value.value > 0}
+            if len(values) < _FEWEST:
+                continue
+            for grid in grids:
+                chance = _chance(grid, list(values.values()))
+                if chance is not None and chance < _CHANCE:
+                    lines = sorted({line for line, _ in found})
+                    text = _text(grid, kind, sorted(values.values(), key=_value), chance, lines)
+                    yield Finding(sheet.line, CHECK, text)
+                    break
+
+
+def _cells(sheet: Sheet, kind: Kind) -> list[tuple[int, Quantity]]:
+    return [
+        (sheet.rows[row].line, value)
+        for column in sheet.values
+        if column.kind is kind
+        for row in sheet.filled(column, without=sheet.means)
+        if (value := column.quantities[row]) is not None
+    ]
+
+
+def _chance(grid: Grid, values: list[Quantity]) -> float | None:
+    """Return the chance that all values are on a grid by accident; None if one is not."""
+    if not all(_on_grid(grid, each) for each in values):
+        return None
+    low, high = min(map(_value, values)), max(map(_value, values))
+    half = max(each.half for each in values)
+    # The range of the values, and a step beyond each end.
+    step = max(_step(grid, low), _step(grid, high))
+    first, last = max(low - step, 2 * half), high + step
+    images = {round(grid.image(code) / (2 * half)) for code in _codes(grid, first, last)}
+    share = min(1.0, len(images) * 2 * half / (last - first))
+    return share ** len(values)
+
+
+def _on_grid(grid: Grid, value: Quantity) -> bool:
+    near = grid.code(value.value)
+    step = _spacing(near)
+    nearest = bf16(near) if near > 0 else 0.0
+    codes = (bf16(nearest + move * step) for move in (-1, 0, 1) if nearest + move * step > 0)
+    return any(abs(grid.image(code) - value.value) <= value.half * (1 + 1e-9) for code in codes)
+
+
+def _codes(grid: Grid, low: float, high: float) -> Iterator[float]:
+    code = bf16(max(grid.code(low), 1e-3))
+    while grid.image(code) <= high:
+        yield code
+        code += _spacing(code)
+
+
+def _spacing(value: float) -> float:
+    """Return the distance from a bfloat16 to the next."""
+    return math.ldexp(1.0, math.frexp(value)[1] - 8)
+
+
+def _step(grid: Grid, value: float) -> float:
+    """Return how far apart printed values on a grid are."""
+    code = grid.code(value)
+    return max(grid.image(code + _spacing(code)) - value, 0.0)
+
+
+def _value(quantity: Quantity) -> float:
+    return quantity.value
+
+
+def _text(
+    grid: Grid, kind: Kind, values: list[Quantity], chance: float, lines: list[int]
+) -> str:
+    pieces, previous = [], None
+    for each in values:
+        code = bf16(grid.code(each.value))
+        of_loss = f" (loss {code:g})" if grid.code is math.log else ""
+        steps = "" if previous is None else f" +{round((code - previous) / _spacing(code))}"
+        pieces.append(f"{each.text}{of_loss}{steps}")
+        previous = code
+    widest = max(_step(grid, each.value) for each in values)
+    return (
+        f"all {len(values)} values of {kind} in lines {lines[0]} to {lines[-1]} are {grid.words}; "
+        f"by accident with a chance of {chance:.0e}. Value and steps of the grid from the one "
+        f"before: {', '.join(pieces)}. A step is up to {widest:.2g}: differences of a step or two "
+        "show nothing, and equal values are not an equal loss"
+    )

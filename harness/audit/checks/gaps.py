@@ -1,0 +1,101 @@
+"""Differences of accuracies that their number of samples cannot support.
+
+Tables that show an interval, an error or a p-value are left alone: they have their own evidence.
+"""
+
+from collections.abc import Iterator
+
+from harness.audit import flips
+from harness.audit.derivation import Derivation, Step
+from harness.audit.finding import Finding
+from harness.audit.sheet import Kind, Sheet
+from harness.audit.study import Study
+from harness.results import formatting as figures
+
+CHECK = "gap"
+
+
+def check(study: Study) -> Iterator[Finding]:
+    """Yield differences that cannot be significant, or only with few flips."""
+    for sheet, found in study.derived():
+        of_accuracy = found.source.kind is Kind.ACCURACY and found.operation.is_difference
+        steps = [each for each in found.steps if each.result and each.row not in sheet.means]
+        if not of_accuracy or sheet.has_errors or not steps:
+            continue
+        total = study.count(sheet)
+        if total is None:
+            yield Finding(sheet.line, CHECK, _unknown(found, steps))
+            continue
+        for step in steps:
+            text = gap_words(*_shares(found, step), total, len(steps))
+            if text is not None:
+                name = sheet.name(step.row)
+                yield Finding(
+                    sheet.rows[step.row].line, CHECK, f"{found.column.header} of {name}: {text}"
+                )
+
+
+def gap_words(first: float, second: float, total: int, num_tests: int = 1) -> str | None:
+    """Return what a difference of two accuracies can show; None if it is significant in any case.
+
+    Args:
+        first: Accuracy in [0, 1].
+        second: The accuracy that it is compared with.
+        total: Number of samples.
+        num_tests: How many comparisons the table makes.
+    """
+    rights = round(first * total), round(second * total)
+    net, limit = abs(rights[0] - rights[1]), flips.possible_flips(*rights, total)
+    if net == 0:
+        return None
+    alone, corrected = (flips.most_flips(net, limit, num) for num in (1, num_tests))
+    if corrected is not None and corrected >= limit - 1:  # flips of one parity
+        return None
+    error = figures_of_points(flips.unpaired_error(first, second, total))
+    says = (
+        f"{100 * (first - second):+.2f} pp is a net {net} of {total:,} answers; "
+        f"unpaired standard error {error}; "
+    )
+    family = f" over {num_tests} comparisons (Bonferroni)" if num_tests > 1 else ""
+    if alone is None:
+        p = figures.p_value(flips.best_case(net))
+        says += f"exact McNemar p is {p} or more, fewer than {flips.fewest_net()} net flips never"
+        says += " reach p < 0.05"
+        return f"{says}, fewer than {flips.fewest_net(num_tests)}{family}" if family else says
+    says += f"exact McNemar p < 0.05 needs {alone} flips or fewer"
+    if family:
+        few = f"{flips.fewest_net(num_tests)} net flips or more"
+        says += f", {few if corrected is None else f'{corrected} or fewer'}{family}"
+    return f"{says}; the number of flips is not said"
+
+
+def figures_of_points(share: float) -> str:
+    """Return a share as percentage points."""
+    return f"{100 * share:.2f} pp"
+
+
+def _shares(found: Derivation, step: Step) -> tuple[float, float]:
+    scale = found.source.scale / 100
+    return step.value.value * scale, step.reference.value * scale
+
+
+def _unknown(found: Derivation, steps: list[Step]) -> str:
+    shares = (_shares(found, step) for step in steps)
+    smallest = min(abs(first - second) for first, second in shares)
+    needed = round(flips.fewest_net() / smallest)
+    return (
+        f"{found.column.header}: the number of samples is not said beside the table (--n gives it);"
+        f" the smallest difference, {figures_of_points(smallest)}, can reach p < 0.05 only with "
+        f"{needed:,} samples or more"
+    )
+
+
+def sheets_with_claims(study: Study) -> Iterator[tuple[Sheet, int]]:
+    """Yield tables without errors that rank or compare accuracies, and their sample counts."""
+    for sheet in study.sheets:
+        found = study.derivations[sheet.line]
+        compares = any(each.source.kind is Kind.ACCURACY for each in found)
+        is_ranked = sum(rank is not None for rank in sheet.ranks) > 1
+        total = study.count(sheet)
+        if sheet.accuracies and (compares or is_ranked) and not sheet.has_errors and total:
+            yield sheet, total

@@ -1,0 +1,71 @@
+"""Comparisons without their other side: no baseline of a model, no unquantized row, one row."""
+
+import math
+from collections.abc import Iterator
+
+from harness.audit import words
+from harness.audit.derivation import named_row
+from harness.audit.finding import Finding
+from harness.audit.sheet import Kind, Sheet
+from harness.audit.study import Study
+
+CHECK = "no baseline"
+
+
+def check(study: Study) -> Iterator[Finding]:
+    """Yield models without a baseline, differences from a quantized row, and single speeds."""
+    for sheet in study.sheets:
+        yield from _models(sheet)
+        yield from _quantized_reference(sheet)
+        yield from _single_speed(sheet)
+
+
+def _models(sheet: Sheet) -> Iterator[Finding]:
+    """Yield models that have rows and no baseline, in a table where another model has one."""
+    with_baseline = {sheet.model(row) for row in sheet.baselines}
+    if not with_baseline or sheet.column_of(words.MODEL) is None:
+        return
+    models = dict.fromkeys(sheet.model(row) for row in range(len(sheet.rows)))
+    for model in models:
+        rows = [row for row in range(len(sheet.rows)) if sheet.model(row) == model]
+        if model and model not in with_baseline:
+            yield Finding(
+                sheet.rows[rows[0]].line,
+                CHECK,
+                f"{model} has {len(rows)} rows and no unquantized row in this table: a difference "
+                "from another model is not an effect of the scheme",
+            )
+
+
+def _quantized_reference(sheet: Sheet) -> Iterator[Finding]:
+    """Yield columns that are compared with a row although no row is unquantized."""
+    for column in sheet.derived:
+        reference = named_row(sheet, column)
+        left = [each for each in sheet.values if each.index < column.index]
+        if sheet.baselines or reference is None or not left:
+            continue
+        base, changes = left[-1].quantities[reference], []
+        for row in sheet.filled(left[-1], without=[reference]):
+            value = left[-1].quantities[row]
+            is_loss = left[-1].kind is Kind.PERPLEXITY
+            if is_loss and value is not None and base is not None and min(value.value, base.value) > 0:
+                nats = math.log(value.value / base.value)
+                changes.append(f"ln({value.text} / {base.text}) = {nats:+.3f} nat")
+        says = f" ({', '.join(changes)})" if changes else ""
+        yield Finding(
+            sheet.line,
+            CHECK,
+            f"{column.header}: no row of this table is unquantized, so it does not say which of the "
+            f"two moved{says}",
+        )
+
+
+def _single_speed(sheet: Sheet) -> Iterator[Finding]:
+    speeds = [each.header for each in sheet.values if each.kind is Kind.SPEED]
+    if speeds and len(sheet.rows) == 1 and not sheet.has_errors:
+        yield Finding(
+            sheet.line,
+            CHECK,
+            f"{' and '.join(speeds)}: one row, {sheet.name(0)}; there is nothing to compare it "
+            "with, and no repeat that shows how much it varies",
+        )

@@ -1,0 +1,86 @@
+"""Rankings by accuracy: what rows without any difference would look like."""
+
+import math
+from collections.abc import Iterator
+
+from scipy import integrate, stats
+
+from harness.audit import flips
+from harness.audit.checks.gaps import sheets_with_claims
+from harness.audit.checks.order import ranking
+from harness.audit.finding import Finding
+from harness.audit.sheet import Column, Sheet
+from harness.audit.study import Study
+from harness.results import formatting as figures
+
+CHECK = "spread"
+_FEWEST = 4
+"""Fewer rows have no spread to speak of."""
+
+
+def check(study: Study) -> Iterator[Finding]:
+    """Yield the distance of best and worst row, and the lead of each rank over the next."""
+    for sheet, total in sheets_with_claims(study):
+        for column in sheet.accuracies:
+            rows = sheet.filled(column, without={*sheet.baselines, *sheet.means})
+            if len(rows) >= _FEWEST:
+                yield from _extremes(sheet, column, rows, total)
+        yield from _neighbours(sheet, total)
+
+
+def expected_range(num: int) -> float:
+    """Return the expected range of `num` standard normal numbers (Tippett 1925)."""
+
+    def density(x: float) -> float:
+        below = float(stats.norm.cdf(x))
+        return 1 - below**num - (1 - below) ** num
+
+    return float(integrate.quad(density, -8, 8)[0])
+
+
+def _extremes(sheet: Sheet, column: Column, rows: list[int], total: int) -> Iterator[Finding]:
+    rights = {row: _rights(column, row, total) for row in rows}
+    worst, best = min(rights, key=rights.__getitem__), max(rights, key=rights.__getitem__)
+    net, num = rights[best] - rights[worst], len(rows)
+    limit = flips.possible_flips(rights[best], rights[worst], total)
+    pairs = num * (num - 1) // 2
+    alone, corrected = (flips.most_flips(net, limit, each) for each in (1, pairs))
+    if net == 0 or (corrected is not None and corrected >= limit - 1):
+        return
+    # A paired difference has the standard error sqrt(flips / n).
+    share = total * (net / total / expected_range(num)) ** 2
+    level = "never" if alone is None else f"only with {alone} flips or fewer"
+    family = "never" if corrected is None else f"with {corrected} or fewer"
+    yield Finding(
+        sheet.line,
+        CHECK,
+        f"{column.header}: best and worst of {num} rows (lines {sheet.rows[best].line} and "
+        f"{sheet.rows[worst].line}) are {100 * net / total:.2f} pp apart, a net {net} of {total:,} "
+        f"answers: p < 0.05 {level}, as one of {pairs} pairs (Bonferroni) {family}. {num} rows "
+        f"without any difference are as far apart on average if {100 * share:.1f} % of the answers "
+        f"flip, and about half of them are above the baseline",
+    )
+
+
+def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
+    column, ranked = ranking(sheet)
+    if column is None or column not in sheet.accuracies or len(ranked) < 2:
+        return
+    rights = [_rights(column, each.row, total) for each in ranked]
+    gaps = [abs(first - second) for first, second in zip(rights, rights[1:], strict=False)]
+    few, lead = sum(gap < flips.fewest_net() for gap in gaps), gaps[0]
+    if few == 0:
+        return
+    p = figures.p_value(flips.best_case(lead)) if lead else "1"
+    yield Finding(
+        sheet.line,
+        CHECK,
+        f"{column.header}: {few} of {len(gaps)} neighbours in the ranking are fewer than "
+        f"{flips.fewest_net()} of {total:,} answers apart, so no test can order them; "
+        f"{sheet.name(ranked[0].row)} leads {sheet.name(ranked[1].row)} by {lead}, p is {p} or more",
+    )
+
+
+def _rights(column: Column, row: int, total: int) -> int:
+    value = column.quantities[row]
+    return round((value.value if value else math.nan) * column.scale / 100 * total)

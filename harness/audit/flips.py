@@ -1,0 +1,69 @@
+"""What a difference of two accuracies over n samples can show without the answers themselves.
+
+Only the net number of flips is known: answers that turned right minus answers that turned wrong. The
+exact McNemar test depends on all flips, so its p-value is bounded:
+
+- at best every flip went the same way: p = 2 * 0.5^net;
+- with more flips p rises; up to some number of them it stays below a level.
+"""
+
+import math
+
+from harness.stats import mcnemar
+from harness.stats.difference import ALPHA, Difference
+from harness.stats.estimate import Estimate
+
+
+def best_case(net: int) -> float:
+    """Return the smallest possible p-value of a net number of flips."""
+    return mcnemar(net, 0)
+
+
+def fewest_net(num_tests: int = 1) -> int:
+    """Return the fewest net flips that can be significant among tests corrected by Bonferroni."""
+    net = 1
+    while best_case(net) >= ALPHA / num_tests:
+        net += 1
+    return net
+
+
+def most_flips(net: int, limit: int, num_tests: int = 1) -> int | None:
+    """Return the largest number of flips with p below the level; None if there is none.
+
+    Args:
+        net: Net flips.
+        limit: Most flips that are possible.
+        num_tests: Tests of the family, corrected by Bonferroni.
+    """
+    level = ALPHA / num_tests
+    if best_case(net) >= level:
+        return None
+    # There are net + 2 c flips, c of them against the trend. p rises with c.
+    low, high = 0, max(0, (limit - net) // 2)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if mcnemar(net + middle, middle) < level else (low, middle - 1)
+    return net + 2 * low
+
+
+def possible_flips(first: int, second: int, total: int) -> int:
+    """Return the most flips between two numbers of right answers of the same samples."""
+    low, high = sorted((first, second))
+    # A flip against the trend is right in the lower model only, and is followed by one back.
+    return high - low + 2 * min(low, total - high)
+
+
+def unpaired_error(first: float, second: float, total: int) -> float:
+    """Return the standard error of the difference of two accuracies over different samples."""
+    return math.sqrt((first * (1 - first) + second * (1 - second)) / total)
+
+
+def visible(error: float) -> float:
+    """Return the difference that a test with this standard error shows with a chance of 80 %."""
+    found = Difference(value=0.0, estimates=(Estimate(0.0, error),), num_items=1, test="")
+    return found.smallest_visible() or 0.0
+
+
+def paired_error(flips: float, total: int) -> float:
+    """Return the standard error of a paired difference if a share of the answers flips."""
+    return math.sqrt(flips / total)
