@@ -1,10 +1,26 @@
 """A Markdown text in, findings out."""
 
+from collections import defaultdict
+
 from harness.audit.checks import CHECKS
 from harness.audit.finding import Finding
 from harness.audit.study import Study
+from harness.messages import plural
 
 
 def audit(study: Study) -> list[Finding]:
-    """Return what all checks find in a document, sorted by line."""
-    return sorted({found for check in CHECKS for found in check(study)})
+    """Return what all checks find in a document, sorted by line.
+
+    A finding that a repeated table repeats word for word is returned once, with all its lines.
+    """
+    lines: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for check in CHECKS:
+        for found in check(study):
+            lines[found.check, found.text].add(found.line)
+    return sorted(_merged(*what, sorted(at)) for what, at in lines.items())
+
+
+def _merged(check: str, text: str, lines: list[int]) -> Finding:
+    first, *others = lines
+    again = f" (also {plural('line', len(others))} {', '.join(map(str, others))})" if others else ""
+    return Finding(first, check, f"{text}{again}")

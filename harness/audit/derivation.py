@@ -5,71 +5,17 @@ explains at least two rows and 60 % of them; the rows that it does not explain a
 that nothing explains is left alone.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from harness.audit import words
+from harness.audit.operation import Operation
 from harness.audit.quantity import Quantity
-from harness.audit.sheet import Column, Sheet
+from harness.audit.sheet import Column, Kind, Sheet
 
 _SHARE_EXPLAINED = 0.6
 _ROWS_OF_CONSTANT = 3
 """Fewer rows agree on a baseline that the table does not show by accident."""
-
-
-class Operation(StrEnum):
-    """What was computed from a value and its reference."""
-
-    DIFFERENCE = "difference"
-    LOSS = "reference minus value"
-    RELATIVE = "relative change"
-    RELATIVE_LOSS = "relative loss"
-    RATIO = "ratio"
-    INVERSE = "inverse ratio"
-    SHARE = "share in percent"
-    LOG_RATIO = "logarithm of the ratio"
-
-    def of(self, value: float, reference: float) -> float:
-        """Return the result; NaN where there is none."""
-        if self is Operation.DIFFERENCE:
-            return value - reference
-        if self is Operation.LOSS:
-            return reference - value
-        if value <= 0 or reference <= 0:
-            return math.nan
-        ratio = value / reference
-        return {
-            Operation.RELATIVE: 100 * (ratio - 1),
-            Operation.RELATIVE_LOSS: 100 * (1 - ratio),
-            Operation.RATIO: ratio,
-            Operation.INVERSE: 1 / ratio,
-            Operation.SHARE: 100 * ratio,
-            Operation.LOG_RATIO: math.log(ratio),
-        }[self]
-
-    @property
-    def is_difference(self) -> bool:
-        """Whether the result has the unit of the values."""
-        return self in (Operation.DIFFERENCE, Operation.LOSS)
-
-    def shown(self, value: str, reference: str, result: float, decimals: int) -> str:
-        """Return the arithmetic, such as `50.90 - 50.60 = +0.30`."""
-        left = {
-            Operation.DIFFERENCE: f"{value} - {reference}",
-            Operation.LOSS: f"{reference} - {value}",
-            Operation.RELATIVE: f"{value} / {reference} - 1",
-            Operation.RELATIVE_LOSS: f"1 - {value} / {reference}",
-            Operation.RATIO: f"{value} / {reference}",
-            Operation.INVERSE: f"{reference} / {value}",
-            Operation.SHARE: f"{value} / {reference}",
-            Operation.LOG_RATIO: f"ln({value} / {reference})",
-        }[self]
-        in_percent = (Operation.RELATIVE, Operation.RELATIVE_LOSS, Operation.SHARE)
-        unit = " %" if self in in_percent else ""
-        sign = "" if self in (Operation.RATIO, Operation.INVERSE, Operation.SHARE) else "+"
-        return f"{left} = {result:{sign}.{decimals}f}{unit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +80,8 @@ def _candidates(sheet: Sheet, column: Column, rows: list[int]) -> Iterator[Deriv
         for other in left[::-1]:
             if other is not source:
                 yield from _of_columns(column, source, other, rows)
-    for source in sources[:1]:
-        yield from _against_outsider(sheet, column, source, rows)
+    if sources and sources[0].kind in (Kind.ACCURACY, Kind.PERPLEXITY, Kind.LOSS):
+        yield from _against_outsider(sheet, column, sources[0], rows)
 
 
 def named_row(sheet: Sheet, column: Column) -> int | None:
@@ -151,8 +97,17 @@ def against_named_row(sheet: Sheet, column: Column) -> Derivation | None:
     row, left = named_row(sheet, column), [x for x in sheet.values if x.index < column.index]
     if row is None or not left:
         return None
-    found = _against_row(sheet, column, left[-1], row, sheet.filled(column))
-    return max(found, key=lambda each: each.num_right, default=None)
+    found = [
+        each
+        for each in _against_row(sheet, column, left[-1], row, sheet.filled(column))
+        if each.operation in (Operation.DIFFERENCE, Operation.RELATIVE, Operation.RATIO)
+    ]
+    # What is meant is what comes nearest.
+    return min(found, key=lambda each: sum(map(_distance, each.steps)), default=None)
+
+
+def _distance(step: Step) -> float:
+    return abs(step.printed.value - step.result)
 
 
 def _base_rows(sheet: Sheet, column: Column) -> list[int]:
@@ -184,46 +139,56 @@ def _of_columns(
     pairs = [(row, source.quantities[row], other.quantities[row]) for row in rows]
     for operation in Operation:
         steps = _steps(column, operation, pairs)
-        yield Derivation(
-            column=column, operation=operation, source=source, other=other, steps=steps
-        )
+        # One row agrees with some ratio by accident.
+        if len(steps) > 1 or operation in (Operation.DIFFERENCE, Operation.RELATIVE):
+            yield Derivation(
+                column=column, operation=operation, source=source, other=other, steps=steps
+            )
 
 
 def _against_outsider(
     sheet: Sheet, column: Column, source: Column, rows: list[int]
 ) -> Iterator[Derivation]:
-    """Yield differences from one value that most rows agree on."""
+    """Yield differences from one value that most rows agree on and that no baseline has."""
     rows = [row for row in rows if row not in sheet.means]
+    own = [q for row in sheet.baselines if (q := source.quantities[row]) is not None]
     for operation in (Operation.DIFFERENCE, Operation.RELATIVE):
         for row in rows:
             value, printed = source.quantities[row], column.quantities[row]
-            if value is None or printed is None:
+            base = _reference(operation, value, printed)
+            if value is None or printed is None or base is None:
                 continue
-            is_change = operation is Operation.RELATIVE
-            if is_change and printed.value <= -100:
+            room = printed.half + 2 * value.half
+            if any(abs(base - each.value) <= room for each in own):
                 continue
-            base = (
-                value.value / (1 + printed.value / 100)
-                if is_change
-                else value.value - printed.value
-            )
             text = f"{base:.{value.decimals}f}"
             reference = Quantity(float(text), value.half, value.unit, False, text)
             pairs = [(each, source.quantities[each], reference) for each in rows]
-            found = Derivation(
-                column=column,
-                operation=operation,
-                source=source,
-                steps=_steps(column, operation, pairs),
-            )
+            steps = _steps(column, operation, pairs)
+            found = Derivation(column=column, operation=operation, source=source, steps=steps)
             if found.num_right >= _ROWS_OF_CONSTANT:
                 yield found
+
+
+def _reference(
+    operation: Operation, value: Quantity | None, printed: Quantity | None
+) -> float | None:
+    """Return the positive number from which a difference was taken; None if there is none."""
+    if value is None or printed is None:
+        return None
+    if operation is Operation.DIFFERENCE:
+        base = value.value - printed.value
+    elif printed.value > -100:
+        base = value.value / (1 + printed.value / 100)
+    else:
+        return None
+    return base if base > value.half else None
 
 
 def _steps(
     column: Column,
     operation: Operation,
-    pairs: list[tuple[int, Quantity | None, Quantity]] | list[tuple[int, Quantity | None, Quantity | None]],
+    pairs: Iterable[tuple[int, Quantity | None, Quantity | None]],
 ) -> tuple[Step, ...]:
     steps = []
     for row, value, reference in pairs:

@@ -10,6 +10,8 @@ from markdown_it.token import Token
 Headings: TypeAlias = tuple[str, ...]
 """The headings around a block, the outermost first."""
 
+_SIGNS = str.maketrans("−–×（），；：", "--x(),;:")  # noqa: RUF001 - they are what is replaced
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -101,7 +103,7 @@ def _rows(tokens: Sequence[Token]) -> Iterator[Row]:
 
 
 def _plain(token: Token) -> str:
-    """Return the text of an inline token without markup."""
+    """Return the text of an inline token without markup, with the signs of an English keyboard."""
     breaks = ("softbreak", "hardbreak")
     parts = ("\n" if part.type in breaks else part.content for part in token.children or ())
-    return "".join(parts).strip()
+    return "".join(parts).translate(_SIGNS).strip()

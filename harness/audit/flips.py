@@ -1,7 +1,7 @@
 """What a difference of two accuracies over n samples can show without the answers themselves.
 
-Only the net number of flips is known: answers that turned right minus answers that turned wrong. The
-exact McNemar test depends on all flips, so its p-value is bounded:
+Only the net number of flips is known: answers that turned right minus answers that turned wrong.
+The exact McNemar test depends on all flips, so its p-value is bounded:
 
 - at best every flip went the same way: p = 2 * 0.5^net;
 - with more flips p rises; up to some number of them it stays below a level.
@@ -53,9 +53,14 @@ def possible_flips(first: int, second: int, total: int) -> int:
     return high - low + 2 * min(low, total - high)
 
 
+def single_error(share: float, total: int) -> float:
+    """Return the standard error of an accuracy."""
+    return math.sqrt(share * (1 - share) / total)
+
+
 def unpaired_error(first: float, second: float, total: int) -> float:
     """Return the standard error of the difference of two accuracies over different samples."""
-    return math.sqrt((first * (1 - first) + second * (1 - second)) / total)
+    return math.hypot(single_error(first, total), single_error(second, total))
 
 
 def visible(error: float) -> float:

@@ -3,14 +3,14 @@
 import re
 from dataclasses import dataclass
 
-_NUMBER = r"[-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _CELL = re.compile(
-    rf"^[^\w+\-−.(\[]*(?P<number>{_NUMBER})\s*(?P<unit>%|pp\b|[x×倍](?!\s*\d)|)(?P<rest>.*)$",
+    rf"^[^\w+\-.(\[]*(?P<number>{_NUMBER})\s*(?P<unit>%|pp\b|[x倍](?!\s*\d)|)(?P<rest>.*)$",
     re.DOTALL,
 )
-_REST = re.compile(r"\s|[(（\[±,;，*↑↓]|$")
+_REST = re.compile(r"\s|[(\[±,;*↑↓]|$")
 """What may follow a number and its unit; a letter or a slash makes it part of a name."""
-_RANGE = re.compile(r"\s*(?:\.\.|–|to\b|~)")
+_RANGE = re.compile(r"\s*(?:\.\.|-|to\b|~)")
 _SPREAD = re.compile(r"±|\+/-|\[[^\]]*[,;][^\]]*\]|\d\s*%?\s*\.\.\s*[-+]?\d|IQR|CI")
 
 
@@ -31,7 +31,7 @@ class Quantity:
     @property
     def decimals(self) -> int:
         """Number of printed decimals."""
-        return len(re.split("[eE]", self.text)[0].partition(".")[2].rstrip(" %xp×倍"))
+        return len(re.split("[eE]", self.text)[0].partition(".")[2].rstrip(" %xp倍"))
 
 
 def quantity(cell: str) -> Quantity | None:
@@ -39,10 +39,10 @@ def quantity(cell: str) -> Quantity | None:
     found = _CELL.match(cell)
     if found is None or not _REST.match(found["rest"]) or _RANGE.match(found["rest"]):
         return None
-    number = found["number"].replace(",", "").replace("−", "-")
+    number = found["number"].replace(",", "")
     digits, _, exponent = number.lower().partition("e")
     decimals = len(digits.partition(".")[2]) - int(exponent or 0)
-    unit = found["unit"].replace("×", "x").replace("倍", "x")
+    unit = found["unit"].replace("倍", "x")
     return Quantity(
         value=float(number),
         half=0.5 * 10.0**-decimals,

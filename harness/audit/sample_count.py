@@ -16,7 +16,7 @@ from harness.audit.sheet import Sheet
 _ITEMS = r"(?:samples|questions|problems|examples|样本|道题|题)"
 _STATED = re.compile(
     rf"(?:(?P<number>\d[\d,]*)\s*个?\s*{_ITEMS}|(?<![A-Za-z])n\s*=\s*(?P<n>\d[\d,]*))"
-    r"(?:\s+for\s+(?P<scope>[^,;，；()（）\n]+))?",
+    r"(?:\s+for\s+(?P<scope>[^,;()\n]+))?",
     re.IGNORECASE,
 )
 
@@ -42,7 +42,7 @@ def sample_count(document: Document, sheet: Sheet, given: int | None) -> int | N
     nearby = [
         number
         for each in said
-        if each.line < sheet.line and each.headings[:2] == sheet.table.headings[:2]
+        if each.line < sheet.line and _is_beside(each, sheet)
         for number, scope in _stated(each.text)
         if scope is None
     ]
@@ -54,6 +54,12 @@ def _stated(text: str) -> Iterator[tuple[int, str | None]]:
         number = int((found["number"] or found["n"]).replace(",", ""))
         if number > 1:
             yield number, found["scope"]
+
+
+def _is_beside(prose: Prose, sheet: Sheet) -> bool:
+    """Say whether a paragraph stands in a section around a table, or beside it in a chapter."""
+    around, ours = sheet.table.headings, prose.headings
+    return around[: len(ours)] == ours or around[:2] == ours[:2]
 
 
 def _is_about_answers(prose: Prose) -> bool:

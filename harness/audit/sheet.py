@@ -1,5 +1,6 @@
-"""A table as it is meant: which column names rows, holds a metric, a difference, ranks or counts."""
+"""A table with its meaning: which column names rows, holds a metric, a difference or ranks."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -84,7 +85,7 @@ class Sheet:
         """Columns of accuracies."""
         return [each for each in self.values if each.kind is Kind.ACCURACY]
 
-    def column_of(self, pattern: "words.re.Pattern[str]") -> int | None:
+    def column_of(self, pattern: re.Pattern[str]) -> int | None:
         """Return the index of the first column whose header fits a pattern."""
         return next((i for i, head in enumerate(self.table.header) if pattern.search(head)), None)
 

@@ -134,6 +134,12 @@ def _of_report(_before: list[str], last: str) -> Iterator[str]:
     yield from _of_parser(parser(), last)
 
 
+def _of_audit(_before: list[str], last: str) -> Iterator[str]:
+    from harness.audit.__main__ import parser  # noqa: PLC0415
+
+    yield from _of_parser(parser(), last)
+
+
 def _of_tensor(before: list[str], last: str) -> Iterator[str]:
     from harness.cli.syntax import option_groups  # noqa: PLC0415
     from harness.tensor.__main__ import parser  # noqa: PLC0415
@@ -165,5 +171,11 @@ def _of_parser(parser: argparse.ArgumentParser, last: str) -> Iterator[str]:
 
 
 _ANSWERS: Mapping[str, Callable[[list[str], str], Iterator[str]]] = MappingProxyType(
-    {"run": _of_run, "report": _of_report, "export": _of_export, "tensor": _of_tensor}
+    {
+        "run": _of_run,
+        "report": _of_report,
+        "export": _of_export,
+        "audit": _of_audit,
+        "tensor": _of_tensor,
+    }
 )

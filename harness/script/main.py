@@ -24,6 +24,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "run": Command("harness.cli.run", "measure a recipe on a task, or sweep over several"),
         "report": Command("harness.report.__main__", "tables and plots of a folder of records"),
         "export": Command("harness.export.command", "write a quantized model as a checkpoint"),
+        "audit": Command(
+            "harness.audit.__main__", "what is wrong in the tables of a Markdown file"
+        ),
         "tensor": Command("harness.tensor.__main__", "put the tensors of a file into formats"),
     }
 )

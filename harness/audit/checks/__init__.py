@@ -13,8 +13,10 @@ from harness.audit.checks import (
     order,
     pairs,
     prose,
+    prose_gaps,
     replication,
     resolution,
+    shares,
     spread,
     units,
 )
@@ -24,7 +26,7 @@ from harness.audit.study import Study
 CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = tuple(
     module.check
     for module in (
-        means, deltas, units, order, baselines, missing, bf16_grid, gaps, resolution, spread, pairs,
-        granularity, replication, prose,
+        means, deltas, shares, units, order, baselines, missing, bf16_grid, gaps, resolution, spread, pairs,
+        granularity, replication, prose, prose_gaps,
     )
 )  # fmt: skip

@@ -8,18 +8,23 @@ be printed in their range are images.
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
+from harness.audit.derivation import Derivation
 from harness.audit.finding import Finding
 from harness.audit.quantity import Quantity
 from harness.audit.sheet import Kind, Sheet
 from harness.audit.study import Study
+from harness.messages import plural
 
 CHECK = "bfloat16"
 _CHANCE = 1e-3
 """Columns with a larger chance of an accident are not reported."""
 _FEWEST = 3
 """Fewer different values are not reported."""
+_COARSE = 2
+"""Differences of so many steps are within the rounding of both values."""
 
 
 def bf16(value: float) -> float:
@@ -39,11 +44,11 @@ class Grid(NamedTuple):
 
 
 _OF_PERPLEXITY = (
-    Grid("bfloat16 of the exponential of a bfloat16 loss", lambda x: bf16(math.exp(x)), math.log),
-    Grid("the exponential of a bfloat16 loss", math.exp, math.log),
-    Grid("a bfloat16", lambda x: x, lambda x: x),
+    Grid("bfloat16 exponentials", lambda x: bf16(math.exp(x)), math.log),
+    Grid("exponentials", math.exp, math.log),
+    Grid("bfloat16 numbers", lambda x: x, lambda x: x),
 )
-_OF_LOSS = (Grid("a bfloat16", lambda x: x, lambda x: x),)
+_OF_LOSS = (Grid("bfloat16 numbers", lambda x: x, lambda x: x),)
 _GRIDS = {Kind.PERPLEXITY: _OF_PERPLEXITY, Kind.LOSS: _OF_LOSS}
 
 
@@ -51,22 +56,24 @@ def check(study: Study) -> Iterator[Finding]:
     """Yield tables whose perplexities or losses are all on a bfloat16 grid."""
     for sheet in study.sheets:
         for kind, grids in _GRIDS.items():
-            found = _cells(sheet, kind)
-            values = {value.text.rstrip(" %"): value for _, value in found if value.value > 0}
+            values = {each.text: each for each in _cells(sheet, kind) if each.value > 0}
             if len(values) < _FEWEST:
                 continue
             for grid in grids:
                 chance = _chance(grid, list(values.values()))
-                if chance is not None and chance < _CHANCE:
-                    lines = sorted({line for line, _ in found})
-                    text = _text(grid, kind, sorted(values.values(), key=_value), chance, lines)
-                    yield Finding(sheet.line, CHECK, text)
-                    break
+                if chance is None or chance >= _CHANCE:
+                    continue
+                text = _text(grid, kind, sorted(values.values(), key=_value), chance)
+                yield Finding(sheet.line, CHECK, text)
+                for each in study.derivations[sheet.line]:
+                    if each.source.kind is kind:
+                        yield from _coarse(sheet, grid, each)
+                break
 
 
-def _cells(sheet: Sheet, kind: Kind) -> list[tuple[int, Quantity]]:
+def _cells(sheet: Sheet, kind: Kind) -> list[Quantity]:
     return [
-        (sheet.rows[row].line, value)
+        value
         for column in sheet.values
         if column.kind is kind
         for row in sheet.filled(column, without=sheet.means)
@@ -118,20 +125,44 @@ def _value(quantity: Quantity) -> float:
     return quantity.value
 
 
-def _text(
-    grid: Grid, kind: Kind, values: list[Quantity], chance: float, lines: list[int]
-) -> str:
-    pieces, previous = [], None
-    for each in values:
-        code = bf16(grid.code(each.value))
-        of_loss = f" (loss {code:g})" if grid.code is math.log else ""
-        steps = "" if previous is None else f" +{round((code - previous) / _spacing(code))}"
-        pieces.append(f"{each.text}{of_loss}{steps}")
-        previous = code
-    widest = max(_step(grid, each.value) for each in values)
+def _text(grid: Grid, kind: Kind, values: list[Quantity], chance: float) -> str:
+    codes = [bf16(grid.code(each.value)) for each in values]
+    apart = [round((b - a) / _spacing(a)) for a, b in pairwise(codes)]
+    shown = ", ".join(each.text for each in values)
+    losses = ", ".join(f"{code:.7g}" for code in codes)
+    of_losses = f" of the bfloat16 losses {losses}" if grid.code is math.log else ""
     return (
-        f"all {len(values)} values of {kind} in lines {lines[0]} to {lines[-1]} are {grid.words}; "
-        f"by accident with a chance of {chance:.0e}. Value and steps of the grid from the one "
-        f"before: {', '.join(pieces)}. A step is up to {widest:.2g}: differences of a step or two "
-        "show nothing, and equal values are not an equal loss"
+        f"all {len(values)} values of {kind} ({shown}) are {grid.words}{of_losses}, "
+        f"{', '.join(map(str, apart))} {plural('step', apart[-1])} apart; numbers with as many "
+        f"digits are so by accident with a chance of {chance:.0e}. Differences of a step or two "
+        "show nothing"
     )
+
+
+def _coarse(sheet: Sheet, grid: Grid, found: Derivation) -> Iterator[Finding]:
+    """Yield differences of two steps or less, with what the printed values may stand for."""
+    for step in found.steps:
+        codes = [bf16(grid.code(each.value)) for each in (step.value, step.reference)]
+        apart = round(abs(codes[0] - codes[1]) / _spacing(min(codes)))
+        if apart > _COARSE:
+            continue
+        value, reference = (_stands_for(grid, code) for code in codes)
+        what = (
+            f"one code of the grid: both values are any {found.source.kind} from {value}"
+            if apart == 0
+            else f"{apart} {plural('step', apart)} of the grid: {step.value.text} is any "
+            f"{found.source.kind} from {value}, {step.reference.text} any from {reference}"
+        )
+        yield Finding(
+            sheet.rows[step.row].line,
+            CHECK,
+            f"{found.column.header} of {sheet.name(step.row)}: {step.printed.text} is {what}",
+        )
+
+
+def _stands_for(grid: Grid, code: float) -> str:
+    """Return the range of values that are rounded to a code."""
+    half = _spacing(code) / 2
+    ends = (code - half, code + half)
+    low, high = map(math.exp, ends) if grid.code is math.log else ends
+    return f"{low:.4g} to {high:.4g}"

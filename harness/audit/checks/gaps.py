@@ -10,6 +10,7 @@ from harness.audit.derivation import Derivation, Step
 from harness.audit.finding import Finding
 from harness.audit.sheet import Kind, Sheet
 from harness.audit.study import Study
+from harness.messages import plural
 from harness.results import formatting as figures
 
 CHECK = "gap"
@@ -51,22 +52,16 @@ def gap_words(first: float, second: float, total: int, num_tests: int = 1) -> st
     alone, corrected = (flips.most_flips(net, limit, num) for num in (1, num_tests))
     if corrected is not None and corrected >= limit - 1:  # flips of one parity
         return None
-    error = figures_of_points(flips.unpaired_error(first, second, total))
-    says = (
-        f"{100 * (first - second):+.2f} pp is a net {net} of {total:,} answers; "
-        f"unpaired standard error {error}; "
-    )
-    family = f" over {num_tests} comparisons (Bonferroni)" if num_tests > 1 else ""
+    says = f"{100 * (first - second):+.2f} pp is a net {net} {plural('flip', net)} of {total:,}; "
     if alone is None:
         p = figures.p_value(flips.best_case(net))
-        says += f"exact McNemar p is {p} or more, fewer than {flips.fewest_net()} net flips never"
-        says += " reach p < 0.05"
-        return f"{says}, fewer than {flips.fewest_net(num_tests)}{family}" if family else says
-    says += f"exact McNemar p < 0.05 needs {alone} flips or fewer"
-    if family:
-        few = f"{flips.fewest_net(num_tests)} net flips or more"
-        says += f", {few if corrected is None else f'{corrected} or fewer'}{family}"
-    return f"{says}; the number of flips is not said"
+        least = flips.fewest_net()
+        return f"{says}p is {p} or more (exact McNemar); fewer than {least} never reach 0.05"
+    says += f"p < 0.05 only with {alone} flips or fewer in all (exact McNemar)"
+    if num_tests > 1:
+        few = "never" if corrected is None else f"with {corrected} or fewer"
+        says += f", over {num_tests} comparisons {few} (Bonferroni)"
+    return f"{says}; the table does not say how many answers flipped"
 
 
 def figures_of_points(share: float) -> str:

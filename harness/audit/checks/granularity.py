@@ -48,7 +48,7 @@ def _column(sheet: Sheet, column: Column) -> Iterator[Finding]:
                 CHECK,
                 f"{column.header}: the finer the scales of {label}rows, the worse ({len(members)} "
                 f"rows, Spearman {rho:+.2f}, exact p = "
-                f"{figures.p_value(_exact(fineness, values))}); expected is the opposite, so this is "
+                f"{figures.p_value(_exact(fineness, values))}); expected is the opposite: this is "
                 "noise or a fault",
             )
 

@@ -99,7 +99,7 @@ def _explains(printed: Quantity, summands: Sequence[Quantity]) -> bool:
 
 
 def _sum_of(summands: Sequence[Quantity]) -> str:
-    shown = " + ".join(each.text.partition(" ")[0] for each in summands[:12])
+    shown = " + ".join(each.text.partition(" ")[0].lstrip("+") for each in summands[:12])
     return f"({shown}{' + ..' if len(summands) > 12 else ''}) / {len(summands)}"
 
 

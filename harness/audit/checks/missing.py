@@ -8,8 +8,10 @@ from harness.audit.derivation import named_row
 from harness.audit.finding import Finding
 from harness.audit.sheet import Kind, Sheet
 from harness.audit.study import Study
+from harness.messages import plural
 
 CHECK = "no baseline"
+_OF_QUALITY = (Kind.ACCURACY, Kind.PERPLEXITY, Kind.LOSS)
 
 
 def check(study: Study) -> Iterator[Finding]:
@@ -32,8 +34,8 @@ def _models(sheet: Sheet) -> Iterator[Finding]:
             yield Finding(
                 sheet.rows[rows[0]].line,
                 CHECK,
-                f"{model} has {len(rows)} rows and no unquantized row in this table: a difference "
-                "from another model is not an effect of the scheme",
+                f"{model} has {len(rows)} {plural('row', len(rows))}, none of them unquantized: a "
+                "difference from another model is not an effect of the scheme",
             )
 
 
@@ -42,21 +44,22 @@ def _quantized_reference(sheet: Sheet) -> Iterator[Finding]:
     for column in sheet.derived:
         reference = named_row(sheet, column)
         left = [each for each in sheet.values if each.index < column.index]
-        if sheet.baselines or reference is None or not left:
+        if sheet.baselines or reference is None or not left or left[-1].kind not in _OF_QUALITY:
             continue
         base, changes = left[-1].quantities[reference], []
         for row in sheet.filled(left[-1], without=[reference]):
             value = left[-1].quantities[row]
-            is_loss = left[-1].kind is Kind.PERPLEXITY
-            if is_loss and value is not None and base is not None and min(value.value, base.value) > 0:
+            if value is None or base is None or left[-1].kind is not Kind.PERPLEXITY:
+                continue
+            if min(value.value, base.value) > 0:
                 nats = math.log(value.value / base.value)
                 changes.append(f"ln({value.text} / {base.text}) = {nats:+.3f} nat")
         says = f" ({', '.join(changes)})" if changes else ""
         yield Finding(
             sheet.line,
             CHECK,
-            f"{column.header}: no row of this table is unquantized, so it does not say which of the "
-            f"two moved{says}",
+            f"{column.header}: no row of this table is unquantized, so nothing says which of "
+            f"the two moved{says}",
         )
 
 

@@ -1,12 +1,13 @@
 """Ranks and medals against the values that they rank."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from harness.audit import words
 from harness.audit.finding import Finding
 from harness.audit.quantity import Quantity
-from harness.audit.sheet import Column, Sheet
+from harness.audit.sheet import Column, Kind, Sheet
 from harness.audit.study import Study
 
 CHECK = "order"
@@ -25,13 +26,14 @@ class Ranked(NamedTuple):
 def check(study: Study) -> Iterator[Finding]:
     """Yield neighbours in a ranking whose values have the other order, and wrong medals."""
     for sheet in study.sheets:
+        yield from _medals(sheet)
         column, ranked = ranking(sheet)
-        if column is None:
+        if column is None or sheet.column_of(words.RANK) is None:
             continue
         falls = _falls(column, ranked)
         if falls is None:
             continue
-        for first, second in zip(ranked, ranked[1:], strict=False):
+        for first, second in pairwise(ranked):
             better, worse = first.value.value, second.value.value
             if better != worse and (better > worse) is falls and first.rank < second.rank:
                 yield Finding(
@@ -41,7 +43,6 @@ def check(study: Study) -> Iterator[Finding]:
                     f"{sheet.name(first.row)} has rank {first.rank} with {first.value.text} "
                     f"(line {sheet.rows[first.row].line})",
                 )
-        yield from _medals(sheet, ranked, falls=falls)
 
 
 def ranking(sheet: Sheet) -> tuple[Column | None, list[Ranked]]:
@@ -60,24 +61,31 @@ def ranking(sheet: Sheet) -> tuple[Column | None, list[Ranked]]:
 
 def _falls(column: Column, ranked: list[Ranked]) -> bool | None:
     """Say whether a smaller value is better; None if neither name nor order of the values says."""
-    if column.kind != "other" or words.FALLS.search(column.header):
+    if column.kind is not Kind.OTHER or words.FALLS.search(column.header):
         return column.falls
-    pairs = list(zip(ranked, ranked[1:], strict=False))
+    pairs = list(pairwise(ranked))
     falling = sum(a.value.value > b.value.value for a, b in pairs) / len(pairs)
     if max(falling, 1 - falling) < _SHARE_ORDERED:
         return None
     return falling < _SHARE_ORDERED
 
 
-def _medals(sheet: Sheet, ranked: list[Ranked], *, falls: bool) -> Iterator[Finding]:
-    values = [each.value.value for each in ranked]
-    for each in ranked:
-        medal = next((m for m in words.MEDALS if m in "".join(sheet.rows[each.row].cells)), None)
-        better = sum((v < each.value.value) if falls else (v > each.value.value) for v in values)
-        if medal is not None and better + 1 != words.MEDALS[medal]:
+def _medals(sheet: Sheet) -> Iterator[Finding]:
+    """Check medals in a table without a column of ranks, against all its rows."""
+    if not sheet.values or sheet.column_of(words.RANK) is not None:
+        return
+    column = sheet.values[0]
+    if column.kind is Kind.OTHER and not column.falls:
+        return
+    values = [q.value for q in column.quantities if q is not None]
+    for row, (rank, value) in enumerate(zip(sheet.ranks, column.quantities, strict=True)):
+        if rank is None or value is None:
+            continue
+        better = sum(v < value.value if column.falls else v > value.value for v in values)
+        if better + 1 != rank:
             yield Finding(
-                sheet.rows[each.row].line,
+                sheet.rows[row].line,
                 CHECK,
-                f"{sheet.name(each.row)} has the medal of place {words.MEDALS[medal]}; by its "
-                f"{each.value.text} it has place {better + 1} of {len(ranked)}",
+                f"{sheet.name(row)} has the medal of place {rank}; by its {value.text} it has "
+                f"place {better + 1} of {len(values)}",
             )

@@ -42,14 +42,12 @@ def _compared(sheet: Sheet, found: Derivation) -> Iterator[Finding]:
     if min(tests.values()) < ALPHA:
         return
     names = found.source.header, found.other.header
-    p_values = ", ".join(f"{name} p = {figures.p_value(p)}" for name, p in tests.items())
-    deviations = " and ".join(
-        f"{np.std(each, ddof=1):.2f}" for each in (first, second)
-    )
+    p_values = ", ".join(f"{name} p = {figures.p_value(float(p))}" for name, p in tests.items())
+    deviations = " and ".join(f"{np.std(each, ddof=1):.2f}" for each in (first, second))
     yield Finding(
         sheet.line,
         CHECK,
-        f"{names[0]} is above {names[1]} in {above} of {len(steps)} rows, by {moved.mean():+.2f} on "
-        f"average: {p_values}. Rows over the same samples are not independent, so p is larger "
-        f"still. Standard deviation over the rows: {deviations}",
+        f"{names[0]} is above {names[1]} in {above} of {len(steps)} rows, on average by "
+        f"{moved.mean():+.2f}: {p_values}. Rows over the same samples are not independent, so "
+        f"p is larger still. Standard deviation over the rows: {deviations}",
     )

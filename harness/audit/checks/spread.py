@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 from scipy import integrate, stats
 
@@ -49,17 +50,26 @@ def _extremes(sheet: Sheet, column: Column, rows: list[int], total: int) -> Iter
         return
     # A paired difference has the standard error sqrt(flips / n).
     share = total * (net / total / expected_range(num)) ** 2
-    level = "never" if alone is None else f"only with {alone} flips or fewer"
+    level = "never" if alone is None else f"only with {alone} flips or fewer in all"
     family = "never" if corrected is None else f"with {corrected} or fewer"
     yield Finding(
         sheet.line,
         CHECK,
-        f"{column.header}: best and worst of {num} rows (lines {sheet.rows[best].line} and "
-        f"{sheet.rows[worst].line}) are {100 * net / total:.2f} pp apart, a net {net} of {total:,} "
-        f"answers: p < 0.05 {level}, as one of {pairs} pairs (Bonferroni) {family}. {num} rows "
-        f"without any difference are as far apart on average if {100 * share:.1f} % of the answers "
-        f"flip, and about half of them are above the baseline",
+        f"{column.header}: {sheet.name(best)} and {sheet.name(worst)}, best and worst of {num} "
+        f"rows, are {100 * net / total:.2f} pp apart, a net {net} flips of {total:,}; p < 0.05 "
+        f"{level} (exact McNemar), as one of {pairs} pairs {family} (Bonferroni). If "
+        f"{100 * share:.1f} % of the answers flip, {num} rows without any difference are as far "
+        f"apart on average{_above_baseline(sheet, column, rows)}",
     )
+
+
+def _above_baseline(sheet: Sheet, column: Column, rows: list[int]) -> str:
+    base = next((q for row in sheet.baselines if (q := column.quantities[row])), None)
+    if base is None:
+        return ""
+    values = (q.value for row in rows if (q := column.quantities[row]))
+    above = sum(value > base.value for value in values)
+    return f", and half of them are above the baseline ({above} of {len(rows)} are here)"
 
 
 def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
@@ -67,7 +77,7 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
     if column is None or column not in sheet.accuracies or len(ranked) < 2:
         return
     rights = [_rights(column, each.row, total) for each in ranked]
-    gaps = [abs(first - second) for first, second in zip(rights, rights[1:], strict=False)]
+    gaps = [abs(first - second) for first, second in pairwise(rights)]
     few, lead = sum(gap < flips.fewest_net() for gap in gaps), gaps[0]
     if few == 0:
         return
@@ -77,7 +87,8 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
         CHECK,
         f"{column.header}: {few} of {len(gaps)} neighbours in the ranking are fewer than "
         f"{flips.fewest_net()} of {total:,} answers apart, so no test can order them; "
-        f"{sheet.name(ranked[0].row)} leads {sheet.name(ranked[1].row)} by {lead}, p is {p} or more",
+        f"{sheet.name(ranked[0].row)} leads {sheet.name(ranked[1].row)} by {lead} "
+        f"(p is {p} or more)",
     )
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from harness.audit import words
-from harness.audit.derivation import Derivation, Operation
+from harness.audit.derivation import Derivation
 from harness.audit.finding import Finding
+from harness.audit.operation import Operation
 from harness.audit.sheet import Sheet
 from harness.audit.study import Study
 
@@ -24,7 +25,7 @@ def check(study: Study) -> Iterator[Finding]:
             yield Finding(
                 sheet.line,
                 CHECK,
-                f"{found.column.header}: relative changes are written as percentage points ({shown})",
+                f"{found.column.header}: relative changes are written as pp ({shown})",
             )
 
 
