@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 _NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _CELL = re.compile(
-    rf"^[^\w+\-.(\[]*(?P<number>{_NUMBER})\s*(?P<unit>%|pp\b|[x倍](?!\s*\d)|)(?P<rest>.*)$",
+    rf"^[^\w+\-.(\[]*(?P<number>{_NUMBER})(?:\s*(?P<unit>%|pp\b|[x倍](?!\s*\d)))?(?P<rest>.*)$",
     re.DOTALL,
 )
-_REST = re.compile(r"\s|[(\[±,;*↑↓]|$")
+_REST = re.compile(r"\s(?!x\s*\d)|[(\[±,;*↑↓]|$")
 """What may follow a number and its unit; a letter or a slash makes it part of a name."""
 _RANGE = re.compile(r"\s*(?:\.\.|-|to\b|~)")
 _SPREAD = re.compile(r"±|\+/-|\[[^\]]*[,;][^\]]*\]|\d\s*%?\s*\.\.\s*[-+]?\d|IQR|CI")
@@ -42,7 +42,7 @@ def quantity(cell: str) -> Quantity | None:
     number = found["number"].replace(",", "")
     digits, _, exponent = number.lower().partition("e")
     decimals = len(digits.partition(".")[2]) - int(exponent or 0)
-    unit = found["unit"].replace("倍", "x")
+    unit = (found["unit"] or "").replace("倍", "x")
     return Quantity(
         value=float(number),
         half=0.5 * 10.0**-decimals,

@@ -34,10 +34,12 @@ def sample_count(document: Document, sheet: Sheet, given: int | None) -> int | N
         counts = {quantity(row.cells[column]) for row in sheet.rows} - {None}
         if len({each.value for each in counts if each is not None}) == 1:
             return int(next(each.value for each in counts if each is not None))
-    own = [found for head in (*sheet.table.header, sheet.table.before) for found in _stated(head)]
-    for number, _ in own[:1]:
-        return number
-    said = [each for each in document.prose if _is_about_answers(each)]
+    before = [sheet.table.before] if _is_about_answers(sheet.table.before) else []
+    for text in (*sheet.table.header, *before):
+        for number, scope in _stated(text):
+            if scope is None:
+                return number
+    said = [each for each in document.prose if _is_about_answers(each.text)]
     named = [n for each in said for n, scope in _stated(each.text) if _names(scope, sheet)]
     nearby = [
         number
@@ -62,9 +64,9 @@ def _is_beside(prose: Prose, sheet: Sheet) -> bool:
     return around[: len(ours)] == ours or around[:2] == ours[:2]
 
 
-def _is_about_answers(prose: Prose) -> bool:
-    has_accuracy = words.ACCURACY.search(prose.text) is not None
-    return has_accuracy or words.PERPLEXITY.search(prose.text) is None
+def _is_about_answers(text: str) -> bool:
+    has_accuracy = words.ACCURACY.search(text) is not None
+    return has_accuracy or words.PERPLEXITY.search(text) is None
 
 
 def _names(scope: str | None, sheet: Sheet) -> bool:

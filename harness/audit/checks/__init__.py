@@ -26,7 +26,7 @@ from harness.audit.study import Study
 CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = tuple(
     module.check
     for module in (
-        means, deltas, shares, units, order, baselines, missing, bf16_grid, gaps, resolution, spread, pairs,
-        granularity, replication, prose, prose_gaps,
+        means, deltas, shares, units, order, baselines, missing, bf16_grid, gaps, resolution,
+        spread, pairs, granularity, replication, prose, prose_gaps,
     )
 )  # fmt: skip
