@@ -64,6 +64,8 @@ def derive(sheet: Sheet, column: Column) -> Derivation | None:
         # The first of equals stays: the nearest column, a row of the table before an outsider.
         if best is None or found.num_right > best.num_right:
             best = found
+        if best.num_right == len(rows):
+            break
     if best is None:
         return None
     enough = max(min(2, len(best.steps)), _SHARE_EXPLAINED * len(best.steps))
@@ -74,8 +76,8 @@ def _candidates(sheet: Sheet, column: Column, rows: list[int]) -> Iterator[Deriv
     left = [each for each in sheet.values if each.index < column.index][::-1]
     sources = left + [each for each in sheet.values if each.index > column.index]
     for source in sources:
-        for base_row in _base_rows(sheet, column):
-            yield from _against_row(sheet, column, source, base_row, rows)
+        for bases in _bases(sheet, column):
+            yield from _against_rows(sheet, column, source, bases, rows)
     for source in left[::-1]:
         for other in left[::-1]:
             if other is not source:
@@ -99,7 +101,13 @@ def against_named_row(sheet: Sheet, column: Column) -> Derivation | None:
         return None
     found = [
         each
-        for each in _against_row(sheet, column, left[-1], row, sheet.filled(column))
+        for each in _against_rows(
+            sheet,
+            column,
+            left[-1],
+            dict.fromkeys(range(len(sheet.rows)), row),
+            sheet.filled(column),
+        )
         if each.operation in (Operation.DIFFERENCE, Operation.RELATIVE, Operation.RATIO)
     ]
     # What is meant is what comes nearest.
@@ -110,27 +118,38 @@ def _distance(step: Step) -> float:
     return abs(step.printed.value - step.result)
 
 
-def _base_rows(sheet: Sheet, column: Column) -> list[int]:
-    """Return the rows that may be the baseline of a column; none in a table of several models."""
-    if len({sheet.model(row) for row in range(len(sheet.rows))}) > 1:
-        return []
-    named = named_row(sheet, column)
-    return list(dict.fromkeys((*(() if named is None else (named,)), *sheet.baselines)))
-
-
-def _against_row(
-    sheet: Sheet, column: Column, source: Column, base_row: int, rows: list[int]
-) -> Iterator[Derivation]:
-    reference = source.quantities[base_row]
-    if reference is None:
+def _bases(sheet: Sheet, column: Column) -> Iterator[dict[int, int]]:
+    """Yield what may be the baseline of each row: one row for all, or one of each model."""
+    rows = range(len(sheet.rows))
+    if len({sheet.model(row) for row in rows}) > 1:
+        of_model = {sheet.model(base): base for base in sheet.baselines[::-1]}
+        yield {row: of_model[model] for row in rows if (model := sheet.model(row)) in of_model}
         return
-    left_out = {base_row, *sheet.means}
-    pairs = [(row, source.quantities[row], reference) for row in rows if row not in left_out]
+    named = named_row(sheet, column)
+    for base in dict.fromkeys((*(() if named is None else (named,)), *sheet.baselines)):
+        yield dict.fromkeys(rows, base)
+
+
+def _against_rows(
+    sheet: Sheet, column: Column, source: Column, bases: dict[int, int], rows: list[int]
+) -> Iterator[Derivation]:
+    """Yield differences of rows from their baselines."""
+    left_out = {*bases.values(), *sheet.means}
+    pairs = [
+        (row, source.quantities[row], source.quantities[bases[row]])
+        for row in rows
+        if row in bases and row not in left_out
+    ]
     for operation in Operation:
         steps = _steps(column, operation, pairs)
-        yield Derivation(
-            column=column, operation=operation, source=source, base_row=base_row, steps=steps
-        )
+        if steps:
+            yield Derivation(
+                column=column,
+                operation=operation,
+                source=source,
+                base_row=bases[steps[0].row],
+                steps=steps,
+            )
 
 
 def _of_columns(

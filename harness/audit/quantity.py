@@ -10,6 +10,8 @@ _CELL = re.compile(
 )
 _REST = re.compile(r"\s(?!x\s*\d)|[(\[±,;*↑↓]|$")
 """What may follow a number and its unit; a letter or a slash makes it part of a name."""
+_LEAST = 1e-300
+"""Smaller numbers than this one, and larger ones than its inverse, have no exact arithmetic."""
 _RANGE = re.compile(r"\s*(?:\.\.|-|to\b|~)")
 _SPREAD = re.compile(r"±|\+/-|\[[^\]]*[,;][^\]]*\]|\d\s*%?\s*\.\.\s*[-+]?\d|IQR|CI")
 
@@ -40,6 +42,8 @@ def quantity(cell: str) -> Quantity | None:
     if found is None or not _REST.match(found["rest"]) or _RANGE.match(found["rest"]):
         return None
     number = found["number"].replace(",", "")
+    if not _LEAST < abs(float(number)) < 1 / _LEAST and float(number) != 0:
+        return None
     digits, _, exponent = number.lower().partition("e")
     decimals = len(digits.partition(".")[2]) - int(exponent or 0)
     unit = (found["unit"] or "").replace("倍", "x")

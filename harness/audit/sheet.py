@@ -102,9 +102,12 @@ class Sheet:
         return self.rows[row].cells[self.name_column]
 
     def model(self, row: int) -> str | None:
-        """Return the model of a row if the table has a column of models."""
+        """Return the model of a row if the table has a column of models; blank repeats it."""
         found = self.column_of(words.MODEL)
-        return None if found is None else self.rows[row].cells[found]
+        if found is None:
+            return None
+        said = (self.rows[each].cells[found] for each in range(row, -1, -1))
+        return next((each for each in said if each), None)
 
     @cached_property
     def baselines(self) -> list[int]:
@@ -114,7 +117,13 @@ class Sheet:
     @cached_property
     def means(self) -> list[int]:
         """Rows that are means of other rows."""
-        return [i for i in range(len(self.rows)) if words.AVERAGE.search(self.name(i))]
+        numeric = [each.index for each in self.columns]
+        last = min(numeric, default=len(self.table.header))  # the cells before it are names
+        return [
+            i
+            for i, row in enumerate(self.rows)
+            if any(map(words.AVERAGE_ROW.search, row.cells[:last]))
+        ]
 
     @cached_property
     def has_errors(self) -> bool:
@@ -163,11 +172,11 @@ def _kind(header: str, context: str, known: list[Quantity]) -> Kind:
         Kind.SPEED: words.SPEED,
         Kind.ACCURACY: words.ACCURACY,
     }
+    is_share = all(0 <= each.value <= 100 for each in known)
     for kind, pattern in by_header.items():
-        if pattern.search(header):
+        if pattern.search(header) and (is_share or kind is not Kind.ACCURACY):
             return kind
     is_percent = "%" in header or all(each.unit == "%" for each in known)
-    is_share = all(0 <= each.value <= 100 for each in known)
     if is_percent and is_share and words.ACCURACY.search(context):
         return Kind.ACCURACY
     return Kind.OTHER

@@ -19,10 +19,16 @@ FALLS = _words("ppl", "perplexity", "loss", "nll", "error", "latency", "困惑�
 """Metrics of which less is better."""
 
 AVERAGE = _words("mean", "average", "avg", "平均", "均值")
+AVERAGE_ROW = re.compile(
+    r"^\W*(?:(?:overall|macro|unweighted)\s+)?(?:mean|average|avg)\.?(?:\s+(?:accuracy|acc|score))?\W*$"
+    r"|^\W*(?:平均|均值)(?:值|分|精度|准确率)?\W*$",
+    re.IGNORECASE,
+)
+"""Names of rows that are means of other rows; `KL mean` is none."""
 STATISTIC = _words("std", "sd", "median", "min", "max", "p\\d+", "标准差", "中位数")
 """Rows that are statistics of others, as a mean is."""
 BASELINE = re.compile(
-    r"^\W*(?:baseline|bf16|fp16|fp32|bfloat16|float16|float32|full precision|original"
+    r"^\W*(?:base(?:line)?|bf16|fp16|fp32|bfloat16|float16|float32|full precision|original"
     r"|unquantized|not? quanti[sz]ed|no quanti[sz]ation|none|w16a16|基线|原始)(?![A-Za-z0-9_/])",
     re.IGNORECASE,
 )
@@ -30,7 +36,7 @@ RANK = re.compile(r"^\W*(?:rank|ranking|place|#|排名|名次)\W*$", re.IGNORECA
 MEDALS = {"🥇": 1, "🥈": 2, "🥉": 3}
 MODEL = re.compile(r"^\W*(?:model|模型)\W*$", re.IGNORECASE)
 COUNT = re.compile(r"^\W*(?:n|samples|questions|items|样本数|题数)\W*$", re.IGNORECASE)
-COMPARED = re.compile(r"\bvs\.?\s*(?P<reference>.+)", re.IGNORECASE)
+COMPARED = re.compile(r"\bvs\.?\s*(?P<reference>\S.*)", re.IGNORECASE)
 """A column of differences that says from what."""
 DERIVED = _words(
     "vs", "versus", "delta", "diff", "difference", "change", "drop", "gain", "degradation",

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from harness.audit import words
 from harness.audit.derivation import Derivation
@@ -11,9 +12,14 @@ from harness.audit.sheet import Column, Kind, Sheet
 from harness.audit.study import Study
 
 CHECK = "baseline"
-_MODEL = re.compile(r"[A-Za-z][\w.]*(?:-[\w.]+)*-\d+(?:\.\d+)?[BM]\b")
+_MODEL = re.compile(
+    r"\b(?:[A-Za-z][\w.]*(?:-[\w.]+)*-\d+(?:\.\d+)?[BM]\b|(?:gpt|opt|llama|mi[sx]tral|phi|qwen|gemma"
+    r"|falcon|bloom|pythia|smollm|vicuna|deepseek|granite|yi)[-\w.]*\d[-\w.]*)",
+    re.IGNORECASE,
+)
 """Names such as Qwen3-1.7B."""
-_GENERIC = {"acc", "accuracy", "ppl", "perplexity"}
+_GENERIC = re.compile(r"\(%\)|[^\w()%-]|\b(?:acc|accuracy|score|ppl|perplexity)\b", re.IGNORECASE)
+"""What a header may have beside the name of its benchmark."""
 
 
 def check(study: Study) -> Iterator[Finding]:
@@ -59,10 +65,19 @@ def _baselines(study: Study) -> Iterator[tuple[Sheet, int, Column]]:
                     yield sheet, row, column
 
 
+class Place(NamedTuple):
+    """A value of a baseline."""
+
+    value: float
+    """Percentages in percent."""
+    half: float
+    text: str
+    line: int
+
+
 def _several(study: Study) -> Iterator[Finding]:
     """Yield one finding for each metric of which a baseline has several values."""
-    places: defaultdict[tuple[str, str, str | None], dict[str, list[int]]]
-    places = defaultdict(lambda: defaultdict(list))
+    places: defaultdict[tuple[str, str, str | None], list[Place]] = defaultdict(list)
     rows = [each for each in _baselines(study) if not each[0].has_errors]
     models = {_model(sheet, row) for sheet, row, _ in rows} - {None}
     for sheet, row, column in rows:
@@ -70,33 +85,49 @@ def _several(study: Study) -> Iterator[Finding]:
         # Tables that name no model belong to the only model of the document.
         model = _model(sheet, row) if len(models) > 1 else None
         if value is not None and name is not None:
-            baseline = name[0].strip(" *(_").lower()
-            key = (baseline, _metric(sheet, column), model)
-            places[key][value.text.rstrip(" %")].append(sheet.rows[row].line)
+            key = (name[0].strip(" *(_").lower(), _metric(sheet, column), model)
+            scale, line = column.scale, sheet.rows[row].line
+            text = value.text.rstrip(" %")
+            places[key].append(Place(value.value * scale, value.half * scale, text, line))
     for (baseline, metric, model), found in places.items():
-        if len({float(each.replace(",", "")) for each in found}) > 1:
-            values = ", ".join(
-                f"{value} (line {', '.join(map(str, sorted(lines)))})"
-                for value, lines in sorted(found.items())
+        values = _distinct(found)
+        if len(values) > 1:
+            shown = ", ".join(
+                f"{each[0].text} (line {', '.join(str(place.line) for place in each)})"
+                for each in values
             )
             of = f" of {model}" if model else ""
+            where = "in this document" if model else "in tables that name no other model"
             yield Finding(
-                sorted(min(lines) for lines in found.values())[1],
+                sorted(min(place.line for place in each) for each in values)[1],
                 CHECK,
-                f"{baseline}{of} has {len(found)} values of {metric} in this document: {values}; "
+                f"{baseline}{of} has {len(values)} values of {metric} {where}: {shown}; "
                 "a difference from one of them cannot be compared with a difference from another",
             )
 
 
+def _distinct(places: list[Place]) -> list[list[Place]]:
+    """Return places by value; values that rounding explains are one."""
+    found: list[list[Place]] = []
+    for each in sorted(places):
+        last = found[-1][-1] if found else None
+        if last is not None and each.value - last.value <= (each.half + last.half) * (1 + 1e-9):
+            found[-1].append(each)
+        else:
+            found.append([each])
+    return [sorted(each, key=lambda place: place.line) for each in found]
+
+
 def _metric(sheet: Sheet, column: Column) -> str:
     """Return the benchmark of a column by its header or heading, else the kind of metric."""
-    heading = sheet.table.headings[-1] if sheet.table.headings else ""
+    own = " ".join(_GENERIC.sub(" ", column.header).split()).lower()
     pattern = words.ACCURACY if column.kind is Kind.ACCURACY else words.PERPLEXITY
-    for text in (column.header, heading):
-        found = {each.lower() for each in pattern.findall(text)} - _GENERIC
-        if found and (column.kind is Kind.ACCURACY or text is column.header):
-            return " ".join(sorted(found))
-    return str(column.kind)
+    if own and pattern.search(own):
+        return own
+    heading = sheet.table.headings[-1] if sheet.table.headings else ""
+    found = {each.lower() for each in words.ACCURACY.findall(heading)} - {"acc", "accuracy"}
+    is_named = column.kind is Kind.ACCURACY and found
+    return " ".join(sorted(found)) if is_named else str(column.kind)
 
 
 def _model(sheet: Sheet, row: int) -> str | None:

@@ -16,7 +16,8 @@ CHECK = "granularity"
 _FEWEST, _STRONG = 5, 0.8
 _LEVEL = re.compile(
     r"(?P<tensor>per[-_ ]?tensor|tensor)|(?P<row>per[-_ ]?(?:row|channel)|row|channel)"
-    r"|(?:per[-_ ]?)?(?:group[-_ ]?(?:size)?|g)[-_ ]?(?P<group>\d+)|^\W*(?P<number>\d+)\W*$",
+    r"|(?:per[-_ ]?)?(?:group[-_ ]?(?:size)?|g)[-_ ]?(?P<group>[1-9]\d*)"
+    r"|^\W*(?P<number>[1-9]\d*)\W*$",
     re.IGNORECASE,
 )
 

@@ -19,44 +19,61 @@ _SHARE_EXPLAINED = 0.5
 def check(study: Study) -> Iterator[Finding]:
     """Yield means that are not the mean of their numbers."""
     for sheet in study.sheets:
-        for row in sheet.means:
-            for column in sheet.columns:
-                yield from _in_row(sheet, column, row)
+        yield from _in_rows(study, sheet)
         for column in sheet.values:
             if words.AVERAGE.search(column.header):
                 yield from _in_column(sheet, column)
 
 
-def wrong_means(sheet: Sheet) -> Iterator[tuple[Column, int, list[Quantity]]]:
+def wrong_means(study: Study, sheet: Sheet) -> Iterator[tuple[Column, int, list[Quantity]]]:
     """Yield column, row and summands of each wrong mean in a row of means."""
     for row in sheet.means:
         for column in sheet.columns:
-            summands = _above(sheet, column, row)
-            printed = column.quantities[row]
-            if printed is not None and len(summands) > 1 and not _explains(printed, summands):
-                yield column, row, summands
+            printed, candidates = column.quantities[row], _summands(sheet, column, row)
+            is_right = any(printed and _explains(printed, each) for each in candidates)
+            if printed is None or is_right or _is_of_means(study, sheet, column, row):
+                continue
+            if candidates:
+                yield column, row, candidates[0]
 
 
-def _in_row(sheet: Sheet, column: Column, row: int) -> Iterator[Finding]:
-    printed = column.quantities[row]
-    for found, at, summands in wrong_means(sheet):
-        if found is column and at == row and printed is not None:
-            num = len(summands)
+def _summands(sheet: Sheet, column: Column, row: int) -> list[list[Quantity]]:
+    """Return what a row may be the mean of, in each case two numbers or more.
+
+    These are the rows since the last row of means, all rows above, and the rows of means above.
+    """
+    if any(words.STATISTIC.search(sheet.name(each)) for each in range(len(sheet.rows))):
+        return []
+    means = [each for each in sheet.means if each < row]
+    above = [each for each in range(row) if each not in means]
+    since = [each for each in above if not means or each > means[-1]]
+    found = [
+        [q for each in rows if (q := column.quantities[each]) is not None]
+        for rows in (since, above, means)
+    ]
+    return [each for each in found if len(each) > 1]
+
+
+def _is_of_means(study: Study, sheet: Sheet, column: Column, row: int) -> bool:
+    """Say whether a ratio or relative change is that of the means beside it."""
+    return any(
+        step.row == row and step.is_right
+        for found in study.derivations[sheet.line]
+        if found.column is column and not found.operation.is_difference
+        for step in found.steps
+    )
+
+
+def _in_rows(study: Study, sheet: Sheet) -> Iterator[Finding]:
+    for column, row, summands in wrong_means(study, sheet):
+        printed, num = column.quantities[row], len(summands)
+        if printed is not None:
             yield Finding(
                 sheet.rows[row].line,
                 CHECK,
                 f"{column.header}: the {num} {plural('row', num)} above have the mean "
                 f"{_sum_of(summands)} = {_mean(summands, printed)}, printed {printed.text}",
             )
-
-
-def _above(sheet: Sheet, column: Column, row: int) -> list[Quantity]:
-    """Return the numbers of the rows between a row of means and the one before it."""
-    if any(words.STATISTIC.search(sheet.name(each)) for each in range(len(sheet.rows))):
-        return []
-    start = max((each + 1 for each in sheet.means if each < row), default=0)
-    found = (column.quantities[each] for each in range(start, row))
-    return [each for each in found if each is not None]
 
 
 def _in_column(sheet: Sheet, column: Column) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def check(study: Study) -> Iterator[Finding]:
 def ranking(sheet: Sheet) -> tuple[Column | None, list[Ranked]]:
     """Return the column that a table is ranked by, and its rows by rank; None without ranks."""
     values = sheet.values
-    if not values or sum(rank is not None for rank in sheet.ranks) < 2:
+    if not values:
         return None, []
     column = values[0]
     found = [
@@ -56,7 +56,7 @@ def ranking(sheet: Sheet) -> tuple[Column | None, list[Ranked]]:
         for row, (rank, value) in enumerate(zip(sheet.ranks, column.quantities, strict=True))
         if rank is not None and value is not None
     ]
-    return column, sorted(found)
+    return (column, sorted(found)) if len(found) > 1 else (None, [])
 
 
 def _falls(column: Column, ranked: list[Ranked]) -> bool | None:

@@ -148,7 +148,7 @@ def _repeated(study: Study) -> Iterator[Finding]:
             float(np.mean([each.value for each in summands])),
         )
         for sheet in study.sheets
-        for column, row, summands in wrong_means(sheet)
+        for column, row, summands in wrong_means(study, sheet)
         if (printed := column.quantities[row]) is not None
     }
     for said in study.document.prose:

@@ -42,8 +42,9 @@ def test_each_kind_of_fault_is_found_on_its_line_and_nothing_else() -> None:
     assert {(each.line, each.check) for each in found} == FAULTS
 
 
-def test_a_clean_document_has_no_findings() -> None:
-    assert findings((FOLDER / "clean.md").read_text(encoding="utf-8"), 1000) == []
+@pytest.mark.parametrize("name", ["clean.md", "styles.md"])
+def test_a_clean_document_has_no_findings(name: str) -> None:
+    assert findings((FOLDER / name).read_text(encoding="utf-8"), 1000) == []
 
 
 def test_pages_of_the_project_have_no_findings() -> None:
@@ -127,3 +128,25 @@ def test_rounded_numbers_are_no_fault_and_a_changed_digit_is() -> None:
         rows[row][column] = "".join(digits)
         [found] = findings(as_table(rows))
         assert (found.line, found.check) == (row + 3, "difference"), as_table(rows)
+
+
+CELLS = [
+    *("", "-", "0", "0.00", "-1.5", "50.6 %", "1e9", "33.75", "1e-30", "2.0x", "5/6 (83 %)"),
+    *("🥇 1", "2", "BF16", "baseline", "average", "int8_row", "per-group-64", "±", "nan", "|"),
+]
+HEADERS = [
+    *("rank", "scheme", "model", "n", "MMLU (%)", "PPL", "loss", "vs BF16", "vs. X", "ratio"),
+    *("average", "decode (tokens/s)", "difference", "p", "INT8", "FP8"),
+]
+
+
+def test_no_table_breaks_the_audit() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        width = int(rng.integers(1, 6))
+        head, rule = rng.choice(HEADERS, width), ["---"] * width
+        rows = [rng.choice(CELLS, width) for _ in range(int(rng.integers(0, 7)))]
+        lines = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+        text = "\n".join([*lines, "", "a > b > c, 2-3x, 3/4 better, average 33.75, INT8 2.00 %"])
+        for found in findings(text, 100):
+            assert 1 <= found.line <= len(lines) + 2
