@@ -7,6 +7,6 @@ columns mean (by the words of `words`), and `derivation` how columns of differen
 """
 
 from harness.audit.audit import audit
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 
-__all__ = ["Finding", "audit"]
+__all__ = ["Fault", "Finding", "audit"]

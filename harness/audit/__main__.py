@@ -31,7 +31,7 @@ def main() -> None:
     num_tables, num = len(document.document.tables), len(findings)
     with printing():
         for each in findings:
-            sys.stdout.write(f"{arguments.file}:{each.line}: {each.check}: {each.text}\n")
+            sys.stdout.write(f"{arguments.file}:{each.line}: {each.fault}: {each.text}\n")
         sys.stdout.write(
             f"{num or 'no'} {plural('finding', num)} in {num_tables} "
             f"{plural('table', num_tables)}\n"

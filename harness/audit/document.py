@@ -14,7 +14,7 @@ _SIGNS = str.maketrans("−–×（），；：", "--x(),;:")  # noqa: RUF001 - 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class TableRow:
     """A row of a table."""
 
     line: int
@@ -29,7 +29,7 @@ class Table:
     line: int
     """Line of the header."""
     header: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     headings: Headings
     before: str
     """The paragraph right before the table, in the same section; or nothing."""
@@ -91,7 +91,7 @@ def _table(tokens: Sequence[Token], headings: Headings, before: str) -> Table:
     )
 
 
-def _rows(tokens: Sequence[Token]) -> Iterator[Row]:
+def _rows(tokens: Sequence[Token]) -> Iterator[TableRow]:
     line, cells = 0, list[str]()
     for token in tokens:
         if token.type == "tr_open" and token.map is not None:
@@ -99,7 +99,7 @@ def _rows(tokens: Sequence[Token]) -> Iterator[Row]:
         elif token.type == "inline":
             cells.append(_plain(token))
         elif token.type == "tr_close":
-            yield Row(line=line, cells=tuple(cells))
+            yield TableRow(line=line, cells=tuple(cells))
 
 
 def _plain(token: Token) -> str:

@@ -7,11 +7,11 @@ from enum import StrEnum
 from functools import cached_property
 
 from harness.audit import words
-from harness.audit.document import Row, Table
+from harness.audit.document import Table, TableRow
 from harness.audit.quantity import Quantity, has_spread, quantity
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """What a column of values measures."""
 
     ACCURACY = "accuracy"
@@ -29,7 +29,7 @@ class Column:
     header: str
     quantities: tuple[Quantity | None, ...]
     """One for each row."""
-    kind: Kind
+    kind: ColumnKind
     is_derived: bool
     """Whether it holds differences or ratios of other values."""
 
@@ -48,8 +48,8 @@ class Column:
     def falls(self) -> bool:
         """Whether less is better."""
         return words.FALLS.search(self.header) is not None or self.kind in (
-            Kind.PERPLEXITY,
-            Kind.LOSS,
+            ColumnKind.PERPLEXITY,
+            ColumnKind.LOSS,
         )
 
 
@@ -66,7 +66,7 @@ class Sheet:
         return self.table.line
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TableRow, ...]:
         """The rows."""
         return self.table.rows
 
@@ -83,7 +83,7 @@ class Sheet:
     @property
     def accuracies(self) -> list[Column]:
         """Columns of accuracies."""
-        return [each for each in self.values if each.kind is Kind.ACCURACY]
+        return [each for each in self.values if each.kind is ColumnKind.ACCURACY]
 
     def column_of(self, pattern: re.Pattern[str]) -> int | None:
         """Return the index of the first column whose header fits a pattern."""
@@ -158,28 +158,28 @@ def read(table: Table) -> Sheet:
             continue
         signed = sum(each.is_signed for each in known) > len(known) / 2
         is_derived = signed or words.DERIVED.search(header) is not None
-        kind = Kind.OTHER if is_derived else _kind(header, context, known)
+        kind = ColumnKind.OTHER if is_derived else _kind(header, context, known)
         columns.append(
             Column(index=index, header=header, quantities=found, kind=kind, is_derived=is_derived)
         )
     return Sheet(table, tuple(columns))
 
 
-def _kind(header: str, context: str, known: list[Quantity]) -> Kind:
+def _kind(header: str, context: str, known: list[Quantity]) -> ColumnKind:
     by_header = {
-        Kind.PERPLEXITY: words.PERPLEXITY,
-        Kind.LOSS: words.LOSS,
-        Kind.SPEED: words.SPEED,
-        Kind.ACCURACY: words.ACCURACY,
+        ColumnKind.PERPLEXITY: words.PERPLEXITY,
+        ColumnKind.LOSS: words.LOSS,
+        ColumnKind.SPEED: words.SPEED,
+        ColumnKind.ACCURACY: words.ACCURACY,
     }
     is_share = all(0 <= each.value <= 100 for each in known)
     for kind, pattern in by_header.items():
-        if pattern.search(header) and (is_share or kind is not Kind.ACCURACY):
+        if pattern.search(header) and (is_share or kind is not ColumnKind.ACCURACY):
             return kind
     is_percent = "%" in header or all(each.unit == "%" for each in known)
     if is_percent and is_share and words.ACCURACY.search(context):
-        return Kind.ACCURACY
-    return Kind.OTHER
+        return ColumnKind.ACCURACY
+    return ColumnKind.OTHER
 
 
 def _rank(cells: tuple[str, ...], column: int | None) -> int | None:

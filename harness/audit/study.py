@@ -7,7 +7,7 @@ from functools import cached_property
 from harness.audit.derivation import Derivation, derive
 from harness.audit.document import Document, Prose, parse
 from harness.audit.sample_count import sample_count
-from harness.audit.sheet import Column, Kind, Sheet, read
+from harness.audit.sheet import Column, ColumnKind, Sheet, read
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def _accuracies(sheet: Sheet, column: Column) -> set[float]:
 
 def _repeated(sheet: Sheet, column: Column, known: list[set[float]]) -> Column:
     """Return a column of percentages as accuracies if it repeats values of such a column."""
-    if column.is_derived or column.kind is not Kind.OTHER or not column.is_percent:
+    if column.is_derived or column.kind is not ColumnKind.OTHER or not column.is_percent:
         return column
     rows = sheet.filled(column, without=sheet.means)
     found = {each.value for row in rows if (each := column.quantities[row]) is not None}
     is_known = len(found) >= 3 and any(found <= values for values in known)
-    return replace(column, kind=Kind.ACCURACY) if is_known else column
+    return replace(column, kind=ColumnKind.ACCURACY) if is_known else column

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from harness.audit import words
 from harness.audit.derivation import Derivation
-from harness.audit.finding import Finding
-from harness.audit.sheet import Column, Kind, Sheet
+from harness.audit.finding import Fault, Finding
+from harness.audit.sheet import Column, ColumnKind, Sheet
 from harness.audit.study import Study
 
-CHECK = "baseline"
 _MODEL = re.compile(
     r"\b(?:[A-Za-z][\w.]*(?:-[\w.]+)*-\d+(?:\.\d+)?[BM]\b|(?:gpt|opt|llama|mi[sx]tral|phi|qwen|gemma"
     r"|falcon|bloom|pythia|smollm|vicuna|deepseek|granite|yi)[-\w.]*\d[-\w.]*)",
@@ -22,7 +21,7 @@ _GENERIC = re.compile(r"\(%\)|[^\w()%-]|\b(?:acc|accuracy|score|ppl|perplexity)\
 """What a header may have beside the name of its benchmark."""
 
 
-def check(study: Study) -> Iterator[Finding]:
+def baselines(study: Study) -> Iterator[Finding]:
     """Yield differences from another table's baseline, and baselines with several values."""
     for sheet, found in study.derived():
         if found.is_against_outsider:
@@ -41,14 +40,14 @@ def _outsider(study: Study, sheet: Sheet, found: Derivation) -> Iterator[Finding
     other = _line_of(study, found.source.kind, reference.value, sheet)
     yield Finding(
         sheet.line,
-        CHECK,
+        Fault.BASELINE,
         f"{found.column.header}: differences are taken from {reference.text}{other}, not from this "
         f"table's own baseline {base.text} (line {sheet.rows[own[0]].line}); from its own, "
         f"{sheet.name(step.row)} differs by {against_own:+.2f}, printed {step.printed.text}",
     )
 
 
-def _line_of(study: Study, kind: Kind, value: float, without: Sheet) -> str:
+def _line_of(study: Study, kind: ColumnKind, value: float, without: Sheet) -> str:
     for sheet, row, column in _baselines(study):
         found = column.quantities[row]
         is_same = found is not None and found.value == value and column.kind is kind
@@ -61,7 +60,7 @@ def _baselines(study: Study) -> Iterator[tuple[Sheet, int, Column]]:
     for sheet in study.sheets:
         for row in sheet.baselines:
             for column in sheet.values:
-                if column.kind in (Kind.ACCURACY, Kind.PERPLEXITY, Kind.LOSS):
+                if column.kind in (ColumnKind.ACCURACY, ColumnKind.PERPLEXITY, ColumnKind.LOSS):
                     yield sheet, row, column
 
 
@@ -100,7 +99,7 @@ def _several(study: Study) -> Iterator[Finding]:
             where = "in this document" if model else "in tables that name no other model"
             yield Finding(
                 sorted(min(place.line for place in each) for each in values)[1],
-                CHECK,
+                Fault.BASELINE,
                 f"{baseline}{of} has {len(values)} values of {metric} {where}: {shown}; "
                 "a difference from one of them cannot be compared with a difference from another",
             )
@@ -121,12 +120,12 @@ def _distinct(places: list[Place]) -> list[list[Place]]:
 def _metric(sheet: Sheet, column: Column) -> str:
     """Return the benchmark of a column by its header or heading, else the kind of metric."""
     own = " ".join(_GENERIC.sub(" ", column.header).split()).lower()
-    pattern = words.ACCURACY if column.kind is Kind.ACCURACY else words.PERPLEXITY
+    pattern = words.ACCURACY if column.kind is ColumnKind.ACCURACY else words.PERPLEXITY
     if own and pattern.search(own):
         return own
     heading = sheet.table.headings[-1] if sheet.table.headings else ""
     found = {each.lower() for each in words.ACCURACY.findall(heading)} - {"acc", "accuracy"}
-    is_named = column.kind is Kind.ACCURACY and found
+    is_named = column.kind is ColumnKind.ACCURACY and found
     return " ".join(sorted(found)) if is_named else str(column.kind)
 
 

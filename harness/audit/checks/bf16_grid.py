@@ -12,13 +12,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from harness.audit.derivation import Derivation
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.quantity import Quantity
-from harness.audit.sheet import Kind, Sheet
+from harness.audit.sheet import ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
 
-CHECK = "bfloat16"
 _CHANCE = 1e-3
 """Columns with a larger chance of an accident are not reported."""
 _FEWEST = 3
@@ -49,10 +48,10 @@ _OF_PERPLEXITY = (
     Grid("bfloat16 numbers", lambda x: x, lambda x: x),
 )
 _OF_LOSS = (Grid("bfloat16 numbers", lambda x: x, lambda x: x),)
-_GRIDS = {Kind.PERPLEXITY: _OF_PERPLEXITY, Kind.LOSS: _OF_LOSS}
+_GRIDS = {ColumnKind.PERPLEXITY: _OF_PERPLEXITY, ColumnKind.LOSS: _OF_LOSS}
 
 
-def check(study: Study) -> Iterator[Finding]:
+def bf16_values(study: Study) -> Iterator[Finding]:
     """Yield tables whose perplexities or losses are all on a bfloat16 grid."""
     for sheet in study.sheets:
         for kind, grids in _GRIDS.items():
@@ -64,14 +63,14 @@ def check(study: Study) -> Iterator[Finding]:
                 if chance is None or chance >= _CHANCE:
                     continue
                 text = _text(grid, kind, sorted(values.values(), key=_value), chance)
-                yield Finding(sheet.line, CHECK, text)
+                yield Finding(sheet.line, Fault.BFLOAT16, text)
                 for each in study.derivations[sheet.line]:
                     if each.source.kind is kind:
                         yield from _coarse(sheet, grid, each)
                 break
 
 
-def _cells(sheet: Sheet, kind: Kind) -> list[Quantity]:
+def _cells(sheet: Sheet, kind: ColumnKind) -> list[Quantity]:
     return [
         value
         for column in sheet.values
@@ -125,7 +124,7 @@ def _value(quantity: Quantity) -> float:
     return quantity.value
 
 
-def _text(grid: Grid, kind: Kind, values: list[Quantity], chance: float) -> str:
+def _text(grid: Grid, kind: ColumnKind, values: list[Quantity], chance: float) -> str:
     codes = [bf16(grid.code(each.value)) for each in values]
     apart = [round((b - a) / _spacing(a)) for a, b in pairwise(codes)]
     shown = ", ".join(each.text for each in values)
@@ -155,7 +154,7 @@ def _coarse(sheet: Sheet, grid: Grid, found: Derivation) -> Iterator[Finding]:
         )
         yield Finding(
             sheet.rows[step.row].line,
-            CHECK,
+            Fault.BFLOAT16,
             f"{found.column.header} of {sheet.name(step.row)}: {step.printed.text} is {what}",
         )
 

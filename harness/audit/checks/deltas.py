@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 
 from harness.audit.derivation import Derivation, against_named_row
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Sheet
 from harness.audit.study import Study
 
-CHECK = "difference"
 
-
-def check(study: Study) -> Iterator[Finding]:
+def differences(study: Study) -> Iterator[Finding]:
     """Yield differences and ratios that the values of their table do not give."""
     for sheet in study.sheets:
         explained = study.derivations[sheet.line]
@@ -29,7 +27,7 @@ def _wrong(sheet: Sheet, found: Derivation) -> Iterator[Finding]:
             )
             yield Finding(
                 sheet.rows[step.row].line,
-                CHECK,
+                Fault.DIFFERENCE,
                 f"{found.column.header} of {sheet.name(step.row)}: {shown}, "
                 f"printed {step.printed.text}",
             )

@@ -7,32 +7,30 @@ from collections.abc import Iterator
 
 from harness.audit import flips
 from harness.audit.derivation import Derivation, Step
-from harness.audit.finding import Finding
-from harness.audit.sheet import Kind, Sheet
+from harness.audit.finding import Fault, Finding
+from harness.audit.sheet import ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
 from harness.results import formatting as figures
 
-CHECK = "gap"
 
-
-def check(study: Study) -> Iterator[Finding]:
+def unsupported_gaps(study: Study) -> Iterator[Finding]:
     """Yield differences that cannot be significant, or only with few flips."""
     for sheet, found in study.derived():
-        of_accuracy = found.source.kind is Kind.ACCURACY and found.operation.is_difference
+        of_accuracy = found.source.kind is ColumnKind.ACCURACY and found.operation.is_difference
         steps = [each for each in found.steps if each.result and each.row not in sheet.means]
         if not of_accuracy or sheet.has_errors or not steps:
             continue
         total = study.count(sheet)
         if total is None:
-            yield Finding(sheet.line, CHECK, _unknown(found, steps))
+            yield Finding(sheet.line, Fault.GAP, _unknown(found, steps))
             continue
         for step in steps:
             text = gap_words(*_shares(found, step), total, len(steps))
             if text is not None:
                 name = sheet.name(step.row)
                 yield Finding(
-                    sheet.rows[step.row].line, CHECK, f"{found.column.header} of {name}: {text}"
+                    sheet.rows[step.row].line, Fault.GAP, f"{found.column.header} of {name}: {text}"
                 )
 
 
@@ -89,7 +87,7 @@ def sheets_with_claims(study: Study) -> Iterator[tuple[Sheet, int]]:
     """Yield tables without errors that rank or compare accuracies, and their sample counts."""
     for sheet in study.sheets:
         found = study.derivations[sheet.line]
-        compares = any(each.source.kind is Kind.ACCURACY for each in found)
+        compares = any(each.source.kind is ColumnKind.ACCURACY for each in found)
         is_ranked = sum(rank is not None for rank in sheet.ranks) > 1
         total = study.count(sheet)
         if sheet.accuracies and (compares or is_ranked) and not sheet.has_errors and total:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import stats
 
-from harness.audit.finding import Finding
-from harness.audit.sheet import Column, Kind, Sheet
+from harness.audit.finding import Fault, Finding
+from harness.audit.sheet import Column, ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.results import formatting as figures
 
-CHECK = "granularity"
 _FEWEST, _STRONG = 5, 0.8
 _LEVEL = re.compile(
     r"(?P<tensor>per[-_ ]?tensor|tensor)|(?P<row>per[-_ ]?(?:row|channel)|row|channel)"
@@ -22,11 +21,11 @@ _LEVEL = re.compile(
 )
 
 
-def check(study: Study) -> Iterator[Finding]:
+def granularity_trends(study: Study) -> Iterator[Finding]:
     """Yield columns in which finer scales go with worse values."""
     for sheet in study.sheets:
         for column in sheet.values:
-            if column.kind in (Kind.ACCURACY, Kind.PERPLEXITY, Kind.LOSS):
+            if column.kind in (ColumnKind.ACCURACY, ColumnKind.PERPLEXITY, ColumnKind.LOSS):
                 yield from _column(sheet, column)
 
 
@@ -46,7 +45,7 @@ def _column(sheet: Sheet, column: Column) -> Iterator[Finding]:
             label = f"{family} " if family else ""
             yield Finding(
                 min(sheet.rows[row].line for _, row in members),
-                CHECK,
+                Fault.GRANULARITY,
                 f"{column.header}: the finer the scales of {label}rows, the worse ({len(members)} "
                 f"rows, Spearman {rho:+.2f}, exact p = "
                 f"{figures.p_value(_exact(fineness, values))}); expected is the opposite: this is "

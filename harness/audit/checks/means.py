@@ -6,17 +6,16 @@ import numpy as np
 from scipy import stats
 
 from harness.audit import words
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.quantity import Quantity
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
 
-CHECK = "mean"
 _SHARE_EXPLAINED = 0.5
 
 
-def check(study: Study) -> Iterator[Finding]:
+def means(study: Study) -> Iterator[Finding]:
     """Yield means that are not the mean of their numbers."""
     for sheet in study.sheets:
         yield from _in_rows(study, sheet)
@@ -70,7 +69,7 @@ def _in_rows(study: Study, sheet: Sheet) -> Iterator[Finding]:
         if printed is not None:
             yield Finding(
                 sheet.rows[row].line,
-                CHECK,
+                Fault.MEAN,
                 f"{column.header}: the {num} {plural('row', num)} above have the mean "
                 f"{_sum_of(summands)} = {_mean(summands, printed)}, printed {printed.text}",
             )
@@ -89,7 +88,7 @@ def _in_column(sheet: Sheet, column: Column) -> Iterator[Finding]:
     for row, printed, summands in best[1]:
         yield Finding(
             sheet.rows[row].line,
-            CHECK,
+            Fault.MEAN,
             f"{column.header} of {sheet.name(row)}: {_sum_of(summands)} = "
             f"{_mean(summands, printed)}, printed {printed.text}",
         )

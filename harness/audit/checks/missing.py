@@ -5,16 +5,15 @@ from collections.abc import Iterator
 
 from harness.audit import words
 from harness.audit.derivation import named_row
-from harness.audit.finding import Finding
-from harness.audit.sheet import Kind, Sheet
+from harness.audit.finding import Fault, Finding
+from harness.audit.sheet import ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
 
-CHECK = "no baseline"
-_OF_QUALITY = (Kind.ACCURACY, Kind.PERPLEXITY, Kind.LOSS)
+_OF_QUALITY = (ColumnKind.ACCURACY, ColumnKind.PERPLEXITY, ColumnKind.LOSS)
 
 
-def check(study: Study) -> Iterator[Finding]:
+def missing_baselines(study: Study) -> Iterator[Finding]:
     """Yield models without a baseline, differences from a quantized row, and single speeds."""
     for sheet in study.sheets:
         yield from _models(sheet)
@@ -33,7 +32,7 @@ def _models(sheet: Sheet) -> Iterator[Finding]:
         if model and model not in with_baseline:
             yield Finding(
                 sheet.rows[rows[0]].line,
-                CHECK,
+                Fault.NO_BASELINE,
                 f"{model} has {len(rows)} {plural('row', len(rows))}, none of them unquantized: a "
                 "difference from another model is not an effect of the scheme",
             )
@@ -49,7 +48,7 @@ def _quantized_reference(sheet: Sheet) -> Iterator[Finding]:
         base, changes = left[-1].quantities[reference], []
         for row in sheet.filled(left[-1], without=[reference]):
             value = left[-1].quantities[row]
-            if value is None or base is None or left[-1].kind is not Kind.PERPLEXITY:
+            if value is None or base is None or left[-1].kind is not ColumnKind.PERPLEXITY:
                 continue
             if min(value.value, base.value) > 0:
                 nats = math.log(value.value / base.value)
@@ -57,18 +56,18 @@ def _quantized_reference(sheet: Sheet) -> Iterator[Finding]:
         says = f" ({', '.join(changes)})" if changes else ""
         yield Finding(
             sheet.line,
-            CHECK,
+            Fault.NO_BASELINE,
             f"{column.header}: no row of this table is unquantized, so nothing says which of "
             f"the two moved{says}",
         )
 
 
 def _single_speed(sheet: Sheet) -> Iterator[Finding]:
-    speeds = [each.header for each in sheet.values if each.kind is Kind.SPEED]
+    speeds = [each.header for each in sheet.values if each.kind is ColumnKind.SPEED]
     if speeds and len(sheet.rows) == 1 and not sheet.has_errors:
         yield Finding(
             sheet.line,
-            CHECK,
+            Fault.NO_BASELINE,
             f"{' and '.join(speeds)}: one row, {sheet.name(0)}; there is nothing to compare it "
             "with, and no repeat that shows how much it varies",
         )

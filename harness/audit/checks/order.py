@@ -5,12 +5,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from harness.audit import words
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.quantity import Quantity
-from harness.audit.sheet import Column, Kind, Sheet
+from harness.audit.sheet import Column, ColumnKind, Sheet
 from harness.audit.study import Study
 
-CHECK = "order"
 _SHARE_ORDERED = 0.7
 """So many neighbours must be in one order if the metric does not say what is better."""
 
@@ -23,7 +22,7 @@ class Ranked(NamedTuple):
     value: Quantity
 
 
-def check(study: Study) -> Iterator[Finding]:
+def orders(study: Study) -> Iterator[Finding]:
     """Yield neighbours in a ranking whose values have the other order, and wrong medals."""
     for sheet in study.sheets:
         yield from _medals(sheet)
@@ -38,7 +37,7 @@ def check(study: Study) -> Iterator[Finding]:
             if better != worse and (better > worse) is falls and first.rank < second.rank:
                 yield Finding(
                     sheet.rows[second.row].line,
-                    CHECK,
+                    Fault.ORDER,
                     f"{sheet.name(second.row)} has rank {second.rank} with {second.value.text}, "
                     f"{sheet.name(first.row)} has rank {first.rank} with {first.value.text} "
                     f"(line {sheet.rows[first.row].line})",
@@ -61,7 +60,7 @@ def ranking(sheet: Sheet) -> tuple[Column | None, list[Ranked]]:
 
 def _falls(column: Column, ranked: list[Ranked]) -> bool | None:
     """Say whether a smaller value is better; None if neither name nor order of the values says."""
-    if column.kind is not Kind.OTHER or words.FALLS.search(column.header):
+    if column.kind is not ColumnKind.OTHER or words.FALLS.search(column.header):
         return column.falls
     pairs = list(pairwise(ranked))
     falling = sum(a.value.value > b.value.value for a, b in pairs) / len(pairs)
@@ -75,7 +74,7 @@ def _medals(sheet: Sheet) -> Iterator[Finding]:
     if not sheet.values or sheet.column_of(words.RANK) is not None:
         return
     column = sheet.values[0]
-    if column.kind is Kind.OTHER and not column.falls:
+    if column.kind is ColumnKind.OTHER and not column.falls:
         return
     values = [q.value for q in column.quantities if q is not None]
     for row, (rank, value) in enumerate(zip(sheet.ranks, column.quantities, strict=True)):
@@ -85,7 +84,7 @@ def _medals(sheet: Sheet) -> Iterator[Finding]:
         if better + 1 != rank:
             yield Finding(
                 sheet.rows[row].line,
-                CHECK,
+                Fault.ORDER,
                 f"{sheet.name(row)} has the medal of place {rank}; by its {value.text} it has "
                 f"place {better + 1} of {len(values)}",
             )

@@ -6,18 +6,17 @@ import numpy as np
 from scipy import stats
 
 from harness.audit.derivation import Derivation
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Sheet
 from harness.audit.study import Study
 from harness.results import formatting as figures
 from harness.stats.difference import ALPHA
 
-CHECK = "pairs"
 _FEWEST = 4
 """Fewer rows are not tested: they could not show anything."""
 
 
-def check(study: Study) -> Iterator[Finding]:
+def compared_columns(study: Study) -> Iterator[Finding]:
     """Yield comparisons of two columns that no test over their rows supports."""
     for sheet, found in study.derived():
         is_compared = found.other is not None and found.operation.is_difference
@@ -46,7 +45,7 @@ def _compared(sheet: Sheet, found: Derivation) -> Iterator[Finding]:
     deviations = " and ".join(f"{np.std(each, ddof=1):.2f}" for each in (first, second))
     yield Finding(
         sheet.line,
-        CHECK,
+        Fault.PAIRS,
         f"{names[0]} is above {names[1]} in {above} of {len(steps)} rows, on average by "
         f"{moved.mean():+.2f}: {p_values}. Rows over the same samples are not independent, so "
         f"p is larger still. Standard deviation over the rows: {deviations}",

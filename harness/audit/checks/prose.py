@@ -13,12 +13,11 @@ import numpy as np
 from harness.audit import words
 from harness.audit.checks.means import wrong_means
 from harness.audit.document import Prose
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.quantity import quantity
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
 
-CHECK = "sentence"
 _TIMES = re.compile(
     r"(?<![\d.])(?P<low>\d+(?:\.\d+)?)\s*(?:-|~|to)\s*(?P<high>\d+(?:\.\d+)?)\s*(?:x\b|times|倍)"
 )
@@ -30,7 +29,7 @@ _CLAUSE = re.compile(r"(?:[^,;.。]|\.(?=\d))+")
 _CHAIN = re.compile(r"[\w./ -]+(?:\s*>\s*[\w./ -]+){2,}")
 
 
-def check(study: Study) -> Iterator[Finding]:
+def contradictions(study: Study) -> Iterator[Finding]:
     """Yield sentences that differ from the table beside them."""
     for sheet in study.sheets:
         beside = study.prose_beside(sheet)
@@ -58,7 +57,7 @@ def _times(sheet: Sheet, said: Prose) -> Iterator[Finding]:
     if low.value < float(found["low"]) or high.value > float(found["high"]):
         yield Finding(
             said.line_at(found.start()),
-            CHECK,
+            Fault.SENTENCE,
             f'"{found[0]}" beside {ratios[0].header} from {low.text} to {high.text} '
             f"(table of line {sheet.line})",
         )
@@ -80,7 +79,7 @@ def _counts(study: Study, sheet: Sheet, said: Prose) -> Iterator[Finding]:
         if int(found["all"]) == len(results) and int(found["part"]) not in (above, below):
             yield Finding(
                 said.line_at(found.start()),
-                CHECK,
+                Fault.SENTENCE,
                 f'"{found[0]}" beside {compared[0].column.header}, of which {above} are above 0 '
                 f"and {below} below (table of line {sheet.line})",
             )
@@ -102,7 +101,7 @@ def _chain(sheet: Sheet, said: Prose) -> Iterator[Finding]:
         if (better.value < worse.value) is not column.falls:
             yield Finding(
                 said.line_at(found.start()),
-                CHECK,
+                Fault.SENTENCE,
                 f'"{first} > {second}" beside {better.text} and {worse.text} '
                 f"(table of line {sheet.line})",
             )
@@ -130,7 +129,7 @@ def _average(sheet: Sheet, said: Prose) -> Iterator[Finding]:
         if abs(mean - number.value) > 2 * number.half and number.value not in values:
             yield Finding(
                 said.line_at(clause.start() + found.start()),
-                CHECK,
+                Fault.SENTENCE,
                 f'"{found[0]}" beside {named[0].header}, whose {len(values)} rows have the mean '
                 f"{mean:.{max(number.decimals, 2)}f} (table of line {sheet.line})",
             )
@@ -157,6 +156,6 @@ def _repeated(study: Study) -> Iterator[Finding]:
             if found is not None and words.AVERAGE.search(said.text):
                 yield Finding(
                     said.line_at(found.start()),
-                    CHECK,
+                    Fault.SENTENCE,
                     f'"{text}" repeats the wrong mean of line {line}; the rows give {mean:.2f}',
                 )

@@ -6,15 +6,14 @@ from itertools import permutations
 
 from harness.audit.checks.gaps import gap_words
 from harness.audit.document import Prose
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
 
-CHECK = "gap"
 _PERCENT = re.compile(r"(?<![\d.])(?P<number>[-+]?\d+\.\d+)\s*(?:%|pp\b)")
 
 
-def check(study: Study) -> Iterator[Finding]:
+def stated_gaps(study: Study) -> Iterator[Finding]:
     """Yield sentences with a difference that is that of two rows of the table beside them."""
     for sheet in study.sheets:
         for each in study.prose_beside(sheet):
@@ -45,7 +44,7 @@ def _gap(study: Study, sheet: Sheet, said: Prose) -> Iterator[Finding]:
         if text is not None:
             yield Finding(
                 said.line_at(found.start()),
-                CHECK,
+                Fault.GAP,
                 f'"{found[0]}" is {sheet.name(first)} against {sheet.name(second)} '
                 f"(lines {sheet.rows[first].line} and {sheet.rows[second].line}): {text}",
             )

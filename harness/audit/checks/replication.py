@@ -7,20 +7,19 @@ from itertools import combinations
 from scipy import stats
 
 from harness.audit.checks.gaps import sheets_with_claims
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Sheet
 from harness.audit.study import Study
 from harness.results import formatting as figures
 from harness.stats.difference import ALPHA
 
-CHECK = "replication"
 _FEWEST = 6
 """Fewer schemes in both tables show nothing."""
 _WEAK = 0.4
 """Largest rank correlation that is reported."""
 
 
-def check(study: Study) -> Iterator[Finding]:
+def replications(study: Study) -> Iterator[Finding]:
     """Yield tables whose order of schemes has nothing to do with that of an earlier table."""
     seen: list[tuple[Sheet, dict[str, float]]] = []
     for sheet, _ in sheets_with_claims(study):
@@ -39,7 +38,7 @@ def check(study: Study) -> Iterator[Finding]:
         if rank.pvalue >= ALPHA and rank.statistic < _WEAK:
             yield Finding(
                 second.line,
-                CHECK,
+                Fault.REPLICATION,
                 f"the order of {len(common)} schemes in the table of line {first.line} is not "
                 f"repeated here: Spearman {rank.statistic:.2f}, "
                 f"p = {figures.p_value(float(rank.pvalue))}; {_reversed(common, *pair)}",

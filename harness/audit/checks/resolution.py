@@ -4,16 +4,15 @@ from collections.abc import Iterator
 
 from harness.audit import flips
 from harness.audit.checks.gaps import sheets_with_claims
-from harness.audit.finding import Finding
-from harness.audit.sheet import Kind, Sheet
+from harness.audit.finding import Fault, Finding
+from harness.audit.sheet import ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.stats import wilson
 
-CHECK = "no interval"
 _FLIPS = (0.02, 0.05, 0.10)
 
 
-def check(study: Study) -> Iterator[Finding]:
+def missing_intervals(study: Study) -> Iterator[Finding]:
     """Yield tables that compare accuracies and show no interval."""
     for sheet, total in sheets_with_claims(study):
         column = sheet.accuracies[0]
@@ -22,7 +21,7 @@ def check(study: Study) -> Iterator[Finding]:
         if value is not None:
             share = value.value * column.scale / 100
             text = _resolution(value.text, share, total, _num_tests(study, sheet))
-            yield Finding(sheet.line, CHECK, f"{column.header}: {text}")
+            yield Finding(sheet.line, Fault.NO_INTERVAL, f"{column.header}: {text}")
 
 
 def _resolution(shown: str, share: float, total: int, num_tests: int) -> str:
@@ -50,6 +49,6 @@ def _num_tests(study: Study, sheet: Sheet) -> int:
     found = (
         sum(step.result != 0 and step.row not in sheet.means for step in each.steps)
         for each in study.derivations[sheet.line]
-        if each.source.kind is Kind.ACCURACY
+        if each.source.kind is ColumnKind.ACCURACY
     )
     return max((1, *found))

@@ -3,25 +3,26 @@
 import re
 from collections.abc import Iterator
 
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.study import Study
 
-CHECK = "percentage"
 _SHARE = re.compile(
     r"(?<![\d./])(?P<part>\d[\d,]*)\s*(?:/|of|out of)\s*(?P<all>\d[\d,]*)\s*(?:[a-z]+\s*)?"
     r"[(=:]\s*(?P<percent>\d+(?:\.(?P<decimals>\d+))?)\s*%"
 )
 
 
-def check(study: Study) -> Iterator[Finding]:
+def percentages(study: Study) -> Iterator[Finding]:
     """Yield percentages in cells and sentences that are not those of their numbers."""
     document = study.document
     for table in document.tables:
         for row in table.rows:
             for cell in row.cells:
-                yield from (Finding(row.line, CHECK, text) for _, text in _wrong(cell))
+                yield from (Finding(row.line, Fault.PERCENTAGE, text) for _, text in _wrong(cell))
     for said in document.prose:
-        yield from (Finding(said.line_at(at), CHECK, text) for at, text in _wrong(said.text))
+        yield from (
+            Finding(said.line_at(at), Fault.PERCENTAGE, text) for at, text in _wrong(said.text)
+        )
 
 
 def _wrong(text: str) -> Iterator[tuple[int, str]]:

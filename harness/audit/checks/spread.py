@@ -9,17 +9,16 @@ from scipy import integrate, stats
 from harness.audit import flips
 from harness.audit.checks.gaps import sheets_with_claims
 from harness.audit.checks.order import ranking
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
 from harness.results import formatting as figures
 
-CHECK = "spread"
 _FEWEST = 4
 """Fewer rows have no spread to speak of."""
 
 
-def check(study: Study) -> Iterator[Finding]:
+def spreads(study: Study) -> Iterator[Finding]:
     """Yield the distance of best and worst row, and the lead of each rank over the next."""
     for sheet, total in sheets_with_claims(study):
         for column in sheet.accuracies:
@@ -54,7 +53,7 @@ def _extremes(sheet: Sheet, column: Column, rows: list[int], total: int) -> Iter
     family = "never" if corrected is None else f"with {corrected} or fewer"
     yield Finding(
         sheet.line,
-        CHECK,
+        Fault.SPREAD,
         f"{column.header}: {sheet.name(best)} and {sheet.name(worst)}, best and worst of {num} "
         f"rows, are {100 * net / total:.2f} pp apart, a net {net} flips of {total:,}; p < 0.05 "
         f"{level} (exact McNemar), as one of {pairs} pairs {family} (Bonferroni). If "
@@ -84,7 +83,7 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
     p = figures.p_value(flips.best_case(lead)) if lead else "1"
     yield Finding(
         sheet.line,
-        CHECK,
+        Fault.SPREAD,
         f"{column.header}: {few} of {len(gaps)} neighbours in the ranking are fewer than "
         f"{flips.fewest_net()} of {total:,} answers apart, so no test can order them; "
         f"{sheet.name(ranked[0].row)} leads {sheet.name(ranked[1].row)} by {lead} "

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 from harness.audit import words
 from harness.audit.derivation import Derivation
-from harness.audit.finding import Finding
+from harness.audit.finding import Fault, Finding
 from harness.audit.operation import Operation
 from harness.audit.sheet import Sheet
 from harness.audit.study import Study
 
-CHECK = "unit"
 
-
-def check(study: Study) -> Iterator[Finding]:
+def units(study: Study) -> Iterator[Finding]:
     """Yield columns whose unit is not that of their numbers."""
     for sheet, found in study.derived():
         if _is_points_as_percent(found):
-            yield Finding(sheet.line, CHECK, _points(sheet, found, study.derivations[sheet.line]))
+            yield Finding(
+                sheet.line, Fault.UNIT, _points(sheet, found, study.derivations[sheet.line])
+            )
         elif found.operation is Operation.RELATIVE and _says_points(found):
             example = found.steps[0]
             shown = found.operation.shown(
@@ -24,7 +24,7 @@ def check(study: Study) -> Iterator[Finding]:
             )
             yield Finding(
                 sheet.line,
-                CHECK,
+                Fault.UNIT,
                 f"{found.column.header}: relative changes are written as pp ({shown})",
             )
 

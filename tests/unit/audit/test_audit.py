@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from harness.audit import Finding, audit
+from harness.audit import Fault, Finding, audit
 from harness.audit.study import study
 
 FOLDER = Path(__file__).parent
@@ -34,12 +34,12 @@ def findings(text: str, given: int | None = None) -> list[Finding]:
 
 
 def texts(text: str, check: str, given: int | None = None) -> list[str]:
-    return [found.text for found in findings(text, given) if found.check == check]
+    return [found.text for found in findings(text, given) if found.fault == check]
 
 
 def test_each_kind_of_fault_is_found_on_its_line_and_nothing_else() -> None:
     found = findings((FOLDER / "faulty.md").read_text(encoding="utf-8"))
-    assert {(each.line, each.check) for each in found} == FAULTS
+    assert {(each.line, each.fault) for each in found} == FAULTS
 
 
 @pytest.mark.parametrize("name", ["clean.md", "styles.md"])
@@ -59,7 +59,7 @@ def test_pages_of_the_project_have_no_findings() -> None:
 def test_a_repeated_finding_names_all_its_lines() -> None:
     table = "\n| | FP8 |\n|---|---|\n| a | 1.0 |\n| b | 2.0 |\n| c | 3.0 |\n| mean | 2.5 |\n"
     assert findings(f"{table}\n{table}") == [
-        Finding(7, "mean", "FP8: the 3 rows above have the mean (1.0 + 2.0 + 3.0) / 3 = 2.00, "
+        Finding(7, Fault.MEAN, "FP8: the 3 rows above have the mean (1.0 + 2.0 + 3.0) / 3 = 2.00, "
                 "printed 2.5 (also line 15)")
     ]  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_rounded_numbers_are_no_fault_and_a_changed_digit_is() -> None:
         digits[place] = str((int(digits[place]) + 5) % 10)
         rows[row][column] = "".join(digits)
         [found] = findings(as_table(rows))
-        assert (found.line, found.check) == (row + 3, "difference"), as_table(rows)
+        assert (found.line, found.fault) == (row + 3, "difference"), as_table(rows)
 
 
 CELLS = [
@@ -150,3 +150,10 @@ def test_no_table_breaks_the_audit() -> None:
         text = "\n".join([*lines, "", "a > b > c, 2-3x, 3/4 better, average 33.75, INT8 2.00 %"])
         for found in findings(text, 100):
             assert 1 <= found.line <= len(lines) + 2
+
+
+def test_every_kind_of_fault_is_described_and_in_the_faulty_document() -> None:
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    described = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert described == list(Fault)
+    assert {kind for _, kind in FAULTS} == set(Fault) - {Fault.REPLICATION}

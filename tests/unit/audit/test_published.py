@@ -82,7 +82,7 @@ KNOWN = [
 def test_everything_that_was_found_by_hand_is_found() -> None:
     found = audit(study(STUDY.read_text(encoding="utf-8"), 1000))
     places = {
-        (line, each.check, each.text)
+        (line, each.fault, each.text)
         for each in found
         for line in [each.line, *map(int, also_lines(each.text))]
     }
@@ -104,7 +104,7 @@ def also_lines(text: str) -> list[str]:
 def test_perplexities_of_another_code_path_and_right_sentences_are_not_named() -> None:
     found = audit(study(STUDY.read_text(encoding="utf-8"), 1000))
     # 18.44 and 17.02 are on no grid; the order of line 153 and the count of line 128 are right.
-    assert not [each for each in found if each.check == "bfloat16" and each.line > 136]
+    assert not [each for each in found if each.fault == "bfloat16" and each.line > 136]
     assert not {128, 153} & {each.line for each in found}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.audit.checks.bf16_grid import bf16, check
+from harness.audit.checks.bf16_grid import bf16, bf16_values
 from harness.audit.study import study
 
 
@@ -15,7 +15,7 @@ def by_torch(value: float) -> float:
 def is_flagged(header: str, values: list[str]) -> bool:
     rows = [f"| {i} | {value} |" for i, value in enumerate(values)]
     text = "\n".join([f"| scheme | {header} |", "|---|---|", *rows])
-    return any(True for _ in check(study(text)))
+    return any(True for _ in bf16_values(study(text)))
 
 
 def test_bf16_is_that_of_torch() -> None:

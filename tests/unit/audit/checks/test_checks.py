@@ -11,7 +11,7 @@ def found(header: str, *rows: str, given: int | None = None, prose: str = "") ->
     lines = [f"| {' | '.join(line.split(','))} |" for line in (header, *rows)]
     rule = f"|{'---|' * (header.count(',') + 1)}"
     text = "\n".join([lines[0], rule, *lines[1:], "", prose])
-    return [each.check for each in audit(study(text, given))]
+    return [each.fault for each in audit(study(text, given))]
 
 
 def test_medals_without_a_column_of_ranks() -> None:
@@ -89,3 +89,24 @@ def test_baselines_of_two_models_are_two_baselines() -> None:
     assert audit(study("\n".join(tables))) == []
     [finding] = audit(study("\n".join(tables).replace("Llama-3-8B", "Llama-2-7B")))
     assert "fp16 has 2 values of perplexity" in finding.text
+
+
+def test_an_order_that_a_second_table_does_not_repeat() -> None:
+    def table(values: str) -> str:
+        rows = [
+            f"| s{i}_fake | {value}.0 | {int(value) - 5:+d}.0 |" for i, value in enumerate(values)
+        ]
+        return "\n".join(
+            ["| scheme | MMLU | delta |", "|---|---|---|", "| BF16 | 5.0 | - |", *rows]
+        )
+
+    def replicated(first: str, second: str) -> list[str]:
+        both = f"{table(first)}\n\n# Again\n\n{table(second).replace('_fake', '')}"
+        found = audit(study(both, 100))
+        return [each.text for each in found if each.fault == "replication"]
+
+    # The rank correlation of these two is 0.26 (by hand: 1 - 6 * 26 / 210).
+    [text] = replicated("123467", "253417")
+    assert "Spearman" in text
+    assert replicated("123467", "123467") == []
+    assert replicated("123467", "213467") == []
