@@ -8,10 +8,32 @@ The exact McNemar test depends on all flips, so its p-value is bounded:
 """
 
 import math
+from typing import NamedTuple
 
 from harness.stats import mcnemar
 from harness.stats.difference import ALPHA, Difference
 from harness.stats.estimate import Estimate
+
+
+class Share(NamedTuple):
+    """A printed accuracy in [0, 1]; the true one is within `half` of it."""
+
+    value: float
+    half: float
+
+    def rights(self, total: int) -> tuple[int, int]:
+        """Return the fewest and the most right answers of `total` that are printed so."""
+        low = math.ceil((self.value - self.half) * total + 1e-9)
+        high = math.floor((self.value + self.half) * total - 1e-9)
+        # Some accuracies are no share of `total` samples, such as a mean over subjects.
+        nearest = round(self.value * total)
+        return (low, high) if low <= high else (nearest, nearest)
+
+
+def net_flips(first: Share, second: Share, total: int) -> tuple[int, int]:
+    """Return the fewest and the most net flips between two printed accuracies."""
+    (low, high), (other_low, other_high) = first.rights(total), second.rights(total)
+    return max(0, low - other_high, other_low - high), max(high - other_low, other_high - low)
 
 
 def best_case(net: int) -> float:
@@ -46,9 +68,9 @@ def most_flips(net: int, limit: int, num_tests: int = 1) -> int | None:
     return net + 2 * low
 
 
-def possible_flips(first: int, second: int, total: int) -> int:
-    """Return the most flips between two numbers of right answers of the same samples."""
-    low, high = sorted((first, second))
+def possible_flips(first: Share, second: Share, total: int) -> int:
+    """Return the most flips between two accuracies over the same samples."""
+    low, high = sorted(round(each.value * total) for each in (first, second))
     # A flip against the trend is right in the lower model only, and is followed by one back.
     return high - low + 2 * min(low, total - high)
 

@@ -3,12 +3,15 @@
 Tables that show an interval, an error or a p-value are left alone: they have their own evidence.
 """
 
+import math
 from collections.abc import Iterator
 
 from harness.audit import flips
 from harness.audit.derivation import Derivation, Step
 from harness.audit.finding import Fault, Finding
-from harness.audit.sheet import ColumnKind, Sheet
+from harness.audit.flips import Share
+from harness.audit.quantity import Quantity
+from harness.audit.sheet import Column, ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
 from harness.results import formatting as figures
@@ -34,32 +37,40 @@ def unsupported_gaps(study: Study) -> Iterator[Finding]:
                 )
 
 
-def gap_words(first: float, second: float, total: int, num_tests: int = 1) -> str | None:
+def gap_words(first: Share, second: Share, total: int, num_tests: int = 1) -> str | None:
     """Return what a difference of two accuracies can show; None if it is significant in any case.
 
     Args:
-        first: Accuracy in [0, 1].
+        first: An accuracy.
         second: The accuracy that it is compared with.
         total: Number of samples.
         num_tests: How many comparisons the table makes.
     """
-    rights = round(first * total), round(second * total)
-    net, limit = abs(rights[0] - rights[1]), flips.possible_flips(*rights, total)
-    if net == 0:
+    fewest, net = flips.net_flips(first, second, total)
+    if first.value == second.value or net == 0:
         return None
+    limit = max(net, flips.possible_flips(first, second, total))
+    if (flips.most_flips(max(fewest, 1), limit, num_tests) or 0) >= limit - 1:  # of one parity
+        return None
+    says = f"{100 * (first.value - second.value):+.2f} pp is a net {_counted(fewest, net)}"
+    says += f" of {total:,}; "
     alone, corrected = (flips.most_flips(net, limit, num) for num in (1, num_tests))
-    if corrected is not None and corrected >= limit - 1:  # flips of one parity
-        return None
-    says = f"{100 * (first - second):+.2f} pp is a net {net} {plural('flip', net)} of {total:,}; "
     if alone is None:
         p = figures.p_value(flips.best_case(net))
         least = flips.fewest_net()
         return f"{says}p is {p} or more (exact McNemar); fewer than {least} never reach 0.05"
-    says += f"p < 0.05 only with {alone} flips or fewer in all (exact McNemar)"
+    says += f"p < 0.05 only with {alone:,} flips or fewer in all (exact McNemar)"
     if num_tests > 1:
-        few = "never" if corrected is None else f"with {corrected} or fewer"
+        few = "never" if corrected is None else f"with {corrected:,} or fewer"
         says += f", over {num_tests} comparisons {few} (Bonferroni)"
     return f"{says}; the table does not say how many answers flipped"
+
+
+def _counted(fewest: int, most: int) -> str:
+    """Return a number of flips; rounded accuracies of many samples leave it open."""
+    if fewest == most:
+        return f"{most} {plural('flip', most)}"
+    return f"{fewest:,} to {most:,} flips"
 
 
 def figures_of_points(share: float) -> str:
@@ -67,15 +78,19 @@ def figures_of_points(share: float) -> str:
     return f"{100 * share:.2f} pp"
 
 
-def _shares(found: Derivation, step: Step) -> tuple[float, float]:
-    scale = found.source.scale / 100
-    return step.value.value * scale, step.reference.value * scale
+def share_of(column: Column, value: Quantity) -> Share:
+    """Return a value of a column of accuracies as a share."""
+    return Share(value.value * column.scale / 100, value.half * column.scale / 100)
+
+
+def _shares(found: Derivation, step: Step) -> tuple[Share, Share]:
+    return share_of(found.source, step.value), share_of(found.source, step.reference)
 
 
 def _unknown(found: Derivation, steps: list[Step]) -> str:
     shares = (_shares(found, step) for step in steps)
-    smallest = min(abs(first - second) for first, second in shares)
-    needed = round(flips.fewest_net() / smallest)
+    smallest = min(abs(first.value - second.value) for first, second in shares)
+    needed = math.ceil(flips.fewest_net() / smallest - 1e-6)
     return (
         f"{found.column.header}: the number of samples is not said beside the table (--n gives it);"
         f" the smallest difference, {figures_of_points(smallest)}, can reach p < 0.05 only with "

@@ -94,11 +94,12 @@ def _chain(sheet: Sheet, said: Prose) -> Iterator[Finding]:
     column, parts = sheet.values[0], [part.strip() for part in found[0].split(">")]
     if len(names) < len(sheet.filled(column)) or not all(_key(part) in names for part in parts):
         return
-    for first, second in pairwise(parts):
-        better, worse = (column.quantities[names[_key(part)]] for part in (first, second))
-        if better is None or worse is None or better.value == worse.value:
-            continue
-        if (better.value < worse.value) is not column.falls:
+    values = [q for part in parts if (q := column.quantities[names[_key(part)]]) is not None]
+    # Of perplexities the sign means better, or larger.
+    if column.falls and all(a.value >= b.value for a, b in pairwise(values)):
+        return
+    for (first, better), (second, worse) in pairwise(zip(parts, values, strict=True)):
+        if better.value != worse.value and (better.value < worse.value) is not column.falls:
             yield Finding(
                 said.line_at(found.start()),
                 Fault.SENTENCE,
@@ -116,7 +117,7 @@ def _average(sheet: Sheet, said: Prose) -> Iterator[Finding]:
     """Check `X has the average 49.07` against the only column that the clause names."""
     for clause in _CLAUSE.finditer(said.text):
         found = _STATED_MEAN.search(clause[0])
-        named = [column for column in sheet.values if _stem(column.header) in clause[0]]
+        named = [column for column in sheet.values if _names(clause[0], column)]
         number = quantity(found["number"]) if found is not None else None
         if found is None or number is None or len(named) != 1:
             continue
@@ -135,8 +136,9 @@ def _average(sheet: Sheet, said: Prose) -> Iterator[Finding]:
             )
 
 
-def _stem(header: str) -> str:
-    return re.sub(r"\s*[(\[].*", "", header).strip() or header
+def _names(clause: str, column: Column) -> bool:
+    stem = re.sub(r"\s*[(\[].*", "", column.header).strip() or column.header
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(stem)}(?![A-Za-z0-9])", clause) is not None
 
 
 def _repeated(study: Study) -> Iterator[Finding]:

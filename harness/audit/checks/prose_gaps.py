@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import permutations
 
-from harness.audit.checks.gaps import gap_words
+from harness.audit.checks.gaps import gap_words, share_of
 from harness.audit.document import Prose
 from harness.audit.finding import Fault, Finding
 from harness.audit.sheet import Column, Sheet
@@ -26,14 +26,15 @@ def _gap(study: Study, sheet: Sheet, said: Prose) -> Iterator[Finding]:
     if sheet.has_errors or total is None or len(sheet.accuracies) == 0:
         return
     column = sheet.accuracies[0]
-    scale = column.scale / 100
     for found in _PERCENT.finditer(said.text):
         size = abs(float(found["number"]))
-        shares = {row: q.value * scale for row, q in enumerate(column.quantities) if q is not None}
+        shares = {
+            row: share_of(column, q) for row, q in enumerate(column.quantities) if q is not None
+        }
         pairs = {
             (first, second): shared
             for (first, second), shared in _pairs(sheet, column, said.text).items()
-            if size and abs(100 * (shares[first] - shares[second]) - size) < 1e-6
+            if size and abs(100 * (shares[first].value - shares[second].value) - size) < 1e-6
         }
         # The sentence is about the pair of whose names it has most; two such pairs are a guess.
         most = [pair for pair, shared in pairs.items() if shared == max(pairs.values())]

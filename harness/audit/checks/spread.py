@@ -1,15 +1,15 @@
 """Rankings by accuracy: what rows without any difference would look like."""
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 
 from scipy import integrate, stats
 
 from harness.audit import flips
-from harness.audit.checks.gaps import sheets_with_claims
+from harness.audit.checks.gaps import share_of, sheets_with_claims
 from harness.audit.checks.order import ranking
 from harness.audit.finding import Fault, Finding
+from harness.audit.flips import Share
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
 from harness.results import formatting as figures
@@ -39,23 +39,24 @@ def expected_range(num: int) -> float:
 
 
 def _extremes(sheet: Sheet, column: Column, rows: list[int], total: int) -> Iterator[Finding]:
-    rights = {row: _rights(column, row, total) for row in rows}
-    worst, best = min(rights, key=rights.__getitem__), max(rights, key=rights.__getitem__)
-    net, num = rights[best] - rights[worst], len(rows)
-    limit = flips.possible_flips(rights[best], rights[worst], total)
+    shares = {row: _share(column, row) for row in rows}
+    worst, best = (end(rows, key=shares.__getitem__) for end in (min, max))
+    (_, net), num = flips.net_flips(shares[best], shares[worst], total), len(rows)
+    limit = max(net, flips.possible_flips(shares[best], shares[worst], total))
+    apart = shares[best].value - shares[worst].value
     pairs = num * (num - 1) // 2
     alone, corrected = (flips.most_flips(net, limit, each) for each in (1, pairs))
-    if net == 0 or (corrected is not None and corrected >= limit - 1):
+    if apart == 0 or (corrected is not None and corrected >= limit - 1):
         return
     # A paired difference has the standard error sqrt(flips / n).
-    share = total * (net / total / expected_range(num)) ** 2
+    share = total * (apart / expected_range(num)) ** 2
     level = "never" if alone is None else f"only with {alone} flips or fewer in all"
     family = "never" if corrected is None else f"with {corrected} or fewer"
     yield Finding(
         sheet.line,
         Fault.SPREAD,
         f"{column.header}: {sheet.name(best)} and {sheet.name(worst)}, best and worst of {num} "
-        f"rows, are {100 * net / total:.2f} pp apart, a net {net} flips of {total:,}; p < 0.05 "
+        f"rows, are {100 * apart:.2f} pp apart, a net {net} flips of {total:,}; p < 0.05 "
         f"{level} (exact McNemar), as one of {pairs} pairs {family} (Bonferroni). If "
         f"{100 * share:.1f} % of the answers flip, {num} rows without any difference are as far "
         f"apart on average{_above_baseline(sheet, column, rows)}",
@@ -75,8 +76,8 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
     column, ranked = ranking(sheet)
     if column is None or column not in sheet.accuracies or len(ranked) < 2:
         return
-    rights = [_rights(column, each.row, total) for each in ranked]
-    gaps = [abs(first - second) for first, second in pairwise(rights)]
+    shares = [_share(column, each.row) for each in ranked]
+    gaps = [flips.net_flips(*pair, total)[1] for pair in pairwise(shares)]
     few, lead = sum(gap < flips.fewest_net() for gap in gaps), gaps[0]
     if few == 0:
         return
@@ -91,6 +92,7 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
     )
 
 
-def _rights(column: Column, row: int, total: int) -> int:
+def _share(column: Column, row: int) -> Share:
     value = column.quantities[row]
-    return round((value.value if value else math.nan) * column.scale / 100 * total)
+    assert value is not None  # noqa: S101 - callers pass rows that have a number
+    return share_of(column, value)
