@@ -57,14 +57,16 @@ def test_no_file_is_named_after_nothing(word: str) -> None:
 
 
 def test_records_statistics_and_reports_import_without_torch() -> None:
-    parts = ("results", "report", "stats", "errors")
+    parts = ("results", "report", "stats", "audit", "errors")
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in SOURCES
         if path.relative_to(ROOT / "harness").parts[0].removesuffix(".py") in parts
         and path.stem not in ("__init__", "__main__")
     ]
-    assert {"harness.results.store", "harness.results.record", "harness.stats.clusters"} <= set(modules)
+    assert {"harness.results.store", "harness.results.record", "harness.stats.clusters"} <= set(
+        modules
+    )
     heavy = ("torch", "transformers", "hydra")
     code = (
         f"import sys, {', '.join(modules)}\n"

@@ -5,6 +5,7 @@ For `run` and `export`, Hydra composes the line so far, and names its groups, op
 
 import argparse
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -128,16 +129,13 @@ def _of_hydra(name: str, before: list[str], last: str) -> Iterator[str]:
         yield from (word for word in found if "_target_" not in word)
 
 
-def _of_report(_before: list[str], last: str) -> Iterator[str]:
-    from harness.report.__main__ import parser  # noqa: PLC0415
+def _of_parser_in(module: str) -> Callable[[list[str], str], Iterator[str]]:
+    """Return a function that completes the line of a module with a function `parser`."""
 
-    yield from _of_parser(parser(), last)
+    def complete(_before: list[str], last: str) -> Iterator[str]:
+        yield from _of_parser(importlib.import_module(module).parser(), last)
 
-
-def _of_compare(_before: list[str], last: str) -> Iterator[str]:
-    from harness.compare.__main__ import parser  # noqa: PLC0415
-
-    yield from _of_parser(parser(), last)
+    return complete
 
 
 def _of_tensor(before: list[str], last: str) -> Iterator[str]:
@@ -173,9 +171,10 @@ def _of_parser(parser: argparse.ArgumentParser, last: str) -> Iterator[str]:
 _ANSWERS: Mapping[str, Callable[[list[str], str], Iterator[str]]] = MappingProxyType(
     {
         "run": _of_run,
-        "report": _of_report,
-        "compare": _of_compare,
+        "report": _of_parser_in("harness.report.__main__"),
+        "compare": _of_parser_in("harness.compare.__main__"),
         "export": _of_export,
+        "audit": _of_parser_in("harness.audit.__main__"),
         "tensor": _of_tensor,
     }
 )

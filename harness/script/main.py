@@ -27,6 +27,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "harness.compare.__main__", "is a run worse than another? a gate for CI"
         ),
         "export": Command("harness.export.command", "write a quantized model as a checkpoint"),
+        "audit": Command(
+            "harness.audit.__main__", "what is wrong in the tables of a Markdown file"
+        ),
         "tensor": Command("harness.tensor.__main__", "put the tensors of a file into formats"),
     }
 )

@@ -56,7 +56,7 @@ def test_version(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
         ("rnu", "got rnu; did you mean quant-harness run?"),
         ("task=mmlu", "got task=mmlu; did you mean quant-harness run task=mmlu?"),
         ("-m", "got -m; did you mean quant-harness run -m?"),
-        ("nonsense", "the command must be one of run, report, compare, export, tensor, got nonsense"),
+        ("nonsense", f"the command must be one of {', '.join(script.COMMANDS)}, got nonsense"),
         ("--shell-completion", "--shell-completion must have a shell: bash, zsh, fish"),
     ],
 )
@@ -82,7 +82,9 @@ def test_a_command_gets_the_rest_of_the_line(
     assert got == [f"quant-harness {name}", "task=mmlu", "--force"]
 
 
-@pytest.mark.parametrize("name", ["report", "tensor"])  # those of the others are pages of conf
+@pytest.mark.parametrize(
+    "name", ["report", "audit", "tensor"]
+)  # those of the others are pages of conf
 def test_help_of_a_command_is_called_by_its_name(
     name: str, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
