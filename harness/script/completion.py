@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from harness.conf_folder import DATA_FOLDERS
+
 FLAG = "--shell-completion"
 INSTALL: Mapping[str, str] = MappingProxyType(
     {
@@ -125,7 +127,8 @@ def _of_hydra(name: str, before: list[str], last: str) -> Iterator[str]:
     ):
         asked = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = asked._query(config_name=name, line=line)  # noqa: SLF001 - Hydra has no other
-        yield from (word for word in found if "_target_" not in word)
+        data = tuple(f"{name}=" for name in DATA_FOLDERS)
+        yield from (word for word in found if "_target_" not in word and not word.startswith(data))
 
 
 def _of_report(_before: list[str], last: str) -> Iterator[str]:
@@ -136,6 +139,12 @@ def _of_report(_before: list[str], last: str) -> Iterator[str]:
 
 def _of_compare(_before: list[str], last: str) -> Iterator[str]:
     from harness.compare.__main__ import parser  # noqa: PLC0415
+
+    yield from _of_parser(parser(), last)
+
+
+def _of_anchors(_before: list[str], last: str) -> Iterator[str]:
+    from harness.anchors.__main__ import parser  # noqa: PLC0415
 
     yield from _of_parser(parser(), last)
 
@@ -177,5 +186,6 @@ _ANSWERS: Mapping[str, Callable[[list[str], str], Iterator[str]]] = MappingProxy
         "compare": _of_compare,
         "export": _of_export,
         "tensor": _of_tensor,
+        "anchors": _of_anchors,
     }
 )

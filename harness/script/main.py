@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
         "export": Command("harness.export.command", "write a quantized model as a checkpoint"),
         "tensor": Command("harness.tensor.__main__", "put the tensors of a file into formats"),
+        "anchors": Command("harness.anchors.__main__", "list published figures to compare with"),
     }
 )
 USAGE = """\

@@ -56,7 +56,10 @@ def test_version(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
         ("rnu", "got rnu; did you mean quant-harness run?"),
         ("task=mmlu", "got task=mmlu; did you mean quant-harness run task=mmlu?"),
         ("-m", "got -m; did you mean quant-harness run -m?"),
-        ("nonsense", "the command must be one of run, report, compare, export, tensor, got nonsense"),
+        (
+            "nonsense",
+            "the command must be one of run, report, compare, export, tensor, anchors, got nonsense",
+        ),
         ("--shell-completion", "--shell-completion must have a shell: bash, zsh, fish"),
     ],
 )
