@@ -74,7 +74,8 @@ def _option_groups() -> str:
     """Return the lines of `--help` on groups and their options, without folders of data."""
     found = GlobalHydra.instance().hydra
     assert found is not None  # noqa: S101 - Hydra prints the help
-    return found.format_config_groups(lambda group: not group.startswith(("hydra", *DATA_FOLDERS)))
+    hidden = ("hydra", *DATA_FOLDERS)
+    return found.format_config_groups(lambda group: group.partition("/")[0] not in hidden)
 
 
 def _results_folder(text: str) -> str:

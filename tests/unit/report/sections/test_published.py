@@ -11,7 +11,7 @@ from harness.results.store import Stored
 
 def test_each_run_stands_beside_the_figures_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.anchors.comparison.anchors", lambda: (anchor(), anchor(6.9)))
-    records = [run(6.25), run(6.25, model={"name": "org/other"}, config_hash="0" * 64)]
+    records = [run(6.25), run(6.25, model={"name": "org/other", "fingerprint": "beef"})]
     stored = [
         Stored(path=Path(f"{number}.json"), record=record) for number, record in enumerate(records)
     ]
