@@ -1,9 +1,9 @@
 """Published figures, and whether a run reproduces them.
 
 `schema` says what a file of `conf/anchors` holds, and `files` reads them. `published_model` finds
-the published model that a record is of. `comparison` compares a run with the figures of its model
-and recipe, and `sentences` puts what it finds into words. `python -m harness.anchors` lists the
-figures.
+the published model that a record is of, and `protocol` compares options. `comparison` compares a
+run with the figures of its model and recipe, and `sentences` puts what it finds into words. `python
+-m harness.anchors` lists the figures.
 """
 
 from harness.anchors.comparison import Agreement, Finding, findings
