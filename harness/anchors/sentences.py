@@ -7,6 +7,9 @@ from harness.anchors.schema import Anchor
 from harness.results import formatting as figures
 from harness.results.record import Metric, RunRecord, Unit
 
+PARTS = ("task.limit", "task.subjects")
+"""Beginnings of the options that take a part of the data."""
+
 
 def check(record: RunRecord, known: Sequence[Anchor] | None = None) -> list[str]:
     """Return a sentence for each published figure of a run's model; see `findings`."""
@@ -43,9 +46,11 @@ def _not_comparable(finding: Finding) -> str:
             f"{begin}: the weights of this run are not those of {model} but a conversion, "
             f"{finding.origin}; model=hub model.repo={model} has the published ones."
         )
-    if finding.changes:
-        return f"{begin}, which has another protocol; repeat with {' '.join(finding.changes)}."
-    return f"{begin}: its protocol, {anchor.table.protocol}, is not one of this harness."
+    if not finding.changes:
+        return f"{begin}: no task here has its protocol ({anchor.table.protocol})."
+    is_part = all(word.startswith(PARTS) for word in finding.changes)
+    why = "is over all of the data" if is_part else "has another protocol"
+    return f"{begin}, which {why}; repeat with {' '.join(finding.changes)}."
 
 
 def _of_all(finding: Finding, metric: Metric) -> str:
