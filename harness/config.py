@@ -15,23 +15,22 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from harness.conf_folder import CONF as CONF
+from harness.conf_folder import DATA_FOLDERS
 from harness.errors import ConfigError
 from harness.field_types import UNIONS, is_plain, plain_value, shown
 from harness.identity import OWN_PACKAGE, class_name
 from harness.output import place
 from harness.output.names import local_path
 
-PACKAGE = Path(__file__).parent
-# In a wheel conf/ lies in the package, in a source tree beside it.
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 OWN_TARGET = re.compile(rf"_target_: *({OWN_PACKAGE}\.[\w.]+)")
 """A line of YAML that names a component of this package."""
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -65,9 +64,18 @@ class RunConfig:
 
 
 def register() -> None:
-    """Register the schema and the resolver that `conf/config.yaml` uses."""
+    """Register the schema and the resolvers that the files of `conf/` use."""
     ConfigStore.instance().store(name="base_run", node=RunConfig)
     OmegaConf.register_new_resolver("results_folder", _results_folder, replace=True)
+    OmegaConf.register_new_resolver("option_groups", _option_groups, replace=True)
+
+
+def _option_groups() -> str:
+    """Return the lines of `--help` on groups and their options, without folders of data."""
+    found = GlobalHydra.instance().hydra
+    assert found is not None  # noqa: S101 - Hydra prints the help
+    hidden = ("hydra", *DATA_FOLDERS)
+    return found.format_config_groups(lambda group: group.partition("/")[0] not in hidden)
 
 
 def _results_folder(text: str) -> str:

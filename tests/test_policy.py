@@ -57,7 +57,7 @@ def test_no_file_is_named_after_nothing(word: str) -> None:
 
 
 def test_records_statistics_and_reports_import_without_torch() -> None:
-    parts = ("results", "report", "stats", "audit", "errors")
+    parts = ("results", "report", "stats", "claims", "anchors", "audit", "compare", "errors")
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in SOURCES

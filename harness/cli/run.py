@@ -64,7 +64,7 @@ def run_job(cfg: DictConfig) -> JobResult:
     try:
         outcome = _run(cfg)
         text, ending, warnings = outcome.summary(), Ending.OK, outcome.stored.record.warnings
-        line = f"{outcome.label}: {text}: {outcome.path}"
+        line = "\n".join((f"{outcome.label}: {text}: {outcome.path}", *_published(outcome)))
     except (Exception, SystemExit) as reason:  # the next job of a sweep must run
         if (interrupt := signals.received()) is not None:
             raise interrupt from reason
@@ -96,6 +96,13 @@ def _run(cfg: DictConfig) -> "Outcome":
 
     resolved = config.resolve(cfg)
     return run(RunSpec.build(resolved, recipe_name(cfg, resolved)))
+
+
+def _published(outcome: "Outcome") -> list[str]:
+    """Return how a run compares with published figures of its model, if there are any."""
+    from harness.anchors import check  # noqa: PLC0415 - a typo in a key needs no records
+
+    return check(outcome.stored.record)
 
 
 def main() -> None:

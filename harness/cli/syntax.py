@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 
 from harness import paths
 from harness.cli.path_overrides import in_quotes
-from harness.config import CONF
+from harness.conf_folder import CONF, DATA_FOLDERS
 from harness.errors import ConfigError
 from harness.messages import did_you_mean, in_one_line
 
@@ -114,7 +114,8 @@ def _check_folders(value: object) -> None:
 @cache
 def option_groups() -> dict[str, tuple[str, ...]]:
     """Return group -> its options in `conf/`; folders that a user adds do not count."""
-    folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF})
+    data = {CONF / name for name in DATA_FOLDERS}
+    folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF, *data})
     return {
         folder.relative_to(CONF).as_posix(): tuple(
             sorted(file.stem for file in folder.glob("*.yaml"))

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from harness.models.architecture import attention_of, max_length
 from harness.models.checkpoints.prequantized import Prequantized
+from harness.results.record import FLOAT_CHECKPOINT
 
 Dtype = Literal["bfloat16", "float32", "float16"]
 Weights = Literal["pretrained", "random"]
@@ -61,7 +62,7 @@ class LoadedModel:
     """Hash of the weights and the tokenizer, or the commit on the hub."""
     revision: str | None = None
     """Commit on the hub."""
-    origin: str = "float checkpoint"
+    origin: str = FLOAT_CHECKPOINT
     """Where the weights come from, in words, such as `dequantized gptq checkpoint (int4 ...)`."""
     weights: Weights = "pretrained"
     """`random`: the shapes are those of the model, and its outputs mean nothing."""

@@ -23,6 +23,7 @@ from harness.report.sections.matmul import matmul_errors
 from harness.report.sections.mmlu import direct_against_generate
 from harness.report.sections.noise import noise_floor
 from harness.report.sections.parity import parities
+from harness.report.sections.published import published_figures
 from harness.report.sections.quality import quality_against_bits
 from harness.report.sections.ranking import ranking
 from harness.report.sections.records import records
@@ -92,6 +93,7 @@ def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
         yield partial(quality_against_bits, each, picture)
     yield from (partial(formats_by_granularity, group) for group in groups)
     yield from (partial(group_size_trend, group) for group in groups)
+    yield partial(published_figures, stored)
     yield partial(direct_against_generate, groups)
     yield partial(sizes, groups)
     yield partial(calibrations, groups)

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from harness.stats import wilson
 
 SCHEMA_VERSION: Final = 1
+FLOAT_CHECKPOINT: Final = "float checkpoint"
+"""`ModelInfo.origin` of weights that were published in a float type and loaded as they are."""
 
 
 class Unit(StrEnum):

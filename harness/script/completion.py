@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from harness.conf_folder import DATA_FOLDERS
+
 FLAG = "--shell-completion"
 INSTALL: Mapping[str, str] = MappingProxyType(
     {
@@ -126,7 +128,8 @@ def _of_hydra(name: str, before: list[str], last: str) -> Iterator[str]:
     ):
         asked = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = asked._query(config_name=name, line=line)  # noqa: SLF001 - Hydra has no other
-        yield from (word for word in found if "_target_" not in word)
+        data = tuple(f"{name}=" for name in DATA_FOLDERS)
+        yield from (word for word in found if "_target_" not in word and not word.startswith(data))
 
 
 def _of_parser_in(module: str) -> Callable[[list[str], str], Iterator[str]]:
@@ -176,5 +179,6 @@ _ANSWERS: Mapping[str, Callable[[list[str], str], Iterator[str]]] = MappingProxy
         "export": _of_export,
         "audit": _of_parser_in("harness.audit.__main__"),
         "tensor": _of_tensor,
+        "anchors": _of_parser_in("harness.anchors.__main__"),
     }
 )

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "harness.audit.__main__", "what is wrong in the tables of a Markdown file"
         ),
         "tensor": Command("harness.tensor.__main__", "put the tensors of a file into formats"),
+        "anchors": Command("harness.anchors.__main__", "list published figures to compare with"),
     }
 )
 USAGE = """\

@@ -159,6 +159,7 @@ def test_help_lists_every_option_without_importing_torch(cli: Cli, tmp_path: Pat
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
         named = line.removeprefix(f"{group}: ").split(", ")
         assert sorted(named) == sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    assert "anchors: " not in done.stdout, "published figures are no option of a run"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,6 +19,7 @@ from harness.models.checkpoints.readers import load_prequantized
 from harness.models.checkpoints.settings import settings_of
 from harness.models.loaded import Dtype, LoadedModel, ModelSource, Weights
 from harness.models.sources.random import Shape, load_random
+from harness.results.record import FLOAT_CHECKPOINT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +165,7 @@ def _load_found(source: HubModel | LocalModel, found: Found, device: torch.devic
         device=device,
         fingerprint=source.fingerprint(),
         revision=found.revision,
-        origin="float checkpoint" if stored is None else stored.origin,
+        origin=FLOAT_CHECKPOINT if stored is None else stored.origin,
         prequantized=stored,
         warnings=tuple(warnings),
         baseline=source.baseline,

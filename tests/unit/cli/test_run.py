@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from published import anchor, run
 
 from harness import __version__
 from harness.cli import run as cli
@@ -14,6 +15,8 @@ from harness.display.summary import Ending, JobResult, print_summary, print_warn
 from harness.errors import ModelError
 from harness.export import command
 from harness.report import __main__ as report
+from harness.results.store import Stored
+from harness.runner.run import Outcome
 from harness.sweep.job import announce
 from harness.tensor import __main__ as tensor
 
@@ -216,6 +219,26 @@ def test_job_that_the_machine_refuses_a_file_has_no_traceback(
     row = cli.run_job(OmegaConf.create({}))
     assert (row.ending, row.trace) == (Ending.FAILED, "")
     assert "got /models/mine: Permission denied; correct its path or its permissions" in row.text
+
+
+def test_a_result_is_followed_by_how_it_compares_with_published_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outcomes = [
+        Outcome(
+            label="none perplexity",
+            stored=Stored(path=tmp_path / "a.json", record=made),
+            skipped=False,
+        )
+        for made in (run(6.25), run(6.25, model={"name": "org/other"}))
+    ]
+    monkeypatch.setattr(cli, "_run", lambda _: outcomes.pop(0))
+    monkeypatch.setattr(cli, "typed_overrides", tuple)
+    monkeypatch.setattr("harness.anchors.comparison.anchors", lambda: (anchor(),))
+    result, said = cli.run_job(OmegaConf.create({})).line.splitlines()
+    assert result.endswith("a.json")
+    assert said.startswith("Reproduces the published perplexity 6.24 (a paper)")
+    assert len(cli.run_job(OmegaConf.create({})).line.splitlines()) == 1, "nothing is published"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -29,6 +29,8 @@ from harness.script.main import COMMANDS
         ("quant-harness export layout=", ["layout=compressed_tensors", "layout=gptq"]),
         ("quant-harness report --o", ["--out"]),
         ("quant-harness audit --n", ["--n"]),
+        ("quant-harness anchors --t", ["--task"]),
+        ("quant-harness run anch", []),
         ("quant-harness tensor e", ["error"]),
         ("quant-harness tensor error --te", ["--tensor"]),
         ("quant-harness tensor error --format mxint", ["mxint8"]),
