@@ -1,8 +1,8 @@
 """Answer all requests of a task on one model.
 
 1. `harness.engines.tree` finds what the requests share.
-2. Runs that share nothing go whole (`whole_runs`).
-3. The others go through the tree, pass by pass (`shared_runs`).
+2. Sequences that share nothing run whole (`whole_sequences`).
+3. The others go through the tree, pass by pass (`shared_sequences`).
 
 Models that cannot share (`prefix_support`) run everything whole.
 """
@@ -10,9 +10,9 @@ Models that cannot share (`prefix_support`) run everything whole.
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.engines.local.prefix_support import unsupported
-from harness.engines.local.shared_runs import answer_shared
+from harness.engines.local.shared_sequences import answer_shared
 from harness.engines.local.split_model import SplitModel
-from harness.engines.local.whole_runs import answer_whole
+from harness.engines.local.whole_sequences import answer_whole
 from harness.engines.requests import Answer, Request
 from harness.engines.tree import prefix_tree
 
@@ -35,7 +35,7 @@ def answer(
         InvalidResult: A logit of a decoded position is NaN.
     """
     tree = prefix_tree(requests)
-    if len(tree) and (reason := unsupported(model, max(map(len, tree.runs)))):
+    if len(tree) and (reason := unsupported(model, max(map(len, tree.sequences)))):
         warn(
             f"prompts of this model cannot share their beginning, because {reason}; "
             "every prompt was run whole, which is slower"

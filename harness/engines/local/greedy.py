@@ -4,7 +4,7 @@ A row ends at an end-of-text token, after `max_new_tokens`, or once a stop text 
 decoded text behind other text than white space. Rows that have ended leave the batch.
 
 What a step runs is the business of `Rows`: `decode_rows.TreeRows` keeps keys, and
-`whole_runs.WholeRows` runs all tokens again.
+`whole_sequences.WholeRows` runs all tokens again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

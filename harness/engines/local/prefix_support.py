@@ -59,7 +59,8 @@ def _difference(model: SplitModel) -> str | None:
     shared, rows = tokens[:20], (tokens[20:24], tokens[24:29], tokens[29:])
     tree = prefix_tree([Generate((*shared, *row), 1) for row in rows])
     with loaded.unquantized():
-        whole = [model.hidden(torch.from_numpy(run.astype("i8"))[None])[:, -1] for run in tree.runs]
+        ids = [torch.from_numpy(each.astype("i8"))[None] for each in tree.sequences]
+        whole = [model.hidden(ids_1S)[:, -1] for ids_1S in ids]
         kept = Kept()
         try:
             # The prefix in a pass of its own, whose keys are kept, and the rows in another.
@@ -67,7 +68,7 @@ def _difference(model: SplitModel) -> str | None:
             hidden, places = run_pass(model, tree, range(1, len(tree)), kept, set())
         except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
-    # A run ends before the place where the next node begins. Place 0 belongs to node 1.
+    # A sequence ends before the place where the next node begins. Place 0 belongs to node 1.
     found = hidden[torch.from_numpy(places[tree.last] - 1)]
     # The relative norm, as for two attention implementations (`ATTENTION_TOLERANCE`).
     expected = torch.cat(whole).float()

@@ -1,11 +1,11 @@
-"""Read what requests ask for off the hidden states of a run.
+"""Read what requests ask for off the hidden states of a forward pass.
 
 A `Score` reads ln p of each token of its continuation at the token before it. A `Generate` reads
 the most likely token after its context. Requests that read at the same place share its logits: the
 four letters of an MMLU question, and a `Generate` of the same prompt. Logits exist for a chunk of
 places at a time.
 
-    ids          a b c d e       Score((a b), (c d e)); its run is a b c d
+    ids          a b c d e       Score((a b), (c d e)); its sequence is a b c d
     reads at       b c d         positions 1 to 3
     targets        c d e
 """
@@ -25,7 +25,7 @@ from harness.engines.tree import Ints
 
 
 class Span(NamedTuple):
-    """Consecutive positions of a request, at consecutive places of a run."""
+    """Consecutive positions of a request, at consecutive places of a forward pass."""
 
     request: int
     """Index of the request."""

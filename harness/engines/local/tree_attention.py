@@ -64,7 +64,7 @@ class Above(NamedTuple):
 
 
 class Packed(Protocol):
-    """Packed tokens of one run of the model, and what they attend to."""
+    """Packed tokens of one forward pass, and what they attend to."""
 
     @property
     def positions(self) -> Tensor:
@@ -74,7 +74,7 @@ class Packed(Protocol):
         """Attend from every token to its own node: output `[H, N, D]`, lse `[H, N]`."""
 
     def above(self, layer: int, k_GND: Tensor, v_GND: Tensor) -> Iterator[Above]:
-        """Yield every node with tokens of the run below it."""
+        """Yield every node with tokens of the pass below it."""
 
 
 def attend_packed(

@@ -75,8 +75,8 @@ def _spans(requests: Sequence[Request], tree: PrefixTree) -> Mapping[int, list[S
     spans = defaultdict(list)
     for index, request in enumerate(requests):
         first, last = positions_of(request)
-        node = int(tree.last[tree.run_of[index]])
-        # From the node that ends the run up to the one that holds the first position.
+        node = int(tree.last[tree.sequence_of[index]])
+        # From the node that ends the sequence up to the one that holds the first position.
         while node >= 0 and tree.ends[node] > first:
             start, end = int(tree.starts[node]), int(tree.ends[node])
             lowest = max(first, start)
@@ -86,9 +86,9 @@ def _spans(requests: Sequence[Request], tree: PrefixTree) -> Mapping[int, list[S
 
 
 def _ending(tree: PrefixTree) -> Mapping[int, list[int]]:
-    """Return the requests whose runs end in each node."""
+    """Return the requests whose sequences end in each node."""
     ending = defaultdict(list)
-    for index, node in enumerate(tree.last[tree.run_of].tolist()):
+    for index, node in enumerate(tree.last[tree.sequence_of].tolist()):
         ending[node].append(index)
     return ending
 

@@ -1,8 +1,8 @@
-"""Run whole prompts and windows, which share nothing.
+"""Answer requests whose sequences share nothing: each runs whole.
 
-1. What is only scored: batches of similar length fill a budget of tokens. Shorter runs are padded
-   on the right: attention is causal, so no scored token sees the padding. (A recipe whose
-   activation scales are shared between tokens does depend on the batch; the run warns of it.)
+1. What is only scored: batches of similar length fill a budget of tokens. Shorter sequences are
+   padded on the right: attention is causal, so no scored token sees the padding. (A recipe whose
+   activation scales are shared between tokens does depend on the batch; the harness warns of it.)
 2. What goes on by decoding: batches of one length. There is no cache, since models differ in what
    they cache. Each step runs all tokens again.
 """
@@ -31,21 +31,21 @@ def answer_whole(
         InvalidResult: A logit of a decoded position is NaN.
     """
     asked = defaultdict(list)
-    for index, run in enumerate(tree.run_of.tolist()):
-        asked[run].append(index)
+    for index, number in enumerate(tree.sequence_of.tolist()):
+        asked[number].append(index)
     for decoding in (False, True):
-        runs = [
-            run
-            for run in tree.whole.tolist()
-            if decoding is any(isinstance(requests[index], Generate) for index in asked[run])
+        numbers = [
+            number
+            for number in tree.whole.tolist()
+            if decoding is any(isinstance(requests[index], Generate) for index in asked[number])
         ]
         # What is scored counts with its last token, which is looked up.
-        lengths = [len(tree.runs[run]) + (not decoding) for run in runs]
+        lengths = [len(tree.sequences[number]) + (not decoding) for number in numbers]
         for batch in batches(lengths, batch_tokens, padding=not decoding):
-            some = [runs[index] for index in batch]
-            ids = [torch.from_numpy(tree.runs[run].astype(np.int64)) for run in some]
+            some = [numbers[place] for place in batch]
+            ids = [torch.from_numpy(tree.sequences[number].astype(np.int64)) for number in some]
             ids_BS = pad_sequence(ids, batch_first=True)
-            yield from _answer_batch(model, requests, ids_BS, [asked[run] for run in some])
+            yield from _answer_batch(model, requests, ids_BS, [asked[number] for number in some])
 
 
 def _answer_batch(
@@ -84,12 +84,12 @@ class WholeRows:
 def batches(lengths: Sequence[int], budget: int, *, padding: bool) -> Iterator[list[int]]:
     """Yield batches of indices, longest first, that fill the budget [token].
 
-    A run longer than the budget comes alone.
+    A sequence longer than the budget comes alone.
 
     Args:
-        lengths: Length of each run [token].
+        lengths: Length of each sequence [token].
         budget: Tokens of a batch, padding included.
-        padding: A batch may hold runs of several lengths, padded to the longest.
+        padding: A batch may hold sequences of several lengths, padded to the longest.
     """
     batch: list[int] = []
     # Longest first: a batch that does not fit into memory fails at once.
