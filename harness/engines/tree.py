@@ -10,16 +10,17 @@ sequences `a b c`, `a b d e`, and `a b d e f`:
     node 2    d e      tokens [2, 4)    parent 0, one sequence ends here, another goes on
     node 3      f      tokens [4, 5)    parent 2
 
-Nodes stand in depth-first order (preorder), so that a subtree is one slice of nodes. `passes` cuts
-that order into passes. When a pass begins, only the ancestors of its first node are still needed of
-all that ran before: the keys in memory are those of one path of the tree, at most as many tokens as
-the longest sequence has.
+Nodes stand in depth-first order (preorder), so a subtree is one slice of nodes. `passes` cuts this
+order into passes. Of all nodes that ran before a pass, it needs only the ancestors of its first
+node. So the keys in memory are those of one path of the tree: at most as many tokens as the longest
+sequence has.
 
 What is shared. In lexicographic order, two neighbours are linked if they share at least 1 /
 `LEAST_SHARE` of the longer one. Linked sequences form one tree, where every shared token runs once.
 A sequence that is linked to none, and has nothing to generate, runs whole: two windows of 2048
-tokens that both begin with a BOS gain nothing from a tree. A cut costs less than 1 / `LEAST_SHARE`
-of a sequence, so the tokens that run twice are always fewer than that share of all tokens.
+tokens that both begin with a BOS gain nothing from a tree. Between two neighbours that are not
+linked, less than 1 / `LEAST_SHARE` of the longer one runs again. A sequence is the longer one of at
+most two such pairs, so less than 2 / `LEAST_SHARE` of all tokens that run have run before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,9 @@ from harness.engines.requests import Generate, Request
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Ids: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
 LEAST_SHARE = 16
-"""Two sequences are linked if they share at least one of so many tokens of the longer one."""
-WIDE = ">u4"
-"""Tokens in bytes, most significant byte first: bytes then compare as their tokens do."""
+"""Two sequences are linked if they share at least 1 / `LEAST_SHARE` of the longer one."""
+ID_TYPE = ">u4"
+"""Token ids as bytes, the most significant one first: bytes then compare as their ids do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,14 +50,16 @@ class PrefixTree:
     """Index of each request's sequence, `[requests]`."""
     whole: Ints
     """Indices of the sequences outside the tree, in the order of their first requests."""
-    paths: Ints
+    holders: Ints
     """Index of a sequence that holds each node's tokens, `[nodes]`."""
     starts: Ints
+    """Position of each node's first token in its sequences, `[nodes]`."""
     ends: Ints
+    """Position behind each node's last token, `[nodes]`."""
     parents: Ints
-    """-1 for a node without a parent."""
+    """Parent of each node, `[nodes]`; -1 for a node without one."""
     stops: Ints
-    """First node behind each node's subtree."""
+    """First node behind each node's subtree, `[nodes]`."""
     last: Ints
     """Node that each sequence ends in, `[sequences]`; -1 outside the tree."""
 
@@ -66,7 +69,7 @@ class PrefixTree:
 
     def ids(self, node: int) -> Ids:
         """Return the tokens of a node."""
-        sequence: Ids = self.sequences[self.paths[node]]
+        sequence: Ids = self.sequences[self.holders[node]]
         return sequence[self.starts[node] : self.ends[node]]
 
     def chain(self, node: int) -> list[int]:
@@ -90,12 +93,12 @@ class PrefixTree:
 
 
 def num_tokens(tree: PrefixTree) -> int:
-    """Return the number of tokens that run."""
+    """Return the number of tokens that run: each node once, and the whole sequences."""
     return int((tree.ends - tree.starts).sum()) + sum(len(tree.sequences[i]) for i in tree.whole)
 
 
 def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTree:
-    """Build the tree of some requests; without `share` every sequence is whole."""
+    """Return the tree of some requests; without `share` every sequence is outside of it."""
     # A dict keeps one copy of equal sequences. Bytes take 4 bytes a token and sort fast.
     seen: dict[bytes, int] = {}
     found = [seen.setdefault(_sequence(request), len(seen)) for request in requests]
@@ -103,7 +106,7 @@ def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTre
     rank = np.empty(len(keys), np.int64)
     rank[[seen[key] for key in keys]] = np.arange(len(keys))
     sequence_of = rank[np.asarray(found, np.int64)]
-    sequences = tuple(np.frombuffer(key, WIDE) for key in keys)
+    sequences = tuple(np.frombuffer(key, ID_TYPE) for key in keys)
     generates = np.zeros(len(sequences), bool)
     generating = [i for i, each in enumerate(requests) if isinstance(each, Generate)]
     generates[sequence_of[generating]] = True
@@ -113,12 +116,12 @@ def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTre
     alone = np.flatnonzero(nodes.last < 0)
     # `seen` counts sequences in the order of their first requests.
     whole = alone[np.argsort([seen[keys[i]] for i in alone])] if len(alone) else alone
-    paths, starts, ends, parents = np.array(nodes.made, np.int64).reshape(-1, 4).T
+    holders, starts, ends, parents = np.array(nodes.made, np.int64).reshape(-1, 4).T
     return PrefixTree(
         sequences=sequences,
         sequence_of=sequence_of,
         whole=whole,
-        paths=paths,
+        holders=holders,
         starts=starts,
         ends=ends,
         parents=parents,
@@ -128,10 +131,11 @@ def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTre
 
 
 def _sequence(request: Request) -> bytes:
-    ids = np.array(request.context, WIDE).tobytes()
+    """Return the tokens that a model must run for a request, as `ID_TYPE`."""
+    ids = np.array(request.context, ID_TYPE).tobytes()
     if isinstance(request, Generate):
         return ids
-    return ids + np.array(request.continuation[:-1], WIDE).tobytes()
+    return ids + np.array(request.continuation[:-1], ID_TYPE).tobytes()
 
 
 def _linked(sequences: Sequence[Ids]) -> Ints:
@@ -150,18 +154,18 @@ def _linked(sequences: Sequence[Ids]) -> Ints:
 
 
 class _Nodes:
-    """Nodes that grow in depth-first order."""
+    """The nodes of a tree while it is built, in depth-first order."""
 
     def __init__(self, sequences: Sequence[Ids]) -> None:
         self.lengths = [len(each) for each in sequences]
         self.last = np.full(len(sequences), -1, np.int64)
         self.made: list[tuple[int, int, int, int]] = []
-        """Path, start, end and parent of each node."""
+        """Holder, start, end and parent of each node."""
 
     def grow(self, shared: Ints, generates: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         """Add the nodes of all sequences that are linked or generate."""
-        # Each entry is a range of sequences that begin alike: first, behind the last, common tokens
-        # that have a node already, and that node.
+        # An entry is a range [lo, hi) of sequences that begin alike, the number of their common
+        # tokens that have a node already, and this node.
         roots = np.flatnonzero(shared == 0).tolist()
         ranges = [(lo, hi, 0, -1) for lo, hi in zip(roots, [*roots[1:], len(shared)], strict=True)]
         # Reversed, because the stack gives the last entry first.
@@ -182,6 +186,7 @@ class _Nodes:
 
 
 def _stops(parents: Ints) -> Ints:
+    """Return the first node behind each node's subtree, `[nodes]`."""
     stops = np.arange(1, len(parents) + 1)
     for node in range(len(parents) - 1, -1, -1):
         if parents[node] >= 0:

@@ -1,5 +1,8 @@
 """Run one loaded model in this process.
 
+`engine` has both sides of `engine=local`: `Local` is the option, `LocalEngine` answers for a model.
+It hands each kind of question to other files.
+
 Scoring. `split_model` runs the decoder body and the LM head separately, so that logits exist for
 scored positions only. `log_softmax` turns logits into float64 log-probabilities.
 

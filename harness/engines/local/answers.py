@@ -1,10 +1,9 @@
 """Answer all requests of a task on one model.
 
-1. `harness.engines.tree` finds what the requests share.
-2. Sequences that share nothing run whole (`whole_sequences`).
-3. The others go through the tree, pass by pass (`shared_sequences`).
-
-Models that cannot share (`prefix_support`) run everything whole.
+1. `harness.engines.tree` finds the tokens that requests share.
+2. `prefix_support` says whether the model can share them. If it cannot, every sequence runs whole.
+3. `whole_sequences` runs the sequences that share nothing.
+4. `shared_sequences` runs the others, pass by pass of the tree.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ def answer(
         model: The model.
         requests: All requests of a task.
         batch_tokens: Tokens that run together.
-        warn: Gets a warning if the model cannot share what requests have in common.
+        warn: Is called with a warning if the model cannot run shared tokens once.
 
     Raises:
         InvalidResult: A logit of a decoded position is NaN.

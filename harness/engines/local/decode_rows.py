@@ -71,9 +71,9 @@ class TreeRows:
         self._own = {layer: (k[index], v[index]) for layer, (k, v) in self._own.items()}
         self._nodes = list(_shared(self._paths))
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
-        # Before the run: `positions` counts the new token.
+        # Before the forward pass: `positions` counts the new token.
         self._steps += 1
         return self._model.logits(run_packed(self._model, self, tokens_B))
 
@@ -116,7 +116,7 @@ def _padded(nodes: Sequence[Keys], layer: int) -> tuple[Tensor, Tensor]:
 
 
 def _shared(paths: Sequence[Path]) -> Iterator[tuple[Keys, slice, int]]:
-    """Yield every node above a row, the rows below it, and the longest prompt of these rows."""
+    """Yield every node above a row, the rows below it, and the tokens of their longest prompt."""
     rows: dict[Keys, list[int]] = {}
     for row, path in enumerate(paths):
         for node in path.nodes[:-1]:

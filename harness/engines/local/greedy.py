@@ -3,8 +3,8 @@
 A row ends at an end-of-text token, after `max_new_tokens`, or once a stop text stands in its
 decoded text behind other text than white space. Rows that have ended leave the batch.
 
-What a step runs is the business of `Rows`: `decode_rows.TreeRows` keeps keys, and
-`whole_sequences.WholeRows` runs all tokens again.
+`Rows` runs a step: `decode_rows.TreeRows` keeps keys, `whole_sequences.WholeRows` runs all tokens
+again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from harness.models.tokens import end_ids
 
 
 class Rows(Protocol):
-    """Rows of tokens that grow."""
+    """Protocol: rows of token ids, one for each prompt, that grow by a token a step."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
 
 
@@ -60,7 +60,7 @@ def decode(
         if len(going) < len(newest):
             rows.keep(going)
         last = torch.tensor([row[-1] for row in made.values()])
-        newest = most_likely(rows.then(last)).tolist()
+        newest = most_likely(rows.append(last)).tolist()
 
 
 def most_likely(logits_BV: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def most_likely(logits_BV: Tensor) -> Tensor:
 
 
 def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
-    """Say whether a row has all its tokens, or a stop text behind other text than white space."""
+    """Say whether a row has all its new tokens, or a stop text has ended it."""
     assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
     if len(made) >= request.max_new_tokens:
         return True
-    # A text is not decoded for nothing.
+    # Only a request with stop texts needs its text.
     return bool(request.stop) and request.is_ended_by(str(loaded.tokenizer.decode([*made])))

@@ -20,13 +20,14 @@ from harness.engines.requests import Answer, Generate, Request
 from harness.engines.tree import PrefixTree
 
 WAITING_BATCHES = 4
-"""Waiting prompts fill so many batches of tokens before they decode."""
+"""Batches of tokens that waiting prompts fill before they decode."""
 
 
 class Prompt(NamedTuple):
     """A prompt that waits to be continued."""
 
     request: int
+    """Index of its request."""
     token: int
     """First token of its continuation."""
     chain: tuple[int, ...]
@@ -38,7 +39,13 @@ class Prompt(NamedTuple):
 def answer_shared(
     model: SplitModel, requests: Sequence[Request], tree: PrefixTree, batch_tokens: int
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests of a tree.
+    """Yield the index of each request in a tree, and its answer.
+
+    Args:
+        model: The model.
+        requests: All requests, also those outside the tree.
+        tree: Their tree.
+        batch_tokens: Tokens of a pass, and of a batch of waiting prompts.
 
     Raises:
         InvalidResult: A logit of a decoded position is NaN.
@@ -52,6 +59,7 @@ def answer_shared(
         needed = {node for index in prompts for node in chains[index]}
         keep = {node for node in nodes if node in needed or tree.stops[node] > nodes.stop}
         hidden_NH, places = run_pass(model, tree, nodes, kept, keep)
+        # `places` has one entry more than `nodes`: the place behind the last node.
         read = [
             span.moved(place)
             for node, place in zip(nodes, places.tolist(), strict=False)
@@ -71,7 +79,7 @@ def answer_shared(
 
 
 def _spans(requests: Sequence[Request], tree: PrefixTree) -> Mapping[int, list[Span]]:
-    """Return what is read in each node, with places from its first token on."""
+    """Return the spans that are read in each node; its first token is at place 0."""
     spans = defaultdict(list)
     for index, request in enumerate(requests):
         first, last = positions_of(request)
@@ -103,9 +111,9 @@ def _prompt(
 
 
 def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
-    """Return how many of the first prompts decode together: all that fit the budget, at least one.
+    """Return how many prompts, from the first, fit into a budget of tokens; at least one.
 
-    Rows are padded to the longest; nodes above them are kept once.
+    The last node of each prompt is a row, padded to the longest row. The nodes above are kept once.
     """
     above: set[int] = set()
     longest = num_above = 0
@@ -122,6 +130,7 @@ def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
 def _decoded(
     model: SplitModel, requests: Sequence[Request], prompts: Sequence[Prompt], kept: Kept
 ) -> Iterator[tuple[int, Answer]]:
+    """Continue some prompts together; yield the index of each request and its answer."""
     paths = [Path(tuple(kept.by_node[node] for node in prompt.chain)) for prompt in prompts]
     tokens = {prompt.request: prompt.token for prompt in prompts}
     yield from decode(model.loaded, requests, tokens, TreeRows(model, paths))

@@ -1,10 +1,11 @@
 """Answer requests whose sequences share nothing: each runs whole.
 
-1. What is only scored: batches of similar length fill a budget of tokens. Shorter sequences are
-   padded on the right: attention is causal, so no scored token sees the padding. (A recipe whose
-   activation scales are shared between tokens does depend on the batch; the harness warns of it.)
-2. What goes on by decoding: batches of one length. There is no cache, since models differ in what
-   they cache. Each step runs all tokens again.
+1. Sequences that are only scored run in batches of similar length that fill a budget of tokens.
+   Shorter ones are padded on the right: attention is causal, so no scored token sees the padding.
+   (With a recipe whose activation scales are shared between tokens, answers do depend on the batch;
+   the record warns of it.)
+2. Sequences that are continued run in batches of one length, because decoding appends to each row.
+   They have no cache, since models differ in what they cache: each step runs all tokens again.
 """
 
 from collections import defaultdict
@@ -25,7 +26,13 @@ from harness.engines.tree import PrefixTree
 def answer_whole(
     model: SplitModel, requests: Sequence[Request], tree: PrefixTree, batch_tokens: int
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests outside the tree.
+    """Yield the index of each request outside a tree, and its answer.
+
+    Args:
+        model: The model.
+        requests: All requests, also those in the tree.
+        tree: Their tree.
+        batch_tokens: Tokens of a batch.
 
     Raises:
         InvalidResult: A logit of a decoded position is NaN.
@@ -39,7 +46,7 @@ def answer_whole(
             for number in tree.whole.tolist()
             if decoding is any(isinstance(requests[index], Generate) for index in asked[number])
         ]
-        # What is scored counts with its last token, which is looked up.
+        # A scored sequence counts with its last token, which is looked up and not run.
         lengths = [len(tree.sequences[number]) + (not decoding) for number in numbers]
         for batch in batches(lengths, batch_tokens, padding=not decoding):
             some = [numbers[place] for place in batch]
@@ -51,7 +58,7 @@ def answer_whole(
 def _answer_batch(
     model: SplitModel, requests: Sequence[Request], ids_BS: Tensor, asked: Sequence[list[int]]
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests `asked[b]` of each row of token ids."""
+    """Answer the requests `asked[b]` of each row `b` of token ids `[B, S]`."""
     row_of = {index: row for row, indices in enumerate(asked) for index in indices}
     spans = []
     for index, row in row_of.items():
@@ -75,7 +82,7 @@ class WholeRows:
         """Drop all other rows."""
         self._ids_BS = self._ids_BS[torch.tensor(rows)]
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
         self._ids_BS = torch.cat([self._ids_BS, tokens_B[:, None]], dim=1)
         return self._model.logits(self._model.hidden(self._ids_BS)[:, -1])

@@ -104,6 +104,20 @@ def test_windows_that_share_a_bos_alone_run_whole_in_the_order_of_requests() -> 
     assert [tuple(tree.sequences[i].tolist()) for i in tree.whole] == [w[:-1] for w in windows]
 
 
+def test_less_than_an_eighth_of_all_tokens_runs_again() -> None:
+    # The worst case: short and long sequences in turn, and no two neighbours share quite enough.
+    length, shared = 10 * LEAST_SHARE, tuple(range(9))
+    requests = []
+    for i in range(50):
+        requests.append(Generate((*shared, 1000 + 2 * i), 1))
+        tail = range(5000 + i * length, 5000 + (i + 1) * length - len(shared) - 1)
+        requests.append(Score((*shared, 1001 + 2 * i), (*tail, 1)))
+    sequences = list(map(sequence, requests))
+    distinct = len({each[:n] for each in sequences for n in range(1, len(each) + 1)})
+    again = 1 - distinct / num_tokens(prefix_tree(requests))
+    assert 1 / LEAST_SHARE < again < 2 / LEAST_SHARE
+
+
 def test_long_prompts_take_four_bytes_a_token() -> None:
     shared = tuple(range(700))
     tree = prefix_tree([Score((*shared, i, *range(i)), (1,)) for i in range(100)])

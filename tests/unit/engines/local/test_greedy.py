@@ -22,7 +22,7 @@ class Script:
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = [self.rows[row] for row in rows]
 
-    def then(self, tokens_B: torch.Tensor) -> torch.Tensor:
+    def append(self, tokens_B: torch.Tensor) -> torch.Tensor:
         assert len(tokens_B) == len(self.rows)
         self.steps += 1
         wanted = torch.tensor([row.pop(0) for row in self.rows])
