@@ -1,4 +1,4 @@
-"""Which vLLM a Python has. Importing it to ask would take ten seconds."""
+"""Ask a Python for the version of its vLLM, without importing vLLM, which takes ten seconds."""
 
 import json
 import subprocess
@@ -31,10 +31,13 @@ class Installed(NamedTuple):
 
 @cache
 def installed(python: str) -> Installed:
-    """Return the vLLM of a Python.
+    """Return the package of a Python that has the module `vllm`.
+
+    Args:
+        python: Path of the Python.
 
     Raises:
-        ConfigError: The Python cannot be started, or has none.
+        ConfigError: The Python cannot be started, or has no such package.
     """
     command = [python, "-c", QUESTION, *PACKAGES]
     try:

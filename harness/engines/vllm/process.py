@@ -1,8 +1,8 @@
-"""The worker as seen from here: start it, ask it, end it.
+"""Start the worker, ask it, and end it.
 
 The worker leads a process group of its own. So Ctrl-C reaches only this process, which ends the
-whole group: the worker and the processes that vLLM started. If this process is killed, the worker
-finds its standard input closed.
+whole group: the worker and the processes that vLLM started. If this process is killed, the worker's
+standard input closes, and the worker ends its group by itself.
 """
 
 import json
@@ -24,7 +24,7 @@ ENVIRONMENT = {
     # Otherwise Python would look for packages in the folder of `worker.py` first.
     "PYTHONSAFEPATH": "1",
 }
-"""Environment variables of the worker; a user's own setting wins."""
+"""Environment variables of the worker; values that the user has set take precedence."""
 LAST_LINES = 15
 """Lines of a worker's messages that are shown when it dies."""
 LAST_BYTES = 4000
@@ -34,11 +34,11 @@ GRACE_S = 20.0
 
 
 class Refused(HarnessError):  # noqa: N818 - named for what the worker did
-    """The worker answered with an error of vLLM's."""
+    """The worker answered with an error of vLLM."""
 
 
 class WorkerProcess:
-    """A worker that runs."""
+    """A running worker."""
 
     def __init__(self, process: "subprocess.Popen[str]", messages: IO[bytes]) -> None:
         """Take a started process and the file that it writes messages to."""
@@ -52,14 +52,19 @@ class WorkerProcess:
             Refused: The answer is an error.
             ModelError: The worker died.
         """
-        with suppress(BrokenPipeError):  # a dead worker: `read` says so
+        with suppress(BrokenPipeError):  # the worker is dead; `read` raises the error
             assert self._process.stdin is not None  # noqa: S101 - a pipe
             self._process.stdin.write(f"{json.dumps(request)}\n")
             self._process.stdin.flush()
         return self.read()
 
     def read(self) -> dict[str, Any]:
-        """Return the next answer; see `ask`."""
+        """Return the next answer.
+
+        Raises:
+            Refused: The answer is an error.
+            ModelError: The worker died.
+        """
         assert self._process.stdout is not None  # noqa: S101 - a pipe
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
@@ -97,7 +102,7 @@ class WorkerProcess:
 
 @contextmanager
 def started(python: str) -> Iterator[WorkerProcess]:
-    """Context manager: a worker in a Python, which has not imported vLLM yet.
+    """Context manager: a worker in a Python; it has not imported vLLM yet.
 
     Raises:
         ConfigError: The Python cannot be started.

@@ -16,13 +16,13 @@ from harness.models.tokens import Tokenizer, end_ids, tokenizer_of
 
 SCORING: Mapping[str, Any] = {"max_num_batched_tokens": 2048}
 """Arguments of `vllm.LLM` for log-probabilities of prompts. vLLM makes float32 logits of all
-tokens of a step, which its plan of the memory leaves out: 1.2 GB for 2,048 tokens and a vocabulary
+tokens of a step, and its memory plan does not count them: 1.2 GB for 2,048 tokens and a vocabulary
 of 152,000."""
 Made = TypeVar("Made")
 
 
 class RunningVllm(Engine):
-    """Answers for a checkpoint folder that vLLM runs."""
+    """The engine for a checkpoint folder that vLLM runs."""
 
     label: ClassVar[str] = "vllm"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"score", "generate", "time"})
@@ -104,6 +104,7 @@ class RunningVllm(Engine):
         yield TimedVllm(self._server, workload, self._device)
 
     def _scores(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each `Score` and its answer."""
         found = lookups([(i, each) for i, each in enumerate(requests) if isinstance(each, Score)])
         prompts = [each.prompt() for each in found]
         scoring = any("prompt_logprobs" in prompt.sampling for prompt in prompts)
@@ -113,6 +114,7 @@ class RunningVllm(Engine):
             yield from found[index].answers(output)
 
     def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each `Generate` and its answer."""
         left = [
             Decoding(index=i, request=each)
             for i, each in enumerate(requests)
