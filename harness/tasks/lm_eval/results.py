@@ -59,7 +59,7 @@ def _of_task(results: Mapping[str, Any], task: str) -> Iterator[Metric]:
 def _unit(metric: str, value: object) -> Unit:
     """Return the unit by the metric's name.
 
-    Some tasks give accuracies in percent: these are no fraction.
+    Some tasks give accuracies in percent; these have the unit one.
     """
     if metric == "bits_per_byte":
         return Unit.BIT_PER_BYTE

@@ -1,7 +1,7 @@
-"""The task: choose questions, run their prompts, and let a rule take the answers.
+"""The task: choose questions, ask an engine about their prompts, and let rules take the answers.
 
-Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). The rule is the part
-that can be swapped: `direct` or `generate`.
+Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). A rule is `direct`,
+`generate`, or another `AnswerRule`.
 """
 
 from collections import Counter, defaultdict
@@ -156,7 +156,13 @@ class MMLU:
         return Scored(questions=self.questions())
 
     def run(self, engine: Engine) -> TaskResult:
-        """Ask every question."""
+        """Ask every question.
+
+        Raises:
+            ConfigError: The chat template does not fit the options.
+            DataError: A prompt is longer than the model was made for.
+            InvalidResult: A score is not finite.
+        """
         self.chat.check(engine)
         encoded = self._encoded(engine)
         by_rule = self._answers(engine, encoded)
@@ -175,7 +181,7 @@ class MMLU:
         )
 
     def _encoded(self, engine: Engine) -> list[EncodedQuestion]:
-        """Return the prompts as token ids, made once a sweep."""
+        """Return the prompts as token ids; a sweep makes them once."""
         facts = self.data_facts()
         hashes = (facts["questions_sha256"], facts["examples_sha256"])
         key = ("prompts", *hashes, facts["num_shots"], self.chat)
@@ -282,9 +288,9 @@ class MMLU:
 
 
 def _solved_warnings(asked: Sequence[tuple[Question, tuple[Question, ...]]]) -> tuple[str, ...]:
-    """Warn of questions that stand solved among their own examples.
+    """Warn of questions that are also among their own solved examples.
 
-    They are asked all the same: lm-eval shows the same prompts, and the figure must be its figure.
+    They are asked all the same: lm-eval shows the same prompts, and the accuracies must be equal.
     """
     own = own_examples(asked)
     if not own:

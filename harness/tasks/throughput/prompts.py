@@ -1,7 +1,7 @@
 """Prompts of timed requests: random token ids, or pieces of a text of one length.
 
-The time of a dense model does not depend on the ids. A text is for models whose work does, such as
-mixtures of experts, and for checking that it does not.
+The time of a dense model does not depend on the token ids. Use a text for models whose time does
+(mixtures of experts), or to check that it does not.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
 
 
 def prompts_of(kind: Kind, data: DataSource, engine: Engine, size: Size, seed: int) -> Prompts:
-    """Return the prompts.
+    """Return B prompts of S token ids.
 
     Raises:
         DataError: A sequence is longer than the model was made for, or the text is too short.
