@@ -18,7 +18,11 @@ MULTIRUN = ("-m", "--multirun")
 SHOWN = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r")
 """Flags with which no sweep starts."""
 RERUN = "--experimental-rerun"
+"""Flag of Hydra that loads a pickle; it is an error here."""
 ADDED_GROUPS = ("quant=", "experiment=")
+"""Groups that are not in the defaults list."""
+PARTS = ("model", "data", "task", "engine", "layout", "quant")
+"""Keys at the top that hold a component."""
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
@@ -81,7 +85,7 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             del left[0]
         else:
             flags.append(argument)
-    # Else the first word would be taken for what to show.
+    # Without a value, `--info` would take the first word as its value.
     if flags and flags[-1] in ("--info", "-i"):
         flags[-1] = "--info=all"
     return flags, [] if "--hydra-help" in flags else words
@@ -125,11 +129,11 @@ def _spelled_out(argument: str) -> str:
 
 
 def _for_jobs(argument: str) -> str:
-    """Return an override of a sweep so that it applies to the jobs only."""
+    """Return an override of a component's key, in a sweep, so that it applies to the jobs only."""
     key, equals, value = argument.partition("=")
     place = key.rpartition("@")[2]
-    of_group = place.split(".")[0] in ("model", "task", "quant", "data") and "." in place
-    if not equals or not of_group or is_sweep(argument):
+    of_part = place.split(".")[0] in PARTS and "." in place
+    if not equals or not of_part or is_sweep(argument):
         return argument
     forced = value in ("", "null") or value[0] in "'\""
     return f"++{argument}" if forced else f"{key}=choice({value})"

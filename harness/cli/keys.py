@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from harness import config, field_types
+from harness.cli.arguments import PARTS
 from harness.cli.field_docs import field_docs
 from harness.cli.plain_logging import plain_logging
 from harness.cli.recipe_name import spell
@@ -23,8 +24,6 @@ OPEN = "???"
 """How OmegaConf writes a value that must be given."""
 POINTER = re.compile(r"; (?:see )?the module docstring[^.]*(?=\.)")
 """Where a docstring sends the readers of its file, whom a help page does not have."""
-PARTS = ("model", "data", "task", "engine", "layout", "quant")
-"""Keys at the top that hold a component."""
 
 
 def help_page(arguments: Sequence[str], name: str) -> str | None:
