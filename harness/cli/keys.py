@@ -23,7 +23,7 @@ WIDTH = 100
 OPEN = "???"
 """How OmegaConf writes a value that must be given."""
 POINTER = re.compile(r"; (?:see )?the module docstring[^.]*(?=\.)")
-"""Where a docstring sends the readers of its file, whom a help page does not have."""
+"""A pointer to the module docstring, which a help page does not show."""
 
 
 def help_page(arguments: Sequence[str], name: str) -> str | None:
