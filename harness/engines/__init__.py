@@ -1,7 +1,8 @@
 """How a model answers: an engine runs a model, and knows no data set and no metric.
 
     requests    what a task asks, and what an engine answers
-    base        the protocol of engines, and of the options of `engine=`
+    base        the base class of engines
+    source      the protocol of the options of `engine=`
     timed       a model that a task can time; `paired` two forms of a recipe that it can compare
     tree        finds the tokens that requests share
     local/      the engine that runs a model in this process

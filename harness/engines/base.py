@@ -20,9 +20,7 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
-    Protocol,
     TypeVar,
-    runtime_checkable,
 )
 
 from harness.engines.requests import Answer, Compared, Request, Score
@@ -31,9 +29,6 @@ from harness.errors import UnsupportedEngine
 from harness.results.record import BaselineInfo
 
 if TYPE_CHECKING:
-    import torch
-
-    from harness.models.loaded import LoadedModel
     from harness.models.tokens import Tokenizer
 
 Kind = Literal["score", "generate", "compare", "time"]
@@ -182,39 +177,3 @@ class Variant(NamedTuple):
     """The new setting in one word, such as `eager`."""
     engine: Engine
     """The model with the change; UnsupportedEngine if model or machine do not support it."""
-
-
-@runtime_checkable
-class EngineSource(Protocol):
-    """Protocol: an option of `engine=`, a frozen dataclass that starts an engine."""
-
-    @property
-    def label(self) -> str:
-        """Name of the option, such as `vllm`."""
-
-    @property
-    def starts(self) -> type[Engine]:
-        """Class of the engine that it starts."""
-
-    @property
-    def model_name(self) -> str | None:
-        """Name of the model that the engine loads by itself; None if it takes a loaded model.
-
-        `model` and `quant` do not apply to a model that the engine loads by itself.
-        """
-
-    def facts(self) -> dict[str, Any]:
-        """Return what identifies the engine, and its own model if it loads one.
-
-        It is a part of a run's identity.
-        """
-
-    def start(
-        self, loaded: "LoadedModel | None", device: "torch.device"
-    ) -> AbstractContextManager[Engine]:
-        """Context manager: an engine that can be asked.
-
-        Args:
-            loaded: The model; None for an engine that loads its own.
-            device: The device of the run.
-        """
