@@ -21,7 +21,7 @@ RERUN = "--experimental-rerun"
 """Flag of Hydra that loads a pickle; it is an error here."""
 ADDED_GROUPS = ("quant=", "experiment=")
 """Groups that are not in the defaults list."""
-PARTS = ("model", "data", "task", "engine", "layout", "quant")
+COMPONENTS = ("model", "data", "task", "engine", "layout", "quant")
 """Keys at the top that hold a component."""
 
 
@@ -132,7 +132,7 @@ def _for_jobs(argument: str) -> str:
     """Return an override of a component's key, in a sweep, so that it applies to the jobs only."""
     key, equals, value = argument.partition("=")
     place = key.rpartition("@")[2]
-    of_part = place.split(".")[0] in PARTS and "." in place
+    of_part = place.split(".")[0] in COMPONENTS and "." in place
     if not equals or not of_part or is_sweep(argument):
         return argument
     forced = value in ("", "null") or value[0] in "'\""

@@ -31,7 +31,7 @@ class LayerDifference(NamedTuple):
     """|y_real - y_fake| / |y_fake|, Frobenius norms."""
 
 
-class Kept(Protocol):
+class KeptDistributions(Protocol):
     """Protocol: the T distributions before the tokens of a continuation, in main memory."""
 
     def compare(self, other: Self) -> Compared:
@@ -54,7 +54,9 @@ class PairedEngine(Protocol):
     def vocab_size(self) -> int:
         """Number of token ids that the model scores."""
 
-    def kept(self, requests: Sequence[Score], decode: int) -> Iterator[tuple[int, Kept]]:
+    def kept(
+        self, requests: Sequence[Score], decode: int
+    ) -> Iterator[tuple[int, KeptDistributions]]:
         """Yield the index of each request and its distributions.
 
         Args:

@@ -3,8 +3,8 @@
 A row ends at an end-of-text token, after `max_new_tokens`, or once a stop text stands in its
 decoded text behind other text than white space. Rows that have ended leave the batch.
 
-`Rows` runs a step: `decode_rows.TreeRows` keeps keys, `whole_sequences.WholeRows` runs all tokens
-again.
+`GrowingRows` run a step: `decode_rows.TreeRows` with keys that are kept, and
+`whole_sequences.WholeRows` with all tokens again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.tokens import end_ids
 
 
-class Rows(Protocol):
+class GrowingRows(Protocol):
     """Protocol: rows of token ids, one for each prompt, that grow by a token a step."""
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -30,7 +30,7 @@ class Rows(Protocol):
 
 
 def decode(
-    loaded: LoadedModel, requests: Sequence[Request], tokens: Mapping[int, int], rows: Rows
+    loaded: LoadedModel, requests: Sequence[Request], tokens: Mapping[int, int], rows: GrowingRows
 ) -> Iterator[tuple[int, Generated]]:
     """Yield the index of each row's request and its answer, as rows end.
 

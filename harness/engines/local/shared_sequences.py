@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from harness.engines.local.decode_rows import Path, TreeRows
+from harness.engines.local.decode_rows import TreePath, TreeRows
 from harness.engines.local.greedy import decode
 from harness.engines.local.reading import Reader, Span, positions_of
 from harness.engines.local.split_model import SplitModel
@@ -23,7 +23,7 @@ WAITING_BATCHES = 4
 """Batches of tokens that waiting prompts fill before they decode."""
 
 
-class Prompt(NamedTuple):
+class WaitingPrompt(NamedTuple):
     """A prompt that waits to be continued."""
 
     request: int
@@ -52,7 +52,7 @@ def answer_shared(
     """
     reader, kept = Reader(model, requests), Kept()
     spans, ending = _spans(requests, tree), _ending(tree)
-    waiting: list[Prompt] = []
+    waiting: list[WaitingPrompt] = []
     for nodes in tree.passes(batch_tokens):
         chains = {index: tree.chain(node) for node in nodes for index in ending.get(node, ())}
         prompts = [index for index in chains if isinstance(requests[index], Generate)]
@@ -103,14 +103,14 @@ def _ending(tree: PrefixTree) -> Mapping[int, list[int]]:
 
 def _prompt(
     requests: Sequence[Request], tree: PrefixTree, index: int, token: int, chain: Sequence[int]
-) -> Prompt:
+) -> WaitingPrompt:
     request = requests[index]
     assert isinstance(request, Generate)  # noqa: S101 - the caller's choice
     own = int(tree.ends[chain[-1]] - tree.starts[chain[-1]])
-    return Prompt(index, token, tuple(chain), own + request.max_new_tokens)
+    return WaitingPrompt(index, token, tuple(chain), own + request.max_new_tokens)
 
 
-def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
+def _fitting(tree: PrefixTree, waiting: Sequence[WaitingPrompt], budget: int) -> int:
     """Return how many prompts, from the first, fit into a budget of tokens; at least one.
 
     The last node of each prompt is a row, padded to the longest row. The nodes above are kept once.
@@ -128,9 +128,9 @@ def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
 
 
 def _decoded(
-    model: SplitModel, requests: Sequence[Request], prompts: Sequence[Prompt], kept: Kept
+    model: SplitModel, requests: Sequence[Request], prompts: Sequence[WaitingPrompt], kept: Kept
 ) -> Iterator[tuple[int, Answer]]:
     """Continue some prompts together; yield the index of each request and its answer."""
-    paths = [Path(tuple(kept.by_node[node] for node in prompt.chain)) for prompt in prompts]
+    paths = [TreePath(tuple(kept.by_node[node] for node in prompt.chain)) for prompt in prompts]
     tokens = {prompt.request: prompt.token for prompt in prompts}
     yield from decode(model.loaded, requests, tokens, TreeRows(model, paths))

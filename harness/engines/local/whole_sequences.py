@@ -72,7 +72,7 @@ def _answer_batch(
 
 
 class WholeRows:
-    """Rows of one length that run again for each token; `Rows` of `greedy`."""
+    """Rows of one length that run again for each token; `GrowingRows` of `greedy`."""
 
     def __init__(self, model: SplitModel, ids_BS: Tensor) -> None:
         self._model = model

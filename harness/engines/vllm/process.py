@@ -28,7 +28,7 @@ ENVIRONMENT = {
 LAST_LINES = 15
 """Lines of a worker's messages that are shown when it dies."""
 LAST_BYTES = 4000
-"""Bytes at the end of a worker's messages that those lines are taken from."""
+"""Bytes at the end of a worker's messages in which `LAST_LINES` are looked for."""
 GRACE_S = 20.0
 """Time that an idle worker gets to end by itself [s]."""
 

@@ -36,7 +36,7 @@ class Prompt(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt, and those that may be decoded."""
+        """Number of tokens of the prompt and of its longest continuation."""
         return len(self.ids) + int(self.sampling["max_tokens"])
 
     def check(self, output: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from harness.engines.vllm.process import Refused, WorkerProcess, started
 from harness.engines.vllm.prompts import Prompt
 from harness.errors import ConfigError, InvalidResult, ModelError
 
-BATCH_TOKENS = 65536
+SENT_TOKENS = 65536
 """Tokens that are sent at once: many steps of vLLM, and answers of a few megabytes."""
 
 log = logging.getLogger(__name__)
@@ -116,13 +116,13 @@ class Server(ExitStack):
 
 
 def _batches(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Yield indices of prompts sent at once: `BATCH_TOKENS` tokens at most, or a single prompt."""
+    """Yield indices of prompts sent at once: `SENT_TOKENS` tokens at most, or a single prompt."""
     batch: list[int] = []
-    room = BATCH_TOKENS
+    room = SENT_TOKENS
     for index, prompt in enumerate(prompts):
         if batch and prompt.num_tokens > room:
             yield batch
-            batch, room = [], BATCH_TOKENS
+            batch, room = [], SENT_TOKENS
         batch.append(index)
         room -= prompt.num_tokens
     if batch:

@@ -35,7 +35,7 @@ from harness.data.source import DataSource, Text
 from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
-from harness.engines.paired import Calls, Kept, PairedEngine
+from harness.engines.paired import Calls, KeptDistributions, PairedEngine
 from harness.engines.requests import Score
 from harness.errors import DataError, ModelError, UnsupportedEngine, check_bounds
 from harness.results.record import BaselineInfo, Compute, TaskInfo
@@ -82,9 +82,9 @@ class Reference(NamedTuple):
     """What is kept of the fake-quantized and of the unquantized model, for `run_beside`."""
 
     prompts: Prompts
-    fake: tuple[Kept, ...]
+    fake: tuple[KeptDistributions, ...]
     """Distributions of the fake-quantized model, one entry for each window."""
-    unquantized: tuple[Kept, ...]
+    unquantized: tuple[KeptDistributions, ...]
     """Distributions of the unquantized model, one entry for each window."""
     calls: Calls
     """Calls of the quantized linear layers of the fake-quantized model in the first window."""
@@ -243,7 +243,9 @@ class Parity:
             ),
         )
 
-    def _kept(self, engine: Engine, requests: list[Score], title: str) -> Iterator[Kept]:
+    def _kept(
+        self, engine: Engine, requests: list[Score], title: str
+    ) -> Iterator[KeptDistributions]:
         """Yield the distributions of each window."""
         with bar(f"{self.name}, {title}", len(requests)) as progress:
             for _, kept in _paired(engine).kept(requests, self.decode):

@@ -16,14 +16,14 @@ from harness.errors import DataError
 from harness.tasks.throughput.times import Size
 from harness.tasks.windows import disjoint_windows
 
-Kind = Literal["random", "text"]
+PromptKind = Literal["random", "text"]
 Prompts = tuple[tuple[int, ...], ...]
 """Token ids of B prompts of S tokens."""
 DRAW_PROBE = (32_768, 64)
 """Vocabulary and length of a draw whose hash identifies the random generator."""
 
 
-def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
+def facts(kind: PromptKind, data: DataSource, seed: int) -> dict[str, Any]:
     """Return what identifies the prompts; needs no model."""
     if kind == "text":
         text = data.text()
@@ -33,7 +33,9 @@ def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
     return {"name": "random tokens", "probe_sha256": hash_token_ids(probe)}
 
 
-def prompts_of(kind: Kind, data: DataSource, engine: Engine, size: Size, seed: int) -> Prompts:
+def prompts_of(
+    kind: PromptKind, data: DataSource, engine: Engine, size: Size, seed: int
+) -> Prompts:
     """Return B prompts of S token ids.
 
     Raises:

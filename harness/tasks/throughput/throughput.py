@@ -96,7 +96,7 @@ class Throughput:
     """KV cache of a fixed size, or one that grows."""
     compile: bool = False
     """Run both phases through torch.compile; the time of compiling is a metric of its own."""
-    prompts: throughput_prompts.Kind = "random"
+    prompts: throughput_prompts.PromptKind = "random"
     """Random token ids, or the text of `data`."""
     seed: int = 42
     """Seed of random prompts, of the order in rounds, and of the bootstrap."""

@@ -100,7 +100,7 @@ def test_end_of_text_ends_an_answer_and_is_not_in_it(start: Any) -> None:
 def test_prompts_go_out_in_bounded_batches(
     start: Any, monkeypatch: pytest.MonkeyPatch, asked: Callable[[str], list[Any]]
 ) -> None:
-    monkeypatch.setattr(server, "BATCH_TOKENS", 10)
+    monkeypatch.setattr(server, "SENT_TOKENS", 10)
     with start() as engine:
         assert len(dict(engine.answer([Generate(CONTEXT, 2)] * 5))) == 5
     assert [len(run) for run in asked("run")] == [2, 2, 1]
