@@ -1,7 +1,7 @@
 """Say whether the prompts of a model can share a prefix.
 
-A wrong yes would give wrong scores without an error. So the name of an architecture proves nothing;
-three questions are asked in this order:
+A wrong yes would give wrong scores without an error. So an architecture is never taken at its
+name; three questions are asked in this order:
 
 1. Does every layer have keys that depend on earlier tokens and positions alone? (configuration)
 2. Are positions independent of the length of the whole prompt? (configuration)
@@ -24,7 +24,7 @@ from harness.models.tokens import num_rows
 SHAREABLE_LAYERS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on earlier tokens and positions, and on nothing else."""
 LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary embeddings that change once a prompt exceeds the original longest sequence."""
+"""Kinds of rotary positions that change once a prompt exceeds the original longest sequence."""
 
 
 def unsupported(model: SplitModel, longest: int) -> str | None:
@@ -34,7 +34,7 @@ def unsupported(model: SplitModel, longest: int) -> str | None:
     if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
     rope = getattr(config, "rope_parameters", None) or {}
-    # Up to the original longest sequence, even these embeddings do not depend on the length.
+    # Up to the original longest sequence, even such positions do not depend on the length.
     original = rope.get("original_max_position_embeddings") or model.loaded.max_length
     if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
         return "its positions change with the length of the whole prompt"

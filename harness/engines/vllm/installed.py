@@ -31,13 +31,10 @@ class Installed(NamedTuple):
 
 @cache
 def installed(python: str) -> Installed:
-    """Return the package of a Python that has the module `vllm`.
-
-    Args:
-        python: Path of the Python.
+    """Return the vLLM of a Python.
 
     Raises:
-        ConfigError: The Python cannot be started, or has no such package.
+        ConfigError: The Python cannot be started, or has none.
     """
     command = [python, "-c", QUESTION, *PACKAGES]
     try:

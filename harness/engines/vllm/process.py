@@ -28,7 +28,7 @@ ENVIRONMENT = {
 LAST_LINES = 15
 """Lines of a worker's messages that are shown when it dies."""
 LAST_BYTES = 4000
-"""Bytes at the end of a worker's messages in which `LAST_LINES` are looked for."""
+"""Bytes at the end of a worker's messages that those lines are taken from."""
 GRACE_S = 20.0
 """Time that an idle worker gets to end by itself [s]."""
 
@@ -52,7 +52,7 @@ class WorkerProcess:
             Refused: The answer is an error.
             ModelError: The worker died.
         """
-        with suppress(BrokenPipeError):  # the worker is dead; `read` raises the error
+        with suppress(BrokenPipeError):  # a dead worker: `read` says so
             assert self._process.stdin is not None  # noqa: S101 - a pipe
             self._process.stdin.write(f"{json.dumps(request)}\n")
             self._process.stdin.flush()
