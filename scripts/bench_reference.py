@@ -21,7 +21,6 @@ import gc
 import logging
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.data.source import CHOICES, Question, QuestionSet
+from harness.engines.requests import Generate
+from harness.engines.tree import prefix_tree
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import output_layer
 from harness.results.record import SampleScore
@@ -351,29 +352,18 @@ def span(size: Size, start: int, stop: int, scored: int) -> Work:
     return Work(tokens, flop)
 
 
-def shared_work(size: Size, prompts: Sequence[list[int]], new_tokens: Sequence[int]) -> Work:
-    """Return the work of the prompts of one subject with a shared prefix, and of their new tokens.
+def tree_work(size: Size, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int]) -> Work:
+    """Return the work of prompts whose shared tokens run once, and of their new tokens.
 
     The first new token is scored by the prompt's last position; each further one is run itself.
     """
-    # Of all sequences in lexicographic order, the first and the last differ earliest.
-    pairs = list(zip(min(prompts), max(prompts), strict=False))
-    common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-    common = min(common, *(len(ids) - 1 for ids in prompts))
-    rests = [
-        span(size, common, len(ids) + new - 1, scored=new)
-        for ids, new in zip(prompts, new_tokens, strict=True)
-    ]
-    return total([span(size, 0, common, scored=0), *rests])
-
-
-def shared_by_subject(size: Size, ids: Mapping[str, list[int]], new_tokens: Sequence[int]) -> Work:
-    """Return the work of the prompts of many subjects, by question id: `test/SUBJECT/NUMBER`."""
-    rows: dict[str, list[tuple[list[int], int]]] = defaultdict(list)
-    for (name, prompt), new in zip(ids.items(), new_tokens, strict=True):
-        rows[name.split("/")[1]].append((prompt, new))
-    groups = [zip(*listed, strict=True) for listed in rows.values()]
-    return total([shared_work(size, *group) for group in groups])
+    pairs = list(zip(prompts, new_tokens, strict=True))
+    # A prompt that is to be continued stands in the tree even if it shares nothing: the nodes are
+    # all that runs.
+    tree = prefix_tree([Generate(tuple(ids), new) for ids, new in pairs])
+    nodes = zip(tree.starts.tolist(), tree.ends.tolist(), strict=True)
+    new = [span(size, len(ids), len(ids) + count - 1, scored=count) for ids, count in pairs]
+    return total([*(span(size, start, end, scored=0) for start, end in nodes), *new])
 
 
 def whole_work(
