@@ -371,10 +371,10 @@ def measured(bench: Bench, name: str) -> Json:
         bench.say("lm_eval: tasks of lm-eval on an engine and on HFLM")
         source = Chosen(asked=bench.questions)
         found = bench_lm_eval.part(
-            bench.loaded, bench.data, source, given.documents, given.batch_sizes
+            bench.loaded, bench.data, source, given.documents, given.batch_sizes, bench.how
         )
-        for each, (words, bound) in bench_lm_eval.TARGETS.items():
-            bench.say(f"{each}: {found[each]['ratio']:.3g}, {words} {bound:g} is wanted")
+        for line in bench_lm_eval.lines(found):
+            bench.say(line)
         return found
     found = perplexity_part(bench) if name == "perplexity" else mmlu_part(bench, name)
     if given.old is not None:

@@ -182,8 +182,7 @@ def fastest(
 ) -> Json:
     """Return the batch size of the highest rate, and the rates of all that were tried.
 
-    Sizes beyond the number of questions are left out. So are sizes whose rows would take more than
-    half of the free memory: lm-eval would be killed.
+    Sizes beyond the number of questions are left out, and those that memory has no room for.
 
     Args:
         sizes: Batch sizes to try.
@@ -191,19 +190,34 @@ def fastest(
         row: Memory of one row [byte].
         rate: Rate of some questions, by index, at a batch size [token/s].
     """
+    useful = [size for size in sizes if size <= max(len(lengths), min(sizes))]
+    tried = fitting(useful, row)
+    rates = {size: rate(tried_on(lengths, size), size) for size in tried if len(tried) > 1}
+    return {
+        "fastest": max(rates, key=lambda size: rates[size]) if rates else tried[0],
+        "tokens_per_s": rates,
+        "too_large_for_memory": [size for size in useful if size not in tried],
+    }
+
+
+def fitting(sizes: Sequence[int], row: int) -> list[int]:
+    """Return the batch sizes whose rows take at most half of the free memory.
+
+    With larger ones lm-eval would be killed.
+
+    Args:
+        sizes: Batch sizes.
+        row: Memory of one row [byte].
+
+    Raises:
+        SystemExit: None of them fits.
+    """
     import psutil
 
-    free = psutil.virtual_memory().available
-    useful = [size for size in sizes if size <= max(len(lengths), min(sizes))]
-    fitting = [size for size in useful if size * row <= free / 2]
-    if not fitting:
-        raise SystemExit(f"--batch-sizes must have one that fits into memory, got {useful}")
-    rates = {size: rate(tried_on(lengths, size), size) for size in fitting if len(fitting) > 1}
-    return {
-        "fastest": max(rates, key=lambda size: rates[size]) if rates else fitting[0],
-        "tokens_per_s": rates,
-        "too_large_for_memory": [size for size in useful if size not in fitting],
-    }
+    found = [size for size in sizes if size * row <= psutil.virtual_memory().available / 2]
+    if not found:
+        raise SystemExit(f"--batch-sizes must have one that fits into memory, got {[*sizes]}")
+    return found
 
 
 def top(values: Sequence[float]) -> list[int]:
