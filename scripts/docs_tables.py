@@ -226,22 +226,19 @@ def vllm(file: Path) -> Rows:
     engine = exports[0]["engine"]
     about = f"{machine(found['provenance'])}, {engine['engine_package']} {engine['engine_version']}"
     rows = [[about, *(f"`{each['recipe']}`" for each in exports)]]
-    for index, name in enumerate(row["name"] for row in exports[0]["nll"]):
-        pairs = [each["nll"][index] for each in exports]
-        rows.append(
-            [
-                f"mean NLL of {pairs[0]['num_tokens']} tokens, {name}: difference [nat]",
-                *(f"{pair['difference']:+.4f} ± {pair['standard_error']:.4f}" for pair in pairs),
-            ]
-        )
-        first = [f"{pair['first_window']:+.4f}" for pair in pairs]
-        rows.append([f"of the first window alone, {name} [nat]", *first])
-        rows.append(
-            [
-                f"mean absolute difference of a token, {name} [nat]",
-                *(f"{pair['absolute']:.4f}" for pair in pairs),
-            ]
-        )
+    nll = [{row["name"]: row for row in each["nll"]} for each in exports]
+    num_tokens = exports[0]["nll"][0]["num_tokens"]
+    shown = {
+        f"difference of the mean NLL of {num_tokens} tokens": "{difference:+.4f} ± "
+        "{standard_error:.4f}",
+        "difference of the mean NLL of the first window": "{first_window:+.4f}",
+        "mean absolute difference of a token": "{absolute:.4f}",
+    }
+    for name in dict.fromkeys(name for of_export in nll for name in of_export):
+        pairs = [of_export.get(name) for of_export in nll]
+        for title, cell in shown.items():
+            cells = [cell.format(**pair) if pair else figures.MISSING for pair in pairs]
+            rows.append([f"{title}, {name} [nat]", *cells])
     names = ("vLLM and transformers", "transformers, bfloat16 and float32")
     for index, name in enumerate(names):
         pairs = [each["mmlu"][index] for each in exports]
