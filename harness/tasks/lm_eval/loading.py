@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +65,7 @@ def _check_names(names: tuple[str, ...], manager: Any) -> None:
 def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
     """Return lm-eval's index of tasks: of the user's folder alone if that has all names.
 
-    A group of the folder may have members elsewhere, given as names or as `{task: name}`.
+    A group of the folder may have members elsewhere.
     """
     with extras.needed("lmeval", by="task=lm_eval"):
         from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes a second, and is optional
@@ -73,11 +73,25 @@ def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
     if include_path is not None:
         own = TaskManager(include_path=include_path, include_defaults=False)
         entries = (entry.cfg or {} for entry in own.task_index.values())
-        members = (part for entry in entries if isinstance(part := entry.get("task"), list))
-        inner = (each if isinstance(each, str) else each.get("task") for m in members for each in m)
+        inner = (member for entry in entries for member in _members(entry))
         if {*names, *inner} <= own.task_index.keys():
             return own
     return _all_tasks(include_path)
+
+
+def _members(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a group's file has: `NAME`, `{task: NAME}` or `{group: NAME}`.
+
+    `{group: NAME, task: [...]}` is a group inside it, whose own members are yielded instead.
+    """
+    listed = entry.get("task")
+    for member in listed if isinstance(listed, list) else ():
+        if not isinstance(member, Mapping):
+            yield str(member)
+        elif isinstance(member.get("task"), list):
+            yield from _members(member)
+        else:
+            yield str(member.get("task", member.get("group")))
 
 
 @lru_cache(maxsize=1)

@@ -460,6 +460,8 @@ def test_unknown_task_is_answered_with_close_names(tasks: Tasks, monkeypatch: An
     [
         (["choices"], "[fixed]", False),
         (["both"], "[{task: fixed}]", False),
+        (["more"], "[{group: inner, task: [fixed, {task: cloze}, {group: both}]}]", False),
+        (["more"], "[{group: inner, task: [{group: deeper, task: [fixed, arc_easy]}]}]", True),
         (["choices"], "[arc_easy]", True),
         (["arc_easy"], "[fixed]", True),
     ],
