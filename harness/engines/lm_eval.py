@@ -194,15 +194,18 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         # The text of the end token is a stop too: some engines know other end tokens.
         written = None if eos is None else self.engine.tokenizer.decode([eos])
         stops = handle_stop_sequences(options["until"], written)
-        room = self.max_length - options["max_gen_toks"]
-        if not ids or room < 1:
+        num_new = options["max_gen_toks"]
+        room = self.max_length - num_new
+        if not ids or num_new < 1 or room < 1:
             _refuse(
                 request,
-                f"a prompt of one token or more, and fewer than {self.max_length} new tokens",
-                f"{len(ids)} and {options['max_gen_toks']}",
+                f"a prompt of one token or more, and 1..{self.max_length - 1} new tokens",
+                f"{len(ids)} and {num_new}",
             )
+        if other := [stop for stop in stops if not isinstance(stop, str | None)]:
+            _refuse(request, "texts as stops", f"{other}")
         self.num_cut += len(ids) > room
-        return Generate(ids[-room:], options["max_gen_toks"], tuple(filter(None, stops)))
+        return Generate(ids[-room:], num_new, tuple(filter(None, stops)))
 
     def _check_greedy(self, options: Mapping[str, Any], request: Any) -> None:
         """Check that options ask for greedy decoding and nothing else."""
