@@ -19,6 +19,8 @@ corrections:
   encoded without BOS: it gets one as context, and `HFLM` would score a second one.
 - *Shared logits.* `HFLM` scores the shorter of two continuations at the wrong positions if both end
   the same tokens. Here every request has its own positions.
+- *Generation config.* `HFLM` decodes with what the model's `generation_config.json` says, such as
+  a repetition penalty or beams. Here only a task's own options count.
 - *Stops.* `HFLM` decodes a row on until all rows of its batch have stopped. Here a text ends as in
   a batch of one. An empty stop, which ends every text of `HFLM` after a token, is none.
 """
