@@ -11,9 +11,6 @@ from huggingface_hub.utils import logging
 from harness import extras
 from harness.errors import ConfigError, DataError
 
-UNAVAILABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
-"""What `datasets` and lm-eval raise for data or task files that they cannot read."""
-
 LMEvalTasks = Mapping[str, dict[str, Any]]
 """lm-eval's own form: `tasks` and `groups`, each by name."""
 
@@ -31,7 +28,7 @@ def load_tasks(
 
     Raises:
         ConfigError: A name is unknown, two of them hold the same task, or lm-eval is missing.
-        DataError: A task's data is not available.
+        DataError: A task's file has a mistake, or its data is not available.
     """
     manager = _manager(names, include_path)
     _check_names(names, manager)
@@ -106,19 +103,17 @@ def _load_one(manager: Any, name: str) -> LMEvalTasks:
     """Load the tasks behind one name.
 
     Raises:
-        DataError: Their data is not available.
+        DataError: Their files have a mistake, or their data is not available.
     """
-    from datasets import exceptions  # type: ignore[import-untyped] # noqa: PLC0415 - takes a second
-
     # The hub logs every failed attempt twice; the error below says it once.
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         part: LMEvalTasks = manager.load([name])
-    except (*UNAVAILABLE, exceptions.DatasetsError) as reason:
+    except Exception as reason:  # of templates and functions in a task file, of the hub
         raise DataError(
-            f"the data of lm-eval's task {name} must be at hand, got {type(reason).__name__}: "
-            f"{reason}; connect to the hub once, so that its cache is filled, or give "
-            "task.include_path=FOLDER with a task file that reads local data"
+            f"lm-eval's task {name} must load with its data, got {type(reason).__name__}: "
+            f"{reason}; correct the task file, connect to the hub once, so that its cache is "
+            "filled, or give task.include_path=FOLDER with a task file that reads local data"
         ) from reason
     return part
