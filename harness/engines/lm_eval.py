@@ -19,6 +19,8 @@ corrections:
   a BOS as its context, and none in its own tokens; `HFLM` would score a second BOS.
 - *Shared logits.* `HFLM` scores the shorter of two continuations at the wrong positions if both end
   the same tokens. Here every request has its own positions.
+- *Generation config.* `HFLM` decodes with what the model's `generation_config.json` says, such as
+  a repetition penalty or beams. Here only a task's own options count.
 - *Stops.* `HFLM` decodes a row until all rows of its batch have stopped. Here a text ends as in a
   batch of one. An empty stop text, which ends every text of `HFLM` after one token, is ignored.
 """
@@ -207,15 +209,18 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         # The text of the tokenizer's end token is a stop too: an engine may end at other tokens.
         written = None if eos is None else self.engine.tokenizer.decode([eos])
         stops = handle_stop_sequences(options["until"], written)
-        room = self.max_length - options["max_gen_toks"]
-        if not ids or room < 1:
+        num_new = options["max_gen_toks"]
+        room = self.max_length - num_new
+        if not ids or num_new < 1 or room < 1:
             _refuse(
                 request,
-                f"a prompt of one token or more, and fewer than {self.max_length} new tokens",
-                f"{len(ids)} and {options['max_gen_toks']}",
+                f"a prompt of one token or more, and 1..{self.max_length - 1} new tokens",
+                f"{len(ids)} and {num_new}",
             )
+        if other := [stop for stop in stops if not isinstance(stop, str | None)]:
+            _refuse(request, "texts as stops", f"{other}")
         self.num_cut += len(ids) > room
-        return Generate(ids[-room:], options["max_gen_toks"], tuple(filter(None, stops)))
+        return Generate(ids[-room:], num_new, tuple(filter(None, stops)))
 
     def _check_greedy(self, options: Mapping[str, Any], request: Any) -> None:
         """Check that options ask for greedy decoding and nothing else.

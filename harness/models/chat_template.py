@@ -70,10 +70,11 @@ def render(
             return _apply(tokenizer, messages, add_generation_prompt)
         except TemplateError:
             return _apply(tokenizer, without, add_generation_prompt)
-    except (TemplateError, ValueError) as reason:
+    except Exception as reason:  # a template is a program, and may raise anything
         raise ConfigError(
-            f"the chat template of {model} must take the conversation of a task, got {reason}; "
-            "change task.fewshot_as_turns, or leave task.chat_template out"
+            f"the chat template of {model} must take the conversation of a task, got "
+            f"{type(reason).__name__}: {reason}; change task.fewshot_as_turns, or leave "
+            "task.chat_template out"
         ) from reason
 
 

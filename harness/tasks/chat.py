@@ -28,6 +28,9 @@ from harness.errors import ConfigError
 FEWSHOT_DELIMITER = "\n\n"
 """What lm-eval puts after a solved example, and between system prompt and description."""
 
+TODAY = "strftime_now"
+"""The function by which a chat template asks for the date, as that of Llama 3.2 does."""
+
 
 class Turn(NamedTuple):
     """A message of a prompt."""
@@ -75,18 +78,24 @@ class Chat:
             )
 
     def warnings(self, engine: Engine, descriptions: int) -> tuple[str, ...]:
-        """Return a warning if the template leaves descriptions out, as in lm-eval.
+        """Return warnings about what a template leaves out, as in lm-eval, or writes by itself.
 
         Args:
             engine: Its tokenizer has the template.
-            descriptions: Number of tasks with a description.
+            descriptions: Number of tasks that have a description.
         """
-        if not (self.template and descriptions) or engine.tokenizer.takes_system:
-            return ()
-        return (
-            f"the chat template of {engine.name} has no system role: the description before the "
-            "questions is left out, as in lm-eval",
-        )
+        found = []
+        if self.template and descriptions and not engine.tokenizer.takes_system:
+            found.append(
+                f"the chat template of {engine.name} has no system role: the description before "
+                "the questions is left out, as in lm-eval"
+            )
+        if self.template and TODAY in engine.tokenizer.chat_template:
+            found.append(
+                f"the chat template of {engine.name} may write the date ({TODAY}): prompts of "
+                "another day differ, and reports do not compare such runs"
+            )
+        return tuple(found)
 
     def protocol(self, engine: Engine) -> str:
         """Return the options as parts of a protocol line; empty for `PLAIN`."""

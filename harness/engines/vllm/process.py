@@ -29,6 +29,8 @@ LAST_LINES = 15
 """Lines of a worker's messages that are shown when it dies."""
 LAST_BYTES = 4000
 """Bytes at the end of a worker's messages that those lines are taken from."""
+SHOWN_CHARACTERS = 200
+"""Characters of a line that is no answer that are shown."""
 GRACE_S = 20.0
 """Time that an idle worker gets to end by itself [s]."""
 
@@ -50,7 +52,7 @@ class WorkerProcess:
 
         Raises:
             Refused: The answer is an error.
-            ModelError: The worker died.
+            ModelError: The worker died, or something else than an answer came.
         """
         with suppress(BrokenPipeError):  # a dead worker: `read` says so
             assert self._process.stdin is not None  # noqa: S101 - a pipe
@@ -72,7 +74,13 @@ class WorkerProcess:
                 "the vLLM worker must run until the last answer, got exit status "
                 f"{self._process.wait()}; the last lines that it wrote:\n{self._last_lines()}"
             )
-        answer: dict[str, Any] = json.loads(line)
+        answer = _answer(line)
+        if answer is None:
+            raise ModelError(
+                "the vLLM worker must answer with an object of JSON, got "
+                f"{line[:SHOWN_CHARACTERS]!r}; engine.python must be a Python, not a script that "
+                "prints"
+            )
         if "error" in answer:
             raise Refused(answer["error"])
         return answer
@@ -100,6 +108,15 @@ class WorkerProcess:
         return "\n".join(lines[-LAST_LINES:])
 
 
+def _answer(line: str) -> dict[str, Any] | None:
+    """Return a line as an answer; None if it is none."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
 @contextmanager
 def started(python: str) -> Iterator[WorkerProcess]:
     """Context manager: a worker in a Python; it has not imported vLLM yet.
@@ -115,6 +132,7 @@ def started(python: str) -> Iterator[WorkerProcess]:
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 encoding="utf-8",
+                errors="replace",
                 env=ENVIRONMENT | os.environ,
                 start_new_session=True,
             )

@@ -11,6 +11,7 @@ from harness.engines.vllm.decoding import Decoding
 from harness.engines.vllm.prompts import lookups
 from harness.engines.vllm.server import Server
 from harness.engines.vllm.timing import TimedVllm
+from harness.errors import ConfigError
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import Tokenizer, end_ids, tokenizer_of
 
@@ -107,11 +108,29 @@ class RunningVllm(Engine):
         """Yield the index of each `Score` and its answer."""
         found = lookups([(i, each) for i, each in enumerate(requests) if isinstance(each, Score)])
         prompts = [each.prompt() for each in found]
+        self._check_room(max((len(prompt.ids) for prompt in prompts), default=0))
         scoring = any("prompt_logprobs" in prompt.sampling for prompt in prompts)
         if prompts:
             self._server.load(SCORING if scoring else {})
         for index, output in self._server.run(prompts):
             yield from found[index].answers(output)
+
+    def _check_room(self, longest: int) -> None:
+        """Check that vLLM can decode a token behind every prompt, where last tokens are looked up.
+
+        Args:
+            longest: Tokens of the longest prompt.
+
+        Raises:
+            ConfigError: It cannot. No model is loaded yet.
+        """
+        most = self.max_length
+        if most is not None and longest >= most:
+            raise ConfigError(
+                f"engine=vllm must have room for one token behind each prompt, got a prompt of "
+                f"{longest} tokens where {most} fit; set task.max_length or task.window to "
+                f"{most - 1}, or leave engine out"
+            )
 
     def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each `Generate` and its answer."""

@@ -50,7 +50,9 @@ class LMEval:
     include_path: str | None = None
     """Folder with task YAML files of your own."""
     seed: int = 1234
-    """Seed of everything lm-eval draws, mainly few-shot examples; the default is lm-eval's own."""
+    """Seed of everything lm-eval draws, as `--seed` of lm-eval sets it. For few-shot examples the
+    default is lm-eval's own. Python's `random` has the seed 0 there by default; a few tasks, such
+    as gpqa, order their choices by it."""
     chat_template: bool = False
     """Write prompts with the chat template of the tokenizer."""
     system: str | None = None

@@ -187,9 +187,21 @@ def test_continuation_without_a_token_or_room_names_its_document(
         EngineLM(PlainEngine(loaded), LENGTH).loglikelihood(asked)
 
 
-def test_more_new_tokens_than_fit_name_the_document(loaded: LoadedModel) -> None:
-    asked = requests("generate_until", [("Why?", {"max_gen_toks": LENGTH})])
-    with pytest.raises(ConfigError, match=r"document 0 .* fewer than 40 new tokens, got"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_gen_toks": LENGTH}, r"1\.\.39 new tokens, got 4 and 40"),
+        ({"max_gen_toks": 0}, r"1\.\.39 new tokens, got 4 and 0"),
+        ({"max_gen_toks": -5}, r"1\.\.39 new tokens, got 4 and -5"),
+        ({"max_gen_toks": 4, "until": ["x", 3]}, r"texts as stops, got \[3\]"),
+    ],
+)
+def test_options_that_nothing_can_be_generated_with_name_the_document(
+    options: dict[str, Any], message: str
+) -> None:
+    loaded = TinyModel().load(torch.device("cpu"))
+    asked = requests("generate_until", [("Why?", options)])
+    with pytest.raises(ConfigError, match=rf"document 0 .* must have .*{message}"):
         EngineLM(PlainEngine(loaded), LENGTH).generate_until(asked)
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.engines.requests import Generate, Generated, Request, Score, Scored
 from harness.engines.vllm import server
 from harness.engines.vllm.prompts import MOST_FOLLOWING
-from harness.errors import InvalidResult, ModelError, UnsupportedEngine
+from harness.errors import ConfigError, InvalidResult, ModelError, UnsupportedEngine
 
 Array = np.ndarray[Any, Any]
 CONTEXT = (65, 66, 67)
@@ -125,6 +125,17 @@ def test_answer_to_something_else_is_an_invalid_result(
     told(**wrong)
     with start() as engine, pytest.raises(InvalidResult, match=message):
         list(engine.answer([request_]))
+
+
+def test_prompt_that_leaves_no_room_for_a_token_is_told_before_anything_is_loaded(
+    start: Any, asked: Callable[[str], list[Any]]
+) -> None:
+    with start(max_model_len=8) as engine:
+        with pytest.raises(ConfigError, match=r"got a prompt of 8 tokens where 8 fit; .* to 7"):
+            list(engine.answer([Score((1,), (2,) * 8)]))
+        assert not asked("load")
+        [(_, answer)] = engine.answer([Score((1,), (2,) * 7)])
+    assert len(answer.log_probs) == 7
 
 
 def test_folder_that_vllm_refuses_is_a_model_error(start: Any, told: Callable[..., None]) -> None:
