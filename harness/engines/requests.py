@@ -52,6 +52,12 @@ class Generate(NamedTuple):
 Request: TypeAlias = Score | Generate
 
 
+def num_run(request: Request) -> int:
+    """Return the most tokens that run: all but the last one, which is looked up or the answer."""
+    after = len(request.continuation) if isinstance(request, Score) else request.max_new_tokens
+    return len(request.context) + max(after, 1) - 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """The answer to a `Score`, one entry for each token of the continuation."""

@@ -13,7 +13,7 @@ from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.shared_runs import answer_shared
 from harness.engines.local.split_model import SplitModel
 from harness.engines.local.whole_runs import answer_whole
-from harness.engines.requests import Answer, Request
+from harness.engines.requests import Answer, Request, num_run
 from harness.engines.tree import prefix_tree
 
 
@@ -35,7 +35,7 @@ def answer(
         InvalidResult: A logit of a decoded position is NaN.
     """
     tree = prefix_tree(requests)
-    if len(tree) and (reason := unsupported(model, max(map(len, tree.runs)))):
+    if len(tree) and (reason := unsupported(model, max(map(num_run, requests)))):
         warn(
             f"prompts of this model cannot share their beginning, because {reason}; "
             "every prompt was run whole, which is slower"

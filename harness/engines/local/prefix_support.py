@@ -9,11 +9,10 @@ name; three questions are asked in this order:
    (the model runs both ways)
 """
 
-from collections.abc import Iterator
-
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from harness.engines.local.positions import changes
 from harness.engines.local.split_model import RUN_ERRORS, SplitModel
 from harness.engines.local.tree_pass import Kept, run_pass
 from harness.engines.requests import Generate
@@ -23,31 +22,16 @@ from harness.models.tokens import num_rows
 
 SHAREABLE_LAYERS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on earlier tokens and positions, and on nothing else."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary positions that change once a prompt exceeds the original longest sequence."""
 
 
 def unsupported(model: SplitModel, longest: int) -> str | None:
-    """Return why prompts of up to `longest` tokens cannot share a prefix, or None if they can."""
-    config = text_config(model.loaded.module)
-    kinds, _ = get_layer_types_and_kwargs(config)
+    """Return why sequences of up to `longest` tokens cannot share a prefix, or None if they can."""
+    kinds, _ = get_layer_types_and_kwargs(text_config(model.loaded.module))
     if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
-    rope = getattr(config, "rope_parameters", None) or {}
-    # Up to the original longest sequence, even such positions do not depend on the length.
-    original = rope.get("original_max_position_embeddings") or model.loaded.max_length
-    if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
+    if any(longest > length for length in changes(model.loaded)):
         return "its positions change with the length of the whole prompt"
     return model.loaded.cached("why prompts cannot share a prefix", lambda: _difference(model))
-
-
-def _strings(node: object) -> Iterator[str]:
-    """Yield every string in nested mappings; rotary parameters may come by kind of layer."""
-    if isinstance(node, dict):
-        for child in node.values():
-            yield from _strings(child)
-    elif isinstance(node, str):
-        yield node
 
 
 def _difference(model: SplitModel) -> str | None:

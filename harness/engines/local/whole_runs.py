@@ -3,6 +3,7 @@
 1. What is only scored: batches of similar length fill a budget of tokens. Shorter runs are padded
    on the right: attention is causal, so no scored token sees the padding. (A recipe whose
    activation scales are shared between tokens does depend on the batch; the run warns of it.)
+   Runs whose length changes all positions (`positions`) are batches of their own.
 2. What goes on by decoding: batches of one length. There is no cache, since models differ in what
    they cache. Each step runs all tokens again.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.engines.local.greedy import decode
+from harness.engines.local.positions import changes
 from harness.engines.local.reading import Reader, Span, positions_of
 from harness.engines.local.split_model import SplitModel
 from harness.engines.requests import Answer, Generate, Request
@@ -33,12 +35,13 @@ def answer_whole(
     asked = defaultdict(list)
     for index, run in enumerate(tree.run_of.tolist()):
         asked[run].append(index)
-    for decoding in (False, True):
-        runs = [
-            run
-            for run in tree.whole.tolist()
-            if decoding is any(isinstance(requests[index], Generate) for index in asked[run])
-        ]
+    lengths_of_change = changes(model.loaded)
+    groups = defaultdict(list)
+    for run in tree.whole.tolist():
+        decoding = any(isinstance(requests[index], Generate) for index in asked[run])
+        beyond = sum(len(tree.runs[run]) > length for length in lengths_of_change)
+        groups[decoding, beyond].append(run)
+    for (decoding, _), runs in sorted(groups.items()):
         # What is scored counts with its last token, which is looked up.
         lengths = [len(tree.runs[run]) + (not decoding) for run in runs]
         for batch in batches(lengths, batch_tokens, padding=not decoding):
