@@ -44,9 +44,12 @@ class Generate(NamedTuple):
     not stop at once: it may decode further tokens, and the task cuts the text."""
 
     def is_ended_by(self, text: str) -> bool:
-        """Return whether a stop text stands in a text behind other text than white space."""
+        """Return whether a stop text stands in a text behind other text than white space.
+
+        An empty stop text stands everywhere and ends nothing.
+        """
         # From the second character on: the first one is other text than white space.
-        return any(stop in text.lstrip()[1:] for stop in self.stop)
+        return any(stop in text.lstrip()[1:] for stop in self.stop if stop)
 
 
 Request: TypeAlias = Score | Generate

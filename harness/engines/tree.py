@@ -95,7 +95,11 @@ def num_tokens(tree: PrefixTree) -> int:
 
 
 def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTree:
-    """Build the tree of some requests; without `share` every run is whole."""
+    """Build the tree of some requests; without `share` every run is whole.
+
+    Raises:
+        ValueError: A request has no context, or a `Score` no continuation.
+    """
     # A dict keeps one copy of equal runs. Bytes take 4 bytes a token and sort fast.
     seen: dict[bytes, int] = {}
     found = [seen.setdefault(_run(request), len(seen)) for request in requests]
@@ -127,6 +131,9 @@ def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTre
 
 
 def _run(request: Request) -> bytes:
+    is_asked = isinstance(request, Generate) or bool(request.continuation)
+    if not request.context or not is_asked:
+        raise ValueError(f"a request must have a context and something to answer, got {request}")
     ids = np.array(request.context, WIDE).tobytes()
     if isinstance(request, Generate):
         return ids

@@ -32,8 +32,11 @@ def answer(
         warn: Gets a warning if the model cannot share what requests have in common.
 
     Raises:
+        ValueError: A request has no context, or a `Score` no continuation.
         InvalidResult: A logit of a decoded position is NaN.
     """
+    if not requests:
+        return
     tree = prefix_tree(requests)
     if len(tree) and (reason := unsupported(model, max(map(num_run, requests)))):
         warn(

@@ -49,7 +49,7 @@ def decode(
     while made:
         going = []
         for row, (index, token) in enumerate(zip([*made], newest, strict=True)):
-            if token not in ends:
+            if token not in ends and requests[index].max_new_tokens:
                 made[index].append(token)
                 if not _is_over(loaded, requests[index], made[index]):
                     going.append(row)

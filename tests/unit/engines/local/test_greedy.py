@@ -65,6 +65,18 @@ def test_each_row_ends_by_itself_and_leaves_the_others(tiny: LoadedModel) -> Non
     assert script.steps == 5
 
 
+def test_no_more_tokens_are_decoded_than_asked_for(tiny: LoadedModel) -> None:
+    requests = [Generate((5,), most) for most in (0, 3, 0, 1)]
+    found = dict(decode(tiny, requests, dict.fromkeys(range(4), 65), Script([[65] * 9] * 4)))
+    assert [len(found[index].tokens) for index in range(4)] == [0, 3, 0, 1]
+
+
+def test_an_empty_stop_text_ends_nothing(tiny: LoadedModel) -> None:
+    requests = [Generate((5,), 4, ("", "Q"))]
+    ((_, found),) = decode(tiny, requests, {0: 65}, Script([[65] * 9]))
+    assert len(found.tokens) == 4
+
+
 @pytest.mark.parametrize(
     ("row", "found"),
     [
