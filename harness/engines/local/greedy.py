@@ -49,9 +49,11 @@ def decode(
     while made:
         going = []
         for row, (index, token) in enumerate(zip([*made], newest, strict=True)):
-            if token not in ends and requests[index].max_new_tokens:
+            request = requests[index]
+            assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
+            if token not in ends and request.max_new_tokens:
                 made[index].append(token)
-                if not _is_over(loaded, requests[index], made[index]):
+                if not _is_over(loaded, request, made[index]):
                     going.append(row)
                     continue
             yield index, Generated(tuple(made.pop(index)))
@@ -82,9 +84,8 @@ def most_likely(logits_BV: Tensor) -> Tensor:
     return tokens_B
 
 
-def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
+def _is_over(loaded: LoadedModel, request: Generate, made: Sequence[int]) -> bool:
     """Say whether a row has all its tokens, or a stop text behind other text than white space."""
-    assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
     if len(made) >= request.max_new_tokens:
         return True
     # A text is not decoded for nothing.
