@@ -44,12 +44,21 @@ class Generate(NamedTuple):
     may decode further tokens; the task cuts the text."""
 
     def is_ended_by(self, text: str) -> bool:
-        """Return whether a text holds a stop text behind a character that is not white space."""
+        """Return whether a text holds a stop text behind a character that is not white space.
+
+        An empty stop text ends nothing.
+        """
         # From the second character on: the first one is not white space.
-        return any(stop in text.lstrip()[1:] for stop in self.stop)
+        return any(stop in text.lstrip()[1:] for stop in self.stop if stop)
 
 
 Request: TypeAlias = Score | Generate
+
+
+def num_run(request: Request) -> int:
+    """Return the most tokens that run: all but the last one, which is looked up or the answer."""
+    after = len(request.continuation) if isinstance(request, Score) else request.max_new_tokens
+    return len(request.context) + max(after, 1) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -98,7 +98,11 @@ def num_tokens(tree: PrefixTree) -> int:
 
 
 def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTree:
-    """Return the tree of some requests; without `share` every sequence is outside of it."""
+    """Return the tree of some requests; without `share` every sequence is outside of it.
+
+    Raises:
+        ValueError: A request has no context, or a `Score` no continuation.
+    """
     # A dict keeps one copy of equal sequences. Bytes take 4 bytes a token and sort fast.
     seen: dict[bytes, int] = {}
     found = [seen.setdefault(_sequence(request), len(seen)) for request in requests]
@@ -132,6 +136,9 @@ def prefix_tree(requests: Sequence[Request], *, share: bool = True) -> PrefixTre
 
 def _sequence(request: Request) -> bytes:
     """Return the tokens that a model must run for a request, as `ID_TYPE`."""
+    is_asked = isinstance(request, Generate) or bool(request.continuation)
+    if not request.context or not is_asked:
+        raise ValueError(f"a request must have a context and something to answer, got {request}")
     ids = np.array(request.context, ID_TYPE).tobytes()
     if isinstance(request, Generate):
         return ids

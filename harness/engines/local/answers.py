@@ -12,7 +12,7 @@ from harness.engines.local.prefix_support import unsupported
 from harness.engines.local.shared_sequences import answer_shared
 from harness.engines.local.split_model import SplitModel
 from harness.engines.local.whole_sequences import answer_whole
-from harness.engines.requests import Answer, Request
+from harness.engines.requests import Answer, Request, num_run
 from harness.engines.tree import prefix_tree
 
 
@@ -31,10 +31,13 @@ def answer(
         warn: Is called with a warning if the model cannot run shared tokens once.
 
     Raises:
+        ValueError: A request has no context, or a `Score` no continuation.
         InvalidResult: A logit of a decoded position is NaN.
     """
+    if not requests:
+        return
     tree = prefix_tree(requests)
-    if len(tree) and (reason := unsupported(model, max(map(len, tree.sequences)))):
+    if len(tree) and (reason := unsupported(model, max(map(num_run, requests)))):
         warn(
             f"prompts of this model cannot share their beginning, because {reason}; "
             "every prompt was run whole, which is slower"

@@ -41,7 +41,7 @@ def decode(
         rows: The rows behind their prompts.
 
     Raises:
-        InvalidResult: A logit is NaN.
+        InvalidResult: The largest logit of a row is NaN or infinite.
     """
     ends = end_ids(loaded)
     made: dict[int, list[int]] = {index: [] for index in tokens}
@@ -49,9 +49,11 @@ def decode(
     while made:
         going = []
         for row, (index, token) in enumerate(zip([*made], newest, strict=True)):
-            if token not in ends:
+            request = requests[index]
+            assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
+            if token not in ends and request.max_new_tokens:
                 made[index].append(token)
-                if not _is_over(loaded, requests[index], made[index]):
+                if not _is_over(loaded, request, made[index]):
                     going.append(row)
                     continue
             yield index, Generated(tuple(made.pop(index)))
@@ -67,19 +69,23 @@ def most_likely(logits_BV: Tensor) -> Tensor:
     """Return the most likely token of each row, `[B]`.
 
     Raises:
-        InvalidResult: A logit is NaN.
+        InvalidResult: The largest logit is NaN or infinite.
     """
-    if logits_BV.isnan().any():  # argmax would take a NaN for the largest
+    tokens_B = logits_BV.argmax(dim=-1)
+    # argmax takes a NaN for the largest. A smaller logit may be -inf: it has probability 0.
+    largest_B = logits_BV.gather(-1, tokens_B[:, None])[:, 0]
+    bad = largest_B[~largest_B.isfinite()]
+    if len(bad):
+        found = str(float(bad[0])).replace("nan", "NaN")
         raise InvalidResult(
-            "every logit must be finite, got NaN while decoding; "
+            f"every logit must be finite, got {found} while decoding; "
             "the recipe destroys this model, or the weights are damaged"
         )
-    return logits_BV.argmax(dim=-1)
+    return tokens_B
 
 
-def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
+def _is_over(loaded: LoadedModel, request: Generate, made: Sequence[int]) -> bool:
     """Say whether a row has all its new tokens, or a stop text has ended it."""
-    assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
     if len(made) >= request.max_new_tokens:
         return True
     # Only a request with stop texts needs its text.

@@ -54,10 +54,11 @@ class Divergence:
     def __post_init__(self) -> None:
         """Check the bounds of fields, and that answers have probabilities."""
         check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
-        if self.questions is not None and not isinstance(self.questions.answer, Direct):
+        rules = self.questions.rules if self.questions else ()
+        if others := [type(rule).__name__ for rule in rules if not isinstance(rule, Direct)]:
             raise ValueError(
-                "questions.answer must be the direct rule, whose answers are letters with "
-                f"probabilities, got {type(self.questions.answer).__name__}"
+                "questions must be answered by the direct rule alone, whose answers are letters "
+                f"with probabilities, got {', '.join(others)}"
             )
 
     @property

@@ -15,8 +15,8 @@ from harness.data.source import DataSource, Question, hash_questions, repeated_q
 from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
-from harness.engines.requests import Answer, Request
-from harness.errors import ConfigError, check_bounds
+from harness.engines.requests import Answer, Request, num_run
+from harness.errors import ConfigError, DataError, check_bounds
 from harness.results.parts import PARTS
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
@@ -230,7 +230,31 @@ class MMLU:
                 asked = rule.requests(each, letters.get(subject, ()))
                 requests += asked
                 owners += [Owner(place, number)] * len(asked)
+        self._check_room(engine, encoded, requests, owners)
         return requests, owners
+
+    def _check_room(
+        self,
+        engine: Engine,
+        encoded: Sequence[EncodedQuestion],
+        requests: Sequence[Request],
+        owners: Sequence[Owner],
+    ) -> None:
+        """Check that there is room for answers behind the prompts.
+
+        Raises:
+            DataError: There is none for some.
+        """
+        sizes = [num_run(request) for request in requests]
+        if engine.fits(max(sizes)):
+            return
+        longest = encoded[owners[sizes.index(max(sizes))].question].question.id
+        count = len({o.question for o, n in zip(owners, sizes, strict=True) if not engine.fits(n)})
+        raise DataError(
+            f"every prompt with its answer must be at most the {engine.max_length} tokens "
+            f"{engine.name} was made for, got {count} longer ones, the longest {longest} with "
+            f"{max(sizes)}; lower task.shots or choose task.subjects"
+        )
 
     def _info(self, engine: Engine, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
         parts = {} if len(self.rules) == 1 else {PARTS: self._parts(engine)}

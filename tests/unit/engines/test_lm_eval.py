@@ -12,6 +12,7 @@ from plain_engine import PlainEngine
 from tokenizers.processors import TemplateProcessing
 
 from harness.engines.lm_eval import EngineLM
+from harness.engines.local.engine import LocalEngine
 from harness.engines.requests import Generate
 from harness.errors import ConfigError, DataError, UnsupportedEngine
 from harness.models.loaded import LoadedModel
@@ -111,6 +112,11 @@ def test_texts_are_scored_in_the_windows_of_lm_eval(loaded: LoadedModel, referen
     reference.add_bos_token = None
     assert found == pytest.approx(expected, abs=1e-4)
     assert found[0] == 0.0
+
+
+def test_a_call_whose_texts_are_all_empty_asks_nothing(loaded: LoadedModel) -> None:
+    texts = requests("loglikelihood_rolling", [("",), ("",)])
+    assert EngineLM(LocalEngine(loaded), LENGTH).loglikelihood_rolling(texts) == [0.0, 0.0]
 
 
 def test_texts_are_generated_and_cut_as_by_lm_eval(loaded: LoadedModel, reference: HFLM) -> None:

@@ -3,6 +3,7 @@
 import os.path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +131,9 @@ def test_without_sharing_every_sequence_is_whole() -> None:
     tree = prefix_tree(requests, share=False)
     assert len(tree) == 0
     assert num_tokens(tree) == 7
+
+
+@pytest.mark.parametrize("request_", [Score((), (1,)), Score((1,), ()), Generate((), 2)])
+def test_a_request_without_context_or_continuation_is_an_error(request_: Request) -> None:
+    with pytest.raises(ValueError, match="must have a context and something to answer"):
+        prefix_tree([request_])
