@@ -1,20 +1,12 @@
 """Answer requests whose sequences share nothing: each runs whole.
 
-<<<<<<< HEAD:harness/engines/local/whole_sequences.py
 1. Sequences that are only scored run in batches of similar length that fill a budget of tokens.
    Shorter ones are padded on the right: attention is causal, so no scored token sees the padding.
    (With a recipe whose activation scales are shared between tokens, answers do depend on the batch;
-   the record warns of it.)
+   the record warns of it.) Sequences whose length changes all positions (`positions`) have batches
+   of their own.
 2. Sequences that are continued run in batches of one length, because decoding appends to each row.
    They have no cache, since models differ in what they cache: each step runs all tokens again.
-=======
-1. What is only scored: batches of similar length fill a budget of tokens. Shorter runs are padded
-   on the right: attention is causal, so no scored token sees the padding. (A recipe whose
-   activation scales are shared between tokens does depend on the batch; the run warns of it.)
-   Runs whose length changes all positions (`positions`) are batches of their own.
-2. What goes on by decoding: batches of one length. There is no cache, since models differ in what
-   they cache. Each step runs all tokens again.
->>>>>>> brk1:harness/engines/local/whole_runs.py
 """
 
 from collections import defaultdict
@@ -48,30 +40,17 @@ def answer_whole(
         InvalidResult: A logit of a decoded position is NaN.
     """
     asked = defaultdict(list)
-<<<<<<< HEAD:harness/engines/local/whole_sequences.py
     for index, number in enumerate(tree.sequence_of.tolist()):
         asked[number].append(index)
-    for decoding in (False, True):
-        numbers = [
-            number
-            for number in tree.whole.tolist()
-            if decoding is any(isinstance(requests[index], Generate) for index in asked[number])
-        ]
-        # A scored sequence counts with its last token, which is looked up and not run.
-        lengths = [len(tree.sequences[number]) + (not decoding) for number in numbers]
-=======
-    for index, run in enumerate(tree.run_of.tolist()):
-        asked[run].append(index)
     lengths_of_change = changes(model.loaded)
     groups = defaultdict(list)
-    for run in tree.whole.tolist():
-        decoding = any(isinstance(requests[index], Generate) for index in asked[run])
-        beyond = sum(len(tree.runs[run]) > length for length in lengths_of_change)
-        groups[decoding, beyond].append(run)
-    for (decoding, _), runs in sorted(groups.items()):
-        # What is scored counts with its last token, which is looked up.
-        lengths = [len(tree.runs[run]) + (not decoding) for run in runs]
->>>>>>> brk1:harness/engines/local/whole_runs.py
+    for number in tree.whole.tolist():
+        decoding = any(isinstance(requests[index], Generate) for index in asked[number])
+        beyond = sum(len(tree.sequences[number]) > length for length in lengths_of_change)
+        groups[decoding, beyond].append(number)
+    for (decoding, _), numbers in sorted(groups.items()):
+        # A scored sequence counts with its last token, which is looked up and not run.
+        lengths = [len(tree.sequences[number]) + (not decoding) for number in numbers]
         for batch in batches(lengths, batch_tokens, padding=not decoding):
             some = [numbers[place] for place in batch]
             ids = [torch.from_numpy(tree.sequences[number].astype(np.int64)) for number in some]
