@@ -90,6 +90,8 @@ def attend_packed(
         v: Packed values `[G, N, D]`, likewise.
         how: Scale, window, cap and sinks of the layer.
     """
+    # Each part of attention takes float32: queries belong to several parts and are converted once.
+    dtype, q = q.dtype, q.float()
     out, lse = packed.own(layer, q, k, v, how)
     for node in packed.above(layer, k, v):
         over = _over_node(node, q[:, node.below], packed.positions[node.below], how)
@@ -99,7 +101,7 @@ def attend_packed(
         # A sink of score s adds e^s to the sum Z of exponentials and nothing to the values:
         # out Z / (Z + e^s) = out sigmoid(ln Z - s).
         out = out * torch.sigmoid(lse - how.sinks.float()[:, None])[..., None]
-    return out.to(q.dtype)
+    return out.to(dtype)
 
 
 def _over_node(node: Above, q_HND: Tensor, positions_N: Tensor, how: Scoring) -> Part:

@@ -6,7 +6,7 @@ nothing:
     packed      a b c d e        N = 5
     positions   0 1 2 2 3
     own         [[0 1]           places of nodes in the packed sequence, padded to the longest;
-                 [3 4]           nodes of similar length go together (`Rows`)
+                 [3 4]           short nodes go together (`ShortNodes`), a long one goes alone
                  [2 2]]
     above       0 1              the keys of `a b` stand at places 0 and 1,
     below       2 3 4            and the queries below it behind them, in one slice
@@ -30,6 +30,9 @@ from harness.engines.tree import Ints, PrefixTree
 
 SHORT = 32
 """Nodes of at most so many tokens may be padded to one length [token]."""
+LONG = 128
+"""Nodes of more tokens go alone: attention to them takes longer than a call of its kernel [token].
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,15 +46,42 @@ class Keys:
     """Keys and values `[G, P, D]` of each layer."""
 
 
-class Rows(NamedTuple):
+class ShortNodes(NamedTuple):
     """Nodes of similar length, padded to the longest: B nodes, S tokens."""
 
     places: Tensor
     """Places of tokens in the packed sequence, int64 `[B, S]`; padding holds a node's first one."""
     real: Tensor
-    """Indices of what is no padding in the flat `[B * S]`."""
+    """Indices of tokens that are no padding, in the flat `[B * S]`."""
     targets: Tensor
     """Places of the same tokens in the packed sequence."""
+
+    def rows(self, x_HND: Tensor) -> Tensor:
+        """Return the values of the nodes, `[H, N, D]` -> `[B, H, S, D]`.
+
+        Padding holds the first token of a node: as a key it is behind every real query, and the
+        result of it as a query is dropped.
+        """
+        return x_HND[:, self.places].transpose(0, 1)
+
+    def put(self, rows: Tensor, into: Tensor) -> None:
+        """Write results `[B, H, S, ..]` to their places in `[H, N, ..]`."""
+        into[:, self.targets] = rows.transpose(0, 1).flatten(1, 2)[:, self.real]
+
+
+class LongNode(NamedTuple):
+    """One node, which needs no copies; B = 1."""
+
+    places: slice
+    """Places of its tokens in the packed sequence."""
+
+    def rows(self, x_HND: Tensor) -> Tensor:
+        """Return the values of the node, `[H, N, D]` -> `[1, H, S, D]`."""
+        return x_HND[None, :, self.places]
+
+    def put(self, rows: Tensor, into: Tensor) -> None:
+        """Write results `[1, H, S, ..]` to their places in `[H, N, ..]`."""
+        into[:, self.places] = rows[0]
 
 
 class Ancestor(NamedTuple):
@@ -73,7 +103,7 @@ class TreePass:
     """The layout of a pass; a `Packed` of `tree_attention`."""
 
     positions: Tensor
-    rows: tuple[Rows, ...]
+    nodes: tuple[ShortNodes | LongNode, ...]
     ancestors: tuple[Ancestor, ...]
     kept: dict[int, Keys]
     """Keys by node: those of earlier passes, and those that this pass leaves."""
@@ -88,12 +118,11 @@ class TreePass:
         heads, num, _ = q_HND.shape
         out = q_HND.new_empty(heads, num, v_GND.shape[-1], dtype=torch.float32)
         lse = q_HND.new_empty(heads, num, dtype=torch.float32)
-        for rows in self.rows:
-            part = _over_rows(rows, q_HND, k_GND, v_GND, how)
-            # `[B, H, S, ..]` -> `[H, B * S, ..]` -> the packed order, padding dropped.
-            out[:, rows.targets], lse[:, rows.targets] = (
-                x.transpose(0, 1).flatten(1, 2)[:, rows.real] for x in part
-            )
+        for nodes in self.nodes:
+            q, k, v = map(nodes.rows, (q_HND, k_GND, v_GND))
+            part = _over_own(q, k, v, how)
+            nodes.put(part.out, out)
+            nodes.put(part.lse, lse)
         return Part(out, lse)
 
     def above(self, layer: int, k_GND: Tensor, v_GND: Tensor) -> Iterator[Above]:
@@ -106,11 +135,9 @@ class TreePass:
             yield Above(keys, values, each.start, each.below, each.longest)
 
 
-def _over_rows(rows: Rows, q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, how: Scoring) -> Part:
-    # `[H, N, D]` -> `[B, H, S, D]`. Padding holds the first token: as a key it is behind every
-    # real query, as a query its result is dropped.
-    q, k, v = (x[:, rows.places].transpose(0, 1) for x in (q_HND, k_GND, v_GND))
-    # Nodes are short: repeating their keys for each query head costs little.
+def _over_own(q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Part:
+    """Attend from nodes to themselves: queries `[B, H, S, D]`, keys and values `[B, G, S, D]`."""
+    # In a causal matrix the heads of a group cannot be further queries: each gets its own keys.
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     allowed = None
@@ -159,7 +186,7 @@ def run_pass(
     positions = [np.arange(tree.starts[node], tree.ends[node]) for node in nodes]
     packed = TreePass(
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
-        rows=tuple(_rows(lengths, offsets[:-1], device)),
+        nodes=tuple(_own_nodes(lengths, offsets[:-1], device)),
         ancestors=tuple(_ancestors(tree, nodes, offsets)),
         kept=kept.by_node,
         leaves={node: places[node] for node in keep},
@@ -168,9 +195,21 @@ def run_pass(
     return run_packed(model, packed, torch.from_numpy(ids)), offsets
 
 
-def _rows(lengths: Ints, offsets: Ints, device: torch.device) -> Iterator[Rows]:
-    """Yield nodes of similar length, the longest first."""
+def _own_nodes(
+    lengths: Ints, offsets: Ints, device: torch.device
+) -> Iterator[ShortNodes | LongNode]:
+    """Yield long nodes alone and short nodes of similar length together, the longest first.
+
+    Args:
+        lengths: Tokens of each node.
+        offsets: Place of the first token of each node.
+        device: Device of the indices.
+    """
     order = np.argsort(-lengths, kind="stable")
+    num_long = int((lengths > LONG).sum())
+    for node in order[:num_long]:
+        yield LongNode(slice(int(offsets[node]), int(offsets[node] + lengths[node])))
+    order = order[num_long:]
     while len(order):
         longest = lengths[order[0]]
         # Padding to twice the length at most: attention to a row of S tokens costs S^2.
@@ -180,7 +219,7 @@ def _rows(lengths: Ints, offsets: Ints, device: torch.device) -> Iterator[Rows]:
         is_token = columns < lengths[together][:, None]
         places = offsets[together][:, None] + np.where(is_token, columns, 0)
         arrays = (places, np.flatnonzero(is_token), places[is_token])
-        yield Rows(*(torch.from_numpy(each).to(device) for each in arrays))
+        yield ShortNodes(*(torch.from_numpy(each).to(device) for each in arrays))
 
 
 def _ancestors(tree: PrefixTree, nodes: range, offsets: Ints) -> Iterator[Ancestor]:
