@@ -37,7 +37,7 @@ class Span(NamedTuple):
     """Place of the first position."""
 
     def moved(self, by: int) -> "Span":
-        """Return the same span, with places that are counted from further ahead."""
+        """Return the same span with its place increased by `by`."""
         return self._replace(place=self.place + by)
 
 
@@ -112,7 +112,21 @@ class Reader:
 def _read(
     model: SplitModel, hidden_NH: Tensor, places: Ints, targets: Ints, ends: Ints
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return ln p and `is_top` of targets after some places, and the next tokens after `ends`."""
+    """Read the logits of some places.
+
+    Args:
+        model: The model.
+        hidden_NH: Hidden states.
+        places: Places whose next token is scored, `[M]`; a place may come several times.
+        targets: The token that is scored at each of them, `[M]`.
+        ends: Places whose most likely next token is wanted.
+
+    Returns:
+        ln p of each target [nat], whether no other token is more likely, and the tokens at `ends`.
+
+    Raises:
+        InvalidResult: The largest logit at one of `ends` is NaN or infinite.
+    """
     device = hidden_NH.device
     # Logits of a place are computed once.
     read, row_of = np.unique(np.concatenate([places, ends]), return_inverse=True)

@@ -42,7 +42,7 @@ class Scoring(NamedTuple):
 
     scale: float
     window: int | None
-    """Number of last positions that a query sees, its own included; None is all."""
+    """A query sees so many positions: its own and those just before it; None is all of them."""
     softcap: float | None
     sinks: Tensor | None
     """Score of a key without a value, for each head `[H]`: it takes a share of the softmax."""
@@ -105,7 +105,14 @@ def attend_packed(
 
 
 def _over_node(node: Above, q_HND: Tensor, positions_N: Tensor, how: Scoring) -> Part:
-    """Attend from every token below a node to the node."""
+    """Attend from the tokens below a node to the node.
+
+    Args:
+        node: The node, with its keys.
+        q_HND: Queries of the tokens below it.
+        positions_N: Positions of these tokens.
+        how: Scale, window and cap of the layer.
+    """
     heads, num, size = q_HND.shape
     groups, length, _ = node.keys.shape
     # `[H, N, D]` -> `[1, G, H / G * N, D]`: the heads of a group are queries of the same keys.
@@ -159,6 +166,7 @@ AttentionInterface.register(PREFIX_TREE, _prefix_tree_attention)
 
 @contextmanager
 def _tree_attention(model: SplitModel, packed: Packed) -> Iterator[None]:
+    """Context manager that puts `_prefix_tree_attention` in the place of a model's attention."""
     token = _running.set(packed)
     try:
         with attention(model.loaded.module, PREFIX_TREE):

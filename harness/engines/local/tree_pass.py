@@ -42,8 +42,9 @@ class Keys:
     start: int
     """Position of the first key."""
     length: int
+    """Number of its tokens."""
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Keys and values `[G, P, D]` of each layer."""
+    """Index of a layer -> its keys and values, `[G, P, D]` each."""
 
 
 class ShortNodes(NamedTuple):
@@ -103,16 +104,19 @@ class TreePass:
     """The layout of a pass; a `Packed` of `tree_attention`."""
 
     positions: Tensor
+    """Position of each token in its whole prompt, int64 `[N]`."""
     nodes: tuple[ShortNodes | LongNode, ...]
+    """All nodes of the pass."""
     ancestors: tuple[Ancestor, ...]
+    """Nodes with tokens of the pass below them, those nearer to the root first."""
     kept: dict[int, Keys]
-    """Keys by node: those of earlier passes, and those that this pass leaves."""
-    leaves: dict[int, slice]
-    """Nodes whose keys this pass leaves, and their places."""
+    """Keys by node: those of earlier passes, and those that later passes need of this one."""
+    keeps: dict[int, slice]
+    """Nodes of the pass whose keys later passes need, and the places of their tokens."""
 
     def own(self, layer: int, q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, how: Scoring) -> Part:
         """Attend from every token of a node to itself and the tokens of the node before it."""
-        for node, places in self.leaves.items():
+        for node, places in self.keeps.items():
             # Copies: a slice would keep the keys of the whole pass in memory.
             self.kept[node].layers[layer] = (k_GND[:, places].clone(), v_GND[:, places].clone())
         heads, num, _ = q_HND.shape
@@ -167,7 +171,10 @@ class Kept:
 def run_pass(
     model: SplitModel, tree: PrefixTree, nodes: range, kept: Kept, keep: set[int]
 ) -> tuple[Tensor, Ints]:
-    """Run some nodes; return hidden states `[N, H]`, and the place of each node's first token.
+    """Run some nodes; return their hidden states, and the places where nodes begin.
+
+    Returns:
+        Hidden states `[N, H]`; the place of each node's first token, and N behind the last one.
 
     Args:
         model: The model.
@@ -189,7 +196,7 @@ def run_pass(
         nodes=tuple(_own_nodes(lengths, offsets[:-1], device)),
         ancestors=tuple(_ancestors(tree, nodes, offsets)),
         kept=kept.by_node,
-        leaves={node: places[node] for node in keep},
+        keeps={node: places[node] for node in keep},
     )
     ids = np.concatenate([tree.ids(node) for node in nodes]).astype(np.int64)
     return run_packed(model, packed, torch.from_numpy(ids)), offsets
