@@ -371,7 +371,13 @@ def measured(bench: Bench, name: str) -> Json:
         bench.say("lm_eval: tasks of lm-eval on an engine and on HFLM")
         source = Chosen(asked=bench.questions)
         found = bench_lm_eval.part(
-            bench.loaded, bench.data, source, given.documents, given.batch_sizes, bench.how
+            bench.loaded,
+            bench.data,
+            source,
+            given.documents,
+            given.batch_sizes,
+            bench.how,
+            given.tasks,
         )
         for line in bench_lm_eval.lines(found):
             bench.say(line)
@@ -398,6 +404,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help="lm-eval's")
     parser.add_argument("--full", action="store_true", help="ask all 14,042 questions too")
     parser.add_argument("--documents", type=int, default=40, help="of each task of lm_eval")
+    named = bench_lm_eval.TARGETS
+    parser.add_argument("--tasks", nargs="+", choices=named, default=[*named], help="of lm_eval")
     parser.add_argument("--old", help="commit or folder to run the same parts with")
     parser.add_argument("--rounds", type=int, default=3, help="of today's and the earlier code")
     parser.add_argument("--out", type=Path, help="write to a file, which keeps its other parts")

@@ -241,21 +241,27 @@ def part(
     count: int,
     sizes: Sequence[int],
     how: MatmulWay,
+    names: Sequence[str] = (*TARGETS,),
 ) -> Json:
-    """Return all figures; `count` documents of each task beside HFLM."""
+    """Return the figures of some parts; `count` documents of each task beside HFLM."""
     found: Json = {}
     for name, task in TASKS.items():
+        if name not in names:
+            continue
         listed = [q for q in data.questions if q.subject == task.subject][: MOST_SHOTS + count]
         found[name] = beside_hflm(loaded, task, listed, sizes, how)
     with multiplied(how):
-        found["mmlu"] = beside_mmlu(loaded, data, source)
-        found["both_answers"] = both_answers(loaded, source)
+        if "mmlu" in names:
+            found["mmlu"] = beside_mmlu(loaded, data, source)
+        if "both_answers" in names:
+            found["both_answers"] = both_answers(loaded, source)
     return found
 
 
 def lines(found: Json) -> Iterator[str]:
     """Yield a line for each part: its ratio, what is wanted, and the ratio of tokens."""
-    for name, (words, bound) in TARGETS.items():
+    for name in found:
+        words, bound = TARGETS[name]
         line = f"{name}: {found[name]['ratio']:.3g}, {words} {bound:g} is wanted"
         if "ratio_of_tokens" in found[name]:
             line += f"; HFLM runs {found[name]['ratio_of_tokens']:.3g} times as many tokens"
