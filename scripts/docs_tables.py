@@ -219,6 +219,28 @@ def evaluation(folder: Path) -> Rows:
     return rows
 
 
+def lm_eval_tasks(folder: Path) -> Rows:
+    """Return lm-eval's tasks on an engine and on HFLM, a row a file and task."""
+    found = [load(file) for file in sorted(folder.glob("*.json"))]
+    own = machine(found[0]["parts"]["lm_eval"]["machine"])
+    rows = [[own, "documents", "`engine=local`", "`HFLM`", "times as fast", "times the tokens"]]
+    for each in found:
+        for name, task in each["parts"]["lm_eval"].items():
+            if "ratio_of_tokens" not in task:
+                continue
+            seconds = statistics.mean(task["engine_s"]), task["hflm_s"]
+            rows.append(
+                [
+                    f"`{name}`, {each['settings']['dtype']}",
+                    str(task["documents"]),
+                    *(f"{figures.rate(value)} s" for value in seconds),
+                    f"{task['ratio']:.1f}",
+                    f"{task['ratio_of_tokens']:.1f}",
+                ]
+            )
+    return rows
+
+
 def vllm(file: Path) -> Rows:
     """Return how far vLLM is from transformers on exports, and its speed."""
     found = load(file)
@@ -265,6 +287,7 @@ TABLES: Mapping[str, Callable[[Path], Rows]] = {
         scale_errors,
         exactness,
         formats,
+        lm_eval_tasks,
         vllm,
     )
 }
