@@ -7,6 +7,9 @@ from difflib import get_close_matches
 SCRIPT = "quant-harness"
 """Name of the console script; `harness.script` puts it and its command into `sys.argv[0]`."""
 
+BATCH_DEPENDENT = "results depend on how sequences are batched"
+"""End of a warning about layers whose result for a token depends on the tokens beside it."""
+
 
 def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
     """Return `; did you mean X?` with the closest legal name, or nothing if no name is close.

@@ -20,8 +20,8 @@ The rows `native` are `harness` without that: they separate the gain of the matm
 
 MFU is FLOP / (seconds x measured peak of a matmul). The peak is that of the model's dtype. Where
 matmuls are float32 there is a second MFU against the float32 peak, and the first may exceed 1.
-`bench_reference.py` defines FLOP. Tokens that run are, for `harness`, the common prefix of a
-subject once and the rest of every prompt; for lm-eval every whole prompt, all its positions scored
+`bench_reference.py` defines FLOP. Tokens that run are, for `harness`, those of the prefix tree of
+all prompts, which has shared tokens once; for lm-eval every whole prompt, all its positions scored
 in direct mode. Padding does not count. A generated row counts the tokens of its text and the one
 that ends it.
 """
@@ -239,7 +239,7 @@ def mmlu_part(bench: Bench, mode: Mode) -> Json:
         new = [min(bench.count(s.answer or "") + 1, reference.NEW_TOKENS) for s in ours]
         new_theirs = [bench.count(theirs.texts[s.id]) + 1 for s in ours]
     prompts = list(bench.ids.values())
-    work = reference.shared_by_subject(bench.size, bench.ids, new)
+    work = reference.tree_work(bench.size, prompts, new)
     whole = reference.whole_work(bench.size, prompts, new_theirs, all_scored=direct)
     return {
         "questions": len(ours),
@@ -283,7 +283,8 @@ def exact_samples(bench: Bench) -> tuple[SampleScore, ...]:
 
 def full_run(bench: Bench, mode: Mode, seconds_per_flop: float, new_tokens: int) -> Json:
     """Return what all of MMLU takes: an estimate from its FLOP, with `--full` the time too."""
-    work = reference.shared_by_subject(bench.size, bench.all_ids, [new_tokens] * len(bench.all_ids))
+    prompts = list(bench.all_ids.values())
+    work = reference.tree_work(bench.size, prompts, [new_tokens] * len(prompts))
     estimate = work.flop * seconds_per_flop
     bench.say(f"{mode}: all of MMLU should take about {estimate:.0f} s")
     measured = None
@@ -291,8 +292,8 @@ def full_run(bench: Bench, mode: Mode, seconds_per_flop: float, new_tokens: int)
         measured = ask_harness(bench.loaded, mode, bench.how, bench.data.questions).seconds
         bench.say(f"{mode}: all of MMLU took {measured:.0f} s")
     return {
-        "questions": len(bench.all_ids),
-        "prompt_tokens": sum(map(len, bench.all_ids.values())),
+        "questions": len(prompts),
+        "prompt_tokens": sum(map(len, prompts)),
         "tokens_run": work.tokens,
         "estimated_s": estimate,
         "measured_s": measured,
@@ -370,10 +371,16 @@ def measured(bench: Bench, name: str) -> Json:
         bench.say("lm_eval: tasks of lm-eval on an engine and on HFLM")
         source = Chosen(asked=bench.questions)
         found = bench_lm_eval.part(
-            bench.loaded, bench.data, source, given.documents, given.batch_sizes
+            bench.loaded,
+            bench.data,
+            source,
+            given.documents,
+            given.batch_sizes,
+            bench.how,
+            given.tasks,
         )
-        for each, (words, bound) in bench_lm_eval.TARGETS.items():
-            bench.say(f"{each}: {found[each]['ratio']:.3g}, {words} {bound:g} is wanted")
+        for line in bench_lm_eval.lines(found):
+            bench.say(line)
         return found
     found = perplexity_part(bench) if name == "perplexity" else mmlu_part(bench, name)
     if given.old is not None:
@@ -397,6 +404,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=sizes, help="lm-eval's")
     parser.add_argument("--full", action="store_true", help="ask all 14,042 questions too")
     parser.add_argument("--documents", type=int, default=40, help="of each task of lm_eval")
+    named = bench_lm_eval.TARGETS
+    parser.add_argument("--tasks", nargs="+", choices=named, default=[*named], help="of lm_eval")
     parser.add_argument("--old", help="commit or folder to run the same parts with")
     parser.add_argument("--rounds", type=int, default=3, help="of today's and the earlier code")
     parser.add_argument("--out", type=Path, help="write to a file, which keeps its other parts")

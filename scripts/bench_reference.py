@@ -21,7 +21,6 @@ import gc
 import logging
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.data.source import CHOICES, Question, QuestionSet
+from harness.engines.requests import Generate
+from harness.engines.tree import prefix_tree
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import output_layer
 from harness.results.record import SampleScore
@@ -181,8 +182,7 @@ def fastest(
 ) -> Json:
     """Return the batch size of the highest rate, and the rates of all that were tried.
 
-    Sizes beyond the number of questions are left out. So are sizes whose rows would take more than
-    half of the free memory: lm-eval would be killed.
+    Sizes beyond the number of questions are left out, and those that memory has no room for.
 
     Args:
         sizes: Batch sizes to try.
@@ -190,19 +190,34 @@ def fastest(
         row: Memory of one row [byte].
         rate: Rate of some questions, by index, at a batch size [token/s].
     """
+    useful = [size for size in sizes if size <= max(len(lengths), min(sizes))]
+    tried = fitting(useful, row)
+    rates = {size: rate(tried_on(lengths, size), size) for size in tried if len(tried) > 1}
+    return {
+        "fastest": max(rates, key=lambda size: rates[size]) if rates else tried[0],
+        "tokens_per_s": rates,
+        "too_large_for_memory": [size for size in useful if size not in tried],
+    }
+
+
+def fitting(sizes: Sequence[int], row: int) -> list[int]:
+    """Return the batch sizes whose rows take at most half of the free memory.
+
+    With larger ones lm-eval would be killed.
+
+    Args:
+        sizes: Batch sizes.
+        row: Memory of one row [byte].
+
+    Raises:
+        SystemExit: None of them fits.
+    """
     import psutil
 
-    free = psutil.virtual_memory().available
-    useful = [size for size in sizes if size <= max(len(lengths), min(sizes))]
-    fitting = [size for size in useful if size * row <= free / 2]
-    if not fitting:
-        raise SystemExit(f"--batch-sizes must have one that fits into memory, got {useful}")
-    rates = {size: rate(tried_on(lengths, size), size) for size in fitting if len(fitting) > 1}
-    return {
-        "fastest": max(rates, key=lambda size: rates[size]) if rates else fitting[0],
-        "tokens_per_s": rates,
-        "too_large_for_memory": [size for size in useful if size not in fitting],
-    }
+    found = [size for size in sizes if size * row <= psutil.virtual_memory().available / 2]
+    if not found:
+        raise SystemExit(f"--batch-sizes must have one that fits into memory, got {[*sizes]}")
+    return found
 
 
 def top(values: Sequence[float]) -> list[int]:
@@ -351,29 +366,18 @@ def span(size: Size, start: int, stop: int, scored: int) -> Work:
     return Work(tokens, flop)
 
 
-def shared_work(size: Size, prompts: Sequence[list[int]], new_tokens: Sequence[int]) -> Work:
-    """Return the work of the prompts of one subject with a shared prefix, and of their new tokens.
+def tree_work(size: Size, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int]) -> Work:
+    """Return the work of prompts whose shared tokens run once, and of their new tokens.
 
     The first new token is scored by the prompt's last position; each further one is run itself.
     """
-    # Of all sequences in lexicographic order, the first and the last differ earliest.
-    pairs = list(zip(min(prompts), max(prompts), strict=False))
-    common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-    common = min(common, *(len(ids) - 1 for ids in prompts))
-    rests = [
-        span(size, common, len(ids) + new - 1, scored=new)
-        for ids, new in zip(prompts, new_tokens, strict=True)
-    ]
-    return total([span(size, 0, common, scored=0), *rests])
-
-
-def shared_by_subject(size: Size, ids: Mapping[str, list[int]], new_tokens: Sequence[int]) -> Work:
-    """Return the work of the prompts of many subjects, by question id: `test/SUBJECT/NUMBER`."""
-    rows: dict[str, list[tuple[list[int], int]]] = defaultdict(list)
-    for (name, prompt), new in zip(ids.items(), new_tokens, strict=True):
-        rows[name.split("/")[1]].append((prompt, new))
-    groups = [zip(*listed, strict=True) for listed in rows.values()]
-    return total([shared_work(size, *group) for group in groups])
+    pairs = list(zip(prompts, new_tokens, strict=True))
+    # A prompt that is to be continued stands in the tree even if it shares nothing: the nodes are
+    # all that runs.
+    tree = prefix_tree([Generate(tuple(ids), new) for ids, new in pairs])
+    nodes = zip(tree.starts.tolist(), tree.ends.tolist(), strict=True)
+    new = [span(size, len(ids), len(ids) + count - 1, scored=count) for ids, count in pairs]
+    return total([*(span(size, start, end, scored=0) for start, end in nodes), *new])
 
 
 def whole_work(

@@ -219,6 +219,28 @@ def evaluation(folder: Path) -> Rows:
     return rows
 
 
+def lm_eval_tasks(folder: Path) -> Rows:
+    """Return lm-eval's tasks on an engine and on HFLM, a row a file and task."""
+    found = [load(file) for file in sorted(folder.glob("*.json"))]
+    own = machine(found[0]["parts"]["lm_eval"]["machine"])
+    rows = [[own, "documents", "`engine=local`", "`HFLM`", "times as fast", "times the tokens"]]
+    for each in found:
+        for name, task in each["parts"]["lm_eval"].items():
+            if "ratio_of_tokens" not in task:
+                continue
+            seconds = statistics.mean(task["engine_s"]), task["hflm_s"]
+            rows.append(
+                [
+                    f"`{name}`, {each['settings']['dtype']}",
+                    str(task["documents"]),
+                    *(f"{figures.rate(value)} s" for value in seconds),
+                    f"{task['ratio']:.1f}",
+                    f"{task['ratio_of_tokens']:.1f}",
+                ]
+            )
+    return rows
+
+
 def vllm(file: Path) -> Rows:
     """Return how far vLLM is from transformers on exports, and its speed."""
     found = load(file)
@@ -226,22 +248,19 @@ def vllm(file: Path) -> Rows:
     engine = exports[0]["engine"]
     about = f"{machine(found['provenance'])}, {engine['engine_package']} {engine['engine_version']}"
     rows = [[about, *(f"`{each['recipe']}`" for each in exports)]]
-    for index, name in enumerate(row["name"] for row in exports[0]["nll"]):
-        pairs = [each["nll"][index] for each in exports]
-        rows.append(
-            [
-                f"mean NLL of {pairs[0]['num_tokens']} tokens, {name}: difference [nat]",
-                *(f"{pair['difference']:+.4f} ± {pair['standard_error']:.4f}" for pair in pairs),
-            ]
-        )
-        first = [f"{pair['first_window']:+.4f}" for pair in pairs]
-        rows.append([f"of the first window alone, {name} [nat]", *first])
-        rows.append(
-            [
-                f"mean absolute difference of a token, {name} [nat]",
-                *(f"{pair['absolute']:.4f}" for pair in pairs),
-            ]
-        )
+    nll = [{row["name"]: row for row in each["nll"]} for each in exports]
+    num_tokens = exports[0]["nll"][0]["num_tokens"]
+    shown = {
+        f"difference of the mean NLL of {num_tokens} tokens": "{difference:+.4f} ± "
+        "{standard_error:.4f}",
+        "difference of the mean NLL of the first window": "{first_window:+.4f}",
+        "mean absolute difference of a token": "{absolute:.4f}",
+    }
+    for name in dict.fromkeys(name for of_export in nll for name in of_export):
+        pairs = [of_export.get(name) for of_export in nll]
+        for title, cell in shown.items():
+            cells = [cell.format(**pair) if pair else figures.MISSING for pair in pairs]
+            rows.append([f"{title}, {name} [nat]", *cells])
     names = ("vLLM and transformers", "transformers, bfloat16 and float32")
     for index, name in enumerate(names):
         pairs = [each["mmlu"][index] for each in exports]
@@ -268,6 +287,7 @@ TABLES: Mapping[str, Callable[[Path], Rows]] = {
         scale_errors,
         exactness,
         formats,
+        lm_eval_tasks,
         vllm,
     )
 }

@@ -108,3 +108,12 @@ class PreparedBackend(Backend, Protocol):
         Raises:
             UnsupportedRecipe: The backend does not support the model, or some target.
         """
+
+
+@runtime_checkable
+class BatchedBackend(Backend, Protocol):
+    """A backend in whose layers the tokens of a batch depend on each other."""
+
+    @property
+    def batch_effect(self) -> str | None:
+        """How they do, in words that go before `: results depend on ...`; None if they do not."""

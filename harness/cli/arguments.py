@@ -18,21 +18,25 @@ MULTIRUN = ("-m", "--multirun")
 SHOWN = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--run", "-r")
 """Flags with which no sweep starts."""
 RERUN = "--experimental-rerun"
+"""Flag of Hydra that loads a pickle; it is an error here."""
 ADDED_GROUPS = ("quant=", "experiment=")
+"""Groups that are not in the defaults list."""
+COMPONENTS = ("model", "data", "task", "engine", "layout", "quant")
+"""Keys at the top that hold a component."""
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in Hydra's spelling.
 
     1. Flags are spelled out, and move to the front: Hydra finds none behind an override.
-    2. A key of an earlier version becomes that of today; see `harness.cli.old_words`.
+    2. A key of an earlier version becomes today's key; see `harness.cli.old_words`.
     3. `quant=X` becomes `+quant=X`, `experiment=X` likewise: the defaults list does not have them.
     4. An experiment is a sweep, with `-m` or without it.
     5. Paths are quoted; see `harness.cli.path_overrides`.
     6. In a sweep, `task.limit=8` becomes `task.limit=choice(8)`. Hydra first composes a sweep
-       without its swept groups, and would look for the key in the default task; a choice waits for
-       the jobs. Null, nothing and quoted texts cannot be chosen: they are forced (`++`), and the
-       job finds an unknown key.
+       without its swept groups, and would look for the key in the default task. A choice applies
+       to the jobs alone. `choice` takes no null, empty or quoted value: a key with such a value
+       gets `++`, so that Hydra accepts it, and the job reports a key that is unknown.
 
     Raises:
         ConfigError: A word is neither a flag nor an override.
@@ -65,7 +69,7 @@ def added(word: str) -> str:
 def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line into flags, with their values, and all other words."""
     parser = get_args_parser()
-    # Its own function prints a page and exits.
+    # The parser's own `error` prints a page and exits.
     parser.error = _refuse_flag  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(list(arguments))
     if parsed.experimental_rerun:
@@ -81,14 +85,14 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             del left[0]
         else:
             flags.append(argument)
-    # Else the first word would be taken for what to show.
+    # Without a value, `--info` would take the first word as its value.
     if flags and flags[-1] in ("--info", "-i"):
         flags[-1] = "--info=all"
     return flags, [] if "--hydra-help" in flags else words
 
 
 def _refuse_flag(message: str) -> NoReturn:
-    """Raise ConfigError for what the parser of flags says."""
+    """Raise ConfigError for an error message of the parser of flags."""
     _, unrecognized, words = message.partition("unrecognized arguments: ")
     if not unrecognized:
         flag, _, what = message.removeprefix("argument ").partition(": ")
@@ -116,7 +120,7 @@ def flag_names() -> list[str]:
 
 
 def _spelled_out(argument: str) -> str:
-    """Return a flag in full, of which the parser takes any unique beginning."""
+    """Return a flag in full; the parser accepts any unique beginning of a flag."""
     name, equals, value = argument.partition("=")
     begun = [flag for flag in (*flag_names(), RERUN) if flag.startswith(name)]
     if len(begun) != 1 or not name.startswith("--") or name == "--":
@@ -125,11 +129,11 @@ def _spelled_out(argument: str) -> str:
 
 
 def _for_jobs(argument: str) -> str:
-    """Return an override of a sweep so that it applies to the jobs only."""
+    """Return an override of a component's key, in a sweep, so that it applies to the jobs only."""
     key, equals, value = argument.partition("=")
     place = key.rpartition("@")[2]
-    of_group = place.split(".")[0] in ("model", "task", "quant", "data") and "." in place
-    if not equals or not of_group or is_sweep(argument):
+    of_part = place.split(".")[0] in COMPONENTS and "." in place
+    if not equals or not of_part or is_sweep(argument):
         return argument
     forced = value in ("", "null") or value[0] in "'\""
     return f"++{argument}" if forced else f"{key}=choice({value})"

@@ -21,7 +21,7 @@ from harness.messages import did_you_mean, in_one_line
 
 CHOOSING = ("quant=", "model=", "task=", "layout=")
 NO_CHOICE = r"(?:In '.*?': )?Could not override '(.+?)'\. (?:No match|Did you mean).*"
-"""Hydra's message on an override of a group that the configuration does not choose."""
+"""Hydra's message on an override of a group for which the configuration has chosen nothing."""
 
 
 def explain(reason: BaseException, words: Sequence[str] = (), name: str = "config") -> str:
@@ -87,6 +87,7 @@ def _of_cause(cause: BaseException, got: str, words: Sequence[str]) -> str | Non
 
 
 def _causes(reason: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, the error first."""
     while reason is not None:
         yield reason
         reason = reason.__cause__

@@ -1,4 +1,4 @@
-"""What Hydra says of a command line, and what to say instead."""
+"""Hydra's messages on a command line, and the messages that replace them."""
 
 from collections.abc import Sequence
 

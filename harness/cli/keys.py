@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from harness import config, field_types
+from harness.cli.arguments import COMPONENTS
 from harness.cli.field_docs import field_docs
 from harness.cli.plain_logging import plain_logging
 from harness.cli.recipe_name import spell
@@ -22,9 +23,7 @@ WIDTH = 100
 OPEN = "???"
 """How OmegaConf writes a value that must be given."""
 POINTER = re.compile(r"; (?:see )?the module docstring[^.]*(?=\.)")
-"""Where a docstring sends the readers of its file, whom a help page does not have."""
-PARTS = ("model", "data", "task", "engine", "layout", "quant")
-"""Keys at the top that hold a component."""
+"""A pointer to the module docstring, which a help page does not show."""
 
 
 def help_page(arguments: Sequence[str], name: str) -> str | None:
@@ -43,7 +42,7 @@ def help_page(arguments: Sequence[str], name: str) -> str | None:
     """
     parsed = get_args_parser().parse_intermixed_args(list(arguments))
     parts = dict.fromkeys(_part(word) for word in parsed.overrides)
-    if not parsed.help or not parts.keys() & set(PARTS):
+    if not parsed.help or not parts.keys() & set(COMPONENTS):
         return None
     words = list(parsed.overrides)
     if parsed.config_dir:

@@ -1,4 +1,4 @@
-"""Words that earlier versions had: rewritten where one word has become another, else explained."""
+"""Words of earlier versions: keys with a new name are rewritten, tasks that are gone explained."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "throughput_vllm": ("task=throughput", "engine=vllm"),
     }
 )
-"""Task in earlier versions -> the words of today. A task no longer names an engine."""
+"""Task of earlier versions, whose name has an engine -> the words of today."""
 ENGINE_OF_TASK = "task.engine."
+"""Beginning of the keys of an engine in earlier versions."""
 
 
 def renewed(word: str) -> str:
@@ -42,6 +43,6 @@ def check_tasks(words: Sequence[str]) -> None:
 
 
 def _of_today(words: Sequence[str], old: str) -> list[str]:
-    """Return words in which a task of earlier versions is a task and an engine."""
+    """Return the words of today for a command line with a task of earlier versions."""
     others = [word for word in words if not word.startswith("task=")]
     return [*TASKS[old], *(word.replace(ENGINE_OF_TASK, "engine.", 1) for word in others)]

@@ -1,7 +1,7 @@
 r"""Quote paths and names for Hydra's grammar: no quotes in `model.path=/models/v1 (new)`.
 
-A value of a key that holds a path or a name is quoted before Hydra reads it. So no character of a
-file name is syntax:
+If a key holds a path or a name, its value is quoted before Hydra reads it. So Hydra takes no
+character of a file name for syntax:
 
     model.path=it's [v2]                becomes   model.path='it\'s [v2]'
     -m model.path=a,b                   becomes   model.path='a','b'       a sweep over two folders,
@@ -22,7 +22,7 @@ NEVER_SWEPT = ("out", "results_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.
 PATHS = ("path", "include_path", "examples")
 """Last parts of other keys that hold a path, such as `model.path`."""
 NAME = "name"
-"""Last part of keys that hold a name: any text."""
+"""Last part of keys that hold a name, which may be any text."""
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str)\(.*\)")
 """Hydra's functions for the values of a sweep."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""

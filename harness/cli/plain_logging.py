@@ -1,4 +1,4 @@
-"""The logging of the command line, for code that Hydra has not set up logging for."""
+"""The logging of the command line, for code that runs without Hydra's own set-up of logging."""
 
 import logging
 from collections.abc import Iterator

@@ -6,7 +6,7 @@
 3. Every change adds a word to the name, except a key that the name interpolates
    (`int4_g${quant.group_size}`). A name that the user gave stays as it is.
 
-The configuration that is hashed and filed keeps the name of the recipe's file.
+The configuration that is hashed and written to the record keeps the name in the recipe's file.
 """
 
 import re

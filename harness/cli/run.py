@@ -42,7 +42,7 @@ REQUEUES = "SUBMITIT_EXECUTOR"
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def single_job(cfg: DictConfig) -> None:
-    """Run the job of a command without a sweep; those of a sweep go through `harness.sweep`.
+    """Run the job of a command without a sweep; `harness.sweep` runs the jobs of a sweep.
 
     Raises:
         ConfigError: Another sweeper than `collecting` runs the job: its result would be lost.

@@ -4,11 +4,11 @@
     Engine                             how a model answers
 
 A task knows token ids and samples, and no model, batch or device. An engine knows no data set and
-no metric. It gets all requests of a task at once, and yields answers in an order of its own.
+no metric. It gets all requests of a task at once, and yields answers in any order.
 
-`Engine` is the base class of all engines. It refuses everything; an engine overrides what it can do
-and names it in `kinds`. A run of a task that asks for more is `unsupported`: no other engine takes
-the place.
+`Engine` is the base class of all engines, and can do nothing. An engine overrides what it can do,
+and names it in `kinds`. A run of a task that asks for more is `unsupported`: no other engine
+answers in its place.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -20,9 +20,7 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
-    Protocol,
     TypeVar,
-    runtime_checkable,
 )
 
 from harness.engines.requests import Answer, Compared, Request, Score
@@ -31,13 +29,10 @@ from harness.errors import UnsupportedEngine
 from harness.results.record import BaselineInfo
 
 if TYPE_CHECKING:
-    import torch
-
-    from harness.models.loaded import LoadedModel
     from harness.models.tokens import Tokenizer
 
 Kind = Literal["score", "generate", "compare", "time"]
-"""What may be asked of an engine."""
+"""What may be asked of an engine: `Score` and `Generate` requests, a comparison, or times."""
 Made = TypeVar("Made")
 
 
@@ -45,7 +40,7 @@ class Engine:
     """How a model answers; see the module docstring."""
 
     label: ClassVar[str] = "engine"
-    """The engine in a word, as in `engine=local`."""
+    """Name of the option that starts the engine, such as `local` in `engine=local`."""
     kinds: ClassVar[frozenset[Kind]] = frozenset()
     """What the engine can be asked."""
 
@@ -87,7 +82,7 @@ class Engine:
         return ()
 
     def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:  # noqa: ARG002
-        """Return `make()`; an engine that outlives a run may compute it once for each key."""
+        """Return `make()`; an engine that answers in several runs may call it once for each key."""
         return make()
 
     def answer(
@@ -101,24 +96,29 @@ class Engine:
         """
         raise self._refusal("score")
 
-    def baseline(self, task: str) -> "Baseline":  # noqa: ARG002 - for messages of those that can
+    def baseline(self, task: str) -> "Baseline":  # noqa: ARG002 - an engine that can uses it
         """Return the unquantized model that this model is compared with.
 
+        Args:
+            task: Name of the task, for messages.
+
         Raises:
-            UnsupportedRecipe: Nothing says what the model was made of.
-            ModelError: What is named as the baseline cannot be compared with the model.
+            UnsupportedRecipe: The model came quantized, and no unquantized model is named.
+            ModelError: The named model cannot be compared with this one.
         """
         raise self._refusal("compare")
 
     def unquantized(self, task: str) -> "Baseline":  # noqa: ARG002 - as above
-        """Return the unquantized form of this model, which may be another one than its baseline.
+        """Return the model without its recipe, even if another model is named as the baseline.
 
-        A baseline can be chosen freely. The unquantized form is the model without its recipe. Only
-        a checkpoint that came quantized has no such form, and its baseline stands for it.
+        A checkpoint that came quantized has no such form; its baseline is returned.
+
+        Args:
+            task: Name of the task, for messages.
 
         Raises:
-            UnsupportedRecipe: Nothing says what the model was made of.
-            ModelError: What is named as the baseline cannot be compared with the model.
+            UnsupportedRecipe: The model came quantized, and no unquantized model is named.
+            ModelError: The named model cannot be compared with this one.
         """
         raise self._refusal("compare")
 
@@ -134,12 +134,13 @@ class Engine:
         """Yield the index of each request, and its statistics with `other` as the baseline.
 
         Raises:
-            UnsupportedEngine: The two cannot be compared, or this one does not run here.
+            UnsupportedEngine: The two cannot be compared, or the model or machine lacks what this
+                one needs.
         """
         raise self._refusal("compare")
 
     def time(self, workload: Workload) -> AbstractContextManager[TimedModel]:  # noqa: ARG002
-        """Context manager: a model that answers the workload's request and can be timed.
+        """Context manager: the model, which answers the workload's request and can be timed.
 
         Raises:
             ModelError: The model cannot run token by token.
@@ -168,44 +169,11 @@ class Baseline:
 
 
 class Variant(NamedTuple):
-    """A change of how a model runs that should not change an answer."""
+    """A model that runs in another way, which should not change an answer."""
 
     name: str
     """What changes, such as `attention`."""
     change: str
     """The new setting in one word, such as `eager`."""
     engine: Engine
-    """The model with the change. It raises UnsupportedEngine where it does not run."""
-
-
-@runtime_checkable
-class EngineSource(Protocol):
-    """Protocol: an option of `engine=`, a frozen dataclass that starts an engine."""
-
-    @property
-    def label(self) -> str:
-        """The option's name, such as `vllm`."""
-
-    @property
-    def starts(self) -> type[Engine]:
-        """The engine that it starts."""
-
-    @property
-    def model_name(self) -> str | None:
-        """Name of the model that the engine loads by itself; None if it takes a loaded model.
-
-        To a model of its own, `model` and `quant` do not apply.
-        """
-
-    def facts(self) -> dict[str, Any]:
-        """Return what identifies the engine and a model of its own; part of a run's identity."""
-
-    def start(
-        self, loaded: "LoadedModel | None", device: "torch.device"
-    ) -> AbstractContextManager[Engine]:
-        """Context manager: an engine that can be asked.
-
-        Args:
-            loaded: The model, for an engine without one of its own.
-            device: The device of the run.
-        """
+    """The model with the change; UnsupportedEngine if model or machine do not support it."""

@@ -1,9 +1,9 @@
-"""A client: lm-eval's `LM` over any engine, so that its tasks run at the engine's speed.
+"""A client of engines: lm-eval's `LM`, whose requests any engine answers.
 
-    lm-eval asks                 the engine is asked                      lm-eval gets
-    loglikelihood                one `Score` a pair of texts              (sum of ln p, all are top)
-    loglikelihood_rolling        one `Score` a window of each text        sum of ln p
-    generate_until               one `Generate` a prompt                  the text up to a stop
+    lm-eval asks             the engine is asked                   lm-eval gets
+    loglikelihood            a `Score` for each pair of texts      sum of ln p; is greedy the same?
+    loglikelihood_rolling    a `Score` for each window of a text   sum of ln p
+    generate_until           a `Generate` for each prompt          the text up to a stop
 
 All requests of a call go to the engine at once, so it finds what they share: the examples before
 the documents of a task, a context with several continuations.
@@ -11,16 +11,18 @@ the documents of a task, a context with several continuations.
 Tokens are those of lm-eval 0.4.13's own `HFLM` (`lm_eval/models/huggingface.py`), with these
 corrections:
 
-- *Precision.* `HFLM` computes log-softmax and sums in the model's dtype. Here log-probabilities are
-  float64 and of float32 logits: a bfloat16 window of 1024 tokens would be off by up to 0.016 nat a
-  token, more than INT8 costs.
+- *Precision.* `HFLM` computes log-softmax and sums in the model's dtype: a bfloat16 window of 1024
+  tokens is off by up to 0.016 nat a token, more than INT8 costs. Here log-probabilities are
+  float64, computed from float32 logits.
 - *Special tokens.* A prompt begins as the tokenizer begins a text. An EOS that the tokenizer
-  appends is left off, because it would stand between the prompt and its answer. A rolling text is
-  encoded without BOS: it gets one as context, and `HFLM` would score a second one.
+  appends is left off, because it would stand between the prompt and its answer. A rolling text has
+  a BOS as its context, and none in its own tokens; `HFLM` would score a second BOS.
 - *Shared logits.* `HFLM` scores the shorter of two continuations at the wrong positions if both end
   the same tokens. Here every request has its own positions.
-- *Stops.* `HFLM` decodes a row on until all rows of its batch have stopped. Here a text ends as in
-  a batch of one. An empty stop, which ends every text of `HFLM` after a token, is none.
+- *Generation config.* `HFLM` decodes with what the model's `generation_config.json` says, such as
+  a repetition penalty or beams. Here only a task's own options count.
+- *Stops.* `HFLM` decodes a row until all rows of its batch have stopped. Here a text ends as in a
+  batch of one. An empty stop text, which ends every text of `HFLM` after one token, is ignored.
 """
 
 from bisect import bisect_left
@@ -41,16 +43,16 @@ from harness.engines.requests import Answer, Generate, Generated, Request, Score
 from harness.errors import ConfigError, UnsupportedEngine
 
 NEW_TOKENS = 256
-"""Most tokens that are decoded for a task that does not say, as in `HFLM`."""
+"""Most new tokens for a task that sets no `max_gen_toks`, as in `HFLM`."""
 GREEDY_IGNORES = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-"""Options of generation that say what `Generate` says, or that greedy decoding ignores."""
+"""Options of generation that a `Generate` already holds, or that greedy decoding ignores."""
 
 Pair = tuple[str, str]
 """Context and continuation, as text."""
 
 
 class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
-    """lm-eval's view of an engine.
+    """An engine as an `LM` of lm-eval.
 
     Args:
         engine: The engine.
@@ -65,7 +67,7 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         """Contexts that lost their first tokens."""
 
     def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-        """Return, for each pair of texts, ln p of the continuation and whether greedy gives it.
+        """Return ln p of each continuation [nat], and whether greedy decoding would give it.
 
         Args:
             requests: lm-eval's instances; `args` is a `Pair`.
@@ -85,7 +87,7 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
-        """Return ln p of each whole text, in windows of `max_length` tokens.
+        """Return ln p of each whole text [nat], scored in windows of `max_length` tokens.
 
         Args:
             requests: lm-eval's instances; `args` is a text.
@@ -143,9 +145,11 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
     def _encode_pairs(self, pairs: Sequence[Pair]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return context and continuation of each pair as token ids.
 
-        Both texts are encoded together, and the context alone. What the whole has beyond the
-        context's tokens is the continuation. White space between them belongs to the continuation.
-        Pairs of one context share its tuple.
+        1. Encode the context without white space at its end, which belongs to the continuation.
+        2. Encode both texts together.
+        3. The tokens of step 2 behind those of step 1 are the continuation.
+
+        Pairs with the same context share its tuple.
         """
         tokenizer = self.engine.tokenizer
         begun = [pair for pair in pairs if pair[0]]
@@ -163,16 +167,22 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         return found
 
     def _begun(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return a text that has no context as context and continuation: BOS or EOS precede it."""
+        """Return the ids of a text without context as context and continuation.
+
+        The context is the BOS token, or the EOS token if there is no BOS.
+        """
         start = self._start_id()
         return (ids[:1], ids[1:]) if ids[:1] == (start,) else ((start,), ids)
 
     def _score(
         self, context: tuple[int, ...], continuation: tuple[int, ...], request: Any
     ) -> Score:
-        """Return a request whose context has at most the tokens that there is room for.
+        """Return a request; a context that does not fit into `max_length` loses its first tokens.
 
         The last token of a continuation is looked up and never run, so it needs no room.
+
+        Raises:
+            ConfigError: Context or continuation is empty, or the continuation is too long.
         """
         room = self.max_length + 1 - len(continuation)
         if not context or not continuation or room < 1:
@@ -187,25 +197,37 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         return Score(context, continuation)
 
     def _generate(self, ids: tuple[int, ...], request: Any) -> Generate:
-        """Return a request for greedy decoding."""
+        """Return a request for greedy decoding; a long prompt loses its first tokens.
+
+        Raises:
+            UnsupportedEngine: The options do not ask for greedy decoding.
+            ConfigError: The prompt is empty, or leaves no room for new tokens.
+        """
         options: dict[str, Any] = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
         self._check_greedy(options, request)
         eos = self.engine.tokenizer.eos_id
-        # The text of the end token is a stop too: some engines know other end tokens.
+        # The text of the tokenizer's end token is a stop too: an engine may end at other tokens.
         written = None if eos is None else self.engine.tokenizer.decode([eos])
         stops = handle_stop_sequences(options["until"], written)
-        room = self.max_length - options["max_gen_toks"]
-        if not ids or room < 1:
+        num_new = options["max_gen_toks"]
+        room = self.max_length - num_new
+        if not ids or num_new < 1 or room < 1:
             _refuse(
                 request,
-                f"a prompt of one token or more, and fewer than {self.max_length} new tokens",
-                f"{len(ids)} and {options['max_gen_toks']}",
+                f"a prompt of one token or more, and 1..{self.max_length - 1} new tokens",
+                f"{len(ids)} and {num_new}",
             )
+        if other := [stop for stop in stops if not isinstance(stop, str | None)]:
+            _refuse(request, "texts as stops", f"{other}")
         self.num_cut += len(ids) > room
-        return Generate(ids[-room:], options["max_gen_toks"], tuple(filter(None, stops)))
+        return Generate(ids[-room:], num_new, tuple(filter(None, stops)))
 
     def _check_greedy(self, options: Mapping[str, Any], request: Any) -> None:
-        """Check that options ask for greedy decoding and nothing else."""
+        """Check that options ask for greedy decoding and nothing else.
+
+        Raises:
+            UnsupportedEngine: They ask for sampling, beams or another change of decoding.
+        """
         other = {k: v for k, v in options.items() if k not in GREEDY_IGNORES}
         if other.get("num_beams") == 1:
             del other["num_beams"]
@@ -221,8 +243,8 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
     def _text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """Return the text of new tokens up to the first stop.
 
-        A stop may be the text of a special token, which the answer leaves out. So first cut the
-        tokens after those that hold a stop, then the text.
+        A stop may be the text of a special token, which the answer leaves out. So the tokens are
+        cut first, behind the first one with which a stop is complete; then the text is cut.
         """
         tokenizer = self.engine.tokenizer
 
@@ -235,7 +257,11 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         return str(postprocess_generated_text(text, list(stops), think_end_token=None))
 
     def _answers(self, kind: Kind, asked: Sequence[Request]) -> list[Answer]:
-        """Return the engine's answers in the order of the requests."""
+        """Return the engine's answers in the order of the requests.
+
+        Raises:
+            UnsupportedEngine: The engine refuses this kind of request.
+        """
         if reason := self.engine.refuses(kind):
             raise UnsupportedEngine(
                 f"lm-eval's tasks must be ones that the engine can {kind}, got "
@@ -249,7 +275,11 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
         return [found[index] for index in range(len(asked))]
 
     def _start_id(self) -> int:
-        """Return the token before a text that nothing precedes."""
+        """Return the id of the token that stands before a text without context.
+
+        Raises:
+            ConfigError: The tokenizer has neither a BOS nor an EOS token.
+        """
         start = self.engine.tokenizer.start_id
         if start is None:
             raise ConfigError(
@@ -260,6 +290,7 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
 
 
 def _refuse(request: Any, required: str, got: str) -> NoReturn:
+    """Raise ConfigError for a document that cannot be asked."""
     raise ConfigError(
         f"document {request.doc_id} of lm-eval's task {request.task_name} must have {required}, "
         f"got {got}; change task.shots, task.max_length or task.tasks"

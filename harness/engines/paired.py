@@ -1,14 +1,14 @@
-"""What an engine must be able to do so that a real backend is measured beside its fake form.
+"""What an engine must be able to do for `parity`: compare two forms of one recipe.
 
-Both forms are made in the same loaded model, one after the other, so they are never asked at the
-same time. Therefore `compare` has two steps here: an engine keeps the distributions of one form,
-and compares them with those of the other form later.
+A recipe is made in the loaded model fake-quantized first, then with real kernels. So the two forms
+never exist at the same time, and comparing them has two steps: an engine keeps the distributions of
+one form, and compares them with those of the other form later.
 
     kept = engine.kept(requests, decode)       the model fake-quantized
     ...                                        the runner puts the real kernels in place
     real = engine.kept(requests, decode)       real.compare(kept) for each request
 
-Only task `parity` needs this. Other engines need not know it.
+Only task `parity` needs this; an engine without it cannot be asked for parity.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,15 @@ class LayerDifference(NamedTuple):
     """The relative difference of a real layer from its fake-quantized counterpart."""
 
     layer: str
+    """Path of the layer in the model."""
     part: Literal["prompt", "decode"]
+    """Calls with many rows, or with one row."""
     value: float
+    """|y_real - y_fake| / |y_fake|, Frobenius norms."""
 
 
-class Kept(Protocol):
-    """Protocol: the distributions before each token of a continuation, in main memory."""
+class KeptDistributions(Protocol):
+    """Protocol: the T distributions before the tokens of a continuation, in main memory."""
 
     def compare(self, other: Self) -> Compared:
         """Return the statistics `[T]` with `other` as the baseline."""
@@ -51,7 +54,9 @@ class PairedEngine(Protocol):
     def vocab_size(self) -> int:
         """Number of token ids that the model scores."""
 
-    def kept(self, requests: Sequence[Score], decode: int) -> Iterator[tuple[int, Kept]]:
+    def kept(
+        self, requests: Sequence[Score], decode: int
+    ) -> Iterator[tuple[int, KeptDistributions]]:
         """Yield the index of each request and its distributions.
 
         Args:

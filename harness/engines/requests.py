@@ -7,10 +7,10 @@
     Score, compared                  statistics of two full distributions before each token of the
                                      continuation -> Compared
 
-A `Score` of one continuation token asks for one position; a window of text is a context of one
-token and a continuation of all others. The last token of a continuation is looked up and never run.
-Requests may share tokens: several continuations of one context, contexts that begin alike. A task
-does not care; an engine may run shared tokens once.
+An answer to a multiple-choice question is a continuation of one token. A window of text is a
+context of one token and a continuation of all others. The last token of a continuation is looked up
+and never run. Requests may share tokens: several continuations of one context, contexts that begin
+alike. An engine may run shared tokens once; a task does not deal with it.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,25 @@ class Generate(NamedTuple):
     max_new_tokens: int
     """Most tokens that are decoded."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer if other text than white space stands before them. The engine need
-    not stop at once: it may decode further tokens, and the task cuts the text."""
+    """Texts that end the answer, if any character but white space stands before them. The engine
+    may decode further tokens; the task cuts the text."""
 
     def is_ended_by(self, text: str) -> bool:
-        """Return whether a stop text stands in a text behind other text than white space."""
-        # From the second character on: the first one is other text than white space.
-        return any(stop in text.lstrip()[1:] for stop in self.stop)
+        """Return whether a text holds a stop text behind a character that is not white space.
+
+        An empty stop text ends nothing.
+        """
+        # From the second character on: the first one is not white space.
+        return any(stop in text.lstrip()[1:] for stop in self.stop if stop)
 
 
 Request: TypeAlias = Score | Generate
+
+
+def num_run(request: Request) -> int:
+    """Return the most tokens that run: all but the last one, which is looked up or the answer."""
+    after = len(request.continuation) if isinstance(request, Score) else request.max_new_tokens
+    return len(request.context) + max(after, 1) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +75,7 @@ class Generated(NamedTuple):
     """The answer to a `Generate`."""
 
     tokens: tuple[int, ...]
-    """New token ids, without the end-of-text token that ended them."""
+    """New token ids, without the end-of-text token that ended the answer."""
 
 
 Answer: TypeAlias = Scored | Generated

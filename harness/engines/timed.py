@@ -1,10 +1,10 @@
-"""What an engine gives to be timed: a model that answers one request again and again.
+"""A model that can be timed: what a task asks, and what an engine stamps.
 
     with engine.time(workload) as model:       B prompts of S tokens, each continued by G tokens
-        model.request()                         -> Timed: when each sequence was run
+        model.request()                         -> Timed: stamps of each sequence
 
-The task decides how often, in which order and beside which other models a request is made, and what
-the times mean. The engine prepares the model, waits for its device, and takes the time stamps.
+The task decides how often a request is made, in which order, and beside which other models. It says
+what the times mean. The engine prepares the model, waits for its device, and takes the stamps.
 """
 
 from collections.abc import Mapping
@@ -33,16 +33,18 @@ class Workload:
 
 
 class Stamps(NamedTuple):
-    """When one sequence was run: seconds of one clock, from any moment on."""
+    """When one sequence was run, in seconds of one clock from an arbitrary start."""
 
     started: float
-    """The prompt begins to run."""
+    """The prompt begins to run [s]."""
     first_token: float
+    """The first new token exists [s]."""
     last_token: float
+    """The last new token exists [s]."""
     ttft_s: float | None = None
-    """Time to first token as the client sees it, with queue; None where it is not known [s]."""
+    """Time to first token as a client sees it, queue included; None where it is not known [s]."""
     inter_token_s: tuple[float, ...] | None = None
-    """Inter-token latency of each decode step, in order; None where only the ends are known [s]."""
+    """Inter-token latency of each decode step, in order; None where steps are not stamped [s]."""
 
 
 class Timed(NamedTuple):
@@ -51,17 +53,17 @@ class Timed(NamedTuple):
     sequences: tuple[Stamps, ...] | None
     """Stamps of each sequence, or one for a batch that runs as one; None where there are none."""
     whole_s: float
-    """The whole request as this process sees it [s]. Only the warm-up goes by it."""
+    """Time of the whole request as this process sees it; only the warm-up uses it [s]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matmuls:
-    """The matmuls with weights that were observed."""
+    """The matmuls with weights that were observed in one phase."""
 
     work: Mapping[str, float]
     """Type, such as `int8` -> number of operations; one multiply-add is two."""
     kernels: tuple[str, ...]
-    """Operators such as `aten._int_mm`, in the order of their operations, most first."""
+    """Operators such as `aten._int_mm`, the one with the most operations first."""
 
 
 class NoShape(Exception):  # noqa: N818 - a reason, not a failure
@@ -81,13 +83,13 @@ class TimedModel:
 
     @property
     def how(self) -> str:
-        """How a request is run, as a part of a protocol line, such as `cache=static|compile=no`."""
+        """How a request runs, as a part of a protocol line, such as `cache=static|compile=no`."""
         raise NotImplementedError
 
     def request(self) -> Timed:
-        """Answer the request once; return when the device is done.
+        """Answer the request once; return its times when the device is done.
 
-        Putting the model in place is not part of any time.
+        No time includes putting the model in place.
 
         Raises:
             InvalidResult: Other work was done than was asked for.
@@ -115,12 +117,12 @@ class TimedModel:
 
     @property
     def compile_s(self) -> float:
-        """Time of compiling, which no time of a request may contain after the warm-up [s]."""
+        """Time of compiling, all of which is in the warm-up [s]."""
         return 0.0
 
     @property
     def matmuls(self) -> Mapping[Phase, Matmuls]:
-        """The matmuls of each phase, as observed; empty where they are not."""
+        """The matmuls of each phase, as observed; empty if the engine cannot observe them."""
         return MappingProxyType({})
 
     @property

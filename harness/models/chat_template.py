@@ -5,9 +5,9 @@ model around each message:
 
     [{"role": "user", "content": "Why?"}]  ->  "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>..."
 
-Some templates take no system message: Gemma's fails, others leave it out. As in lm-eval 0.4.13
-(`HFLM.apply_chat_template`), a template that fails gets the conversation without its system
-message. `takes_system` says so beforehand.
+Some templates take no system message: Gemma's raises an error, others leave the message out. As in
+lm-eval 0.4.13 (`HFLM.apply_chat_template`), a template that raises an error gets the conversation
+without its system message. `takes_system` tells beforehand whether a template writes one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,15 @@ from harness.errors import ConfigError
 Messages: TypeAlias = Sequence[Mapping[str, str]]
 """A conversation: `role` (system, user or assistant) and `content` of each message."""
 PROBE = "You answer in one word."
-"""A system message that no template contains."""
+"""A system message whose text no template contains by itself."""
 
 
 def template_of(tokenizer: PreTrainedTokenizerFast, model: str) -> str:
-    """Return the chat template of a tokenizer.
+    """Return the chat template of a tokenizer, as Jinja source.
+
+    Args:
+        tokenizer: The tokenizer.
+        model: Name of the model, for messages of errors.
 
     Raises:
         ConfigError: It has none, or several without a default.
@@ -53,8 +57,8 @@ def render(
         tokenizer: The tokenizer.
         messages: The conversation.
         model: Name of the model, for messages of errors.
-        add_generation_prompt: End with the beginning of an answer. Without it the last message is
-            that beginning, and stays open.
+        add_generation_prompt: Begin an answer of the assistant behind the last message. If false,
+            the last message is the beginning of an answer, and is not closed.
 
     Raises:
         ConfigError: There is no template, or it rejects the conversation.
@@ -66,15 +70,20 @@ def render(
             return _apply(tokenizer, messages, add_generation_prompt)
         except TemplateError:
             return _apply(tokenizer, without, add_generation_prompt)
-    except (TemplateError, ValueError) as reason:
+    except Exception as reason:  # a template is a program, and may raise anything
         raise ConfigError(
-            f"the chat template of {model} must take the conversation of a task, got {reason}; "
-            "change task.fewshot_as_turns, or leave task.chat_template out"
+            f"the chat template of {model} must take the conversation of a task, got "
+            f"{type(reason).__name__}: {reason}; change task.fewshot_as_turns, or leave "
+            "task.chat_template out"
         ) from reason
 
 
 def takes_system(tokenizer: PreTrainedTokenizerFast, model: str) -> bool:
-    """Return whether a system message stands in the text of a conversation."""
+    """Return whether the chat template writes a system message.
+
+    Raises:
+        ConfigError: There is no template, or it rejects the conversation.
+    """
     messages = [{"role": "system", "content": PROBE}, {"role": "user", "content": "Hello"}]
     return PROBE in render(tokenizer, messages, model)
 
@@ -82,6 +91,7 @@ def takes_system(tokenizer: PreTrainedTokenizerFast, model: str) -> bool:
 def _apply(
     tokenizer: PreTrainedTokenizerFast, messages: Messages, add_generation_prompt: bool
 ) -> str:
+    """Return what the chat template writes; its errors are not handled."""
     return str(
         tokenizer.apply_chat_template(
             [dict(message) for message in messages],

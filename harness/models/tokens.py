@@ -1,8 +1,8 @@
 """Turn text into token ids, with a `Tokenizer`. No other module does.
 
-1. A tokenizer may add special tokens around a text. Those in front, mostly a BOS, are kept. Those
-   at the end mean that the text is over. They are left off, because every text of a task continues:
-   with the next window, or with the answer to a question.
+1. A tokenizer may add special tokens around a text. The ones in front, mostly a BOS, are kept. The
+   ones at the end say that the text is over. They are left off, because every text of a task goes
+   on: with the next window, or with the answer to a question.
 2. Text is never cut or padded, whatever the tokenizer's file says.
 3. A tokenizer may have more tokens than the model has rows in its embedding or LM head (added
    tokens, the tokenizer of another model). This is an error only for a text that contains such a
@@ -21,7 +21,7 @@ from harness.models.chat_template import Messages, render, takes_system, templat
 from harness.models.loaded import LoadedModel
 
 PROBE_TEXT = "aA0"
-"""A short text. Its tokens separate the special tokens in front from those at the end."""
+"""A short text, whose tokens separate the special tokens in front from the ones at the end."""
 TEXTS_AT_ONCE = 1024
 """Texts that are encoded in one call, in parallel."""
 Made = TypeVar("Made")
@@ -31,10 +31,11 @@ class Tokens(NamedTuple):
     """A tokenized text."""
 
     ids: list[int]
+    """Token ids, special tokens in front included."""
     begins: list[int]
     """Offset in the text where each token begins [character]; 0 for special tokens in front."""
     ends: list[int]
-    """Offset where each token ends [character]."""
+    """Offset in the text where each token ends [character]; 0 for special tokens in front."""
 
 
 class Specials(NamedTuple):
@@ -49,21 +50,22 @@ class Tokenizer:
     """The tokenizer of a model."""
 
     backend: PreTrainedTokenizerFast
+    """The tokenizer of transformers."""
     model: str
     """Name of the model, for messages."""
     num_rows: int
-    """Token ids that have a row in both the embedding and the LM head."""
+    """Number of token ids that have a row in both the embedding and the LM head."""
     _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def cached(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return `make()`, computed once for each key: the recipes of a sweep share it."""
+        """Return `make()`, computed once for each key: all recipes of a sweep share the result."""
         if key not in self._kept:
             self._kept[key] = make()
         made: Made = self._kept[key]
         return made
 
     def encode(self, text: str, *, prefix: bool = True) -> Tokens:
-        """Return the tokens of a text, which is not cut.
+        """Return the tokens of a whole text.
 
         Args:
             text: The text.
@@ -80,18 +82,18 @@ class Tokenizer:
         self.check_rows(ids)
         begins, ends, last = [0] * len(front), [0] * len(front), 0
         for begin, end in encoded["offset_mapping"]:
-            # Some tokenizers exclude white space from the offsets of a token. A token of white
-            # space then has an empty range: let it begin where the token before it ended.
+            # Some tokenizers leave white space out of the offsets of a token. A token of white
+            # space alone then has an empty range. It begins where the token before it ended.
             begins.append(begin if end > begin else last)
             ends.append(end)
             last = end
         return Tokens(ids, begins, ends)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the token ids of prompts, with special tokens in front as lm-eval puts them.
+        """Return the token ids of prompts, with special tokens in front as in lm-eval.
 
-        A prompt that begins with the text of its BOS token (EOS token for a tokenizer without a
-        BOS), as a chat template may write it, gets no second one.
+        A chat template may write the text of the BOS token (EOS token for a tokenizer without a
+        BOS). A prompt that begins with this text gets no special tokens in front.
 
         Raises:
             DataError: The model has no embedding row for one of the tokens.
@@ -105,13 +107,13 @@ class Tokenizer:
         ]
 
     def encode_bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the token ids of texts, without special tokens in front and without offsets.
+        """Return the token ids of texts, without special tokens around them.
 
         Raises:
             DataError: The model has no embedding row for one of the tokens.
         """
         found: list[tuple[int, ...]] = []
-        # The library keeps a hundred bytes a token of every text that it encodes in one call.
+        # For all texts of one call the library keeps a hundred bytes a token.
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             encoded = self.backend(
                 list(texts[start : start + TEXTS_AT_ONCE]),
@@ -126,23 +128,35 @@ class Tokenizer:
         return found
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """Return the text of token ids; with `skip_special`, that of special tokens is left out."""
+        """Return the text of token ids; with `skip_special`, without special tokens."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def chat(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
-        """Return a conversation as text; see `harness.models.chat_template.render`."""
+        """Return a conversation as text; see `harness.models.chat_template.render`.
+
+        Raises:
+            ConfigError: There is no chat template, or it rejects the conversation.
+        """
         return render(
             self.backend, messages, self.model, add_generation_prompt=add_generation_prompt
         )
 
     @property
     def chat_template(self) -> str:
-        """The chat template; a ConfigError says that there is none."""
+        """The chat template, as Jinja source.
+
+        Raises:
+            ConfigError: There is none, or several without a default.
+        """
         return template_of(self.backend, self.model)
 
     @cached_property
     def takes_system(self) -> bool:
-        """Whether the chat template writes a system message."""
+        """Whether the chat template writes a system message.
+
+        Raises:
+            ConfigError: There is no chat template.
+        """
         return takes_system(self.backend, self.model)
 
     @cached_property
@@ -164,7 +178,7 @@ class Tokenizer:
 
     @property
     def start_id(self) -> int | None:
-        """Id of the token before a text that nothing precedes: BOS, or EOS if there is no BOS."""
+        """Id of the token to put before a text without context: BOS, or EOS if there is no BOS."""
         return self.eos_id if self.bos_id is None else self.bos_id
 
     @property
@@ -176,7 +190,7 @@ class Tokenizer:
         """Check that the model has a row for every token id.
 
         Raises:
-            DataError: It has none; the message names the first such token.
+            DataError: It has none for a token; the message names the first such token.
         """
         beyond = [token for token in ids if token >= self.num_rows]
         if beyond:
@@ -189,10 +203,10 @@ class Tokenizer:
 
 
 def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
-    """Return the tokenizer of a loaded model, one object as long as the model is kept."""
+    """Return the tokenizer of a loaded model: the same object in every call for a model."""
 
     def make() -> Tokenizer:
-        # A recipe may have put something without a size in the place of the head.
+        # A recipe may have replaced the LM head by a module without a size.
         with loaded.unquantized():
             rows = num_rows(loaded)
         return Tokenizer(backend=loaded.tokenizer, model=loaded.name, num_rows=rows)
@@ -201,7 +215,7 @@ def tokenizer_of(loaded: LoadedModel) -> Tokenizer:
 
 
 def end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Return the end-of-text tokens of the generation config and of the tokenizer."""
+    """Return the ids of the end-of-text tokens of the generation config and of the tokenizer."""
     configured = getattr(loaded.module.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*listed, loaded.tokenizer.eos_token_id) if i is not None)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.backends.base import Installed
+from harness.backends.base import BatchedBackend, Installed
 from harness.backends.layer import QuantizedLayer
-from harness.messages import plural
+from harness.messages import BATCH_DEPENDENT, plural
 from harness.models.checkpoints.loading_report import first_names
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Other, num_unused
@@ -155,12 +155,15 @@ def _others_warnings(sizes: Sizes, report: QuantReport) -> list[str]:
 
 
 def _activation_warnings(recipe: QuantRecipe) -> list[str]:
-    """Warn about activation scales shared across tokens: results then depend on batching."""
+    """Warn about activations whose rounding depends on the other tokens of the batch."""
     # Scales have the granularity of their format only after a fit: formats may add levels.
     tokens = torch.empty(2, 64, device="meta")
-    return [
-        f"activations of rule {name} in {rule.input.name} share scales between tokens: results "
-        "depend on how sequences are batched"
+    backend = recipe.backend
+    effect = backend.batch_effect if isinstance(backend, BatchedBackend) else None
+    own = [f"{effect}: {BATCH_DEPENDENT}"] if effect and recipe.rules else []
+    return own + [
+        f"activations of rule {name} in {rule.input.name} share scales between tokens: "
+        f"{BATCH_DEPENDENT}"
         for name, rule in recipe.rules.items()
         if rule.input is not None
         and not rule.static_input

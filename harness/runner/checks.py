@@ -7,7 +7,7 @@
 """
 
 from harness.data import overlap
-from harness.engines.base import EngineSource
+from harness.engines.source import EngineSource
 from harness.errors import ConfigError, UnsupportedEngine, UnsupportedRecipe
 from harness.models.loaded import LoadedModel, ModelSource
 from harness.recipe import QuantRecipe

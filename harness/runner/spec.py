@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness import config
-from harness.engines.base import EngineSource
+from harness.engines.source import EngineSource
 from harness.machine import devices, provenance
 from harness.models.loaded import ModelSource
 from harness.output.names import local_path

@@ -17,16 +17,18 @@ class TaskResult:
     """Metrics, the samples behind them, and what defines both."""
 
     info: TaskInfo
+    """Name, version, protocol line and data of the task."""
     metrics: tuple[Metric, ...]
     """The first one is the headline, for places with room for one number."""
     samples: tuple[SampleScore, ...]
+    """One for each question, window, document or timed phase."""
     baseline: BaselineInfo | None = None
     """The model that was compared with; None for a task that compares nothing."""
     warnings: tuple[str, ...] = ()
 
 
 class Measurement(Protocol):
-    """What every task says of itself. A task is frozen: its fields are its whole configuration."""
+    """What every task says of itself. A task is frozen; its fields are its whole configuration."""
 
     @property
     def name(self) -> str:
@@ -38,11 +40,11 @@ class Measurement(Protocol):
 
     @property
     def needs_trained_weights(self) -> bool:
-        """Random weights (`model.weights=random`) give it no meaning."""
+        """Whether its numbers mean nothing with random weights (`model.weights=random`)."""
 
     @property
     def is_timed(self) -> bool:
-        """It measures speed. It gets the device to itself, and takes no fake-quantized recipe."""
+        """Whether it measures speed: it has the device alone, and takes no fake quantization."""
 
     @property
     def seeds(self) -> Mapping[str, int]:
@@ -57,7 +59,7 @@ class ScoresData(Protocol):
     """A task whose data can be compared with the data that a recipe was calibrated on."""
 
     def scored(self) -> Scored:
-        """Return the texts and questions that are scored; whole, however few are taken of them."""
+        """Return the whole texts, and the questions, that are scored."""
 
 
 @runtime_checkable
@@ -66,7 +68,7 @@ class Task(Measurement, Protocol):
 
     @property
     def asks(self) -> tuple[Kind, ...]:
-        """What the task asks of an engine. One that refuses a kind is `unsupported`."""
+        """What the task asks of an engine; if the engine refuses it, the run is `unsupported`."""
 
     def run(self, engine: Engine) -> TaskResult:
         """Ask the engine, and say what the answers mean.
@@ -101,7 +103,7 @@ class PairedTask(Measurement, Protocol):
             engine: Answers for the model with the real backend.
             reference: What `reference` returned.
             tolerance: The backend's own largest differences, by name.
-            compute: How exactly the backend's matmuls were measured to be.
+            compute: How exact the backend's matmuls were measured to be; None if they were not.
         """
 
 

@@ -1,17 +1,18 @@
 """Prompts as conversations: chat template, system prompt, and solved examples as turns.
 
-As in lm-eval 0.4.13, a prompt is a list of messages first:
+As in lm-eval 0.4.13, a prompt is first a list of messages:
 
     system       the system prompt and the description of the task, a blank line between them
     user         a question       } once for each solved example
     assistant    its answer       }
     user         the question that is asked
 
-`Chat` says what becomes of the messages:
+`Chat` makes a text of the messages:
 
-    template=False    their texts in one line, with the delimiters of the task between them
-    template=True     the system message, and one user message of all others
-    as_turns=True     every message for itself
+    template=False    their contents in a row, with the delimiters of the task between them
+    template=True     the chat template of the system message and of one user message, which has
+                      the contents of all others
+    as_turns=True     the chat template of all messages
 
 The texts equal those of lm-eval byte for byte (tests/parity/test_chat_prompts.py).
 """
@@ -27,13 +28,18 @@ from harness.errors import ConfigError
 FEWSHOT_DELIMITER = "\n\n"
 """What lm-eval puts after a solved example, and between system prompt and description."""
 
+TODAY = "strftime_now"
+"""The function by which a chat template asks for the date, as that of Llama 3.2 does."""
+
 
 class Turn(NamedTuple):
-    """A message, and what follows it in a prompt of one text."""
+    """A message of a prompt."""
 
     role: str
+    """`system`, `user` or `assistant`."""
     content: str
     delimiter: str = ""
+    """The text that follows it in a message or prompt made of several messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +49,9 @@ class Chat:
     template: bool = False
     """Apply the chat template of the tokenizer."""
     system: str | None = None
-    """System prompt; None is none."""
+    """System prompt; None for no system prompt."""
     as_turns: bool = False
-    """Show solved examples as turns of the conversation, not in one message."""
+    """Write each solved example as two turns of the conversation, not all in one message."""
 
     def check_options(self) -> None:
         """Check that the options go together.
@@ -59,10 +65,10 @@ class Chat:
             raise ValueError("system must be a text or null, got an empty one")
 
     def check(self, engine: Engine) -> None:
-        """Check that a template exists, and that it takes the system prompt.
+        """Check that the engine's tokenizer has a template, if asked for, and a system role.
 
         Raises:
-            ConfigError: It does not.
+            ConfigError: There is no template, or it takes no system prompt.
         """
         if self.template and not engine.tokenizer.takes_system and self.system is not None:
             raise ConfigError(
@@ -72,16 +78,27 @@ class Chat:
             )
 
     def warnings(self, engine: Engine, descriptions: int) -> tuple[str, ...]:
-        """Return a warning if descriptions of tasks are left out, as lm-eval leaves them out."""
-        if not (self.template and descriptions) or engine.tokenizer.takes_system:
-            return ()
-        return (
-            f"the chat template of {engine.name} has no system role: the description before the "
-            "questions is left out, as in lm-eval",
-        )
+        """Return warnings about what a template leaves out, as in lm-eval, or writes by itself.
+
+        Args:
+            engine: Its tokenizer has the template.
+            descriptions: Number of tasks that have a description.
+        """
+        found = []
+        if self.template and descriptions and not engine.tokenizer.takes_system:
+            found.append(
+                f"the chat template of {engine.name} has no system role: the description before "
+                "the questions is left out, as in lm-eval"
+            )
+        if self.template and TODAY in engine.tokenizer.chat_template:
+            found.append(
+                f"the chat template of {engine.name} may write the date ({TODAY}): prompts of "
+                "another day differ, and reports do not compare such runs"
+            )
+        return tuple(found)
 
     def protocol(self, engine: Engine) -> str:
-        """Return the words for the protocol line; none for prompts without chat and system."""
+        """Return the options as parts of a protocol line; empty for `PLAIN`."""
         parts = []
         if self.template:
             parts.append(f"chat={_short_hash(engine.tokenizer.chat_template)}")
@@ -96,7 +113,10 @@ class Chat:
         Args:
             engine: Its tokenizer has the template.
             description: The description of the task; may be empty.
-            turns: Solved examples and the question, which has no delimiter.
+            turns: Messages of solved examples and of the question, which has no delimiter.
+
+        Raises:
+            ConfigError: There is no template, or it rejects the conversation.
         """
         opening = system_message(self.system, description)
         system = [Turn("system", opening)] if opening else []
@@ -109,7 +129,7 @@ class Chat:
 
 
 PLAIN = Chat()
-"""Prompts without a template."""
+"""Prompts without a template and without a system prompt."""
 
 
 def message_texts(turns: Sequence[Turn]) -> str:
@@ -118,7 +138,7 @@ def message_texts(turns: Sequence[Turn]) -> str:
 
 
 def system_message(system: str | None, description: str) -> str:
-    """Return system prompt and description, with a blank line between where neither has space."""
+    """Return system prompt and description; a blank line parts them if no white space does."""
     if not system or not description:
         return system or description
     touches = system[-1].isspace() or description[0].isspace()

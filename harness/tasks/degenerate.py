@@ -1,12 +1,12 @@
-"""Warn of scores that are finite and still say nothing of a model.
+"""Warn of scores that are finite and still say nothing about a model.
 
-    one probability for a token, wherever it stands     the logits do not depend on the text: they
+    a token has one probability at every position       the logits do not depend on the text: they
                                                         are constant, or the weights are zero
-    one token, repeated                                 there is nothing to predict
-    all answers tied, or all the same letter            accuracy is the share of that letter among
+    a text of one token, repeated                       there is nothing to predict
+    all answers tied, or all the same letter            accuracy is the share of this letter among
                                                         the right answers
-    the right choice twice in a question                chance decides which of the two letters
-                                                        counts as right
+    the right choice twice in a question                only one of the equal letters counts as
+                                                        right
 
 Such scores are measured and filed like others, because a test of a pipeline may want them.
 """
@@ -22,10 +22,10 @@ from harness.messages import plural
 from harness.results.record import SampleScore
 
 EQUAL_NLL = 1e-6
-"""NLLs closer than this are equal: float32 matmuls round equal rows of a matrix in several ways
-[nat]."""
+"""NLLs closer than this count as equal: a float32 matmul may round equal rows of a matrix to
+different results [nat]."""
 FEW_ANSWERS = 10
-"""Fewer answers than this may all be the same letter by chance."""
+"""Fewer answers than this may be all one letter by chance, without a warning."""
 
 
 def text_warnings(

@@ -1,8 +1,8 @@
 """Segments: sequences of token ids whose last tokens are scored.
 
-Every perplexity protocol comes down to segments. A protocol (`Segmentation`) says how a text is
-cut into segments and which further figures its tool gives. A segment of 5 ids whose first scored
-index is 3:
+Every perplexity protocol scores segments. A protocol (`Segmentation`) says how a text is cut into
+segments, and which further figures its tool gives. A segment of 5 ids whose first scored index is
+3:
 
     ids       10 11 12 13 14
     scored             13 14      each given all ids before it in the segment
@@ -27,6 +27,7 @@ class Segment(NamedTuple):
     """A token sequence whose last tokens are scored."""
 
     ids: tuple[int, ...]
+    """Token ids, at least two."""
     first: int
     """Index of the first scored token, at least 1."""
     sample: int
@@ -45,6 +46,7 @@ class Segments:
     segments: tuple[Segment, ...]
     """The segments of a sample stand in the order of its tokens."""
     num_samples: int
+    """Number of samples, also those without a segment."""
     documents: tuple[DocumentIds, ...]
     """For each sample, the document that each scored token begins in."""
     scored_bytes: int
@@ -72,7 +74,7 @@ class Segmentation(Protocol):
 
     @property
     def headline(self) -> str:
-        """Name of the metric that comes first."""
+        """Name of the metric that comes first in records."""
 
     @property
     def item(self) -> Literal["window", "document"]:
@@ -80,16 +82,23 @@ class Segmentation(Protocol):
 
     @property
     def least_window(self) -> int:
-        """Shortest window that scores a token."""
+        """Length of the shortest window with a scored token [token]."""
 
     @property
     def takes_bos(self) -> bool:
-        """The user may choose which windows begin with a BOS token; else the protocol fixes it."""
+        """Whether `task.bos` chooses the windows with a BOS token; else the protocol fixes them."""
 
     def cut(
         self, text: Text, engine: Engine, window: int, limit: int | None, bos: Bos | None
     ) -> Segments:
-        """Cut a text, or its first `limit` samples.
+        """Cut a text into segments.
+
+        Args:
+            text: The text.
+            engine: Its tokenizer encodes the text.
+            window: Length of a window [token].
+            limit: Number of samples, from the first; None is all.
+            bos: Which windows begin with a BOS token; None is the tokenizer's choice.
 
         Raises:
             DataError: The text or the model does not fit.
@@ -98,4 +107,9 @@ class Segmentation(Protocol):
     def further(
         self, samples: Sequence[Array], documents: Sequence[DocumentIds]
     ) -> tuple[Metric, ...]:
-        """Return figures of this protocol alone, from the scored tokens of each sample."""
+        """Return figures that only this protocol has.
+
+        Args:
+            samples: -ln p of the scored tokens of each sample [nat].
+            documents: The document of each of these tokens.
+        """

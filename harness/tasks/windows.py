@@ -3,15 +3,15 @@ r"""A text as disjoint windows of tokens, as in the GPTQ and AWQ papers.
     ids    = tokenizer(text)                        one call for the whole text
     window = ids[i*L : (i+1)*L],  i < floor(N / L)  the tail of N mod L tokens is dropped
 
-The first token of a window has nothing before it and is not scored. Other protocols begin to score
-later. Whether a BOS token stands before the text is the tokenizer's choice, unless `bos` says it:
+The first token of a window has nothing before it and is not scored. A protocol may begin to score
+at a later token. `bos` says where a BOS token stands; without it the tokenizer decides:
 
     first    BOS before the first window alone
     every    window = BOS + ids[i*(L-1) : (i+1)*(L-1)]: each token of the text is scored once
     none     no BOS
 
-Some models (Gemma) understand a text only after a BOS: the score of a window without one is
-meaningless.
+Some models (Gemma) understand a text only after a BOS: the score of a window without a BOS means
+nothing.
 
 `disjoint_windows` cuts the windows; `window_line` and `window_protocol` describe them in a record's
 protocol line, and `window_facts` in its facts.
@@ -31,7 +31,7 @@ from harness.errors import DataError
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 """Token ids, or offsets of tokens in a text."""
 DocumentIds = np.ndarray[Any, np.dtype[np.int64]]
-"""The document that each of some tokens begins in, in order."""
+"""Number of the document that each token begins in."""
 Bos = Literal["first", "every", "none"]
 """Which windows begin with a BOS token."""
 
@@ -40,7 +40,7 @@ class Windows(NamedTuple):
     """A tokenized text in windows."""
 
     ids: Ids
-    """int64 `[n, L]`."""
+    """Token ids of n windows, int64 `[n, L]`."""
     scored_documents: DocumentIds
     """The document of the text that each scored token begins in, `[n, L - first]`."""
     num_tokens: int
@@ -74,15 +74,15 @@ def disjoint_windows(
 
     Args:
         text: The text.
-        engine: The engine that is asked about the windows.
+        engine: Its tokenizer encodes the text.
         length: Tokens of a window, its BOS included.
         limit: Number of windows; None is all.
         first: Index in a window of its first scored token. The scored text begins there.
         bos: Which windows begin with a BOS token; None is the tokenizer's choice.
 
     Raises:
-        DataError: A window is longer than the model was made for, the text has too few tokens or
-            one without a row, or the tokenizer has no BOS token.
+        DataError: A window is longer than the model was made for, the text has too few tokens, a
+            token has no row in the embedding, or the tokenizer has no BOS token for `bos`.
     """
     check_length(length, engine)
     encoded = engine.tokenizer.cached(
@@ -168,6 +168,7 @@ class _Encoded(NamedTuple):
 
 
 def _encode(text: Text, engine: Engine, bos: Bos | None) -> _Encoded:
+    """Return a text as token ids, with a BOS token where `bos` says."""
     ids, begins, ends = engine.tokenizer.encode(text.text, prefix=bos is None)
     before = [_bos_id(engine)] if bos == "every" else []
     if bos == "first":
@@ -184,6 +185,11 @@ def _encode(text: Text, engine: Engine, bos: Bos | None) -> _Encoded:
 
 
 def _bos_id(engine: Engine) -> int:
+    """Return the id of the BOS token.
+
+    Raises:
+        DataError: There is none, or the model has no row for it.
+    """
     token = engine.tokenizer.bos_id
     if token is None:
         raise DataError(
@@ -197,7 +203,7 @@ def _bos_id(engine: Engine) -> int:
 def _scored_pieces(text: Text, encoded: _Encoded, count: int, step: int, first: int) -> list[str]:
     """Return the text of the scored tokens of each window.
 
-    It goes from the end of the last token that is not scored to the end of the window.
+    It begins where the last token that is not scored ends, and ends with the window.
     """
     ends = encoded.ends[: count * step].reshape(count, step)
     if len(encoded.before):
@@ -213,7 +219,7 @@ def num_documents(samples: Iterable[DocumentIds]) -> int:
 
 
 def document_words(documents: DocumentIds) -> str:
-    """Return the documents of one sample in a word: `3`, or first and last as `3-5`."""
+    """Return the documents of a sample's tokens as a text: `3`, `3-5`, or `none`."""
     if not len(documents):
         return "none"
     first, last = int(documents[0]), int(documents[-1])

@@ -46,6 +46,7 @@ from harness.backends.layer import LayerRule, QuantizedLayer
 from harness.backends.probe import Operands
 from harness.errors import UnsupportedRecipe
 from harness.formats.integer import Integer
+from harness.models.checkpoints.methods.schemes import outlier_effect
 from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import Target
 from harness.quant.granularity import Granularity
@@ -77,6 +78,11 @@ class BitsandbytesInt8Backend:
         # Not `check_bounds`: NaN, which a YAML can hold, is not less than 0 either.
         if not self.threshold >= 0:
             raise ValueError(f"threshold must be >= 0, got {self.threshold}")
+
+    @property
+    def batch_effect(self) -> str | None:
+        """Step 1 of the module docstring; None without outliers."""
+        return outlier_effect(self.threshold)
 
     def supports(self, rules: Sequence[LayerRule], device: torch.device) -> str | None:
         """Return what is missing, or None: library, device, INT8 formats, or an exact matmul."""

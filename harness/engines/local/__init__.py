@@ -1,13 +1,17 @@
 """Run one loaded model in this process.
 
+`engine` has both sides of `engine=local`: `Local` is the option, `LocalEngine` answers for a model.
+It hands each kind of question to other files.
+
 Scoring. `split_model` runs the decoder body and the LM head separately, so that logits exist for
 scored positions only. `log_softmax` turns logits into float64 log-probabilities.
 
-Answers. `answers` answers the requests of a task. `shared_runs` runs those that share tokens, as
-passes of a prefix tree: `tree_pass` lays a pass out in one sequence, `tree_attention` computes its
+Answers. `answers` answers the requests of a task. `shared_sequences` runs those that share tokens,
+as passes of a prefix tree: `tree_pass` packs a pass into one row, `tree_attention` computes its
 attention in parts, `split_attention` joins the parts, and `prefix_support` says whether a model can
-share tokens at all. `whole_runs` runs the others. `reading` reads log-probabilities and next tokens
-off hidden states. `greedy` continues prompts, and `decode_rows` gives it rows behind shared nodes.
+share tokens at all. `whole_sequences` runs the others. `reading` reads log-probabilities and next
+tokens off hidden states. `greedy` continues prompts, and `decode_rows` gives it rows behind shared
+nodes.
 
 Comparisons. `compare` runs two engines on the same requests, `kl_divergence` makes statistics of
 their logits, `baselines` finds the unquantized model, and `variants` changes how a model runs.

@@ -33,7 +33,7 @@ FLAG = (
 
 
 def find(engine: "LocalEngine", task: str) -> Baseline:
-    """Return the baseline of a model, as the table of the module says; loads `model.baseline`.
+    """Return the baseline of a model, by the table of the module; `model.baseline` is loaded.
 
     Raises:
         UnsupportedRecipe: The model came quantized, and nothing says what it was made of.
@@ -129,7 +129,7 @@ def _check_comparable(loaded: LoadedModel, base: LoadedModel) -> None:
 
 
 def _size(loaded: LoadedModel) -> str:
-    """Return depth and width in words; no quantization changes them."""
+    """Return depth and width of a model in words; no quantization changes them."""
     config = loaded.module.config.get_text_config()
     # A few classes have other names for them, and are compared by vocabulary alone.
     depth, width = (getattr(config, name, "?") for name in ("num_hidden_layers", "hidden_size"))

@@ -59,6 +59,7 @@ def compare(
 
 
 def _logits(engine: "LocalEngine", model: SplitModel, hidden_NH: Tensor) -> Tensor:
+    """Return the float32 logits `[N, V]` of an engine's hidden states."""
     with engine.within():
         return model.logits(hidden_NH)
 
@@ -66,7 +67,7 @@ def _logits(engine: "LocalEngine", model: SplitModel, hidden_NH: Tensor) -> Tens
 def _hidden(
     engine: "LocalEngine", model: SplitModel, requests: Sequence[Score]
 ) -> Iterator[Tensor]:
-    """Yield the hidden states `[L, H]` of each request, `compared_at_once` of them a pass.
+    """Yield the hidden states `[L, H]` of each request of L tokens; a pass runs `compared_at_once`.
 
     The last token runs as well, though nothing is read at its position: a matmul of another shape
     rounds in another way, and the numbers on file are those of whole windows.
@@ -85,10 +86,10 @@ def _hidden(
 def _kept_hidden(
     engine: "LocalEngine", model: SplitModel, requests: Sequence[Score]
 ) -> Iterator[Tensor]:
-    """Yield what `_hidden` does; the loaded model keeps the states of its unquantized weights.
+    """Yield what `_hidden` yields; the loaded model keeps the states of its unquantized weights.
 
     So a baseline runs once in a sweep. Hidden states take a few megabytes for each window, logits
-    take hundreds. States beyond `KEPT_BYTES` run again for the next recipe, with the same result.
+    take hundreds. Requests whose states do not fit into `KEPT_BYTES` run again for the next recipe.
     """
     if not engine.is_as_loaded:
         yield from _hidden(engine, model, requests)

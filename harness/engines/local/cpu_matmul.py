@@ -13,8 +13,8 @@ is more exact than the other.
 Memory. The weight is widened again for each matmul. Beside a few hundred rows of activations that
 costs little, and no second copy of the model is kept.
 
-The choice follows the processor's flags and not a timing, which would choose differently from run
-to run and move the last digits of every score. `task=throughput` times both ways (`ways`).
+The processor's flags choose, not a timing: a timing would choose differently from run to run and
+move the last digits of every score. `task=throughput` times both ways (`ways`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -77,13 +77,13 @@ class _Float32Matmul(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         # `torch.compile` traces through this mode, so compiled graphs get the float32 matmul too.
-        if func is F.linear and _is_wide(*args[:2]):
+        if func is F.linear and _widens(*args[:2]):
             return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _is_wide(*operands: Any) -> bool:
-    """Say whether activation and weight are plain 16-bit matrices, the former with many rows."""
+def _widens(*operands: Any) -> bool:
+    """Say whether both operands are plain 16-bit matrices, and the activation has many rows."""
     # Tensor subclasses (codes of a library) multiply in their own way.
     if len(operands) != 2 or any(type(x) not in (Tensor, torch.nn.Parameter) for x in operands):
         return False

@@ -24,7 +24,7 @@ from harness.models.loaded import LoadedModel
 CACHE_ARGUMENTS = ("past_key_values", "cache_params")
 """Names of `forward`'s argument for a cache. Models with recurrent states have the second."""
 STEPS = 2
-"""Tokens that are run one at a time in the comparison."""
+"""Tokens at the end of the prompt that run one at a time."""
 EXACT, ROUNDED = 0.02, 0.25
 """Largest relative difference of logits: of float32 models, and of models whose rounding moves
 logits. Without context the difference is near 1."""

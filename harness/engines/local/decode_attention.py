@@ -1,11 +1,11 @@
 """Attention of a single query on a CPU, written so that a compiler can fuse it.
 
-Decoding is one query a sequence. The flash kernel of torch 2.13 is made for many queries: for one
-query over 2,048 keys it takes six times as long as reading the keys (16 heads of 128: 6.5 ms a
-layer on one core). Products and sums are float32, as in that kernel. Queries of one key head share
-its keys without a copy.
+A decode step has one query for each sequence. The flash kernel of torch 2.13 is made for many
+queries: for one query over 2,048 keys it takes six times as long as reading the keys (16 heads of
+128: 6.5 ms a layer on one core). Multiplications and sums are float32, as in that kernel. The
+queries of a key head share its keys without a copy.
 
-Use it compiled only: as separate operators, every product would be written to memory.
+Use it compiled only: as separate operators, it would write every intermediate tensor to memory.
 
 Shapes: B sequences, H query heads, G key heads, R = H / G queries of a key head, S queries of a
 sequence, L keys, D the size of a head.
@@ -36,7 +36,7 @@ def _one_query_attention(
 ) -> tuple[Tensor, None]:
     """Compute attention for transformers, `[B, H, S, D]` in and `[B, S, H, D]` out.
 
-    Several queries, special options and values of another size run SDPA.
+    SDPA runs for several queries, for special options, and for values of another size than keys.
     """
     batch, heads, queries, width = query_BHSD.shape
     special = any(options.get(name) is not None for name in SPECIAL)
@@ -49,7 +49,7 @@ def _one_query_attention(
     scale = width**-0.5 if scaling is None else scaling
     # Query heads of one key head lie next to each other, so a view groups them.
     query_BGR1D = query_BHSD.view(batch, groups, heads // groups, 1, width).float()
-    # A product and a sum instead of a matmul: the compiler fuses both into one pass over the keys.
+    # Multiply and sum instead of a matmul: the compiler fuses both into one pass over the keys.
     scores_BGRL = (query_BGR1D * key_BGLD[:, :, None].float()).sum(-1) * scale
     # Empty places of a static cache are masked.
     if attention_mask is not None:

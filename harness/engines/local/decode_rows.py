@@ -23,7 +23,7 @@ from harness.engines.local.tree_attention import Above, Scoring, run_packed
 from harness.engines.local.tree_pass import Keys
 
 
-class Path(NamedTuple):
+class TreePath(NamedTuple):
     """Keys of the nodes from the root to the end of a prompt."""
 
     nodes: tuple[Keys, ...]
@@ -36,9 +36,9 @@ class Path(NamedTuple):
 
 
 class TreeRows:
-    """Rows behind paths of a tree; a `Packed` of `tree_attention`."""
+    """`GrowingRows` behind paths of a tree; a `Packed` of `tree_attention`."""
 
-    def __init__(self, model: SplitModel, paths: Sequence[Path]) -> None:
+    def __init__(self, model: SplitModel, paths: Sequence[TreePath]) -> None:
         """Prepare rows.
 
         Args:
@@ -71,9 +71,9 @@ class TreeRows:
         self._own = {layer: (k[index], v[index]) for layer, (k, v) in self._own.items()}
         self._nodes = list(_shared(self._paths))
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
-        # Before the run: `positions` counts the new token.
+        # Before the forward pass: `positions` counts the new token.
         self._steps += 1
         return self._model.logits(run_packed(self._model, self, tokens_B))
 
@@ -115,8 +115,8 @@ def _padded(nodes: Sequence[Keys], layer: int) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def _shared(paths: Sequence[Path]) -> Iterator[tuple[Keys, slice, int]]:
-    """Yield every node above a row, the rows below it, and the longest prompt of these rows."""
+def _shared(paths: Sequence[TreePath]) -> Iterator[tuple[Keys, slice, int]]:
+    """Yield every node above a row, the rows below it, and the tokens of their longest prompt."""
     rows: dict[Keys, list[int]] = {}
     for row, path in enumerate(paths):
         for node in path.nodes[:-1]:

@@ -1,7 +1,7 @@
 """The engine `local`: a whole model in this process.
 
 `Local` is the option of `engine=`; `LocalEngine` answers for one loaded model. A recipe changes the
-loaded model in place, so the same engine answers for whatever the model is at the time. With
+loaded model in place, so an engine answers for the model as it is at the time of the request. With
 `within` it answers for the model in another state, such as its unquantized weights.
 """
 
@@ -20,7 +20,7 @@ from harness.engines.local.compare import compare
 from harness.engines.local.split_model import split
 from harness.engines.local.timed import timed
 from harness.engines.local.variants import variants
-from harness.engines.paired import Calls, Kept, LayerDifference
+from harness.engines.paired import Calls, KeptDistributions, LayerDifference
 from harness.engines.requests import Answer, Compared, Request, Score
 from harness.engines.timed import TimedModel, Workload
 from harness.errors import UnsupportedEngine, check_bounds
@@ -28,8 +28,8 @@ from harness.models.loaded import LoadedModel, Weights
 from harness.models.tokens import Tokenizer, tokenizer_of
 
 BATCH_TOKENS: Mapping[str, int] = MappingProxyType({"cpu": 2048, "cuda": 16384})
-"""Tokens that run together unless `batch_tokens` says otherwise, by type of device: enough to keep
-its cores busy."""
+"""Tokens that run together if `batch_tokens` is None, by type of device: enough to keep its cores
+busy."""
 Become = Callable[[], AbstractContextManager[None]]
 """Makes a context manager in which a loaded model is in another state."""
 Made = TypeVar("Made")
@@ -53,7 +53,7 @@ class LocalEngine(Engine):
         Args:
             loaded: The model.
             batch_tokens: Tokens that run together; None is `BATCH_TOKENS`.
-            within: Context manager inside which the model is in the state to be asked.
+            within: Makes a context manager in which the model is in the state to be asked.
             compared_at_once: Requests of a comparison that run together.
         """
         self.loaded = loaded
@@ -92,7 +92,7 @@ class LocalEngine(Engine):
         return self.loaded.cached(key, make)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return why requests could not share what they have in common, if so."""
+        """Return a warning if requests could not share their common tokens."""
         return tuple(self._warnings)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
@@ -150,7 +150,9 @@ class LocalEngine(Engine):
         """`pretrained`, or `random` where only the shapes are the model's."""
         return self.loaded.weights
 
-    def kept(self, requests: Sequence[Score], decode: int) -> Iterator[tuple[int, Kept]]:
+    def kept(
+        self, requests: Sequence[Score], decode: int
+    ) -> Iterator[tuple[int, KeptDistributions]]:
         """Yield the index of each request, in order, and its distributions."""
         return kept_logits.kept(self, requests, decode)
 
@@ -183,7 +185,7 @@ class Local:
         check_bounds(self, batch_tokens=1)
 
     def facts(self) -> dict[str, Any]:
-        """Return nothing: the model identifies a run."""
+        """Return no facts: the model is identified by itself."""
         return {}
 
     def start(

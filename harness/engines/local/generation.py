@@ -40,7 +40,7 @@ FREEZING: Mapping[str, Any] = MappingProxyType(
         "freezing": True,
         "max_autotune": True,
         "max_autotune_gemm_backends": "CPP,ATEN",
-        # Choices are made quietly.
+        # Print nothing about the choices.
         "max_autotune_report_choices_stats": False,
         "autotune_num_choices_displayed": 0,
     }
@@ -53,15 +53,15 @@ threads takes longer than the loop (INT8 decode: 66 to 86 token/s)."""
 CACHE_TENSORS = ("keys", "values", "conv_states", "recurrent_states")
 """Attributes in which a layer of a cache keeps the state of earlier tokens."""
 MOST_GRAPHS = 256
-"""Compiled graphs that torch keeps of one function. Each phase of each model and shape is one;
-torch's own limit of 8 ends within a sweep."""
+"""Compiled graphs that torch keeps of one function. Each phase of each model and shape is one; a
+sweep has more than torch's own limit of 8."""
 
 
 class Generation:
     """Prompts of one length, continued greedily by a fixed number of tokens.
 
-    It runs the weights that are in place when it is made and used: for the unquantized model, do
-    both inside `loaded.unquantized()`.
+    It runs the weights that are in place when it is made and when it is used. For the unquantized
+    model, do both inside `loaded.unquantized()`.
     """
 
     def __init__(
@@ -73,7 +73,14 @@ class Generation:
         cache: CacheKind = "static",
         compiled: bool = False,
     ) -> None:
-        """Prepare token ids `[B, S]`; nothing runs yet.
+        """Prepare prompts; nothing runs yet.
+
+        Args:
+            loaded: The model.
+            prompts_BS: Token ids `[B, S]`.
+            new_tokens: Tokens that are decoded after each prompt.
+            cache: A KV cache of fixed size, or one that grows.
+            compiled: Compile both phases.
 
         Raises:
             ValueError: A growing cache is to be compiled; each step would be another shape.
@@ -121,7 +128,7 @@ class Generation:
         """Run the prompts on an empty cache; return the next token of each, `[B]`."""
         if "prefill" in self._uncompiled:
             self._allocate_cache()
-        # Keys of the last prompts would be attended to.
+        # A used cache holds the keys of the call before.
         self._cache = self._empty_cache()
         self._position = 0
         return self._call("prefill", self._prompts_BS)
@@ -226,7 +233,7 @@ def forget_compiled() -> None:
 
 
 def _may_freeze(loaded: LoadedModel) -> bool:
-    """Say whether the compiler may fold constants without turning codes into a float weight."""
+    """Say whether the compiler may fold constants; it must not turn codes into float weights."""
     if loaded.prequantized is not None:  # its library keeps codes in a form of its own
         return False
     # Inside `unquantized` no module of the recipe is in place.

@@ -3,8 +3,8 @@
 A row ends at an end-of-text token, after `max_new_tokens`, or once a stop text stands in its
 decoded text behind other text than white space. Rows that have ended leave the batch.
 
-What a step runs is the business of `Rows`: `decode_rows.TreeRows` keeps keys, and
-`whole_runs.WholeRows` runs all tokens again.
+`GrowingRows` run a step: `decode_rows.TreeRows` with keys that are kept, and
+`whole_sequences.WholeRows` with all tokens again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ from harness.models.loaded import LoadedModel
 from harness.models.tokens import end_ids
 
 
-class Rows(Protocol):
-    """Rows of tokens that grow."""
+class GrowingRows(Protocol):
+    """Protocol: rows of token ids, one for each prompt, that grow by a token a step."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
 
 
 def decode(
-    loaded: LoadedModel, requests: Sequence[Request], tokens: Mapping[int, int], rows: Rows
+    loaded: LoadedModel, requests: Sequence[Request], tokens: Mapping[int, int], rows: GrowingRows
 ) -> Iterator[tuple[int, Generated]]:
     """Yield the index of each row's request and its answer, as rows end.
 
@@ -41,7 +41,7 @@ def decode(
         rows: The rows behind their prompts.
 
     Raises:
-        InvalidResult: A logit is NaN.
+        InvalidResult: The largest logit of a row is NaN or infinite.
     """
     ends = end_ids(loaded)
     made: dict[int, list[int]] = {index: [] for index in tokens}
@@ -49,9 +49,11 @@ def decode(
     while made:
         going = []
         for row, (index, token) in enumerate(zip([*made], newest, strict=True)):
-            if token not in ends:
+            request = requests[index]
+            assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
+            if token not in ends and request.max_new_tokens:
                 made[index].append(token)
-                if not _is_over(loaded, requests[index], made[index]):
+                if not _is_over(loaded, request, made[index]):
                     going.append(row)
                     continue
             yield index, Generated(tuple(made.pop(index)))
@@ -60,27 +62,31 @@ def decode(
         if len(going) < len(newest):
             rows.keep(going)
         last = torch.tensor([row[-1] for row in made.values()])
-        newest = most_likely(rows.then(last)).tolist()
+        newest = most_likely(rows.append(last)).tolist()
 
 
 def most_likely(logits_BV: Tensor) -> Tensor:
     """Return the most likely token of each row, `[B]`.
 
     Raises:
-        InvalidResult: A logit is NaN.
+        InvalidResult: The largest logit is NaN or infinite.
     """
-    if logits_BV.isnan().any():  # argmax would take a NaN for the largest
+    tokens_B = logits_BV.argmax(dim=-1)
+    # argmax takes a NaN for the largest. A smaller logit may be -inf: it has probability 0.
+    largest_B = logits_BV.gather(-1, tokens_B[:, None])[:, 0]
+    bad = largest_B[~largest_B.isfinite()]
+    if len(bad):
+        found = str(float(bad[0])).replace("nan", "NaN")
         raise InvalidResult(
-            "every logit must be finite, got NaN while decoding; "
+            f"every logit must be finite, got {found} while decoding; "
             "the recipe destroys this model, or the weights are damaged"
         )
-    return logits_BV.argmax(dim=-1)
+    return tokens_B
 
 
-def _is_over(loaded: LoadedModel, request: Request, made: Sequence[int]) -> bool:
-    """Say whether a row has all its tokens, or a stop text behind other text than white space."""
-    assert isinstance(request, Generate)  # noqa: S101 - no other request has rows
+def _is_over(loaded: LoadedModel, request: Generate, made: Sequence[int]) -> bool:
+    """Say whether a row has all its new tokens, or a stop text has ended it."""
     if len(made) >= request.max_new_tokens:
         return True
-    # A text is not decoded for nothing.
+    # Only a request with stop texts needs its text.
     return bool(request.stop) and request.is_ended_by(str(loaded.tokenizer.decode([*made])))

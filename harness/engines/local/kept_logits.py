@@ -46,13 +46,13 @@ def kept(
     with split(loaded):
         for index, request in enumerate(requests):
             with engine.within():
-                logits_SV = run(loaded, request, decode)
+                logits_SV = forward(loaded, request, decode)
             scored_TV = logits_SV[len(request.context) - 1 :].cpu()
             yield index, KeptLogits(scored_TV, torch.tensor(request.continuation), loaded.device)
 
 
-def run(loaded: LoadedModel, request: Score, decode: int) -> Tensor:
-    """Return the logits `[L - 1, V]` of a request, float32 inside `split`."""
+def forward(loaded: LoadedModel, request: Score, decode: int) -> Tensor:
+    """Return the logits `[L - 1, V]` of a request of L tokens; inside `split` they are float32."""
     ids_S = torch.tensor([*request.context, *request.continuation[:-1]], device=loaded.device)
     first = len(ids_S) - decode
     output = loaded.module(ids_S[None, :first], use_cache=decode > 0)

@@ -14,7 +14,7 @@ How `kl_divergence` sums KL without cancellation:
     5. An error e of a softmax's normalization shifts all r by e: it changes step 1 by e, and
        step 3 by e^2 / 2.
 
-Logits are float32, everything made of them is float64.
+Logits are float32, everything computed from them is float64.
 """
 
 import torch
@@ -25,13 +25,20 @@ from harness.engines.requests import Compared
 
 
 def compare_logits(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> Compared:
-    """Return the statistics `[N]` of tokens, from float32 logits of candidate and baseline."""
+    """Return the statistics `[N]` of N tokens.
+
+    Args:
+        logits_NV: Float32 logits of the candidate before each token.
+        baseline_NV: Float32 logits of the baseline.
+        targets_N: The ids of the tokens.
+    """
     together = pieces(logits_NV.shape[-1], logits_NV, baseline_NV, targets_N)
     found_4N = torch.cat([_compare_piece(*piece) for piece in together], dim=1)
     return Compared(*found_4N.cpu().numpy())
 
 
 def _compare_piece(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the fields of `Compared`, float64 `[4, N]`."""
     same_top_N = logits_NV.argmax(-1) == baseline_NV.argmax(-1)
     log_q_NV, log_p_NV = log_softmax(logits_NV), log_softmax(baseline_NV)
     nll_q_N, nll_p_N = (-log.gather(1, targets_N[:, None])[:, 0] for log in (log_q_NV, log_p_NV))
@@ -39,11 +46,11 @@ def _compare_piece(logits_NV: Tensor, baseline_NV: Tensor, targets_N: Tensor) ->
 
 
 def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
-    """Return KL(p || q) of each row [nat]: >= 0, and exactly 0 for equal rows."""
+    """Return KL(p || q) of each row, float64 `[N]` [nat]: >= 0, and exactly 0 for equal rows."""
     p, r = log_p_NV.exp(), log_q_NV - log_p_NV
     # Step 3 of the module docstring.
     near = torch.expm1(r).sub_(r).mul_(p)
     # Where q is much larger than p, e^r overflows and p vanishes: write p e^r as q.
     far = log_q_NV.exp().sub_(p).addcmul_(p, r, value=-1)
-    # Step 4, which an ulp of expm1 may break.
+    # Step 4 holds for exact numbers; rounding in expm1 may break it by an ulp.
     return torch.where(r < 1, near, far).clamp_min_(0).sum(-1)

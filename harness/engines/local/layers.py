@@ -2,8 +2,8 @@
 
     difference = |y_real - y_fake| / |y_fake|        Frobenius norms over all tokens of a part
 
-End to end, rounded activations are chaotic: sums that differ in the last place move a code
-somewhere, and some layers later the rounding errors are different ones of the same size. A single
+End to end, a model with rounded activations is chaotic: sums that differ in the last place change
+a code somewhere, and some layers later all rounding errors are others, of the same size. A single
 layer shows whether its kernel is right.
 
 Calls with many rows (the prompt) and with one row (decoding) are two parts, because many kernels
@@ -41,7 +41,7 @@ class Call(NamedTuple):
 def recorded(engine: "LocalEngine", request: Score, decode: int) -> Calls:
     """Return every call of every quantized linear layer during a request.
 
-    Layers that stay unquantized are the same in both models and are not recorded.
+    Layers that stay unquantized are the same in both forms and are not recorded.
     """
     loaded = engine.loaded
     calls: dict[str, list[Call]] = {}
@@ -51,8 +51,8 @@ def recorded(engine: "LocalEngine", request: Score, decode: int) -> Calls:
             if is_linear(module) and id(module) in quantized:
                 hooks.enter_context(_recording(module, calls.setdefault(name, [])))
         with torch.inference_mode():
-            # Not split: the head runs as the recipe left it.
-            kept_logits.run(loaded, request, decode)
+            # Outside `split`: the LM head runs as the recipe made it, not in float32.
+            kept_logits.forward(loaded, request, decode)
     return calls
 
 

@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.engines.timed import Matmuls
 
 MATMUL = re.compile(r"(^|_)(mm|addmm|linear|matmul|gemm|gemv)(_|$)|qlinear|\dmm")
-"""Names of operators that multiply by a matrix."""
+"""Names of operators that compute a matmul."""
 
 
 class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context manager that counts the matmuls with weights."""
+    """Context manager that counts the operations of matmuls with weights, by type and kernel."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,11 +56,12 @@ class Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _both_batched(matrices: Sequence[Tensor]) -> bool:
-    """Say whether a matmul is one of two activations, as in attention."""
+    """Say whether both operands are activations, as in attention."""
     return len(matrices) > 1 and all(x.dim() > 2 for x in matrices[:2])
 
 
 def _multiplied_in(matrices: Sequence[Tensor], *, of_torch: bool) -> str:
+    """Return the type that an operator multiplies in; see the module docstring."""
     types = [x.dtype for x in matrices]
     if of_torch:  # UINT8 codes are multiplied as fast as INT8 ones
         return "int8" if types[0] is torch.uint8 else _name(types[0])

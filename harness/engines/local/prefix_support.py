@@ -1,19 +1,20 @@
 """Say whether the prompts of a model can share a prefix.
 
 A wrong yes would give wrong scores without an error. So an architecture is never taken at its
-name; three questions are asked in this order:
+name; four questions are asked in this order:
 
 1. Does every layer have keys that depend on earlier tokens and positions alone? (configuration)
 2. Are positions independent of the length of the whole prompt? (configuration)
 3. Do a few tokens after a shared prefix have the hidden states that they have in whole prompts?
    (the model runs both ways)
+4. Does every layer see the keys of the window that it passes to attention? (`attention_windows`)
 """
-
-from collections.abc import Iterator
 
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from harness.engines.local.attention_windows import known_length
+from harness.engines.local.positions import changes
 from harness.engines.local.split_model import RUN_ERRORS, SplitModel
 from harness.engines.local.tree_pass import Kept, run_pass
 from harness.engines.requests import Generate
@@ -23,31 +24,23 @@ from harness.models.tokens import num_rows
 
 SHAREABLE_LAYERS = ("full_attention", "sliding_attention")
 """Kinds of layers whose keys depend on earlier tokens and positions, and on nothing else."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary positions that change once a prompt exceeds the original longest sequence."""
 
 
 def unsupported(model: SplitModel, longest: int) -> str | None:
-    """Return why prompts of up to `longest` tokens cannot share a prefix, or None if they can."""
-    config = text_config(model.loaded.module)
-    kinds, _ = get_layer_types_and_kwargs(config)
+    """Return why sequences of up to `longest` tokens cannot share a prefix, or None if they can."""
+    kinds, _ = get_layer_types_and_kwargs(text_config(model.loaded.module))
     if odd := sorted(set(kinds) - set(SHAREABLE_LAYERS)):
         return f"it has layers of the kind {', '.join(odd)}"
-    rope = getattr(config, "rope_parameters", None) or {}
-    # Up to the original longest sequence, even such positions do not depend on the length.
-    original = rope.get("original_max_position_embeddings") or model.loaded.max_length
-    if original and longest > original and set(LENGTH_DEPENDENT) & set(_strings(rope)):
+    if any(longest > length for length in changes(model.loaded)):
         return "its positions change with the length of the whole prompt"
-    return model.loaded.cached("why prompts cannot share a prefix", lambda: _difference(model))
-
-
-def _strings(node: object) -> Iterator[str]:
-    """Yield every string in nested mappings; rotary parameters may come by kind of layer."""
-    if isinstance(node, dict):
-        for child in node.values():
-            yield from _strings(child)
-    elif isinstance(node, str):
-        yield node
+    if reason := model.loaded.cached(
+        "why prompts cannot share a prefix", lambda: _difference(model)
+    ):
+        return reason
+    known = model.loaded.cached("length up to which windows are known", lambda: _known(model))
+    if known is None or longest <= known:
+        return None
+    return f"beyond {known} tokens its layers see other keys than those of the windows they name"
 
 
 def _difference(model: SplitModel) -> str | None:
@@ -59,7 +52,8 @@ def _difference(model: SplitModel) -> str | None:
     shared, rows = tokens[:20], (tokens[20:24], tokens[24:29], tokens[29:])
     tree = prefix_tree([Generate((*shared, *row), 1) for row in rows])
     with loaded.unquantized():
-        whole = [model.hidden(torch.from_numpy(run.astype("i8"))[None])[:, -1] for run in tree.runs]
+        ids = [torch.from_numpy(each.astype("i8"))[None] for each in tree.sequences]
+        whole = [model.hidden(ids_1S)[:, -1] for ids_1S in ids]
         kept = Kept()
         try:
             # The prefix in a pass of its own, whose keys are kept, and the rows in another.
@@ -67,7 +61,7 @@ def _difference(model: SplitModel) -> str | None:
             hidden, places = run_pass(model, tree, range(1, len(tree)), kept, set())
         except RUN_ERRORS as reason:
             return f"its attention cannot be replaced ({type(reason).__name__}: {reason})"
-    # A run ends before the place where the next node begins. Place 0 belongs to node 1.
+    # A sequence ends before the place where the next node begins. Place 0 belongs to node 1.
     found = hidden[torch.from_numpy(places[tree.last] - 1)]
     # The relative norm, as for two attention implementations (`ATTENTION_TOLERANCE`).
     expected = torch.cat(whole).float()
@@ -75,3 +69,11 @@ def _difference(model: SplitModel) -> str | None:
     if error <= ATTENTION_TOLERANCE[loaded.dtype]:
         return None
     return f"tokens after a shared prefix got other hidden states (relative difference {error:.1e})"
+
+
+def _known(model: SplitModel) -> int | None:
+    with model.loaded.unquantized():
+        try:
+            return known_length(model)
+        except RUN_ERRORS:  # a mask that cannot be read is not known for any length
+            return 0

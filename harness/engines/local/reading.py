@@ -1,11 +1,11 @@
-"""Read what requests ask for off the hidden states of a run.
+"""Read what requests ask for off the hidden states of a forward pass.
 
 A `Score` reads ln p of each token of its continuation at the token before it. A `Generate` reads
 the most likely token after its context. Requests that read at the same place share its logits: the
 four letters of an MMLU question, and a `Generate` of the same prompt. Logits exist for a chunk of
 places at a time.
 
-    ids          a b c d e       Score((a b), (c d e)); its run is a b c d
+    ids          a b c d e       Score((a b), (c d e)); its sequence is a b c d
     reads at       b c d         positions 1 to 3
     targets        c d e
 """
@@ -25,7 +25,7 @@ from harness.engines.tree import Ints
 
 
 class Span(NamedTuple):
-    """Consecutive positions of a request, at consecutive places of a run."""
+    """Consecutive positions of a request, at consecutive places of a forward pass."""
 
     request: int
     """Index of the request."""
@@ -37,7 +37,7 @@ class Span(NamedTuple):
     """Place of the first position."""
 
     def moved(self, by: int) -> "Span":
-        """Return the same span, with places that are counted from further ahead."""
+        """Return the same span with its place increased by `by`."""
         return self._replace(place=self.place + by)
 
 
@@ -112,7 +112,21 @@ class Reader:
 def _read(
     model: SplitModel, hidden_NH: Tensor, places: Ints, targets: Ints, ends: Ints
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return ln p and `is_top` of targets after some places, and the next tokens after `ends`."""
+    """Read the logits of some places.
+
+    Args:
+        model: The model.
+        hidden_NH: Hidden states.
+        places: Places whose next token is scored, `[M]`; a place may come several times.
+        targets: The token that is scored at each of them, `[M]`.
+        ends: Places whose most likely next token is wanted.
+
+    Returns:
+        ln p of each target [nat], whether no other token is more likely, and the tokens at `ends`.
+
+    Raises:
+        InvalidResult: The largest logit at one of `ends` is NaN or infinite.
+    """
     device = hidden_NH.device
     # Logits of a place are computed once.
     read, row_of = np.unique(np.concatenate([places, ends]), return_inverse=True)

@@ -1,7 +1,7 @@
 """The sizes of a loaded model that decide the costs of a request (`harness.timing.roofline`).
 
-They are read off its configuration and its linear layers. A model whose costs do not follow from
-sizes (a mixture of experts, a recurrent layer) has none; `NoShape` gives the reason.
+The sizes come from its configuration and its linear layers. A model whose costs do not follow from
+sizes (a mixture of experts, a recurrent layer) has no shape; `NoShape` gives the reason.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from harness.models.targets.targets import find_targets, find_unreachable, num_u
 from harness.timing.roofline import Shape
 
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
+"""Kinds of layers whose cost follows from the number of keys."""
 
 
 def shape_of(loaded: LoadedModel) -> Shape:

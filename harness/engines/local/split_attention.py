@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 SCORES_BYTES = 2**28
-"""Size of the scores that exist at once where no kernel computes them [byte]."""
+"""Size of the scores that exist at once where no fused kernel computes attention [byte]."""
 
 
 class Part(NamedTuple):
@@ -95,7 +95,7 @@ def attend(
 def _attend_with_scores(
     q: Tensor, k: Tensor, v: Tensor, scale: float, allowed: Tensor | None, softcap: float | None
 ) -> Part:
-    """Return the same by plain matmuls, which write all scores `[B, H, Q, K]` to memory."""
+    """Return what `attend` returns, by plain matmuls that write scores `[B, H, Q, K]` to memory."""
     scores = q @ k.transpose(-1, -2) * scale
     # The cap comes before the mask: tanh would turn -inf into -softcap.
     if softcap is not None:
@@ -103,7 +103,7 @@ def _attend_with_scores(
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     lse = scores.logsumexp(-1)
-    # Without an allowed key, scores and lse are -inf and their difference is NaN. A weight of 0
-    # leaves such a part without a share in a join.
+    # Without an allowed key, scores and lse are -inf and their difference is NaN. The weights
+    # become 0; with an lse of -inf, `join` then gives this part no share.
     weights = (scores - lse[..., None]).exp().nan_to_num(nan=0.0)
     return Part(weights @ v, lse)

@@ -63,7 +63,7 @@ class SplitModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the float32 logits `[..., V]` of hidden states `[..., H]`."""
         if self._output_type is None:
-            # The type that a body returns differs by model. One token tells it.
+            # The type that a body returns differs by model. Run one token to learn it.
             self.hidden(torch.zeros(1, 1, dtype=torch.long))
         assert self._output_type is not None  # noqa: S101 - set by `hidden`
         # The head treats positions one by one, so any shape runs as one sequence of N positions.
@@ -142,7 +142,7 @@ class SplitModel:
 def _differ(a: Tensor, b: Tensor) -> bool:
     """Say whether hidden states differ by more than rounding.
 
-    NaN is no difference here: scoring reports it.
+    NaN does not count as a difference: scoring reports it.
     """
     error = float((a.float() - b.float()).norm() / b.float().norm())
     return error > ATTENTION_TOLERANCE[a.dtype]

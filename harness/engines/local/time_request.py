@@ -1,7 +1,8 @@
 """Take the time stamps of one request: the prompts at once (prefill), then token by token (decode).
 
 A batch runs as one, so all its sequences have the same stamps. Each phase ends when the device is
-done. Between two tokens the clock only leaves a mark (`harness.timing.clock`).
+done. Between two tokens nothing waits for the device: the clock only takes a mark
+(`harness.timing.clock`).
 """
 
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""A loaded model that can be timed, in each of the ways in which it can multiply.
+"""A loaded model that can be timed, with native or with float32 matmuls.
 
 On a CPU without 16-bit instructions, native 16-bit matmuls are several times slower than float32
 ones (`cpu_matmul`); on other CPUs the reverse. So a 16-bit model on a CPU has two ways.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from harness.engines.local.engine import LocalEngine
 
 LEAST_TOKENS = 2
-"""New tokens of a request that runs both phases."""
+"""New tokens of the shortest request that has both phases."""
 
 
 @contextmanager
 def timed(engine: "LocalEngine", workload: Workload) -> Iterator[TimedModel]:
-    """Context manager: the model of an engine, with native matmuls.
+    """Context manager: the model of an engine, to be timed with native matmuls.
 
     Raises:
         ModelError: The model does not decode with a cache as it runs whole sequences.
@@ -48,7 +48,7 @@ def timed(engine: "LocalEngine", workload: Workload) -> Iterator[TimedModel]:
 
 
 class TimedLocalModel(TimedModel):
-    """A loaded model that can be timed in one of its ways."""
+    """A loaded model that is timed with one kind of matmul."""
 
     def __init__(
         self,
@@ -57,7 +57,14 @@ class TimedLocalModel(TimedModel):
         prompts_BS: Tensor,
         way: MatmulWay = "native",
     ) -> None:
-        """Prepare token ids `[B, S]`, and run a few tokens to observe the matmuls."""
+        """Prepare a model, and run a few tokens to observe its matmuls.
+
+        Args:
+            engine: Its model is timed.
+            workload: The request.
+            prompts_BS: Token ids `[B, S]` of the request.
+            way: How linear layers multiply.
+        """
         loaded = engine.loaded
         self._engine = engine
         self._workload = workload

@@ -42,7 +42,7 @@ class Scoring(NamedTuple):
 
     scale: float
     window: int | None
-    """Number of last positions that a query sees, its own included; None is all."""
+    """A query sees so many positions: its own and those just before it; None is all of them."""
     softcap: float | None
     sinks: Tensor | None
     """Score of a key without a value, for each head `[H]`: it takes a share of the softmax."""
@@ -64,7 +64,7 @@ class Above(NamedTuple):
 
 
 class Packed(Protocol):
-    """Packed tokens of one run of the model, and what they attend to."""
+    """Packed tokens of one forward pass, and what they attend to."""
 
     @property
     def positions(self) -> Tensor:
@@ -74,7 +74,7 @@ class Packed(Protocol):
         """Attend from every token to its own node: output `[H, N, D]`, lse `[H, N]`."""
 
     def above(self, layer: int, k_GND: Tensor, v_GND: Tensor) -> Iterator[Above]:
-        """Yield every node with tokens of the run below it."""
+        """Yield every node with tokens of the pass below it."""
 
 
 def attend_packed(
@@ -90,6 +90,8 @@ def attend_packed(
         v: Packed values `[G, N, D]`, likewise.
         how: Scale, window, cap and sinks of the layer.
     """
+    # Each part of attention takes float32: queries belong to several parts and are converted once.
+    dtype, q = q.dtype, q.float()
     out, lse = packed.own(layer, q, k, v, how)
     for node in packed.above(layer, k, v):
         over = _over_node(node, q[:, node.below], packed.positions[node.below], how)
@@ -99,11 +101,18 @@ def attend_packed(
         # A sink of score s adds e^s to the sum Z of exponentials and nothing to the values:
         # out Z / (Z + e^s) = out sigmoid(ln Z - s).
         out = out * torch.sigmoid(lse - how.sinks.float()[:, None])[..., None]
-    return out.to(q.dtype)
+    return out.to(dtype)
 
 
 def _over_node(node: Above, q_HND: Tensor, positions_N: Tensor, how: Scoring) -> Part:
-    """Attend from every token below a node to the node."""
+    """Attend from the tokens below a node to the node.
+
+    Args:
+        node: The node, with its keys.
+        q_HND: Queries of the tokens below it.
+        positions_N: Positions of these tokens.
+        how: Scale, window and cap of the layer.
+    """
     heads, num, size = q_HND.shape
     groups, length, _ = node.keys.shape
     # `[H, N, D]` -> `[1, G, H / G * N, D]`: the heads of a group are queries of the same keys.
@@ -157,6 +166,7 @@ AttentionInterface.register(PREFIX_TREE, _prefix_tree_attention)
 
 @contextmanager
 def _tree_attention(model: SplitModel, packed: Packed) -> Iterator[None]:
+    """Context manager that puts `_prefix_tree_attention` in the place of a model's attention."""
     token = _running.set(packed)
     try:
         with attention(model.loaded.module, PREFIX_TREE):

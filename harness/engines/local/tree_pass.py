@@ -6,7 +6,7 @@ nothing:
     packed      a b c d e        N = 5
     positions   0 1 2 2 3
     own         [[0 1]           places of nodes in the packed sequence, padded to the longest;
-                 [3 4]           nodes of similar length go together (`Rows`)
+                 [3 4]           short nodes go together (`ShortNodes`), a long one goes alone
                  [2 2]]
     above       0 1              the keys of `a b` stand at places 0 and 1,
     below       2 3 4            and the queries below it behind them, in one slice
@@ -30,6 +30,9 @@ from harness.engines.tree import Ints, PrefixTree
 
 SHORT = 32
 """Nodes of at most so many tokens may be padded to one length [token]."""
+LONG = 128
+"""Nodes of more tokens go alone: attention to them takes longer than a call of its kernel [token].
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,19 +42,47 @@ class Keys:
     start: int
     """Position of the first key."""
     length: int
+    """Number of its tokens."""
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Keys and values `[G, P, D]` of each layer."""
+    """Index of a layer -> its keys and values, `[G, P, D]` each."""
 
 
-class Rows(NamedTuple):
+class ShortNodes(NamedTuple):
     """Nodes of similar length, padded to the longest: B nodes, S tokens."""
 
     places: Tensor
     """Places of tokens in the packed sequence, int64 `[B, S]`; padding holds a node's first one."""
     real: Tensor
-    """Indices of what is no padding in the flat `[B * S]`."""
+    """Indices of tokens that are no padding, in the flat `[B * S]`."""
     targets: Tensor
     """Places of the same tokens in the packed sequence."""
+
+    def rows(self, x_HND: Tensor) -> Tensor:
+        """Return the values of the nodes, `[H, N, D]` -> `[B, H, S, D]`.
+
+        Padding holds the first token of a node: as a key it is behind every real query, and the
+        result of it as a query is dropped.
+        """
+        return x_HND[:, self.places].transpose(0, 1)
+
+    def put(self, rows: Tensor, into: Tensor) -> None:
+        """Write results `[B, H, S, ..]` to their places in `[H, N, ..]`."""
+        into[:, self.targets] = rows.transpose(0, 1).flatten(1, 2)[:, self.real]
+
+
+class LongNode(NamedTuple):
+    """One node, which needs no copies; B = 1."""
+
+    places: slice
+    """Places of its tokens in the packed sequence."""
+
+    def rows(self, x_HND: Tensor) -> Tensor:
+        """Return the values of the node, `[H, N, D]` -> `[1, H, S, D]`."""
+        return x_HND[None, :, self.places]
+
+    def put(self, rows: Tensor, into: Tensor) -> None:
+        """Write results `[1, H, S, ..]` to their places in `[H, N, ..]`."""
+        into[:, self.places] = rows[0]
 
 
 class Ancestor(NamedTuple):
@@ -73,27 +104,29 @@ class TreePass:
     """The layout of a pass; a `Packed` of `tree_attention`."""
 
     positions: Tensor
-    rows: tuple[Rows, ...]
+    """Position of each token in its whole prompt, int64 `[N]`."""
+    nodes: tuple[ShortNodes | LongNode, ...]
+    """All nodes of the pass."""
     ancestors: tuple[Ancestor, ...]
+    """Nodes with tokens of the pass below them, those nearer to the root first."""
     kept: dict[int, Keys]
-    """Keys by node: those of earlier passes, and those that this pass leaves."""
-    leaves: dict[int, slice]
-    """Nodes whose keys this pass leaves, and their places."""
+    """Keys by node: those of earlier passes, and those that later passes need of this one."""
+    keeps: dict[int, slice]
+    """Nodes of the pass whose keys later passes need, and the places of their tokens."""
 
     def own(self, layer: int, q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, how: Scoring) -> Part:
         """Attend from every token of a node to itself and the tokens of the node before it."""
-        for node, places in self.leaves.items():
+        for node, places in self.keeps.items():
             # Copies: a slice would keep the keys of the whole pass in memory.
             self.kept[node].layers[layer] = (k_GND[:, places].clone(), v_GND[:, places].clone())
         heads, num, _ = q_HND.shape
         out = q_HND.new_empty(heads, num, v_GND.shape[-1], dtype=torch.float32)
         lse = q_HND.new_empty(heads, num, dtype=torch.float32)
-        for rows in self.rows:
-            part = _over_rows(rows, q_HND, k_GND, v_GND, how)
-            # `[B, H, S, ..]` -> `[H, B * S, ..]` -> the packed order, padding dropped.
-            out[:, rows.targets], lse[:, rows.targets] = (
-                x.transpose(0, 1).flatten(1, 2)[:, rows.real] for x in part
-            )
+        for nodes in self.nodes:
+            q, k, v = map(nodes.rows, (q_HND, k_GND, v_GND))
+            part = _over_own(q, k, v, how)
+            nodes.put(part.out, out)
+            nodes.put(part.lse, lse)
         return Part(out, lse)
 
     def above(self, layer: int, k_GND: Tensor, v_GND: Tensor) -> Iterator[Above]:
@@ -106,11 +139,9 @@ class TreePass:
             yield Above(keys, values, each.start, each.below, each.longest)
 
 
-def _over_rows(rows: Rows, q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, how: Scoring) -> Part:
-    # `[H, N, D]` -> `[B, H, S, D]`. Padding holds the first token: as a key it is behind every
-    # real query, as a query its result is dropped.
-    q, k, v = (x[:, rows.places].transpose(0, 1) for x in (q_HND, k_GND, v_GND))
-    # Nodes are short: repeating their keys for each query head costs little.
+def _over_own(q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Part:
+    """Attend from nodes to themselves: queries `[B, H, S, D]`, keys and values `[B, G, S, D]`."""
+    # In a causal matrix the heads of a group cannot be further queries: each gets its own keys.
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     allowed = None
@@ -140,7 +171,10 @@ class Kept:
 def run_pass(
     model: SplitModel, tree: PrefixTree, nodes: range, kept: Kept, keep: set[int]
 ) -> tuple[Tensor, Ints]:
-    """Run some nodes; return hidden states `[N, H]`, and the place of each node's first token.
+    """Run some nodes; return their hidden states, and the places where nodes begin.
+
+    Returns:
+        Hidden states `[N, H]`; the place of each node's first token, and N behind the last one.
 
     Args:
         model: The model.
@@ -159,18 +193,30 @@ def run_pass(
     positions = [np.arange(tree.starts[node], tree.ends[node]) for node in nodes]
     packed = TreePass(
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
-        rows=tuple(_rows(lengths, offsets[:-1], device)),
+        nodes=tuple(_own_nodes(lengths, offsets[:-1], device)),
         ancestors=tuple(_ancestors(tree, nodes, offsets)),
         kept=kept.by_node,
-        leaves={node: places[node] for node in keep},
+        keeps={node: places[node] for node in keep},
     )
     ids = np.concatenate([tree.ids(node) for node in nodes]).astype(np.int64)
     return run_packed(model, packed, torch.from_numpy(ids)), offsets
 
 
-def _rows(lengths: Ints, offsets: Ints, device: torch.device) -> Iterator[Rows]:
-    """Yield nodes of similar length, the longest first."""
+def _own_nodes(
+    lengths: Ints, offsets: Ints, device: torch.device
+) -> Iterator[ShortNodes | LongNode]:
+    """Yield long nodes alone and short nodes of similar length together, the longest first.
+
+    Args:
+        lengths: Tokens of each node.
+        offsets: Place of the first token of each node.
+        device: Device of the indices.
+    """
     order = np.argsort(-lengths, kind="stable")
+    num_long = int((lengths > LONG).sum())
+    for node in order[:num_long]:
+        yield LongNode(slice(int(offsets[node]), int(offsets[node] + lengths[node])))
+    order = order[num_long:]
     while len(order):
         longest = lengths[order[0]]
         # Padding to twice the length at most: attention to a row of S tokens costs S^2.
@@ -180,7 +226,7 @@ def _rows(lengths: Ints, offsets: Ints, device: torch.device) -> Iterator[Rows]:
         is_token = columns < lengths[together][:, None]
         places = offsets[together][:, None] + np.where(is_token, columns, 0)
         arrays = (places, np.flatnonzero(is_token), places[is_token])
-        yield Rows(*(torch.from_numpy(each).to(device) for each in arrays))
+        yield ShortNodes(*(torch.from_numpy(each).to(device) for each in arrays))
 
 
 def _ancestors(tree: PrefixTree, nodes: range, offsets: Ints) -> Iterator[Ancestor]:

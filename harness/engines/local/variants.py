@@ -5,9 +5,9 @@
 - `attention`: the plain ("eager") attention kernel instead of the fused one, or the reverse.
 - `batch`: two requests at a time instead of one. A matmul of another shape sums in another order.
 
-The model is never written to: kernels are set back, and the parameters of the other type stand in
-for the original objects, which come back. `dtype` takes a second copy of the parameters; the eager
-kernel holds all scores of a layer, heads x length^2.
+The model is not changed: after each pass its own kernel and its original parameters are back in
+place. Memory: `dtype` takes a second copy of the parameters, and the eager kernel holds all scores
+of a layer, heads x length^2.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ UNSUPPORTED = (ImportError, RuntimeError, ValueError)
 
 
 class VariantEngine(Engine):
-    """An engine that may not run here; it can only be compared."""
+    """An engine that may be unsupported here, and that can only be compared."""
 
     label = "local"
     kinds = frozenset({"compare"})
@@ -58,7 +58,7 @@ class VariantEngine(Engine):
 
 
 def variants(engine: "LocalEngine") -> Iterator[Variant]:
-    """Yield the variants of an engine. The one with the largest effect comes first."""
+    """Yield the variants of an engine, the one with the largest effect first."""
     loaded = engine.loaded
     dtype = torch.bfloat16 if loaded.dtype is torch.float32 else torch.float32
     kernel = "sdpa" if loaded.attention == "eager" else "eager"
@@ -73,7 +73,7 @@ def variants(engine: "LocalEngine") -> Iterator[Variant]:
 def in_other_dtype(
     loaded: LoadedModel, dtype: torch.dtype
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Return a context manager inside which a model has its parameters in another type.
+    """Return a function that makes a context manager: inside, parameters have another type.
 
     The parameters are copied when it is entered first. Buffers such as rotary frequencies stay as
     they are, and so do parameters that the model keeps in a type of their own.

@@ -1,7 +1,7 @@
-"""Greedy decoding by vLLM until an answer is over, as `harness.engines.requests` says.
+"""Greedy decoding by vLLM, with the stops of `harness.engines.requests.Generate`.
 
-A stop text ends an answer if other text than white space stands before it. vLLM stops at any stop
-text, so an answer that begins with one is continued from where vLLM stopped.
+A stop text ends an answer if any character but white space stands before it. vLLM stops at every
+stop text, so an answer that begins with one is continued where vLLM stopped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,9 @@ class Decoding:
     """Index among all requests."""
     request: Generate
     tokens: list[int] = field(default_factory=list)
+    """New token ids so far."""
     is_over: bool = False
+    """Whether the answer is complete."""
 
     def prompt(self, end_ids: Sequence[int]) -> Prompt:
         """Return the prompt that continues the answer; `end_ids` are end-of-text tokens."""
@@ -38,6 +40,11 @@ class Decoding:
 
     def take(self, output: Mapping[str, Any], end_ids: Sequence[int], tokenizer: Tokenizer) -> None:
         """Add the tokens of an output.
+
+        Args:
+            output: What vLLM returned for `prompt(end_ids)`.
+            end_ids: End-of-text tokens.
+            tokenizer: Decodes the answer, to find stop texts.
 
         Raises:
             InvalidResult: vLLM ran another prompt, or stopped too early or too late.

@@ -1,4 +1,4 @@
-"""The configuration of the engine: which folder vLLM runs, how, and in which Python."""
+"""The option `engine=vllm`: which folder vLLM runs, how, and in which Python."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,8 @@ from harness.models.checkpoints.folder import folder_fingerprint
 from harness.models.loaded import Dtype, LoadedModel
 from harness.models.sources.config_only import load_weightless
 
-UNVERIFIED_ON_GPU = "the vLLM engine has been verified on a CPU, and not on a GPU"
+VERIFIED = "the vLLM engine has been verified on one CPU with kv_cache_dtype=auto, and not {}"
+"""Warning of a record; what was not verified stands in the braces."""
 OWN_FIELDS = ("path", "python", "extra")
 """Fields that are not arguments of `vllm.LLM`."""
 
@@ -50,11 +51,11 @@ class VllmEngine:
     tensor_parallel_size: int = 1
     """Devices that share every layer."""
     pipeline_parallel_size: int = 1
-    """Groups of devices that have some of the layers each."""
+    """Groups of devices, each with some of the layers."""
     kv_cache_dtype: str = "auto"
     """Type of the KV cache, such as `fp8`; `auto` is `dtype`."""
     max_num_seqs: int | None = None
-    """Sequences that run together at most; None is vLLM's choice."""
+    """Largest number of sequences that run together; None is vLLM's choice."""
     extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
 
@@ -96,7 +97,7 @@ class VllmEngine:
         loaded: LoadedModel | None,  # noqa: ARG002 - the folder has the model
         device: torch.device,
     ) -> Iterator[RunningVllm]:
-        """Context manager: an engine whose vLLM loads the folder when it is first asked.
+        """Context manager: an engine whose vLLM loads the folder at the first request.
 
         Raises:
             ConfigError: There is no vLLM, or one that is built for another kind of device.
@@ -106,10 +107,19 @@ class VllmEngine:
         weightless = load_weightless(
             self.folder, dtype=self.dtype, trust_remote_code=self.trust_remote_code
         )
-        notes = () if device.type == "cpu" else (UNVERIFIED_ON_GPU,)
+        notes = tuple(VERIFIED.format(each) for each in self._unverified(device))
         with Server(self._python(), self._arguments(), device.type) as server:
             server.connect()
             yield RunningVllm(server, weightless, self.max_model_len, facts, device.type, notes)
+
+    def _unverified(self, device: torch.device) -> Iterator[str]:
+        """Yield what was not run when the engine was verified (docs/vllm.md)."""
+        if device.type != "cpu":
+            yield "on a GPU"
+        if (count := self.tensor_parallel_size * self.pipeline_parallel_size) > 1:
+            yield f"on {count} devices"
+        if self.kv_cache_dtype != "auto":
+            yield f"with kv_cache_dtype={self.kv_cache_dtype}"
 
     def _python(self) -> str:
         return sys.executable if self.python is None else str(paths.expanded(self.python))

@@ -1,8 +1,8 @@
-"""The worker as seen from here: start it, ask it, end it.
+"""Start the worker, ask it, and end it.
 
 The worker leads a process group of its own. So Ctrl-C reaches only this process, which ends the
-whole group: the worker and the processes that vLLM started. If this process is killed, the worker
-finds its standard input closed.
+whole group: the worker and the processes that vLLM started. If this process is killed, the worker's
+standard input closes, and the worker ends its group by itself.
 """
 
 import json
@@ -24,21 +24,23 @@ ENVIRONMENT = {
     # Otherwise Python would look for packages in the folder of `worker.py` first.
     "PYTHONSAFEPATH": "1",
 }
-"""Environment variables of the worker; a user's own setting wins."""
+"""Environment variables of the worker; values that the user has set take precedence."""
 LAST_LINES = 15
 """Lines of a worker's messages that are shown when it dies."""
 LAST_BYTES = 4000
 """Bytes at the end of a worker's messages that those lines are taken from."""
+SHOWN_CHARACTERS = 200
+"""Characters of a line that is no answer that are shown."""
 GRACE_S = 20.0
 """Time that an idle worker gets to end by itself [s]."""
 
 
 class Refused(HarnessError):  # noqa: N818 - named for what the worker did
-    """The worker answered with an error of vLLM's."""
+    """The worker answered with an error of vLLM."""
 
 
 class WorkerProcess:
-    """A worker that runs."""
+    """A running worker."""
 
     def __init__(self, process: "subprocess.Popen[str]", messages: IO[bytes]) -> None:
         """Take a started process and the file that it writes messages to."""
@@ -50,7 +52,7 @@ class WorkerProcess:
 
         Raises:
             Refused: The answer is an error.
-            ModelError: The worker died.
+            ModelError: The worker died, or something else than an answer came.
         """
         with suppress(BrokenPipeError):  # a dead worker: `read` says so
             assert self._process.stdin is not None  # noqa: S101 - a pipe
@@ -59,7 +61,12 @@ class WorkerProcess:
         return self.read()
 
     def read(self) -> dict[str, Any]:
-        """Return the next answer; see `ask`."""
+        """Return the next answer.
+
+        Raises:
+            Refused: The answer is an error.
+            ModelError: The worker died.
+        """
         assert self._process.stdout is not None  # noqa: S101 - a pipe
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
@@ -67,7 +74,13 @@ class WorkerProcess:
                 "the vLLM worker must run until the last answer, got exit status "
                 f"{self._process.wait()}; the last lines that it wrote:\n{self._last_lines()}"
             )
-        answer: dict[str, Any] = json.loads(line)
+        answer = _answer(line)
+        if answer is None:
+            raise ModelError(
+                "the vLLM worker must answer with an object of JSON, got "
+                f"{line[:SHOWN_CHARACTERS]!r}; engine.python must be a Python, not a script that "
+                "prints"
+            )
         if "error" in answer:
             raise Refused(answer["error"])
         return answer
@@ -95,9 +108,18 @@ class WorkerProcess:
         return "\n".join(lines[-LAST_LINES:])
 
 
+def _answer(line: str) -> dict[str, Any] | None:
+    """Return a line as an answer; None if it is none."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
 @contextmanager
 def started(python: str) -> Iterator[WorkerProcess]:
-    """Context manager: a worker in a Python, which has not imported vLLM yet.
+    """Context manager: a worker in a Python; it has not imported vLLM yet.
 
     Raises:
         ConfigError: The Python cannot be started.
@@ -110,6 +132,7 @@ def started(python: str) -> Iterator[WorkerProcess]:
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 encoding="utf-8",
+                errors="replace",
                 env=ENVIRONMENT | os.environ,
                 start_new_session=True,
             )

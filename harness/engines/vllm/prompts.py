@@ -28,6 +28,7 @@ class Prompt(NamedTuple):
     """A sequence that vLLM runs."""
 
     ids: tuple[int, ...]
+    """Token ids."""
     sampling: Mapping[str, Any]
     """Arguments of `vllm.SamplingParams`."""
     first: int = 0
@@ -35,7 +36,7 @@ class Prompt(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt, and those that may be decoded."""
+        """Number of tokens of the prompt and of its longest continuation."""
         return len(self.ids) + int(self.sampling["max_tokens"])
 
     def check(self, output: Mapping[str, Any]) -> None:
@@ -53,15 +54,15 @@ class Prompt(NamedTuple):
 
 @dataclass(kw_only=True, slots=True)
 class Lookup:
-    """Requests that differ in their last token at most."""
+    """Requests that differ in their last token at most, and that one prompt answers."""
 
     ids: tuple[int, ...]
-    """All their tokens but the last."""
+    """The tokens of each request without its last one."""
     members: list[tuple[int, Score]] = field(default_factory=list)
     """Each request, with its index among all requests."""
 
     def prompt(self) -> Prompt:
-        """Return the prompt that answers all of them."""
+        """Return the prompt that answers all requests."""
         first = min(len(request.context) for _, request in self.members)
         sampling: dict[str, Any] = {
             "temperature": 0.0,
@@ -70,8 +71,8 @@ class Lookup:
             "logprob_token_ids": sorted({score.continuation[-1] for _, score in self.members}),
         }
         if first < len(self.ids):
-            # The token itself and the likeliest one. The rank of vLLM does not tell whether a
-            # token is among the likeliest: it counts equally likely ones too.
+            # vLLM gives the token itself and the most likely one. Its rank of the token does not
+            # tell whether the token is a most likely one: equally likely tokens count too.
             sampling["prompt_logprobs"] = 1
         return Prompt(self.ids, sampling, first)
 
@@ -83,12 +84,12 @@ class Lookup:
         """
         prompt = self.prompt()
         prompt.check(output)
-        run = output["prompt_log_probs"] or []
+        in_prompt = output["prompt_log_probs"] or []
         following = dict(output["next_log_probs"] or ())
         for index, (context, continuation) in self.members:
-            # vLLM decodes the likeliest token, and returns it beside those that were looked up.
+            # vLLM decodes the most likely token, and returns it beside those that were looked up.
             last = (following.get(continuation[-1]), max(following.values(), default=None))
-            own, top = zip(*run[len(context) - prompt.first :], last, strict=True)
+            own, top = zip(*in_prompt[len(context) - prompt.first :], last, strict=True)
             if len(own) != len(continuation) or None in own:
                 raise InvalidResult(
                     f"vLLM must give a log-probability for each of {len(continuation)} tokens, got "
@@ -99,15 +100,21 @@ class Lookup:
 
 
 def lookups(requests: Sequence[tuple[int, Score]]) -> list[Lookup]:
-    """Gather requests whose tokens are equal but for the last; in the order of the first ones."""
-    open_ones: dict[tuple[int, ...], Lookup] = {}
+    """Return lookups of requests whose tokens are equal but for the last.
+
+    They are in the order of their first requests.
+
+    Args:
+        requests: Each request, with its index among all requests.
+    """
+    unfilled: dict[tuple[int, ...], Lookup] = {}
     found = []
     for index, request in requests:
-        # The context itself, where it is all: it may be shared by thousands of requests.
+        # Adding an empty tuple makes no copy: thousands of requests share the context.
         ids = request.context + request.continuation[:-1]
-        known = open_ones.get(ids)
+        known = unfilled.get(ids)
         if known is None or len(known.members) == MOST_FOLLOWING:
-            known = open_ones[ids] = Lookup(ids=ids)
+            known = unfilled[ids] = Lookup(ids=ids)
             found.append(known)
         known.members.append((index, request))
     return found

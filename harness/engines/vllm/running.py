@@ -11,18 +11,19 @@ from harness.engines.vllm.decoding import Decoding
 from harness.engines.vllm.prompts import lookups
 from harness.engines.vllm.server import Server
 from harness.engines.vllm.timing import TimedVllm
+from harness.errors import ConfigError
 from harness.models.loaded import LoadedModel
 from harness.models.tokens import Tokenizer, end_ids, tokenizer_of
 
 SCORING: Mapping[str, Any] = {"max_num_batched_tokens": 2048}
 """Arguments of `vllm.LLM` for log-probabilities of prompts. vLLM makes float32 logits of all
-tokens of a step, which its plan of the memory leaves out: 1.2 GB for 2,048 tokens and a vocabulary
+tokens of a step, and its memory plan does not count them: 1.2 GB for 2,048 tokens and a vocabulary
 of 152,000."""
 Made = TypeVar("Made")
 
 
 class RunningVllm(Engine):
-    """Answers for a checkpoint folder that vLLM runs."""
+    """The engine for a checkpoint folder that vLLM runs."""
 
     label: ClassVar[str] = "vllm"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"score", "generate", "time"})
@@ -104,15 +105,35 @@ class RunningVllm(Engine):
         yield TimedVllm(self._server, workload, self._device)
 
     def _scores(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each `Score` and its answer."""
         found = lookups([(i, each) for i, each in enumerate(requests) if isinstance(each, Score)])
         prompts = [each.prompt() for each in found]
+        self._check_room(max((len(prompt.ids) for prompt in prompts), default=0))
         scoring = any("prompt_logprobs" in prompt.sampling for prompt in prompts)
         if prompts:
             self._server.load(SCORING if scoring else {})
         for index, output in self._server.run(prompts):
             yield from found[index].answers(output)
 
+    def _check_room(self, longest: int) -> None:
+        """Check that vLLM can decode a token behind every prompt, where last tokens are looked up.
+
+        Args:
+            longest: Tokens of the longest prompt.
+
+        Raises:
+            ConfigError: It cannot. No model is loaded yet.
+        """
+        most = self.max_length
+        if most is not None and longest >= most:
+            raise ConfigError(
+                f"engine=vllm must have room for one token behind each prompt, got a prompt of "
+                f"{longest} tokens where {most} fit; set task.max_length or task.window to "
+                f"{most - 1}, or leave engine out"
+            )
+
     def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each `Generate` and its answer."""
         left = [
             Decoding(index=i, request=each)
             for i, each in enumerate(requests)

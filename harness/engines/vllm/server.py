@@ -1,7 +1,7 @@
-"""A vLLM that holds the model of a folder, in a worker.
+"""Load the model of a folder into vLLM in a worker, and send prompts to it.
 
-The model is loaded at the first prompt, with arguments that suit what is asked, and anew in
-another worker if a later question needs other arguments.
+The model is loaded before the first prompt, with arguments that suit the prompts. If later prompts
+need other arguments, another worker loads it again.
 """
 
 import logging
@@ -13,7 +13,7 @@ from harness.engines.vllm.process import Refused, WorkerProcess, started
 from harness.engines.vllm.prompts import Prompt
 from harness.errors import ConfigError, InvalidResult, ModelError
 
-BATCH_TOKENS = 65536
+SENT_TOKENS = 65536
 """Tokens that are sent at once: many steps of vLLM, and answers of a few megabytes."""
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ class Server(ExitStack):
         self._device = device
         self._worker: WorkerProcess | None = None
         self._needs: Mapping[str, Any] | None = None
-        """What the loaded model was loaded for; None before it is."""
+        """The `needs` that the model was loaded with; None before it is loaded."""
 
     def connect(self) -> WorkerProcess:
-        """Start the worker, if none runs, and let it import vLLM.
+        """Start the worker if none runs, wait until it has imported vLLM, and return it.
 
         Raises:
             ConfigError: The Python has no vLLM, or one that is built for another kind of device.
@@ -63,10 +63,11 @@ class Server(ExitStack):
         return worker
 
     def load(self, needs: Mapping[str, Any]) -> None:
-        """Load the model, unless the loaded one suits.
+        """Load the model, unless it is loaded with these arguments.
 
         Args:
-            needs: Arguments of `vllm.LLM` that suit what will be asked; the user's own win.
+            needs: Arguments of `vllm.LLM` that suit the prompts; values that the user has set take
+                precedence.
 
         Raises:
             ModelError: vLLM cannot load the folder.
@@ -115,13 +116,13 @@ class Server(ExitStack):
 
 
 def _batches(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Yield indices of prompts that are sent at once."""
+    """Yield indices of prompts sent at once: `SENT_TOKENS` tokens at most, or a single prompt."""
     batch: list[int] = []
-    room = BATCH_TOKENS
+    room = SENT_TOKENS
     for index, prompt in enumerate(prompts):
         if batch and prompt.num_tokens > room:
             yield batch
-            batch, room = [], BATCH_TOKENS
+            batch, room = [], SENT_TOKENS
         batch.append(index)
         room -= prompt.num_tokens
     if batch:

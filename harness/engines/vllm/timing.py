@@ -1,8 +1,8 @@
-"""The model that vLLM holds, to be timed by vLLM's own stamps.
+"""Time a request by vLLM's own stamps.
 
-vLLM stamps when it scheduled a request, its first token and its last one, not those between them.
-The stamps are of one monotonic clock; `arrival_time` is of another one and is not used. A version
-that lacks a stamp gives no times at all: the difference of two runs would not replace it.
+vLLM stamps when it scheduled a request, and when its first and its last token came; the tokens
+between have no stamps. All stamps are of one monotonic clock; `arrival_time` is of another clock
+and is not used. A version of vLLM that lacks a stamp gives no times at all.
 """
 
 import time
@@ -12,18 +12,17 @@ from typing import Any
 from harness.engines.timed import Stamps, Timed, TimedModel, Workload
 from harness.engines.vllm.prompts import Prompt
 from harness.engines.vllm.server import Server
+from harness.engines.vllm.worker import STAMPS
 from harness.errors import InvalidResult
-
-STAMPS = ("scheduled_ts", "first_token_ts", "last_token_ts", "first_token_latency")
 
 
 class TimedVllm(TimedModel):
-    """Answers one request of B prompts, each continued by G tokens."""
+    """The model that vLLM has loaded, to be timed with one request."""
 
     def __init__(self, server: Server, workload: Workload, device: str) -> None:
         """Load the model for this workload."""
-        # End-of-text tokens are ignored. `min_tokens` would forbid them, and so change what is
-        # decoded.
+        # `ignore_eos` lets decoding go on behind an end-of-text token. `min_tokens` would forbid
+        # the token, and so change what is decoded.
         sampling: dict[str, Any] = {
             "temperature": 0.0,
             "max_tokens": workload.new_tokens,
@@ -50,12 +49,12 @@ class TimedVllm(TimedModel):
 
     @property
     def how(self) -> str:
-        """Who takes the stamps."""
+        """The prefix cache is off, and vLLM takes the stamps."""
         return "prefix-caching=no|stamps=vllm"
 
     @property
     def runs_here(self) -> bool:
-        """A process of its own runs the model."""
+        """False: another process runs the model."""
         return False
 
     def request(self) -> Timed:
@@ -69,10 +68,10 @@ class TimedVllm(TimedModel):
 
 
 def _stamps(prompt: Prompt, output: Mapping[str, Any]) -> Stamps | None:
-    """Return the stamps in an output, or None if this version of vLLM lacks one.
+    """Return the stamps of an output, or None if this version of vLLM lacks one.
 
     Raises:
-        InvalidResult: The output is not that of the whole prompt, or has another length.
+        InvalidResult: vLLM ran another prompt, or decoded another number of tokens.
     """
     prompt.check(output)
     most = prompt.sampling["max_tokens"]

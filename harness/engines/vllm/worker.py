@@ -1,4 +1,4 @@
-"""The worker: holds a model in vLLM, in an environment of vLLM's own, and answers lines of JSON.
+"""The worker: loads a model into vLLM, in vLLM's own environment, and answers lines of JSON.
 
 It imports vLLM and the standard library alone, because the packages that the harness needs and
 those that vLLM needs cannot be installed together. One line of JSON comes in on standard input for
@@ -13,7 +13,7 @@ A PROMPT has `ids`, `sampling` (arguments of `SamplingParams`) and `first`, the 
 token whose log-probability is returned; `output_of` says what an OUTPUT has. The worker knows
 nothing of tasks and requests: `harness.engines.vllm.running` turns requests into prompts.
 
-When standard input closes, the other process has ended, and so does the worker.
+When standard input closes, the harness has ended, and the worker ends too.
 """
 
 import importlib
@@ -56,13 +56,13 @@ def _read(requests: "queue.SimpleQueue[Any]", idle: threading.Event) -> None:
     for line in sys.stdin:
         requests.put(json.loads(line))
     requests.put(None)
-    # Nobody waits for what a busy worker computes. Its group has the processes of vLLM too.
+    # Nobody waits for the answer of a busy worker. Its process group includes those of vLLM.
     if not idle.is_set():
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _answered(method: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Return what a method returns, or its error in words."""
+    """Return what a method returns, or `{"error": ...}` if it raises."""
     try:
         return method(*arguments)
     except Exception as reason:
@@ -74,7 +74,7 @@ class Worker:
 
     def hello(self) -> dict[str, Any]:
         """Import vLLM; return its version and the kind of device that it is built for."""
-        # Imported here, so that a missing package is an answer.
+        # Imported here, so that the error of a missing package is sent as an answer.
         self.vllm: Any = importlib.import_module("vllm")
         platform = importlib.import_module("vllm.platforms").current_platform
         return {"version": self.vllm.__version__, "device": platform.device_type}

@@ -10,7 +10,12 @@ from transformers import PreTrainedModel
 from harness.models.architecture import auto_class, read_config
 from harness.models.checkpoints.loading_report import check_all_used, check_complete
 from harness.models.checkpoints.methods import bitsandbytes
-from harness.models.checkpoints.methods.schemes import rounded_inputs, scheme, unused_bits
+from harness.models.checkpoints.methods.schemes import (
+    batch_warnings,
+    rounded_inputs,
+    scheme,
+    unused_bits,
+)
 from harness.models.checkpoints.prequantized import Prequantized
 from harness.models.checkpoints.settings import Settings
 from harness.models.checkpoints.stored_bytes import stored_bytes
@@ -102,6 +107,7 @@ def _library_facts(
         file_bytes=file_bytes,
         stored_bytes=stored,
         inputs=rounded_inputs(settings),
+        warnings=batch_warnings(settings),
     )
 
 

@@ -20,7 +20,8 @@ def check_text(engine: Engine, baseline: Engine, text: Text, window: int) -> Non
 
     Raises:
         ModelError: Their tokenizers give different ids for the text.
-        DataError: A window is longer than the baseline was made for.
+        DataError: A window is longer than the baseline was made for, or a token of the text has no
+            row in the embedding.
     """
     if baseline.tokenizer is engine.tokenizer:
         return
@@ -42,15 +43,16 @@ def _ids_sha256(engine: Engine, text: Text) -> str:
 
 
 def compare(engine: Engine, baseline: Engine, requests: Sequence[Score], title: str) -> Compared:
-    """Return the statistics `[requests, T]` of requests of one length.
+    """Return the statistics `[requests, T]` of requests with T scored tokens each.
 
     Args:
         engine: The candidate.
-        baseline: What it is compared with.
+        baseline: The engine that the candidate is compared with.
         requests: A request for each window.
         title: What is compared, for the progress bar and for messages.
 
     Raises:
+        UnsupportedEngine: The engines cannot be compared.
         InvalidResult: A log-probability of either side is not finite.
     """
     found: dict[int, Compared] = {}
@@ -75,7 +77,7 @@ def check_finite(values: Mapping[str, Array], where: str) -> None:
     """Check that all log-probabilities are finite.
 
     Args:
-        values: The model that made them -> log-probabilities, or divergences made of them.
+        values: Words for a model -> its log-probabilities, or divergences computed from them.
         where: Where they were made, such as `in window 3 of divergence`.
 
     Raises:
@@ -135,7 +137,7 @@ def window_samples(
 
 
 def pair_warnings(pairs: Compared, windows_NL: Ids) -> tuple[str, ...]:
-    """Return warnings about NLLs that mean nothing, of either model; see `text_warnings`."""
+    """Return the `text_warnings` of both models about windows of token ids `[N, L]`."""
     targets = windows_NL[:, 1:]
     sides = (pairs.nll, "the model"), (pairs.nll_baseline, "the unquantized model")
     found = (text_warnings(nll, targets, whose) for nll, whose in sides)

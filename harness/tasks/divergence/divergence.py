@@ -1,11 +1,11 @@
 r"""Task `divergence`: a model beside its baseline, on the same windows.
 
 The windows are those of task `perplexity`; the first token of each is not scored. `compare` asks
-the engines, `statistics` defines what is reported. With `questions`, `questions` compares the
-answers to MMLU as well.
+the engines, and `statistics` defines the figures. If the field `questions` is set, the module
+`questions` compares the answers to MMLU as well.
 
-A sweep runs the baseline's body once. Its logits are made again for each recipe: on SmolLM2-135M a
-recipe then takes 1.4 times as long as its perplexity.
+A sweep runs the baseline's decoder body once, and its LM head again for each recipe. On
+SmolLM2-135M a recipe then takes 1.4 times as long as its perplexity.
 """
 
 from dataclasses import dataclass
@@ -54,15 +54,16 @@ class Divergence:
     def __post_init__(self) -> None:
         """Check the bounds of fields, and that answers have probabilities."""
         check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
-        if self.questions is not None and not isinstance(self.questions.answer, Direct):
+        rules = self.questions.rules if self.questions else ()
+        if others := [type(rule).__name__ for rule in rules if not isinstance(rule, Direct)]:
             raise ValueError(
-                "questions.answer must be the direct rule, whose answers are letters with "
-                f"probabilities, got {type(self.questions.answer).__name__}"
+                "questions must be answered by the direct rule alone, whose answers are letters "
+                f"with probabilities, got {', '.join(others)}"
             )
 
     @property
     def asks(self) -> tuple[Kind, ...]:
-        """To compare, and to score the answers to questions."""
+        """A comparison; scores too, if there are questions."""
         return ("compare", "score") if self.questions else ("compare",)
 
     @property

@@ -1,12 +1,12 @@
 """Task `noise_floor`: how much results change without any quantization (an A/A comparison).
 
-The unquantized model is compared with itself, changed in a way that should not matter: other types
-of weights, another attention kernel, two windows at a time (`Engine.variants`).
+The unquantized model is compared with itself, changed in a way that should not matter: weights in
+another type, another attention kernel, two windows at a time (`Engine.variants`).
 
 Each variant is measured as task `divergence` measures a recipe. Recipes that differ by less than
 these figures cannot be told apart. A variant that the model or the machine does not support is left
 out, with a warning that gives the reason. For a checkpoint that came quantized, `model.baseline` is
-measured in its place, and the record says so.
+measured, and the record says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,11 +111,11 @@ class NoiseFloor:
 def _measure(
     engine: Engine, requests: Sequence[Score]
 ) -> tuple[dict[str, Compared], dict[str, str], list[str]]:
-    """Ask every variant.
+    """Compare every variant with an engine.
 
     Returns:
-        The statistics of each variant that can run, the change of every variant, and why the others
-        cannot run.
+        The statistics of each variant that can run, by name; the change of every variant, by name;
+        and a warning for each variant that cannot run.
 
     Raises:
         ModelError: None can run.

@@ -30,7 +30,9 @@ from harness.tasks.mmlu.mmlu import MMLU
 
 
 def compare_answers(questions: MMLU, engine: Engine, base: Baseline) -> TaskResult:
-    """Ask an engine and, once in a sweep, its baseline; compare answer by answer.
+    """Compare the answers of an engine with those of its baseline, question by question.
+
+    The baseline is asked once in a sweep.
 
     Raises:
         ModelError: Their tokenizers give different token ids for the prompts.
@@ -57,7 +59,7 @@ def compare_answers(questions: MMLU, engine: Engine, base: Baseline) -> TaskResu
 
 
 def answer_metrics(samples: Sequence[SampleScore]) -> tuple[Metric, ...]:
-    """Return flips, disagreement, accuracies, and the change of the right answer's probability."""
+    """Return flips, disagreement, accuracies, and changes of the right answer's probability."""
     column = {name: [s.scores[name] for s in samples] for name in samples[0].scores}
     after, before = column["correct"], column["correct_baseline"]
     to_wrong = sum(b > a for a, b in zip(after, before, strict=True))

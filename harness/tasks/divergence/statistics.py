@@ -16,10 +16,10 @@ tools/perplexity/perplexity.cpp), which differs in three points:
   from float32 logits, and nothing is stored or skipped.
 - It sums the terms of KL as they stand, which nearly cancel. Engines sum terms that are >= 0
   (`harness.engines.local.kl_divergence`).
-- Its errors take tokens for independent. Where the tokens of a window share a shift of 0.02 nat,
-  such errors are too small by a factor of about three. Here documents are independent, and
-  intervals are those of `harness.stats`. Differences are taken token by token before anything is
-  averaged.
+- Its standard errors assume that tokens are independent. If all tokens of a window are shifted by
+  the same 0.02 nat, these errors are too small by a factor of about three. Here documents are
+  independent, and intervals are those of `harness.stats`. Differences are taken token by token
+  before anything is averaged.
 """
 
 import math
@@ -52,7 +52,12 @@ DELTA_P_NOTE = "a difference of probabilities, in [-1, 1]"
 
 
 def divergence_metrics(pairs: Compared, documents: DocumentIds) -> tuple[Metric, ...]:
-    """Return every statistic of tokens `[windows, T]`; `documents` has the document of each."""
+    """Return every statistic.
+
+    Args:
+        pairs: Statistics of tokens `[windows, T]`.
+        documents: The document of each token `[windows, T]`.
+    """
     d, delta_p = pairs.nll - pairs.nll_baseline, pairs.delta_p
     nat, one = Unit.NAT_PER_TOKEN, Unit.ONE
     mean = partial(mean_metric, clusters=documents)
@@ -85,7 +90,7 @@ def mean_metric(
     note: str | None = None,
     items: tuple[str, str] = ("token", "document"),
 ) -> Metric:
-    """Return a mean and its cluster-robust interval: clusters are independent, their items not.
+    """Return a mean and its cluster-robust interval; only clusters are independent, not items.
 
     Args:
         name: Name of the metric.
@@ -112,12 +117,12 @@ def mean_metric(
 
 
 def nonnegative(value: float) -> float:
-    """Clamp a mean of values >= 0, or its bound: an interval of a small mean may reach below 0."""
+    """Clamp a mean of values >= 0, or a bound of its interval, which may lie below 0."""
     return max(value, 0.0)
 
 
 def fraction(value: float) -> float:
-    """Clamp a mean of values in [0, 1], or its bound: an interval may reach beyond."""
+    """Clamp a mean of values in [0, 1], or a bound of its interval, which may lie outside."""
     return min(max(value, 0.0), 1.0)
 
 

@@ -5,9 +5,9 @@ scores; the record is the ordinary one.
 
 1. `loading` finds the task files and their data.
 2. `facts` hashes tasks, documents and examples for the identity of the run.
-3. `evaluator` lets lm-eval run the tasks. lm-eval's questions reach the engine through
-   `harness.engines.lm_eval`, which says where its answers differ from those of lm-eval's own model.
-4. `guards` keep random states, processes and the terminal under control meanwhile.
+3. `evaluator` lets lm-eval run the tasks. lm-eval's requests reach the engine through
+   `harness.engines.lm_eval`, which lists where answers differ from those of lm-eval's own model.
+4. Meanwhile `guards` set and restore random states, processes and the terminal.
 5. `results` turns lm-eval's results into metrics and samples.
 
 `lm_eval` is the task that runs these steps. Tasks that run generated code are not offered.

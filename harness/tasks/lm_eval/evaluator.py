@@ -1,11 +1,11 @@
 """Let lm-eval run its tasks on an engine.
 
-Some defaults of lm-eval change what a quantized model scores. `harness.engines.lm_eval` says how
-the engine's answers differ from those of lm-eval's own model. Two more are set here:
+Some defaults of lm-eval change the scores of a quantized model. `harness.engines.lm_eval` corrects
+those of lm-eval's own model. Two more are set here and in `lm_eval`:
 
-- *Answer cache.* lm-eval keys it by the prompt alone and would give one recipe the answers of
-  another. It is off.
-- *Context length.* Perplexities depend on it. It is always passed, and part of the protocol.
+- *Cache of answers.* Its key is the prompt alone, so one recipe would get the answers of another.
+  `evaluate` does not use it.
+- *Context length.* Perplexities depend on it. It is always set, and part of the protocol.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from harness.tasks.chat import Chat
 from harness.tasks.lm_eval.loading import LMEvalTasks
 
 BOOTSTRAPS = 1000
-"""Resamples behind standard errors without a closed form; they are uncertain by 2 % then."""
+"""Resamples for standard errors without a closed form, which makes them uncertain by 2 %."""
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
 
     Raises:
         ConfigError: lm-eval cannot run the tasks with these options.
-        InvalidResult: A perplexity is too large for a number.
+        InvalidResult: A perplexity is too large for a float.
     """
     from lm_eval import evaluator  # noqa: PLC0415 - takes a second
 

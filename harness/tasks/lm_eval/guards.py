@@ -16,7 +16,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context manager that seeds Python, numpy and torch, and restores their states after it."""
+    """Context manager that seeds Python, numpy and torch, and restores their states at its end."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

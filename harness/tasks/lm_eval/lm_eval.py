@@ -33,24 +33,26 @@ class LMEval:
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
     asks: ClassVar[tuple[Kind, ...]] = ()
-    """Nothing by itself: what an engine is asked depends on lm-eval's tasks, and the client says
-    if it refuses."""
+    """Empty: what an engine is asked depends on lm-eval's tasks. The client (`EngineLM`) raises
+    UnsupportedEngine if the engine refuses it."""
 
     tasks: tuple[str, ...]
     """Names of tasks, groups or tags."""
     shots: int | None = None
     """Solved examples before each document; None is each task's own number."""
     limit: int | None = None
-    """Take the first so many documents of each task; None is all."""
+    """Number of documents of each task, from the first; None is all."""
     batch_size: int = 1
-    """Does nothing: the engine packs sequences itself. Commands of earlier versions have it."""
+    """Has no effect: the engine packs sequences itself. Commands of earlier versions have it."""
     max_length: int | None = None
     """Longest sequence; None is the longest the model was made for, or 2,048 for a model without
     a limit [token]."""
     include_path: str | None = None
     """Folder with task YAML files of your own."""
     seed: int = 1234
-    """Seed of everything lm-eval draws, mainly few-shot examples; the default is lm-eval's own."""
+    """Seed of everything lm-eval draws, as `--seed` of lm-eval sets it. For few-shot examples the
+    default is lm-eval's own. Python's `random` has the seed 0 there by default; a few tasks, such
+    as gpqa, order their choices by it."""
     chat_template: bool = False
     """Write prompts with the chat template of the tokenizer."""
     system: str | None = None
@@ -86,7 +88,14 @@ class LMEval:
             return self._facts(self._load())
 
     def run(self, engine: Engine) -> TaskResult:
-        """Let lm-eval run its tasks."""
+        """Let lm-eval run its tasks.
+
+        Raises:
+            UnsupportedEngine: The engine refuses what a task asks, such as sampling.
+            ConfigError: lm-eval cannot run the tasks with these options.
+            DataError: A task's data is not available.
+            InvalidResult: A score is not finite.
+        """
         # lm-eval takes seconds to import.
         from harness.engines.lm_eval import EngineLM  # noqa: PLC0415
 
@@ -126,7 +135,7 @@ class LMEval:
         """Return the longest sequence [token].
 
         Raises:
-            ConfigError: It is longer than the model was made for.
+            ConfigError: `max_length` is longer than the model was made for.
         """
         if self.max_length is not None and not engine.fits(self.max_length):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,9 +10,6 @@ from huggingface_hub.utils import logging
 
 from harness import extras
 from harness.errors import ConfigError, DataError
-
-UNAVAILABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
-"""What `datasets` and lm-eval raise for data or task files that they cannot read."""
 
 LMEvalTasks = Mapping[str, dict[str, Any]]
 """lm-eval's own form: `tasks` and `groups`, each by name."""
@@ -31,7 +28,7 @@ def load_tasks(
 
     Raises:
         ConfigError: A name is unknown, two of them hold the same task, or lm-eval is missing.
-        DataError: A task's data is not available.
+        DataError: A task's file has a mistake, or its data is not available.
     """
     manager = _manager(names, include_path)
     _check_names(names, manager)
@@ -65,7 +62,7 @@ def _check_names(names: tuple[str, ...], manager: Any) -> None:
 def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
     """Return lm-eval's index of tasks: of the user's folder alone if that has all names.
 
-    A group of the folder may have members elsewhere, given as names or as `{task: name}`.
+    A group of the folder may have members elsewhere.
     """
     with extras.needed("lmeval", by="task=lm_eval"):
         from lm_eval.tasks import TaskManager  # noqa: PLC0415 - takes a second, and is optional
@@ -73,11 +70,25 @@ def _manager(names: tuple[str, ...], include_path: str | None) -> Any:
     if include_path is not None:
         own = TaskManager(include_path=include_path, include_defaults=False)
         entries = (entry.cfg or {} for entry in own.task_index.values())
-        members = (part for entry in entries if isinstance(part := entry.get("task"), list))
-        inner = (each if isinstance(each, str) else each.get("task") for m in members for each in m)
+        inner = (member for entry in entries for member in _members(entry))
         if {*names, *inner} <= own.task_index.keys():
             return own
     return _all_tasks(include_path)
+
+
+def _members(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a group's file has: `NAME`, `{task: NAME}` or `{group: NAME}`.
+
+    `{group: NAME, task: [...]}` is a group inside it, whose own members are yielded instead.
+    """
+    listed = entry.get("task")
+    for member in listed if isinstance(listed, list) else ():
+        if not isinstance(member, Mapping):
+            yield str(member)
+        elif isinstance(member.get("task"), list):
+            yield from _members(member)
+        else:
+            yield str(member.get("task", member.get("group")))
 
 
 @lru_cache(maxsize=1)
@@ -92,19 +103,17 @@ def _load_one(manager: Any, name: str) -> LMEvalTasks:
     """Load the tasks behind one name.
 
     Raises:
-        DataError: Their data is not available.
+        DataError: Their files have a mistake, or their data is not available.
     """
-    from datasets import exceptions  # type: ignore[import-untyped] # noqa: PLC0415 - takes a second
-
     # The hub logs every failed attempt twice; the error below says it once.
     if "HF_HUB_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         part: LMEvalTasks = manager.load([name])
-    except (*UNAVAILABLE, exceptions.DatasetsError) as reason:
+    except Exception as reason:  # of templates and functions in a task file, of the hub
         raise DataError(
-            f"the data of lm-eval's task {name} must be at hand, got {type(reason).__name__}: "
-            f"{reason}; connect to the hub once, so that its cache is filled, or give "
-            "task.include_path=FOLDER with a task file that reads local data"
+            f"lm-eval's task {name} must load with its data, got {type(reason).__name__}: "
+            f"{reason}; correct the task file, connect to the hub once, so that its cache is "
+            "filled, or give task.include_path=FOLDER with a task file that reads local data"
         ) from reason
     return part

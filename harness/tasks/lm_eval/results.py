@@ -59,7 +59,7 @@ def _of_task(results: Mapping[str, Any], task: str) -> Iterator[Metric]:
 def _unit(metric: str, value: object) -> Unit:
     """Return the unit by the metric's name.
 
-    Some tasks give accuracies in percent: these are no fraction.
+    Some tasks give accuracies in percent; these have the unit one.
     """
     if metric == "bits_per_byte":
         return Unit.BIT_PER_BYTE
@@ -106,14 +106,15 @@ def _of_documents(task: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[S
         by_document.setdefault(entry["doc_id"], []).append(entry)
     for number, views in by_document.items():
         name = f"{task}/{number}"
-        replies = views[0]["filtered_resps"]
+        # Of a request that is repeated, all answers are equal. Filters may make numbers of texts.
+        replies = [answers[0] for answers in views[0]["resps"]]
         scores = _metric_scores(views) | _likelihoods(replies, name)
         yield SampleScore(
             id=name,
             # Documents of a rolling text are independent; other documents cluster by task.
             cluster=name if "nll" in scores else task,
             scores=scores,
-            answer=_answer(replies, views[0]["metrics"]),
+            answer=_answer(replies, views[0]),
         )
 
 
@@ -150,12 +151,13 @@ def _likelihoods(replies: Sequence[Any], name: str) -> dict[str, float]:
     return found
 
 
-def _answer(replies: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Return the generated text, or the index of the first most likely choice."""
+def _answer(replies: Sequence[Any], view: Mapping[str, Any]) -> str | None:
+    """Return the text behind the first filter, or the index of the first most likely choice."""
     if isinstance(replies[0], str):
-        return replies[0]
+        filtered = view["filtered_resps"][0]
+        return filtered if isinstance(filtered, str) else replies[0]
     # For mutual information lm-eval scores each choice a second time, without its question.
-    num = len(replies) // (2 if "acc_mutual_info" in names else 1)
+    num = len(replies) // (2 if "acc_mutual_info" in view["metrics"] else 1)
     if num < 2 or not all(isinstance(reply, tuple) for reply in replies):
         return None
     return str(max(range(num), key=lambda index: replies[index][0]))

@@ -1,10 +1,12 @@
 """Random operands of a matmul: activations X [M, K] and weights W [K, K], float32.
 
-normal            X, W ~ N(0, 1)
-heavy_tailed      X, W ~ Student's t, 3 degrees of freedom
-outlier_channels  X, W ~ N(0, 1); then K / 128 columns of X, at least one, times 30 to 100, as
-in the activations of language models (Dettmers et al., "LLM.int8()", 2022; Xiao
-et al., "SmoothQuant", 2023)
+    normal              X, W ~ N(0, 1)
+    heavy_tailed        X, W ~ Student's t, 3 degrees of freedom
+    outlier_channels    X, W ~ N(0, 1); then K / 128 columns of X, at least one, times 30 to 100, as
+                        in the activations of language models (Dettmers et al., "LLM.int8()", 2022;
+                        Xiao et al., "SmoothQuant", 2023)
+
+Seed, number of the draw, kind and shape decide the random numbers.
 """
 
 from typing import Any, Literal, NamedTuple, get_args

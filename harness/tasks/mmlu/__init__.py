@@ -1,6 +1,6 @@
 r"""MMLU: four-choice questions of 57 subjects, each after solved examples of its subject.
 
-The model continues this text (one example here, five as a rule):
+The model continues this text (with one example here; the default is five):
 
     The following are multiple choice questions (with answers) about anatomy.
 
@@ -9,9 +9,9 @@ The model continues this text (one example here, five as a rule):
     Which of these is a muscle?\nA. Axon\nB. Liver\nC. Biceps\nD. Retina\nAnswer:
 
 1. `questions` draws the questions; `prompt` writes the text, byte for byte as lm-eval 0.4.13.
-2. `mmlu` asks an engine about all prompts at once; with `answers` for several rules in one run.
-3. An `AnswerRule` takes the answer. `direct`: the most likely of the tokens " A" to " D" after the
-   prompt, by float64 log-probabilities. `generate`: up to 5 tokens of greedy decoding, parsed.
+2. `mmlu` asks an engine about all prompts at once. With `answers`, one run has several rules.
+3. An `AnswerRule` takes the answer. `direct` takes the most likely of the tokens " A" to " D" after
+   the prompt, by float64 log-probabilities. `generate` parses up to 5 tokens of greedy decoding.
 4. `accuracy` is the share of right answers: over questions (the headline) and over subjects.
 """
 

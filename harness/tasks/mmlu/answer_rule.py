@@ -13,8 +13,8 @@ from harness.tasks.mmlu.prompt import EncodedQuestion
 class AnswerRule(Protocol):
     """How an answer is taken from a model.
 
-    A rule may have an attribute `version`, which a change that moves a number raises; without one
-    it is version 1.
+    A rule may have an attribute `version`; a change that moves a number raises it. A rule without
+    the attribute has version 1.
     """
 
     @property

@@ -1,8 +1,9 @@
 """The direct rule: the answer is the most likely of " A" to " D" as the next token.
 
-lm-eval 0.4.13 scores MMLU so. Log-probabilities are float64 over the whole vocabulary, from
-float32 logits, so that only equal logits tie. Of tied answers the first is taken, as in lm-eval;
-`ties` counts such questions, and `accuracy_split_ties` gives each tied answer an equal share.
+lm-eval 0.4.13 scores MMLU in this way. Log-probabilities are float64 over the whole vocabulary,
+from float32 logits, so that only equal logits tie. The first of tied answers is taken, as in
+lm-eval; `ties` counts such questions, and `accuracy_split_ties` gives each tied answer an equal
+share.
 """
 
 import math
@@ -49,7 +50,11 @@ class Direct:
 
 
 def _score(encoded: EncodedQuestion, log_probs: list[float]) -> SampleScore:
-    """Return the answer to a question, given ln p of each letter."""
+    """Return the answer to a question, given ln p of each letter.
+
+    Raises:
+        InvalidResult: One is not finite.
+    """
     question = encoded.question
     if not all(math.isfinite(value) for value in log_probs):
         raise InvalidResult(

@@ -1,7 +1,7 @@
-"""The task: choose questions, run their prompts, and let a rule take the answers.
+"""The task: choose questions, ask an engine about their prompts, and let rules take the answers.
 
-Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). The rule is the part
-that can be swapped: `direct` or `generate`.
+Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). A rule is `direct`,
+`generate`, or another `AnswerRule`.
 """
 
 from collections import Counter, defaultdict
@@ -15,8 +15,8 @@ from harness.data.source import DataSource, Question, hash_questions, repeated_q
 from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
-from harness.engines.requests import Answer, Request
-from harness.errors import ConfigError, check_bounds
+from harness.engines.requests import Answer, Request, num_run
+from harness.errors import ConfigError, DataError, check_bounds
 from harness.results.parts import PARTS
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
@@ -156,7 +156,13 @@ class MMLU:
         return Scored(questions=self.questions())
 
     def run(self, engine: Engine) -> TaskResult:
-        """Ask every question."""
+        """Ask every question.
+
+        Raises:
+            ConfigError: The chat template does not fit the options.
+            DataError: A prompt is longer than the model was made for.
+            InvalidResult: A score is not finite.
+        """
         self.chat.check(engine)
         encoded = self._encoded(engine)
         by_rule = self._answers(engine, encoded)
@@ -175,7 +181,7 @@ class MMLU:
         )
 
     def _encoded(self, engine: Engine) -> list[EncodedQuestion]:
-        """Return the prompts as token ids, made once a sweep."""
+        """Return the prompts as token ids; a sweep makes them once."""
         facts = self.data_facts()
         hashes = (facts["questions_sha256"], facts["examples_sha256"])
         key = ("prompts", *hashes, facts["num_shots"], self.chat)
@@ -224,7 +230,31 @@ class MMLU:
                 asked = rule.requests(each, letters.get(subject, ()))
                 requests += asked
                 owners += [Owner(place, number)] * len(asked)
+        self._check_room(engine, encoded, requests, owners)
         return requests, owners
+
+    def _check_room(
+        self,
+        engine: Engine,
+        encoded: Sequence[EncodedQuestion],
+        requests: Sequence[Request],
+        owners: Sequence[Owner],
+    ) -> None:
+        """Check that there is room for answers behind the prompts.
+
+        Raises:
+            DataError: There is none for some.
+        """
+        sizes = [num_run(request) for request in requests]
+        if engine.fits(max(sizes)):
+            return
+        longest = encoded[owners[sizes.index(max(sizes))].question].question.id
+        count = len({o.question for o, n in zip(owners, sizes, strict=True) if not engine.fits(n)})
+        raise DataError(
+            f"every prompt with its answer must be at most the {engine.max_length} tokens "
+            f"{engine.name} was made for, got {count} longer ones, the longest {longest} with "
+            f"{max(sizes)}; lower task.shots or choose task.subjects"
+        )
 
     def _info(self, engine: Engine, encoded: Sequence[EncodedQuestion]) -> TaskInfo:
         parts = {} if len(self.rules) == 1 else {PARTS: self._parts(engine)}
@@ -282,9 +312,9 @@ class MMLU:
 
 
 def _solved_warnings(asked: Sequence[tuple[Question, tuple[Question, ...]]]) -> tuple[str, ...]:
-    """Warn of questions that stand solved among their own examples.
+    """Warn of questions that are also among their own solved examples.
 
-    They are asked all the same: lm-eval shows the same prompts, and the figure must be its figure.
+    They are asked all the same: lm-eval shows the same prompts, and the accuracies must be equal.
     """
     own = own_examples(asked)
     if not own:

@@ -21,7 +21,7 @@ from harness.errors import DataError
 from harness.tasks.chat import FEWSHOT_DELIMITER, PLAIN, Chat, Turn, message_texts
 
 TARGET_DELIMITER = " "
-"""What lm-eval puts between a question and its answer where these are not messages."""
+"""What lm-eval puts between a question and its answer, unless they are messages of their own."""
 
 
 def prompt(question: Question, shots: Sequence[Question]) -> str:
@@ -58,8 +58,11 @@ class EncodedQuestion:
 
     question: Question
     text: str
+    """The prompt."""
     num_shots: int
+    """Number of solved examples in the prompt."""
     ids: tuple[int, ...]
+    """Token ids of the prompt."""
     context: tuple[int, ...]
     """Token ids before an answer that is scored: `ids` without white space at the end of the text,
     which lm-eval counts as part of the answer."""
@@ -72,7 +75,14 @@ def encode(
     shots: int,
     chat: Chat = PLAIN,
 ) -> list[EncodedQuestion]:
-    """Return the prompts of questions as token ids; nothing is ever cut off.
+    """Return the prompts of questions as token ids; no prompt is cut.
+
+    Args:
+        engine: Its tokenizer encodes the prompts.
+        questions: The questions.
+        data: Has the solved examples of each subject.
+        shots: Largest number of solved examples in a prompt.
+        chat: Whether and how prompts are conversations.
 
     Raises:
         DataError: A prompt is longer than the model was made for, or has a token without a row.

@@ -1,4 +1,4 @@
-"""Choose the questions of a run."""
+"""Draw the questions that a run asks."""
 
 import random
 
@@ -11,8 +11,8 @@ def select(
 ) -> tuple[Question, ...]:
     """Return the questions of some subjects, or `limit` of them drawn without replacement.
 
-    The draw depends on the questions, the limit and the seed alone, so that every recipe gets the
-    same questions. They stay in the order of the data set.
+    The draw depends on the questions, the limit and the seed alone, so every recipe gets the same
+    questions, in the order of the data set.
 
     Raises:
         ConfigError: A subject does not exist, or the limit exceeds the number of questions.

@@ -2,12 +2,12 @@ r"""Task `parity`: a real backend beside the fake-quantized model of the same re
 
 A fake-quantized model measures what a format costs in accuracy. The result holds for a backend only
 if its kernels compute the same function of the same codes, up to the order of sums and the rounding
-of operands. Two views:
+of operands. The task compares both forms in two ways:
 
 - Layer by layer, the proof: each real layer gets the activations that its fake-quantized
   counterpart got in the first window. `layer_difference` is the largest difference of all layers;
   the backend's tolerance is for this number.
-- End to end, the size of what remains after the layers have amplified it:
+- End to end, which shows how far the model amplifies the differences of its layers:
 
     d_t  = ln p_real(x_t) - ln p_fake(x_t)                 x_t the token that follows
     logprob_difference = mean |d_t|,  kl = KL(fake || real),  top1_agreement = mean [same argmax]
@@ -15,7 +15,8 @@ of operands. Two views:
 
 The statistics are those of `harness.tasks.divergence.statistics`: equal logits give exactly 0 and
 1. The last `decode` tokens of each window run one at a time on a cache, because many kernels take
-another path for one row. Every window runs alone. Engines do both (`harness.engines.paired`).
+another path for one row. Every window runs alone. `harness.engines.paired` is the protocol of an
+engine that can compare two forms.
 
 `reference` keeps in main memory the float32 logits of the fake-quantized and of the unquantized
 model, 2 x windows x (L - 1) x vocabulary x 4 bytes: with the defaults 2 x 480 MB for 151,936 tokens
@@ -34,7 +35,7 @@ from harness.data.source import DataSource, Text
 from harness.data.token_hash import hash_token_ids
 from harness.display.progress import bar
 from harness.engines.base import Engine, Kind
-from harness.engines.paired import Calls, Kept, PairedEngine
+from harness.engines.paired import Calls, KeptDistributions, PairedEngine
 from harness.engines.requests import Score
 from harness.errors import DataError, ModelError, UnsupportedEngine, check_bounds
 from harness.results.record import BaselineInfo, Compute, TaskInfo
@@ -53,7 +54,7 @@ from harness.tasks.windows import (
 )
 
 MOST_KEPT_BYTES = 2**29
-"""Largest size of the logits that are kept of one model [byte]."""
+"""Largest size of the float32 logits that are kept for one form of the model [byte]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,7 @@ class Prompts:
     """Token sequences, and what identifies them."""
 
     name: str
+    """Name of the text, or `random`."""
     ids: Ids
     """int64 `[n, L]`."""
     clusters: DocumentIds
@@ -77,13 +79,13 @@ class Prompts:
 
 
 class Reference(NamedTuple):
-    """Results of the fake-quantized and of the unquantized model, for `run_beside`."""
+    """What is kept of the fake-quantized and of the unquantized model, for `run_beside`."""
 
     prompts: Prompts
-    fake: tuple[Kept, ...]
-    """Float32 logits `[L - 1, V]` of each window, in main memory."""
-    unquantized: tuple[Kept, ...]
-    """Float32 logits `[L - 1, V]` of each window, in main memory."""
+    fake: tuple[KeptDistributions, ...]
+    """Distributions of the fake-quantized model, one entry for each window."""
+    unquantized: tuple[KeptDistributions, ...]
+    """Distributions of the unquantized model, one entry for each window."""
     calls: Calls
     """Calls of the quantized linear layers of the fake-quantized model in the first window."""
     baseline: BaselineInfo
@@ -138,9 +140,10 @@ class Parity:
         return self.data.text().facts()
 
     def reference(self, engine: Engine) -> Reference:
-        """Return the logits of the fake-quantized model and of the unquantized one it is made of.
+        """Return the distributions of the fake-quantized and of the unquantized model.
 
         Raises:
+            UnsupportedEngine: The engine cannot compare two forms of a model.
             DataError: The logits would take too much memory, or the prompts do not fit the model.
             ModelError: No recipe has changed the model.
         """
@@ -240,7 +243,9 @@ class Parity:
             ),
         )
 
-    def _kept(self, engine: Engine, requests: list[Score], title: str) -> Iterator[Kept]:
+    def _kept(
+        self, engine: Engine, requests: list[Score], title: str
+    ) -> Iterator[KeptDistributions]:
         """Yield the distributions of each window."""
         with bar(f"{self.name}, {title}", len(requests)) as progress:
             for _, kept in _paired(engine).kept(requests, self.decode):

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from harness.engines.paired import Kept, LayerDifference
+from harness.engines.paired import KeptDistributions, LayerDifference
 from harness.engines.requests import Array, Compared
 from harness.results.record import Compute, Metric, SampleScore, Unit
 from harness.tasks.divergence.compare import check_finite, window_samples
@@ -22,7 +22,9 @@ class Beside(NamedTuple):
     real_to_float: Compared
 
     @classmethod
-    def of(cls, real: Kept, fake: Kept, unquantized: Kept) -> Self:
+    def of(
+        cls, real: KeptDistributions, fake: KeptDistributions, unquantized: KeptDistributions
+    ) -> Self:
         """Return the statistics `[L - 1]` of one window."""
         return cls(real.compare(fake), fake.compare(unquantized), real.compare(unquantized))
 

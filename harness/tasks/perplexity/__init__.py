@@ -1,7 +1,7 @@
 """Perplexity of a text: exp of the mean -ln p of its tokens, under one of three protocols.
 
-The number depends on how the text is cut into windows, and every tool cuts it in its own way. A
-protocol is a `Segmentation` (`harness.tasks.segments`) and a task name of its own:
+The number depends on how the text is cut into windows, and every tool cuts it in its own way. Each
+protocol is a `Segmentation` (`harness.tasks.segments`), and has a task name of its own:
 
     perplexity              disjoint_windows    equal windows, as in the GPTQ and AWQ papers
     perplexity_llama_cpp    llama_cpp           second halves of windows, as `llama-perplexity`

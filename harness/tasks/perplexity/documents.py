@@ -16,7 +16,7 @@ with `lm-eval-rolling`.
 
 lm-eval gives the same numbers with `softmax_dtype="float32"`, `add_bos_token=False` and
 `max_length=M`. By default it sums in the model's dtype, which moves the figure by up to 1.5 % in
-bf16, scores a BOS after the BOS, and takes the longest sequence of the model as M.
+bf16, scores a second BOS after the first, and takes the longest sequence of the model as M.
 """
 
 import re
@@ -81,7 +81,12 @@ class Documents:
         limit: int | None,
         bos: Bos | None,  # noqa: ARG002 - the protocol fixes the prefix
     ) -> Segments:
-        """Cut each document into rolling windows."""
+        """Cut each document into rolling windows.
+
+        Raises:
+            DataError: The text has too few documents, a window is longer than the model was made
+                for, or there is neither a BOS nor an EOS token.
+        """
         check_length(window, engine)
         pages = text.documents[:limit]
         if not pages or len(pages) < (limit or 0):
@@ -152,7 +157,11 @@ def rolling(tokens: Sequence[int], prefix: int, length: int) -> Iterator[tuple[S
 
 
 def _prefix(engine: Engine) -> tuple[str, int]:
-    """Return the kind and the id of the token that stands before a document."""
+    """Return the kind and the id of the token that stands before a document.
+
+    Raises:
+        DataError: There is neither a BOS nor an EOS token.
+    """
     tokenizer = engine.tokenizer
     for kind, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
         if token is not None:

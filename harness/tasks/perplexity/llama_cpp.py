@@ -8,8 +8,8 @@
 The text is the file wiki.test.raw as it is, not the joined rows. The loaded model's
 tokenizer makes the tokens; llama.cpp makes the same ones where both have the same vocabulary.
 
-llama.cpp prints one standard error behind the figure as `+/-`: PPL * sqrt(variance / (n - 1)). It
-takes every token as independent and is too small. It is given here for comparison only.
+Behind the figure, llama.cpp prints one standard error as `+/-`: PPL * sqrt(variance / (n - 1)). It
+assumes that tokens are independent, and is too small. The record has it for comparison only.
 """
 
 import hashlib
@@ -48,7 +48,11 @@ class HalfWindows:
         limit: int | None,
         bos: Bos | None,  # noqa: ARG002 - the vocabulary decides
     ) -> Segments:
-        """Cut the file into windows; the tail is dropped."""
+        """Cut the file into windows; the tail is dropped.
+
+        Raises:
+            DataError: The text has fewer than two windows, or a window does not fit the model.
+        """
         file = text
         if text.file is not None:
             file = replace(text, text=text.file, starts=text.file_starts)

@@ -5,8 +5,8 @@
 
 Documents are the independent units of an interval (`harness.stats`). Tokens are not independent,
 and neither are windows: the loss of neighbouring windows correlates (0.47 at lag 1 for SmolLM2-135M
-on WikiText-2), and an interval over windows is 1.3 to 2 times too narrow. The numbers of tokens a
-word and a byte count as exact.
+on WikiText-2), and an interval over windows is 1.3 to 2 times too narrow. The numbers of tokens per
+word and per byte are taken as exact.
 """
 
 import math
@@ -45,7 +45,7 @@ def exp(nll: float) -> float:
 def figure(
     nll: Clusters, finish: Callable[[float], float], note: str | None = None, **fields: Any
 ) -> Metric:
-    """Return a metric of the mean NLL a token.
+    """Return a metric that is a function of the mean NLL per token.
 
     Args:
         nll: NLLs and tokens by document.

@@ -1,7 +1,7 @@
-"""The task: cut a text, score its segments, and file the NLL of every token.
+"""The task: cut a text, score its segments, and keep the NLL of every token.
 
-Logits are float32; log-probabilities and their sums are float64. The record has figures per token,
-word and byte. Perplexity per token depends on the tokenizer, bits per byte do not.
+Log-probabilities and their sums are float64. The record has figures per token, word and byte.
+Perplexity per token depends on the tokenizer; bits per byte do not.
 """
 
 import math
@@ -42,11 +42,11 @@ class Perplexity:
     segmentation: Segmentation = DisjointWindows()  # noqa: RUF009 - frozen, without fields
     """How the text is cut into windows."""
     window: int = 2048
-    """Tokens a window."""
+    """Tokens of each window."""
     limit_windows: int | None = None
-    """Score the first so many windows; None is all."""
+    """Number of windows to score, from the first; None is all."""
     limit_documents: int | None = None
-    """Score the first so many documents; None is all. Each protocol has one of the two limits."""
+    """Number of documents to score, from the first; None is all. A protocol has only one limit."""
     bos: Bos | None = None
     """Which windows begin with a BOS token; None is the tokenizer's choice."""
 
@@ -80,7 +80,12 @@ class Perplexity:
         return Scored(texts=(self.data.text(),))
 
     def run(self, engine: Engine) -> TaskResult:
-        """Score every window or document."""
+        """Score every window or document.
+
+        Raises:
+            DataError: The text does not fit the protocol or the model.
+            InvalidResult: A log-probability is not finite.
+        """
         text = self.data.text()
         limit = self.limit_windows if self.limit_documents is None else self.limit_documents
         cut = self.segmentation.cut(text, engine, self.window, limit, self.bos)

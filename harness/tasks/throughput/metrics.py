@@ -4,10 +4,10 @@
     end_to_end = B (S + G) / median(total time)
     <name>_iqr: third quartile less the first, over the rounds
 
-A median has no interval here: the rounds of one process say little about another day. A ratio to
-the unquantized model has one, because disturbances hit both alike
-(`harness.tasks.throughput.ratios`). Inter-token latencies are pooled over rounds. What an engine
-does not know is null, and the note says so.
+A median has no interval: the rounds of one process say little about another day. A ratio to the
+unquantized model has one, because disturbances affect both models alike
+(`harness.tasks.throughput.ratios`). Inter-token latencies are pooled over rounds. A metric that the
+engine does not know is null, and its note gives the reason.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Prompts of timed requests: random token ids, or pieces of a text of one length.
 
-The time of a dense model does not depend on the ids. A text is for models whose work does, such as
-mixtures of experts, and for checking that it does not.
+The time of a dense model does not depend on the token ids. Use a text for models whose time does
+(mixtures of experts), or to check that it does not.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from harness.errors import DataError
 from harness.tasks.throughput.times import Size
 from harness.tasks.windows import disjoint_windows
 
-Kind = Literal["random", "text"]
+PromptKind = Literal["random", "text"]
 Prompts = tuple[tuple[int, ...], ...]
 """Token ids of B prompts of S tokens."""
 DRAW_PROBE = (32_768, 64)
 """Vocabulary and length of a draw whose hash identifies the random generator."""
 
 
-def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
+def facts(kind: PromptKind, data: DataSource, seed: int) -> dict[str, Any]:
     """Return what identifies the prompts; needs no model."""
     if kind == "text":
         text = data.text()
@@ -33,8 +33,10 @@ def facts(kind: Kind, data: DataSource, seed: int) -> dict[str, Any]:
     return {"name": "random tokens", "probe_sha256": hash_token_ids(probe)}
 
 
-def prompts_of(kind: Kind, data: DataSource, engine: Engine, size: Size, seed: int) -> Prompts:
-    """Return the prompts.
+def prompts_of(
+    kind: PromptKind, data: DataSource, engine: Engine, size: Size, seed: int
+) -> Prompts:
+    """Return B prompts of S token ids.
 
     Raises:
         DataError: A sequence is longer than the model was made for, or the text is too short.

@@ -6,13 +6,14 @@ The name of a ratio tells its denominator:
     <phase>_ratio_float32   the unquantized model with float32 matmuls
     <phase>_ratio_best      the faster of both: the gain over the best speed without a recipe
 
-The last two exist only for phases in which the two ways differ. Disturbances of a round hit all
-models alike, so the interval is a bootstrap over rounds (`harness.timing.distribution`).
+The last two exist only for phases in which native and float32 matmuls differ. Disturbances of a
+round affect all models alike, so the interval is a bootstrap over rounds
+(`harness.timing.distribution`).
 
-The faster way is chosen once, by its median. If each draw of the bootstrap chose anew, the faster
-way would gain twice from chance: in 600 simulated runs with both ways and the recipe equally fast,
-the recipe was called slower in 7 % of the runs, and in 4 % when the way was chosen once. (A 95 %
-interval promises 2.5 % for each side.)
+The faster of both is chosen once, by its median. If each draw of the bootstrap chose anew, the
+faster one would gain twice from chance: in 600 simulated runs where both and the recipe were
+equally fast, the recipe was called slower in 7 % of the runs, and in 4 % with a single choice. (A
+95 % interval promises 2.5 % for each side.)
 """
 
 from collections.abc import Collection, Iterator, Mapping

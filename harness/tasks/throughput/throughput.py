@@ -1,14 +1,14 @@
 """Task `throughput`: speed of prefill and decode, a recipe beside the unquantized model.
 
 A request is B sequences of S prompt tokens, each continued greedily by G tokens. End-of-text tokens
-are ignored, so that every request is the same work. The engine gives its time stamps; its times
-are those of prefill and decode, TTFT, TPOT and inter-token latencies (`times`).
+are ignored, so that every request is the same work. The engine stamps each request. The times of
+prefill and decode, TTFT, TPOT and inter-token latencies follow from the stamps (`times`).
 
     prefill [token/s] = B S / prefill time          decode [token/s] = B (G - 1) / decode time
 
-First, all subjects warm up until they are steady. Then rounds of one request each alternate between
-the subjects (`harness.timing.rounds`). An unquantized 16-bit model on a CPU is two subjects, with
-native and with float32 matmuls: which is faster depends on the processor. An engine that cannot
+First, all subjects warm up until their times are steady. Then each round makes one request of every
+subject (`harness.timing.rounds`). An unquantized 16-bit model on a CPU is two subjects, with native
+and with float32 matmuls: which one is faster depends on the processor. An engine that cannot
 compare times its model alone.
 
 Every time is on file: one sample for each phase and each inter-token latency. A metric is a median
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 
 class Spent(NamedTuple):
-    """What one request took."""
+    """Time and energy of one request."""
 
     timed: Timed
     energy_j: float | None
@@ -96,7 +96,7 @@ class Throughput:
     """KV cache of a fixed size, or one that grows."""
     compile: bool = False
     """Run both phases through torch.compile; the time of compiling is a metric of its own."""
-    prompts: throughput_prompts.Kind = "random"
+    prompts: throughput_prompts.PromptKind = "random"
     """Random token ids, or the text of `data`."""
     seed: int = 42
     """Seed of random prompts, of the order in rounds, and of the bootstrap."""
@@ -129,7 +129,7 @@ class Throughput:
         return throughput_prompts.facts(self.prompts, self.data, self.seed)
 
     def run(self, engine: Engine) -> TaskResult:
-        """Measure.
+        """Time the model, beside its baseline if the engine can compare.
 
         Raises:
             UnsupportedRecipe: The model came quantized, and `model.baseline` names no other model.
@@ -244,7 +244,7 @@ def _total_energy(rounds: Sequence[Spent]) -> float | None:
 
 
 def _unsteady(times: Mapping[str, SubjectTimes], device: torch.device) -> Iterator[str]:
-    """Yield warnings about times that are not steady, overlap, or are too few."""
+    """Yield warnings about times that are not steady, phases that overlap, and too short runs."""
     yield from slowed_by(settings(device))
     for name, found in times.items():
         if not found.warm_up.steady:

@@ -48,11 +48,11 @@ class RequestTimes:
     total_s: float
     tpot_s: float
     ttft_s: float | None
-    """None where the engine does not know it."""
+    """None if the engine does not know it."""
     inter_token_s: tuple[float, ...] | None
-    """Inter-token latency of each decode step, in order; None where the engine has none."""
+    """Inter-token latency of each decode step, in order; None if the engine lacks it [s]."""
     apart_s: float
-    """From the first first token of the batch to the last; 0 if the phases do not overlap."""
+    """Time from the first `first_token` of the batch to the last; 0 if no phases overlap [s]."""
 
     @classmethod
     def of(cls, sequences: Sequence[Stamps], size: Size) -> Self:
@@ -72,7 +72,7 @@ class RequestTimes:
             total_s=last - start,
             tpot_s=fmean(each.last_token - each.first_token for each in sequences) / size.steps,
             ttft_s=max(waits) if len(waits) == len(sequences) else None,
-            # Steps of sequences that run apart belong to no common token of a batch.
+            # Sequences that run apart have no decode steps in common.
             inter_token_s=sequences[0].inter_token_s if len(sequences) == 1 else None,
             apart_s=prefilled - first,
         )
@@ -89,7 +89,7 @@ class SubjectTimes:
     warm_up: WarmUp
     num_rounds: int
     rounds: tuple[RequestTimes, ...]
-    """Empty if the engine has no stamps of some request."""
+    """Times of each round; empty if a request has no stamps."""
     energy_j: float | None
     """Energy of the device in all rounds; None where there is no counter [J]."""
 

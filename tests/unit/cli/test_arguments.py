@@ -245,6 +245,12 @@ def test_part_of_a_swept_recipe_is_left_for_the_jobs() -> None:
     assert rewrite(["-m", "quant=a,b", f"{part}=int2_group"])[-1] == f"{part}=choice(int2_group)"
 
 
+@pytest.mark.parametrize("name", ["model", "data", "task", "engine", "quant"])
+def test_key_of_a_swept_component_is_left_for_the_jobs(name: str) -> None:
+    assert rewrite(["-m", f"{name}.some=8"]) == ["-m", f"{name}.some=choice(8)"]
+    assert rewrite(["-m", f"{name}.path=a"]) == ["-m", f"++{name}.path='a'"]
+
+
 def test_version_is_that_of_this_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         rewrite(["model=tiny", "--version"])

@@ -12,6 +12,7 @@ from plain_engine import PlainEngine
 from tokenizers.processors import TemplateProcessing
 
 from harness.engines.lm_eval import EngineLM
+from harness.engines.local.engine import LocalEngine
 from harness.engines.requests import Generate
 from harness.errors import ConfigError, DataError, UnsupportedEngine
 from harness.models.loaded import LoadedModel
@@ -113,6 +114,11 @@ def test_texts_are_scored_in_the_windows_of_lm_eval(loaded: LoadedModel, referen
     assert found[0] == 0.0
 
 
+def test_a_call_whose_texts_are_all_empty_asks_nothing(loaded: LoadedModel) -> None:
+    texts = requests("loglikelihood_rolling", [("",), ("",)])
+    assert EngineLM(LocalEngine(loaded), LENGTH).loglikelihood_rolling(texts) == [0.0, 0.0]
+
+
 def test_texts_are_generated_and_cut_as_by_lm_eval(loaded: LoadedModel, reference: HFLM) -> None:
     asked = requests("generate_until", PROMPTS)
     engine = PlainEngine(loaded)
@@ -187,9 +193,21 @@ def test_continuation_without_a_token_or_room_names_its_document(
         EngineLM(PlainEngine(loaded), LENGTH).loglikelihood(asked)
 
 
-def test_more_new_tokens_than_fit_name_the_document(loaded: LoadedModel) -> None:
-    asked = requests("generate_until", [("Why?", {"max_gen_toks": LENGTH})])
-    with pytest.raises(ConfigError, match=r"document 0 .* fewer than 40 new tokens, got"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_gen_toks": LENGTH}, r"1\.\.39 new tokens, got 4 and 40"),
+        ({"max_gen_toks": 0}, r"1\.\.39 new tokens, got 4 and 0"),
+        ({"max_gen_toks": -5}, r"1\.\.39 new tokens, got 4 and -5"),
+        ({"max_gen_toks": 4, "until": ["x", 3]}, r"texts as stops, got \[3\]"),
+    ],
+)
+def test_options_that_nothing_can_be_generated_with_name_the_document(
+    options: dict[str, Any], message: str
+) -> None:
+    loaded = TinyModel().load(torch.device("cpu"))
+    asked = requests("generate_until", [("Why?", options)])
+    with pytest.raises(ConfigError, match=rf"document 0 .* must have .*{message}"):
         EngineLM(PlainEngine(loaded), LENGTH).generate_until(asked)
 
 

@@ -50,6 +50,20 @@ def test_tokenizer_without_a_template_is_named(template: dict[str, str] | None) 
         template_of(with_template(template), "tiny")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{{ none + 'x' }}", "TypeError: unsupported operand"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ messages[0].nope.deep }}", "UndefinedError: .* has no attribute 'nope'"),
+        ("{% if %}", "TemplateSyntaxError: Expected an expression"),
+    ],
+)
+def test_template_that_fails_is_told_with_its_reason(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"template of tiny must take .* got {reason}"):
+        render(with_template(text), ASKED, "tiny")
+
+
 def test_conversation_that_a_template_rejects_is_told_with_its_reason() -> None:
     with pytest.raises(ConfigError, match=r"roles must alternate.*task\.fewshot_as_turns"):
         render(with_template(TEMPLATES["gemma"]), [*ASKED, *ASKED], "tiny")

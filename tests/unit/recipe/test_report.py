@@ -3,10 +3,12 @@
 import torch
 from recipe_builders import INT8, blocks, int8_row, int8_row_recipe
 
+from harness.backends.bitsandbytes.int8 import BitsandbytesInt8Backend
 from harness.backends.layer import LayerRule
 from harness.formats.integer import Integer
 from harness.models.loaded import LoadedModel
 from harness.recipe import QuantRecipe, quantize
+from harness.recipe.report import _activation_warnings
 
 CPU = torch.device("cpu")
 EMBEDDING = 261 * 48
@@ -71,6 +73,14 @@ def test_activations_whose_scale_spans_tokens_are_warned_of(tiny: LoadedModel) -
         input=int8_row(),
     )
     assert not quantize(tiny, QuantRecipe(name="row", rules={"linear": tokens})).warnings
+
+
+def test_backend_whose_layers_depend_on_the_batch_is_warned_of() -> None:
+    # `test_result_depends_on_the_batch` of the backend shows that they do.
+    for threshold, is_warned in ((6.0, True), (0.0, False)):
+        backend = BitsandbytesInt8Backend(threshold=threshold)
+        found = _activation_warnings(with_activations(backend=backend))
+        assert any("results depend on how" in text for text in found) is is_warned
 
 
 def with_activations(*, bits: int = 8, match: str = "*", **changes: object) -> QuantRecipe:

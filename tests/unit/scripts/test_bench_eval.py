@@ -13,8 +13,10 @@ from repository import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.embedded import EmbeddedData
+from harness.engines.local.engine import LocalEngine
 from harness.models.loaded import LoadedModel
 from harness.results.record import SampleScore
+from harness.tasks.mmlu import MMLU, Direct
 from harness.tasks.mmlu.prompt import prompt
 
 sys.path.append(str(ROOT / "scripts"))
@@ -53,24 +55,30 @@ def test_linear_flop_are_those_that_torch_counts(tiny: LoadedModel) -> None:
     assert size.attention == 2 * 4 * 12  # layers, heads, size of a head
 
 
-def test_shared_work_runs_the_common_beginning_once() -> None:
-    prompts = [[1, 2, 3, 9], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7]]
-    found = reference.shared_work(SIZE, prompts, [1, 1, 3])
-    spans = [(0, 3, 0), (3, 4, 1), (3, 6, 1), (3, 7, 3)]  # the third decodes two more tokens
-    assert found == (3 + 1 + 3 + 4, sum(one_by_one(*span) for span in spans))
+def test_tree_work_runs_shared_tokens_once() -> None:
+    prompts = [[1, 2, 3, 9], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7], [8, 8]]
+    found = reference.tree_work(SIZE, prompts, [1, 1, 3, 1])
+    nodes = [(0, 3, 0), (3, 4, 1), (3, 4, 0), (4, 6, 1), (4, 5, 1), (0, 2, 1)]
+    decoded = (5, 7, 2)
+    tokens = 3 + 1 + 1 + 2 + 1 + 2 + 2
+    assert found == (tokens, sum(one_by_one(*span) for span in [*nodes, decoded]))
 
 
-@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]], [[1, 2], [1, 2, 3]]])
-def test_every_prompt_keeps_a_token_of_its_own(prompts: list[list[int]]) -> None:
-    common = min(map(len, prompts)) - 1
-    tokens = common + sum(len(ids) - common for ids in prompts)
-    assert reference.shared_work(SIZE, prompts, [1] * len(prompts)).tokens == tokens
+def test_tree_work_has_the_tokens_that_an_engine_runs_for_mmlu(tiny: LoadedModel) -> None:
+    every = EmbeddedData().questions()
+    data = replace(every, questions=every.questions[:9])
+    task = MMLU(data=SimpleNamespace(questions=lambda: data), answer=Direct())
+    task.run(LocalEngine(tiny))  # the first time it also tries whether prompts can share
+    counted: list[int] = []
 
+    def count(module: object, inputs: object, output: torch.Tensor) -> None:
+        counted.append(output.shape[:-1].numel())
 
-def test_subjects_share_nothing() -> None:
-    ids = {"test/a/0": [1, 2, 3], "test/b/0": [1, 2, 4], "test/a/1": [1, 2, 5]}
-    found = reference.shared_by_subject(SIZE, ids, [1, 1, 1])
-    assert found.tokens == (2 + 1 + 1) + 3
+    with tiny.module.model.layers[0].mlp.register_forward_hook(count):
+        task.run(LocalEngine(tiny))
+    texts = [prompt(q, data.shots(q, data.default_shots)) for q in data.questions]
+    ids = tiny.tokenizer(texts)["input_ids"]
+    assert reference.tree_work(SIZE, ids, [1] * 9).tokens == sum(counted)
 
 
 @pytest.mark.parametrize(("all_scored", "scored"), [(True, (4, 4)), (False, (1, 2))])

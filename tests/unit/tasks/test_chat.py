@@ -88,3 +88,13 @@ def test_model_without_a_template_is_a_configuration_error() -> None:
 def test_options_that_do_not_go_together_are_refused(chat: Chat, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chat.check_options()
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_template_that_writes_the_date_is_told(template: bool) -> None:
+    dated = engine("{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}")
+    found = Chat(template=template).warnings(dated, 1)
+    assert [text for text in found if "may write the date (strftime_now)" in text] == [
+        "the chat template of tiny may write the date (strftime_now): prompts of another day "
+        "differ, and reports do not compare such runs"
+    ] * template

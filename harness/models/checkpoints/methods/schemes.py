@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from harness.messages import BATCH_DEPENDENT
 from harness.models.checkpoints.settings import Settings
 
 
@@ -27,6 +28,23 @@ def rounded_inputs(settings: Settings) -> str | None:
         found = [words.partition(", ")[2] for words in _torchao_configs(settings)]
         return "; ".join(words.replace(" inputs", "") for words in found if words) or None
     return None
+
+
+def batch_warnings(settings: Settings) -> tuple[str, ...]:
+    """Return a warning if layers of LLM.int8 treat a token by the others of its batch."""
+    if settings.get("quant_method") != "bitsandbytes" or not settings.get("load_in_8bit"):
+        return ()
+    effect = outlier_effect(settings.get("llm_int8_threshold", 6.0))
+    return (f"{effect}: {BATCH_DEPENDENT}",) if effect else ()
+
+
+def outlier_effect(threshold: float) -> str | None:
+    """Return what LLM.int8 does to a batch, in words; None without outliers."""
+    if not threshold:
+        return None
+    return (
+        f"LLM.int8 multiplies a feature in float for all tokens if one reaches {threshold:g} in it"
+    )
 
 
 def _of_compressed_tensors(settings: Settings) -> str:

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from harness.engines.local import shared_runs, tree_pass
+from harness.engines.local import shared_sequences, tree_pass
 from harness.engines.local.answers import answer
 from harness.engines.local.greedy import end_ids
 from harness.engines.local.prefix_support import unsupported
@@ -235,7 +235,7 @@ def test_a_window_counts_with_its_last_token(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def count_tokens(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[int]:
-    """Count the tokens of every run of the model's body."""
+    """Count the tokens of every forward pass of the body."""
     counts: list[int] = []
     body = loaded.module.model
     forward = body.forward
@@ -290,11 +290,11 @@ def test_kept_keys_stay_within_the_budget(
         peaks.append(kept.num_tokens)
         return done
 
-    monkeypatch.setattr(shared_runs, "run_pass", watched)
+    monkeypatch.setattr(shared_sequences, "run_pass", watched)
     answers(loaded, requests, batch_tokens)
     longest = max(map(len, prompts)) + 1
     assert len(peaks) > 3
-    assert max(peaks) <= shared_runs.WAITING_BATCHES * batch_tokens + batch_tokens + longest
+    assert max(peaks) <= shared_sequences.WAITING_BATCHES * batch_tokens + batch_tokens + longest
     assert max(peaks) > batch_tokens
 
 
@@ -309,7 +309,7 @@ def test_scores_keep_the_keys_of_one_path_alone(monkeypatch: pytest.MonkeyPatch)
         peaks.append(arguments[3].num_tokens)
         return done
 
-    monkeypatch.setattr(shared_runs, "run_pass", watched)
+    monkeypatch.setattr(shared_sequences, "run_pass", watched)
     answers(loaded, requests, 60)
     assert max(peaks) == 40
     # The last pass has no pass behind it.

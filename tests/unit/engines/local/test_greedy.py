@@ -1,13 +1,15 @@
 """When a row of greedy decoding is over."""
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from harness.engines.local.greedy import decode, end_ids
+from harness.engines.local.greedy import decode, end_ids, most_likely
 from harness.engines.requests import Generate, Generated
+from harness.errors import InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
 
@@ -22,7 +24,7 @@ class Script:
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = [self.rows[row] for row in rows]
 
-    def then(self, tokens_B: torch.Tensor) -> torch.Tensor:
+    def append(self, tokens_B: torch.Tensor) -> torch.Tensor:
         assert len(tokens_B) == len(self.rows)
         self.steps += 1
         wanted = torch.tensor([row.pop(0) for row in self.rows])
@@ -61,3 +63,32 @@ def test_each_row_ends_by_itself_and_leaves_the_others(tiny: LoadedModel) -> Non
         i: Generated(tuple(byte_tokenizer()(text)["input_ids"])) for i, text in enumerate(written)
     }
     assert script.steps == 5
+
+
+def test_no_more_tokens_are_decoded_than_asked_for(tiny: LoadedModel) -> None:
+    requests = [Generate((5,), most) for most in (0, 3, 0, 1)]
+    found = dict(decode(tiny, requests, dict.fromkeys(range(4), 65), Script([[65] * 9] * 4)))
+    assert [len(found[index].tokens) for index in range(4)] == [0, 3, 0, 1]
+
+
+def test_an_empty_stop_text_ends_nothing(tiny: LoadedModel) -> None:
+    requests = [Generate((5,), 4, ("", "Q"))]
+    ((_, found),) = decode(tiny, requests, {0: 65}, Script([[65] * 9]))
+    assert len(found.tokens) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ([0.0, math.nan, 2.0], "NaN"),
+        ([0.0, math.inf, 2.0], "inf"),
+        # No distribution has these logits: log-softmax is NaN.
+        ([-math.inf, -math.inf, -math.inf], "-inf"),
+    ],
+)
+def test_a_row_without_a_distribution_has_no_next_token(row: list[float], found: str) -> None:
+    good = [-math.inf, 1.0, 3.0]
+    assert most_likely(torch.tensor([good, good])).tolist() == [2, 2]
+    assert torch.tensor(row).log_softmax(-1).isnan().any()
+    with pytest.raises(InvalidResult, match=f"got {found} while decoding"):
+        most_likely(torch.tensor([good, row]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from harness import config
@@ -60,6 +61,25 @@ def test_mmlu_is_on_file_with_engine_and_checkpoint(
     assert not {"path", "python", "extra"} & loaded.keys()
     text = report.write(done.path.parents[2], tmp_path / "reports", "engines").read_text()
     assert "mmlu_generate: vllm" in text.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "device", "missing"),
+    [
+        ({}, "cpu", []),
+        ({}, "cuda", ["on a GPU"]),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 3}, "cpu", ["on 6 devices"]),
+        ({"kv_cache_dtype": "fp8"}, "cuda", ["on a GPU", "with kv_cache_dtype=fp8"]),
+    ],
+)
+def test_record_warns_of_what_was_not_verified(
+    told: Callable[..., None], folder: Path, fields: dict[str, Any], device: str, missing: list[str]
+) -> None:
+    told(device=device)
+    engine = VllmEngine(path=str(folder), python=sys.executable, **fields)
+    with engine.start(None, torch.device(device)) as started:
+        found = started.warnings()
+    assert [text.partition(", and not ")[2] for text in found] == missing
 
 
 def test_run_on_file_is_repeated_for_another_version_alone(

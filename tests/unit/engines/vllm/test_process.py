@@ -59,6 +59,20 @@ def test_python_without_vllm_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> No
         worker.read()
 
 
+@pytest.mark.parametrize("line", ["a banner", "[1, 2]", "3", r"\377\376{}"])
+def test_line_that_is_no_answer_is_shown(tmp_path: Path, line: str) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nprintf '{line}\\n'\nsleep 60\n", encoding="utf-8")
+    script.chmod(0o755)
+    with (
+        pytest.raises(
+            ModelError, match=r"must answer with an object of JSON, got '.*engine\.python"
+        ),
+        started(str(script)) as worker,
+    ):
+        worker.read()
+
+
 def test_interrupt_ends_a_busy_worker(
     told: Told, folder: Path, asked: Callable[[str], list[Any]]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness.engines.requests import Generate, Generated, Request, Score, Scored
 from harness.engines.vllm import server
 from harness.engines.vllm.prompts import MOST_FOLLOWING
-from harness.errors import InvalidResult, ModelError, UnsupportedEngine
+from harness.errors import ConfigError, InvalidResult, ModelError, UnsupportedEngine
 
 Array = np.ndarray[Any, Any]
 CONTEXT = (65, 66, 67)
@@ -100,7 +100,7 @@ def test_end_of_text_ends_an_answer_and_is_not_in_it(start: Any) -> None:
 def test_prompts_go_out_in_bounded_batches(
     start: Any, monkeypatch: pytest.MonkeyPatch, asked: Callable[[str], list[Any]]
 ) -> None:
-    monkeypatch.setattr(server, "BATCH_TOKENS", 10)
+    monkeypatch.setattr(server, "SENT_TOKENS", 10)
     with start() as engine:
         assert len(dict(engine.answer([Generate(CONTEXT, 2)] * 5))) == 5
     assert [len(run) for run in asked("run")] == [2, 2, 1]
@@ -125,6 +125,17 @@ def test_answer_to_something_else_is_an_invalid_result(
     told(**wrong)
     with start() as engine, pytest.raises(InvalidResult, match=message):
         list(engine.answer([request_]))
+
+
+def test_prompt_that_leaves_no_room_for_a_token_is_told_before_anything_is_loaded(
+    start: Any, asked: Callable[[str], list[Any]]
+) -> None:
+    with start(max_model_len=8) as engine:
+        with pytest.raises(ConfigError, match=r"got a prompt of 8 tokens where 8 fit; .* to 7"):
+            list(engine.answer([Score((1,), (2,) * 8)]))
+        assert not asked("load")
+        [(_, answer)] = engine.answer([Score((1,), (2,) * 7)])
+    assert len(answer.log_probs) == 7
 
 
 def test_folder_that_vllm_refuses_is_a_model_error(start: Any, told: Callable[..., None]) -> None:

@@ -26,6 +26,7 @@ from harness.quant.schemes.block_scaled import BlockScaled
 from harness.recipe import QuantRecipe, audit_after, quantize
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.divergence import Divergence
+from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.perplexity.perplexity import Perplexity
@@ -273,7 +274,14 @@ MISTAKES: list[tuple[Callable[[], Divergence], str]] = [
     (lambda: Divergence(data=prose(10), limit_windows=0), "limit_windows must be >= 1"),
     (
         lambda: Divergence(data=prose(10), questions=MMLU(data=EmbeddedData(), answer=Generate())),
-        "questions.answer must be the direct rule, .* got Generate",
+        "questions must be answered by the direct rule alone, .* got Generate",
+    ),
+    (
+        lambda: Divergence(
+            data=prose(10),
+            questions=MMLU(data=EmbeddedData(), answer=Direct(), answers=("direct", "generate")),
+        ),
+        "questions must be answered by the direct rule alone, .* got Generate",
     ),
 ]
 

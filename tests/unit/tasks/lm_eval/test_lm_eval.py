@@ -460,6 +460,8 @@ def test_unknown_task_is_answered_with_close_names(tasks: Tasks, monkeypatch: An
     [
         (["choices"], "[fixed]", False),
         (["both"], "[{task: fixed}]", False),
+        (["more"], "[{group: inner, task: [fixed, {task: cloze}, {group: both}]}]", False),
+        (["more"], "[{group: inner, task: [{group: deeper, task: [fixed, arc_easy]}]}]", True),
         (["choices"], "[arc_easy]", True),
         (["arc_easy"], "[fixed]", True),
     ],
@@ -490,7 +492,27 @@ def test_data_that_cannot_be_had_is_one_clear_error(folder: Path, tmp_path: Path
     text = (folder / "fixed.yaml").read_text(encoding="utf-8")
     text = text.replace("rows.jsonl", "absent.jsonl")
     (tmp_path / "gone.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"task fixed must be at hand, got .*absent.jsonl.*connect"):
+    with pytest.raises(DataError, match=r"task fixed must load .* got .*absent.jsonl.*connect"):
+        LMEval(tasks=("fixed",), include_path=str(tmp_path)).data_facts()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("test_split: test", "test_splits: test", "TypeError: .*argument 'test_splits'"),
+        ("{{q}}", "{{q", "TemplateSyntaxError: unexpected end of template"),
+        ("{{q}}", "{{nothing.in}}", "UndefinedError: 'nothing' is undefined"),
+        ("multiple_choice", "choice", "ValueError: Got invalid output_type 'choice'"),
+        ("doc_to_target: gold", "doc_to_target: 7", "IndexError: list index out of range"),
+    ],
+)
+def test_mistake_in_a_task_file_is_one_clear_error(
+    folder: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (folder / "fixed.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "fixed.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"task fixed must load .* got {message}.*correct the"):
         LMEval(tasks=("fixed",), include_path=str(tmp_path)).data_facts()
 
 

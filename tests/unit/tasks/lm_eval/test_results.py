@@ -19,10 +19,25 @@ def test_log_probability_that_is_not_finite_is_an_invalid_result() -> None:
         "filter": "none",
         "metrics": ["acc"],
         "acc": 1.0,
+        "resps": [[(-1.0, False)], [(math.nan, False)]],
         "filtered_resps": [(-1.0, False), (math.nan, False)],
     }
     with pytest.raises(InvalidResult, match="document t/0"):
         lm_eval_results.samples({"t": [entry]})
+
+
+def test_number_that_a_filter_makes_of_a_text_is_no_likelihood() -> None:
+    entry = {
+        "doc_id": 3,
+        "filter": "length",
+        "metrics": ["right"],
+        "right": 1.0,
+        "resps": [["a text", "a text"]],
+        "filtered_resps": [6.0],
+    }
+    (sample,) = lm_eval_results.samples({"t": [entry]})
+    assert sample.scores == {"right/length": 1.0}
+    assert (sample.cluster, sample.answer) == ("t", "a text")
 
 
 def test_warnings_that_differ_in_numbers_alone_are_one() -> None:
@@ -86,7 +101,7 @@ def test_half_of_the_replies_are_choices_with_mutual_information() -> None:
         "metrics": ["acc", "acc_mutual_info"],
         "acc": 1.0,
         "acc_mutual_info": 0.0,
-        "filtered_resps": [(-3.0, False), (-2.0, False), (-1.0, False), (-0.5, False)],
+        "resps": [[(-3.0, False)], [(-2.0, False)], [(-1.0, False)], [(-0.5, False)]],
     }
     (sample,) = lm_eval_results.samples({"t": [entry]})
     assert sample.answer == "1"

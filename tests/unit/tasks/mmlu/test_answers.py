@@ -8,7 +8,7 @@ import torch
 from harness.data.embedded import EmbeddedData
 from harness.data.source import Question
 from harness.engines.local.engine import LocalEngine
-from harness.errors import InvalidResult
+from harness.errors import DataError, InvalidResult
 from harness.models.loaded import LoadedModel
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.mmlu import direct as mmlu_direct
@@ -238,3 +238,24 @@ def test_fewer_shots_than_asked_for_are_warned_of(
     assert any(
         "college_chemistry: fewer than 4" in text for text in task.run(LocalEngine(tiny)).warnings
     )
+
+
+@pytest.mark.parametrize("rule", [Direct(), Generate()])
+def test_there_must_be_room_for_an_answer_behind_the_longest_prompt(
+    tiny: LoadedModel,
+    embedded: EmbeddedData,
+    monkeypatch: pytest.MonkeyPatch,
+    rule: Direct | Generate,
+) -> None:
+    engine = LocalEngine(tiny)
+    task = MMLU(data=embedded, answer=rule, shots=0, limit=5)
+    prompts = {each.question.id: len(each.ids) for each in task._encoded(engine)}
+    longest = max(prompts, key=lambda name: prompts[name])
+    # The last token of an answer is not run: none after a letter, four after a decoded text.
+    room = 0 if isinstance(rule, Direct) else mmlu_generate.MAX_NEW_TOKENS - 1
+    size = prompts[longest] + room
+    monkeypatch.setattr(tiny.module.config, "max_position_embeddings", size)
+    assert task.run(engine).metrics[0].n == 5
+    monkeypatch.setattr(tiny.module.config, "max_position_embeddings", size - 1)
+    with pytest.raises(DataError, match=rf"made for, got 1 .* {longest} with {size};"):
+        task.run(engine)

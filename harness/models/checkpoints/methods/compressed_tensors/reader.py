@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import ModelError
+from harness.messages import BATCH_DEPENDENT
 from harness.models.activations.activation_format import ActivationFormat, Blocks
 from harness.models.checkpoints.methods.compressed_tensors.config import (
     check_order,
@@ -227,8 +228,7 @@ def _batch_warnings(formats: Iterable[ActivationFormat]) -> list[str]:
     """Return a warning for each format with one dynamic scale a tensor, which a batch changes."""
     shared = {fmt.name for fmt in formats if fmt.blocks == "tensor" and fmt.scale is None}
     return [
-        f"activations in {name} share a scale between tokens: results depend on how sequences are "
-        "batched"
+        f"activations in {name} share a scale between tokens: {BATCH_DEPENDENT}"
         for name in sorted(shared)
     ]
 

@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.checkpoints.methods.schemes import rounded_inputs, scheme, unused_bits
+from harness.models.checkpoints.methods.schemes import (
+    batch_warnings,
+    rounded_inputs,
+    scheme,
+    unused_bits,
+)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -93,3 +98,11 @@ def test_torchao_in_words(make: Any, words: str, inputs: str | None, unused: int
 )
 def test_settings_in_words(settings: dict[str, Any], words: str) -> None:
     assert scheme(settings) == words
+
+
+def test_outliers_of_a_batch_are_warned_of() -> None:
+    settings = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (warning,) = batch_warnings(settings)
+    assert "if one reaches 6 in it: results depend on how" in warning
+    assert batch_warnings({**settings, "llm_int8_threshold": 0.0}) == ()
+    assert batch_warnings({"quant_method": "bitsandbytes", "load_in_4bit": True}) == ()

@@ -1,10 +1,12 @@
-"""Run whole prompts and windows, which share nothing.
+"""Answer requests whose sequences share nothing: each runs whole.
 
-1. What is only scored: batches of similar length fill a budget of tokens. Shorter runs are padded
-   on the right: attention is causal, so no scored token sees the padding. (A recipe whose
-   activation scales are shared between tokens does depend on the batch; the run warns of it.)
-2. What goes on by decoding: batches of one length. There is no cache, since models differ in what
-   they cache. Each step runs all tokens again.
+1. Sequences that are only scored run in batches of similar length that fill a budget of tokens.
+   Shorter ones are padded on the right: attention is causal, so no scored token sees the padding.
+   (With a recipe whose activation scales are shared between tokens, answers do depend on the batch;
+   the record warns of it.) Sequences whose length changes all positions (`positions`) have batches
+   of their own.
+2. Sequences that are continued run in batches of one length, because decoding appends to each row.
+   They have no cache, since models differ in what they cache: each step runs all tokens again.
 """
 
 from collections import defaultdict
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.engines.local.greedy import decode
+from harness.engines.local.positions import changes
 from harness.engines.local.reading import Reader, Span, positions_of
 from harness.engines.local.split_model import SplitModel
 from harness.engines.requests import Answer, Generate, Request
@@ -25,33 +28,40 @@ from harness.engines.tree import PrefixTree
 def answer_whole(
     model: SplitModel, requests: Sequence[Request], tree: PrefixTree, batch_tokens: int
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests outside the tree.
+    """Yield the index of each request outside a tree, and its answer.
+
+    Args:
+        model: The model.
+        requests: All requests, also those in the tree.
+        tree: Their tree.
+        batch_tokens: Tokens of a batch.
 
     Raises:
         InvalidResult: A logit of a decoded position is NaN.
     """
     asked = defaultdict(list)
-    for index, run in enumerate(tree.run_of.tolist()):
-        asked[run].append(index)
-    for decoding in (False, True):
-        runs = [
-            run
-            for run in tree.whole.tolist()
-            if decoding is any(isinstance(requests[index], Generate) for index in asked[run])
-        ]
-        # What is scored counts with its last token, which is looked up.
-        lengths = [len(tree.runs[run]) + (not decoding) for run in runs]
+    for index, number in enumerate(tree.sequence_of.tolist()):
+        asked[number].append(index)
+    lengths_of_change = changes(model.loaded)
+    groups = defaultdict(list)
+    for number in tree.whole.tolist():
+        decoding = any(isinstance(requests[index], Generate) for index in asked[number])
+        beyond = sum(len(tree.sequences[number]) > length for length in lengths_of_change)
+        groups[decoding, beyond].append(number)
+    for (decoding, _), numbers in sorted(groups.items()):
+        # A scored sequence counts with its last token, which is looked up and not run.
+        lengths = [len(tree.sequences[number]) + (not decoding) for number in numbers]
         for batch in batches(lengths, batch_tokens, padding=not decoding):
-            some = [runs[index] for index in batch]
-            ids = [torch.from_numpy(tree.runs[run].astype(np.int64)) for run in some]
+            some = [numbers[place] for place in batch]
+            ids = [torch.from_numpy(tree.sequences[number].astype(np.int64)) for number in some]
             ids_BS = pad_sequence(ids, batch_first=True)
-            yield from _answer_batch(model, requests, ids_BS, [asked[run] for run in some])
+            yield from _answer_batch(model, requests, ids_BS, [asked[number] for number in some])
 
 
 def _answer_batch(
     model: SplitModel, requests: Sequence[Request], ids_BS: Tensor, asked: Sequence[list[int]]
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests `asked[b]` of each row of token ids."""
+    """Answer the requests `asked[b]` of each row `b` of token ids `[B, S]`."""
     row_of = {index: row for row, indices in enumerate(asked) for index in indices}
     spans = []
     for index, row in row_of.items():
@@ -65,7 +75,7 @@ def _answer_batch(
 
 
 class WholeRows:
-    """Rows of one length that run again for each token; `Rows` of `greedy`."""
+    """Rows of one length that run again for each token; `GrowingRows` of `greedy`."""
 
     def __init__(self, model: SplitModel, ids_BS: Tensor) -> None:
         self._model = model
@@ -75,7 +85,7 @@ class WholeRows:
         """Drop all other rows."""
         self._ids_BS = self._ids_BS[torch.tensor(rows)]
 
-    def then(self, tokens_B: Tensor) -> Tensor:
+    def append(self, tokens_B: Tensor) -> Tensor:
         """Append a token to each row; return the float32 logits `[B, V]` after it."""
         self._ids_BS = torch.cat([self._ids_BS, tokens_B[:, None]], dim=1)
         return self._model.logits(self._model.hidden(self._ids_BS)[:, -1])
@@ -84,12 +94,12 @@ class WholeRows:
 def batches(lengths: Sequence[int], budget: int, *, padding: bool) -> Iterator[list[int]]:
     """Yield batches of indices, longest first, that fill the budget [token].
 
-    A run longer than the budget comes alone.
+    A sequence longer than the budget comes alone.
 
     Args:
-        lengths: Length of each run [token].
+        lengths: Length of each sequence [token].
         budget: Tokens of a batch, padding included.
-        padding: A batch may hold runs of several lengths, padded to the longest.
+        padding: A batch may hold sequences of several lengths, padded to the longest.
     """
     batch: list[int] = []
     # Longest first: a batch that does not fit into memory fails at once.

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from harness.engines.local.decode_rows import Path, TreeRows
+from harness.engines.local.decode_rows import TreePath, TreeRows
 from harness.engines.local.greedy import decode
 from harness.engines.local.reading import Reader, Span, positions_of
 from harness.engines.local.split_model import SplitModel
@@ -20,13 +20,14 @@ from harness.engines.requests import Answer, Generate, Request
 from harness.engines.tree import PrefixTree
 
 WAITING_BATCHES = 4
-"""Waiting prompts fill so many batches of tokens before they decode."""
+"""Batches of tokens that waiting prompts fill before they decode."""
 
 
-class Prompt(NamedTuple):
+class WaitingPrompt(NamedTuple):
     """A prompt that waits to be continued."""
 
     request: int
+    """Index of its request."""
     token: int
     """First token of its continuation."""
     chain: tuple[int, ...]
@@ -38,20 +39,27 @@ class Prompt(NamedTuple):
 def answer_shared(
     model: SplitModel, requests: Sequence[Request], tree: PrefixTree, batch_tokens: int
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer the requests of a tree.
+    """Yield the index of each request in a tree, and its answer.
+
+    Args:
+        model: The model.
+        requests: All requests, also those outside the tree.
+        tree: Their tree.
+        batch_tokens: Tokens of a pass, and of a batch of waiting prompts.
 
     Raises:
         InvalidResult: A logit of a decoded position is NaN.
     """
     reader, kept = Reader(model, requests), Kept()
     spans, ending = _spans(requests, tree), _ending(tree)
-    waiting: list[Prompt] = []
+    waiting: list[WaitingPrompt] = []
     for nodes in tree.passes(batch_tokens):
         chains = {index: tree.chain(node) for node in nodes for index in ending.get(node, ())}
         prompts = [index for index in chains if isinstance(requests[index], Generate)]
         needed = {node for index in prompts for node in chains[index]}
         keep = {node for node in nodes if node in needed or tree.stops[node] > nodes.stop}
         hidden_NH, places = run_pass(model, tree, nodes, kept, keep)
+        # `places` has one entry more than `nodes`: the place behind the last node.
         read = [
             span.moved(place)
             for node, place in zip(nodes, places.tolist(), strict=False)
@@ -71,12 +79,12 @@ def answer_shared(
 
 
 def _spans(requests: Sequence[Request], tree: PrefixTree) -> Mapping[int, list[Span]]:
-    """Return what is read in each node, with places from its first token on."""
+    """Return the spans that are read in each node; its first token is at place 0."""
     spans = defaultdict(list)
     for index, request in enumerate(requests):
         first, last = positions_of(request)
-        node = int(tree.last[tree.run_of[index]])
-        # From the node that ends the run up to the one that holds the first position.
+        node = int(tree.last[tree.sequence_of[index]])
+        # From the node that ends the sequence up to the one that holds the first position.
         while node >= 0 and tree.ends[node] > first:
             start, end = int(tree.starts[node]), int(tree.ends[node])
             lowest = max(first, start)
@@ -86,26 +94,26 @@ def _spans(requests: Sequence[Request], tree: PrefixTree) -> Mapping[int, list[S
 
 
 def _ending(tree: PrefixTree) -> Mapping[int, list[int]]:
-    """Return the requests whose runs end in each node."""
+    """Return the requests whose sequences end in each node."""
     ending = defaultdict(list)
-    for index, node in enumerate(tree.last[tree.run_of].tolist()):
+    for index, node in enumerate(tree.last[tree.sequence_of].tolist()):
         ending[node].append(index)
     return ending
 
 
 def _prompt(
     requests: Sequence[Request], tree: PrefixTree, index: int, token: int, chain: Sequence[int]
-) -> Prompt:
+) -> WaitingPrompt:
     request = requests[index]
     assert isinstance(request, Generate)  # noqa: S101 - the caller's choice
     own = int(tree.ends[chain[-1]] - tree.starts[chain[-1]])
-    return Prompt(index, token, tuple(chain), own + request.max_new_tokens)
+    return WaitingPrompt(index, token, tuple(chain), own + request.max_new_tokens)
 
 
-def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
-    """Return how many of the first prompts decode together: all that fit the budget, at least one.
+def _fitting(tree: PrefixTree, waiting: Sequence[WaitingPrompt], budget: int) -> int:
+    """Return how many prompts, from the first, fit into a budget of tokens; at least one.
 
-    Rows are padded to the longest; nodes above them are kept once.
+    The last node of each prompt is a row, padded to the longest row. The nodes above are kept once.
     """
     above: set[int] = set()
     longest = num_above = 0
@@ -120,8 +128,9 @@ def _fitting(tree: PrefixTree, waiting: Sequence[Prompt], budget: int) -> int:
 
 
 def _decoded(
-    model: SplitModel, requests: Sequence[Request], prompts: Sequence[Prompt], kept: Kept
+    model: SplitModel, requests: Sequence[Request], prompts: Sequence[WaitingPrompt], kept: Kept
 ) -> Iterator[tuple[int, Answer]]:
-    paths = [Path(tuple(kept.by_node[node] for node in prompt.chain)) for prompt in prompts]
+    """Continue some prompts together; yield the index of each request and its answer."""
+    paths = [TreePath(tuple(kept.by_node[node] for node in prompt.chain)) for prompt in prompts]
     tokens = {prompt.request: prompt.token for prompt in prompts}
     yield from decode(model.loaded, requests, tokens, TreeRows(model, paths))
