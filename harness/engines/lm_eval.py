@@ -143,24 +143,12 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
     def _encode_pairs(self, pairs: Sequence[Pair]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return context and continuation of each pair as token ids.
 
-        Both texts are encoded together, and the context alone. What the whole has beyond the
-        context's tokens is the continuation. White space between them belongs to the continuation.
-        Pairs of one context share its tuple.
+        Texts without a context begin with BOS or EOS.
         """
         tokenizer = self.engine.tokenizer
-        begun = [pair for pair in pairs if pair[0]]
-        contexts = list(dict.fromkeys(context.rstrip() for context, _ in begun))
-        ids_of = dict(zip(contexts, tokenizer.encode_prompts(contexts), strict=True))
-        wholes = iter(tokenizer.encode_prompts([a + b for a, b in begun]))
+        begun = iter(tokenizer.encode_pairs([pair for pair in pairs if pair[0]]))
         alone = iter(tokenizer.encode_bare([text for context, text in pairs if not context]))
-        found = []
-        for context, _ in pairs:
-            if context:
-                before = ids_of[context.rstrip()]
-                found.append((before, next(wholes)[len(before) :]))
-            else:
-                found.append(self._begun(next(alone)))
-        return found
+        return [next(begun) if context else self._begun(next(alone)) for context, _ in pairs]
 
     def _begun(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return a text that has no context as context and continuation: BOS or EOS precede it."""
