@@ -44,7 +44,7 @@ def accuracy_of(row: Row, groups: Sequence[Group]) -> dict[str, str]:
     if row.model.weights == "random":
         return dict.fromkeys(MEASURES, RANDOM)
     return {
-        measure: _cell(_best(row, groups, tasks), pairing)
+        measure: _cell(_best(row, groups, tasks), tasks[0], pairing)
         for measure, (tasks, pairing) in MEASURES.items()
     }
 
@@ -110,11 +110,14 @@ def _is_fake_of(other: Row, row: Row) -> bool:
     return is_fake and _recipe(other, "backend") == _recipe(row, "backend")
 
 
-def _cell(found: _Found | None, pairing: Pairing) -> str:
+def _cell(found: _Found | None, preferred: str, pairing: Pairing) -> str:
     if found is None:
         return NOT_MEASURED
     text = figures.show(found.row.headline)
-    notes = [] if found.is_exact else [f"of {found.row.label}, its fake-quantized form"]
+    # Tasks of one measure give different figures, such as accuracies by letters and by texts.
+    notes = [] if found.row.task.name == preferred else [found.row.task.name]
+    if not found.is_exact:
+        notes.append(f"of {found.row.label}, its fake-quantized form")
     baseline = found.group.baseline
     if baseline is None:
         notes.append("no baseline")
