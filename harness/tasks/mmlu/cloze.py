@@ -16,20 +16,25 @@ would mostly win. Prompts, tokens and both accuracies are those of lm-eval 0.4.1
                             space before it): lm-eval's `acc_norm`
     accuracy_unnormalized   by ln p: lm-eval's `acc`
 
+`margin` is ln p per character of the right choice minus that of the best wrong one, in the mean
+over questions. It changes with every question, where accuracy changes with flips alone.
+
 A choice may be the beginning of another one: each has its own tokens after the prompt. Equal
 choices of a question tie. A choice without characters has no length to divide by: an error.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from harness import stats
 from harness.data.source import Question
 from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Score
 from harness.errors import DataError
 from harness.results import names
-from harness.results.record import Metric, SampleScore
+from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.chat import Chat
 from harness.tasks.mmlu import ties
 from harness.tasks.mmlu.accuracy import accuracy_metrics, proportion
@@ -108,6 +113,7 @@ class Cloze:
             proportion("accuracy_unnormalized", plain).model_copy(
                 update={"note": NOTE_UNNORMALIZED}
             ),
+            _margin_metric([sample.scores["margin"] for sample in samples]),
             *ties.tie_metrics(samples),
         ]
 
@@ -124,15 +130,32 @@ def _check_choices(question: Question, scores: Sequence[Score], model: str) -> N
         )
 
 
+def _margin_metric(margins: Sequence[float]) -> Metric:
+    interval = stats.mean_interval(margins)
+    return Metric(
+        name="margin",
+        value=math.fsum(margins) / len(margins),
+        unit=Unit.NAT_PER_CHARACTER,
+        n=len(margins),
+        n_of="question",
+        ci95=interval,
+        higher_is_better=True,
+        note=f"{NOTE}: the right choice minus the best wrong one"
+        + ("" if interval else f"; no interval from fewer than {stats.MIN_CLUSTERS} questions"),
+    )
+
+
 def _score(question: Question, log_probs: Sequence[float]) -> SampleScore:
     """Return the answer to a question, given ln p of the text of each choice."""
     lengths = [len(choice) for choice in question.choices]
     per_character = [value / length for value, length in zip(log_probs, lengths, strict=True)]
+    wrong = [value for index, value in enumerate(per_character) if index != question.answer]
     # Of equal values the first is taken, as in lm-eval.
     likeliest = max(range(len(log_probs)), key=lambda index: log_probs[index])
     scores = {
         **ties.by_letter("log_prob", log_probs),
         **ties.by_letter("num_chars", lengths),
         "correct_unnormalized": float(likeliest == question.answer),
+        "margin": per_character[question.answer] - max(wrong),
     }
     return ties.sample_of(question, per_character, scores)
