@@ -1,8 +1,8 @@
 r"""The cloze rule: the answer is the choice whose text is most likely for its length.
 
-Small models know facts long before they know what a letter stands for: they answer MMLU by letters
-as often as chance. So their evaluations do not list the choices. They score the text of each choice
-as a continuation of the question:
+Small models answer MMLU by letters about as often as guessing does, even where they know the fact.
+So their evaluations do not list the choices. They score the text of each choice as a continuation
+of the question:
 
     The following are questions (with answers) about {subject}.\n\n
     Question: {question}\nAnswer: {choice}\n\n
