@@ -33,7 +33,6 @@ from harness.data.source import Question
 from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Score
 from harness.errors import DataError
-from harness.results import names
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.chat import Chat
 from harness.tasks.mmlu import ties
@@ -56,7 +55,7 @@ NOTE_UNNORMALIZED = "by ln p of the text of a choice, whatever its length"
 class Cloze:
     """The most likely text for its length; see `AnswerRule`."""
 
-    task_name: ClassVar[str] = names.MMLU_CLOZE
+    task_name: ClassVar[str] = "mmlu_cloze"
     protocol: ClassVar[str] = "answer=log-prob-of-text-per-character-fp64"
     asks: ClassVar[Kind] = "score"
     template: ClassVar[Template] = TEXTS
