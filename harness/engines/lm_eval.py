@@ -145,26 +145,12 @@ class EngineLM(LM):  # type: ignore[misc] # lm-eval has no types
     def _encode_pairs(self, pairs: Sequence[Pair]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return context and continuation of each pair as token ids.
 
-        1. Encode the context without white space at its end, which belongs to the continuation.
-        2. Encode both texts together.
-        3. The tokens of step 2 behind those of step 1 are the continuation.
-
-        Pairs with the same context share its tuple.
+        Texts without a context begin with BOS or EOS.
         """
         tokenizer = self.engine.tokenizer
-        begun = [pair for pair in pairs if pair[0]]
-        contexts = list(dict.fromkeys(context.rstrip() for context, _ in begun))
-        ids_of = dict(zip(contexts, tokenizer.encode_prompts(contexts), strict=True))
-        wholes = iter(tokenizer.encode_prompts([a + b for a, b in begun]))
+        begun = iter(tokenizer.encode_pairs([pair for pair in pairs if pair[0]]))
         alone = iter(tokenizer.encode_bare([text for context, text in pairs if not context]))
-        found = []
-        for context, _ in pairs:
-            if context:
-                before = ids_of[context.rstrip()]
-                found.append((before, next(wholes)[len(before) :]))
-            else:
-                found.append(self._begun(next(alone)))
-        return found
+        return [next(begun) if context else self._begun(next(alone)) for context, _ in pairs]
 
     def _begun(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of a text without context as context and continuation.

@@ -127,6 +127,33 @@ class Tokenizer:
                 self.check_rows(ids)
         return found
 
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return context and continuation of each pair of texts as token ids, as lm-eval does.
+
+        Both texts are encoded together, and the context alone. What the whole has beyond the
+        context's tokens is the continuation. White space at the end of the context belongs to the
+        continuation. Pairs of one context share its tuple.
+
+        Args:
+            pairs: A context that is not empty, and the text after it.
+
+        Raises:
+            DataError: The model has no embedding row for one of the tokens.
+        """
+        contexts = list(dict.fromkeys(context.rstrip() for context, _ in pairs))
+        ids_of = dict(zip(contexts, self.encode_prompts(contexts), strict=True))
+        found = []
+        # A few at a time: the whole texts repeat each context, and take much memory.
+        for start in range(0, len(pairs), TEXTS_AT_ONCE):
+            some = pairs[start : start + TEXTS_AT_ONCE]
+            wholes = self.encode_prompts([context + text for context, text in some])
+            for (context, _), whole in zip(some, wholes, strict=True):
+                before = ids_of[context.rstrip()]
+                found.append((before, whole[len(before) :]))
+        return found
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Return the text of token ids; with `skip_special`, without special tokens."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))

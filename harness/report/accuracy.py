@@ -41,7 +41,9 @@ def accuracy_of(row: Row, answered: Sequence[Answered]) -> dict[str, str]:
     """Return a cell for each measure: value, and paired difference from the baseline."""
     if row.model.weights == "random":
         return dict.fromkeys(MEASURES, RANDOM)
-    return {measure: _cell(_best(row, answered, tasks)) for measure, tasks in MEASURES.items()}
+    return {
+        measure: _cell(_best(row, answered, tasks), tasks[0]) for measure, tasks in MEASURES.items()
+    }
 
 
 def _best(row: Row, answered: Sequence[Answered], tasks: Sequence[str]) -> _Found | None:
@@ -106,10 +108,13 @@ def _is_fake_of(other: Row, row: Row) -> bool:
     return is_fake and _recipe(other, "backend") == _recipe(row, "backend")
 
 
-def _cell(found: _Found | None) -> str:
+def _cell(found: _Found | None, preferred: str) -> str:
     if found is None:
         return NOT_MEASURED
-    notes = [] if found.is_exact else [f"of {found.row.label}, its fake-quantized form"]
+    # Tasks of one measure give different figures, such as accuracies by letters and by texts.
+    notes = [] if found.row.task.name == preferred else [found.row.task.name]
+    if not found.is_exact:
+        notes.append(f"of {found.row.label}, its fake-quantized form")
     if found.answered.group.baseline is None:
         notes.append("no baseline")
     elif found.row.is_baseline:

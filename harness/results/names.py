@@ -9,6 +9,7 @@ PERPLEXITY_LLAMA_CPP = "perplexity_llama_cpp"
 PERPLEXITY_DOCUMENTS = "perplexity_documents"
 MMLU = "mmlu"
 MMLU_GENERATE = "mmlu_generate"
+MMLU_CLOZE = "mmlu_cloze"
 DIVERGENCE = "divergence"
 NOISE_FLOOR = "noise_floor"
 PARITY = "parity"
@@ -18,7 +19,7 @@ MATMUL = "matmul"
 
 PERPLEXITIES = (PERPLEXITY, PERPLEXITY_LLAMA_CPP, PERPLEXITY_DOCUMENTS)
 """Tasks whose samples hold the log-loss of tokens, the preferred task first."""
-MMLU_TASKS = (MMLU, MMLU_GENERATE)
+MMLU_TASKS = (MMLU, MMLU_GENERATE, MMLU_CLOZE)
 """Tasks whose samples are answers, the preferred task first."""
 TIMED = (THROUGHPUT, THROUGHPUT_VLLM)
 """Tasks that measure speed."""

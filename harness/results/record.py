@@ -25,6 +25,7 @@ class Unit(StrEnum):
     FRACTION = "fraction"
     """In [0, 1]. Reports show percentages, and differences in percentage points."""
     NAT_PER_TOKEN = "nat/token"  # noqa: S105 - a unit, not a secret
+    NAT_PER_CHARACTER = "nat/character"
     BIT_PER_BYTE = "bit/byte"
     DB = "dB"
     COUNT = "count"

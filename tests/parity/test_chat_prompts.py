@@ -5,24 +5,19 @@ them with `HFLM.apply_chat_template`.
 """
 
 import itertools
-from dataclasses import asdict, replace
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from chat_templates import TEMPLATES
-from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
+from lm_eval_mmlu import samples_of, task_of
 from plain_engine import PlainEngine
 from tokenizers.processors import TemplateProcessing
 
 from harness.data.embedded import EmbeddedData
-from harness.data.source import Question
 from harness.engines.lm_eval import EngineLM
 from harness.errors import ConfigError
 from harness.models.loaded import LoadedModel
@@ -30,7 +25,6 @@ from harness.models.sources.tiny import TinyModel
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
 
-LM_EVAL = Path(find_spec("lm_eval").submodule_search_locations[0], "tasks/mmlu/default")
 SUBJECT, SYSTEM = "anatomy", "You answer with one letter."
 GIVEN = EmbeddedData().questions()
 ASKED = tuple(q for q in GIVEN.questions if q.subject == SUBJECT)[:2]
@@ -68,42 +62,12 @@ def theirs(loaded: LoadedModel) -> HFLM:
     return HFLM(pretrained=loaded.module, tokenizer=loaded.tokenizer, softmax_dtype="float32")
 
 
-def their_task(shots: int) -> dict[str, Any]:
-    """Return lm-eval's own task over embedded questions."""
-    task: dict[str, Any] = {}
-    for name in ("_default_template_yaml", f"mmlu_{SUBJECT}.yaml"):
-        task |= yaml.safe_load((LM_EVAL / name).read_text(encoding="utf-8"))
-    for key in ("include", "tag", "task_alias", "dataset_name", "dataset_path"):
-        task.pop(key, None)
-    splits = {"test": ASKED, "dev": SHOWN}
-    rows = {split: [_row(question) for question in listed] for split, listed in splits.items()}
-
-    def load(**_: Any) -> Any:
-        from datasets import Dataset
-
-        return {split: Dataset.from_list(listed) for split, listed in rows.items()}
-
-    task |= {"custom_dataset": load, "num_fewshot": shots}
-    return TaskManager(include_defaults=False).load([task])
-
-
-def _row(question: Question) -> dict[str, Any]:
-    return asdict(question) | {"choices": list(question.choices)}
-
-
 def their_results(
     model: Any, shots: int, system: str | None, *, template: bool, turns: bool
 ) -> list[dict[str, Any]]:
     """Return lm-eval's samples, one a question."""
-    found = evaluate(
-        model,
-        their_task(shots),
-        bootstrap_iters=0,
-        system_instruction=system,
-        apply_chat_template=template,
-        fewshot_as_multiturn=turns,
-    )
-    return next(iter(found["samples"].values()))
+    task = task_of("default", ASKED, SHOWN, shots)
+    return samples_of(model, task, system, template=template, turns=turns)
 
 
 @pytest.mark.parametrize("engine", TEMPLATES, indirect=True)

@@ -20,7 +20,7 @@ def direct_against_generate(groups: Sequence[Group]) -> list[Section]:
         _both_ways(direct, generate)
         for direct in groups
         for generate in groups
-        if (direct.task.name, generate.task.name) == names.MMLU_TASKS
+        if (direct.task.name, generate.task.name) == (names.MMLU, names.MMLU_GENERATE)
         and _questions(direct) == _questions(generate)
     ]
 

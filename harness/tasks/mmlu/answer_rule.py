@@ -6,7 +6,9 @@ from typing import Protocol, runtime_checkable
 from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Request
 from harness.results.record import Metric, SampleScore
+from harness.tasks.chat import Chat
 from harness.tasks.mmlu.prompt import EncodedQuestion
+from harness.tasks.mmlu.template import Template
 
 
 @runtime_checkable
@@ -29,14 +31,19 @@ class AnswerRule(Protocol):
     def asks(self) -> Kind:
         """What the rule asks of an engine."""
 
+    @property
+    def template(self) -> Template:
+        """The words of its prompts."""
+
     def requests(
-        self, encoded: EncodedQuestion, letters: Sequence[tuple[int, ...]]
-    ) -> tuple[Request, ...]:
-        """Return what an engine is asked about a question.
+        self, engine: Engine, asked: Sequence[EncodedQuestion], chat: Chat
+    ) -> Sequence[tuple[Request, ...]]:
+        """Return what the engine is asked about each question.
 
         Args:
-            encoded: The question with its prompt.
-            letters: Token ids of the four answers after a prompt of its subject; see `answer_ids`.
+            engine: The engine; its tokenizer gives the token ids of answers.
+            asked: The questions with their prompts.
+            chat: Whether and how the prompts are conversations.
         """
 
     def sample(

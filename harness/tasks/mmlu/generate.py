@@ -22,8 +22,10 @@ from harness.engines.base import Engine, Kind
 from harness.engines.requests import Answer, Generated
 from harness.engines.requests import Generate as GenerateRequest
 from harness.results.record import Metric, SampleScore
+from harness.tasks.chat import Chat
 from harness.tasks.mmlu.accuracy import accuracy_metrics, proportion
 from harness.tasks.mmlu.prompt import EncodedQuestion
+from harness.tasks.mmlu.template import LETTERS, Template
 
 MAX_NEW_TOKENS = 5
 STRICT = re.compile(r"^\s*[\(\[\*]*([ABCD])(?![A-Za-z0-9])")
@@ -35,15 +37,17 @@ class Generate:
 
     task_name: ClassVar[str] = "mmlu_generate"
     asks: ClassVar[Kind] = "generate"
+    template: ClassVar[Template] = LETTERS
     protocol: ClassVar[str] = f"answer=greedy-{MAX_NEW_TOKENS}-tokens-strict"
 
     def requests(
         self,
-        encoded: EncodedQuestion,
-        letters: Sequence[tuple[int, ...]],  # noqa: ARG002 - the model may write what it likes
-    ) -> tuple[GenerateRequest]:
+        engine: Engine,  # noqa: ARG002 - the model may write what it likes
+        asked: Sequence[EncodedQuestion],
+        chat: Chat,  # noqa: ARG002
+    ) -> list[tuple[GenerateRequest]]:
         """Ask for the continuation of the prompt."""
-        return (GenerateRequest(encoded.ids, MAX_NEW_TOKENS, ("\n",)),)
+        return [(GenerateRequest(each.ids, MAX_NEW_TOKENS, ("\n",)),) for each in asked]
 
     def sample(
         self, engine: Engine, encoded: EncodedQuestion, answers: Sequence[Answer]

@@ -1,7 +1,7 @@
 """The task: choose questions, ask an engine about their prompts, and let rules take the answers.
 
 Hendrycks et al., "Measuring Massive Multitask Language Understanding" (2021). A rule is `direct`,
-`generate`, or another `AnswerRule`.
+`generate`, `cloze`, or another `AnswerRule`.
 """
 
 from collections import Counter, defaultdict
@@ -26,11 +26,11 @@ from harness.tasks.mmlu.accuracy import running_accuracy
 from harness.tasks.mmlu.answer_rule import AnswerRule
 from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.generate import Generate
-from harness.tasks.mmlu.prompt import EncodedQuestion, answer_ids, encode
+from harness.tasks.mmlu.prompt import EncodedQuestion, encode
 from harness.tasks.mmlu.questions import select
 
 RULES: Mapping[str, AnswerRule] = MappingProxyType({"direct": Direct(), "generate": Generate()})
-"""Names of `answers` -> rules."""
+"""Names of `answers` -> rules. All have the same prompts."""
 
 
 class Owner(NamedTuple):
@@ -77,6 +77,11 @@ class MMLU:
             raise ValueError(f"answers must name each rule once, got {[*self.answers]}")
         if self.answers is not None and not self.answers:
             raise ValueError("answers must name at least one rule or be null, got []")
+        if any(rule.template != self.answer.template for rule in self.rules):
+            raise ValueError(
+                f"answers must be null with the rule {type(self.answer).__name__}, whose prompts "
+                f"are other ones, got {[*(self.answers or ())]}"
+            )
         if self.subjects is not None and not self.subjects:
             raise ValueError("subjects must name at least one subject or be null, got []")
         self.chat.check_options()
@@ -95,7 +100,7 @@ class MMLU:
 
     @property
     def name(self) -> str:
-        """Name of the rule's task, `mmlu` or `mmlu_generate`; `mmlu_direct_generate` for both."""
+        """Name of the rule's task, such as `mmlu`; `mmlu_direct_generate` for two rules."""
         if len(self.rules) == 1:
             return self.rules[0].task_name
         return "mmlu_" + "_".join(sorted(self.answers or ()))
@@ -184,10 +189,13 @@ class MMLU:
         """Return the prompts as token ids; a sweep makes them once."""
         facts = self.data_facts()
         hashes = (facts["questions_sha256"], facts["examples_sha256"])
-        key = ("prompts", *hashes, facts["num_shots"], self.chat)
-        data = self.data.questions()
+        data, num_shots = self.data.questions(), facts["num_shots"]
+        key = ("prompts", *hashes, num_shots, self.chat, self.answer.template)
         return engine.tokenizer.cached(
-            key, lambda: encode(engine, self.questions(), data, self.num_shots(), self.chat)
+            key,
+            lambda: encode(
+                engine, self.questions(), data, num_shots, self.chat, self.answer.template
+            ),
         )
 
     def _answers(
@@ -218,18 +226,13 @@ class MMLU:
         self, engine: Engine, encoded: Sequence[EncodedQuestion]
     ) -> tuple[list[Request], list[Owner]]:
         """Return the requests of all rules, and rule and question of each."""
-        letters: dict[str, tuple[tuple[int, ...], ...]] = {}
+        by_rule = [rule.requests(engine, encoded, self.chat) for rule in self.rules]
         requests: list[Request] = []
         owners: list[Owner] = []
-        for number, each in enumerate(encoded):
-            subject = each.question.subject
-            if subject not in letters and "score" in self.asks:
-                # All prompts of a subject end alike, so the first one tells the tokens.
-                letters[subject] = answer_ids(engine, each.text, self.chat)
-            for place, rule in enumerate(self.rules):
-                asked = rule.requests(each, letters.get(subject, ()))
-                requests += asked
-                owners += [Owner(place, number)] * len(asked)
+        for number in range(len(encoded)):
+            for place, of_rule in enumerate(by_rule):
+                requests += of_rule[number]
+                owners += [Owner(place, number)] * len(of_rule[number])
         self._check_room(engine, encoded, requests, owners)
         return requests, owners
 
@@ -274,7 +277,8 @@ class MMLU:
         drawn = "all" if self.limit is None else f"{self.limit}-by-seed-{self.seed}"
         subjects = "all" if self.subjects is None else ",".join(self.subjects)
         return (
-            f"{self.data.questions().name}|shots={self.num_shots()}|template=lm-eval-0.4.13"
+            f"{self.data.questions().name}|shots={self.num_shots()}"
+            f"|template={self.answer.template.name}"
             f"{self.chat.protocol(engine)}|{'|'.join(rule.protocol for rule in rules)}"
             f"|subjects={subjects}|questions={drawn}"
         )

@@ -1,55 +1,19 @@
-r"""MMLU prompts, byte for byte equal to lm-eval 0.4.13 (task `mmlu` 1.0, default template).
+"""Prompts of MMLU as text and as token ids: description, solved examples, question."""
 
-    The following are multiple choice questions (with answers) about {subject}.\n\n
-    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer: {letter}\n\n
-    {question}\nA. {choice}\nB. {choice}\nC. {choice}\nD. {choice}\nAnswer:
-
-The second line repeats for every example. The scored continuations are " A" to " D". Hendrycks'
-original code ("Measuring Massive Multitask Language Understanding", 2021) differs in a second space
-before the subject.
-
-With a chat template (`harness.tasks.chat`) the first line is the system message, and questions and
-letters are messages of user and assistant. The continuations are then "A" to "D", as in lm-eval.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.data.source import CHOICES, Question, QuestionSet
 from harness.engines.base import Engine
 from harness.errors import DataError
-from harness.tasks.chat import FEWSHOT_DELIMITER, PLAIN, Chat, Turn, message_texts
-
-TARGET_DELIMITER = " "
-"""What lm-eval puts between a question and its answer, unless they are messages of their own."""
+from harness.tasks.chat import PLAIN, Chat, Turn, message_texts
+from harness.tasks.mmlu.template import LETTERS, Template, continuation
 
 
-def prompt(question: Question, shots: Sequence[Question]) -> str:
-    """Return the text that the model continues: header, solved examples, question."""
-    return message_texts([Turn("system", header(question)), *turns(question, shots)])
-
-
-def header(question: Question) -> str:
-    """Return the description of a subject."""
-    subject = question.subject.replace("_", " ")
-    return f"The following are multiple choice questions (with answers) about {subject}.\n\n"
-
-
-def turns(question: Question, shots: Sequence[Question]) -> list[Turn]:
-    """Return the messages of solved examples and of a question."""
-    found = []
-    for shot in shots:
-        found.append(Turn("user", _ask(shot), TARGET_DELIMITER))
-        found.append(Turn("assistant", CHOICES[shot.answer], FEWSHOT_DELIMITER))
-    return [*found, Turn("user", _ask(question))]
-
-
-def _ask(question: Question) -> str:
-    lines = [question.question.strip()]
-    lines += [
-        f"{letter}. {choice}" for letter, choice in zip(CHOICES, question.choices, strict=True)
-    ]
-    return "\n".join([*lines, "Answer:"])
+def prompt(question: Question, shots: Sequence[Question], template: Template = LETTERS) -> str:
+    """Return the text that the model continues: description, solved examples, question."""
+    opening = Turn("system", template.header(question))
+    return message_texts([opening, *template.turns(question, shots)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +38,7 @@ def encode(
     data: QuestionSet,
     shots: int,
     chat: Chat = PLAIN,
+    template: Template = LETTERS,
 ) -> list[EncodedQuestion]:
     """Return the prompts of questions as token ids; no prompt is cut.
 
@@ -89,7 +54,7 @@ def encode(
     """
     examples = [data.shots(question, shots) for question in questions]
     texts = [
-        chat.render(engine, header(question), turns(question, shown))
+        chat.render(engine, template.header(question), template.turns(question, shown))
         for question, shown in zip(questions, examples, strict=True)
     ]
     ids = engine.tokenizer.encode_prompts(texts)
@@ -106,15 +71,29 @@ def encode(
         )
         for question, shown, text, each in zip(questions, examples, texts, ids, strict=True)
     ]
-    too_long = [each for each in encoded if not engine.fits(len(each.ids))]
-    if too_long:
-        longest = max(too_long, key=lambda each: len(each.ids))
-        raise DataError(
-            f"every prompt must be at most the {engine.max_length} tokens {engine.name} was made "
-            f"for, got {len(too_long)} longer ones, the longest {longest.question.id} with "
-            f"{len(longest.ids)}; lower task.shots or choose task.subjects"
-        )
+    check_lengths(engine, ((each.question, len(each.ids)) for each in encoded), "prompt")
     return encoded
+
+
+def check_lengths(engine: Engine, lengths: Iterable[tuple[Question, int]], what: str) -> None:
+    """Check that sequences fit into the model.
+
+    Args:
+        engine: The engine that runs them.
+        lengths: Questions, and the length of a sequence of each [token].
+        what: What the sequences are, such as `prompt`.
+
+    Raises:
+        DataError: A sequence is longer than the model was made for.
+    """
+    too_long = [(length, question.id) for question, length in lengths if not engine.fits(length)]
+    if too_long:
+        longest, name = max(too_long, key=lambda each: each[0])
+        raise DataError(
+            f"every {what} must be at most the {engine.max_length} tokens {engine.name} was made "
+            f"for, got {len(too_long)} longer ones, the longest {name} with "
+            f"{longest}; lower task.shots or choose task.subjects"
+        )
 
 
 def answer_ids(engine: Engine, text: str, chat: Chat = PLAIN) -> tuple[tuple[int, ...], ...]:
@@ -127,7 +106,7 @@ def answer_ids(engine: Engine, text: str, chat: Chat = PLAIN) -> tuple[tuple[int
         DataError: An answer changes the tokens before it, or has several tokens without a chat
             template, or two answers are the same.
     """
-    answers = [letter if chat.template else TARGET_DELIMITER + letter for letter in CHOICES]
+    answers = [continuation(letter, chat) for letter in CHOICES]
     [before] = engine.tokenizer.encode_prompts([text.rstrip()])
     found = []
     for answer, after in zip(

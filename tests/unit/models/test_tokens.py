@@ -209,6 +209,24 @@ def test_calibration_reads_the_text_as_tasks_do(tiny: LoadedModel) -> None:
         chosen.draw(reading(tiny, larger))
 
 
+def test_pairs_share_their_context_and_move_its_white_space_to_the_continuation(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tokenizer_of(reading(tiny, around("<bos> $A <eos>", "<bos>")))
+    texts = [("Why? ", "5"), ("Why? ", "50"), ("How?", " far")]
+    found = tokenizer.encode_pairs(texts)
+    [start] = tokenizer.specials.prefix
+    assert all(context[0] == start for context, _ in found)
+    assert found[0][0] is found[1][0]
+    assert [tuple(map(tokenizer.decode, (context[1:], own))) for context, own in found] == [
+        ("Why?", " 5"),
+        ("Why?", " 50"),
+        ("How?", " far"),
+    ]
+    monkeypatch.setattr(tokens, "TEXTS_AT_ONCE", 2)
+    assert tokenizer.encode_pairs(texts) == found
+
+
 def test_answers_follow_the_prompt_and_not_an_eos(tiny: LoadedModel) -> None:
     appended = reading(tiny, around("$A <eos>"))
     assert answer_ids(LocalEngine(appended), "Answer:") == answer_ids(LocalEngine(tiny), "Answer:")

@@ -181,6 +181,22 @@ def test_generate_and_direct_are_paired(file: File, store: ResultStore, parse_ra
     assert row["p"] == f"{mcnemar([[0, 5], [30, 0]], exact=True).pvalue:.2g}"
 
 
+def test_cloze_runs_are_paired_and_are_neither_direct_nor_generate(
+    file: File, store: ResultStore
+) -> None:
+    after = flipped(30, 5)
+    for task in ("mmlu", "mmlu_cloze"):
+        file("none", 0.25, answers(BEFORE), task=task)
+        file("int8_row", float(after.mean()), answers(after), task=task)
+    groups = groups_of(store)
+    assert direct_against_generate(groups) == []
+    [section] = [ranking(group) for group in groups if group.task.name == "mmlu_cloze"]
+    row = rows_of(section)["int8_row"]
+    assert (row["difference from baseline"], row["differs from baseline"]) == ("-2.50 pp", "worse")
+    assert row["p"] == f"{mcnemar([[0, 30], [5, 0]], exact=True).pvalue:.2g}"
+    assert "Guessing among four choices gives 25 %." in section.text
+
+
 def test_generate_and_direct_without_items_say_why_there_is_no_interval(
     make_record: MakeRecord, store: ResultStore
 ) -> None:

@@ -328,6 +328,18 @@ def test_accuracy_of_questions_is_paired_too(study: Study, tmp_path: Path) -> No
     assert cell.endswith("], cannot tell)")
 
 
+def test_accuracy_by_the_text_of_choices_is_named_and_letters_come_first(
+    study: Study, tmp_path: Path
+) -> None:
+    right = np.arange(50) % 2
+    study.time("int8_row_real", FASTER, **REAL)
+    for task, accuracy in (("mmlu_cloze", 0.3), ("mmlu", 0.5)):
+        study.add("none", accuracy, task, samples=answers(right))
+        study.add("int8_row_real", accuracy, task, samples=answers(right), **REAL)
+        shown = "30.00 % (mmlu_cloze; +0 pp [" if task == "mmlu_cloze" else "50.00 % (+0 pp ["
+        assert study.table(tmp_path)["int8_row_real"]["MMLU"].startswith(shown)
+
+
 def test_fake_form_stands_in_and_is_named(study: Study, tmp_path: Path) -> None:
     study.time("int8_row_real", FASTER, **REAL)
     add_accuracy(study, "int8_row")
