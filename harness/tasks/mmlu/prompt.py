@@ -48,6 +48,7 @@ def encode(
         data: Has the solved examples of each subject.
         shots: Largest number of solved examples in a prompt.
         chat: Whether and how prompts are conversations.
+        template: The words of the prompts.
 
     Raises:
         DataError: A prompt is longer than the model was made for, or has a token without a row.

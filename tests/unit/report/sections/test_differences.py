@@ -188,9 +188,9 @@ def test_cloze_runs_are_paired_and_are_neither_direct_nor_generate(
     for task in ("mmlu", "mmlu_cloze"):
         file("none", 0.25, answers(BEFORE), task=task)
         file("int8_row", float(after.mean()), answers(after), task=task)
-    groups = groups_of(store)
-    assert direct_against_generate(groups) == []
-    [section] = [ranking(group) for group in groups if group.task.name == "mmlu_cloze"]
+    found = answered_of(store)
+    assert direct_against_generate([each.group for each in found]) == []
+    [section] = [ranking(each) for each in found if each.group.task.name == "mmlu_cloze"]
     row = rows_of(section)["int8_row"]
     assert (row["difference from baseline"], row["differs from baseline"]) == ("-2.50 pp", "worse")
     assert row["p"] == f"{mcnemar([[0, 30], [5, 0]], exact=True).pvalue:.2g}"
