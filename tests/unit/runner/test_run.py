@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from runs import INT8, MMLU, PERPLEXITY, MakeSpec, Wrapped, metrics, parameters_of, records
 
+from harness.claims.at_once import NO_BASELINE
 from harness.identity import config_hash
 from harness.machine import provenance
 from harness.models import cache
@@ -83,7 +84,9 @@ def test_outcome_says_what_ran_and_what_came_out(make_spec: MakeSpec) -> None:
     assert metric["ci95"] is None, "three documents are too few"
     why = metric["note"].split(";")[0]
     assert why.startswith("no interval from 3 documents")
-    expected = f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens ({why}); done"
+    expected = (
+        f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens ({why}); done; {NO_BASELINE}"
+    )
     assert summary == expected
 
 

@@ -246,7 +246,7 @@ def test_other_rules_do_not_run_beside_it(embedded: EmbeddedData) -> None:
 
 
 def test_divergence_compares_letters_alone(embedded: EmbeddedData) -> None:
-    with pytest.raises(ValueError, match=r"must be the direct rule.* got Cloze"):
+    with pytest.raises(ValueError, match=r"answered by the direct rule alone.* got Cloze"):
         Divergence(data=embedded, questions=MMLU(data=embedded, answer=Cloze()))
 
 
