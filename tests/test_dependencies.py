@@ -5,8 +5,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 
+from packaging.specifiers import SpecifierSet
 from repository import ROOT
 
 FOLDERS = ("harness", "hydra_plugins")
@@ -106,3 +107,19 @@ def test_all_has_every_extra_that_installs_without_a_compiler_or_a_gpu() -> None
     named = set(re.findall(r"[a-z]+", everything.partition("[")[2]))
     assert named == EXTRAS.keys() - {"gpu", "llamacpp"}
     assert "llm-quant-harness[all]" in PROJECT["optional-dependencies"]["dev"]
+
+
+def test_every_pinned_package_runs_on_the_oldest_python() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pins = re.findall(r"(?m)^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    found = {name: _requires_python(name) for name in pins}
+    assert sum(map(bool, found.values())) > 50, "most pinned packages are installed here"
+    # pip ends with "ResolutionImpossible" on a system's own Python, which is rarely the newest.
+    assert {n: r for n, r in found.items() if r and not SpecifierSet(r).contains(oldest)} == {}
+
+
+def _requires_python(name: str) -> str:
+    try:
+        return metadata(name).get("Requires-Python", "")
+    except PackageNotFoundError:
+        return ""

@@ -5,6 +5,7 @@ Tests load the folders as a user would, so that what only `from_pretrained` does
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedModel
 
+from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import byte_tokenizer
 
 VOCABULARY = len(byte_tokenizer())
@@ -469,10 +471,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build(name: str) -> PreTrainedModel:
-    """Return the random model in float32."""
+def build(name: str, **changes: Any) -> PreTrainedModel:
+    """Return the random model in float32; `changes` replace options of its configuration."""
     architecture = ARCHITECTURES[name]
-    config = getattr(transformers, architecture.config)(**architecture.options)
+    # Classes of configurations write into what they are given.
+    options = deepcopy({**architecture.options, **changes})
+    config = getattr(transformers, architecture.config)(**options)
     auto: Any = AutoModelForMultimodalLM if architecture.is_wrapper else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -485,6 +489,18 @@ def build(name: str) -> PreTrainedModel:
         if parameter.dim() == 1 and key.endswith(("bias", "sinks")) and not parameter.any():
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return module
+
+
+def in_memory(module: PreTrainedModel, name: str = "random", fingerprint: str = "") -> LoadedModel:
+    """Return a model on the CPU as a run gets it, with a tokenizer of bytes."""
+    return LoadedModel(
+        module=module,
+        tokenizer=byte_tokenizer(),
+        name=name,
+        dtype=module.dtype,
+        device=torch.device("cpu"),
+        fingerprint=fingerprint,
+    )
 
 
 def save(name: str, folder: Path) -> None:

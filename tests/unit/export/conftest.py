@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from architectures import in_memory
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from harness.export import verify
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 Made = Callable[[type[PreTrainedModel], PreTrainedConfig], LoadedModel]
@@ -34,11 +34,4 @@ def _made(kind: type[PreTrainedModel], config: PreTrainedConfig) -> LoadedModel:
             if parameter.dim() > 1:
                 parameter.data = torch.randn(parameter.shape) * 0.15
     module.tie_weights()
-    return LoadedModel(
-        module=prepare(module, CPU),
-        tokenizer=byte_tokenizer(),
-        name="made",
-        dtype=torch.float32,
-        device=CPU,
-        fingerprint="seed0",
-    )
+    return in_memory(prepare(module, CPU), "made", fingerprint="seed0")

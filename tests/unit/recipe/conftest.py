@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from architectures import in_memory
 from recipe_models import Load
 from transformers import AutoModelForCausalLM
 
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 
 @pytest.fixture
@@ -25,13 +25,6 @@ def load(tmp_path: Path) -> Load:
         module.tie_weights()
         module.save_pretrained(tmp_path)
         found = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-        return LoadedModel(
-            module=found,
-            tokenizer=byte_tokenizer(),
-            name=kind,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-            fingerprint="0",
-        )
+        return in_memory(found, kind, fingerprint="0")
 
     return saved_and_loaded

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import in_memory
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 pytest.importorskip("bitsandbytes")
 
@@ -67,11 +67,4 @@ def random_model(dtype: torch.dtype, *, experts: bool) -> LoadedModel:
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
                 parameter.data.normal_()
-    return LoadedModel(
-        module=prepare(module.to(dtype), CPU),
-        tokenizer=byte_tokenizer(),
-        name="random",
-        dtype=dtype,
-        device=CPU,
-        fingerprint="",
-    )
+    return in_memory(prepare(module.to(dtype), CPU), "random")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import in_memory
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     Gemma2Config,
@@ -32,7 +33,7 @@ from harness.engines.tree import num_tokens, prefix_tree
 from harness.errors import InvalidResult
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import TinyModel, byte_tokenizer
+from harness.models.sources.tiny import TinyModel
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -82,14 +83,7 @@ def wrapped(make: Callable[[int], PreTrainedModel], window: int) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         module = prepare(make(window).float(), CPU)
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name=make.__name__,
-        dtype=torch.float32,
-        device=CPU,
-        fingerprint="",
-    )
+    return in_memory(module, make.__name__)
 
 
 MODELS = {

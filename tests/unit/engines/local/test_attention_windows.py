@@ -6,6 +6,7 @@ import architectures
 import numpy as np
 import pytest
 import torch
+from architectures import in_memory
 from plain_engine import PlainEngine
 
 from harness.engines.local.attention_windows import known_length
@@ -14,7 +15,6 @@ from harness.engines.local.split_model import split
 from harness.engines.requests import Score, Scored
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 WINDOW = 64
@@ -28,27 +28,14 @@ MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 
 
-def model_of(name: str, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    small = architectures.ARCHITECTURES[name]
-    options = {**small.options, "sliding_window": WINDOW, **MODELS[name][0]}
-    changed = architectures.other(small.config, options)
-    monkeypatch.setitem(architectures.ARCHITECTURES, name, changed)
-    module = prepare(architectures.build(name), CPU)
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name=name,
-        dtype=module.dtype,
-        device=CPU,
-        fingerprint="",
-    )
+def model_of(name: str) -> LoadedModel:
+    module = architectures.build(name, sliding_window=WINDOW, **MODELS[name][0])
+    return in_memory(prepare(module, CPU), name)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_that_do_not_name_their_window_are_found(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = model_of(name, monkeypatch)
+def test_layers_that_do_not_name_their_window_are_found(name: str) -> None:
+    loaded = model_of(name)
     before = loaded.attention
     with split(loaded) as model:
         # The last of `WINDOW` tokens sees all of them.
@@ -57,10 +44,8 @@ def test_layers_that_do_not_name_their_window_are_found(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_prompts_longer_than_a_window_are_scored_as_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = model_of(name, monkeypatch)
+def test_prompts_longer_than_a_window_are_scored_as_alone(name: str) -> None:
+    loaded = model_of(name)
     drawn = np.random.default_rng(0)
 
     def ids(count: int) -> tuple[int, ...]:

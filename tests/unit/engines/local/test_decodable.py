@@ -2,28 +2,20 @@
 
 import pytest
 import torch
-from architectures import build
+from architectures import build, in_memory
 from torch import Tensor
 
 from harness.engines.local.decodable import cache_argument, check_decoding
 from harness.engines.local.generation import CacheKind, Generation
 from harness.errors import ModelError
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 NEW = 5
 PROMPTS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
 def random_model(name: str) -> LoadedModel:
-    return LoadedModel(
-        module=build(name),
-        tokenizer=byte_tokenizer(),
-        name=name,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        fingerprint="",
-    )
+    return in_memory(build(name), name)
 
 
 @torch.inference_mode()

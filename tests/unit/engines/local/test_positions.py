@@ -1,13 +1,13 @@
 """Positions that depend on the length of the whole sequence, against sequences that run alone."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import architectures
 import numpy as np
 import pytest
 import torch
+from architectures import in_memory
 from plain_engine import PlainEngine
 
 from harness.engines.local.engine import LocalEngine
@@ -15,7 +15,6 @@ from harness.engines.local.positions import changes
 from harness.engines.requests import Generate, Request, Score, Scored
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 ORIGINAL = 64
@@ -30,7 +29,10 @@ LONG = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": LONG},
-    "gemma3_text": {"rope_parameters": {"sliding_attention": PLAIN, "full_attention": LONG}},
+    "gemma3_text": {
+        "rope_parameters": {"sliding_attention": PLAIN, "full_attention": LONG},
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
 drawn = np.random.default_rng(0)
 
@@ -39,23 +41,8 @@ def ids(count: int) -> tuple[int, ...]:
     return tuple(drawn.integers(3, 250, count).tolist())
 
 
-def model_of(name: str, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    small = architectures.ARCHITECTURES[name]
-    # Classes of configurations write into what they are given.
-    options = {**small.options, **deepcopy(OPTIONS[name])}
-    if name == "gemma3_text":
-        options["layer_types"] = ["sliding_attention", "full_attention"]
-    changed = architectures.other(small.config, options)
-    monkeypatch.setitem(architectures.ARCHITECTURES, name, changed)
-    module = prepare(architectures.build(name), CPU)
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name=name,
-        dtype=module.dtype,
-        device=CPU,
-        fingerprint="",
-    )
+def model_of(name: str) -> LoadedModel:
+    return in_memory(prepare(architectures.build(name, **OPTIONS[name]), CPU), name)
 
 
 def check(loaded: LoadedModel, requests: Sequence[Request]) -> None:
@@ -71,10 +58,8 @@ def check(loaded: LoadedModel, requests: Sequence[Request]) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_sequences_of_all_lengths_are_answered_as_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = model_of(name, monkeypatch)
+def test_sequences_of_all_lengths_are_answered_as_alone(name: str) -> None:
+    loaded = model_of(name)
     assert changes(loaded) == (ORIGINAL,)
     # Runs that share nothing, of up to and of more than the original length in one batch.
     lengths = (20, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL + 2, 100)
@@ -85,10 +70,8 @@ def test_sequences_of_all_lengths_are_answered_as_alone(
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_new_tokens_count_as_a_part_of_the_sequence(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = model_of(name, monkeypatch)
+def test_new_tokens_count_as_a_part_of_the_sequence(name: str) -> None:
+    loaded = model_of(name)
     root = ids(ORIGINAL - 10)
     # No prompt is longer than the original length, but two continuations are.
     check(loaded, [Generate((*root, *ids(count)), 8) for count in (1, 5, 9)])

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import in_memory
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from harness.engines.local.shape import shape_of, streamed_bytes
 from harness.engines.timed import NoShape
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 SIZES = {
     "vocab_size": 300,
@@ -32,14 +32,7 @@ def load(kind: str, **changes: Any) -> LoadedModel:
     config = CONFIG_MAPPING[kind](**SIZES | changes)
     with torch.random.fork_rng(devices=[]):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name=kind,
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        fingerprint="x",
-    )
+    return in_memory(module, kind, fingerprint="x")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from architectures import in_memory
 from torch.nn import functional as F
 from transformers import (
     BertConfig,
@@ -26,7 +27,6 @@ from harness.engines.local.split_model import split
 from harness.errors import ModelError
 from harness.models import architecture
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 CAP = 0.5
 IDS = torch.arange(1, 30)[None]
@@ -75,14 +75,7 @@ def float32_product(module: PreTrainedModel) -> torch.Tensor:
 
 
 def loaded(module: PreTrainedModel) -> LoadedModel:
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name="random",
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        fingerprint="",
-    )
+    return in_memory(module, "random")
 
 
 each_make = pytest.mark.parametrize("make", [llama, with_bias])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from architectures import in_memory
 
 from harness.engines.local.answers import answer
 from harness.engines.local.greedy import end_ids
@@ -13,7 +14,6 @@ from harness.engines.local.split_model import split
 from harness.engines.requests import Generate, Generated, Request, Score, Scored
 from harness.models.checkpoints.folder import prepare
 from harness.models.loaded import LoadedModel
-from harness.models.sources.tiny import byte_tokenizer
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -62,14 +62,7 @@ def random_model(config: str, options: dict[str, Any]) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = transformers.AutoModelForCausalLM.from_config(made).float()
-    return LoadedModel(
-        module=prepare(module, CPU),
-        tokenizer=byte_tokenizer(),
-        name=config,
-        dtype=torch.float32,
-        device=CPU,
-        fingerprint="",
-    )
+    return in_memory(prepare(module, CPU), config)
 
 
 def check_answers(loaded: LoadedModel) -> None:

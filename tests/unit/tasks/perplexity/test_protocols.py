@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import in_memory
 from builders import FixedText, fixed_text, prose
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -65,14 +66,7 @@ def bigram_model(probabilities_VV: np.ndarray) -> LoadedModel:
         module.lm_head.weight[:, :-1] = torch.from_numpy(
             np.log(probabilities_VV).T / math.sqrt(size)
         )
-    return LoadedModel(
-        module=module,
-        tokenizer=byte_tokenizer(),
-        name="bigrams",
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        fingerprint="bigrams",
-    )
+    return in_memory(module, "bigrams", fingerprint="bigrams")
 
 
 @pytest.fixture(scope="module")
