@@ -77,7 +77,7 @@ class MMLU:
             raise ValueError(f"answers must name each rule once, got {[*self.answers]}")
         if self.answers is not None and not self.answers:
             raise ValueError("answers must name at least one rule or be null, got []")
-        if any(rule.template != self.answer.template for rule in self.rules):
+        if self.answers and any(rule.template != self.answer.template for rule in self.rules):
             raise ValueError(
                 f"answers must be null with the rule {type(self.answer).__name__}, whose prompts "
                 f"are other ones, got {[*(self.answers or ())]}"
