@@ -69,15 +69,20 @@ def answers(random: np.random.Generator, mean: float, *, spread: float) -> Array
 
 LENGTHS = np.array([max(1, round(tokens / CHUNK)) for tokens in ARTICLES])
 DOCUMENTS = np.repeat(np.arange(len(ARTICLES)), LENGTHS)
+CORRELATION = 0.8
+"""Correlation of a chunk's noise with that of the chunk before it in the article."""
+APART = 30
+"""Chunks that are drawn between two articles and thrown away: 0.8 ** 30 is 0.1 %."""
+KEPT = np.concatenate([[False] * APART + [True] * length for length in LENGTHS])
 
 
 def text(random: np.random.Generator, mean: float, *, spread: float) -> Array:
     """Draw mean differences of chunks; `spread` is the deviation of an article's mean."""
     shared, own = random.normal(size=len(LENGTHS)), random.normal(size=(RECIPES, len(LENGTHS)))
     article = spread * (0.7 * shared + np.sqrt(1 - 0.7**2) * own)[:, DOCUMENTS]
-    noise = random.normal(size=(RECIPES, len(DOCUMENTS)))
-    drift = signal.lfilter([1.0], [1.0, -0.8], noise, axis=1) * 0.6  # variance 1
-    return mean + article + 0.03 * drift
+    noise = random.normal(size=(RECIPES, len(KEPT)))
+    drift = signal.lfilter([1.0], [1.0, -CORRELATION], noise, axis=1)[:, KEPT]
+    return mean + article + 0.03 * np.sqrt(1 - CORRELATION**2) * drift
 
 
 def measure_answers(values: Array) -> Difference:
