@@ -1,8 +1,9 @@
 """From records to claims: what two runs over the same samples say, as data.
 
 `grouping` says which records may be compared, and `row_names` names them. `paired` pairs two runs
-sample by sample; `noise_floor` is what differences must exceed. `verdict` weighs the evidence,
-`claim` compares whole families of runs, and `sentences` puts a claim into words.
+sample by sample, with the `scores` of each; `noise_floor` is what differences must exceed.
+`verdict` weighs the evidence, `claim` compares whole families of runs, `tiers` all pairs of a
+group, and `sentences` puts a claim into words.
 """
 
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared, answer, family

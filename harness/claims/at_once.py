@@ -6,9 +6,10 @@ other recipes of the group, so that its p-value is corrected for all of them.
 
 from collections.abc import Iterator, Sequence
 
-from harness.claims.claim import answer
+from harness.claims.claim import against_baseline
 from harness.claims.grouping import comparable
 from harness.claims.measure import measure_of
+from harness.claims.noise_floor import floor_of
 from harness.claims.sentences import sentence
 from harness.results.evidence import lost_evidence
 from harness.results.parts import in_parts
@@ -41,10 +42,10 @@ def _is_of(record: RunRecord, tasks: set[str]) -> bool:
 
 def _sentences(run: Stored, known: Sequence[Stored]) -> Iterator[str]:
     groups = comparable(known)
-    for group, answered in zip(groups, answer(groups), strict=True):
+    for group in groups:
         own = (row for row in group.rows if row.stored.record.run_id == run.record.run_id)
         row = next(own, None)
         if row is None or row.is_baseline:
             continue
-        found = answered.against_baseline.get(run.record.run_id)
+        found = against_baseline(group, floor_of(group, groups)).get(run.record.run_id)
         yield NO_BASELINE if found is None else sentence(found)

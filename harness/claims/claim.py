@@ -16,6 +16,7 @@ from harness.claims.grouping import Group, Row
 from harness.claims.measure import LOG_LOSS, measure_of
 from harness.claims.noise_floor import Floor, floor_of
 from harness.claims.paired import difference
+from harness.claims.tiers import Tiers, tiers_of
 from harness.claims.verdict import Evidence, Verdict
 from harness.errors import ResultError
 from harness.stats.difference import Difference
@@ -66,6 +67,8 @@ class Answered:
     """The noise floor of the group's model, if it was measured."""
     against_baseline: Mapping[str, Comparison]
     """Comparison of each recipe with the baseline, by run id; empty without a baseline."""
+    tiers: Tiers | None
+    """Which runs can be told apart, over all pairs; None if that is not known."""
 
 
 def family(
@@ -92,22 +95,34 @@ def family(
 
 
 def answer(groups: Sequence[Group]) -> list[Answered]:
-    """Compare each recipe of each group with the group's baseline."""
-    return [_answered(group, floor_of(group, groups)) for group in groups]
+    """Compare the recipes of each group with the group's baseline and with each other."""
+    found = []
+    for group in groups:
+        floor = floor_of(group, groups)
+        found.append(
+            Answered(
+                group=group,
+                floor=floor,
+                against_baseline=against_baseline(group, floor),
+                tiers=tiers_of(group, _size(floor, group)),
+            )
+        )
+    return found
 
 
-def _answered(group: Group, floor: Floor | None) -> Answered:
+def against_baseline(group: Group, floor: Floor | None) -> dict[str, Comparison]:
+    """Compare each recipe of a group with the baseline; return the comparisons by run id."""
     base = group.baseline
-    recipes = [row for row in group.rows if row is not base] if base is not None else []
-    # The noise floor is a difference of log-losses: it does not apply to accuracies.
-    has_floor = floor is not None and measure_of(group.task.name) is LOG_LOSS
-    least = floor.least if floor is not None and has_floor else None
-    found = family([(row, base) for row in recipes if base is not None], floor=least)
-    return Answered(
-        group=group,
-        floor=floor,
-        against_baseline={each.row.stored.record.run_id: each for each in found},
-    )
+    pairs = [(row, base) for row in group.rows if base is not None and row is not base]
+    compared = family(pairs, floor=_size(floor, group))
+    return {each.row.stored.record.run_id: each for each in compared}
+
+
+def _size(floor: Floor | None, group: Group) -> float | None:
+    """Return the noise floor in the unit of the group's measure; None if it is not known."""
+    # It is a difference of log-losses: it does not apply to accuracies.
+    is_of_group = floor is not None and measure_of(group.task.name) is LOG_LOSS
+    return floor.least if floor is not None and is_of_group else None
 
 
 def _columns(

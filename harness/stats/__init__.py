@@ -5,7 +5,7 @@
 `families` corrects for how many differences were tested.
 """
 
-from harness.stats.clusters import MIN_CLUSTERS, Clusters, clustered, mean_interval, root
+from harness.stats.clusters import MIN_CLUSTERS, Clusters, clustered, mean_interval, root, summed
 from harness.stats.estimate import CONFIDENCE, Estimate, Interval, t_interval
 from harness.stats.proportions import flips_interval, macro_interval, mcnemar, wilson
 
@@ -21,6 +21,7 @@ __all__ = [
     "mcnemar",
     "mean_interval",
     "root",
+    "summed",
     "t_interval",
     "wilson",
 ]

@@ -111,10 +111,21 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable] | ArrayLike) -> Cl
         values: Array of any shape.
         clusters: The cluster of each value, in the same shape.
     """
-    _, index = np.unique(np.asarray(clusters).ravel(), return_inverse=True)
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    ones = np.ones_like(flat)
-    return Clusters(*(np.bincount(index, each).astype(np.float64) for each in (flat, ones)))
+    _, numbers = np.unique(np.asarray(clusters).ravel(), return_inverse=True)
+    return summed(np.asarray(values, dtype=np.float64).ravel(), numbers)
+
+
+def summed(values: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) -> Clusters:
+    """Return the sums over clusters that are numbered 0, 1, ...
+
+    Args:
+        values: `[values]`.
+        numbers: Number of the cluster of each value, `[values]`.
+    """
+    return Clusters(
+        np.bincount(numbers, values).astype(np.float64),
+        np.bincount(numbers).astype(np.float64),
+    )
 
 
 def mean_interval(values: ArrayLike) -> Interval | None:

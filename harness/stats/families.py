@@ -6,7 +6,7 @@ next, is corrected by Benjamini and Hochberg's, which keeps the share of false p
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import numpy as np
@@ -14,6 +14,8 @@ from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.multitest import multipletests
 
 from harness.stats.difference import ALPHA
+
+Item = TypeVar("Item", bound=Hashable)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -44,9 +46,7 @@ def cochran(correct: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
     return float(cochrans_q(correct).pvalue)
 
 
-def tiers(
-    p_values: Mapping[tuple[Hashable, Hashable], float], order: Sequence[Hashable]
-) -> dict[Hashable, str]:
+def tiers(p_values: Mapping[tuple[Item, Item], float], order: Sequence[Item]) -> dict[Item, str]:
     """Return the letters of each item: two items share a letter if they cannot be told apart.
 
     A letter stands for a largest possible set of items of which no two differ (compact letter

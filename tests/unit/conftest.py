@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import builders
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from items import with_items
@@ -14,7 +16,7 @@ from studies import MakeRecord, record_maker
 from harness import config
 from harness.config import CONF
 from harness.models import cache
-from harness.results.record import Metric, RunRecord
+from harness.results.record import Metric, RunRecord, SampleScore
 from harness.results.store import ResultStore
 from harness.runner.run import RunSpec
 
@@ -70,5 +72,31 @@ def file_records(tmp_path: Path) -> Callable[..., Path]:
             # Not `store.write`, which waits for the disk.
             path.write_text(with_items(path, record).model_dump_json())
         return store.root
+
+    return write
+
+
+@pytest.fixture
+def file_answers(make_record: MakeRecord, tmp_path: Path) -> Callable[..., Path]:
+    """File a run of MMLU with its answers, and return the path of its record."""
+
+    def write(
+        correct: np.ndarray[Any, Any],
+        folder: str = "results",
+        recipe: str = "none",
+        **facts: str,
+    ) -> Path:
+        store = ResultStore(root=tmp_path / folder)
+        record = make_record(recipe, float(correct.mean()), **facts)
+        assert record.task is not None
+        path = store.path(record, task=record.task.name, model="m", recipe=recipe)
+        samples = [
+            SampleScore(id=f"q{i}", cluster=str(i % 57), scores={"correct": float(v)})
+            for i, v in enumerate(correct)
+        ]
+        name, digest = store.write_samples(path, samples)
+        update = {"samples_file": name, "samples_sha256": digest}
+        store.write(path, record.model_copy(update=update))
+        return path
 
     return write

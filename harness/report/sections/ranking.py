@@ -7,6 +7,7 @@ import pandas as pd
 from harness.claims.claim import Answered
 from harness.claims.grouping import Group, Row
 from harness.claims.measure import LOG_LOSS, measure_of
+from harness.claims.tiers import Tiers
 from harness.report.sections.differences import Cells, Columns, of_comparison, of_itself
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
@@ -21,13 +22,21 @@ def ranking(answered: Answered) -> Section:
     """Return a row for every recipe: value, n, interval, paired difference from the baseline."""
     group = answered.group
     found = [_difference_cells(row, answered) for row in group.rows]
-    rows = [_cells(row, cells.cells) for row, cells in zip(group.rows, found, strict=True)]
+    rows = [
+        _cells(row, cells.cells, answered.tiers)
+        for row, cells in zip(group.rows, found, strict=True)
+    ]
     notes = [f"Difference: {cells.note}." for cells in found if cells.note]
     has_floor = answered.floor is not None and measure_of(group.task.name) is LOG_LOSS
     floor = answered.floor.line() if answered.floor is not None and has_floor else None
     return Section(
         title=task_title(group),
-        text="\n".join(_lines(group, [_why_no_interval(group.headline), *notes, floor])),
+        text="\n".join(
+            _lines(
+                group,
+                [_why_no_interval(group.headline), *notes, floor, _tiers_in_words(answered.tiers)],
+            )
+        ),
         table=pd.DataFrame(rows),
     )
 
@@ -41,13 +50,16 @@ def _difference_cells(row: Row, answered: Answered) -> Cells:
     return of_comparison(answered.against_baseline[row.stored.record.run_id], COLUMNS)
 
 
-def _cells(row: Row, difference: dict[str, str]) -> dict[str, str]:
+def _cells(row: Row, difference: dict[str, str], tiers: Tiers | None) -> dict[str, str]:
+    letters = {} if tiers is None else tiers.letters
+    tier = {"tier": letters.get(row.stored.record.run_id, figures.MISSING)} if tiers else {}
     return {
         "recipe": row.label,
         row.headline.name.replace("_", " "): figures.show(row.headline),
         "95 % interval": figures.show_interval(row.headline),
         "n": figures.count(row.headline),
         **difference,
+        **tier,
         "bits/weight": f"{row.quant.bits_per_weight:.3f}",
         "path": figures.path(row.quant),
     }
@@ -66,6 +78,17 @@ def _lines(group: Group, notes: Sequence[str | None]) -> list[str]:
         f"second of its paired difference from the baseline.{chance}",
         *dict.fromkeys(filter(None, notes)),
     ]
+
+
+def _tiers_in_words(tiers: Tiers | None) -> str | None:
+    if tiers is None:
+        return None
+    q = tiers.cochran_p
+    together = "" if q is None else f" All rows together: Cochran's Q, p = {figures.p_value(q)}."
+    return (
+        "Rows that share a letter in the column tier cannot be told apart "
+        f"({tiers.num_pairs} comparisons of all pairs, Holm).{together}"
+    )
 
 
 def _why_no_interval(headline: Metric) -> str | None:

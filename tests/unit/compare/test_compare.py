@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies import MakeRecord
 
 from harness.compare.__main__ import SUMMARY, main
-from harness.results.record import SampleScore
-from harness.results.store import ResultStore
 
 File = Callable[..., Path]
 RIGHT = np.arange(1000) % 4 == 0
@@ -26,25 +23,8 @@ def flipped(to_wrong: int, to_right: int) -> np.ndarray:
 
 
 @pytest.fixture
-def file(make_record: MakeRecord, tmp_path: Path) -> File:
-    """File a run with its answers, and return its path."""
-
-    def write(
-        correct: np.ndarray, folder: str = "results", recipe: str = "none", **facts: str
-    ) -> Path:
-        store = ResultStore(root=tmp_path / folder)
-        record = make_record(recipe, float(correct.mean()), **facts)
-        path = store.path(record, task=record.task.name, model="m", recipe=recipe)
-        samples = [
-            SampleScore(id=f"q{i}", cluster=str(i % 57), scores={"correct": float(v)})
-            for i, v in enumerate(correct)
-        ]
-        name, digest = store.write_samples(path, samples)
-        update = {"samples_file": name, "samples_sha256": digest}
-        store.write(path, record.model_copy(update=update))
-        return path
-
-    return write
+def file(file_answers: File) -> File:
+    return file_answers
 
 
 @pytest.fixture

@@ -1,0 +1,170 @@
+"""What a run scored on each sample: answers that are right, or log-losses of tokens."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from harness.claims.grouping import Row
+from harness.claims.measure import ACCURACY, KL, measure_of
+from harness.errors import ResultError
+from harness.results import names
+from harness.results.store import read_samples
+from harness.stats import Clusters, summed
+from harness.stats.difference import Difference, of_answers, of_tokens
+
+NO_DOCUMENTS = (
+    "no interval: the samples do not say which document each token is of; "
+    "`python scripts/add_documents.py FOLDER` adds it, or repeat the run"
+)
+NO_TOKENS = (
+    "no interval: the samples have sums of windows, not the divergence of each token; repeat the "
+    "run"
+)
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """Which questions a run answered right."""
+
+    path: Path
+    """The record of the run."""
+    ids: tuple[str, ...]
+    correct: Array
+    """1 for a right answer, else 0, `[questions]`."""
+    subjects: Array
+    """Number of the subject of each question, `[questions]`."""
+
+    def minus(self, other: Self) -> Difference:
+        """Return the difference of the accuracies."""
+        differences = self.correct - other.correct
+        return of_answers(differences, summed(differences, self.subjects))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """What a run scored on the tokens of a text: log-losses or divergences."""
+
+    path: Path
+    """The record of the run."""
+    ids: tuple[str, ...]
+    sums: Array
+    """Sum of each sample, or of each document; see `by_document`."""
+    counts: Array
+    """Tokens of each of them."""
+    tokens: Array | None
+    """Value of each token, `[tokens]`; older samples lack them."""
+    documents: Array | None
+    """Number of each token's document, `[tokens]`; older samples lack it."""
+    why_no_test: str | None
+    """Why there is no test if tokens or documents are missing; None if samples are documents."""
+
+    def minus(self, other: Self) -> Difference:
+        """Return the difference of the means over tokens, tested by document."""
+        # Documents belong to the text, which both runs share.
+        documents = self.documents if self.documents is not None else other.documents
+        if self.tokens is not None and other.tokens is not None and documents is not None:
+            return of_tokens(summed(self.tokens - other.tokens, documents))
+        sums = Clusters(self.sums - other.sums, self.counts)
+        if self.why_no_test is None:
+            return of_tokens(sums)
+        return Difference(
+            value=sums.mean, estimates=(), num_items=sums.num_items, test=self.why_no_test
+        )
+
+    def by_document(self) -> Self:
+        """Return the sums of documents in the place of the values of tokens, if both are known.
+
+        They take little memory, and give the same differences up to the last digits.
+        """
+        if self.tokens is None or self.documents is None:
+            return self
+        found = summed(self.tokens, self.documents)
+        return replace(
+            self,
+            sums=found.sums,
+            counts=found.counts,
+            tokens=None,
+            documents=None,
+            why_no_test=None,
+        )
+
+
+Scores = Answers | Tokens
+
+
+def scores_of(row: Row) -> Scores | None:
+    """Return what a run scored on each sample, in the order of the samples' ids.
+
+    None for tasks that are not paired item by item, and for runs without samples.
+
+    Raises:
+        ResultError: The samples file is missing or damaged.
+    """
+    measure = measure_of(row.task.name)
+    if measure is None or row.stored.record.samples_file is None:
+        return None
+    if measure is ACCURACY:
+        return _answers(row)
+    total, of_token, why = (
+        ("kl", "token_kl", NO_TOKENS) if measure is KL else ("nll", "token_nll", NO_DOCUMENTS)
+    )
+    is_by_document = row.task.name == names.PERPLEXITY_DOCUMENTS
+    return _tokens(row, total, of_token, None if is_by_document else why)
+
+
+def _answers(row: Row) -> Answers:
+    items = _items(row, "correct")
+    return Answers(
+        path=row.stored.path,
+        ids=tuple(items.index),
+        correct=items["correct"].to_numpy(np.float64),
+        subjects=_numbers(items["cluster"]),
+    )
+
+
+def _tokens(row: Row, total: str, of_token: str, why_no_test: str | None) -> Tokens:
+    """Return the scores of tokens.
+
+    Args:
+        row: A run.
+        total: Column with the sum of a sample.
+        of_token: Column with the value of each token.
+        why_no_test: Why there is no test without that column.
+    """
+    items = _items(row, total)
+    tokens = _joined(items, of_token)
+    documents = _joined(items, "token_document")
+    return Tokens(
+        path=row.stored.path,
+        ids=tuple(items.index),
+        sums=items[total].to_numpy(np.float64),
+        counts=items["num_tokens"].to_numpy(np.float64),
+        # Older files hold float32: widen before a difference is taken, not after it.
+        tokens=None if tokens is None else tokens.astype(np.float64),
+        documents=None if documents is None else _numbers(documents),
+        why_no_test=why_no_test,
+    )
+
+
+def _joined(items: pd.DataFrame, column: str) -> Array | None:
+    return np.concatenate(items[column].to_list()) if column in items else None
+
+
+def _numbers(names: Any) -> Array:
+    """Return 0, 1, .. for equal names; two runs over the same samples give equal numbers."""
+    return np.unique(np.asarray(names), return_inverse=True)[1]
+
+
+def _items(row: Row, score: str) -> pd.DataFrame:
+    items = read_samples(row.stored)
+    if missing := {"id", score} - set(items):
+        raise ResultError(
+            f"{row.stored.path} must have samples with the columns id and {score}, "
+            f"got none of {', '.join(sorted(missing))}; repeat the run"
+        )
+    return items.set_index("id").sort_index()
