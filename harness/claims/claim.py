@@ -8,14 +8,14 @@ their baseline. Its p-values are corrected together: by Holm for claims, by Benj
 for screening.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from harness.claims.grouping import Group, Row
-from harness.claims.measure import LOG_LOSS, measure_of
+from harness.claims.measure import KL, Measure, measure_of
 from harness.claims.noise_floor import Floor, floor_of
-from harness.claims.paired import difference
+from harness.claims.paired import difference, distance
 from harness.claims.tiers import Tiers, tiers_of
 from harness.claims.verdict import Evidence, Verdict
 from harness.errors import ResultError
@@ -28,7 +28,8 @@ class Claim:
     """What a comparison of two runs says."""
 
     row: Row
-    reference: Row
+    reference: Row | None
+    """None for a divergence from the unquantized model, which `row` was measured beside."""
     evidence: Evidence
     num_tests: int
     """Comparisons of the family."""
@@ -51,11 +52,16 @@ class NotCompared:
     """Two runs that cannot be compared."""
 
     row: Row
-    reference: Row
+    reference: Row | None
     reason: str
 
 
 Comparison: TypeAlias = Claim | NotCompared
+
+
+def reference_value(comparison: Comparison) -> float:
+    """Return the headline of what a run was compared with; no divergence for a divergence."""
+    return 0.0 if comparison.reference is None else comparison.reference.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,25 +78,49 @@ class Answered:
 
 
 def family(
-    pairs: Iterable[tuple[Row, Row]], *, margin: float | None = None, floor: float | None = None
+    pairs: Iterable[tuple[Row, Row | None]],
+    *,
+    margin: float | None = None,
+    floor: float | None = None,
 ) -> list[Comparison]:
     """Compare pairs of runs, and correct for how many comparisons are made.
 
     Args:
-        pairs: Each run, and the run that it is compared with.
+        pairs: Each run, and the run that it is compared with; None stands for the unquantized model
+            that a divergence was measured from.
         margin: Largest difference that does not matter, in the unit of an item.
         floor: Noise floor of the measure, likewise.
     """
     found = [(row, reference, _difference(row, reference)) for row, reference in pairs]
-    tested = [each for *_, each in found if isinstance(each, Difference) and each.p is not None]
-    p_values = [each.p for each in tested if each.p is not None]
-    within = [each.p_within(margin) or 0.0 for each in tested] if margin is not None else []
-    corrected = dict(zip(map(id, tested), _columns(p_values, within), strict=True))
+    tested = {
+        index: _p(each, reference, floor)
+        for index, (_, reference, each) in enumerate(found)
+        if isinstance(each, Difference)
+    }
+    p, q = _corrected(tested, holm), _corrected(tested, benjamini_hochberg)
+    within = {
+        index: None if margin is None or isinstance(each, str) else each.p_within(margin)
+        for index, (*_, each) in enumerate(found)
+    }
+    p_margin = _corrected(within, holm)
     return [
         NotCompared(row=row, reference=reference, reason=each)
         if isinstance(each, str)
-        else _claim(row, reference, each, corrected.get(id(each)), len(tested), margin, floor)
-        for row, reference, each in found
+        else Claim(
+            row=row,
+            reference=reference,
+            evidence=Evidence(
+                measure=_measure(row),
+                difference=each,
+                p=p.get(index),
+                margin=margin,
+                p_margin=p_margin.get(index),
+                floor=floor,
+            ),
+            num_tests=len(p),
+            q=q.get(index),
+        )
+        for index, (row, reference, each) in enumerate(found)
     ]
 
 
@@ -111,54 +141,57 @@ def answer(groups: Sequence[Group]) -> list[Answered]:
 
 
 def against_baseline(group: Group, floor: Floor | None) -> dict[str, Comparison]:
-    """Compare each recipe of a group with the baseline; return the comparisons by run id."""
-    base = group.baseline
-    pairs = [(row, base) for row in group.rows if base is not None and row is not base]
+    """Compare each recipe of a group with the baseline; return the comparisons by run id.
+
+    A run of divergence was measured beside the baseline, and needs no other run.
+    """
+    recipes = [row for row in group.rows if not row.is_baseline]
+    measure, base = measure_of(group.task.name), group.baseline
+    if base is None and measure is not KL:
+        return {}
+    pairs = [(row, None if measure is KL else base) for row in recipes]
     compared = family(pairs, floor=_size(floor, group))
     return {each.row.stored.record.run_id: each for each in compared}
 
 
 def _size(floor: Floor | None, group: Group) -> float | None:
     """Return the noise floor in the unit of the group's measure; None if it is not known."""
-    # It is a difference of log-losses: it does not apply to accuracies.
-    is_of_group = floor is not None and measure_of(group.task.name) is LOG_LOSS
-    return floor.least if floor is not None and is_of_group else None
+    return None if floor is None else floor.of(measure_of(group.task.name))
 
 
-def _columns(
-    p_values: Sequence[float], within: Sequence[float]
-) -> list[tuple[float, float, float | None]]:
-    """Return p, q and the margin's p of each test, corrected for the family."""
-    of_margin: Sequence[float | None] = holm(within) or [None] * len(p_values)
-    return list(zip(holm(p_values), benjamini_hochberg(p_values), of_margin, strict=True))
+def _p(found: Difference, reference: Row | None, floor: float | None) -> float | None:
+    """Return the p-value of "there is no difference", not yet corrected; None without a test.
+
+    A divergence is never below 0, and above 0 wherever sums are made in another order: the test is
+    one-sided, of "it is not above the noise floor". Without a noise floor there is none.
+    """
+    if reference is not None:
+        return found.p
+    return None if floor is None else found.p_above(floor)
 
 
-def _difference(row: Row, reference: Row) -> Difference | str:
+def _corrected(
+    p_values: Mapping[int, float | None], method: Callable[[Sequence[float]], list[float]]
+) -> dict[int, float]:
+    """Return the p-values that are known, corrected together."""
+    known = {index: p for index, p in p_values.items() if p is not None}
+    return dict(zip(known, method([*known.values()]), strict=True))
+
+
+def _measure(row: Row) -> Measure:
+    measure = measure_of(row.task.name)
+    assert measure is not None  # noqa: S101 - a difference was measured
+    return measure
+
+
+def _difference(row: Row, reference: Row | None) -> Difference | str:
     """Return the paired difference, or why there is none."""
     try:
-        found = difference(row, reference)
+        found = distance(row) if reference is None else difference(row, reference)
     except ResultError as reason:
         return str(reason)
     if found is not None:
         return found
-    if None in (row.stored.record.samples_file, reference.stored.record.samples_file):
+    if None in (each.stored.record.samples_file for each in (row, reference) if each is not None):
         return "these runs have no samples to pair"
     return f"differences of {row.task.name} are not paired item by item"
-
-
-def _claim(
-    row: Row,
-    reference: Row,
-    found: Difference,
-    corrected: tuple[float, float, float | None] | None,
-    num_tests: int,
-    margin: float | None,
-    floor: float | None,
-) -> Claim:
-    measure = measure_of(row.task.name)
-    assert measure is not None  # noqa: S101 - a difference was measured
-    p, q, p_margin = corrected or (None, None, None)
-    evidence = Evidence(
-        measure=measure, difference=found, p=p, margin=margin, p_margin=p_margin, floor=floor
-    )
-    return Claim(row=row, reference=reference, evidence=evidence, num_tests=num_tests, q=q)

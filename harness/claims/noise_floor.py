@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.claims.grouping import Group, Row, weights_of
+from harness.claims.measure import KL, LOG_LOSS, Measure
 from harness.results import formatting as figures
 from harness.results import names
 
@@ -30,7 +31,21 @@ class Floor(NamedTuple):
     @property
     def least(self) -> float:
         """Largest change of the mean log-loss by the order of sums alone [nat/token]."""
-        found = [self.value(variant, names.LN_PPL_RATIO) for variant in SAME_TYPE]
+        return self._largest(names.LN_PPL_RATIO)
+
+    @property
+    def divergence(self) -> float:
+        """Largest mean KL divergence by the order of sums alone [nat/token]."""
+        return self._largest(names.KL_MEAN)
+
+    def of(self, measure: Measure | None) -> float | None:
+        """Return the noise floor in the unit of an item; None for a measure that has none."""
+        if measure is LOG_LOSS:
+            return self.least
+        return self.divergence if measure is KL else None
+
+    def _largest(self, name: str) -> float:
+        found = [self.value(variant, name) for variant in SAME_TYPE]
         return max(abs(value) for value in found if value is not None)
 
     def value(self, variant: str, name: str) -> float | None:

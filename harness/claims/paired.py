@@ -4,6 +4,7 @@ Both runs score the same samples, so the difficulty of a sample cancels in the d
 """
 
 from harness.claims.grouping import Row
+from harness.claims.measure import KL, measure_of
 from harness.claims.scores import Answers, Scores, Tokens, scores_of
 from harness.errors import ResultError
 from harness.stats.difference import Difference
@@ -19,6 +20,21 @@ def difference(row: Row, reference: Row) -> Difference | None:
     """
     own, other = scores_of(row), scores_of(reference)
     return None if own is None or other is None else paired(own, other)
+
+
+def distance(row: Row) -> Difference | None:
+    """Return the divergence of a run from the unquantized model, which it was measured beside.
+
+    None for other tasks, and for runs without samples.
+
+    Raises:
+        ResultError: A samples file is missing or damaged.
+    """
+    if measure_of(row.task.name) is not KL:
+        return None
+    scores = scores_of(row)
+    assert scores is None or isinstance(scores, Tokens)  # noqa: S101 - a divergence is of tokens
+    return None if scores is None else scores.alone()
 
 
 def paired(own: Scores, other: Scores) -> Difference:

@@ -76,6 +76,15 @@ class Tokens:
             value=sums.mean, estimates=(), num_items=sums.num_items, test=self.why_no_test
         )
 
+    def alone(self) -> Difference:
+        """Return the mean over tokens itself, tested by document: it is a distance already."""
+        nothing = replace(
+            self,
+            sums=np.zeros_like(self.sums),
+            tokens=None if self.tokens is None else np.zeros_like(self.tokens),
+        )
+        return self.minus(nothing)
+
     def by_document(self) -> Self:
         """Return the sums of documents in the place of the values of tokens, if both are known.
 

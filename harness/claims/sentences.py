@@ -10,18 +10,21 @@ from harness.results import formatting as figures
 from harness.results import names
 from harness.stats import Interval
 
+NO_FLOOR = "the noise floor is not on file; task=noise_floor measures it"
+
 
 def sentence(comparison: Comparison) -> str:
     """Return what a comparison says, such as `int8_row: worse than none by 0.2 % (...)`."""
     label = comparison.row.label
     if isinstance(comparison, NotCompared):
-        return f"{label}: not compared with {comparison.reference.label}: {comparison.reason}"
+        return f"{label}: not compared with {reference_of(comparison)}: {comparison.reason}"
     return f"{label}: {_verdict(comparison)} ({details(comparison)}){_needed(comparison)}"
 
 
 def details(claim: Claim) -> str:
     """Return the difference, its interval and its test."""
-    found, parts = claim.difference, [f"difference {shown(claim)}"]
+    found, what = claim.difference, "difference" if claim.reference else "KL divergence"
+    parts = [f"{what} {shown(claim)}"]
     if claim.evidence.p is not None:
         over = f" over {claim.num_tests} comparisons (Holm)" if claim.num_tests > 1 else ""
         parts.append(f"p = {figures.p_value(claim.evidence.p)}{over}")
@@ -34,8 +37,10 @@ def details(claim: Claim) -> str:
 def shown(claim: Claim) -> str:
     """Return a difference with its interval, such as `+0.24 % [+0.21, +0.27]`."""
     unit, value, interval = in_unit(claim)
-    bounds = "no interval" if interval is None else f"[{interval.low:+.3g}, {interval.high:+.3g}]"
-    return f"{value:+.3g} {unit} {bounds}"
+    sign = "+" if claim.reference else ""  # a divergence is never below 0
+    if interval is None:
+        return f"{value:{sign}.3g} {unit} no interval"
+    return f"{value:{sign}.3g} {unit} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
 
 
 def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:
@@ -66,7 +71,7 @@ def size_in_words(measure: Measure, size: float) -> str:
 
 
 def _verdict(claim: Claim) -> str:
-    reference, evidence = claim.reference.label, claim.evidence
+    reference, evidence = reference_of(claim), claim.evidence
     match claim.verdict:
         case Verdict.EQUIVALENT:
             assert evidence.margin is not None  # noqa: S101 - there is no equivalence without one
@@ -76,14 +81,26 @@ def _verdict(claim: Claim) -> str:
             num, item = claim.difference.num_items, evidence.measure.item
             on = f"{num:,} {plural(item, num)}"
             return f"not distinguishable from {reference} on {on}"
+        case Verdict.WORSE if claim.reference is None:
+            return f"diverges from {reference} by more than the noise floor"
         case _:
             return f"{claim.verdict} than {reference}"
+
+
+def reference_of(comparison: Comparison) -> str:
+    """Return the name of what a run was compared with."""
+    reference = comparison.reference
+    return "the unquantized model" if reference is None else reference.label
 
 
 def _needed(claim: Claim) -> str:
     """Return what it would take to tell, for a claim that cannot."""
     evidence = claim.evidence
-    if claim.verdict is not Verdict.CANNOT_TELL or evidence.p is None:
+    if claim.verdict is not Verdict.CANNOT_TELL:
+        return ""
+    if claim.reference is None and evidence.floor is None:
+        return f"; {NO_FLOOR}"
+    if evidence.p is None:
         return ""
     if evidence.is_below_floor:
         return "; the difference is not larger than the noise floor"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.claims.claim import Claim
-from harness.claims.sentences import sentence, shown, size_in_words
+from harness.claims.sentences import reference_of, sentence, shown, size_in_words
 from harness.compare.gate import Decided, Decision, overall
 from harness.report.markdown import escape
 from harness.results import formatting as figures
@@ -46,7 +46,7 @@ def _cells(each: Decided) -> dict[str, str]:
     cells = {
         "task": found.row.task.name,
         "candidate": found.row.label,
-        "reference": found.reference.label,
+        "reference": reference_of(found),
         "decision": WORDS[each.decision],
     }
     if not isinstance(found, Claim):

@@ -12,7 +12,7 @@ The cost is looked up in other records of the folder, of the same weights in the
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from harness.claims.claim import Answered, Claim
+from harness.claims.claim import Answered, Claim, reference_value
 from harness.claims.grouping import Group, Row
 from harness.claims.sentences import shown
 from harness.identity import canonical
@@ -129,4 +129,6 @@ def _difference(row: Row, answered: Answered) -> str:
     found = answered.against_baseline[row.stored.record.run_id]
     if isinstance(found, Claim):
         return f"{shown(found)}, {found.verdict}"
-    return f"{figures.difference(row.value, found.reference.value, row.headline.unit)}, no interval"
+    return (
+        f"{figures.difference(row.value, reference_value(found), row.headline.unit)}, no interval"
+    )

@@ -113,7 +113,7 @@ def _of_group(
     """Return the tables of this task alone; for a task without such tables, the ranking."""
     group = each.group
     own = (
-        divergences(group, each.floor),
+        divergences(each),
         answer_changes(group),
         noise_floor(group),
         parities(group),

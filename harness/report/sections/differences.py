@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from harness.claims.claim import Comparison, NotCompared
+from harness.claims.claim import Comparison, NotCompared, reference_value
 from harness.claims.grouping import Row
 from harness.claims.sentences import in_unit
 from harness.results import formatting as figures
@@ -31,10 +31,10 @@ def of_itself(row: Row, columns: Columns, text: str) -> Cells:
 
 def of_comparison(found: Comparison, columns: Columns) -> Cells:
     """Return the cells of a row that was compared with another row."""
-    row, reference = found.row, found.reference
+    row, reference = found.row, reference_value(found)
     values = (
-        figures.difference(row.value, reference.value, row.headline.unit),
-        figures.relative(row.value, reference.value),
+        figures.difference(row.value, reference, row.headline.unit),
+        figures.relative(row.value, reference),
     )
     if isinstance(found, NotCompared):
         blank = _cells(row, columns, *values, *[figures.MISSING] * 3)

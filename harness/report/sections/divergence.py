@@ -1,16 +1,21 @@
 """How far each recipe moves the predictions of tokens away from the unquantized model."""
 
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 
-from harness.claims.grouping import Group, Row
+from harness.claims.claim import Answered, Claim, Comparison, NotCompared
+from harness.claims.grouping import Row
 from harness.claims.noise_floor import Floor
+from harness.claims.sentences import NO_FLOOR
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
 
 
-def divergences(group: Group, floor: Floor | None) -> Section | None:
+def divergences(answered: Answered) -> Section | None:
     """Return KL divergence, agreement and log-loss ratio of each recipe, smallest KL first."""
+    group, floor = answered.group, answered.floor
     if group.task.name != names.DIVERGENCE:
         return None
     base = group.compared_with
@@ -22,26 +27,51 @@ def divergences(group: Group, floor: Floor | None) -> Section | None:
             title=title,
             text="No recipe was measured: the baseline alone differs from itself by nothing.",
         )
+    found = [answered.against_baseline[row.stored.record.run_id] for row in candidates]
     return Section(
         title=title,
         text=(
             f"Protocol: {group.task.protocol}\n"
             f"Baseline: {base.name}, {base.origin}, {base.dtype}\n"
             f"Both models on the same {figures.count(group.headline)}, paired; "
-            f"{candidates[0].headline.note}. Columns without an interval describe these tokens. "
-            "Among recipes close to lossless the order by KL says little about tasks."
+            f"{candidates[0].headline.note}. {_test(floor)} Other columns without an interval "
+            "describe these tokens. Among recipes with a small KL its order says little about "
+            "tasks."
             + (f"\n{floor.line()}" if floor else "")
+            + "".join(f"\n{line}" for line in dict.fromkeys(_why_no_test(found)))
         ),
-        table=pd.DataFrame([_cells(row) for row in candidates]),
+        table=pd.DataFrame(
+            [_cells(row, each) for row, each in zip(candidates, found, strict=True)]
+        ),
     )
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _test(floor: Floor | None) -> str:
+    if floor is None:
+        return f"Verdict: cannot tell, as {NO_FLOOR}."
+    return (
+        f"p is that of a KL of at most the noise floor of {floor.divergence:.1e} nat/token, "
+        "corrected for the number of recipes (Holm)."
+    )
+
+
+def _why_no_test(found: Sequence[Comparison]) -> Iterator[str]:
+    for each in found:
+        if isinstance(each, NotCompared):
+            yield f"{each.row.label}: {each.reason}."
+        elif not each.difference.estimates:
+            yield f"{each.row.label}: {each.difference.test}."
+
+
+def _cells(row: Row, found: Comparison) -> dict[str, str]:
+    p = found.evidence.p if isinstance(found, Claim) else None
     return {
         "recipe": row.label,
         "bits/weight": f"{row.quant.bits_per_weight:.3f}",
         "KL mean [nat/token]": figures.show(row.headline, "4 digits"),
         "95 % interval": figures.show_interval(row.headline, "4 digits"),
+        "p": figures.MISSING if p is None else figures.p_value(p),
+        "differs from baseline": str(found.verdict) if isinstance(found, Claim) else "not compared",
         "median": figures.show(row.metric(names.KL_MEDIAN), "4 digits"),
         "99 %": figures.show(row.metric(names.KL_P99), "4 digits"),
         "max": figures.show(row.metric(names.KL_MAX), "4 digits"),

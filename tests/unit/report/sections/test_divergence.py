@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.claims.claim import Claim
+from harness.claims.claim import Claim, answer
 from harness.claims.grouping import Group, comparable
 from harness.claims.measure import LOG_LOSS
 from harness.claims.noise_floor import Floor, floor_of
@@ -82,7 +82,7 @@ def test_divergences_are_listed_from_the_smallest_with_their_intervals(
         divergence_record(make_record, "int4", 0.25), divergence_record(make_record, "int8", 0.0125)
     )
     (group,) = groups_of(root)
-    section = divergences(group, None)
+    section = divergences(answer([group])[0])
     assert section is not None
     assert section.table is not None
     assert list(section.table["recipe"]) == ["int8", "int4"]
@@ -225,7 +225,7 @@ def test_checkpoint_stands_beside_the_recipe_of_its_float_model(
         of_checkpoint(divergence_record(make_record, "x", 0.5), "gptq"),
     )
     (group,) = groups_of(root)
-    section = divergences(group, None)
+    section = divergences(answer([group])[0])
     assert section is not None
     assert section.table is not None
     assert list(section.table["recipe"]) == ["int4", "gptq"]
@@ -273,7 +273,7 @@ def test_baseline_is_no_recipe_with_a_divergence_of_nothing(
 ) -> None:
     itself = divergence_record(make_record, "none", 0.0)
     (group,) = groups_of(file_records(itself, divergence_record(make_record, "int4", 0.25)))
-    section = divergences(group, None)
+    section = divergences(answer([group])[0])
     assert section is not None
     assert section.table is not None
     assert list(section.table["recipe"]) == ["int4"]
