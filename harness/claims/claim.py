@@ -79,14 +79,31 @@ def family(
         floor: Noise floor of the measure, likewise.
     """
     found = [(row, reference, _difference(row, reference)) for row, reference in pairs]
+    return corrected(found, margin=margin, floor=floor)
+
+
+def corrected(
+    found: Sequence[tuple[Row, Row, Difference | str]],
+    *,
+    margin: float | None = None,
+    floor: float | None = None,
+) -> list[Comparison]:
+    """Make claims of the differences of a family, corrected for how many there are.
+
+    Args:
+        found: Each run, the run that it is compared with, and their difference or why there is
+            none.
+        margin: See `family`.
+        floor: See `family`.
+    """
     tested = [each for *_, each in found if isinstance(each, Difference) and each.p is not None]
     p_values = [each.p for each in tested if each.p is not None]
     within = [each.p_within(margin) or 0.0 for each in tested] if margin is not None else []
-    corrected = dict(zip(map(id, tested), _columns(p_values, within), strict=True))
+    of_family = dict(zip(map(id, tested), _columns(p_values, within), strict=True))
     return [
         NotCompared(row=row, reference=reference, reason=each)
         if isinstance(each, str)
-        else _claim(row, reference, each, corrected.get(id(each)), len(tested), margin, floor)
+        else _claim(row, reference, each, of_family.get(id(each)), len(tested), margin, floor)
         for row, reference, each in found
     ]
 

@@ -3,6 +3,8 @@
 Both runs score the same samples, so the difficulty of a sample cancels in the difference.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -24,6 +26,17 @@ NO_TOKENS = (
 )
 
 
+class Items(NamedTuple):
+    """Paired differences of the items of two runs."""
+
+    sums: Clusters
+    """Sums over documents or subjects; over the samples if those are not known."""
+    answers: np.ndarray[Any, np.dtype[np.float64]] | None = None
+    """For questions: -1 where an answer turned wrong, 1 where it turned right, else 0."""
+    untested: str | None = None
+    """Why there is no test; None if there is one."""
+
+
 def difference(row: Row, reference: Row) -> Difference | None:
     """Return the paired difference of two runs, that of `row` minus that of `reference`.
 
@@ -32,6 +45,19 @@ def difference(row: Row, reference: Row) -> Difference | None:
     Raises:
         ResultError: A samples file is missing or damaged, or the runs have other samples.
     """
+    found = items_of(row, reference)
+    if found is None:
+        return None
+    if found.answers is not None:
+        return of_answers(found.answers, found.sums)
+    if found.untested is None:
+        return of_tokens(found.sums)
+    num = found.sums.num_items
+    return Difference(value=found.sums.mean, estimates=(), num_items=num, test=found.untested)
+
+
+def items_of(row: Row, reference: Row) -> Items | None:
+    """Return the paired differences in the order of the reference's samples; see `difference`."""
     measure = measure_of(row.task.name)
     if measure is None:
         return None
@@ -44,8 +70,8 @@ def difference(row: Row, reference: Row) -> Difference | None:
     return _over_tokens(row, reference, "nll", "token_nll", NO_DOCUMENTS)
 
 
-def _over_tokens(row: Row, reference: Row, total: str, of_token: str, why: str) -> Difference:
-    """Return the difference of a mean over tokens, tested by document.
+def _over_tokens(row: Row, reference: Row, total: str, of_token: str, why: str) -> Items:
+    """Return the differences of tokens, summed by document.
 
     Args:
         row: A run.
@@ -62,18 +88,17 @@ def _over_tokens(row: Row, reference: Row, total: str, of_token: str, why: str) 
             for column in (of_token, f"{of_token}_reference", "token_document")
         )
         # Older files hold float32: widen before the difference, not after it.
-        return of_tokens(clustered(own.astype(np.float64) - other, documents))
+        return Items(clustered(own.astype(np.float64) - other, documents))
     differences = (pairs[total] - pairs[f"{total}_reference"]).to_numpy(np.float64)
     sums = Clusters(differences, pairs["num_tokens"].to_numpy(np.float64))
-    if row.task.name == names.PERPLEXITY_DOCUMENTS:  # there a sample is a document
-        return of_tokens(sums)
-    return Difference(value=sums.mean, estimates=(), num_items=sums.num_items, test=why)
+    is_by_document = row.task.name == names.PERPLEXITY_DOCUMENTS  # there a sample is a document
+    return Items(sums, untested=None if is_by_document else why)
 
 
-def _accuracy(row: Row, reference: Row) -> Difference:
+def _accuracy(row: Row, reference: Row) -> Items:
     pairs = _joined(row, reference, ("correct",), "questions")
     differences = (pairs["correct"] - pairs["correct_reference"]).to_numpy(np.float64)
-    return of_answers(differences, clustered(differences, pairs["cluster"]))
+    return Items(clustered(differences, pairs["cluster"]), answers=differences)
 
 
 def _joined(row: Row, reference: Row, scores: tuple[str, ...], items: str) -> pd.DataFrame:
@@ -85,7 +110,7 @@ def _joined(row: Row, reference: Row, scores: tuple[str, ...], items: str) -> pd
             "got others; repeat the run"
         )
     found = [score for score in scores if score in other]
-    return own.join(other[found].add_suffix("_reference"))
+    return other[found].add_suffix("_reference").join(own)
 
 
 def _items(row: Row, score: str) -> pd.DataFrame:
