@@ -2,7 +2,9 @@
 
 `grouping` says which records may be compared, and `row_names` names them. `paired` pairs two runs
 sample by sample; `noise_floor` is what differences must exceed. `verdict` weighs the evidence,
-`claim` compares whole families of runs, and `sentences` puts a claim into words.
+`claim` compares whole families of runs, and `sentences` puts a claim into words. `seeds` claims
+something of a recipe over its calibration seeds. `speed` claims which recipes are faster than the
+unquantized model, and `speed_words` puts that into words.
 """
 
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared, answer, family

@@ -53,17 +53,16 @@ def _sentences(run: Stored, known: Sequence[Stored]) -> Iterator[str]:
         if row is None or row.is_baseline:
             continue
         if group.task.name == names.THROUGHPUT:
-            claims = (each for each in speeds(group) if each.row is row)
-            yield from map(speed_words.sentence, claims)
+            claims = [each for each in speeds(group) if each.row is row]
+            yield from [speed_words.sentence(claims)] if claims else []
             continue
         found = answered.against_baseline.get(own_id)
         yield NO_BASELINE if found is None else sentence(found)
-        if found is not None:
-            yield from _over_seeds(answered, own_id)
+        if found is not None and row.quant.calibration is not None:
+            yield _over_seeds(answered, own_id)
 
 
-def _over_seeds(answered: Answered, run_id: str) -> Iterator[str]:
-    """Yield what is claimed over the calibration seeds of a run's recipe, if it has any."""
+def _over_seeds(answered: Answered, run_id: str) -> str:
+    """Return what is claimed over the calibration seeds of a run's recipe."""
     recipe = of_run(fitted([answered]), run_id)
-    if recipe is not None:
-        yield recipe.sentence or ALONE
+    return (recipe and recipe.sentence) or ALONE

@@ -88,7 +88,7 @@ def fitted(answered: Sequence[Answered]) -> list[Fitted]:
 
 
 def of_run(found: Sequence[Fitted], run_id: str) -> Fitted | None:
-    """Return the recipe that a run is of; None for a recipe that is not fitted to a text."""
+    """Return the recipe that a run is of; None for a run that a later one of its seed replaces."""
     runs = {row.stored.record.run_id: each for each in found for row in each.rows}
     return runs.get(run_id)
 

@@ -1,6 +1,8 @@
-"""Claims about speed in words: cells of a table, and a sentence."""
+"""Claims about speed in words: cells of a table, and a line."""
 
-from harness.claims.speed import Claims, Speed, SpeedVerdict
+from collections.abc import Sequence
+
+from harness.claims.speed import Claims, Speed
 from harness.results import float_paths
 from harness.results import formatting as figures
 from harness.results.float_paths import WAYS
@@ -30,27 +32,18 @@ def _cell(speed: Speed, of: str = "") -> str:
     return f"{_ratio(speed)}{of}, {verdict}"
 
 
-def sentence(speed: Speed) -> str:
-    """Return what is claimed of the speed of a recipe in a phase."""
-    words = {
-        SpeedVerdict.FASTER: "faster than",
-        SpeedVerdict.SLOWER: "slower than",
-        SpeedVerdict.CANNOT_TELL: "not distinguishable in speed from",
-    }[speed.verdict]
-    reference = f"the unquantized model with {speed.way} products"
-    return f"{speed.row.label}, {speed.phase}: {words} {reference} ({_evidence(speed)})"
-
-
-def _evidence(speed: Speed) -> str:
-    """Return the ratio with its interval, the test, and what stands against a claim."""
-    parts = [f"ratio {_ratio(speed)}"]
-    if speed.p is not None:
-        over = f" over {speed.num_tests} comparisons (Holm)" if speed.num_tests > 1 else ""
-        parts.append(f"p = {figures.p_value(speed.p)}{over}")
-        parts.append(f"signed ranks of {speed.ratio.n} rounds")
+def sentence(claims: Sequence[Speed]) -> str:
+    """Return all claims about the speed of one run, the test behind them, and what weakens them."""
+    shown = [f"{each.phase} {_cell(each, f' of {each.way} products')}" for each in claims]
+    tested = [each for each in claims if each.p is not None]
+    tests = [f"signed ranks of {tested[0].ratio.n} rounds"] if tested else []
+    families = {each.phase: each.num_tests for each in tested if each.num_tests > 1}
+    if families:
+        of_phases = [f"{num} comparisons of {phase}" for phase, num in families.items()]
+        tests.append(f"Holm over {' and '.join(of_phases)}")
     # An unstable run is said of every claim, also where the ratio is beyond its drift.
-    parts += dict.fromkeys(filter(None, (speed.why_not, speed.unstable)))
-    return "; ".join(parts)
+    against = [why for each in claims for why in (each.why_not, each.unstable) if why is not None]
+    return f"{claims[0].row.label} / float: {'; '.join([*shown, *tests, *dict.fromkeys(against)])}"
 
 
 def _ratio(speed: Speed) -> str:

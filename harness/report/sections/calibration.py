@@ -16,10 +16,10 @@ from harness.stats.seeds import MIN_SEEDS
 
 READING = (
     "The mean difference from the baseline over the seeds that a recipe's calibration text was "
-    f"drawn with. With {MIN_SEEDS} seeds or more the interval has two parts, of the items and of "
-    "the seeds, and the verdict is about the recipe; the comparisons of a task are a family "
-    "(Holm). With fewer seeds no verdict is about the recipe: the rows above speak of these "
-    "calibrations alone. The deviation between seeds (n - 1) is that of one more calibration on "
+    f"drawn with. With {MIN_SEEDS} seeds or more the interval has the errors of the items and of "
+    "the seeds, and the verdict is about the recipe; the recipes of a task are a family (Holm). "
+    "With fewer seeds nothing is claimed of the recipe: other tables speak of these calibrations "
+    "alone. The deviation is the standard deviation between the differences of single seeds, over "
     "the same items."
 )
 

@@ -116,7 +116,7 @@ def test_an_unstable_run_claims_only_what_is_beyond_its_drift(
     found = only(tmp_path)
     assert str(found.verdict) == verdict
     is_unstable = abs(drift) > 0.03
-    assert ("the run is unstable" in speed_words.sentence(found)) is is_unstable
+    assert ("the run is unstable" in speed_words.sentence([found])) is is_unstable
     assert (found.why_not is not None) is (is_unstable and verdict == "cannot tell")
 
 
@@ -164,14 +164,15 @@ def test_a_run_says_its_claims_at_once_from_the_first_recipe_on(
     first = file("int8_row", ratios)
     said = at_once(first, ResultStore(root=tmp_path).load()[0])
     assert said == [
-        "int8_row, decode: faster than the unquantized model with native products "
-        "(ratio 1.500 [1.400, 1.600]; p = 0.002; signed ranks of 10 rounds)",
-        "int8_row, prefill: not distinguishable in speed from the unquantized model with native "
-        "products (ratio 1.010 [0.980, 1.050]; p = 0.13; signed ranks of 10 rounds)",
+        "int8_row / float: decode 1.500 [1.400, 1.600] of native products, faster (p = 0.002); "
+        "prefill 1.010 [0.980, 1.050] of native products, cannot tell (p = 0.13); "
+        "signed ranks of 10 rounds"
     ]
     second = file("int4_row", {"decode_ratio": FASTER})
-    (sentence,) = at_once(second, ResultStore(root=tmp_path).load()[0])
-    assert "p = 0.0039 over 2 comparisons (Holm); signed ranks" in sentence
+    assert at_once(second, ResultStore(root=tmp_path).load()[0]) == [
+        "int4_row / float: decode 1.500 [1.400, 1.600] of native products, faster (p = 0.0039); "
+        "signed ranks of 10 rounds; Holm over 2 comparisons of decode"
+    ]
 
 
 def test_an_unquantized_model_claims_nothing(file: Callable[..., Stored], tmp_path: Path) -> None:
