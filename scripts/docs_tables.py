@@ -16,6 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.claims import speed_words
+from harness.claims.grouping import comparable
+from harness.claims.speed import of_run, speeds
 from harness.output.atomic import write_atomic
 from harness.results import float_paths
 from harness.results import formatting as figures
@@ -128,10 +131,11 @@ def prefill(folder: Path) -> Rows:
         ]
     ]
     stored = [item for item in ResultStore(root=folder).load()[0] if item.record.metrics]
+    claims = [each for group in comparable(stored) for each in speeds(group)]
     latest = {(item.record.provenance.cpu, _recipe(item)): item for item in stored}
     for (_, name), item in latest.items():
         metric = item.record.metric
-        speed = metric("prefill")
+        speed, own = metric("prefill"), of_run(claims, item.record.run_id)
         if speed is None or speed.value is None:
             continue
         rows.append(
@@ -140,8 +144,8 @@ def prefill(folder: Path) -> Rows:
                 f"`{name}`",
                 figures.rate(speed.value),
                 float_paths.in_turn(float_paths.speeds(metric, "prefill")) or figures.MISSING,
-                float_paths.ratio(metric("prefill_ratio")),
-                float_paths.ratio_to_faster(metric, "prefill"),
+                speed_words.to_native(own, "prefill"),
+                speed_words.to_faster(own, "prefill"),
             ]
         )
     return rows

@@ -4,6 +4,9 @@
 sample by sample, with the `scores` of each; `noise_floor` is what differences must exceed.
 `verdict` weighs the evidence, `claim` compares whole families of runs, `tiers` all pairs of a
 group, and `sentences` puts a claim into words.
+
+`seeds` claims something of a recipe over its calibration seeds. `speed` claims which recipes are
+faster than the unquantized model, and `speed_words` puts that into words.
 """
 
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared, answer, family

@@ -1,16 +1,21 @@
 """What a run says beside the runs that are on file, as soon as it ends.
 
-The run is compared as a report would compare it: with the baseline of its group, together with the
-other recipes of the group, so that its p-value is corrected for all of them.
+The run is compared as a report would compare it, together with the other recipes of its group, so
+that its p-value is corrected for all of them. It is compared with the baseline of the group; if it
+was measured beside the unquantized model (divergence, throughput), with that.
 """
 
 from collections.abc import Iterator, Sequence
 
-from harness.claims.claim import against_baseline
+from harness.claims import speed_words
+from harness.claims.claim import Answered, against_baseline
 from harness.claims.grouping import comparable
 from harness.claims.measure import measure_of
 from harness.claims.noise_floor import floor_of
+from harness.claims.seeds import ALONE, fitted, of_run
 from harness.claims.sentences import sentence
+from harness.claims.speed import speeds
+from harness.results import names
 from harness.results.evidence import lost_evidence
 from harness.results.parts import in_parts
 from harness.results.record import RunRecord
@@ -20,7 +25,7 @@ NO_BASELINE = "no baseline on file to compare with; the same command without +qu
 
 
 def at_once(run: Stored, beside: Sequence[Stored]) -> list[str]:
-    """Return a sentence for each task of a run that is paired item by item.
+    """Return sentences for each task of a run that is paired item by item, or timed.
 
     None for a baseline, and for a run without a recipe.
 
@@ -30,7 +35,8 @@ def at_once(run: Stored, beside: Sequence[Stored]) -> list[str]:
     """
     parts = in_parts([run])
     wanted = {part.record.task.name for part in parts if part.record.task is not None}
-    if not any(map(measure_of, wanted)) or run.record.recipe in (None, "none"):
+    is_compared = any(measure_of(task) or task == names.THROUGHPUT for task in wanted)
+    if not is_compared or run.record.recipe in (None, "none"):
         return []
     known = [part for part in in_parts(beside) if _is_of(part.record, wanted)]
     return list(_sentences(run, [part for part in known if not lost_evidence(part)]))
@@ -41,11 +47,26 @@ def _is_of(record: RunRecord, tasks: set[str]) -> bool:
 
 
 def _sentences(run: Stored, known: Sequence[Stored]) -> Iterator[str]:
-    groups = comparable(known)
+    groups, own_id = comparable(known), run.record.run_id
     for group in groups:
-        own = (row for row in group.rows if row.stored.record.run_id == run.record.run_id)
+        own = (row for row in group.rows if row.stored.record.run_id == own_id)
         row = next(own, None)
         if row is None or row.is_baseline:
             continue
-        found = against_baseline(group, floor_of(group, groups)).get(run.record.run_id)
+        if group.task.name == names.THROUGHPUT:
+            claims = [each for each in speeds(group) if each.row is row]
+            yield from [speed_words.sentence(claims)] if claims else []
+            continue
+        floor = floor_of(group, groups)
+        compared = against_baseline(group, floor)
+        found = compared.get(own_id)
         yield NO_BASELINE if found is None else sentence(found)
+        if found is not None and row.quant.calibration is not None:
+            answered = Answered(group=group, floor=floor, against_baseline=compared, tiers=None)
+            yield _over_seeds(answered, own_id)
+
+
+def _over_seeds(answered: Answered, run_id: str) -> str:
+    """Return what is claimed over the calibration seeds of a run's recipe."""
+    recipe = of_run(fitted([answered]), run_id)
+    return (recipe and recipe.sentence) or ALONE

@@ -92,6 +92,23 @@ def family(
         floor: Noise floor of the measure, likewise.
     """
     found = [(row, reference, _difference(row, reference)) for row, reference in pairs]
+    return corrected(found, margin=margin, floor=floor)
+
+
+def corrected(
+    found: Sequence[tuple[Row, Row | None, Difference | str]],
+    *,
+    margin: float | None = None,
+    floor: float | None = None,
+) -> list[Comparison]:
+    """Make claims of the differences of a family, corrected for how many there are.
+
+    Args:
+        found: Each run, the run that it is compared with, and their difference or why there is
+            none.
+        margin: See `family`.
+        floor: See `family`.
+    """
     tested = {
         index: _p(each, reference, floor)
         for index, (_, reference, each) in enumerate(found)

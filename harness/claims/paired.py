@@ -5,7 +5,7 @@ Both runs score the same samples, so the difficulty of a sample cancels in the d
 
 from harness.claims.grouping import Row
 from harness.claims.measure import KL, measure_of
-from harness.claims.scores import Answers, Scores, Tokens, scores_of
+from harness.claims.scores import Answers, Items, Scores, Tokens, scores_of
 from harness.errors import ResultError
 from harness.stats.difference import Difference
 
@@ -18,6 +18,12 @@ def difference(row: Row, reference: Row) -> Difference | None:
     Raises:
         ResultError: A samples file is missing or damaged, or the runs have other samples.
     """
+    found = items_of(row, reference)
+    return None if found is None else found.difference
+
+
+def items_of(row: Row, reference: Row) -> Items | None:
+    """Return the paired differences of the items; see `difference`."""
     own, other = scores_of(row), scores_of(reference)
     return None if own is None or other is None else paired(own, other)
 
@@ -34,11 +40,11 @@ def distance(row: Row) -> Difference | None:
         return None
     scores = scores_of(row)
     assert scores is None or isinstance(scores, Tokens)  # noqa: S101 - a divergence is of tokens
-    return None if scores is None else scores.alone()
+    return None if scores is None else scores.alone().difference
 
 
-def paired(own: Scores, other: Scores) -> Difference:
-    """Return the difference of two runs of one task, `own` minus `other`.
+def paired(own: Scores, other: Scores) -> Items:
+    """Return the paired differences of two runs of one task, `own` minus `other`.
 
     Raises:
         ResultError: The runs have other samples.

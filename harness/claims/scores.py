@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,27 @@ NO_TOKENS = (
 Array = np.ndarray[Any, Any]
 
 
+class Items(NamedTuple):
+    """Paired differences of the items of two runs."""
+
+    sums: Clusters
+    """Sums over documents or subjects; over the samples if those are not known."""
+    answers: Array | None = None
+    """For questions: -1 where an answer turned wrong, 1 where it turned right, else 0."""
+    why_no_test: str | None = None
+    """Why there is no test; None if there is one."""
+
+    @property
+    def difference(self) -> Difference:
+        """The mean difference."""
+        if self.answers is not None:
+            return of_answers(self.answers, self.sums)
+        if self.why_no_test is None:
+            return of_tokens(self.sums)
+        num = self.sums.num_items
+        return Difference(value=self.sums.mean, estimates=(), num_items=num, test=self.why_no_test)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
     """Which questions a run answered right."""
@@ -39,10 +60,10 @@ class Answers:
     subjects: Array
     """Number of the subject of each question, `[questions]`."""
 
-    def minus(self, other: Self) -> Difference:
-        """Return the difference of the accuracies."""
+    def minus(self, other: Self) -> Items:
+        """Return the paired differences."""
         differences = self.correct - other.correct
-        return of_answers(differences, summed(differences, self.subjects))
+        return Items(summed(differences, self.subjects), answers=differences)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,21 +84,16 @@ class Tokens:
     why_no_test: str | None
     """Why there is no test if tokens or documents are missing; None if samples are documents."""
 
-    def minus(self, other: Self) -> Difference:
-        """Return the difference of the means over tokens, tested by document."""
+    def minus(self, other: Self) -> Items:
+        """Return the paired differences, by document if documents are known."""
         # Documents belong to the text, which both runs share.
         documents = self.documents if self.documents is not None else other.documents
         if self.tokens is not None and other.tokens is not None and documents is not None:
-            return of_tokens(summed(self.tokens - other.tokens, documents))
-        sums = Clusters(self.sums - other.sums, self.counts)
-        if self.why_no_test is None:
-            return of_tokens(sums)
-        return Difference(
-            value=sums.mean, estimates=(), num_items=sums.num_items, test=self.why_no_test
-        )
+            return Items(summed(self.tokens - other.tokens, documents))
+        return Items(Clusters(self.sums - other.sums, self.counts), why_no_test=self.why_no_test)
 
-    def alone(self) -> Difference:
-        """Return the mean over tokens itself, tested by document: it is a distance already."""
+    def alone(self) -> Items:
+        """Return the scores themselves: a divergence is a difference already."""
         nothing = replace(
             self,
             sums=np.zeros_like(self.sums),

@@ -57,6 +57,16 @@ def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:
     return measure.unit, measure.scale * found.value, interval
 
 
+def spread_in_unit(claim: Claim, deviation: float) -> str:
+    """Return a small deviation of a claim's difference in the unit of `in_unit`, with the unit."""
+    measure, found = claim.evidence.measure, claim.difference
+    if measure is not LOG_LOSS:
+        return f"{measure.scale * deviation:.3g} {measure.unit}"
+    tokens = _tokens_of_a_unit(claim)
+    # The slope of e^d - 1 at the difference.
+    return f"{100 * math.exp(found.value * tokens) * tokens * deviation:.3g} % of the perplexity"
+
+
 def _tokens_of_a_unit(claim: Claim) -> float:
     """Return the tokens of what a perplexity is over, such as a word; 1 for a token."""
     nll = claim.row.metric(names.NLL)

@@ -47,7 +47,7 @@ def tiers_of(group: Group, floor: float | None = None) -> Tiers | None:
     scores = _with_same_samples(group.rows)
     if len(scores) < LEAST_RUNS:
         return None
-    found = {(a, b): paired(scores[a], scores[b]) for a, b in combinations(scores, 2)}
+    found = {(a, b): paired(scores[a], scores[b]).difference for a, b in combinations(scores, 2)}
     p_values = [
         1.0 if floor is not None and abs(each.value) <= floor else each.p for each in found.values()
     ]

@@ -13,7 +13,7 @@ from harness.claims.claim import Answered, answer
 from harness.claims.grouping import comparable
 from harness.errors import HarnessError
 from harness.report.sections.answers import answer_changes
-from harness.report.sections.calibration import calibrations
+from harness.report.sections.calibration import calibration_seeds, calibrations
 from harness.report.sections.divergence import divergences
 from harness.report.sections.engines import engine_runs
 from harness.report.sections.granularity import formats_by_granularity
@@ -97,6 +97,7 @@ def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
     yield partial(direct_against_generate, groups)
     yield partial(sizes, groups)
     yield partial(calibrations, groups)
+    yield partial(calibration_seeds, answered)
     yield from (partial(subjects, group) for group in groups)
     yield partial(matmul_errors, stored)
     yield partial(engine_runs, stored)

@@ -12,12 +12,13 @@ from harness.claims.claim import Claim
 from harness.claims.grouping import Row
 from harness.output import picture
 from harness.output.temporary import check_temporary
+from harness.results.float_paths import Way
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MATMUL_COLORS = {"native": "tab:red", "float32": "tab:orange"}
+MATMUL_COLORS: Mapping[Way, str] = {"native": "tab:red", "float32": "tab:orange"}
 """Colors of the unquantized model's speeds, by its matmuls."""
 LEFT_OUT = (
     "The picture is left out, because matplotlib is not installed: "
@@ -66,8 +67,8 @@ class SpeedBar:
     value: float
     spread: float
     """Interquartile range."""
-    beside: Mapping[str, float]
-    """Speeds of the unquantized model timed with it, by matmuls (`native`, `float32`)."""
+    beside: Mapping[Way, float]
+    """Speeds of the unquantized model timed with it, by matmuls."""
     is_baseline: bool
 
 

@@ -2,6 +2,7 @@
 
 `estimate` is an estimate with its error. `clusters` estimates a mean over tokens of documents, and
 `proportions` one of right answers. `difference` says what two runs over the same samples differ by.
+`seeds` adds the error of calibration seeds to a difference. `rounds` tests times of two models.
 `families` corrects for how many differences were tested.
 """
 

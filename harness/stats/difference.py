@@ -106,8 +106,14 @@ def of_tokens(sums: Clusters, item: str = "document") -> Difference:
         value=sums.mean,
         estimates=() if found is None else (found,),
         num_items=sums.num_items,
-        test=f"t {sums.words(item).removeprefix('interval ')}",
+        test=t_test(sums, item),
     )
+
+
+def t_test(sums: Clusters, item: str) -> str:
+    """Return words for a test by cluster, such as `t by document, 62 of them`, or why none is."""
+    words = sums.words(item)
+    return words if sums.estimate() is None else f"t {words.removeprefix('interval ')}"
 
 
 def of_flips(to_wrong: int, to_right: int, total: int) -> Difference:

@@ -22,8 +22,6 @@ TAIL = 10
 """Samples that must lie beyond a percentile."""
 LEAST_ROUNDS = 10
 """Least number of rounds for an interval."""
-MOST_DRIFT = 0.03
-"""A run is unstable if the time of its baseline changes by a larger share."""
 RESAMPLES = 9999
 
 

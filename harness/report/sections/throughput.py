@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.claims import speed_words
 from harness.claims.claim import Answered
 from harness.claims.grouping import Group, Row, options
 from harness.claims.row_names import recipe_of
+from harness.claims.speed import Claims, Speed, of_run, speeds
 from harness.identity import canonical
 from harness.report import plots
 from harness.report.accuracy import accuracy_of
@@ -36,11 +38,13 @@ READING = (
     "multiplied: with native products, as the library makes them in the model's type, or with the "
     "faster of native and float32 products, which the cell names. Where there is one column, the "
     "unquantized model was timed in one way. Faster or slower is said of the named way alone, and "
-    "only where the interval excludes 1. TTFT is the time to the first token, TPOT that of each "
-    "further one. MBU and MFU are the shares of the memory bandwidth and of the arithmetic peak "
-    "that were measured on this machine. Drift is how much longer requests of the unquantized "
-    "model took in the last third of the rounds than in the first; a run with more than 3 % is "
-    "unstable. Accuracy is that of the same recipe, weights and type; in brackets the paired "
+    "only where the interval excludes 1 and p is below 0.05: p is that of Wilcoxon's signed ranks "
+    "of the rounds' ratios, corrected for all comparisons of the table in this phase (Holm). TTFT "
+    "is the time to the first token, TPOT that of each further one. MBU and MFU are the shares of "
+    "the memory bandwidth and of the arithmetic peak that were measured on this machine. Drift is "
+    "how much longer requests of the unquantized model took in the last third of the rounds than "
+    "in the first; a run with more than 3 % is unstable, and its interval must exclude 1 by more "
+    "than the drift. Accuracy is that of the same recipe, weights and type; in brackets the paired "
     "difference from the unquantized model."
 )
 
@@ -59,7 +63,8 @@ def throughput(
     if group.task.name != names.THROUGHPUT:
         return None
     impossible = [item for item in unsupported(stored) if _is_of(item, group)]
-    rows = _without_empty_columns([_cells(row, answered) for row in group.rows])
+    claims = speeds(group)
+    rows = _without_empty_columns([_cells(row, claims, answered) for row in group.rows])
     rows += [_without_speed(item, list(rows[0])) for item in impossible]
     is_drawn, has_picture = False, len(group.rows) >= LEAST_BARS
     if has_picture:
@@ -70,6 +75,7 @@ def throughput(
         f"Protocol: {group.task.protocol}",
         READING,
         *_notes(group),
+        *_why_not(claims),
         *(f"n/a, {item.record.config['quant']['name']}: {reason_of(item)}" for item in impossible),
         *([plots.LEFT_OUT] if has_picture and not is_drawn else []),
     ]
@@ -96,11 +102,12 @@ def bars_of(group: Group, phase: str) -> list[SpeedBar]:
     ]
 
 
-def _cells(row: Row, answered: Sequence[Answered]) -> dict[str, str]:
+def _cells(row: Row, claims: Sequence[Speed], answered: Sequence[Answered]) -> dict[str, str]:
+    own = of_run(claims, row.stored.record.run_id)
     return (
         {"recipe": row.label, "path": figures.path(row.quant)}
-        | _phase_cells(row, names.DECODE)
-        | _phase_cells(row, names.PREFILL)
+        | _phase_cells(row, names.DECODE, own)
+        | _phase_cells(row, names.PREFILL, own)
         | accuracy_of(row, answered)
         | {
             "TTFT [ms]": figures.show(row.metric(names.TTFT), "ms"),
@@ -115,15 +122,15 @@ def _cells(row: Row, answered: Sequence[Answered]) -> dict[str, str]:
     )
 
 
-def _phase_cells(row: Row, phase: str) -> dict[str, str]:
+def _phase_cells(row: Row, phase: str, claims: Claims) -> dict[str, str]:
     """Return a recipe's speed, the unquantized model's beside it, and their ratios."""
     beside = float_paths.in_turn(float_paths.speeds(row.metric, phase))
-    ratio = float_paths.ratio(row.metric(f"{phase}{names.RATIO}"))
+    to_native = "1 (float)" if row.is_baseline else speed_words.to_native(claims, phase)
     return {
         f"{phase} [token/s]": _speed(row, phase),
         f"float {phase}{BESIDE}": beside or figures.MISSING,
-        f"{phase} / float, native products": "1 (float)" if row.is_baseline else ratio,
-        f"{phase}{TO_FASTER}": float_paths.ratio_to_faster(row.metric, phase),
+        f"{phase} / float, native products": to_native,
+        f"{phase}{TO_FASTER}": speed_words.to_faster(claims, phase),
     }
 
 
@@ -172,6 +179,12 @@ def _notes(group: Group) -> list[str]:
         reasons = {m.note: None for m in found if m is not None and m.value is None and m.note}
         lines += [f"No {name.replace('_', ' ')}: {reason}" for reason in reasons]
     return lines
+
+
+def _why_not(claims: Sequence[Speed]) -> list[str]:
+    """Return why nothing is claimed of a recipe where it is not the rounds; each reason once."""
+    lines = (f"{each.row.label}: {why}." for each in claims if (why := each.why_not) is not None)
+    return list(dict.fromkeys(lines))
 
 
 def _lacks_float32_matmuls(row: Row, group: Group) -> bool:

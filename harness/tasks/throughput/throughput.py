@@ -35,6 +35,7 @@ from harness.machine.energy import Counter
 from harness.machine.load import LoadWatch
 from harness.machine.settings import settings, slowed_by
 from harness.results.record import TaskInfo
+from harness.stats.rounds import MOST_DRIFT
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import check_text
 from harness.tasks.throughput import prompts as throughput_prompts
@@ -51,7 +52,7 @@ from harness.tasks.throughput.subject import (
     reference,
 )
 from harness.tasks.throughput.times import Size, SubjectTimes
-from harness.timing.distribution import LEAST_ROUNDS, MOST_DRIFT, drift
+from harness.timing.distribution import LEAST_ROUNDS, drift
 from harness.timing.rounds import interleaved
 from harness.timing.warm_up import TOLERANCE, warm_up
 

@@ -84,7 +84,7 @@ def test_differences_that_do_not_vary_need_no_error(value: float) -> None:
 def test_too_few_documents_give_no_test() -> None:
     found = of_tokens(clustered(DIFFERENCES, np.arange(40) % 3))
     assert (found.p, found.interval, found.p_within(0.1), found.items_to_see(0.1)) == (None,) * 4
-    assert found.test.startswith("t no interval from 3 documents")
+    assert found.test.startswith("no interval from 3 documents")
 
 
 def test_questions_needed_for_half_a_point_are_those_of_the_formula() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from items import with_items
 from scipy import stats as scipy_stats
+from timed_rounds import rounds_of
 
 from harness.claims import answer
 from harness.claims.grouping import comparable
@@ -108,7 +109,7 @@ class Study:
         store.write(path, record)
 
     def time(self, recipe: str, numbers: tuple[Metric, ...], **facts: Any) -> None:
-        shape = {"options": SHAPE} | facts
+        shape = {"options": SHAPE, "samples": rounds_of(numbers)} | facts
         self.add(recipe, task="throughput", metrics=numbers, **shape)
 
     def table(self, tmp_path: Path) -> dict[str, dict[str, str]]:
@@ -144,10 +145,10 @@ def test_row_has_speed_spread_ratio_sizes_and_accuracy(study: Study, tmp_path: P
         "path": "real/scaled_mm",
         "decode [token/s]": "61.2 (IQR 1.22, n = 12)",
         "float decode beside it [token/s]": "40.0 native",
-        "decode / float, native products": "1.530 [1.500, 1.560], faster",
+        "decode / float, native products": "1.530 [1.500, 1.560], faster (p = 0.00049)",
         "prefill [token/s]": "1,420 (IQR 71.0, n = 12)",
         "float prefill beside it [token/s]": "928 native",
-        "prefill / float, native products": "1.530 [1.500, 1.560], faster",
+        "prefill / float, native products": "1.530 [1.500, 1.560], faster (p = 0.00049)",
         "perplexity": "not measured",
         "MMLU": "not measured",
         "TTFT [ms]": "361",
@@ -166,10 +167,10 @@ def test_row_has_speed_spread_ratio_sizes_and_accuracy(study: Study, tmp_path: P
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        ((1.5, 1.4, 1.6), "faster"),
-        ((1.02, 0.99, 1.05), "cannot tell"),
-        ((1.0, 1.0, 1.0), "cannot tell"),
-        ((0.7, 0.6, 0.99), "slower"),
+        ((1.5, 1.4, 1.6), "faster (p = 0.00049)"),
+        ((1.02, 0.99, 1.05), "cannot tell (p = 0.0068)"),
+        ((1.0, 1.0, 1.0), "cannot tell (p = 1)"),
+        ((0.7, 0.6, 0.99), "slower (p = 0.00049)"),
     ],
 )
 def test_faster_or_slower_only_where_the_interval_excludes_one(
@@ -180,12 +181,32 @@ def test_faster_or_slower_only_where_the_interval_excludes_one(
     assert cell.endswith(f"], {words}")
 
 
-def test_ratio_without_an_interval_claims_nothing(study: Study, tmp_path: Path) -> None:
+def test_a_record_without_rounds_has_its_ratio_and_says_why_there_is_no_test(
+    study: Study, tmp_path: Path
+) -> None:
+    study.time("int8_row_real", FASTER, **REAL, samples=None)
+    table, text = study.section(tmp_path)
+    row = table["int8_row_real"]
+    assert row["decode / float, native products"] == "1.530 [1.500, 1.560], no test"
+    assert text.count("int8_row_real: no test: the record does not have the times") == 1
+
+
+def test_a_ratio_without_an_interval_claims_nothing(study: Study, tmp_path: Path) -> None:
     numbers = [m for m in FASTER if not m.name.endswith("_ratio")]
-    study.time("int8_row_real", (*numbers, metric("decode_ratio", 3.0)), **REAL)
+    study.time("int8_row_real", (*numbers, metric("decode_ratio", 3.0)), **REAL, samples=None)
     row = study.table(tmp_path)["int8_row_real"]
-    assert row["decode / float, native products"] == "3.000 (no interval), cannot tell"
+    assert row["decode / float, native products"] == "3.000 (no interval), no test"
     assert row["prefill / float, native products"] == "-"
+
+
+def test_a_drift_is_said_of_a_claim_that_is_not_beyond_it(study: Study, tmp_path: Path) -> None:
+    numbers = speeds(50.0, 1000.0, (1.04, 1.03, 1.05))
+    drifted = [m for m in numbers if m.name != "baseline_drift"]
+    study.time("int8_row_real", (*drifted, metric("baseline_drift", -0.045)), **REAL)
+    table, text = study.section(tmp_path)
+    cell = table["int8_row_real"]["decode / float, native products"]
+    assert cell == "1.040 [1.030, 1.050], cannot tell (p = 0.00049)"
+    assert "int8_row_real: the run is unstable, the unquantized model drifted by 4.5 %." in text
 
 
 def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> None:
@@ -203,21 +224,32 @@ def test_what_is_missing_has_its_reason_once(study: Study, tmp_path: Path) -> No
 def beside_both(float32: float, best: tuple[float, float, float]) -> tuple[Metric, ...]:
     """Speeds of a recipe: prefill beside native matmuls at 1420 / 1.53 token/s, and float32."""
     value, *interval = best
-    of_float32 = 1420.0 / float32
+    is_faster = float32 > 1420.0 / 1.53
+    of_float32 = value if is_faster else 1420.0 / float32
+    bounds = (interval[0], interval[1])
+    own = bounds if is_faster else (of_float32 - 0.01, of_float32 + 0.01)
     return (
         *FASTER,
         metric("baseline_float32_prefill", float32),
-        metric("prefill_ratio_float32", of_float32, (of_float32 - 0.01, of_float32 + 0.01)),
-        metric("prefill_ratio_best", value, (interval[0], interval[1])),
+        metric("prefill_ratio_float32", of_float32, own),
+        metric("prefill_ratio_best", value, bounds),
     )
 
 
 @pytest.mark.parametrize(
     ("float32", "best", "cell"),
     [
-        (1415.0, (1.004, 0.99, 1.02), "1.004 [0.990, 1.020] of float32 products, cannot tell"),
-        (1600.0, (0.888, 0.88, 0.9), "0.888 [0.880, 0.900] of float32 products, slower"),
-        (500.0, (1.53, 1.5, 1.56), "1.530 [1.500, 1.560] of native products, faster"),
+        (
+            1415.0,
+            (1.004, 0.99, 1.02),
+            "1.004 [0.990, 1.020] of float32 products, cannot tell (p = 0.15)",
+        ),
+        (
+            1600.0,
+            (0.888, 0.88, 0.9),
+            "0.888 [0.880, 0.900] of float32 products, slower (p = 0.00098)",
+        ),
+        (500.0, (1.53, 1.5, 1.56), "1.530 [1.500, 1.560] of native products, faster (p = 0.00098)"),
     ],
 )
 def test_a_ratio_is_to_the_way_of_the_float_model_that_its_column_and_cell_name(
@@ -227,7 +259,7 @@ def test_a_ratio_is_to_the_way_of_the_float_model_that_its_column_and_cell_name(
     study.time("none", (*FLOAT, metric("baseline_float32_prefill", 700.0)), dtype="bfloat16")
     table, text = study.section(tmp_path)
     row = table["int8_row_real"]
-    assert row["prefill / float, native products"] == "1.530 [1.500, 1.560], faster"
+    assert row["prefill / float, native products"] == "1.530 [1.500, 1.560], faster (p = 0.00098)"
     assert row["prefill / float, the faster products"] == cell
     beside = f"928 native, {float32:,.0f} float32"
     assert row["float prefill beside it [token/s]"] == beside
@@ -252,13 +284,9 @@ def test_a_ratio_of_before_float32_products_were_timed_says_what_is_not_known(
     assert ("int8_row_real was timed beside native products alone" in text) is named
 
 
-def test_line_of_a_run_names_what_each_ratio_is_to() -> None:
-    numbers = {m.name: m for m in beside_both(1420.0, (1.0, 0.99, 1.01))}
-    assert float_paths.speeds_in_words(numbers.get) == (
-        "decode / float: 1.530 [1.500, 1.560] of native products, faster; "
-        "prefill / float: 1.530 [1.500, 1.560] of native products, faster; "
-        "1.000 [0.990, 1.010] of float32 products, cannot tell"
-    )
+def test_line_of_an_unquantized_run_has_its_speed_in_both_ways() -> None:
+    beside = {m.name: m for m in beside_both(1420.0, (1.0, 0.99, 1.01))}
+    assert float_paths.speeds_in_words(beside.get) == ""  # its ratios are claims
     alone = {m.name: m for m in (*FLOAT, metric("baseline_float32_prefill", 700.0))}
     said = float_paths.speeds_in_words(alone.get)
     assert said == "prefill: 1,000 native, 700 float32 products [token/s]"

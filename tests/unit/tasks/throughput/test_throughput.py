@@ -28,7 +28,7 @@ from harness.tasks.base import Task, TaskResult
 from harness.tasks.throughput import throughput as task_module
 from harness.tasks.throughput.throughput import Throughput
 from harness.timing import roofline, rounds
-from harness.timing.distribution import MOST_DRIFT
+from harness.stats.rounds import MOST_DRIFT
 
 SMALL = {"batch_size": 2, "prompt_tokens": 8, "new_tokens": 5}
 
