@@ -24,11 +24,11 @@ from harness.machine.load import LoadWatch
 from harness.models.loaded import LoadedModel
 from harness.models.sources.tiny import TinyModel
 from harness.results.record import Metric, Unit
+from harness.stats.rounds import MOST_DRIFT
 from harness.tasks.base import Task, TaskResult
 from harness.tasks.throughput import throughput as task_module
 from harness.tasks.throughput.throughput import Throughput
 from harness.timing import roofline, rounds
-from harness.stats.rounds import MOST_DRIFT
 
 SMALL = {"batch_size": 2, "prompt_tokens": 8, "new_tokens": 5}
 
