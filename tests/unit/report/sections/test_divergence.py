@@ -278,7 +278,7 @@ def test_baseline_is_no_recipe_with_a_divergence_of_nothing(
     assert section.table is not None
     assert list(section.table["recipe"]) == ["int4"]
     (alone,) = groups_of(file_records(itself.model_copy(update={"run_id": "alone"}), task="u"))[:1]
-    section = divergences(Group(rows=tuple(row for row in alone.rows if row.is_baseline)), None)
+    section = divergences(answer([Group(rows=tuple(r for r in alone.rows if r.is_baseline))])[0])
     assert section is not None
     assert section.table is None
     assert "No recipe was measured" in section.text
