@@ -10,6 +10,7 @@ for screening.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from harness.claims.grouping import Group, Row
@@ -141,8 +142,15 @@ def corrected(
     ]
 
 
-def answer(groups: Sequence[Group]) -> list[Answered]:
-    """Compare the recipes of each group with the group's baseline and with each other."""
+def answer(
+    groups: Sequence[Group], margins: Mapping[Measure, float] = MappingProxyType({})
+) -> list[Answered]:
+    """Compare the recipes of each group with the group's baseline and with each other.
+
+    Args:
+        groups: Groups of runs, noise floors among them.
+        margins: Largest difference that does not matter, in the unit of an item of the measure.
+    """
     found = []
     for group in groups:
         floor = floor_of(group, groups)
@@ -150,14 +158,18 @@ def answer(groups: Sequence[Group]) -> list[Answered]:
             Answered(
                 group=group,
                 floor=floor,
-                against_baseline=against_baseline(group, floor),
+                against_baseline=against_baseline(group, floor, margins),
                 tiers=tiers_of(group, _size(floor, group)),
             )
         )
     return found
 
 
-def against_baseline(group: Group, floor: Floor | None) -> dict[str, Comparison]:
+def against_baseline(
+    group: Group,
+    floor: Floor | None,
+    margins: Mapping[Measure, float] = MappingProxyType({}),
+) -> dict[str, Comparison]:
     """Compare each recipe of a group with the baseline; return the comparisons by run id.
 
     A run of divergence was measured beside the baseline, and needs no other run.
@@ -167,7 +179,8 @@ def against_baseline(group: Group, floor: Floor | None) -> dict[str, Comparison]
     if base is None and measure is not KL:
         return {}
     pairs = [(row, None if measure is KL else base) for row in recipes]
-    compared = family(pairs, floor=_size(floor, group))
+    margin = None if measure is None else margins.get(measure)
+    compared = family(pairs, margin=margin, floor=_size(floor, group))
     return {each.row.stored.record.run_id: each for each in compared}
 
 

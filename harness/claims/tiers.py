@@ -42,7 +42,8 @@ def tiers_of(group: Group, floor: float | None = None) -> Tiers | None:
         group: Runs that differ in the recipe alone, best first.
         floor: Noise floor in the unit of an item; a difference up to it tells nothing apart.
     """
-    if measure_of(group.task.name) not in (ACCURACY, LOG_LOSS):
+    is_paired = measure_of(group.task.name) in (ACCURACY, LOG_LOSS)
+    if not is_paired or len(group.rows) < LEAST_RUNS:
         return None
     scores = _with_same_samples(group.rows)
     if len(scores) < LEAST_RUNS:

@@ -12,8 +12,8 @@ from harness import __version__, signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
+from harness.claims.margins import HELP, read_margins
 from harness.compare.gate import Decision, decide, overall
-from harness.compare.margins import SPELLINGS, read_margins
 from harness.compare.pairs import pairs
 from harness.compare.words import as_json, as_markdown, as_text
 from harness.errors import HarnessError
@@ -78,12 +78,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     found.add_argument("reference", help="a record, or a folder of records")
     found.add_argument("candidate", help="a record, or a folder of records")
-    found.add_argument(
-        "--margin",
-        default="",
-        help="largest loss that does not matter, such as accuracy=1pp,perplexity=0.5%%,kl=0.01; "
-        f"of {', '.join(SPELLINGS)}",
-    )
+    found.add_argument("--margin", default="", help=HELP)
     found.add_argument(
         "--format",
         default="text",

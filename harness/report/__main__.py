@@ -9,6 +9,7 @@ from harness import __version__, signals
 if __name__ == "__main__":
     signals.leave_at_once()  # the imports below take a while
 
+from harness.claims.margins import HELP
 from harness.errors import HarnessError
 from harness.messages import program
 from harness.output import picture, place, scratch
@@ -16,6 +17,7 @@ from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
+from harness.report import claims_files
 from harness.report.compose import MARK, compose
 from harness.report.sections.left_out import shortened
 from harness.report.verify import verify
@@ -40,7 +42,11 @@ def main() -> None:
         try:
             out = local_path(arguments.out, "--out")
             path, problems = _write(
-                Path(arguments.results), out, arguments.name, force=arguments.force
+                Path(arguments.results),
+                out,
+                arguments.name,
+                margin=arguments.margin,
+                force=arguments.force,
             )
         except (HarnessError, OSError) as reason:
             if signals.received():
@@ -49,6 +55,8 @@ def main() -> None:
             sys.exit(1)
     with printing():
         sys.stdout.write(f"report: {path}\n")
+        claims = claims_files.contents(path, [])
+        sys.stdout.write(f"claims: {', '.join(map(str, claims))}\n")
     for line in shortened(problems):
         sys.stderr.write(f"left out: {line}\n")
     if problems:
@@ -68,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("results", nargs="?", default="results", help="folder with records")
     found.add_argument("--out", default="reports", help="folder for the report")
     found.add_argument("--name", help="name of the report; the folder's own if left out")
+    found.add_argument("--margin", default="", help=HELP)
     found.add_argument(
         "--force",
         action="store_true",
@@ -87,8 +96,10 @@ def verify_parser() -> argparse.ArgumentParser:
     return found
 
 
-def write(results: Path, out: Path, name: str | None, *, force: bool = False) -> Path:
-    """Write the report of a folder of records and its pictures; return the path of the report.
+def write(
+    results: Path, out: Path, name: str | None, *, margin: str = "", force: bool = False
+) -> Path:
+    """Write the report of a folder of records, its claims and its pictures; return its path.
 
     A report and pictures that the harness wrote are replaced; other files only with `force`.
 
@@ -96,10 +107,12 @@ def write(results: Path, out: Path, name: str | None, *, force: bool = False) ->
         ResultError: There is no record with a result.
         OutputError: The report cannot be written, or would overwrite another file.
     """
-    return _write(results, out, name, force=force)[0]
+    return _write(results, out, name, margin=margin, force=force)[0]
 
 
-def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[Path, list[str]]:
+def _write(
+    results: Path, out: Path, name: str | None, *, margin: str, force: bool
+) -> tuple[Path, list[str]]:
     """Write the report; return its path and a line for each file that it lacks."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
     path = out / f"{title}.md"
@@ -112,12 +125,19 @@ def _write(results: Path, out: Path, name: str | None, *, force: bool) -> tuple[
         scratch.folder_in(out) as folder,
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
-        text, problems = compose(results, path, folder)
+        text, claims, problems = compose(results, path, folder, margin)
         pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
+        files = claims_files.contents(path, claims)
         for target in pictures:
             place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
+        for target in files:
+            place.file_to_write(target, "--out", "folder", force=force, is_own=claims_files.is_own)
         for target, content in pictures.items():
             write_atomic(target, content, "--out", "folder", force=force, is_own=picture.is_own)
+        for target, found in files.items():
+            write_atomic(
+                target, found.encode(), "--out", "folder", force=force, is_own=claims_files.is_own
+            )
         write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
     return path, problems
 

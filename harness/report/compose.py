@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from harness.claims.flat import Cell, flat
 from harness.claims.grouping import finished
+from harness.claims.margins import read_margins
 from harness.errors import ResultError
-from harness.report.contents import collect
+from harness.report.contents import answered_of, collect
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
 from harness.report.sections.left_out import shortened
@@ -29,34 +31,49 @@ made: docs/evaluation.md."""
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
 RECORDS = "Records: "
 """What stands before the folder of the records, relative to the folder of the report."""
+MARGIN = "Margin: "
+"""What stands before the margin that the report was asked for."""
 
 
 class Composed(NamedTuple):
     """A report that is not written yet."""
 
     text: str
+    claims: list[dict[str, Cell]]
+    """The claims, one flat row each; see `harness.claims.flat`."""
     problems: list[str]
     """A line for each file that it lacks."""
 
 
-def compose(results: Path, path: Path, pictures: Path) -> Composed:
+def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Composed:
     """Return the report of a folder of records, and draw its pictures.
 
     Args:
         results: The folder of the records.
         path: Where the report will lie.
         pictures: Folder for the pictures.
+        margin: Largest differences that do not matter, such as `accuracy=1pp,perplexity=0.5%`.
 
     Raises:
+        ConfigError: The margin is none.
         ResultError: There is no record with a result.
     """
+    margins = read_margins(margin)
     stored, problems = take_in(results)
     if not finished(stored):
         lines = "".join(f"\n{line}" for line in shortened(problems))
         raise ResultError(f"{nothing_found(results)}{lines}")
-    found = collect(stored, problems, pictures / path.name)
-    head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}\n\n{INTRODUCTION}"
-    return Composed(render(f"Report: {path.stem}", head, found), problems)
+    answered = answered_of(stored, margins)
+    found = collect(stored, answered, problems, pictures / path.name)
+    asked = f"\n{MARGIN}{margin}" if margin else ""
+    head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}\n\n{INTRODUCTION}"
+    return Composed(render(f"Report: {path.stem}", head, found), flat(answered), problems)
+
+
+def margin_of(text: str) -> str:
+    """Return the margin that a report was written with, as it was typed; empty without one."""
+    named = (line for line in text.splitlines() if line.startswith(MARGIN))
+    return next(named, MARGIN).removeprefix(MARGIN)
 
 
 def records_of(text: str, folder: Path) -> Path:

@@ -4,13 +4,15 @@ If a section cannot be written, the report lists it and has all others.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from harness.claims.claim import Answered, answer
 from harness.claims.grouping import comparable
+from harness.claims.measure import Measure
 from harness.errors import HarnessError
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibration_seeds, calibrations
@@ -40,13 +42,15 @@ Builder = Callable[[], Section | Sequence[Section | None] | None]
 """Makes the sections of one kind; None stands for a section that has nothing to say."""
 
 
-def collect(stored: Sequence[Stored], problems: list[str], path: Path) -> list[Section]:
+def collect(
+    stored: Sequence[Stored], answered: Sequence[Answered], problems: list[str], path: Path
+) -> list[Section]:
     """Return every section that is not empty; pictures are written beside `path`.
 
     If a section fails, its error is added to `problems`, the first section of the report.
     """
     found: list[Section] = []
-    for build in builders(stored, path):
+    for build in builders(stored, answered, path):
         try:
             found += made_by(build)
         except HarnessError as reason:
@@ -81,10 +85,18 @@ def made_by(build: Builder) -> list[Section]:
     return [section for section in several if section is not None]
 
 
-def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
+def answered_of(
+    stored: Sequence[Stored], margins: Mapping[Measure, float] = MappingProxyType({})
+) -> list[Answered]:
+    """Return the groups of the records, titles that tell them apart included, and their claims."""
+    return answer(told_apart(comparable(stored)), margins)
+
+
+def builders(
+    stored: Sequence[Stored], answered: Sequence[Answered], path: Path
+) -> Iterator[Builder]:
     """Yield a function for each section, in the order of the report."""
-    groups = told_apart(comparable(stored))
-    answered = answer(groups)
+    groups = [each.group for each in answered]
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")
         yield partial(_of_group, each, answered, stored, picture)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from harness.claims.grouping import Group, comparable, measured
 from harness.errors import ResultError
-from harness.report.contents import builders, made_by
+from harness.report.contents import answered_of, builders, made_by
 from harness.report.markdown import render
 from harness.results import names
 from harness.results.evidence import check_evidence
@@ -104,8 +104,9 @@ def _presentable(stored: Sequence[Stored]) -> Intake:
     kept, problems = [], []
     for item in stored:
         try:
-            found = [s for build in builders([item], item.path) for s in made_by(build)]
-            render("", "", found)
+            found = builders([item], answered_of([item]), item.path)
+            sections = [section for build in found for section in made_by(build)]
+            render("", "", sections)
         except Exception as reason:  # a foreign record may make anything fail
             problems.append(
                 f"{item.path} must have all that a report reads, got {type(reason).__name__}: "

@@ -9,14 +9,15 @@ from pathlib import Path
 from harness.errors import HarnessError, ResultError
 from harness.output import scratch
 from harness.output.stdout import printing
-from harness.report.compose import compose, records_of
+from harness.report import claims_files
+from harness.report.compose import compose, margin_of, records_of
 
 MOST_LINES = 20
 """So many lines of differences are shown."""
 
 
 def differences(path: Path) -> list[str]:
-    """Return the lines in which a report differs from its records; none if it is right.
+    """Return the lines in which a report, or its JSON or CSV, differs from its records.
 
     A line of the file begins with `-`, what the records say in its place with `+`. Pictures are
     drawn from the same claims; they are not compared.
@@ -30,8 +31,17 @@ def differences(path: Path) -> list[str]:
         raise ResultError(f"{path} must be a report, got {reason}") from reason
     results = records_of(written, path.parent)
     with scratch.folder_in(Path(tempfile.gettempdir())) as folder:
-        composed = compose(results, path, folder)
-    compared = difflib.unified_diff(written.splitlines(), composed.text.splitlines(), n=0)
+        composed = compose(results, path, folder, margin_of(written))
+    found = _differences(written, composed.text)
+    # Reports from before the claims were written beside them have no such files.
+    for target, content in claims_files.contents(path, composed.claims).items():
+        if target.exists():
+            found += _differences(target.read_text(encoding="utf-8"), content)
+    return found
+
+
+def _differences(written: str, composed: str) -> list[str]:
+    compared = difflib.unified_diff(written.splitlines(), composed.splitlines(), n=0)
     return [line for line in compared if not line.startswith(("---", "+++", "@@"))]
 
 

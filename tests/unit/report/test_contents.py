@@ -11,7 +11,7 @@ from scipy import stats
 from harness.claims.grouping import comparable
 from harness.report import contents, plots
 from harness.report.__main__ import write
-from harness.report.contents import collect
+from harness.report.contents import answered_of, collect
 from harness.report.intake import take_in
 from harness.report.sections.section import Section
 from harness.report.sections.subjects import subjects
@@ -42,7 +42,7 @@ def test_published_studies_are_whole_and_every_table_says_something(
         monkeypatch.setattr(plots, name, lambda _points, _title, path: drawn.append(path) is None)
     stored, problems = take_in(study)
     assert problems == []
-    found = collect(stored, problems, tmp_path / "r.md")
+    found = collect(stored, answered_of(stored), problems, tmp_path / "r.md")
     assert problems == []
     titles = [section.title for section in found]
     assert len(titles) == len(set(titles))
@@ -110,7 +110,10 @@ def test_titles_say_how_tables_differ(kind: str, make_record: MakeRecord, tmp_pa
             for recipe in ("none", "int8_row")
         ]
         problems: list[str] = []
-        titles = [section.title for section in collect(stored, problems, tmp_path / "r.md")]
+        titles = [
+            section.title
+            for section in collect(stored, answered_of(stored), problems, tmp_path / "r.md")
+        ]
         assert problems == []
         assert len(titles) == len(set(titles)), titles
         assert any(expected in title for title in titles), titles
@@ -219,7 +222,7 @@ def test_section_that_fails_is_listed_and_the_others_are_written(
 
     stored, problems = take_in(file_records(make_record("none"), make_record("int8_row")))
     monkeypatch.setattr(contents, "sizes", fail)
-    found = collect(stored, problems, tmp_path / "r.md")
+    found = collect(stored, answered_of(stored), problems, tmp_path / "r.md")
     assert len(problems) == 1
     assert "a section of the report is missing: ZeroDivisionError: two of them" in problems[0]
     assert found[0].title == "Left out: files that cannot be used"

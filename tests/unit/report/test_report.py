@@ -255,4 +255,6 @@ def test_command_names_the_report_and_needs_no_torch(
         monkeypatch.setitem(sys.modules, name, None)  # an import of it is an error
     monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path)])
     command.main()
-    assert capsys.readouterr().out.strip() == f"report: {tmp_path / 'results.md'}"
+    report, claims = capsys.readouterr().out.splitlines()
+    assert report == f"report: {tmp_path / 'results.md'}"
+    assert claims == f"claims: {tmp_path / 'results.json'}, {tmp_path / 'results.csv'}"

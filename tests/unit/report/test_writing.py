@@ -20,6 +20,7 @@ from harness.report.sections.section import Section
 
 REPORTS = ROOT / "reports" / "published"
 PICTURE = "study-quality-1.png"
+STUDY = ("study.csv", "study.json", "study.md")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def results(make_record: Callable[..., object], file_records: Callable[..., Path
 def _with_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have a picture."""
 
-    def collect(stored: object, problems: object, path: Path) -> list[object]:
+    def collect(_: object, __: object, ___: object, path: Path) -> list[object]:
         Figure(figsize=(1, 1)).savefig(path.with_name(PICTURE), metadata=METADATA)
         return []
 
@@ -43,7 +44,7 @@ def test_a_report_and_its_pictures_are_written_again(results: Path, tmp_path: Pa
     out = tmp_path / "reports"
     for _ in range(2):
         assert write(results, out, "study") == out / "study.md"
-        assert sorted(path.name for path in out.iterdir()) == [PICTURE, "study.md"]
+        assert sorted(path.name for path in out.iterdir()) == [PICTURE, *STUDY]
         assert is_own(out / "study.md")
         (out / "study.md").write_text((out / "study.md").read_text() + "changed by hand")
 
@@ -71,7 +72,7 @@ def test_a_file_that_a_person_began_alike_is_not_a_report_of_ours(tmp_path: Path
 
 
 @pytest.mark.usefixtures("_with_picture")
-@pytest.mark.parametrize("name", ["study.md", PICTURE])
+@pytest.mark.parametrize("name", [*STUDY, PICTURE])
 def test_files_of_others_are_overwritten_with_force_alone(
     name: str, results: Path, tmp_path: Path
 ) -> None:
@@ -87,7 +88,7 @@ def test_files_of_others_are_overwritten_with_force_alone(
     assert [path.name for path in out.iterdir()] == [name], "nothing is written if not all may be"
     assert (out / name).read_text() == "mine"
     write(results, out, "study", force=True)
-    assert sorted(path.name for path in out.iterdir()) == [PICTURE, "study.md"]
+    assert sorted(path.name for path in out.iterdir()) == [PICTURE, *STUDY]
     assert (out / name).read_bytes() != b"mine"
 
 

@@ -30,6 +30,12 @@ SPELLINGS: Mapping[str, _Spelling] = MappingProxyType(
 )
 """Name of a margin -> its spelling; `log_loss` and `kl` are in nat per token."""
 
+HELP = (
+    "largest loss that does not matter, such as accuracy=1pp,perplexity=0.5%%,kl=0.01; of "
+    + ", ".join(SPELLINGS)
+)
+"""The option --margin in the help of a command."""
+
 
 def read_margins(text: str) -> dict[Measure, float]:
     """Return the margin of each measure that is named.

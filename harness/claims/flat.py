@@ -1,0 +1,109 @@
+"""Claims as flat rows, one a comparison: what JSON and CSV hold.
+
+A row has numbers as numbers and the sentence that the claim makes. `difference`, `low` and `high`
+are in `difference_unit`; `margin` and `noise_floor` are in the unit of one item, such as a share of
+the questions or nat per token. Text and tables of a report are written from the same claims.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from harness.claims import speed_words
+from harness.claims.claim import Answered, Claim, Comparison, reference_value
+from harness.claims.grouping import Group, Row
+from harness.claims.sentences import in_unit, reference_of, sentence
+from harness.claims.speed import Speed, speeds
+
+Cell: TypeAlias = str | float | int | None
+FIELDS = (
+    *("task", "protocol", "model", "dtype", "device", "recipe", "bits_per_weight", "record"),
+    *("metric", "value", "unit", "n", "n_of", "reference", "reference_record", "reference_value"),
+    *("measure", "difference", "low", "high", "difference_unit", "test", "p_holm"),
+    *("q_benjamini_hochberg", "comparisons", "margin", "p_margin_holm", "noise_floor"),
+    *("verdict", "sentence", "tier"),
+)
+"""Fields of every row, in order."""
+
+
+def flat(answered: Sequence[Answered]) -> list[dict[str, Cell]]:
+    """Return the claims about all recipes, in the order of the report."""
+    return [row for each in answered for row in _of_group(each)]
+
+
+def _of_group(answered: Answered) -> Iterator[dict[str, Cell]]:
+    letters = {} if answered.tiers is None else answered.tiers.letters
+    for run_id, found in answered.against_baseline.items():
+        tier = {"tier": letters.get(run_id)}
+        yield _row(_about(answered.group, found.row) | _compared(found) | tier)
+    for speed in speeds(answered.group):
+        yield _row(_about(answered.group, speed.row) | _timed(speed))
+
+
+def _row(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return all fields in order; those that a claim does not have are None."""
+    assert cells.keys() <= set(FIELDS)  # noqa: S101 - a field that is not named would be lost
+    return {field: cells.get(field) for field in FIELDS}
+
+
+def _about(group: Group, row: Row) -> dict[str, Cell]:
+    return {
+        "task": group.task.name,
+        "protocol": group.task.protocol,
+        "model": row.model.name,
+        "dtype": row.model.dtype,
+        "device": row.model.device,
+        "recipe": row.label,
+        "bits_per_weight": row.quant.bits_per_weight,
+        "record": row.stored.path.name,
+        "metric": row.headline.name,
+        "value": row.value,
+        "unit": str(row.headline.unit),
+        "n": row.headline.n,
+        "n_of": row.headline.n_of,
+    }
+
+
+def _compared(found: Comparison) -> dict[str, Cell]:
+    reference: dict[str, Cell] = {
+        "reference": reference_of(found),
+        "reference_record": found.reference.stored.path.name if found.reference else None,
+        "reference_value": reference_value(found),
+        "sentence": sentence(found),
+    }
+    return reference | _evidence(found) if isinstance(found, Claim) else reference
+
+
+def _evidence(claim: Claim) -> dict[str, Cell]:
+    (unit, difference, interval), evidence = in_unit(claim), claim.evidence
+    return {
+        "measure": evidence.measure.name,
+        "difference": difference,
+        "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high,
+        "difference_unit": unit,
+        "test": claim.difference.test,
+        "p_holm": evidence.p,
+        "q_benjamini_hochberg": claim.q,
+        "comparisons": claim.num_tests,
+        "margin": evidence.margin,
+        "p_margin_holm": evidence.p_margin,
+        "noise_floor": evidence.floor,
+        "verdict": str(claim.verdict),
+    }
+
+
+def _timed(found: Speed) -> dict[str, Cell]:
+    low, high = found.ratio.ci95 or (None, None)
+    return {
+        "reference": f"the unquantized model, {found.way} products",
+        "measure": f"{found.phase} speed ratio",
+        "difference": found.ratio.value,
+        "low": low,
+        "high": high,
+        "difference_unit": "ratio",
+        "test": found.untested or "Wilcoxon's signed ranks of the rounds",
+        "p_holm": found.p,
+        "comparisons": found.num_tests,
+        "verdict": str(found.verdict),
+        "sentence": speed_words.sentence([found]),
+    }
