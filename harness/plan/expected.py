@@ -89,11 +89,11 @@ def assumed_flips(rate: float, num_subjects: int | None = None) -> Expected:
 
 
 def observed(difference: Difference) -> Expected | None:
-    """Return what is expected after a difference of two runs; None if its error is unknown.
+    """Return what is expected after a difference of two runs; None if its error is unknown or 0.
 
     Without flips, two are counted, as the interval of a difference does.
     """
-    if not difference.estimates:
+    if not difference.smallest_visible():
         return None
     if difference.num_flips is None:
         return Expected(difference=difference)
