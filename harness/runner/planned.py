@@ -118,7 +118,8 @@ def _known(spec: RunSpec) -> list[Stored]:
 def _limit(spec: RunSpec) -> int | None:
     """Return the questions, windows or documents of a run; None is all."""
     key = limit_key(spec.resolved)
-    return None if key is None else getattr(spec.task, key)
+    limit: int | None = None if key is None else spec.resolved["task"][key]
+    return limit
 
 
 def _num_subjects(spec: RunSpec) -> int | None:
