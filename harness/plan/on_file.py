@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.claims.grouping import Row, comparable
 from harness.claims.paired import difference
+from harness.claims.row_names import recipe_of
 from harness.errors import ResultError
 from harness.identity import FIRST_ENGINE, canonical
 from harness.messages import plural
@@ -58,7 +59,7 @@ class Timed:
         """Where the time comes from, in words."""
         which = "the last run" if self.is_latest else "a run"
         size = f"{self.num_items:,} {plural(self.item, self.num_items)}"
-        return f"as {which} on file ({self.record.recipe or 'unknown recipe'}, {size})"
+        return f"as {which} on file ({recipe_of(self.record)}, {size})"
 
     def is_near(self, num_items: int) -> bool:
         """Return whether as many samples take a time in proportion."""
@@ -103,13 +104,16 @@ def items_of(record: RunRecord) -> tuple[int, str] | None:
     return (found, "question") if found else None
 
 
-def latest_pair(known: Sequence[Stored], tasks: Collection[str], recipe: str) -> Pair | None:
-    """Return a recipe beside its baseline: the same recipe if it is on file, else the latest.
+def latest_pair(known: Sequence[Stored], tasks: Collection[str], recipe: str | None) -> Pair | None:
+    """Return the latest run of a recipe, beside its baseline; None if there are no two.
+
+    Recipes differ from the baseline by as little as 8 bits or as much as 3 make: one says nothing
+    about another.
 
     Args:
         known: Runs that are configured alike.
         tasks: Names of the tasks.
-        recipe: Name of the recipe.
+        recipe: Name of the recipe; None takes any.
     """
     of_task = [
         part
@@ -121,10 +125,9 @@ def latest_pair(known: Sequence[Stored], tasks: Collection[str], recipe: str) ->
         for group in comparable(of_task)
         if (base := group.baseline) is not None
         for row in group.rows
-        if row is not base
+        if row is not base and recipe in (None, recipe_of(row.stored.record))
     ]
-    rows.sort(key=lambda pair: (pair[0].stored.record.recipe == recipe, _started(pair[0])))
-    for row, base in reversed(rows):
+    for row, base in sorted(rows, key=lambda pair: pair[0].stored.record.created, reverse=True):
         try:
             found = difference(row, base)
         except ResultError:  # its samples are lost: reports leave it out too, and say why
@@ -164,7 +167,7 @@ def nearest_time(
 
     def worth(each: Timed) -> tuple[bool, bool, object]:
         is_near = size is not None and each.is_near(size)
-        return each.record.recipe == recipe, is_near, each.record.created
+        return recipe_of(each.record) == recipe, is_near, each.record.created
 
     return max(found, key=worth, default=None)
 
@@ -198,7 +201,3 @@ def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
         "engine": canonical(config.get("engine") or FIRST_ENGINE),
         "task": canonical({key: value for key, value in task.items() if key not in free}),
     }
-
-
-def _started(row: Row) -> object:
-    return row.stored.record.created

@@ -155,7 +155,8 @@ def _basis(
     flip_rate: float | None = None,
 ) -> Basis | None:
     """Return what is expected of a difference: as typed, as observed, or as assumed."""
-    if flip_rate is None and (pair := latest_pair(known, _task_names(spec), spec.recipe.name)):
+    recipe = spec.recipe.name if spec.recipe.rules else None
+    if flip_rate is None and (pair := latest_pair(known, _task_names(spec), recipe)):
         found = observed(pair.difference)
         if found is not None:
             return Basis(expected=found, fact=_observed(pair, measure), is_assumed=False)
