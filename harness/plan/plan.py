@@ -57,3 +57,14 @@ class Plan:
     basis: Basis | None
     """None if nothing is known of the differences of two runs."""
     times: Times
+
+
+def other_size(samples: Samples, basis: Basis | None, delta: float) -> int | None:
+    """Return the questions or tokens that `delta` takes, if there are so many; else all of them.
+
+    None if nothing is known of other sizes.
+    """
+    needed = None if basis is None else basis.expected.needed(delta)
+    if needed is not None and (samples.available is None or needed <= samples.available):
+        return needed
+    return samples.available

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from harness.claims.measure import Measure
 from harness.claims.sentences import size_in_words
 from harness.messages import plural
-from harness.plan.plan import Basis, Plan, Times
+from harness.plan.plan import Basis, Plan, Times, other_size
 from harness.stats.difference import ALPHA
 
 CHANCE = "with a chance of 80 %"
 FAMILY = 12
 """Comparisons of a family that the page names beside one comparison."""
 NO_BASIS = (
-    "Which differences can be seen is not known: no baseline with a recipe of this task, model and "
-    "data is on file. Measure both on a few documents, five at least, and plan again."
+    "Which differences can be seen is not known: a recipe and its baseline are not on file for "
+    "this task, model and data. Measure both on a few documents, at least five, and plan again."
 )
 
 
@@ -63,15 +63,11 @@ def _differences(plan: Plan, basis: Basis) -> Iterator[str]:
 
 def _times(plan: Plan) -> str:
     """Return how long the run takes, and one with the samples that are needed, or with all."""
-    samples, basis = plan.samples, plan.basis
-    needed = None if basis is None else basis.expected.needed(plan.delta)
-    sizes = {samples.num_items: "this run"}
-    if needed is not None and (samples.available is None or needed <= samples.available):
-        other: int | None = _rounded(needed)
-    else:
-        other = samples.available
-    if other is not None and other != samples.num_items:
-        sizes[other] = _counted(plan.measure, other)
+    sizes = {plan.samples.num_items: "this run"}
+    other = other_size(plan.samples, plan.basis, plan.delta)
+    if other is not None and other not in sizes:
+        shown_size = other if other == plan.samples.available else _rounded(other)
+        sizes[other] = _counted(plan.measure, shown_size)
     shown = (f"{_time(plan.times, size)} for {what}" for size, what in sizes.items())
     return f"Time here: {', '.join(shown)}; {plan.times.source}."
 

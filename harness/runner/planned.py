@@ -11,7 +11,7 @@ from harness.machine import provenance
 from harness.plan.delta import read_delta, read_flip_rate
 from harness.plan.expected import assumed_flips, observed
 from harness.plan.on_file import Pair, alike, latest_pair, limit_key, nearest_time, size_of
-from harness.plan.plan import Basis, Plan, Samples, Times
+from harness.plan.plan import Basis, Plan, Samples, Times, other_size
 from harness.plan.sentences import one_line
 from harness.results.store import Stored
 from harness.runner.probe import probe
@@ -37,15 +37,12 @@ def before(spec: RunSpec) -> str | None:
     measure = _measure(spec)
     if measure is None:
         return None
-    known, facts = _known(spec), spec.task.data_facts()
-    size = facts.get("num_questions") or size_of(spec.resolved, known, _limit(spec))
+    known = _known(spec)
+    samples = _samples(spec, known)
+    size = None if samples is None else samples.num_items
+    basis = _basis(spec, measure, known)
     hardware = provenance.hardware(spec.device)
-    return one_line(
-        measure,
-        size,
-        _basis(spec, measure, known, facts.get("num_subjects")),
-        nearest_time(known, hardware, size, spec.recipe.name),
-    )
+    return one_line(measure, size, basis, nearest_time(known, hardware, size, spec.recipe.name))
 
 
 def plan(spec: RunSpec, delta: str | None, flip_rate: str | None) -> Plan:
@@ -75,28 +72,31 @@ def plan(spec: RunSpec, delta: str | None, flip_rate: str | None) -> Plan:
             f"{flip_rate}"
         )
     known = _known(spec)
-    samples, times = _measured(spec, _samples(spec, known), known)
+    basis = _basis(spec, measure, known, rate)
+    samples, times = _timed(spec, known, basis, size)
     recipe = spec.recipe.name if spec.recipe.rules else "a recipe"
     return Plan(
         what=f"{spec.task.name} of {spec.place['model']}: {recipe} against the unquantized model",
         measure=measure,
         delta=size,
         samples=samples,
-        basis=_basis(spec, measure, known, _num_subjects(spec), rate),
+        basis=basis,
         times=times,
     )
 
 
-def _measured(
-    spec: RunSpec, samples: Samples | None, known: Sequence[Stored]
+def _timed(
+    spec: RunSpec, known: Sequence[Stored], basis: Basis | None, delta: float
 ) -> tuple[Samples, Times]:
-    """Return the samples and times of a run, from records of about its size or by a probe."""
-    if samples is not None:
-        hardware, num = provenance.hardware(spec.device), samples.num_items
-        found = nearest_time(known, hardware, num, spec.recipe.name)
-        if found is not None and found.is_near(num):
-            return samples, found
-    return probe(spec, samples)
+    """Return the samples and times of a run, from a record of about its size or by a probe."""
+    samples = _samples(spec, known)
+    if samples is None:
+        return probe(spec, None)
+    num, other = samples.num_items, other_size(samples, basis, delta)
+    found = nearest_time(known, provenance.hardware(spec.device), num, spec.recipe.name)
+    if found is None or not (found.is_near(num) and found.is_near(other or num)):
+        return probe(spec, samples)
+    return samples, found
 
 
 def _task_names(spec: RunSpec) -> list[str]:
@@ -151,7 +151,6 @@ def _basis(
     spec: RunSpec,
     measure: Measure,
     known: Sequence[Stored],
-    num_subjects: int | None,
     flip_rate: float | None = None,
 ) -> Basis | None:
     """Return what is expected of a difference: as typed, as observed, or as assumed."""
@@ -164,7 +163,7 @@ def _basis(
         return None
     rate = flip_rate or FLIP_RATE
     return Basis(
-        expected=assumed_flips(rate, num_subjects),
+        expected=assumed_flips(rate, _num_subjects(spec)),
         fact=f"{100 * rate:.3g} % of the answers flip",
         is_assumed=True,
     )

@@ -13,6 +13,7 @@ from harness.stats.difference import of_answers, of_flips, of_tokens
 
 # arXiv 2605.28873: the minimal detectable effect of paired accuracies [pp]
 MMLU = {0.01: 0.24, 0.03: 0.41, 0.05: 0.53, 0.1: 0.75, 0.2: 1.06}
+OF_12 = {0.01: 0.31, 0.03: 0.54, 0.05: 0.70, 0.1: 0.99, 0.2: 1.40}  # at 5 % / 12
 OF_500 = {0.03: 2.2, 0.05: 2.8, 0.1: 4.0, 0.2: 5.6}
 
 
@@ -21,6 +22,9 @@ def test_all_of_mmlu_shows_the_published_differences(rate: float, points: float)
     found = assumed_flips(rate).visible(14_042)
     assert found is not None
     assert round(100 * found, 2) == points
+    of_12 = assumed_flips(rate).visible(14_042, alpha=0.05 / 12)
+    assert of_12 is not None
+    assert round(100 * of_12, 2) == OF_12[rate]
 
 
 @pytest.mark.parametrize(("rate", "points"), OF_500.items())

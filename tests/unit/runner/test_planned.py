@@ -42,9 +42,9 @@ def test_the_first_run_says_what_it_will_show_if_5_percent_flip(
 ) -> None:
     caplog.set_level(logging.INFO, logger="harness")
     spec = make_spec(*MMLU)
-    facts = spec.task.data_facts()
+    everything = make_spec(*MMLU[:2]).task.data_facts()
     run(spec)
-    shown = 100 * visible(assumed_flips(0.05, facts["num_subjects"]), 12)
+    shown = 100 * visible(assumed_flips(0.05, everything["num_subjects"]), 12)
     said = f"12 questions can show a difference of {shown:.3g} pp or more"
     assert caplog.messages[0] == f"{said} (assuming that 5 % of the answers flip)"
 
@@ -151,7 +151,10 @@ def test_a_run_of_another_size_is_not_taken_for_a_plan(
     assert "; at most " in said
 
 
-def test_flips_that_are_typed_replace_those_on_file(make_spec: MakeSpec, no_probe: None) -> None:
+def test_flips_that_are_typed_replace_those_on_file(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.runner.probe.ENOUGH_S", 0.05)
     for recipe in ((), (INT8,)):
         run(make_spec(*MMLU, *recipe))
     found = plan(make_spec(*MMLU), "1pp", None)
