@@ -4,7 +4,7 @@ Records count if model, data, engine and task are configured alike. Their recipe
 their samples may be others.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def items_of(record: RunRecord) -> tuple[int, str] | None:
     return (found, "question") if found else None
 
 
-def latest_pair(known: Sequence[Stored], tasks: Collection[str], recipe: str | None) -> Pair | None:
+def latest_pair(known: Sequence[Stored], task: str, recipe: str | None) -> Pair | None:
     """Return the latest run of a recipe, beside its baseline; None if there are no two.
 
     Recipes differ from the baseline by as little as 8 bits or as much as 3 make: one says nothing
@@ -112,13 +112,13 @@ def latest_pair(known: Sequence[Stored], tasks: Collection[str], recipe: str | N
 
     Args:
         known: Runs that are configured alike.
-        tasks: Names of the tasks.
+        task: Name of the task.
         recipe: Name of the recipe; None takes any.
     """
     of_task = [
         part
         for part in in_parts(known)
-        if part.record.task is not None and part.record.task.name in tasks
+        if part.record.task is not None and part.record.task.name == task
     ]
     rows = [
         (row, base)

@@ -34,7 +34,7 @@ def announce(spec: RunSpec) -> None:
 
 def before(spec: RunSpec) -> str | None:
     """Return what a run will be able to show and how long it takes, as far as records say it."""
-    measure = _measure(spec)
+    measure = measure_of(_task_name(spec))
     if measure is None:
         return None
     known = _known(spec)
@@ -58,7 +58,7 @@ def plan(spec: RunSpec, delta: str | None, flip_rate: str | None) -> Plan:
         ConfigError: The task has no samples that are paired, or a size is wrong.
         HarnessError: The run cannot be made.
     """
-    measure = _measure(spec)
+    measure = measure_of(_task_name(spec))
     if measure is None:
         raise ConfigError(
             "task must be one whose samples are compared one by one (mmlu, perplexity, divergence "
@@ -99,15 +99,9 @@ def _timed(
     return samples, found
 
 
-def _task_names(spec: RunSpec) -> list[str]:
-    """Return the names of the tasks that a run measures."""
-    if isinstance(spec.task, MMLU):
-        return [rule.task_name for rule in spec.task.rules]
-    return [spec.task.name]
-
-
-def _measure(spec: RunSpec) -> Measure | None:
-    return measure_of(_task_names(spec)[0])
+def _task_name(spec: RunSpec) -> str:
+    """Return the task that a run measures; of two rules of answers the first one's."""
+    return spec.task.rules[0].task_name if isinstance(spec.task, MMLU) else spec.task.name
 
 
 def _known(spec: RunSpec) -> list[Stored]:
@@ -155,7 +149,7 @@ def _basis(
 ) -> Basis | None:
     """Return what is expected of a difference: as typed, as observed, or as assumed."""
     recipe = spec.recipe.name if spec.recipe.rules else None
-    if flip_rate is None and (pair := latest_pair(known, _task_names(spec), recipe)):
+    if flip_rate is None and (pair := latest_pair(known, _task_name(spec), recipe)):
         found = observed(pair.difference)
         if found is not None:
             return Basis(expected=found, fact=_observed(pair, measure), is_assumed=False)

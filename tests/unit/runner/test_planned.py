@@ -79,6 +79,16 @@ def test_a_text_says_nothing_before_its_first_run_and_its_difference_after_a_pai
     assert "(on file: int8_row and baseline over 2,520 tokens)" in said
 
 
+def test_two_rules_of_answers_are_planned_by_the_first(make_spec: MakeSpec) -> None:
+    both = (*MMLU, "task.answers=[direct,generate]")
+    for recipe in ((), (INT8,)):
+        run(make_spec(*both, *recipe))
+    said = before(make_spec(*both, INT8))
+    assert said is not None
+    assert " of 12 answers flipped between int8_row and baseline)" in said
+    assert "as the last run on file (int8_row, 12 questions)" in said
+
+
 def test_a_skipped_run_says_nothing(make_spec: MakeSpec, caplog: pytest.LogCaptureFixture) -> None:
     run(make_spec(*MMLU))
     caplog.clear()
