@@ -79,6 +79,14 @@ def test_a_text_says_nothing_before_its_first_run_and_its_difference_after_a_pai
     assert "(on file: int8_row and baseline over 2,520 tokens)" in said
 
 
+def test_a_divergence_is_planned_from_its_own_runs(make_spec: MakeSpec) -> None:
+    for recipe in ((), (INT8,)):
+        run(make_spec(*DIVERGENCE, *recipe))
+    said = before(make_spec(*DIVERGENCE, INT8))
+    assert said is not None
+    assert " nat/token or more (on file: int8_row and baseline over 2,520 tokens); " in said
+
+
 def test_two_rules_of_answers_are_planned_by_the_first(make_spec: MakeSpec) -> None:
     both = (*MMLU, "task.answers=[direct,generate]")
     for recipe in ((), (INT8,)):
