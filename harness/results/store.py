@@ -119,6 +119,10 @@ class ResultStore:
         """
         return self._read_all(f"{path.parent.relative_to(self.root)}/*")[0]
 
+    def of_task(self, *, task: str, model: str) -> list[Stored]:
+        """Return the records of a task and a model, oldest first; as `beside`."""
+        return self._read_all(f"{safe_name(task)}/{safe_name(model)}/*")[0]
+
     def find(
         self, identity: str, *, task: str, model: str, recipe: str
     ) -> tuple[list[Stored], list[str]]:

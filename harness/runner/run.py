@@ -15,7 +15,6 @@ from harness import signals
 from harness.backends.fake import FakeBackend
 from harness.claims.at_once import at_once
 from harness.engines.base import Engine
-from harness.engines.local import cpu_matmul as products
 from harness.errors import (
     HarnessError,
     InvalidResult,
@@ -25,16 +24,17 @@ from harness.errors import (
 )
 from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
-from harness.models import cache
 from harness.models.loaded import LoadedModel
-from harness.recipe import Quantized, audit_after, quantize
+from harness.recipe import Quantized, quantize
 from harness.results import float_paths
 from harness.results import formatting as figures
-from harness.results.record import Metric, ModelInfo, RunRecord, Status
+from harness.results.record import Metric, RunRecord, Status
 from harness.results.store import Stored, next_attempt
 from harness.runner import checks
 from harness.runner.foreign_code import foreign_code
+from harness.runner.loading import loaded_model
 from harness.runner.on_file import same_run
+from harness.runner.planned import announce
 from harness.runner.spec import RunSpec
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
@@ -121,6 +121,7 @@ def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     record = _opened(spec, identity, attempt)
     path = spec.store.path(record, **spec.place)
     spec.store.write(path, record)
+    announce(spec)
     try:
         counted_since = memory.reset(spec.device)
         update = _measure(spec, path)
@@ -177,10 +178,10 @@ def _measure(spec: RunSpec, path: Path) -> dict[str, Any]:
         case Task() as task if spec.model is None:
             return _measure_own_model(spec, path, task)
         case PairedTask() as task:
-            with _loaded(spec, task) as (loaded, info):
+            with loaded_model(spec, task) as (loaded, info):
                 quantized, result = _measure_real_beside_fake(spec, task, loaded)
         case Task() as task:
-            with _loaded(spec, task) as (loaded, info):
+            with loaded_model(spec, task) as (loaded, info):
                 quantized = quantize(loaded, spec.recipe)
                 log.info("%s: measuring %s", spec.recipe.name, task.name)
                 with _alone(spec), spec.engine.start(loaded, spec.device) as engine:
@@ -220,25 +221,6 @@ def _asked(task: Task, engine: Engine) -> TaskResult:
     """Run a task on an engine, and add the engine's warnings to the result."""
     result = task.run(engine)
     return replace(result, warnings=(*result.warnings, *engine.warnings()))
-
-
-@contextmanager
-def _loaded(spec: RunSpec, task: Task | PairedTask) -> Iterator[tuple[LoadedModel, ModelInfo]]:
-    """Context manager: check, load, choose the CPU matmuls; at the end audit and restore."""
-    assert spec.model is not None  # noqa: S101 - only a task without a model has none
-    checks.check_asked(task, spec.engine)
-    checks.check(spec.model, spec.recipe, task)
-    loaded = cache.load(spec.model, spec.device)
-    checks.check_loaded(loaded, spec.recipe, task)
-    try:
-        # A timed task measures torch's own kernels.
-        how = "native" if task.is_timed else products.choose_way(loaded, provenance.cpu_flags())
-        info = _describe(loaded, how)
-        with products.multiplied(how):
-            yield loaded, info
-        audit_after(loaded)
-    finally:
-        loaded.restore()
 
 
 def _measure_real_beside_fake(
@@ -284,27 +266,6 @@ def _shown_if_lost(metrics: Sequence[Metric]) -> Iterator[None]:
     except OutputError:
         log.error("measured, but not on file: %s", figures.one_line(next(iter(metrics), None)))
         raise
-
-
-def _describe(loaded: LoadedModel, how: products.MatmulWay) -> ModelInfo:
-    count, float_bytes = loaded.num_parameters, sum(p.nbytes for p in loaded.module.parameters())
-    if (stored := loaded.prequantized) is not None:  # its codes are buffers, not parameters
-        count, float_bytes = stored.num_parameters, stored.num_parameters * loaded.dtype.itemsize
-    return ModelInfo(
-        name=loaded.name,
-        dtype=loaded.dtype_name,
-        device=loaded.device.type,
-        attention=loaded.attention,
-        products=how,
-        fingerprint=loaded.fingerprint,
-        baseline=loaded.baseline.fingerprint() if loaded.baseline is not None else None,
-        revision=loaded.revision,
-        architecture=type(loaded.module).__name__,
-        origin=loaded.origin,
-        weights=loaded.weights,
-        num_parameters=count,
-        float_bytes=float_bytes,
-    )
 
 
 def _status_of(reason: BaseException) -> Status:

@@ -100,6 +100,13 @@ def _of_run(before: list[str], last: str) -> Iterator[str]:
     yield from _of_hydra("config", before, last)
 
 
+def _of_plan(before: list[str], last: str) -> Iterator[str]:
+    from harness.cli import plan  # noqa: PLC0415
+
+    plan.register()
+    yield from _of_hydra("plan", before, last)
+
+
 def _of_export(before: list[str], last: str) -> Iterator[str]:
     from harness.export import command  # noqa: PLC0415
 
@@ -174,6 +181,7 @@ def _of_parser(parser: argparse.ArgumentParser, last: str) -> Iterator[str]:
 _ANSWERS: Mapping[str, Callable[[list[str], str], Iterator[str]]] = MappingProxyType(
     {
         "run": _of_run,
+        "plan": _of_plan,
         "report": _of_parser_in("harness.report.__main__"),
         "compare": _of_parser_in("harness.compare.__main__"),
         "export": _of_export,

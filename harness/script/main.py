@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "plan": Command("harness.cli.plan", "how many samples show a difference"),
         "run": Command("harness.cli.run", "measure a recipe on a task, or sweep over several"),
         "report": Command("harness.report.__main__", "tables and plots of a folder of records"),
         "compare": Command(

@@ -42,6 +42,8 @@ class Difference:
     """p-value of an exact test, if there is one."""
     exact_interval: Interval | None = None
     """95 % interval that belongs to it."""
+    num_flips: int | None = None
+    """Answers that turned wrong or right; None if the items are not answers."""
 
     @property
     def interval(self) -> Interval | None:
@@ -125,6 +127,7 @@ def of_flips(to_wrong: int, to_right: int, total: int) -> Difference:
         test=f"exact McNemar, {to_wrong} to wrong and {to_right} to right",
         exact_p=mcnemar(to_wrong, to_right),
         exact_interval=flips_interval(to_wrong, to_right, total),
+        num_flips=to_wrong + to_right,
     )
 
 

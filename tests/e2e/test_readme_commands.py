@@ -14,10 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from repository import ROOT
 from safetensors.torch import save_file
 
+from harness.cli import plan
 from harness.cli import run as cli
 from harness.data import embedded
 from harness.export import command as export
 from harness.report import __main__ as report
+from harness.runner import probe
 from harness.tensor import __main__ as tensor
 
 DOCUMENTS = [
@@ -29,7 +31,7 @@ DOCUMENTS = [
 ]
 COMMAND = re.compile(
     r"^ {0,4}((?:python -m harness(?:\.tensor|\.export|\.report)?|"
-    r"quant-harness (?:run|export|tensor|report))(?: [^\n#]*|$))",
+    r"quant-harness (?:run|plan|export|tensor|report))(?: [^\n#]*|$))",
     re.MULTILINE,
 )
 SCRIPT = {
@@ -40,6 +42,7 @@ SCRIPT = {
 }
 """Command of the console script -> the same, as a module."""
 REPORT = "python -m harness.report"
+PLAN = "quant-harness plan"
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
 ELSEWHERE = (
@@ -164,6 +167,23 @@ def test_command_runs(
     least = max(wanted.get(word, 1) for word in words)
     assert len(list(tmp_path.glob("*/*/*.json"))) >= least
     assert report.write(tmp_path, tmp_path / "reports", "all").is_file()
+
+
+@pytest.mark.usefixtures("short_data")
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(PLAN)])
+def test_plan_command_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(probe, "ENOUGH_S", 0.05)
+    kept = [w for w in shlex.split(command)[2:] if not w.startswith("task.limit=")]
+    words = [*kept, "model=tiny", "data=embedded", f"results_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", [PLAN, *words])
+    plan.main()
+    assert "Time here: about " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("short_data")
