@@ -47,7 +47,7 @@ ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "extra": {},
         },
         "Divergence": {"bos": None},
-        "NoiseFloor": {"bos": None},
+        "NoiseFloor": {"bos": None, "questions": None},
         "Parity": {"bos": None},
         "GgufModel": {"baseline": None, "attention": None},
         "HubModel": {"attention": None},

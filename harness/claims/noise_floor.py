@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.claims.grouping import Group, Row, weights_of
-from harness.claims.measure import KL, LOG_LOSS, Measure
+from harness.claims.measure import ACCURACY, KL, LOG_LOSS, Measure
 from harness.results import formatting as figures
 from harness.results import names
 
@@ -38,10 +38,18 @@ class Floor(NamedTuple):
         """Largest mean KL divergence by the order of sums alone [nat/token]."""
         return self._largest(names.KL_MEAN)
 
+    @property
+    def flips(self) -> float | None:
+        """Largest share of answers that flip by the order of sums alone; None if none was asked."""
+        asked = any(self.value(variant, names.FLIPS) is not None for variant in SAME_TYPE)
+        return self._largest(names.FLIPS) if asked else None
+
     def of(self, measure: Measure | None) -> float | None:
         """Return the noise floor in the unit of an item; None for a measure that has none."""
         if measure is LOG_LOSS:
             return self.least
+        if measure is ACCURACY:
+            return self.flips
         return self.divergence if measure is KL else None
 
     def _largest(self, name: str) -> float:
@@ -51,6 +59,20 @@ class Floor(NamedTuple):
     def value(self, variant: str, name: str) -> float | None:
         """Return the value of a metric of a variant."""
         return self.row.value_of(f"{variant}/{name}")
+
+    def line_of(self, measure: Measure | None) -> str | None:
+        """Return the noise floor of a measure in one sentence; None if it has none."""
+        if measure is ACCURACY:
+            share = self.flips
+            return (
+                None
+                if share is None
+                else (
+                    f"Noise floor, the unquantized model against itself: up to "
+                    f"{100 * share:.2g} % of the answers flip by another order of sums."
+                )
+            )
+        return self.line() if measure is LOG_LOSS else None
 
     def line(self) -> str:
         """Return the noise floor in one sentence."""

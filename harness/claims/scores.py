@@ -162,6 +162,7 @@ def _tokens(row: Row, total: str, of_token: str, why_no_test: str | None) -> Tok
         why_no_test: Why there is no test without that column.
     """
     items = _items(row, total)
+    items = items[items[total].notna()]  # a divergence may have asked questions too
     tokens = _joined(items, of_token)
     documents = _joined(items, "token_document")
     return Tokens(

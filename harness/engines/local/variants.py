@@ -3,7 +3,8 @@
 - `dtype`: the weights of a 16-bit model in float32, which shows the error of 16-bit arithmetic. A
   float32 model is rounded to bfloat16 instead, weights and arithmetic.
 - `attention`: the plain ("eager") attention kernel instead of the fused one, or the reverse.
-- `batch`: two requests at a time instead of one. A matmul of another shape sums in another order.
+- `batch`: two requests at a time instead of one, and half as many tokens where prompts are shared.
+  A matmul of another shape sums in another order.
 
 The model is not changed: after each pass its own kernel and its original parameters are back in
 place. Memory: `dtype` takes a second copy of the parameters, and the eager kernel holds all scores
@@ -13,16 +14,17 @@ of a layer, heads x length^2.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 
-from harness.engines.base import Engine, Variant
-from harness.engines.requests import Compared, Score
+from harness.engines.base import Engine, Kind, Variant
+from harness.engines.requests import Answer, Compared, Request, Score
 from harness.errors import UnsupportedEngine
 from harness.models.architecture import attention
 from harness.models.loaded import LoadedModel
+from harness.models.tokens import Tokenizer
 
 if TYPE_CHECKING:
     from harness.engines.local.engine import LocalEngine
@@ -37,7 +39,7 @@ class VariantEngine(Engine):
     """An engine that may be unsupported here, and that can only be compared."""
 
     label = "local"
-    kinds = frozenset({"compare"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"compare"})
 
     def __init__(self, engine: "LocalEngine") -> None:
         """Answer for the model of `engine`."""
@@ -49,12 +51,48 @@ class VariantEngine(Engine):
         Raises:
             UnsupportedEngine: The model or the machine lacks a kernel or a type.
         """
-        try:
+        with _explained():
             yield from self.engine.compare(other, requests)
-        except UNSUPPORTED as reason:
-            raise UnsupportedEngine(
-                f"unsupported by this model or machine: {type(reason).__name__}: {reason}"
-            ) from reason
+
+
+class AskedVariant(VariantEngine):
+    """A variant of the model's own type, which can be asked for scores too."""
+
+    kinds = frozenset({"compare", "score"})
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.engine.name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.engine.tokenizer
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the configuration allows [token]."""
+        return self.engine.max_length
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each request and its answer.
+
+        Raises:
+            UnsupportedEngine: The model or the machine lacks a kernel or a type.
+        """
+        with _explained():
+            yield from self.engine.answer(requests)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except UNSUPPORTED as reason:
+        raise UnsupportedEngine(
+            f"unsupported by this model or machine: {type(reason).__name__}: {reason}"
+        ) from reason
 
 
 def variants(engine: "LocalEngine") -> Iterator[Variant]:
@@ -66,8 +104,10 @@ def variants(engine: "LocalEngine") -> Iterator[Variant]:
     yield Variant("dtype", str(dtype).removeprefix("torch."), VariantEngine(in_dtype))
     del in_dtype  # with its copy of the parameters
     with_kernel = engine.of(loaded, within=partial(attention, loaded.module, kernel))
-    yield Variant("attention", kernel, VariantEngine(with_kernel))
-    yield Variant("batch", str(AT_ONCE), VariantEngine(engine.of(loaded, compared_at_once=AT_ONCE)))
+    yield Variant("attention", kernel, AskedVariant(with_kernel))
+    in_batches = engine.of(loaded, compared_at_once=AT_ONCE)
+    in_batches.batch_tokens = max(1, engine.batch_tokens // 2)
+    yield Variant("batch", str(AT_ONCE), AskedVariant(in_batches))
 
 
 def in_other_dtype(

@@ -16,6 +16,7 @@ METRICS = {
     "same top token": names.SAME_TOP,
     "RMS of delta-p": names.DELTA_P_RMS,
     "ln PPL ratio": names.LN_PPL_RATIO,
+    "flips": names.FLIPS,
 }
 """Title of a column -> metric; the record has `<variant>/<metric>`."""
 
@@ -33,18 +34,24 @@ def noise_floor(group: Group) -> Section | None:
             "Differences "
             "between recipes that are not above these say nothing about the recipes. The last "
             f"column belongs to the ln PPL ratio: {_how(floor)}. The other figures describe these "
-            "tokens."
+            "tokens and answers."
         ),
         table=pd.DataFrame([_cells(floor, variant) for variant in floor.variants]),
     )
 
 
+def _titles(floor: Floor) -> list[str]:
+    """Return the columns; without questions there are no flips."""
+    return [title for title in METRICS if title != "flips" or floor.flips is not None]
+
+
 def _cells(floor: Floor, variant: str) -> dict[str, str]:
+    asked = _titles(floor)
     found = {title: floor.row.metric(f"{variant}/{name}") for title, name in METRICS.items()}
     change = next(metric.note for metric in found.values() if metric is not None)
     return (
         {"change": (change or variant).partition(";")[0]}
-        | {title: _small(metric) for title, metric in found.items()}
+        | {title: _small(found[title]) for title in asked}
         | {"its 95 % interval": figures.show_interval(found["ln PPL ratio"], "signed exponent")}
     )
 

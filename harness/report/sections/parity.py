@@ -19,7 +19,7 @@ def parities(group: Group) -> Section | None:
             f"Protocol: {group.task.protocol}\n"
             f"The same weights and {figures.count(group.headline)}. Real = fake if the output of "
             "every layer is within the tolerance that the backend states, relative to its norm and "
-            "on the input of the fake layer; the worst layer is shown. The other columns are end "
+            "on the input of the fake layer; the layer that differs most is shown. The other columns are end "
             "to end, first the mean magnitude of the difference of the next token's "
             f"log-probability ({group.headline.note}). Layers that round their inputs amplify "
             "differences in the last place to the size of what rounding does at all, which the "

@@ -47,7 +47,7 @@ def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
         text=(
             "Difference of the mean log-loss from the baseline's, paired token by token; "
             f"{how}. 0.01 is 1 % of perplexity. Each interval stands by itself: of many, one in "
-            "twenty misses. Verdicts are corrected for their number (Holm). Fewest bits first. A "
+            "twenty misses. p is corrected for their number (Holm). Fewest bits first. A "
             "format is on the frontier if no other one here "
             "has as few bits and a smaller difference. The frontier describes these tokens; it is "
             "no test of one format against another."
@@ -71,7 +71,7 @@ def mark_frontier(costs: Sequence[Cost]) -> list[Cost]:
 
 
 def _cells(cost: Cost) -> dict[str, str]:
-    quant = cost.row.quant
+    quant, p = cost.row.quant, cost.claim.evidence.p
     return {
         "recipe": cost.row.label,
         "format": ", ".join(quant.formats.values()),
@@ -80,6 +80,7 @@ def _cells(cost: Cost) -> dict[str, str]:
         "perplexity": figures.show(cost.row.headline),
         "difference [nat/token]": f"{cost.nll:+.5f}",
         "95 % interval": figures.show_bounds(cost.interval, "signed"),
+        "p": figures.MISSING if p is None else figures.p_value(p),
         "differs from baseline": verdict_in_words(cost.claim),
         "on the frontier": "yes" if cost.on_frontier else "",
     }

@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.claims.claim import Answered
 from harness.claims.grouping import Group, Row
-from harness.claims.measure import LOG_LOSS, measure_of
+from harness.claims.measure import measure_of
 from harness.claims.tiers import Tiers
 from harness.report.sections.differences import Cells, Columns, of_comparison, of_itself
 from harness.report.sections.section import Section
@@ -27,8 +27,8 @@ def ranking(answered: Answered) -> Section:
         for row, cells in zip(group.rows, found, strict=True)
     ]
     notes = [f"Difference: {cells.note}." for cells in found if cells.note]
-    has_floor = answered.floor is not None and measure_of(group.task.name) is LOG_LOSS
-    floor = answered.floor.line() if answered.floor is not None and has_floor else None
+    measure = measure_of(group.task.name)
+    floor = answered.floor.line_of(measure) if answered.floor is not None else None
     return Section(
         title=task_title(group),
         text="\n".join(

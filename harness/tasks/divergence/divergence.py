@@ -24,9 +24,8 @@ from harness.tasks.divergence.compare import (
     window_samples,
     window_sums,
 )
-from harness.tasks.divergence.questions import compare_answers
+from harness.tasks.divergence.questions import check_rules, compare_answers, question_facts
 from harness.tasks.divergence.statistics import divergence_metrics
-from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
 from harness.tasks.windows import Bos, disjoint_windows, window_facts, window_protocol
 
@@ -54,12 +53,7 @@ class Divergence:
     def __post_init__(self) -> None:
         """Check the bounds of fields, and that answers have probabilities."""
         check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
-        rules = self.questions.rules if self.questions else ()
-        if others := [type(rule).__name__ for rule in rules if not isinstance(rule, Direct)]:
-            raise ValueError(
-                "questions must be answered by the direct rule alone, whose answers are letters "
-                f"with probabilities, got {', '.join(others)}"
-            )
+        check_rules(self.questions)
 
     @property
     def asks(self) -> tuple[Kind, ...]:
@@ -101,7 +95,7 @@ class Divergence:
                 version=self.version,
                 protocol=f"{protocol}|baseline=float|kl=base-to-candidate{asked}",
                 data=window_facts(text, windows)
-                | (self._question_facts(answers) if answers else {}),
+                | (question_facts(self.questions, answers) if self.questions and answers else {}),
             ),
             metrics=(
                 *divergence_metrics(pairs, documents),
@@ -119,8 +113,3 @@ class Divergence:
                 *(answers.warnings if answers else ()),
             ),
         )
-
-    def _question_facts(self, answers: TaskResult) -> dict[str, Any]:
-        facts = self.data_facts()["questions"]
-        prompts = {key: value for key, value in answers.info.data.items() if key not in facts}
-        return {"questions": facts, "prompts": prompts}

@@ -15,6 +15,7 @@ Questions are independent.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,29 @@ from harness.errors import ModelError
 from harness.results.record import Metric, SampleScore, Unit
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.statistics import DELTA_P_NOTE, mean_metric
+from harness.tasks.mmlu.direct import Direct
 from harness.tasks.mmlu.mmlu import MMLU
+
+
+def check_rules(questions: MMLU | None) -> None:
+    """Check that answers have probabilities.
+
+    Raises:
+        ValueError: They are taken by another rule than the direct one.
+    """
+    rules = questions.rules if questions else ()
+    if others := [type(rule).__name__ for rule in rules if not isinstance(rule, Direct)]:
+        raise ValueError(
+            "questions must be answered by the direct rule alone, whose answers are letters "
+            f"with probabilities, got {', '.join(others)}"
+        )
+
+
+def question_facts(questions: MMLU, answers: TaskResult) -> dict[str, Any]:
+    """Return what identifies the questions and the prompts that were asked."""
+    facts = questions.data_facts()
+    prompts = {key: value for key, value in answers.info.data.items() if key not in facts}
+    return {"questions": facts, "prompts": prompts}
 
 
 def compare_answers(questions: MMLU, engine: Engine, base: Baseline) -> TaskResult:

@@ -29,6 +29,9 @@ from harness.recipe import QuantRecipe, quantize
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence import noise_floor
 from harness.tasks.divergence.noise_floor import NoiseFloor
+from harness.tasks.mmlu.direct import Direct
+from harness.tasks.mmlu.generate import Generate
+from harness.tasks.mmlu.mmlu import MMLU
 
 CPU = torch.device("cpu")
 TASK = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3)
@@ -222,3 +225,34 @@ def test_sizes_that_score_nothing_are_refused() -> None:
         NoiseFloor(data=EmbeddedData(), window=1)
     with pytest.raises(ValueError, match="limit_windows must be >= 1"):
         NoiseFloor(data=EmbeddedData(), limit_windows=0)
+
+
+QUESTIONS = MMLU(data=EmbeddedData(), answer=Direct(), limit=8)
+"""So few that a pass of half the size has other requests."""
+
+
+def test_flips_are_those_of_answers_by_another_order_of_sums(loaded: LoadedModel) -> None:
+    task = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3, questions=QUESTIONS)
+    result = task.run(LocalEngine(loaded))
+    found = values(result)
+    before = {s.id: s.answer for s in QUESTIONS.run(LocalEngine(loaded)).samples}
+    half = LocalEngine(loaded, batch_tokens=LocalEngine(loaded).batch_tokens // 2)
+    after = {s.id: s.answer for s in QUESTIONS.run(half).samples}
+    changed = sum(before[question] != after[question] for question in before)
+    assert found["batch/answer_disagreement"] == changed / len(before)
+    assert "dtype/flips" not in found, "the model in another type is not asked"
+    samples = [sample.id for sample in result.samples if sample.id.startswith("batch/")]
+    assert samples == [f"batch/{question}" for question in before]
+    assert "questions=(" in result.info.protocol
+
+
+def test_questions_leave_the_figures_of_the_text_as_they_are(loaded: LoadedModel) -> None:
+    asked = NoiseFloor(data=EmbeddedData(), window=100, limit_windows=3, questions=QUESTIONS)
+    alone, both = (values(task.run(LocalEngine(loaded))) for task in (TASK, asked))
+    assert alone == {name: value for name, value in both.items() if name in alone}
+
+
+def test_questions_of_another_rule_have_no_probabilities() -> None:
+    questions = MMLU(data=EmbeddedData(), answer=Generate(), limit=8)
+    with pytest.raises(ValueError, match="direct rule alone"):
+        NoiseFloor(data=EmbeddedData(), questions=questions)

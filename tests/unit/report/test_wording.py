@@ -1,0 +1,88 @@
+"""Claim lint: generated text has no bold, no rank, and no verdict without the test behind it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+
+REPORTS = sorted((ROOT / "reports" / "published").glob("*-smollm2.md"))
+RANKS = re.compile(
+    r"\b(best|worst|winner|wins?|medals?|superior|lossless|significant(ly)?|rank(ed|ing)?"
+    r"|(?<!signed )ranks)\b",
+    re.I,
+)
+VERDICT = re.compile(r"\b(worse|better|equivalent|faster|slower)\b")
+TEST = re.compile(r"\bp [=<] |Holm|McNemar|signed ranks| t by |\bp < ")
+EXPLAINS = re.compile(
+    r"(lower|higher) is better|Faster or slower is said|the faster (of|products)|verdict|is not known",
+    re.I,
+)
+"""Sentences that say what a word means, or where it is used."""
+
+
+def faults(text: str) -> list[str]:
+    """Return what a text claims without saying how it was tested, and what it boasts of."""
+    found = ["bold" for _ in re.finditer(r"(?<!\\)\*\*", text)]
+    header: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            header = header if header else cells
+            found += _of_row(dict(zip(header, cells, strict=True)))
+            continue
+        header = []
+        found += [match.group() for match in RANKS.finditer(line)]
+        found += [
+            sentence
+            for sentence in re.split(r"(?<=\.)\s", line)
+            if VERDICT.search(sentence)
+            and not TEST.search(sentence)
+            and not EXPLAINS.search(sentence)
+        ]
+    return found
+
+
+def _of_row(row: dict[str, str]) -> list[str]:
+    """Return the verdicts of a table row that stand without a p in the row or in their cell."""
+    p = row.get("p", "-")
+    return [
+        cell
+        for cell in row.values()
+        if VERDICT.search(cell)
+        and not (TEST.search(cell) or EXPLAINS.search(cell))
+        and not re.fullmatch(r"\d[\d.e-]*", p)
+    ]
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_reports_claim_nothing_without_its_test(path: Path) -> None:
+    assert faults(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_sentences_of_claims_name_their_test(path: Path) -> None:
+    claims = json.loads(path.with_suffix(".json").read_text())["claims"]
+    assert faults("\n".join(claim["sentence"] for claim in claims)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**int8_row** was measured.",
+        "int8_row is the best recipe.",
+        "int8_row: worse than baseline by 0.2 %.",
+        "| recipe | p | verdict |\n|:--|:--|:--|\n| int8 | - | worse |",
+        "INT8 ranks first.",
+    ],
+)
+def test_the_lint_finds(text: str) -> None:
+    assert faults(text)
+
+
+def test_the_lint_lets_a_tested_claim_pass() -> None:
+    assert not faults(
+        "int8_row: worse than baseline (difference +0.2 %; p = 0.004; t by document)."
+    )
+    assert not faults("| recipe | p | verdict |\n|:--|:--|:--|\n| int8 | 0.004 | worse |")
