@@ -31,8 +31,7 @@ from harness.engines.tree import Ints, PrefixTree
 SHORT = 32
 """Nodes of at most so many tokens may be padded to one length [token]."""
 LONG = 128
-"""Nodes of more tokens go alone: attention to them takes longer than a call of its kernel [token].
-"""
+"""Nodes of more tokens go alone: their attention takes longer than a kernel's start [token]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -128,8 +128,8 @@ class RunningVllm(Engine):
         if most is not None and longest >= most:
             raise ConfigError(
                 f"engine=vllm must have room for one token behind each prompt, got a prompt of "
-                f"{longest} tokens where {most} fit; set task.max_length or task.window to "
-                f"{most - 1}, or leave engine out"
+                f"{longest} tokens where {most} fit; lower task.shots, "
+                f"task.max_length or task.window until prompts have {most - 1}, or leave engine out"
             )
 
     def _texts(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:

@@ -23,7 +23,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from harness.engines.local import shared_sequences, tree_pass
+from harness.engines.local import shared_sequences, tree_attention, tree_pass
 from harness.engines.local.answers import answer
 from harness.engines.local.greedy import end_ids
 from harness.engines.local.prefix_support import unsupported
@@ -186,6 +186,45 @@ def test_answers_are_those_of_requests_that_run_alone(name: str) -> None:
         found, warnings = answers(loaded, requests, batch_tokens)
         check(loaded, requests, found)
         assert bool(warnings) is (name == "lfm2")
+
+
+LONG_NODES = tree_pass.LONG + 20
+"""Tokens of a node that goes alone."""
+
+
+def long_requests() -> list[Score]:
+    """A long beginning, and below it two long nodes and a short one."""
+    drawn = np.random.default_rng(2)
+    root, *below = (
+        tuple(drawn.integers(3, 250, count).tolist())
+        for count in (LONG_NODES, LONG_NODES, LONG_NODES + 7, 9)
+    )
+    return [Score((*root, *each[:-2]), each[-2:]) for each in below]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-32", "mistral-400", "gemma2-32", "gpt-oss-32"])
+def test_long_nodes_see_their_own_tokens_and_those_before_them(name: str) -> None:
+    loaded, requests = model_of(name), long_requests()
+    for batch_tokens in (200, 4096):
+        found, warnings = answers(loaded, requests, batch_tokens)
+        check(loaded, requests, found)
+        assert not warnings
+
+
+def test_shared_prompts_of_a_bfloat16_model_stay_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention sums in float32; what it passes on has the type of the model."""
+    loaded = TinyModel(dtype="bfloat16").load(CPU)
+    seen = []
+    attend = tree_attention.attend_packed
+
+    def watched(*args: Any, **options: Any) -> Any:
+        found = attend(*args, **options)
+        seen.append((found[0] if isinstance(found, tuple) else found).dtype)
+        return found
+
+    monkeypatch.setattr(tree_attention, "attend_packed", watched)
+    answers(loaded, long_requests())
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_rows_of_unequal_length_decode_as_transformers_does() -> None:

@@ -131,7 +131,7 @@ def test_prompt_that_leaves_no_room_for_a_token_is_told_before_anything_is_loade
     start: Any, asked: Callable[[str], list[Any]]
 ) -> None:
     with start(max_model_len=8) as engine:
-        with pytest.raises(ConfigError, match=r"got a prompt of 8 tokens where 8 fit; .* to 7"):
+        with pytest.raises(ConfigError, match=r"got a prompt of 8 tokens where 8 fit; .* have 7"):
             list(engine.answer([Score((1,), (2,) * 8)]))
         assert not asked("load")
         [(_, answer)] = engine.answer([Score((1,), (2,) * 7)])

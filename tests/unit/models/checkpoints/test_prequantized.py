@@ -134,6 +134,8 @@ def test_llm_int8_of_bitsandbytes(float_folder: Path, tmp_path: Path) -> None:
     assert "LLM.int8, threshold 6.0" in loaded.origin
     inputs = quantize(loaded, QuantRecipe()).report.input_formats
     assert inputs == {"checkpoint": "int8 by token, features beyond 6.0 in float"}
+    warnings = quantize(loaded, QuantRecipe()).warnings
+    assert any("LLM.int8" in warning and "batch" in warning for warning in warnings)
 
 
 def test_int8_of_torchao(float_folder: Path, tmp_path: Path) -> None:
