@@ -95,7 +95,7 @@ def _native(claims: Sequence[speed.Speed]) -> list[speed.Speed]:
 
 
 def _counted(said: Sequence[_Said]) -> str:
-    """Return how often each verdict was given, such as `3 recipes: 2 worse; 1 cannot tell`."""
+    """Return how often each verdict was given, such as `2 worse; 1 cannot tell`."""
     times = Counter(each.verdict for each in said)
     words = "; ".join(f"{num} {verdict}" for verdict, num in times.items())
-    return f"{len(said)} {plural('recipe', len(said))} in the table below: {words}"
+    return f"{len(said)} {plural('recipe', len(said))} in the table below (Holm): {words}"

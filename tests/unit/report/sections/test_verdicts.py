@@ -116,7 +116,7 @@ def test_of_many_recipes_the_best_have_sentences_and_the_others_are_counted(
     assert [line.partition(":")[0] for line in lines[2:-1]] == [
         f"r{number:02}" for number in range(MOST_SENTENCES)
     ]
-    assert lines[-1] == "And 3 recipes in the table below: 3 worse."
+    assert lines[-1] == "And 3 recipes in the table below (Holm): 3 worse."
 
 
 def test_groups_that_do_not_fit_beside_the_first_are_counted(folder: Folder) -> None:
@@ -129,7 +129,7 @@ def test_groups_that_do_not_fit_beside_the_first_are_counted(folder: Folder) -> 
     first, second = folder.lines()[1], folder.lines()[-1]
     assert first.startswith("mmlu of m")
     assert second.startswith("perplexity of m")
-    assert second.endswith(": 2 recipes in the table below: 2 worse.")
+    assert second.endswith(": 2 recipes in the table below (Holm): 2 worse.")
 
 
 def test_recipes_without_a_baseline_are_not_compared_and_the_line_says_why(
