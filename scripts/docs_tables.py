@@ -280,6 +280,20 @@ def vllm(file: Path) -> Rows:
     return rows
 
 
+def simulation(file: Path) -> Rows:
+    """Return what simulated studies of claims found: a row a kind of study, in percent."""
+    found = load(file)
+    titles = {
+        "false": "a false claim in the family",
+        "covered": "intervals that hold the truth",
+        "found": "found, where `plan` promises 80 %",
+        "within": "loss at the margin, one test says smaller",
+        "lossless": "all losses at the margin, one is called equivalent",
+    }
+    rows = [[row["study"], *(f"{row[name]:.1f} %" for name in titles)] for row in found["rows"]]
+    return [[f"{found['studies']:,} studies of each kind", *titles.values()], *rows]
+
+
 TABLES: Mapping[str, Callable[[Path], Rows]] = {
     function.__name__: function
     for function in (
@@ -292,6 +306,7 @@ TABLES: Mapping[str, Callable[[Path], Rows]] = {
         exactness,
         formats,
         lm_eval_tasks,
+        simulation,
         vllm,
     )
 }

@@ -34,6 +34,7 @@ from harness.report.sections.sizes import sizes
 from harness.report.sections.subjects import subjects
 from harness.report.sections.throughput import throughput
 from harness.report.sections.unfinished import not_ok, not_supported
+from harness.report.sections.verdicts import verdicts
 from harness.report.sections.warnings import warnings
 from harness.report.titles import told_apart
 from harness.results.store import Stored
@@ -97,6 +98,7 @@ def builders(
 ) -> Iterator[Builder]:
     """Yield a function for each section, in the order of the report."""
     groups = [each.group for each in answered]
+    yield partial(verdicts, answered)
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")
         yield partial(_of_group, each, answered, stored, picture)

@@ -14,8 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from repository import ROOT
 from safetensors.torch import save_file
 
+from harness.claims.margins import read_margins
 from harness.cli import plan
 from harness.cli import run as cli
+from harness.compare import __main__ as compare
 from harness.data import embedded
 from harness.export import command as export
 from harness.report import __main__ as report
@@ -31,7 +33,7 @@ DOCUMENTS = [
 ]
 COMMAND = re.compile(
     r"^ {0,4}((?:python -m harness(?:\.tensor|\.export|\.report)?|"
-    r"quant-harness (?:run|plan|export|tensor|report))(?: [^\n#]*|$))",
+    r"quant-harness (?:run|plan|compare|export|tensor|report))(?: [^\n#]*|$))",
     re.MULTILINE,
 )
 SCRIPT = {
@@ -43,6 +45,7 @@ SCRIPT = {
 """Command of the console script -> the same, as a module."""
 REPORT = "python -m harness.report"
 PLAN = "quant-harness plan"
+COMPARE = "quant-harness compare"
 TENSOR = "python -m harness.tensor"
 EXPORT = "python -m harness.export"
 ELSEWHERE = (
@@ -222,6 +225,13 @@ def test_tensor_command_runs(
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith(REPORT)])
 def test_the_report_takes_the_arguments_of_a_command(command: str) -> None:
     assert report.parser().parse_args(shlex.split(command)[3:]).results
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(COMPARE)])
+def test_compare_takes_the_arguments_of_a_command(command: str) -> None:
+    # docs/ci.md has a test of its own, which compares.
+    words = shlex.split(command.partition("||")[0])[2:]
+    assert read_margins(compare.parser().parse_args(words).margin)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md"])

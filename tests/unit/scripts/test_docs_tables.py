@@ -9,7 +9,6 @@ from script_modules import load_script
 
 ROOT = Path(__file__).parents[3]
 ELSEWHERE = {
-    "| recipe | bits/weight | perplexity | relative difference, 95 % interval | differs from baseline |": "output of `make demo`",
     "| scale for | bits/weight | INT8 | FP8 E4M3 |": "tests/unit/report/test_readme_figures.py",
     "| format | bits/weight | perplexity | log-loss above the baseline [nat/token] |": "the same",
     "| backend | float32 | bfloat16 | float16 | where they may differ |": "tolerances, chosen by arithmetic",
