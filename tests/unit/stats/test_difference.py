@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.weightstats import ttost_paired
 
-from harness.stats import Estimate, clustered
+from harness.stats import Clusters, Estimate, clustered
 from harness.stats.difference import Difference, of_answers, of_flips, of_tokens
 
 RANDOM = np.random.default_rng(7)
@@ -103,3 +103,33 @@ def test_a_visible_difference_is_found_with_the_promised_power() -> None:
     reach = scipy_stats.t.ppf(0.975, freedom)
     power = scipy_stats.nct.sf(reach, freedom, visible / error)
     assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_equivalence_by_hand() -> None:
+    # Differences 0, 1, 2, 3, 4: mean 2, variance 10 / 4 = 2.5, error sqrt(2.5 / 5) = 0.70711.
+    # At the margin 4: t = (2 + 4) / 0.70711 = 8.4853 and (4 - 2) / 0.70711 = 2.8284, 4 degrees of
+    # freedom. The nearer bound decides. For 4 degrees of freedom, with s = t / sqrt(t^2 + 4),
+    # P(T > t) = 1/2 - 3/4 s (1 - s^2 / 3) = 1/2 - 3/4 * 0.81650 * 0.77778 = 0.02371.
+    found = of_tokens(Clusters(np.arange(5.0), np.ones(5)))
+    assert found.p_within(4.0) == pytest.approx(0.02371, abs=5e-6)
+    assert found.p_within(2.0) == pytest.approx(0.5)
+
+
+def test_swapped_runs_differ_by_the_opposite_with_the_same_p() -> None:
+    one, other = of_flips(30, 12, 1000), of_flips(12, 30, 1000)
+    assert one.value == -other.value
+    assert one.p == other.p
+    assert one.interval is not None
+    assert other.interval is not None
+    assert one.interval == pytest.approx((-other.interval.high, -other.interval.low))
+    assert one.p_within(0.03) == pytest.approx(other.p_within(0.03))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_difference_is_both_within_a_margin_and_beyond_it(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found = of_tokens(Clusters(random.normal(random.normal(0, 0.5), 1.0, 30), np.ones(30)))
+    within, above = found.p_within(0.3), found.p_above(0.3)
+    assert within is not None
+    assert above is not None
+    assert within >= 0.5 or above >= 0.5

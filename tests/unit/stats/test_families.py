@@ -52,3 +52,13 @@ def test_letters_say_exactly_which_pairs_differ() -> None:
         letters = tiers(p, order)
         for (a, b), value in p.items():
             assert bool(set(letters[a]) & set(letters[b])) is (value >= 0.05)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_is_its_closed_form(seed: int) -> None:
+    """The i-th smallest of m p-values is rejected if (m - j) p_j < 5 % for all j up to i."""
+    p_values = np.random.default_rng(seed).uniform(0, 0.1, 12)
+    order = np.argsort(p_values)
+    scaled = (12 - np.arange(12)) * p_values[order]
+    expected = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    assert np.array(holm(p_values.tolist()))[order] == pytest.approx(expected)
