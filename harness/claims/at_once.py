@@ -8,7 +8,7 @@ was measured beside the unquantized model (divergence, throughput), with that.
 from collections.abc import Iterator, Sequence
 
 from harness.claims import speed_words
-from harness.claims.claim import Answered, against_baseline
+from harness.claims.claim import Answered, against_baseline, leads
 from harness.claims.grouping import comparable
 from harness.claims.measure import measure_of
 from harness.claims.noise_floor import floor_of
@@ -61,8 +61,13 @@ def _sentences(run: Stored, known: Sequence[Stored]) -> Iterator[str]:
         compared = against_baseline(group, floor)
         found = compared.get(own_id)
         yield NO_BASELINE if found is None else sentence(found)
+        of_leads = leads(group)
+        if own_id in of_leads:
+            yield sentence(of_leads[own_id])
         if found is not None and row.quant.calibration is not None:
-            answered = Answered(group=group, floor=floor, against_baseline=compared, tiers=None)
+            answered = Answered(
+                group=group, floor=floor, against_baseline=compared, leads=of_leads, tiers=None
+            )
             yield _over_seeds(answered, own_id)
 
 

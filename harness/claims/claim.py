@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from harness.claims.grouping import Group, Row
-from harness.claims.measure import KL, Measure, measure_of
+from harness.claims.measure import KL, LEAD, Measure, measure_of
 from harness.claims.noise_floor import Floor, floor_of
 from harness.claims.paired import difference, distance
 from harness.claims.tiers import Tiers, tiers_of
@@ -74,6 +74,8 @@ class Answered:
     """The noise floor of the group's model, if it was measured."""
     against_baseline: Mapping[str, Comparison]
     """Comparison of each recipe with the baseline, by run id; empty without a baseline."""
+    leads: Mapping[str, Comparison]
+    """Comparison of the leads of right answers, by run id; empty for tasks without leads."""
     tiers: Tiers | None
     """Which runs can be told apart, over all pairs; None if that is not known."""
 
@@ -81,6 +83,7 @@ class Answered:
 def family(
     pairs: Iterable[tuple[Row, Row | None]],
     *,
+    measure: Measure | None = None,
     margin: float | None = None,
     floor: float | None = None,
 ) -> list[Comparison]:
@@ -89,16 +92,18 @@ def family(
     Args:
         pairs: Each run, and the run that it is compared with; None stands for the unquantized model
             that a divergence was measured from.
+        measure: What to compare by; None is the measure of the task.
         margin: Largest difference that does not matter, in the unit of an item.
         floor: Noise floor of the measure, likewise.
     """
-    found = [(row, reference, _difference(row, reference)) for row, reference in pairs]
-    return corrected(found, margin=margin, floor=floor)
+    found = [(row, reference, _difference(row, reference, measure)) for row, reference in pairs]
+    return corrected(found, measure=measure, margin=margin, floor=floor)
 
 
 def corrected(
     found: Sequence[tuple[Row, Row | None, Difference | str]],
     *,
+    measure: Measure | None = None,
     margin: float | None = None,
     floor: float | None = None,
 ) -> list[Comparison]:
@@ -107,6 +112,7 @@ def corrected(
     Args:
         found: Each run, the run that it is compared with, and their difference or why there is
             none.
+        measure: See `family`.
         margin: See `family`.
         floor: See `family`.
     """
@@ -128,7 +134,7 @@ def corrected(
             row=row,
             reference=reference,
             evidence=Evidence(
-                measure=_measure(row),
+                measure=measure or _measure(row),
                 difference=each,
                 p=p.get(index),
                 margin=margin,
@@ -159,6 +165,7 @@ def answer(
                 group=group,
                 floor=floor,
                 against_baseline=against_baseline(group, floor, margins),
+                leads=leads(group),
                 tiers=tiers_of(group, _size(floor, group)),
             )
         )
@@ -181,6 +188,16 @@ def against_baseline(
     pairs = [(row, None if measure is KL else base) for row in recipes]
     margin = None if measure is None else margins.get(measure)
     compared = family(pairs, margin=margin, floor=_size(floor, group))
+    return {each.row.stored.record.run_id: each for each in compared}
+
+
+def leads(group: Group) -> dict[str, Comparison]:
+    """Compare the leads of right answers with the baseline's; return the comparisons by run id."""
+    base = group.baseline
+    if base is None or group.task.name not in LEAD.tasks:
+        return {}
+    pairs = [(row, base) for row in group.rows if not row.is_baseline]
+    compared = family(pairs, measure=LEAD)
     return {each.row.stored.record.run_id: each for each in compared}
 
 
@@ -214,10 +231,10 @@ def _measure(row: Row) -> Measure:
     return measure
 
 
-def _difference(row: Row, reference: Row | None) -> Difference | str:
+def _difference(row: Row, reference: Row | None, measure: Measure | None) -> Difference | str:
     """Return the paired difference, or why there is none."""
     try:
-        found = distance(row) if reference is None else difference(row, reference)
+        found = distance(row) if reference is None else difference(row, reference, measure)
     except ResultError as reason:
         return str(reason)
     if found is not None:

@@ -11,8 +11,10 @@ from typing import TypeAlias
 from harness.claims import speed_words
 from harness.claims.claim import Answered, Claim, Comparison, reference_value
 from harness.claims.grouping import Group, Row
+from harness.claims.measure import LEAD
 from harness.claims.sentences import in_unit, reference_of, sentence
 from harness.claims.speed import Speed, speeds
+from harness.results import names
 
 Cell: TypeAlias = str | float | int | None
 FIELDS = (
@@ -35,6 +37,8 @@ def _of_group(answered: Answered) -> Iterator[dict[str, Cell]]:
     for run_id, found in answered.against_baseline.items():
         tier = {"tier": letters.get(run_id)}
         yield _row(_about(answered.group, found.row) | _compared(found) | tier)
+    for found in answered.leads.values():
+        yield _row(_about(answered.group, found.row, names.LEAD) | _compared(found))
     for speed in speeds(answered.group):
         yield _row(_about(answered.group, speed.row) | _timed(speed))
 
@@ -45,7 +49,15 @@ def _row(cells: Mapping[str, Cell]) -> dict[str, Cell]:
     return {field: cells.get(field) for field in FIELDS}
 
 
-def _about(group: Group, row: Row) -> dict[str, Cell]:
+def _about(group: Group, row: Row, metric: str | None = None) -> dict[str, Cell]:
+    """Return what identifies a claim, and a value of the run.
+
+    Args:
+        group: The runs that are compared.
+        row: The run.
+        metric: Name of the value; None is the headline.
+    """
+    value = (metric and row.metric(metric)) or row.headline
     return {
         "task": group.task.name,
         "protocol": group.task.protocol,
@@ -55,11 +67,11 @@ def _about(group: Group, row: Row) -> dict[str, Cell]:
         "recipe": row.label,
         "bits_per_weight": row.quant.bits_per_weight,
         "record": row.stored.path.name,
-        "metric": row.headline.name,
-        "value": row.value,
-        "unit": str(row.headline.unit),
-        "n": row.headline.n,
-        "n_of": row.headline.n_of,
+        "metric": value.name,
+        "value": value.value,
+        "unit": str(value.unit),
+        "n": value.n,
+        "n_of": value.n_of,
     }
 
 
@@ -67,10 +79,16 @@ def _compared(found: Comparison) -> dict[str, Cell]:
     reference: dict[str, Cell] = {
         "reference": reference_of(found),
         "reference_record": found.reference.stored.path.name if found.reference else None,
-        "reference_value": reference_value(found),
+        "reference_value": _reference_value(found),
         "sentence": sentence(found),
     }
     return reference | _evidence(found) if isinstance(found, Claim) else reference
+
+
+def _reference_value(found: Comparison) -> float | None:
+    if isinstance(found, Claim) and found.evidence.measure is LEAD and found.reference is not None:
+        return found.reference.value_of(names.LEAD)
+    return reference_value(found)
 
 
 def _evidence(claim: Claim) -> dict[str, Cell]:

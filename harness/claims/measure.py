@@ -52,6 +52,17 @@ KL = Measure(
     item="token",
     resolution=0.005,
 )
+LEAD = Measure(
+    name="lead",
+    tasks=(names.MMLU_CLOZE,),
+    higher_is_better=True,
+    unit="nat/character",
+    scale=1.0,
+    item="question",
+    resolution=0.005,
+)
+"""How far the right answer is ahead of the best wrong one. A second measure beside the accuracy of
+its tasks: it moves before an answer flips."""
 MEASURES = (ACCURACY, LOG_LOSS, KL)
 
 

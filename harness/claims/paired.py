@@ -4,27 +4,32 @@ Both runs score the same samples, so the difficulty of a sample cancels in the d
 """
 
 from harness.claims.grouping import Row
-from harness.claims.measure import KL, measure_of
-from harness.claims.scores import Answers, Items, Scores, Tokens, scores_of
+from harness.claims.measure import KL, Measure, measure_of
+from harness.claims.scores import Items, Scores, Tokens, scores_of
 from harness.errors import ResultError
 from harness.stats.difference import Difference
 
 
-def difference(row: Row, reference: Row) -> Difference | None:
+def difference(row: Row, reference: Row, measure: Measure | None = None) -> Difference | None:
     """Return the paired difference of two runs, that of `row` minus that of `reference`.
 
     None for tasks that are not paired item by item, and for runs without samples.
 
+    Args:
+        row: A run.
+        reference: The run that it is compared with.
+        measure: What to compare by; None is the measure of the task.
+
     Raises:
         ResultError: A samples file is missing or damaged, or the runs have other samples.
     """
-    found = items_of(row, reference)
+    found = items_of(row, reference, measure)
     return None if found is None else found.difference
 
 
-def items_of(row: Row, reference: Row) -> Items | None:
+def items_of(row: Row, reference: Row, measure: Measure | None = None) -> Items | None:
     """Return the paired differences of the items; see `difference`."""
-    own, other = scores_of(row), scores_of(reference)
+    own, other = scores_of(row, measure), scores_of(reference, measure)
     return None if own is None or other is None else paired(own, other)
 
 
@@ -50,13 +55,10 @@ def paired(own: Scores, other: Scores) -> Items:
         ResultError: The runs have other samples.
     """
     if own.ids != other.ids:
-        items = "questions" if isinstance(own, Answers) else "windows"
+        items = "windows" if isinstance(own, Tokens) else "questions"
         raise ResultError(
             f"{own.path} must have the {items} of the baseline to be paired with it, "
             "got others; repeat the run"
         )
-    if isinstance(own, Answers):
-        assert isinstance(other, Answers)  # noqa: S101 - a task has one kind of samples
-        return own.minus(other)
-    assert isinstance(other, Tokens)  # noqa: S101
-    return own.minus(other)
+    assert type(own) is type(other)  # noqa: S101 - a measure has one kind of scores
+    return own.minus(other)  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from harness.claims.grouping import Row
-from harness.claims.measure import ACCURACY, KL, measure_of
+from harness.claims.measure import ACCURACY, KL, LEAD, Measure, measure_of
 from harness.errors import ResultError
 from harness.results import names
 from harness.results.store import read_samples
 from harness.stats import Clusters, summed
-from harness.stats.difference import Difference, of_answers, of_tokens
+from harness.stats.difference import Difference, of_answers, of_tokens, of_values
 
 NO_DOCUMENTS = (
     "no interval: the samples do not say which document each token is of; "
@@ -33,7 +33,9 @@ class Items(NamedTuple):
     sums: Clusters
     """Sums over documents or subjects; over the samples if those are not known."""
     answers: Array | None = None
-    """For questions: -1 where an answer turned wrong, 1 where it turned right, else 0."""
+    """For answers: -1 where one turned wrong, 1 where one turned right, else 0."""
+    values: Array | None = None
+    """For other scores of questions: the difference of each."""
     why_no_test: str | None = None
     """Why there is no test; None if there is one."""
 
@@ -42,6 +44,8 @@ class Items(NamedTuple):
         """The mean difference."""
         if self.answers is not None:
             return of_answers(self.answers, self.sums)
+        if self.values is not None:
+            return of_values(self.values, self.sums)
         if self.why_no_test is None:
             return of_tokens(self.sums)
         num = self.sums.num_items
@@ -64,6 +68,24 @@ class Answers:
         """Return the paired differences."""
         differences = self.correct - other.correct
         return Items(summed(differences, self.subjects), answers=differences)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leads:
+    """How far the right answer was ahead in each question."""
+
+    path: Path
+    """The record of the run."""
+    ids: tuple[str, ...]
+    leads: Array
+    """[nat/character], `[questions]`."""
+    subjects: Array
+    """Number of the subject of each question, `[questions]`."""
+
+    def minus(self, other: Self) -> Items:
+        """Return the paired differences."""
+        differences = self.leads - other.leads
+        return Items(summed(differences, self.subjects), values=differences)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,22 +141,28 @@ class Tokens:
         )
 
 
-Scores = Answers | Tokens
+Scores = Answers | Leads | Tokens
 
 
-def scores_of(row: Row) -> Scores | None:
+def scores_of(row: Row, measure: Measure | None = None) -> Scores | None:
     """Return what a run scored on each sample, in the order of the samples' ids.
 
     None for tasks that are not paired item by item, and for runs without samples.
 
+    Args:
+        row: The run.
+        measure: What to compare by; None is the measure of the task.
+
     Raises:
         ResultError: The samples file is missing or damaged.
     """
-    measure = measure_of(row.task.name)
+    measure = measure or measure_of(row.task.name)
     if measure is None or row.stored.record.samples_file is None:
         return None
     if measure is ACCURACY:
         return _answers(row)
+    if measure is LEAD:
+        return _leads(row)
     total, of_token, why = (
         ("kl", "token_kl", NO_TOKENS) if measure is KL else ("nll", "token_nll", NO_DOCUMENTS)
     )
@@ -148,6 +176,16 @@ def _answers(row: Row) -> Answers:
         path=row.stored.path,
         ids=tuple(items.index),
         correct=items["correct"].to_numpy(np.float64),
+        subjects=_numbers(items["cluster"]),
+    )
+
+
+def _leads(row: Row) -> Leads:
+    items = _items(row, names.LEAD)
+    return Leads(
+        path=row.stored.path,
+        ids=tuple(items.index),
+        leads=items[names.LEAD].to_numpy(np.float64),
         subjects=_numbers(items["cluster"]),
     )
 

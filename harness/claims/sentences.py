@@ -3,7 +3,7 @@
 import math
 
 from harness.claims.claim import Claim, Comparison, NotCompared
-from harness.claims.measure import LOG_LOSS, Measure
+from harness.claims.measure import LEAD, LOG_LOSS, Measure
 from harness.claims.verdict import Verdict
 from harness.messages import plural
 from harness.results import formatting as figures
@@ -16,6 +16,8 @@ NO_FLOOR = "the noise floor is not on file; task=noise_floor measures it"
 def sentence(comparison: Comparison) -> str:
     """Return what a comparison says, such as `int8_row: worse than none by 0.2 % (...)`."""
     label = comparison.row.label
+    if isinstance(comparison, Claim) and comparison.evidence.measure is LEAD:
+        label += ", lead of the right answer"
     if isinstance(comparison, NotCompared):
         return f"{label}: not compared with {reference_of(comparison)}: {comparison.reason}"
     return f"{label}: {_verdict(comparison)} ({details(comparison)}){_needed(comparison)}"

@@ -20,6 +20,7 @@ from harness.report.sections.divergence import divergences
 from harness.report.sections.engines import engine_runs
 from harness.report.sections.granularity import formats_by_granularity
 from harness.report.sections.group_sizes import group_size_trend
+from harness.report.sections.leads import leads
 from harness.report.sections.left_out import known_to_be_wrong, unusable
 from harness.report.sections.matmul import matmul_errors
 from harness.report.sections.mmlu import direct_against_generate
@@ -136,4 +137,4 @@ def _of_group(
     )
     if any(own):
         return own
-    return (ranking(each),)
+    return (ranking(each), leads(each))

@@ -40,6 +40,7 @@ DELTA_P_RMS = "delta_p_rms"
 LN_PPL_RATIO = "ln_ppl_ratio"
 
 # Divergence: two models on the same questions
+LEAD = "lead"
 FLIPS = "flips"
 FLIPS_TO_WRONG = "flips_to_wrong"
 FLIPS_TO_RIGHT = "flips_to_right"

@@ -150,6 +150,25 @@ def of_answers(differences: Sequence[float] | np.ndarray[Any, Any], sums: Cluste
     )
 
 
+def of_values(values: np.ndarray[Any, Any], sums: Clusters) -> Difference:
+    """Return the mean of differences over the same questions.
+
+    Args:
+        values: The difference of each question, `[questions]`.
+        sums: The same by subject. With too few subjects the claim is about these alone.
+    """
+    by_question = Clusters(values, np.ones_like(values))
+    tested = [("question", by_question), ("subject", sums)]
+    known = [(item, found) for item, each in tested if (found := each.estimate()) is not None]
+    words = [t_test(each, item) for item, each in tested if each.estimate() is not None]
+    return Difference(
+        value=by_question.mean,
+        estimates=tuple(found for _, found in known),
+        num_items=len(values),
+        test="; ".join(words) or t_test(by_question, "question"),
+    )
+
+
 def _visible(estimate: Estimate, alpha: float, power: float) -> float:
     """Return the distance from 0 at which a two-sided test finds a difference with a power."""
     reach, spare = (stats.t.ppf(share, estimate.freedom) for share in (1 - alpha / 2, power))

@@ -64,9 +64,22 @@ def _said(answered: Answered, fits: Sequence[Fitted]) -> list[_Said]:
     """Return what is said of the recipes of a group, best first, each once."""
     compared = answered.against_baseline
     rows = (row.stored.record.run_id for row in answered.group.rows)
-    of_quality = [_of_recipe(compared[run], of_run(fits, run)) for run in rows if run in compared]
+    of_quality = [
+        said
+        for run in rows
+        if run in compared
+        for said in _of_run(compared[run], answered.leads.get(run), of_run(fits, run))
+    ]
     # The seeds of one recipe are said together.
     return [*dict.fromkeys([*of_quality, *_of_speed(answered)])]
+
+
+def _of_run(
+    compared: Comparison, lead: Comparison | None, recipe: Fitted | None
+) -> Iterable[_Said]:
+    yield _of_recipe(compared, recipe)
+    if lead is not None:
+        yield _Said(sentence=sentence(lead), verdict=f"lead {_verdict(lead)}")
 
 
 def _of_recipe(compared: Comparison, recipe: Fitted | None) -> _Said:

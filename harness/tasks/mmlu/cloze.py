@@ -16,7 +16,7 @@ would mostly win. Prompts, tokens and both accuracies are those of lm-eval 0.4.1
                             space before it): lm-eval's `acc_norm`
     accuracy_unnormalized   by ln p: lm-eval's `acc`
 
-`margin` is ln p per character of the right choice minus that of the best wrong one, in the mean
+`lead` is ln p per character of the right choice minus that of the best wrong one, in the mean
 over questions. It changes with every question, where accuracy changes with flips alone.
 
 A choice may be the beginning of another one: each has its own tokens after the prompt. Equal
@@ -112,7 +112,7 @@ class Cloze:
             proportion("accuracy_unnormalized", plain).model_copy(
                 update={"note": NOTE_UNNORMALIZED}
             ),
-            _margin_metric([sample.scores["margin"] for sample in samples]),
+            _lead_metric([sample.scores["lead"] for sample in samples]),
             *ties.tie_metrics(samples),
         ]
 
@@ -129,13 +129,13 @@ def _check_choices(question: Question, scores: Sequence[Score], model: str) -> N
         )
 
 
-def _margin_metric(margins: Sequence[float]) -> Metric:
-    interval = stats.mean_interval(margins)
+def _lead_metric(leads: Sequence[float]) -> Metric:
+    interval = stats.mean_interval(leads)
     return Metric(
-        name="margin",
-        value=math.fsum(margins) / len(margins),
+        name="lead",
+        value=math.fsum(leads) / len(leads),
         unit=Unit.NAT_PER_CHARACTER,
-        n=len(margins),
+        n=len(leads),
         n_of="question",
         ci95=interval,
         higher_is_better=True,
@@ -155,6 +155,6 @@ def _score(question: Question, log_probs: Sequence[float]) -> SampleScore:
         **ties.by_letter("log_prob", log_probs),
         **ties.by_letter("num_chars", lengths),
         "correct_unnormalized": float(likeliest == question.answer),
-        "margin": per_character[question.answer] - max(wrong),
+        "lead": per_character[question.answer] - max(wrong),
     }
     return ties.sample_of(question, per_character, scores)

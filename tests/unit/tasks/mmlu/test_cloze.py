@@ -106,7 +106,7 @@ def test_text_with_the_largest_log_probability_for_its_length_is_the_answer() ->
         "num_chars_B": 6,
         "num_chars_C": 2,
         "num_chars_D": 8,
-        "margin": pytest.approx(1 - 7.9 / 8),
+        "lead": pytest.approx(1 - 7.9 / 8),
         "correct": 1,
         "correct_unnormalized": 0,
         "credit": 1,
@@ -134,21 +134,21 @@ def test_metrics_by_hand() -> None:
     assert metrics["ties"].value == 1
     assert metrics["accuracy_macro"].value == 1 / 3
     # -0.5 - -1, -1 - -0.5, -0.5 - -0.5
-    assert metrics["margin"].value == pytest.approx(0, abs=1e-15)
-    assert metrics["margin"].ci95 is None
-    assert "the right choice minus the best wrong one; no interval" in metrics["margin"].note
+    assert metrics["lead"].value == pytest.approx(0, abs=1e-15)
+    assert metrics["lead"].ci95 is None
+    assert "the right choice minus the best wrong one; no interval" in metrics["lead"].note
     assert next(iter(metrics)) == "accuracy"
     assert "divided by its number of characters" in metrics["accuracy"].note
     assert "whatever its length" in metrics["accuracy_unnormalized"].note
 
 
-def test_interval_of_the_margin_is_student_s_over_questions() -> None:
+def test_interval_of_the_lead_is_student_s_over_questions() -> None:
     asked = question("x" * 4, "y", "z", "w")
-    margins = np.random.default_rng(0).normal(size=40)
-    samples = [sample(asked, 4 * value, 0.0, -1.0, -2.0) for value in margins]
-    metric = by_name(Cloze().metrics(samples))["margin"]
-    low, high = scipy_stats.ttest_1samp(margins, 0).confidence_interval(0.95)
-    assert metric.value == pytest.approx(margins.mean(), rel=1e-12)
+    leads = np.random.default_rng(0).normal(size=40)
+    samples = [sample(asked, 4 * value, 0.0, -1.0, -2.0) for value in leads]
+    metric = by_name(Cloze().metrics(samples))["lead"]
+    low, high = scipy_stats.ttest_1samp(leads, 0).confidence_interval(0.95)
+    assert metric.value == pytest.approx(leads.mean(), rel=1e-12)
     assert metric.ci95 == pytest.approx((low, high), rel=1e-9)
     assert metric.unit == "nat/character"
 
