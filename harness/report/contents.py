@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.claims.claim import Answered, answer
 from harness.claims.grouping import comparable
+from harness.claims.suspects import marked, suspects
 from harness.errors import HarnessError
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibration_seeds, calibrations
@@ -30,6 +31,7 @@ from harness.report.sections.records import records
 from harness.report.sections.section import Section
 from harness.report.sections.sizes import sizes
 from harness.report.sections.subjects import subjects
+from harness.report.sections.suspects import suspect_rows
 from harness.report.sections.throughput import throughput
 from harness.report.sections.unfinished import not_ok, not_supported
 from harness.report.sections.warnings import warnings
@@ -83,8 +85,11 @@ def made_by(build: Builder) -> list[Section]:
 
 def builders(stored: Sequence[Stored], path: Path) -> Iterator[Builder]:
     """Yield a function for each section, in the order of the report."""
-    groups = told_apart(comparable(stored))
-    answered = answer(groups)
+    answered = answer(told_apart(comparable(stored)))
+    found = suspects(answered)
+    answered = marked(answered, found)
+    groups = [each.group for each in answered]
+    yield partial(suspect_rows, found)
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")
         yield partial(_of_group, each, answered, stored, picture)
