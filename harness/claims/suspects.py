@@ -2,7 +2,7 @@
 
 | rule | where it is looked for |
 |---|---|
-| finer scales have no larger weight error | recipes of one integer or float format |
+| finer scales have no larger weight error | recipes of one INT or FP format with float scales |
 | a recipe that changes no weight gives the baseline's scores | layers with an error of 0 |
 | a real backend computes what its fake-quantized form does | `task=parity` |
 | scores in float32 are not all bfloat16 numbers | losses and log-probabilities in the samples |
@@ -23,7 +23,7 @@ import pandas as pd
 
 from harness.claims.claim import Answered, Claim
 from harness.claims.grouping import Row, weights_of
-from harness.claims.measure import KL, measure_of
+from harness.claims.measure import KL, LOG_LOSS, measure_of
 from harness.claims.paired import paired
 from harness.claims.scores import scores_of
 from harness.claims.sentences import NO_FLOOR, details, reference_of
@@ -44,8 +44,10 @@ SLACK = 1.05
 """A finer scale may have so many times the error of a layer: where values fall is luck."""
 FEWEST_SCORES = 8
 """Fewer different scores do not show a grid."""
-SCORES = ("token_nll", "token_kl", "nll", "kl")
-"""Columns of samples with sums of float32 or finer; MMLU's begin with `log_prob_`."""
+OF_TOKENS = ("token_nll", "token_kl")
+"""Columns of samples with a list of scores, one for each token."""
+OF_WINDOWS = ("nll", "kl")
+"""Columns with a sum of such scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,7 @@ def finer_but_worse(answered: Answered) -> Iterator[Suspect]:
     """Yield rows with a larger weight error than the same format with coarser scales.
 
     The blocks of the finer format lie inside those of the coarser one, so that no scale is larger.
+    Power-of-two scales (MX) break this rule rightly: which values they clip is luck.
     """
     for row in answered.group.rows:
         coarser = [other for other in answered.group.rows if _is_finer(row, other)]
@@ -109,7 +112,9 @@ def finer_but_worse(answered: Answered) -> Iterator[Suspect]:
 
 def _is_finer(row: Row, other: Row) -> bool:
     """Whether two recipes differ in how fine their scales are, and the first is finer."""
-    if row.element is None or row.quant.calibration or other.quant.calibration:
+    if not re.match(r"(int|fp)\d", row.element or ""):
+        return False
+    if row.quant.calibration or other.quant.calibration:
         return False
     same = all(
         getattr(row.quant, name) == getattr(other.quant, name)
@@ -155,7 +160,7 @@ def identity_that_differs(answered: Answered) -> Iterator[Suspect]:
                     row=row,
                     reason=(
                         "no weight is changed, but the scores are not the baseline's: they differ "
-                        f"by up to {change:.3g} in a sample; equal weights in equal batches give "
+                        f"by up to {change:.2g} in a sample; equal weights in equal batches give "
                         "equal scores: look for a change of the model beside its weights"
                     ),
                 )
@@ -218,10 +223,11 @@ def _scores(row: Row) -> Iterator[tuple[str, Any]]:
     if measure_of(row.task.name) is None:
         return
     samples = _samples(row)
-    for column in (name for name in SCORES if name in samples):
-        values = samples[column].dropna()
-        is_list = values.dtype == object and len(values) > 0
-        yield column, np.concatenate([*values]) if is_list else values.to_numpy(np.float64)
+    for column in (name for name in OF_TOKENS if name in samples):
+        yield column, np.concatenate([*samples[column].dropna(), np.empty(0)])
+    for column in (name for name in OF_WINDOWS if name in samples):
+        # Text in their place is damage, which is said where the row is compared.
+        yield column, pd.to_numeric(samples[column], errors="coerce").to_numpy(np.float64)
     letters = [column for column in samples if str(column).startswith("log_prob_")]
     if letters:
         yield "log_prob", samples[letters].to_numpy(np.float64).ravel()
@@ -271,7 +277,8 @@ def better_than_unquantized(answered: Answered) -> Iterator[Suspect]:
     """Yield recipes that beat the baseline, corrected and by more than the noise floor."""
     for claim in answered.against_baseline.values():
         if isinstance(claim, Claim) and claim.verdict is Verdict.BETTER:
-            floor = "" if claim.evidence.floor is not None else f"; {NO_FLOOR}"
+            is_unknown = claim.evidence.measure is LOG_LOSS and claim.evidence.floor is None
+            floor = f"; {NO_FLOOR}" if is_unknown else ""
             yield Suspect(
                 row=claim.row,
                 reason=(
