@@ -112,20 +112,19 @@ def finer_but_worse(answered: Answered) -> Iterator[Suspect]:
 
 def _is_finer(row: Row, other: Row) -> bool:
     """Whether two recipes differ in how fine their scales are, and the first is finer."""
-    if not re.match(r"(int|fp)\d", row.element or ""):
+    if not re.match(r"(int|fp)\d", row.element or "") or _kind(row) != _kind(other):
         return False
     if row.quant.calibration or other.quant.calibration:
-        return False
-    same = all(
-        getattr(row.quant, name) == getattr(other.quant, name)
-        for name in ("backend", "num_quantized")
-    )
-    if not same or row.element != other.element or row.model.fingerprint != other.model.fingerprint:
         return False
     own, others = _group_size(row), _group_size(other)
     # A small group lies inside a large one if it divides it.
     nested = own and others and (np.isinf(others) or others % own == 0)
     return bool(nested and _fineness(row) < _fineness(other))
+
+
+def _kind(row: Row) -> tuple[Any, ...]:
+    """Return what a recipe has beside the granularity of its scales."""
+    return row.element, row.quant.backend, row.quant.num_quantized, row.model.fingerprint
 
 
 def _group_size(row: Row) -> float | None:
