@@ -7,6 +7,9 @@ group, and `sentences` puts a claim into words.
 
 `seeds` claims something of a recipe over its calibration seeds. `speed` claims which recipes are
 faster than the unquantized model, and `speed_words` puts that into words.
+
+`suspects` marks rows that break a rule which holds for every model, and `chance` says where
+accuracies are not above guessing.
 """
 
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared, answer, family

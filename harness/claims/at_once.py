@@ -8,13 +8,15 @@ was measured beside the unquantized model (divergence, throughput), with that.
 from collections.abc import Iterator, Sequence
 
 from harness.claims import speed_words
+from harness.claims.chance import at_chance
 from harness.claims.claim import Answered, against_baseline, leads
-from harness.claims.grouping import comparable
+from harness.claims.grouping import Row, comparable
 from harness.claims.measure import measure_of
 from harness.claims.noise_floor import floor_of
 from harness.claims.seeds import ALONE, fitted, of_run
 from harness.claims.sentences import sentence
 from harness.claims.speed import speeds
+from harness.claims.suspects import suspects
 from harness.results import names
 from harness.results.evidence import lost_evidence
 from harness.results.parts import in_parts
@@ -64,11 +66,21 @@ def _sentences(run: Stored, known: Sequence[Stored]) -> Iterator[str]:
         of_leads = leads(group)
         if own_id in of_leads:
             yield sentence(of_leads[own_id])
+        answered = Answered(
+            group=group, floor=floor, against_baseline=compared, leads=of_leads, tiers=None
+        )
         if found is not None and row.quant.calibration is not None:
-            answered = Answered(
-                group=group, floor=floor, against_baseline=compared, leads=of_leads, tiers=None
-            )
             yield _over_seeds(answered, own_id)
+        yield from _cautions(answered, row)
+
+
+def _cautions(answered: Answered, row: Row) -> Iterator[str]:
+    """Yield why the numbers of a run must not be taken at their word."""
+    chance = at_chance(answered.group)
+    if chance is not None:
+        yield f"warning: {chance}"
+    own = (each for each in suspects([answered]) if each.row is row)
+    yield from (f"{row.label} is suspect: {each.reason}" for each in own)
 
 
 def _over_seeds(answered: Answered, run_id: str) -> str:

@@ -5,6 +5,7 @@ are in `difference_unit`; `margin` and `noise_floor` are in the unit of one item
 the questions or nat per token. Text and tables of a report are written from the same claims.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from harness.claims.grouping import Group, Row
 from harness.claims.measure import LEAD
 from harness.claims.sentences import in_unit, reference_of, sentence
 from harness.claims.speed import Speed, speeds
+from harness.claims.suspects import suspects
 from harness.results import names
 
 Cell: TypeAlias = str | float | int | None
@@ -22,14 +24,24 @@ FIELDS = (
     *("metric", "value", "unit", "n", "n_of", "reference", "reference_record", "reference_value"),
     *("measure", "difference", "low", "high", "difference_unit", "test", "p_holm"),
     *("q_benjamini_hochberg", "comparisons", "margin", "p_margin_holm", "noise_floor"),
-    *("verdict", "sentence", "tier"),
+    *("verdict", "sentence", "tier", "suspect"),
 )
 """Fields of every row, in order."""
 
 
 def flat(answered: Sequence[Answered]) -> list[dict[str, Cell]]:
-    """Return the claims about all recipes, in the order of the report."""
-    return [row for each in answered for row in _of_group(each)]
+    """Return the claims about all recipes, in the order of the report.
+
+    `suspect` has the reasons why a row must be explained before it is used; see `suspects`.
+    """
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for each in suspects(answered):
+        reasons[each.row.stored.path.name].append(each.reason)
+    return [
+        row | {"suspect": "; ".join(reasons[str(row["record"])]) or None}
+        for each in answered
+        for row in _of_group(each)
+    ]
 
 
 def _of_group(answered: Answered) -> Iterator[dict[str, Cell]]:

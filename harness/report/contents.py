@@ -13,6 +13,7 @@ from types import MappingProxyType
 from harness.claims.claim import Answered, answer
 from harness.claims.grouping import comparable
 from harness.claims.measure import Measure
+from harness.claims.suspects import marked, suspects
 from harness.errors import HarnessError
 from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibration_seeds, calibrations
@@ -33,6 +34,7 @@ from harness.report.sections.records import records
 from harness.report.sections.section import Section
 from harness.report.sections.sizes import sizes
 from harness.report.sections.subjects import subjects
+from harness.report.sections.suspects import suspect_rows
 from harness.report.sections.throughput import throughput
 from harness.report.sections.unfinished import not_ok, not_supported
 from harness.report.sections.verdicts import verdicts
@@ -98,7 +100,10 @@ def builders(
     stored: Sequence[Stored], answered: Sequence[Answered], path: Path
 ) -> Iterator[Builder]:
     """Yield a function for each section, in the order of the report."""
+    found = suspects(answered)
+    answered = marked(answered, found)
     groups = [each.group for each in answered]
+    yield partial(suspect_rows, found)
     yield partial(verdicts, answered)
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")

@@ -15,6 +15,11 @@ def wilson(correct: int, total: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
+def above(correct: int, total: int, share: float) -> float:
+    """Return the exact p-value of "the proportion is not above `share`", by `binomtest`."""
+    return float(stats.binomtest(correct, total, share, alternative="greater").pvalue)
+
+
 def mcnemar(one_way: int, other_way: int) -> float:
     """Return the exact two-sided p-value of McNemar's test (1947), by `scipy.stats.binomtest`.
 

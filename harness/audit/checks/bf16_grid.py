@@ -17,6 +17,7 @@ from harness.audit.quantity import Quantity
 from harness.audit.sheet import ColumnKind, Sheet
 from harness.audit.study import Study
 from harness.messages import plural
+from harness.stats.bfloat16 import bf16
 
 _CHANCE = 1e-3
 """Columns with a larger chance of an accident are not reported."""
@@ -24,12 +25,6 @@ _FEWEST = 3
 """Fewer different values are not reported."""
 _COARSE = 2
 """Differences of so many steps are within the rounding of both values."""
-
-
-def bf16(value: float) -> float:
-    """Return the bfloat16 nearest to a positive number (8 significant bits, ties to even)."""
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(round(mantissa * 256), exponent - 8)
 
 
 class Grid(NamedTuple):

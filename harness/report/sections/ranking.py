@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.claims.chance import at_chance
 from harness.claims.claim import Answered
 from harness.claims.grouping import Group, Row
 from harness.claims.measure import measure_of
@@ -29,14 +30,13 @@ def ranking(answered: Answered) -> Section:
     notes = [f"Difference: {cells.note}." for cells in found if cells.note]
     measure = measure_of(group.task.name)
     floor = answered.floor.line_of(measure) if answered.floor is not None else None
+    chance = at_chance(group)
+    warning = f"Warning: {chance}." if chance is not None else None
+    tiers = _tiers_in_words(answered.tiers)
+    lines = _lines(group, [warning, _why_no_interval(group.headline), *notes, floor, tiers])
     return Section(
         title=task_title(group),
-        text="\n".join(
-            _lines(
-                group,
-                [_why_no_interval(group.headline), *notes, floor, _tiers_in_words(answered.tiers)],
-            )
-        ),
+        text="\n".join(lines),
         table=pd.DataFrame(rows),
     )
 

@@ -4,24 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.audit.checks.bf16_grid import bf16, bf16_values
+from harness.audit.checks.bf16_grid import bf16_values
 from harness.audit.study import study
-
-
-def by_torch(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float64).to(torch.bfloat16))
 
 
 def is_flagged(header: str, values: list[str]) -> bool:
     rows = [f"| {i} | {value} |" for i, value in enumerate(values)]
     text = "\n".join([f"| scheme | {header} |", "|---|---|", *rows])
     return any(True for _ in bf16_values(study(text)))
-
-
-def test_bf16_is_that_of_torch() -> None:
-    for value in np.random.default_rng(0).uniform(0.01, 100, 500):
-        # torch rounds a float64 to float32 first; so does this.
-        assert bf16(float(np.float32(value))) == by_torch(float(np.float32(value)))
 
 
 @pytest.mark.parametrize("seed", range(5))
