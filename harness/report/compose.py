@@ -14,20 +14,6 @@ from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
 from harness.report.sections.left_out import shortened
 
-INTRODUCTION = """\
-A headline has its n and a 95 % interval: by document for figures over text, Wilson's over
-questions for accuracy, Student's t over draws for matmuls. A difference is taken only
-between runs of one protocol, item by item. It has an interval, a p and a verdict; where
-an interval is missing, a line above the table says why. The comparisons of a table are a
-family: their p is corrected for the number of comparisons (Holm), so that the chance of
-one false verdict in a table is at most 5 %. The verdict is "cannot tell" where that p is
-0.05 or more, which is not "equal". A column without an interval or a p beside it
-(percentiles, agreement, values by subject or group size, counts, bits and bytes)
-describes these items and claims nothing about others. A path says how a recipe was run:
-none (float), fake-quant, or real with the backend and, where it was measured, the type
-that its products are as exact as and their largest relative error. pp are percentage
-points; % is a share, or a relative change where the column says so. How intervals are
-made: docs/evaluation.md."""
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
 RECORDS = "Records: "
 """What stands before the folder of the records, relative to the folder of the report."""
@@ -66,7 +52,7 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
     answered = answered_of(stored, margins)
     found = collect(stored, answered, problems, pictures / path.name)
     asked = f"\n{MARGIN}{margin}" if margin else ""
-    head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}\n\n{INTRODUCTION}"
+    head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}"
     return Composed(render(f"Report: {path.stem}", head, found), flat(answered), problems)
 
 

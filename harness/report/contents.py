@@ -30,6 +30,7 @@ from harness.report.sections.parity import parities
 from harness.report.sections.published import published_figures
 from harness.report.sections.quality import quality_against_bits
 from harness.report.sections.ranking import ranking
+from harness.report.sections.reading import reading
 from harness.report.sections.records import records
 from harness.report.sections.section import Section
 from harness.report.sections.sizes import sizes
@@ -105,6 +106,7 @@ def builders(
     groups = [each.group for each in answered]
     yield partial(suspect_rows, found)
     yield partial(verdicts, answered)
+    yield reading
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-throughput-{number}.png")
         yield partial(_of_group, each, answered, stored, picture)

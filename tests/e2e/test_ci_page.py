@@ -75,6 +75,25 @@ def test_the_workflow_is_short_and_a_step_does_one_thing() -> None:
     assert len(commands("compare")) == 1
 
 
+def test_a_comparison_that_fails_does_not_cost_the_baseline() -> None:
+    words = [f"{step.get('uses', '')} {step.get('run', '')}" for step in steps()]
+    done = [
+        next(index for index, each in enumerate(words) if word in each)
+        for word in ("cache/restore@", "results_dir=results/base", "cache/save@", "harness compare")
+    ]
+    assert done == sorted(done)
+    assert not any("actions/cache@" in each for each in words), "it saves only if the job succeeds"
+    restore, save = (step for step in steps() if "actions/cache/" in step.get("uses", ""))
+    assert restore["with"]["path"] == save["with"]["path"] == "results/base"
+    assert f"steps.{restore['id']}.outputs.cache-primary-key" in save["with"]["key"]
+
+
+def test_the_default_branch_fills_the_cache_for_pull_requests() -> None:
+    assert BLOCK
+    # YAML 1.1 reads the key `on` as true.
+    assert {*yaml.safe_load(BLOCK[1])[True]} == {"pull_request", "push"}
+
+
 def test_its_commands_measure_both_folders_and_compare_them(
     measured: Callable[..., None],
     code_of: Callable[..., int],

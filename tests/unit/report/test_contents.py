@@ -13,7 +13,7 @@ from harness.report import contents, plots
 from harness.report.__main__ import write
 from harness.report.contents import answered_of, collect
 from harness.report.intake import take_in
-from harness.report.sections import verdicts
+from harness.report.sections import reading, verdicts
 from harness.report.sections.section import Section
 from harness.report.sections.subjects import subjects
 from harness.results.record import Metric, RunRecord, Unit
@@ -51,7 +51,7 @@ def test_published_studies_are_whole_and_every_table_says_something(
     assert not any("By subject: perplexity" in title for title in titles)
     for section in found:
         assert section.text, f"{section.title} is explained"
-        if section.title == verdicts.TITLE:
+        if section.title in (verdicts.TITLE, reading.TITLE):
             continue
         assert section.table is not None
         assert len(section.table), section.title
@@ -127,7 +127,12 @@ def test_a_table_that_stands_alone_has_a_plain_title(
     make_record: MakeRecord, file_records: FileRecords, tmp_path: Path
 ) -> None:
     text = write(file_records(make_record("none")), tmp_path / "out", "r").read_text()
-    assert headings(text) == ["mmlu of m (questions)", "Size and coverage: m, float32", "Records"]
+    assert headings(text) == [
+        reading.TITLE,
+        "mmlu of m (questions)",
+        "Size and coverage: m, float32",
+        "Records",
+    ]
 
 
 def test_sizes_stand_once_a_model_however_many_tasks_it_ran(
@@ -231,6 +236,7 @@ def test_section_that_fails_is_listed_and_the_others_are_written(
     assert found[0].title == "Left out: files that cannot be used"
     assert [section.title for section in found[1:]] == [
         verdicts.TITLE,
+        reading.TITLE,
         "mmlu of m (questions)",
         "Records",
     ]

@@ -91,6 +91,8 @@ def test_the_first_recipe_has_its_difference_interval_and_verdict_in_the_first_l
     assert f"int4: worse than baseline (difference +{change:.3g} % of the perplexity" in first
     assert "[+" in first.replace("\\", "")
     assert "t by document, 12 of them" in first
+    lines = text.splitlines()
+    assert any("int4: worse than baseline" in line for line in lines[:12]), lines[:12]
 
 
 def test_each_sentence_is_that_of_the_claim(folder: Folder) -> None:
