@@ -155,3 +155,14 @@ def test_every_stop_of_the_tour_exists() -> None:
             }
             assert part in named, f"{file} must define {name}"
             tree = named[part]  # type: ignore[assignment]
+
+
+def test_the_share_of_false_claims_in_the_readme_is_the_simulated_one() -> None:
+    file = ROOT / "results" / "published" / "simulation" / "claims.json"
+    rows = json.loads(file.read_text())["rows"]
+    largest = max(row["false"] for row in rows)
+    for name in ("README.md", "README.zh.md"):
+        assert f"{largest:.1f} %" in text_of(ROOT / name)
+    assert largest <= 5
+    assert all(93 <= row["covered"] <= 97 and 75 <= row["found"] <= 85 for row in rows)
+    assert all(row["lossless"] <= 5 for row in rows)
