@@ -12,20 +12,18 @@ quantized, `model.baseline` is measured, and the record says so.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from harness.data.source import DataSource
-from harness.engines.base import Baseline, Engine, Kind
+from harness.engines.base import Baseline, Engine
 from harness.engines.requests import Compared, Score
-from harness.errors import ConfigError, ModelError, UnsupportedEngine, check_bounds
+from harness.errors import ConfigError, ModelError, UnsupportedEngine
 from harness.results.record import Metric, SampleScore, TaskInfo
 from harness.tasks.base import TaskResult
 from harness.tasks.divergence.compare import compare, pair_warnings, window_samples, window_sums
-from harness.tasks.divergence.questions import check_rules, compare_answers, question_facts
+from harness.tasks.divergence.questions import compare_answers, question_facts
 from harness.tasks.divergence.statistics import divergence_metrics
-from harness.tasks.mmlu.mmlu import MMLU
+from harness.tasks.divergence.text_and_questions import TextAndQuestions
 from harness.tasks.windows import (
-    Bos,
     DocumentIds,
     disjoint_windows,
     window_facts,
@@ -47,44 +45,13 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NoiseFloor:
+class NoiseFloor(TextAndQuestions):
     """Distance of the unquantized model from itself; see the module docstring."""
 
     name: ClassVar[str] = "noise_floor"
     version: ClassVar[int] = 2
     needs_trained_weights: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
-
-    data: DataSource
-    """Where the text comes from."""
-    window: int = 2048
-    """Tokens of each window."""
-    limit_windows: int | None = None
-    """Number of windows to compare, from the first; None compares all."""
-    questions: MMLU | None = None
-    """Questions whose answers are compared; None compares none."""
-    bos: Bos | None = None
-    """Which windows begin with a BOS token; None leaves it to the tokenizer. See `windows`."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds of fields."""
-        check_bounds(self, window=2, limit_windows=1)  # the first token of a window is not scored
-        check_rules(self.questions)
-
-    @property
-    def asks(self) -> tuple[Kind, ...]:
-        """A comparison; scores too, if there are questions."""
-        return ("compare", "score") if self.questions else ("compare",)
-
-    @property
-    def seeds(self) -> dict[str, int]:
-        """The seed that draws the questions, if there are any."""
-        return {"task.questions.seed": self.questions.seed} if self.questions else {}
-
-    def data_facts(self) -> dict[str, Any]:
-        """Return what identifies the text, and the questions if there are any."""
-        facts = self.data.text().facts()
-        return facts | ({"questions": self.questions.data_facts()} if self.questions else {})
 
     def run(self, engine: Engine) -> TaskResult:
         """Compare every variant with the model as it is.
