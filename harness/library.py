@@ -72,6 +72,8 @@ def run(*words: str, **keys: Any) -> RunRecord:
         for warning in outcome.stored.record.warnings:
             log.warning("%s", warning)
         log.info("%s: %s: %s", outcome.label, outcome.summary(), outcome.path)
+        for sentence in outcome.compared:
+            log.info("%s", sentence)
     return outcome.stored.record
 
 

@@ -63,8 +63,11 @@ def run_job(cfg: DictConfig) -> JobResult:
     line = trace = ""
     try:
         outcome = _run(cfg)
-        text, ending, warnings = outcome.summary(), Ending.OK, outcome.stored.record.warnings
-        line = "\n".join((f"{outcome.label}: {text}: {outcome.path}", *_published(outcome)))
+        summary = outcome.summary()
+        text = "\n".join((summary, *outcome.compared))
+        ending, warnings = Ending.OK, outcome.stored.record.warnings
+        first = f"{outcome.label}: {summary}: {outcome.path}"
+        line = "\n".join((first, *outcome.compared, *_published(outcome)))
     except (Exception, SystemExit) as reason:  # the next job of a sweep must run
         if (interrupt := signals.received()) is not None:
             raise interrupt from reason

@@ -77,7 +77,7 @@ class Outcome:
         """Return one line: headline with interval and n, ratios of speeds, measured or skipped."""
         beside = float_paths.speeds_in_words(self.stored.record.metric)
         how = "already on file, skipped (force=true repeats it)" if self.skipped else "done"
-        shown = filter(None, (figures.one_line(self.headline), beside, how, *self.compared))
+        shown = filter(None, (figures.one_line(self.headline), beside, how))
         return "; ".join(shown)
 
 

@@ -20,6 +20,7 @@ from omegaconf.basecontainer import BaseContainer
 from repository import ROOT
 
 import harness
+from harness.claims.at_once import NO_BASELINE
 from harness.errors import ConfigError, HarnessError, UnsupportedRecipe
 from harness.models import cache
 from harness.results.record import RunRecord, Status
@@ -187,10 +188,11 @@ def test_progress_is_shown_as_on_the_command_line_if_the_program_logs_nothing(
     run("quant=int8_row")
     printed = capsys.readouterr()
     assert printed.out == ""
-    first, last = printed.err.splitlines()
+    first, headline, compared = printed.err.splitlines()
     assert first.endswith("INFO int8_row: measuring perplexity")
-    assert "INFO int8_row perplexity: perplexity " in last
-    assert "n = 126 tokens" in last
+    assert "INFO int8_row perplexity: perplexity " in headline
+    assert "n = 126 tokens" in headline
+    assert compared.endswith(f"INFO {NO_BASELINE}")
 
 
 def test_a_program_that_logs_gets_the_lines_at_its_level(

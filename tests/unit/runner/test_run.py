@@ -84,10 +84,9 @@ def test_outcome_says_what_ran_and_what_came_out(make_spec: MakeSpec) -> None:
     assert metric["ci95"] is None, "three documents are too few"
     why = metric["note"].split(";")[0]
     assert why.startswith("no interval from 3 documents")
-    expected = (
-        f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens ({why}); done; {NO_BASELINE}"
-    )
+    expected = f"perplexity {metric['value']:.4f}, n = {12 * 63} tokens ({why}); done"
     assert summary == expected
+    assert outcome.compared == (NO_BASELINE,)
 
 
 def test_a_headline_without_an_interval_says_why(make_spec: MakeSpec) -> None:
