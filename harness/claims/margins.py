@@ -41,7 +41,8 @@ def read_margins(text: str) -> dict[Measure, float]:
     """Return the margin of each measure that is named.
 
     Raises:
-        ConfigError: A name is unknown, a unit is another one, or a number is not above 0.
+        ConfigError: A name is unknown, a measure is named twice, a unit is another one, or a number
+            is not above 0.
     """
     margins: dict[Measure, float] = {}
     for word in filter(None, text.split(",")):
@@ -50,6 +51,8 @@ def read_margins(text: str) -> dict[Measure, float]:
             meant = did_you_mean(name, SPELLINGS, "{}")
             raise ConfigError(f"a margin must be of {', '.join(SPELLINGS)}, got {name}{meant}")
         spelling = SPELLINGS[name]
+        if spelling.measure in margins:
+            raise ConfigError(f"a margin must be given once for each measure, got {text}")
         margins[spelling.measure] = spelling.convert(_number(name, value, spelling.unit))
     return margins
 

@@ -10,6 +10,7 @@ from harness.results import formatting as figures
 from harness.results import names
 from harness.stats import Interval
 
+NO_INTERVAL = "no interval"
 NO_FLOOR = "the noise floor is not on file; task=noise_floor measures it"
 
 
@@ -26,7 +27,8 @@ def sentence(comparison: Comparison) -> str:
 def details(claim: Claim) -> str:
     """Return the difference, its interval and its test."""
     found, what = claim.difference, "difference" if claim.reference else "KL divergence"
-    parts = [f"{what} {shown(claim)}"]
+    # Without an interval the test says why.
+    parts = [f"{what} {shown(claim).removesuffix(f' {NO_INTERVAL}')}"]
     if claim.evidence.p is not None:
         over = f" over {claim.num_tests} comparisons (Holm)" if claim.num_tests > 1 else ""
         parts.append(f"p = {figures.p_value(claim.evidence.p)}{over}")
@@ -41,7 +43,7 @@ def shown(claim: Claim) -> str:
     unit, value, interval = in_unit(claim)
     sign = "+" if claim.reference else ""  # a divergence is never below 0
     if interval is None:
-        return f"{value:{sign}.3g} {unit} no interval"
+        return f"{value:{sign}.3g} {unit} {NO_INTERVAL}"
     return f"{value:{sign}.3g} {unit} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
 
 

@@ -19,15 +19,23 @@ def pairs(reference: Path, candidate: Path) -> dict[Measure, list[Pair]]:
     """Return the runs to compare, by measure.
 
     Of two folders, the runs of each group are paired by the recipe's name; where a group has one
-    run in each folder, these two are paired whatever their recipes.
+    run in each folder, these two are paired whatever their recipes. A run that is in both is not
+    compared with itself.
 
     Raises:
         ResultError: A record cannot be used, or nothing can be compared; the message says why.
     """
     of_reference, of_candidate = _groups(reference), _groups(candidate)
     found: dict[Measure, list[Pair]] = {}
-    for measure, pair in _matched(of_reference, of_candidate):
-        found.setdefault(measure, []).append(pair)
+    matched = [*_matched(of_reference, of_candidate)]
+    for measure, (row, other) in matched:
+        if row.stored.record.run_id != other.stored.record.run_id:
+            found.setdefault(measure, []).append((row, other))
+    if matched and not found:
+        raise ResultError(
+            f"{candidate} must have another run than {reference}, got the same; a run does not "
+            "differ from itself"
+        )
     if not found:
         raise ResultError(_why_nothing(reference, candidate, of_reference, of_candidate))
     return found

@@ -1,6 +1,7 @@
 """`quant-harness compare`: four exit codes, what is refused and why, and three ways to write it."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_lost_samples_and_missing_files_are_refused(
     assert "repeat the run" in shown
 
 
+def test_a_run_is_not_compared_with_itself(
+    file: File, compare: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    path = file(RIGHT)
+    code, shown = compare(path, path, "--margin", "accuracy=1pp")
+    assert code == 3
+    assert "does not differ from itself" in shown
+    # A baseline that both folders hold says nothing; the recipes beside it do.
+    before = file(RIGHT, "before", "int8_row")
+    after = file(flipped(40, 2), "after", "int8_row")
+    for folder in ("before", "after"):
+        copy = tmp_path / folder / path.relative_to(tmp_path / "results")
+        for suffix in (".json", ".samples.parquet"):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path.with_suffix(suffix), copy.with_suffix(suffix))
+    code, shown = compare(before.parents[2], after.parents[2])
+    assert code == 1, shown
+    assert len(shown.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("margin", "reason"),
     [
@@ -117,6 +138,8 @@ def test_lost_samples_and_missing_files_are_refused(
         ("accuracy=-1pp", "above 0"),
         ("perplexity=1", "like perplexity=0.5%"),
         ("kl=x", "above 0"),
+        ("accuracy=1pp,accuracy=2pp", "once for each measure"),
+        ("perplexity=1%,log_loss=0.01", "once for each measure"),
     ],
 )
 def test_margin_that_could_be_misread_is_refused(
