@@ -21,7 +21,7 @@ from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
 from harness.cli.run import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError, of_this_machine
-from harness.output.stdout import printing
+from harness.output.stdout import printing, until_closed
 from harness.output.temporary import check_temporary
 
 NAME = "plan"
@@ -89,7 +89,8 @@ def main() -> None:
                 with printing():
                     sys.stdout.write(page)
                 return
-            plan_job()
+            with until_closed():  # Hydra prints --help and --cfg by itself
+                plan_job()
         # `plan_job` reports its own errors. Others are of Hydra, or of a mistyped word.
         except Exception as reason:
             if signals.received():

@@ -27,7 +27,7 @@ from harness.errors import (
     UnsupportedRecipe,
     of_this_machine,
 )
-from harness.output.stdout import printing
+from harness.output.stdout import printing, until_closed
 from harness.output.temporary import check_temporary
 from harness.sweep.gather import results
 from harness.sweep.job import announce, typed_overrides, unprinted
@@ -125,7 +125,8 @@ def main() -> None:
                 with printing():
                     sys.stdout.write(page)
                 return
-            single_job()
+            with until_closed():  # Hydra prints --help and --cfg by itself
+                single_job()
         # Jobs return their errors: this one is Hydra's, or is about a word.
         except Exception as reason:
             if signals.received():

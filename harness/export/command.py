@@ -23,7 +23,7 @@ from harness.cli.recipe_name import recipe_name
 from harness.cli.run import EXIT_FAILED
 from harness.errors import ConfigError, HarnessError, of_this_machine
 from harness.messages import plural
-from harness.output.stdout import printing
+from harness.output.stdout import printing, until_closed
 from harness.output.temporary import check_temporary
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ def main() -> None:
                 with printing():
                     sys.stdout.write(page)
                 return
-            export_job()
+            with until_closed():  # Hydra prints --help and --cfg by itself
+                export_job()
         # `export_job` reports its own errors. Others are of Hydra, or of a mistyped word.
         except Exception as reason:
             if signals.received():

@@ -16,10 +16,9 @@ def printing() -> Iterator[None]:
         OutputError: Standard output cannot be written.
     """
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard()
+        with until_closed():
+            yield
+            sys.stdout.flush()
     except OSError as reason:
         if reason.filename is not None:  # the error is of a file that the block opened
             raise
@@ -28,6 +27,15 @@ def printing() -> Iterator[None]:
             f"standard output must be writable, got: {reason.strerror or reason}; free some space, "
             "or send it elsewhere"
         ) from reason
+
+
+@contextmanager
+def until_closed() -> Iterator[None]:
+    """Context manager that ends quietly where the reader of standard output has closed the pipe."""
+    try:
+        yield
+    except BrokenPipeError:
+        _discard()
 
 
 def _discard() -> None:

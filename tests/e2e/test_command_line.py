@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
+from harness.claims.at_once import NO_BASELINE
 from harness.results.record import RunRecord, Status
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -35,8 +36,9 @@ def test_both_spellings_are_one_run_from_any_folder_and_no_secret_is_kept(
     assert record.status is Status.OK
     assert record.command == " ".join(["python -m harness", *typed])
     assert (record.metrics[0].name, record.metrics[0].n) == ("accuracy", 4)
-    assert out.count("\n") == 1, "one line a run on standard output"
-    assert out.startswith("int8_row mmlu: accuracy ")
+    headline, compared, *_ = out.splitlines()
+    assert headline.startswith("int8_row mmlu: accuracy ")
+    assert compared == NO_BASELINE
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or secret.encode() not in file.read_bytes(), file
 
@@ -83,7 +85,9 @@ def test_sweep_goes_on_after_a_failure_and_ends_with_a_summary(
     failed = [r for r in filed if r.status is not Status.OK]
     assert [r.status for r in failed] == [Status.ERROR] * 3
     assert all("task.limit must be at most" in str(r.error) for r in failed)
-    assert len(done.stdout.splitlines()) == 6
+    assert done.stdout.count("; done: ") == 6
+    recipes_compared = [line for line in done.stdout.splitlines() if "from baseline" in line]
+    assert len(recipes_compared) == 4, "each recipe of each task, as soon as it ends"
     _, found, summary = done.stderr.partition("9 jobs, 3 failed")
     assert found
     rows = [line for line in summary.splitlines() if "+quant=" in line]
@@ -161,6 +165,17 @@ def test_help_lists_every_option_without_importing_torch(cli: Cli, tmp_path: Pat
         assert sorted(named) == sorted(file.stem for file in (conf / group).glob("*.yaml"))
     assert "anchors: " not in done.stdout, "published figures are no option of a run"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_closes_the_pipe_of_a_help_page_is_no_error(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start("--help", cold=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
 
 
 def test_data_that_is_nowhere_gives_one_error_that_says_where_it_was_sought(
