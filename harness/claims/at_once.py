@@ -2,7 +2,8 @@
 
 The run is compared as a report would compare it, together with the other recipes of its group, so
 that its p-value is corrected for all of them. It is compared with the baseline of the group; if it
-was measured beside the unquantized model (divergence, throughput), with that.
+was measured beside the unquantized model (divergence, throughput), with that. The noise floor that
+is on file limits what is said.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,14 +34,15 @@ def at_once(run: Stored, beside: Sequence[Stored]) -> list[str]:
 
     Args:
         run: The run that has ended.
-        beside: Records that may be of its group, itself included.
+        beside: Records that may be of its group, itself included, and noise floors.
     """
     parts = in_parts([run])
     wanted = {part.record.task.name for part in parts if part.record.task is not None}
     is_compared = any(measure_of(task) or task == names.THROUGHPUT for task in wanted)
     if not is_compared or run.record.recipe in (None, "none"):
         return []
-    known = [part for part in in_parts(beside) if _is_of(part.record, wanted)]
+    counted = wanted | {names.NOISE_FLOOR}
+    known = [part for part in in_parts(beside) if _is_of(part.record, counted)]
     return list(_sentences(run, [part for part in known if not lost_evidence(part)]))
 
 

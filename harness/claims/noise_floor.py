@@ -21,6 +21,9 @@ class Floor(NamedTuple):
     """The noise floor of one model on one kind of device."""
 
     row: Row
+    """The run on the longest text."""
+    asked: Row | None = None
+    """The run on the most questions; None if no run asked any."""
 
     @property
     def variants(self) -> list[str]:
@@ -31,18 +34,17 @@ class Floor(NamedTuple):
     @property
     def least(self) -> float:
         """Largest change of the mean log-loss by the order of sums alone [nat/token]."""
-        return self._largest(names.LN_PPL_RATIO)
+        return _largest(self.row, names.LN_PPL_RATIO)
 
     @property
     def divergence(self) -> float:
         """Largest mean KL divergence by the order of sums alone [nat/token]."""
-        return self._largest(names.KL_MEAN)
+        return _largest(self.row, names.KL_MEAN)
 
     @property
     def flips(self) -> float | None:
         """Largest share of answers that flip by the order of sums alone; None if none was asked."""
-        asked = any(self.value(variant, names.FLIPS) is not None for variant in SAME_TYPE)
-        return self._largest(names.FLIPS) if asked else None
+        return None if self.asked is None else _largest(self.asked, names.FLIPS)
 
     def of(self, measure: Measure | None) -> float | None:
         """Return the noise floor in the unit of an item; None for a measure that has none."""
@@ -51,10 +53,6 @@ class Floor(NamedTuple):
         if measure is ACCURACY:
             return self.flips
         return self.divergence if measure is KL else None
-
-    def _largest(self, name: str) -> float:
-        found = [self.value(variant, name) for variant in SAME_TYPE]
-        return max(abs(value) for value in found if value is not None)
 
     def value(self, variant: str, name: str) -> float | None:
         """Return the value of a metric of a variant."""
@@ -90,7 +88,8 @@ class Floor(NamedTuple):
 def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
     """Return the noise floor of a group's model; None if it was not measured.
 
-    Of several measurements the longest counts.
+    Of several measurements the longest counts, and of those with answers the one on the most
+    questions. A run that could change the type alone says nothing about the order of sums.
     """
     rows = [
         row
@@ -98,7 +97,32 @@ def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
         for row in other.rows
         if other.task.name == names.NOISE_FLOOR and _setting(row) == _setting(group.rows[0])
     ]
-    return Floor(max(rows, key=lambda row: row.headline.n)) if rows else None
+    of_text = [row for row in rows if _values(row, names.LN_PPL_RATIO)]
+    if not of_text:
+        return None
+    return Floor(max(of_text, key=lambda row: row.headline.n), most_asked(rows))
+
+
+def most_asked(rows: Sequence[Row]) -> Row | None:
+    """Return the noise floor that was measured on the most questions; None if none asked any."""
+    asked = [row for row in rows if _num_asked(row)]
+    return max(asked, key=_num_asked) if asked else None
+
+
+def _num_asked(row: Row) -> int:
+    found = (row.metric(f"{variant}/{names.FLIPS}") for variant in SAME_TYPE)
+    return max((metric.n for metric in found if metric is not None), default=0)
+
+
+def _largest(row: Row, name: str) -> float:
+    """Return the largest size of a metric by the order of sums alone."""
+    return max(abs(value) for value in _values(row, name))
+
+
+def _values(row: Row, name: str) -> list[float]:
+    """Return a metric of the variants that change only the order of sums, where it is known."""
+    found = (row.value_of(f"{variant}/{name}") for variant in SAME_TYPE)
+    return [value for value in found if value is not None]
 
 
 def _setting(row: Row) -> tuple[str | None, ...]:

@@ -8,6 +8,10 @@
 
 Equivalence comes first: a loss that is real and smaller than the margin is within the margin.
 "Cannot tell" is not "equal".
+
+A divergence from the unquantized model is never "better". It is "worse" if KL is above the noise
+floor, by a one-sided test; sentences say "diverges", as KL is no score of a task. Without a noise
+floor on file there is no such test, and without a margin the verdict is "cannot tell".
 """
 
 from dataclasses import dataclass

@@ -137,7 +137,7 @@ def _of_group(
     group = each.group
     own = (
         divergences(each),
-        answer_changes(group),
+        answer_changes(each),
         noise_floor(group),
         parities(group),
         throughput(group, answered, stored, picture),

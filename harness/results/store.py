@@ -29,7 +29,7 @@ from harness.output import place
 from harness.output.atomic import write_atomic
 from harness.output.lock import locked
 from harness.redaction import known_values, redacted_tree
-from harness.results import damage
+from harness.results import damage, names
 from harness.results.record import SCHEMA_VERSION, RunRecord, SampleScore, Status
 
 OPTION = "results_dir"
@@ -113,11 +113,13 @@ class ResultStore:
         return self._read_all("*/*/*")
 
     def beside(self, path: Path) -> list[Stored]:
-        """Return the records of the task and model of a record, oldest first, itself included.
+        """Return what a record is read beside: records of its task and model, and noise floors.
 
-        Files that are not whole records are left out: a report lists them.
+        Oldest first, itself included. A checkpoint shares the noise floor of its float model,
+        which has another name. Files that are not whole records are left out: a report lists them.
         """
-        return self._read_all(f"{path.parent.relative_to(self.root)}/*")[0]
+        own = f"{path.parent.relative_to(self.root)}/*"
+        return self._read_all(own, f"{names.NOISE_FLOOR}/*/*")[0]
 
     def of_task(self, *, task: str, model: str) -> list[Stored]:
         """Return the records of a task and a model, oldest first; as `beside`."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.claims.grouping import Group, Row
+from harness.claims.claim import Answered
+from harness.claims.grouping import Row
 from harness.claims.measure import ACCURACY
 from harness.claims.verdict import Evidence
 from harness.errors import ResultError
@@ -15,12 +16,14 @@ from harness.stats.difference import Difference, of_flips
 from harness.stats.families import holm
 
 
-def answer_changes(group: Group) -> Section | None:
+def answer_changes(answered: Answered) -> Section | None:
     """Return the flips of each recipe with McNemar's p; None if no questions were asked."""
+    group = answered.group
     asked = [row for row in group.rows if row.metric(names.FLIPS) is not None]
     if group.task.name != names.DIVERGENCE or not asked:
         return None
-    verdicts = _verdicts(asked)
+    floor = None if answered.floor is None else answered.floor.line_of(ACCURACY)
+    verdicts = _verdicts(asked, answered.floor and answered.floor.flips)
     rows = [
         {
             "recipe": row.label,
@@ -41,18 +44,18 @@ def answer_changes(group: Group) -> Section | None:
         text=(
             f"The same {figures.count(flips)} asked of both models. p is that of McNemar's exact "
             "two-sided test of the flips, each recipe by itself; the verdict corrects for the "
-            "number of recipes (Holm)."
+            "number of recipes (Holm)." + (f"\n{floor}" if floor else "")
         ),
         table=pd.DataFrame(rows),
     )
 
 
-def _verdicts(rows: Sequence[Row]) -> dict[str, str]:
+def _verdicts(rows: Sequence[Row], floor: float | None) -> dict[str, str]:
     """Return the verdict on each recipe by its label; the recipes are one family."""
     found = {row.label: _flips(row) for row in rows if not row.is_baseline}
     p_values = holm([each.exact_p for each in found.values() if each.exact_p is not None])
     verdicts = {
-        label: str(Evidence(measure=ACCURACY, difference=each, p=p).verdict)
+        label: str(Evidence(measure=ACCURACY, difference=each, p=p, floor=floor).verdict)
         for (label, each), p in zip(found.items(), p_values, strict=True)
     }
     return verdicts | {row.label: "it is the baseline" for row in rows if row.is_baseline}

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.claims.grouping import Group
-from harness.claims.noise_floor import Floor
+from harness.claims.noise_floor import Floor, most_asked
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
@@ -25,7 +25,7 @@ def noise_floor(group: Group) -> Section | None:
     """Return a row for each change that was made to the unquantized model."""
     if group.task.name != names.NOISE_FLOOR:
         return None
-    floor = Floor(group.rows[0])
+    floor = Floor(group.rows[0], most_asked(group.rows[:1]))
     return Section(
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(

@@ -91,12 +91,18 @@ def test_divergences_are_listed_from_the_smallest_with_their_intervals(
     assert section.table["95 % interval"][1] == "0.225 .. 0.275"
     assert section.table["same top token"][0] == "90.00 %"
     assert section.table["max"][0] == "-"
-    assert answer_changes(group) is None
+    assert answer_changes(answer([group])[0]) is None
 
 
 @pytest.mark.parametrize(
-    ("to_wrong", "to_right", "p", "verdict"),
-    [(30, 5, 1e-4, "worse"), (5, 30, 1e-4, "better"), (12, 5, 0.14, "cannot tell")],
+    ("to_wrong", "to_right", "p", "floor", "verdict"),
+    [
+        (30, 5, 1e-4, None, "worse"),
+        (5, 30, 1e-4, None, "better"),
+        (12, 5, 0.14, None, "cannot tell"),
+        (30, 5, 1e-4, 24 / 900, "worse"),
+        (30, 5, 1e-4, 26 / 900, "cannot tell"),
+    ],
 )
 def test_changed_answers_have_a_verdict_of_their_test(
     make_record: MakeRecord,
@@ -104,11 +110,21 @@ def test_changed_answers_have_a_verdict_of_their_test(
     to_wrong: int,
     to_right: int,
     p: float,
+    floor: float | None,
     verdict: str,
 ) -> None:
     answers = {"flips_to_wrong": to_wrong, "flips_to_right": to_right, "flips": 0.1, "flips_p": p}
-    (group,) = groups_of(file_records(divergence_record(make_record, "int4", 0.2, **answers)))
-    section = answer_changes(group)
+    records = [divergence_record(make_record, "int4", 0.2, **answers)]
+    if floor is not None:
+        measured = floor_record(make_record)
+        flips = metric("batch/flips", floor, Unit.FRACTION)
+        records.append(measured.model_copy(update={"metrics": (*measured.metrics, flips)}))
+    [answered] = [
+        each
+        for each in answer(groups_of(file_records(*records)))
+        if each.group.task.name == "divergence"
+    ]
+    section = answer_changes(answered)
     assert section is not None
     assert section.table is not None
     assert section.table["differs from baseline"][0] == verdict
