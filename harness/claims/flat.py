@@ -5,6 +5,7 @@ are in `difference_unit`; `margin` and `noise_floor` are in the unit of one item
 the questions or nat per token. Text and tables of a report are written from the same claims.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -107,9 +108,9 @@ def _evidence(claim: Claim) -> dict[str, Cell]:
     (unit, difference, interval), evidence = in_unit(claim), claim.evidence
     return {
         "measure": evidence.measure.name,
-        "difference": difference,
-        "low": None if interval is None else interval.low,
-        "high": None if interval is None else interval.high,
+        "difference": _finite(difference),
+        "low": None if interval is None else _finite(interval.low),
+        "high": None if interval is None else _finite(interval.high),
         "difference_unit": unit,
         "test": claim.difference.test,
         "p_holm": evidence.p,
@@ -120,6 +121,11 @@ def _evidence(claim: Claim) -> dict[str, Cell]:
         "noise_floor": evidence.floor,
         "verdict": str(claim.verdict),
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return value if math.isfinite(value) else None
 
 
 def _timed(found: Speed) -> dict[str, Cell]:

@@ -37,6 +37,11 @@ HELP = (
 """The option --margin in the help of a command."""
 
 
+def in_one_line(text: str) -> str:
+    """Return margins as they are written into a file: without spaces."""
+    return "".join(text.split())
+
+
 def read_margins(text: str) -> dict[Measure, float]:
     """Return the margin of each measure that is named.
 

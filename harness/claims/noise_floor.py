@@ -16,6 +16,9 @@ from harness.results import names
 SAME_TYPE = ("batch", "attention")
 """Variants that change only the order of sums. The variant `dtype` changes the arithmetic."""
 
+MIN_QUESTIONS = 100
+"""Fewer questions give no noise floor: one flip of 20 would be a share of 5 %."""
+
 
 class Floor(NamedTuple):
     """The noise floor of one model on one kind of device."""
@@ -61,16 +64,15 @@ class Floor(NamedTuple):
     def line_of(self, measure: Measure | None) -> str | None:
         """Return the noise floor of a measure in one sentence; None if it has none."""
         if measure is ACCURACY:
-            share = self.flips
-            return (
-                None
-                if share is None
-                else (
-                    f"Noise floor, the unquantized model against itself: up to "
-                    f"{100 * share:.2g} % of the answers flip by another order of sums."
-                )
-            )
+            return None if self.asked is None else self._line_of_answers(self.asked)
         return self.line() if measure is LOG_LOSS else None
+
+    def _line_of_answers(self, asked: Row) -> str:
+        return (
+            "Noise floor, the unquantized model against itself: up to "
+            f"{100 * _largest(asked, names.FLIPS):.2g} % of {_num_asked(asked):,} answers flip by "
+            "another order of sums."
+        )
 
     def line(self) -> str:
         """Return the noise floor in one sentence."""
@@ -104,8 +106,8 @@ def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
 
 
 def most_asked(rows: Sequence[Row]) -> Row | None:
-    """Return the noise floor that was measured on the most questions; None if none asked any."""
-    asked = [row for row in rows if _num_asked(row)]
+    """Return the noise floor that was measured on the most questions; None if none asked enough."""
+    asked = [row for row in rows if _num_asked(row) >= MIN_QUESTIONS]
     return max(asked, key=_num_asked) if asked else None
 
 

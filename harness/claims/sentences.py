@@ -29,13 +29,31 @@ def details(claim: Claim) -> str:
     found, what = claim.difference, "difference" if claim.reference else "KL divergence"
     # Without an interval the test says why.
     parts = [f"{what} {shown(claim).removesuffix(f' {NO_INTERVAL}')}"]
-    if claim.evidence.p is not None:
-        over = f" over {claim.num_tests} comparisons (Holm)" if claim.num_tests > 1 else ""
-        parts.append(f"p = {figures.p_value(claim.evidence.p)}{over}")
+    evidence = claim.evidence
+    over = f" over {claim.num_tests} comparisons (Holm)" if claim.num_tests > 1 else ""
+    if claim.verdict is Verdict.EQUIVALENT:
+        parts.append(f"{_p_of_margin(claim)}{over}, two one-sided tests")
+    elif evidence.p is not None:
+        parts.append(f"p = {figures.p_value(evidence.p)}{over}")
     parts.append(found.test)
     if claim.evidence.floor is not None:
         parts.append(f"noise floor {claim.evidence.floor:.1e}")
     return "; ".join(parts)
+
+
+def verdict_with_margin(claim: Claim) -> str:
+    """Return the verdict for a table; "equivalent" has a p of its own, which stands behind it."""
+    if claim.verdict is not Verdict.EQUIVALENT:
+        return str(claim.verdict)
+    return f"{claim.verdict} ({_p_of_margin(claim)})"
+
+
+def _p_of_margin(claim: Claim) -> str:
+    """Return the p-value of a difference of at least the margin, in words."""
+    margin, p = claim.evidence.margin, claim.evidence.p_margin
+    assert margin is not None and p is not None  # noqa: S101, PT018 - it is equivalent
+    size = size_in_words(claim.evidence.measure, margin)
+    return f"p of {size} or more = {figures.p_value(p)}"
 
 
 def shown(claim: Claim) -> str:
@@ -55,10 +73,18 @@ def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:
     measure, found = claim.evidence.measure, claim.difference
     if measure is LOG_LOSS:
         tokens = _tokens_of_a_unit(claim)
-        ends = [100 * math.expm1(x * tokens) for x in (found.value, *(found.interval or ()))]
+        ends = [_percent(x * tokens) for x in (found.value, *(found.interval or ()))]
         return "% of the perplexity", ends[0], Interval(*ends[1:]) if found.interval else None
     interval = found.interval and Interval(*(measure.scale * end for end in found.interval))
     return measure.unit, measure.scale * found.value, interval
+
+
+def _percent(difference: float) -> float:
+    """Return 100 (e^d - 1); infinity where no float64 holds it."""
+    try:
+        return 100 * math.expm1(difference)
+    except OverflowError:
+        return math.inf
 
 
 def spread_in_unit(claim: Claim, deviation: float) -> str:

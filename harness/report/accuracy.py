@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from harness.claims.claim import Answered, Claim, reference_value
 from harness.claims.grouping import Group, Row
-from harness.claims.sentences import shown
+from harness.claims.sentences import shown, verdict_with_margin
 from harness.identity import canonical
 from harness.results import formatting as figures
 from harness.results import names
@@ -128,7 +128,7 @@ def _difference(row: Row, answered: Answered) -> str:
     """Return the paired difference with its verdict; the plain one of runs without samples."""
     found = answered.against_baseline[row.stored.record.run_id]
     if isinstance(found, Claim):
-        return f"{shown(found)}, {found.verdict}"
+        return f"{shown(found)}, {verdict_with_margin(found)}"
     return (
         f"{figures.difference(row.value, reference_value(found), row.headline.unit)}, no interval"
     )

@@ -7,8 +7,9 @@ from urllib.parse import quote, unquote
 
 from harness.claims.flat import Cell, flat
 from harness.claims.grouping import finished
-from harness.claims.margins import read_margins
-from harness.errors import ResultError
+from harness.claims.margins import in_one_line, read_margins
+from harness.claims.measure import measure_of
+from harness.errors import ConfigError, ResultError
 from harness.report.contents import answered_of, collect
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
@@ -41,15 +42,18 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
         margin: Largest differences that do not matter, such as `accuracy=1pp,perplexity=0.5%`.
 
     Raises:
-        ConfigError: The margin is none.
+        ConfigError: The margin cannot be read, or is of no measure of these runs.
         ResultError: There is no record with a result.
     """
+    margin = in_one_line(margin)
     margins = read_margins(margin)
     stored, problems = take_in(results)
     if not finished(stored):
         lines = "".join(f"\n{line}" for line in shortened(problems))
         raise ResultError(f"{nothing_found(results)}{lines}")
     answered = answered_of(stored, margins)
+    if margins and not margins.keys() & {measure_of(each.group.task.name) for each in answered}:
+        raise ConfigError("--margin must name a measure of these runs")
     found = collect(stored, answered, problems, pictures / path.name)
     asked = f"\n{MARGIN}{margin}" if margin else ""
     head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}"

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from harness.claims.claim import Comparison, NotCompared, reference_value
 from harness.claims.grouping import Row
-from harness.claims.sentences import in_unit
+from harness.claims.sentences import in_unit, verdict_with_margin
 from harness.results import formatting as figures
 from harness.results.record import Unit
 
@@ -44,7 +44,7 @@ def of_comparison(found: Comparison, columns: Columns) -> Cells:
     bounds = None if interval is None else (interval.low / 100, interval.high / 100)
     shown = figures.MISSING if p is None else figures.p_value(p)
     cells = _cells(
-        row, columns, *values, figures.show_bounds(bounds, style), shown, str(found.verdict)
+        row, columns, *values, figures.show_bounds(bounds, style), shown, verdict_with_margin(found)
     )
     return Cells(cells, None if interval else found.difference.test)
 

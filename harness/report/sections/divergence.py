@@ -7,7 +7,7 @@ import pandas as pd
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared
 from harness.claims.grouping import Row
 from harness.claims.noise_floor import Floor
-from harness.claims.sentences import NO_FLOOR
+from harness.claims.sentences import NO_FLOOR, verdict_with_margin
 from harness.report.sections.section import Section
 from harness.results import formatting as figures
 from harness.results import names
@@ -71,7 +71,9 @@ def _cells(row: Row, found: Comparison) -> dict[str, str]:
         "KL mean [nat/token]": figures.show(row.headline, "4 digits"),
         "95 % interval": figures.show_interval(row.headline, "4 digits"),
         "p": figures.MISSING if p is None else figures.p_value(p),
-        "differs from baseline": str(found.verdict) if isinstance(found, Claim) else "not compared",
+        "differs from baseline": (
+            verdict_with_margin(found) if isinstance(found, Claim) else "not compared"
+        ),
         "median": figures.show(row.metric(names.KL_MEDIAN), "4 digits"),
         "99 %": figures.show(row.metric(names.KL_P99), "4 digits"),
         "max": figures.show(row.metric(names.KL_MAX), "4 digits"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.claims.claim import Answered, Claim, NotCompared
-from harness.claims.sentences import sentence
+from harness.claims.sentences import sentence, verdict_with_margin
 from harness.errors import ResultError
 from harness.report import plots
 from harness.report.plots import Cost
@@ -91,4 +91,4 @@ def verdict_in_words(claim: Claim) -> str:
     evidence = claim.evidence
     is_clear = evidence.p is not None and evidence.p < ALPHA
     within = " (within the noise floor)" if is_clear and evidence.is_below_floor else ""
-    return f"{claim.verdict}{within}"
+    return f"{verdict_with_margin(claim)}{within}"

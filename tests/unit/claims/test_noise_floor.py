@@ -107,3 +107,14 @@ def test_answers_and_text_may_have_their_floors_from_two_runs(
     assert answered.floor is not None
     assert answered.floor.flips == 0.01, "of 400 questions, not of 200"
     assert answered.floor.row.headline.n == 900
+
+
+def test_few_questions_give_no_floor(
+    make_record: MakeRecord, file_answers: File, tmp_path: Path
+) -> None:
+    file_loss(file_answers)
+    file_floor(tmp_path, make_record, {"batch/flips": 0.05}, n=20)
+    answered = answer(comparable(ResultStore(root=tmp_path / "results").load()[0]))
+    [claim] = [c for each in answered for c in each.against_baseline.values()]
+    assert isinstance(claim, Claim)
+    assert claim.evidence.floor is None

@@ -8,7 +8,9 @@ import pytest
 from repository import ROOT
 from studies import MakeRecord
 
+from harness.errors import ConfigError
 from harness.report import __main__ as command
+from harness.report.__main__ import write
 from harness.report.verify import differences
 
 PUBLISHED = sorted((ROOT / "reports/published").glob("*-smollm2.md"))
@@ -23,7 +25,7 @@ def test_every_published_report_says_what_its_records_say() -> None:
 def report(make_record: MakeRecord, file_records: Callable[..., Path], tmp_path: Path) -> Path:
     """A small report."""
     root = file_records(make_record(), make_record("int8_row", 0.48))
-    return command.write(root, tmp_path / "my reports", "small")
+    return write(root, tmp_path / "my reports", "small")
 
 
 def test_one_digit_that_is_changed_is_found(report: Path) -> None:
@@ -59,3 +61,31 @@ def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
     code, out, _ = verify(report)
     assert code == "1"
     assert "  -Best: int8_row\n" in out
+
+
+GRANULARITY = ROOT / "results" / "published" / "granularity-smollm2"
+
+
+def test_a_report_with_a_margin_is_verified_with_it(tmp_path: Path) -> None:
+    path = write(GRANULARITY, tmp_path, "g", margin="accuracy=1pp,\n perplexity=0.5%")
+    text = path.read_text(encoding="utf-8")
+    assert "\nMargin: accuracy=1pp,perplexity=0.5%\n" in text
+    # Equivalence stands on a test of its own, not on the p of "no difference".
+    assert "equivalent (p of 0.5 % of the perplexity or more = 1e-08)" in text
+    assert differences(path) == []
+    path.write_text(text.replace("perplexity=0.5%", "perplexity=0.4%"), encoding="utf-8")
+    assert differences(path)
+
+
+def test_a_margin_of_no_measure_of_the_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must name a measure of these runs"):
+        write(GRANULARITY, tmp_path, "g", margin="kl=0.01")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_a_changed_digit_in_the_files_of_claims_is_found(suffix: str, tmp_path: Path) -> None:
+    path = write(GRANULARITY, tmp_path, "g")
+    file = path.with_suffix(suffix)
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("0.264", "0.265", 1), encoding="utf-8")
+    assert differences(path)
