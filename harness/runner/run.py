@@ -117,12 +117,13 @@ def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
     spec.store.check_room()
+    announce(spec)
     started = time.perf_counter()
     record = _opened(spec, identity, attempt)
     path = spec.store.path(record, **spec.place)
-    spec.store.write(path, record)
-    announce(spec)
     try:
+        # A signal may come as soon as the file is there.
+        spec.store.write(path, record)
         counted_since = memory.reset(spec.device)
         update = _measure(spec, path)
         update["duration_s"] = time.perf_counter() - started

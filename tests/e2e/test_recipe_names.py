@@ -22,7 +22,8 @@ def test_single_runs_and_jobs_of_a_sweep_say_what_was_changed(
         "fp8_row (match=*.mlp.*)",
         "int8_row (weight=int2_g128)",
     ]
-    said = [*swept.stdout.splitlines(), *single.stdout.splitlines()]
+    printed = [*swept.stdout.splitlines(), *single.stdout.splitlines()]
+    said = [line for line in printed if "; done: " in line]
     for line, name in zip(said, expected, strict=True):
         assert line.startswith(f"{name} perplexity: perplexity ")
     assert [each.quant and each.quant.name for each in records(tmp_path / "results")] == expected
