@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from repository import ROOT
 from studies import MakeRecord
@@ -63,29 +64,34 @@ def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
     assert "  -Best: int8_row\n" in out
 
 
-GRANULARITY = ROOT / "results" / "published" / "granularity-smollm2"
-
-
-def test_a_report_with_a_margin_is_verified_with_it(tmp_path: Path) -> None:
-    path = write(GRANULARITY, tmp_path, "g", margin="accuracy=1pp,\n perplexity=0.5%")
+def test_a_report_with_a_margin_is_verified_with_it(
+    file_answers: Callable[..., Path], tmp_path: Path
+) -> None:
+    right = np.arange(1000) % 4 == 0
+    for recipe, correct in (("none", right), ("int8_row", right.copy())):
+        file_answers(correct, recipe=recipe)
+    path = write(tmp_path / "results", tmp_path, "r", margin="accuracy=1pp,\n perplexity=0.5%")
     text = path.read_text(encoding="utf-8")
     assert "\nMargin: accuracy=1pp,perplexity=0.5%\n" in text
-    # Equivalence stands on a test of its own, not on the p of "no difference".
-    assert "equivalent (p of 0.5 % of the perplexity or more = 1e-08)" in text
+    # Equivalence stands on a test of its own, not on the p of "no difference", which is 1.
+    assert "equivalent (p of 1 pp or more = " in text
     assert differences(path) == []
-    path.write_text(text.replace("perplexity=0.5%", "perplexity=0.4%"), encoding="utf-8")
+    path.write_text(text.replace("accuracy=1pp", "accuracy=0.2pp"), encoding="utf-8")
     assert differences(path)
 
 
-def test_a_margin_of_no_measure_of_the_runs_is_refused(tmp_path: Path) -> None:
+def test_a_margin_of_no_measure_of_the_runs_is_refused(
+    file_answers: Callable[..., Path], tmp_path: Path
+) -> None:
+    file_answers(np.arange(100) % 4 == 0)
     with pytest.raises(ConfigError, match="must name a measure of these runs"):
-        write(GRANULARITY, tmp_path, "g", margin="kl=0.01")
+        write(tmp_path / "results", tmp_path, "r", margin="kl=0.01")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv"])
-def test_a_changed_digit_in_the_files_of_claims_is_found(suffix: str, tmp_path: Path) -> None:
-    path = write(GRANULARITY, tmp_path, "g")
-    file = path.with_suffix(suffix)
+def test_a_changed_digit_in_the_files_of_claims_is_found(suffix: str, report: Path) -> None:
+    file = report.with_suffix(suffix)
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("0.264", "0.265", 1), encoding="utf-8")
-    assert differences(path)
+    assert "0.48" in text
+    file.write_text(text.replace("0.48", "0.49", 1), encoding="utf-8")
+    assert differences(report)
