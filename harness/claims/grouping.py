@@ -156,6 +156,16 @@ def finished(stored: Sequence[Stored]) -> list[Stored]:
     return [item for (of, text), item in latest.items() if text is not None or of not in known]
 
 
+def unfinished(stored: Sequence[Stored]) -> list[Stored]:
+    """Return the runs that did not end well and were not repeated with success."""
+    done = {asked_for(item) for item in stored if item.record.status is Status.OK}
+    return [
+        item
+        for item in stored
+        if item.record.status is not Status.OK and asked_for(item) not in done
+    ]
+
+
 def shown(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs whose numbers a report shows: finished, and not known to be wrong."""
     return [item for item in finished(stored) if outdated(item.record) is None]

@@ -59,6 +59,8 @@ def read_margins(text: str) -> dict[Measure, float]:
         if spelling.measure in margins:
             raise ConfigError(f"a margin must be given once for each measure, got {text}")
         margins[spelling.measure] = spelling.convert(_number(name, value, spelling.unit))
+    if text and not margins:
+        raise ConfigError(f"a margin must be like accuracy=1pp, got {text!r}")
     return margins
 
 
@@ -68,9 +70,12 @@ def _number(name: str, value: str, unit: str) -> float:
     if unit and not value.endswith(unit):
         raise ConfigError(wanted)
     try:
-        found = float(value.removesuffix(unit))
+        # Python reads 0_5 as 5; whoever types it means 0.5.
+        found = math.nan if "_" in value else float(value.removesuffix(unit))
     except ValueError as reason:
         raise ConfigError(wanted) from reason
     if not 0 < found < math.inf:
         raise ConfigError(wanted)
+    if unit == "pp" and found >= 100:
+        raise ConfigError(f"{wanted}; no accuracy falls by 100pp or more")
     return found

@@ -41,21 +41,28 @@ def main() -> None:
     try:
         margins = read_margins(arguments.margin)
         decided = decide(pairs(Path(arguments.reference), Path(arguments.candidate)), margins)
-        if not decided:
-            raise HarnessError("--margin must name a measure of these runs")
-        text = FORMATS[arguments.format](decided)
+        _write(FORMATS[arguments.format](decided), is_summary=arguments.format == "github")
     except (HarnessError, OSError) as reason:
         sys.stderr.write(f"invalid comparison: {reason}\n")
         sys.exit(Decision.INVALID)
     except Exception:  # Python's own exit code for it would say "worse"
         traceback.print_exc()
         sys.exit(Decision.INVALID)
+    sys.exit(overall(decided))
+
+
+def _write(text: str, *, is_summary: bool) -> None:
+    """Print a text, and append it to the summary of the job if there is one.
+
+    Raises:
+        OSError: The summary cannot be written.
+        OutputError: Standard output cannot be written.
+    """
     with printing():
         sys.stdout.write(text)
-    if arguments.format == "github" and (summary := os.environ.get(SUMMARY)):
+    if is_summary and (summary := os.environ.get(SUMMARY)):
         with Path(summary).open("a", encoding="utf-8") as stream:
             stream.write(text)
-    sys.exit(overall(decided))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,16 +8,18 @@ With loss = how much worse the candidate is, and a margin m:
 
 Without a margin, m is 0 and "not worse" means better, with the test of "worse". All comparisons
 must be "not worse" for the whole to be, which needs no correction (Berger 1982); one "worse" is
-enough for the whole to be worse, which needs one.
+enough for the whole to be worse, which needs one. A difference up to the noise floor is neither
+worse nor better.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from harness.claims.claim import Claim, Comparison, NotCompared, family
 from harness.claims.measure import Measure
 from harness.compare.pairs import Pair
+from harness.errors import ResultError
 from harness.stats.difference import ALPHA
 from harness.stats.families import holm
 
@@ -41,15 +43,22 @@ class Decided:
     """In the unit of an item; None if nobody gave one."""
 
 
-def decide(
-    pairs: Mapping[Measure, Sequence[Pair]], margins: Mapping[Measure, float]
-) -> list[Decided]:
-    """Compare all pairs. With margins, only measures with a margin decide; others are left out."""
-    chosen = {m: found for m, found in pairs.items() if not margins or m in margins}
+def decide(pairs: Sequence[Pair], margins: Mapping[Measure, float]) -> list[Decided]:
+    """Compare all pairs. With margins, only measures with a margin decide; others are left out.
+
+    Raises:
+        ResultError: No pair has the measure of a margin.
+    """
+    measures = dict.fromkeys(pair.measure for pair in pairs)
+    if unused := [measure.name for measure in margins if measure not in measures]:
+        raise ResultError(
+            f"--margin must name measures of these runs ({_listed(measures)}), got also "
+            f"{', '.join(unused)}, which no run of the candidate has"
+        )
     compared = [
         (each, margins.get(measure))
-        for measure, found in chosen.items()
-        for each in family(found, margin=margins.get(measure))
+        for measure in margins or measures
+        for each in _compared([p for p in pairs if p.measure is measure], margins.get(measure))
     ]
     tested = [(each, margin) for each, margin in compared if isinstance(each, Claim)]
     beyond = holm([_p_worse(each, margin or 0.0) for each, margin in tested])
@@ -58,6 +67,24 @@ def decide(
         Decided(comparison=each, decision=_decision(each, margin, p_worse), margin=margin)
         for each, margin in compared
     ]
+
+
+def _listed(measures: Iterable[Measure]) -> str:
+    return ", ".join(measure.name for measure in measures)
+
+
+def _compared(pairs: Sequence[Pair], margin: float | None) -> Iterator[Comparison]:
+    """Yield the comparisons of a family, each with the noise floor of its pair."""
+    known = [(p, p.reference) for p in pairs if not isinstance(p.reference, str)]
+    claims = family([(pair.row, reference) for pair, reference in known], margin=margin)
+    for (pair, _), each in zip(known, claims, strict=True):
+        if isinstance(each, Claim):
+            yield replace(each, evidence=replace(each.evidence, floor=pair.floor))
+        else:
+            yield each
+    for pair in pairs:
+        if isinstance(pair.reference, str):
+            yield NotCompared(row=pair.row, reference=None, reason=pair.reference)
 
 
 def overall(decided: Sequence[Decided]) -> Decision:
@@ -72,8 +99,11 @@ def _decision(
 ) -> Decision:
     if isinstance(comparison, NotCompared):
         return Decision.INVALID
-    if p_worse[id(comparison)] < ALPHA:
+    is_noise = comparison.evidence.is_below_floor
+    if p_worse[id(comparison)] < ALPHA and not is_noise:
         return Decision.WORSE
+    if margin is None and is_noise:
+        return Decision.CANNOT_TELL
     p_within = _p_loss_below(comparison, margin or 0.0)
     # A test in one direction is twice as easy to pass as one in two.
     needed = ALPHA / 2 if margin is None else ALPHA

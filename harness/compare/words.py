@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.claims.claim import Claim
+from harness.claims.claim import Claim, Comparison, NotCompared
 from harness.claims.sentences import reference_of, sentence, shown, size_in_words
 from harness.compare.gate import Decided, Decision, overall
 from harness.report.markdown import escape
@@ -21,7 +21,7 @@ WORDS = {
 
 def as_text(decided: Sequence[Decided]) -> str:
     """Return a line for each comparison, and one for all."""
-    lines = [f"{WORDS[each.decision]}: {sentence(each.comparison)}" for each in decided]
+    lines = [f"{WORDS[each.decision]}: {_said(each.comparison)}" for each in decided]
     return "\n".join([*lines, f"all in all: {WORDS[overall(decided)]}"]) + "\n"
 
 
@@ -36,9 +36,16 @@ def as_json(decided: Sequence[Decided]) -> str:
     """Return all comparisons as JSON."""
     found = {
         "decision": WORDS[overall(decided)],
-        "comparisons": [_cells(each) | {"sentence": sentence(each.comparison)} for each in decided],
+        "comparisons": [_cells(each) | {"sentence": _said(each.comparison)} for each in decided],
     }
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _said(comparison: Comparison) -> str:
+    """Return what a comparison says in one sentence; for a run without a partner, why."""
+    if comparison.reference is None and isinstance(comparison, NotCompared):
+        return f"{comparison.row.label}, {comparison.row.task.name}: {comparison.reason}"
+    return sentence(comparison)
 
 
 def _cells(each: Decided) -> dict[str, str]:
@@ -46,7 +53,7 @@ def _cells(each: Decided) -> dict[str, str]:
     cells = {
         "task": found.row.task.name,
         "candidate": found.row.label,
-        "reference": reference_of(found),
+        "reference": figures.MISSING if found.reference is None else reference_of(found),
         "decision": WORDS[each.decision],
     }
     if not isinstance(found, Claim):

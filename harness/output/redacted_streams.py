@@ -1,9 +1,11 @@
 """Masks secrets in what a command prints or logs: its own lines, Hydra's, a traceback's."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import IO, Any, cast
 
 from harness.redaction import known_values, redacted
@@ -31,10 +33,18 @@ class RedactedStream:
 
 @contextmanager
 def redacted_streams() -> Iterator[None]:
-    """Context manager that masks secrets in everything that this process prints."""
-    streams = (cast(IO[str], RedactedStream(stream)) for stream in (sys.stdout, sys.stderr))
-    with redirect_stdout(next(streams)), redirect_stderr(next(streams)):
-        yield
+    """Context manager that masks secrets in everything that this process prints.
+
+    Python has None for a stream that was closed before it began, as by `>&-`. What is printed there
+    is lost, and no error.
+    """
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        streams = (
+            cast(IO[str], RedactedStream(nowhere if stream is None else stream))
+            for stream in (sys.stdout, sys.stderr)
+        )
+        with redirect_stdout(next(streams)), redirect_stderr(next(streams)):
+            yield
 
 
 def redact_logs() -> None:

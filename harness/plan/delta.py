@@ -58,8 +58,8 @@ def read_flip_rate(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """Return a number; NaN for a text that is none."""
+    """Return a number; NaN for a text that is none, such as 0_5, which Python reads as 5."""
     try:
-        return float(text)
+        return math.nan if "_" in text else float(text)
     except ValueError:
         return math.nan

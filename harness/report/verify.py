@@ -25,10 +25,7 @@ def differences(path: Path) -> list[str]:
     Raises:
         ResultError: The file is no report, or its records cannot be used.
     """
-    try:
-        written = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
-        raise ResultError(f"{path} must be a report, got {reason}") from reason
+    written = _read(path, "a report")
     results = records_of(written, path.parent)
     with scratch.folder_in(Path(tempfile.gettempdir())) as folder:
         composed = compose(results, path, folder, margin_of(written))
@@ -36,13 +33,22 @@ def differences(path: Path) -> list[str]:
     # Reports from before the claims were written beside them have no such files.
     for target, content in claims_files.contents(path, composed.claims).items():
         if target.exists():
-            found += _differences(target.read_text(encoding="utf-8"), content)
+            found += _differences(_read(target, "the claims of a report"), content)
     return found
 
 
 def _differences(written: str, composed: str) -> list[str]:
-    compared = difflib.unified_diff(written.splitlines(), composed.splitlines(), n=0)
-    return [line for line in compared if not line.startswith(("---", "+++", "@@"))]
+    # Not by `splitlines`, which takes further characters for line ends and hides the last one.
+    compared = [*difflib.unified_diff(written.split("\n"), composed.split("\n"), n=0)]
+    # Two lines of names come first. Lines of the files follow a `-` or a `+`.
+    return [line for line in compared[2:] if not line.startswith("@@")]
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise ResultError(f"{path} must be {what}, got {reason}") from reason
 
 
 def verify(paths: Sequence[Path]) -> bool:

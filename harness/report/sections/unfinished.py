@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.claims.grouping import asked_for
+from harness.claims.grouping import asked_for, unfinished
 from harness.claims.row_names import recipe_of
 from harness.report.sections.section import Section
 from harness.results.record import Status
@@ -15,7 +15,7 @@ TRACEBACK = "Traceback (most recent call last):"
 
 def unsupported(stored: Sequence[Stored]) -> list[Stored]:
     """Return the runs whose recipe cannot run here; of repeated runs the latest."""
-    found = [item for item in _unfinished(stored) if item.record.status is Status.UNSUPPORTED]
+    found = [item for item in unfinished(stored) if item.record.status is Status.UNSUPPORTED]
     return list({asked_for(item): item for item in found}.values())
 
 
@@ -36,7 +36,7 @@ def not_ok(stored: Sequence[Stored]) -> Section | None:
     """Return the runs that failed and were not repeated with success; None if none."""
     rows = [
         cells_of(item, reason_of(item), status=item.record.status.value)
-        for item in _unfinished(stored)
+        for item in unfinished(stored)
         if item.record.status is not Status.UNSUPPORTED
     ]
     if not rows:
@@ -67,13 +67,3 @@ def cells_of(item: Stored, reason: str, **more: str) -> dict[str, str]:
         "reason": reason,
         "file": item.path.name,
     }
-
-
-def _unfinished(stored: Sequence[Stored]) -> list[Stored]:
-    """Return the runs that did not end well and were not repeated with success."""
-    done = {asked_for(item) for item in stored if item.record.status is Status.OK}
-    return [
-        item
-        for item in stored
-        if item.record.status is not Status.OK and asked_for(item) not in done
-    ]

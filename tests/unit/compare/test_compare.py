@@ -1,15 +1,21 @@
 """`quant-harness compare`: four exit codes, what is refused and why, and three ways to write it."""
 
 import json
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import builders
 import numpy as np
 import pytest
+from filed import file_with_samples
+from studies import MakeRecord
 
 from harness.compare.__main__ import SUMMARY, main
+from harness.results.record import SampleScore
 
 File = Callable[..., Path]
 RIGHT = np.arange(1000) % 4 == 0
@@ -130,6 +136,101 @@ def test_a_run_is_not_compared_with_itself(
     assert len(shown.splitlines()) == 2
 
 
+def test_a_recipe_that_the_reference_lacks_does_not_pass(
+    file: File, compare: Callable[..., tuple[int, str]]
+) -> None:
+    before = file(RIGHT, "before").parents[2]
+    file(RIGHT, "after")
+    file(flipped(200, 0), "after", "int8_row")
+    code, shown = compare(before, before.parent / "after", "--margin", "accuracy=1pp")
+    assert code == 3, shown
+    assert "int8_row, mmlu: the reference has no run of this recipe" in shown
+    as_json = json.loads(compare(before, before.parent / "after", "--format=json")[1])
+    assert [each["decision"] for each in as_json["comparisons"]] == [
+        "cannot tell",
+        "invalid comparison",
+    ]
+
+
+def test_a_margin_of_a_measure_that_no_run_has_does_not_pass(
+    file: File, compare: Callable[..., tuple[int, str]]
+) -> None:
+    pair = file(RIGHT, "before"), file(RIGHT, "after")
+    code, shown = compare(*pair, "--margin", "accuracy=1pp,kl=0.01")
+    assert code == 3, shown
+    assert "got also kl" in shown
+
+
+@pytest.mark.parametrize("harm", ["damaged", "failed", "without a value"])
+def test_a_candidate_with_a_run_without_a_result_does_not_pass(
+    file: File, compare: Callable[..., tuple[int, str]], harm: str
+) -> None:
+    for folder in ("before", "after"):
+        file(RIGHT, folder)
+        other = file(flipped(200, 0), folder, "int8_row")
+    record = json.loads(other.read_text(encoding="utf-8"))
+    match harm:
+        case "damaged":
+            other.write_text(other.read_text(encoding="utf-8")[:-100], encoding="utf-8")
+        case "failed":
+            record |= {"status": "error", "error": "out of memory", "metrics": []}
+            record |= {"samples_file": None, "samples_sha256": None}
+        case _:
+            record["metrics"][0] |= {"value": None, "ci95": None, "note": "not finite"}
+    if harm != "damaged":
+        other.write_text(json.dumps(record), encoding="utf-8")
+    code, shown = compare(other.parents[3] / "before", other.parents[2], "--margin", "accuracy=1pp")
+    assert code == 3, shown
+    assert other.name in shown
+
+
+@pytest.mark.parametrize(("share", "code"), [(0.01, 1), (0.05, 2)])
+@pytest.mark.parametrize("is_record", [True, False])
+def test_a_loss_up_to_the_noise_floor_is_not_worse(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    make_record: MakeRecord,
+    share: float,
+    code: int,
+    is_record: bool,
+) -> None:
+    paths = file(RIGHT, "before"), file(flipped(30, 0), "after", "int8_row")
+    names = ("kl_mean", "ln_ppl_ratio", "flips")
+    floor = make_record(
+        task="noise_floor",
+        metrics=tuple(
+            builders.metric(f"batch/{name}", share, unit="fraction", n=500, n_of="question")
+            for name in names
+        ),
+    )
+    samples = [SampleScore(id=str(i), cluster="c", scores={"correct": 1.0}) for i in range(500)]
+    file_with_samples(paths[0].parents[2], floor, samples)
+    found, shown = compare(*(path if is_record else path.parents[2] for path in paths))
+    assert found == code, shown
+    # The other way round it would be better.
+    assert compare(*reversed(paths))[0] == (0 if code == 1 else 2)
+
+
+def test_a_summary_that_cannot_be_written_is_not_worse(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "none" / "summary.md"))
+    pair = file(flipped(30, 2)), file(RIGHT, recipe="int8_row")
+    code, shown = compare(*pair, "--format=github")
+    assert code == 3
+    assert "summary.md" in shown
+
+
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&-"])
+def test_closed_streams_leave_the_decision_as_it_is(file: File, streams: str) -> None:
+    pair = file(flipped(30, 2)), file(RIGHT, recipe="int8_row")
+    command = shlex.join([sys.executable, "-m", "harness.compare", *map(str, pair)])
+    assert subprocess.run(f"{command} {streams}", shell=True, check=False).returncode == 0  # noqa: S602
+
+
 @pytest.mark.parametrize(
     ("margin", "reason"),
     [
@@ -140,6 +241,9 @@ def test_a_run_is_not_compared_with_itself(
         ("kl=x", "above 0"),
         ("accuracy=1pp,accuracy=2pp", "once for each measure"),
         ("perplexity=1%,log_loss=0.01", "once for each measure"),
+        (",", "must be like accuracy=1pp"),
+        ("accuracy=0_5pp", "above 0"),
+        ("accuracy=100pp", "no accuracy falls by 100pp"),
     ],
 )
 def test_margin_that_could_be_misread_is_refused(

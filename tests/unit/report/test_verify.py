@@ -9,7 +9,7 @@ import pytest
 from repository import ROOT
 from studies import MakeRecord
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ResultError
 from harness.report import __main__ as command
 from harness.report.__main__ import write
 from harness.report.verify import differences
@@ -38,6 +38,22 @@ def test_one_digit_that_is_changed_is_found(report: Path) -> None:
     assert (changed[0], right[0]) == ("-", "+")
     assert "48.01 %" in changed
     assert "48.00 %" in right
+
+
+@pytest.mark.parametrize("suffix", [".md", ".json", ".csv"])
+@pytest.mark.parametrize(
+    "more", ["-- int8_row wins", "++ int8_row wins", "@@ -1 @@", "---", "\n", " "]
+)
+def test_any_line_that_is_added_at_the_end_is_found(report: Path, suffix: str, more: str) -> None:
+    path = report.with_suffix(suffix)
+    path.write_text(f"{path.read_text(encoding='utf-8')}{more}\n", encoding="utf-8")
+    assert f"-{more.rstrip(chr(10))}" in differences(report)
+
+
+def test_claims_that_are_no_text_are_refused(report: Path) -> None:
+    report.with_suffix(".csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(ResultError, match=r"small\.csv must be the claims of a report"):
+        differences(report)
 
 
 def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
