@@ -115,8 +115,8 @@ class ResultStore:
     def beside(self, path: Path) -> list[Stored]:
         """Return what a record is read beside: records of its task and model, and noise floors.
 
-        Oldest first, itself included. A checkpoint shares the noise floor of its float model,
-        which has another name. Files that are not whole records are left out: a report lists them.
+        Oldest first, itself included. A checkpoint shares the noise floor of its baseline, which
+        has another name. Files that are not whole records are left out: a report lists them.
         """
         own = f"{path.parent.relative_to(self.root)}/*"
         return self._read_all(own, f"{names.NOISE_FLOOR}/*/*")[0]

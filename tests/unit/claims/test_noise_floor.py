@@ -68,7 +68,7 @@ def test_a_loss_of_no_more_answers_than_flip_without_quantization_is_not_claimed
     assert claim.verdict is verdict
 
 
-@pytest.mark.parametrize("model", ["m", "float model of m"])
+@pytest.mark.parametrize("model", ["m", "baseline of m"])
 def test_a_run_that_ends_finds_the_noise_floor_on_file(
     make_record: MakeRecord, file_answers: File, tmp_path: Path, model: str
 ) -> None:
