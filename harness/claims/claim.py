@@ -79,6 +79,11 @@ class Answered:
     tiers: Tiers | None
     """Which runs can be told apart, over all pairs; None if that is not known."""
 
+    @property
+    def floor_size(self) -> float | None:
+        """The noise floor in the unit of an item of the group's measure; None if not known."""
+        return _size(self.floor, self.group)
+
 
 def family(
     pairs: Iterable[tuple[Row, Row | None]],

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.claims.row_names import row_names
 from harness.errors import ResultError
-from harness.identity import canonical
+from harness.identity import FIRST_ENGINE, canonical
 from harness.results import names
 from harness.results.outdated import outdated, without_narrow_intervals
 from harness.results.record import (
@@ -112,8 +112,17 @@ class Group:
 
     @property
     def baseline(self) -> Row | None:
-        """The row of the unquantized model, if it was measured."""
-        return next((row for row in self.rows if row.is_baseline), None)
+        """The row of the unquantized model, if it was measured.
+
+        Of several, such as with two batch sizes, the one whose engine most recipes share, then the
+        latest. It is never chosen by its value: the best of several is lucky.
+        """
+        engines = Counter(_engine(row) for row in self.rows if not row.is_baseline)
+        return max(
+            (row for row in self.rows if row.is_baseline),
+            key=lambda row: (engines[_engine(row)], row.stored.record.created),
+            default=None,
+        )
 
     @property
     def compared_with(self) -> BaselineInfo | ModelInfo:
@@ -154,6 +163,12 @@ def finished(stored: Sequence[Stored]) -> list[Stored]:
     # Older records do not keep the calibration text. A run with a known text replaces them.
     known = {of for of, text in latest if text is not None}
     return [item for (of, text), item in latest.items() if text is not None or of not in known]
+
+
+def _engine(row: Row) -> str:
+    """Return the configuration of a run's engine as text; it may decide the last digits."""
+    engine = row.stored.record.config.get("engine") or FIRST_ENGINE
+    return json.dumps(canonical(engine), sort_keys=True, default=str)
 
 
 def unfinished(stored: Sequence[Stored]) -> list[Stored]:

@@ -113,7 +113,7 @@ def _family(
             (_mean_row(name, rows), base, _difference(rows, base))
             for name, rows in zip(names, sets, strict=True)
         ]
-        compared = corrected(found, floor=_floor(answered))
+        compared = corrected(found, floor=answered.floor_size)
     return [
         Fitted(group=answered.group, label=name, rows=rows, comparison=each)
         for name, rows, each in zip(names, sets, compared, strict=True)
@@ -134,12 +134,6 @@ def _difference(rows: Sequence[Row], base: Row) -> Difference | str:
     answers = [items.answers for items in found if items.answers is not None]
     sums = [items.sums for items in found]
     return answers_over_seeds(answers, sums) if answers else over_seeds(sums)
-
-
-def _floor(answered: Answered) -> float | None:
-    """Return the noise floor that the group's differences are weighed with."""
-    claims = (each for each in answered.against_baseline.values() if isinstance(each, Claim))
-    return next((claim.evidence.floor for claim in claims), None)
 
 
 def _mean_row(label: str, rows: Sequence[Row]) -> Row:

@@ -113,7 +113,7 @@ def builders(
     for number, each in enumerate(answered, start=1):
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
         yield partial(quality_against_bits, each, picture)
-    yield from (partial(formats_by_granularity, group) for group in groups)
+    yield from (partial(formats_by_granularity, each) for each in answered)
     yield from (partial(group_size_trend, group) for group in groups)
     yield partial(published_figures, stored)
     yield partial(direct_against_generate, groups)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from harness.claims.claim import family
+from harness.claims.claim import Answered, family
 from harness.claims.grouping import Group, Row
 from harness.report.sections.differences import Columns, of_comparison, of_itself
 from harness.report.sections.section import Section
@@ -18,8 +18,9 @@ ELEMENTS = {"int8": "INT8", "fp8_e4m3fn": "FP8 E4M3"}
 COLUMNS = Columns("INT8 - FP8", "INT8 is")
 
 
-def formats_by_granularity(group: Group) -> Section | None:
+def formats_by_granularity(answered: Answered) -> Section | None:
     """Return INT8 beside FP8 with the paired difference; None if no granularity has both."""
+    group = answered.group
     if not group.is_quality:
         return None
     measured = {each: _both(group, each) for each in GRANULARITIES if any(_both(group, each))}
@@ -30,7 +31,7 @@ def formats_by_granularity(group: Group) -> Section | None:
     }
     if not pairs:
         return None
-    compared = dict(zip(pairs, family(pairs.values()), strict=True))
+    compared = dict(zip(pairs, family(pairs.values(), floor=answered.floor_size), strict=True))
     rows, notes = [], []
     for granularity, both in measured.items():
         found = compared.get(granularity)

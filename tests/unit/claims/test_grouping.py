@@ -45,6 +45,33 @@ def test_rows_are_sorted_best_first_in_the_direction_of_the_metric(
     assert [row.value for row in second.rows] == [8.0, 9.0]
 
 
+@pytest.mark.parametrize("best_first", [True, False])
+def test_the_baseline_is_never_chosen_by_its_value(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], best_first: bool
+) -> None:
+    values = (0.6, 0.5) if best_first else (0.5, 0.6)
+    records = [make_record("none", v, config_hash=h) for v, h in zip(values, "ab", strict=True)]
+    (group,) = groups_of(file_records(*records, make_record("int8_row", 0.55)))
+    assert group.baseline is not None
+    assert group.baseline.value == values[1]  # the latest
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_baseline_has_the_engine_of_the_recipes(
+    make_record: Callable[..., RunRecord], file_records: Callable[..., Path], is_first: bool
+) -> None:
+    def of_engine(recipe: str, value: float, batch_tokens: int) -> RunRecord:
+        record = make_record(recipe, value)
+        engine = {"_target_": "Local", "batch_tokens": batch_tokens}
+        return record.model_copy(update={"config": record.config | {"engine": engine}})
+
+    sizes = (512, 4096) if is_first else (4096, 512)
+    records = [of_engine("none", 0.5 + size / 1e5, size) for size in sizes]
+    (group,) = groups_of(file_records(*records, of_engine("int8_row", 0.48, 512)))
+    assert group.baseline is not None
+    assert group.baseline.value == 0.5 + 512 / 1e5
+
+
 def test_of_repeated_runs_only_the_latest_counts(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path]
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import builders
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -150,11 +151,29 @@ def test_perplexity_is_compared_by_document_in_each_table(file: File, store: Res
         shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
         assert found[name]["its 95 % interval"] == shown
         assert found[name]["differs from baseline"] == verdict
-    row = rows_of(formats_by_granularity(answered.group), "granularity")["row"]
+    row = rows_of(formats_by_granularity(answered), "granularity")["row"]
     low, high = bounds(less - more)
     shown = f"{100 * math.expm1(low):+.3f} % .. {100 * math.expm1(high):+.3f} %"
     assert row["its 95 % interval"] == shown
     assert row["INT8 is"] == "better"
+
+
+def test_formats_that_differ_by_no_more_than_the_noise_floor_are_not_told_apart(
+    file: File, store: ResultStore
+) -> None:
+    for name, fmt, extra in (("a", "int8_row", 0.0), ("b", "fp8_e4m3fn_row", 0.01)):
+        tokens = NLL + extra * (1 + np.arange(len(NLL)) % 7)
+        file(name, math.exp(tokens.mean()), windows(tokens), task="perplexity", fmt=fmt)
+
+    def verdict() -> str:
+        (found,) = (a for a in answered_of(store) if a.group.task.name == "perplexity")
+        return rows_of(formats_by_granularity(found), "granularity")["row"]["INT8 is"]
+
+    assert verdict() == "better"
+    changes = {"batch/kl_mean": 0.05, "batch/ln_ppl_ratio": 0.05}
+    metrics = tuple(builders.metric(name, value, n=len(NLL)) for name, value in changes.items())
+    file("none", 0.0, windows(NLL), task="noise_floor", metrics=metrics)
+    assert verdict() == "cannot tell"
 
 
 def test_perplexity_a_word_takes_the_log_loss_of_its_tokens(file: File, store: ResultStore) -> None:
