@@ -47,6 +47,8 @@ def _difference_cells(row: Row, answered: Answered) -> Cells:
         return of_itself(row, COLUMNS, "no baseline")
     if row is baseline:
         return of_itself(row, COLUMNS, "0 (baseline)")
+    if row.is_baseline:
+        return of_itself(row, COLUMNS, "not compared (another run of the baseline)")
     return of_comparison(answered.against_baseline[row.stored.record.run_id], COLUMNS)
 
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from harness.claims.claim import answer
 from harness.claims.grouping import Group, comparable, finished
+from harness.report.sections.ranking import ranking
 from harness.results.names import TIMED
 from harness.results.record import RunRecord, Status
 from harness.results.store import ResultStore
@@ -54,6 +56,10 @@ def test_the_baseline_is_never_chosen_by_its_value(
     (group,) = groups_of(file_records(*records, make_record("int8_row", 0.55)))
     assert group.baseline is not None
     assert group.baseline.value == values[1]  # the latest
+    section = ranking(answer([group])[0])
+    assert section.table is not None
+    differences = section.table.set_index("accuracy")["difference from baseline"]
+    assert differences["60.00 %" if best_first else "50.00 %"].startswith("not compared")
 
 
 @pytest.mark.parametrize("is_first", [True, False])
