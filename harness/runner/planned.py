@@ -42,7 +42,7 @@ def spoilt_by(reason: Exception) -> str:
     """Return why records on file cannot be used, where one of them makes the harness fail."""
     return (
         f"a record on file lacks what is read of it ({type(reason).__name__}: {reason}); "
-        "`quant-harness report` names the file"
+        "`quant-harness report` lists the files that it cannot use"
     )
 
 
