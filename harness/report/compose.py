@@ -62,7 +62,7 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
 
 def margin_of(text: str) -> str:
     """Return the margin that a report was written with, as it was typed; empty without one."""
-    named = (line for line in text.splitlines() if line.startswith(MARGIN))
+    named = (line for line in _head(text) if line.startswith(MARGIN))
     return next(named, MARGIN).removeprefix(MARGIN)
 
 
@@ -76,13 +76,18 @@ def records_of(text: str, folder: Path) -> Path:
     Raises:
         ResultError: The report does not name the folder.
     """
-    named = (line for line in text.splitlines() if line.startswith(RECORDS))
+    named = (line for line in _head(text) if line.startswith(RECORDS))
     line = next(named, None)
     if line is None:
         raise ResultError(
             f"a report must have a line that begins with {RECORDS!r} to be verified; write it anew"
         )
     return folder / unquote(line.removeprefix(RECORDS))
+
+
+def _head(text: str) -> list[str]:
+    """Return the lines before the first section; below, a recipe may be named like one of them."""
+    return text.partition("\n## ")[0].splitlines()
 
 
 def _link(results: Path, folder: Path) -> str:

@@ -38,15 +38,22 @@ def differences(path: Path) -> list[str]:
 
 
 def _differences(written: str, composed: str) -> list[str]:
-    # Not by `splitlines`, which takes further characters for line ends and hides the last one.
-    compared = [*difflib.unified_diff(written.split("\n"), composed.split("\n"), n=0)]
+    compared = [*difflib.unified_diff(_lines(written), _lines(composed), n=0)]
     # Two lines of names come first. Lines of the files follow a `-` or a `+`.
     return [line for line in compared[2:] if not line.startswith("@@")]
 
 
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text; a checkout on Windows may have changed the ends of all.
+
+    `splitlines` takes further characters for line ends, and hides whether there is a last one.
+    """
+    return text.replace("\r\n", "\n").split("\n")
+
+
 def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as reason:
         raise ResultError(f"{path} must be {what}, got {reason}") from reason
 

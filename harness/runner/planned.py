@@ -1,10 +1,10 @@
 """What a run will be able to show, and how long it will take: before a run, or instead of one."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness import signals
 from harness.claims.measure import Measure, measure_of
 from harness.errors import ConfigError, HarnessError
 from harness.machine import provenance
@@ -26,10 +26,24 @@ FLIP_RATE = 0.05
 
 def announce(spec: RunSpec) -> None:
     """Log what a run will be able to show and how long it takes, from records on file."""
-    # Data that cannot be had is the error of the run that begins now.
-    with contextlib.suppress(HarnessError):
-        if (line := before(spec)) is not None:
-            log.info("%s", line)
+    try:
+        line = before(spec)
+    except HarnessError:  # data that cannot be had is the error of the run that begins now
+        return
+    except Exception as reason:  # a record of others may make anything fail
+        if signals.received():
+            raise
+        line = f"no estimate: {spoilt_by(reason)}"
+    if line is not None:
+        log.info("%s", line)
+
+
+def spoilt_by(reason: Exception) -> str:
+    """Return why records on file cannot be used, where one of them makes the harness fail."""
+    return (
+        f"a record on file lacks what is read of it ({type(reason).__name__}: {reason}); "
+        "`quant-harness report` lists the files that it cannot use"
+    )
 
 
 def before(spec: RunSpec) -> str | None:

@@ -34,7 +34,7 @@ from harness.runner import checks
 from harness.runner.foreign_code import foreign_code
 from harness.runner.loading import loaded_model
 from harness.runner.on_file import same_run
-from harness.runner.planned import announce
+from harness.runner.planned import announce, spoilt_by
 from harness.runner.spec import RunSpec
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 
@@ -106,8 +106,19 @@ def run(spec: RunSpec) -> Outcome:
 
 
 def _outcome(spec: RunSpec, label: str, stored: Stored, *, skipped: bool) -> Outcome:
-    compared = at_once(stored, spec.store.beside(stored.path))
-    return Outcome(label=label, stored=stored, skipped=skipped, compared=tuple(compared))
+    return Outcome(
+        label=label, stored=stored, skipped=skipped, compared=tuple(_compared(spec, stored))
+    )
+
+
+def _compared(spec: RunSpec, stored: Stored) -> list[str]:
+    """Return what a run says beside the records on file; the run itself has ended well or not."""
+    try:
+        return at_once(stored, spec.store.beside(stored.path))
+    except Exception as reason:  # a record of others may make anything fail
+        if signals.received():
+            raise
+        return [f"not compared: {spoilt_by(reason)}"]
 
 
 def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
@@ -117,13 +128,13 @@ def _on_file(spec: RunSpec, known: Sequence[Stored]) -> Stored | None:
 def _measure_and_file(spec: RunSpec, identity: str, attempt: int) -> Stored:
     """Open a record, measure, and close the record whatever happens."""
     spec.store.check_room()
-    announce(spec)
     started = time.perf_counter()
     record = _opened(spec, identity, attempt)
     path = spec.store.path(record, **spec.place)
     try:
         # A signal may come as soon as the file is there.
         spec.store.write(path, record)
+        announce(spec)
         counted_since = memory.reset(spec.device)
         update = _measure(spec, path)
         update["duration_s"] = time.perf_counter() - started

@@ -25,6 +25,8 @@ ALPHA = 1 - CONFIDENCE
 """Largest p-value of a claim."""
 POWER = 0.8
 """Chance to see a difference that a plan promises."""
+MOST_ITEMS = 10**15
+"""A plan of more items is none: no model was trained on so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,10 +92,13 @@ class Difference:
         """Return how many items would show a difference of `size` with the given power.
 
         The error of a mean falls with the square root of the number of items, and so does that of
-        clusters if more of the same kind are drawn. None if the error is unknown or 0.
+        clusters if more of the same kind are drawn. None if the error is unknown or 0, and for a
+        size that no number of items shows (more than `MOST_ITEMS`).
         """
         visible = self.smallest_visible(alpha, power)
-        return math.ceil(self.num_items * (visible / size) ** 2) if visible else None
+        if not visible or visible / size > math.sqrt(MOST_ITEMS / self.num_items):
+            return None
+        return math.ceil(self.num_items * (visible / size) ** 2)
 
 
 def of_tokens(sums: Clusters, item: str = "document") -> Difference:

@@ -236,6 +236,9 @@ def test_names_from_outside_stay_text(
 
 def test_escape_leaves_plain_words_alone() -> None:
     assert escape("perplexity of m, 8.25 bits") == "perplexity of m, 8.25 bits"
+    # What a terminal would obey, or what would turn the text around, is shown by its code.
+    assert escape("a\0b\x1b[31mc\u202egnp") == r"a\\x00b\\x1b\[31mc\\u202egnp"
+    assert escape("\U0001f469\u200d\U0001f680 é") == "\U0001f469\u200d\U0001f680 é"
 
 
 def test_a_folder_without_results_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

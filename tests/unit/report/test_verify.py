@@ -50,6 +50,23 @@ def test_any_line_that_is_added_at_the_end_is_found(report: Path, suffix: str, m
     assert f"-{more.rstrip(chr(10))}" in differences(report)
 
 
+@pytest.mark.parametrize(
+    "name", ["Margin: kl=9", "Records: /etc", "a\r\n=2", "a\rb", "a\u2028b", "\0"]
+)
+def test_a_recipe_of_any_name_can_be_verified(
+    make_record: MakeRecord, file_records: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    root = file_records(make_record(), make_record(name, 0.48))
+    path = command.write(root, tmp_path / "out", "odd")
+    assert differences(path) == []
+
+
+def test_line_ends_of_windows_are_no_difference(report: Path) -> None:
+    for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert differences(report) == []
+
+
 def test_claims_that_are_no_text_are_refused(report: Path) -> None:
     report.with_suffix(".csv").write_bytes(b"\xff\xfe")
     with pytest.raises(ResultError, match=r"small\.csv must be the claims of a report"):

@@ -1,17 +1,20 @@
 """What a run says before it starts, and what a plan of it says, on records of the tiny model."""
 
+import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from runs import INT8, MakeSpec, records
+from runs import INT8, MakeSpec, raising, records
 
 from harness.errors import ConfigError
 from harness.plan.expected import Expected, assumed_flips
 from harness.plan.on_file import Timed
 from harness.plan.sentences import page
-from harness.results.record import Hardware
+from harness.results.record import Hardware, Status
 from harness.runner import planned
 from harness.runner.planned import before, plan
 from harness.runner.probe import Probed
@@ -47,6 +50,42 @@ def test_the_first_run_says_what_it_will_show_if_5_percent_flip(
     shown = 100 * visible(assumed_flips(0.05, everything["num_subjects"]), 12)
     said = f"12 questions can show a difference of {shown:.3g} pp or more"
     assert caplog.messages[0] == f"{said} (assuming that 5 % of the answers flip)"
+
+
+def no_samples(record: dict[str, Any]) -> None:
+    for metric in record["metrics"]:
+        metric["n"] = 0
+
+
+def no_options(record: dict[str, Any]) -> None:
+    record["config"]["task"] = "edited"
+
+
+def no_number(record: dict[str, Any]) -> None:
+    record["task"]["data"]["num_windows"] = "many"
+
+
+@pytest.mark.parametrize("harm", [no_samples, no_options, no_number])
+def test_a_record_that_somebody_has_edited_breaks_no_later_run(
+    make_spec: MakeSpec, harm: Callable[[dict[str, Any]], None]
+) -> None:
+    path = run(make_spec(*TEXT)).stored.path
+    record = json.loads(path.read_text(encoding="utf-8"))
+    harm(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    # A recipe asks for the time, for the size of the text and for the baseline.
+    found = run(make_spec(*TEXT[:2], "task.limit_windows=41", INT8))
+    assert found.stored.record.status is Status.OK
+
+
+def test_a_signal_during_the_estimate_closes_the_record(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planned, "before", raising(KeyboardInterrupt()))
+    spec = make_spec(*TEXT)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec)
+    assert [item.record.status for item in records(spec)] == [Status.CANCELLED]
 
 
 def test_later_runs_say_what_runs_on_file_show_and_how_long_the_last_took(

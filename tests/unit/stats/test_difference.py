@@ -133,3 +133,12 @@ def test_no_difference_is_both_within_a_margin_and_beyond_it(seed: int) -> None:
     assert within is not None
     assert above is not None
     assert within >= 0.5 or above >= 0.5
+
+
+def test_a_size_that_no_number_of_items_shows_has_none() -> None:
+    found = of_flips(10, 4, 1000)
+    visible = found.smallest_visible()
+    assert visible is not None
+    assert found.items_to_see(visible) == pytest.approx(1000, abs=1)
+    for size in (1e-9, 1e-200, 5e-324):
+        assert found.items_to_see(size) is None
