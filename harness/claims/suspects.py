@@ -65,22 +65,27 @@ def suspects(answered: Sequence[Answered]) -> list[Suspect]:
         *chain.from_iterable(check(each) for each in answered for check in CHECKS),
         *real_unlike_fake(answered),
     ]
-    order = [row.stored.record.run_id for each in answered for row in each.group.rows]
-    return sorted(found, key=lambda each: order.index(each.row.stored.record.run_id))
+    order = [_id(row) for each in answered for row in each.group.rows]
+    return sorted(found, key=lambda each: order.index(_id(each.row)))
 
 
 def marked(answered: Sequence[Answered], found: Iterable[Suspect]) -> list[Answered]:
     """Return the groups with a mark after the name of each suspect row."""
-    runs = {each.row.stored.record.run_id for each in found}
+    runs = {_id(each.row) for each in found}
     return [
         replace(each, group=replace(each.group, rows=tuple(_named(each.group.rows, runs))))
         for each in answered
     ]
 
 
-def _named(rows: Iterable[Row], runs: set[str]) -> Iterator[Row]:
+def _id(row: Row) -> tuple[str, str]:
+    """Return what identifies a row: a run of several tasks has one for each."""
+    return row.stored.record.run_id, row.stored.part
+
+
+def _named(rows: Iterable[Row], runs: set[tuple[str, str]]) -> Iterator[Row]:
     for row in rows:
-        is_suspect = row.stored.record.run_id in runs
+        is_suspect = _id(row) in runs
         yield replace(row, label=f"{row.label} {MARK}") if is_suspect else row
 
 

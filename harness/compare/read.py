@@ -49,9 +49,9 @@ def check_whole(path: Path, found: Sequence[Group]) -> None:
         if _is_paired(item):
             status = item.record.status.value
             raise ResultError(f"{item.path} must have ended well, got {status}; repeat the run")
-    compared = {row.stored.path for group in found for row in group.rows}
+    compared = {(row.stored.path, row.stored.part) for group in found for row in group.rows}
     for item in finished(stored):
-        if _is_paired(item) and item.path not in compared:
+        if _is_paired(item) and (item.path, item.part) not in compared:
             why = outdated(item.record) or "no value; repeat the run"
             raise ResultError(f"{item.path} must have a result to compare, got {why}")
 

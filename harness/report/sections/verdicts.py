@@ -63,6 +63,8 @@ def _lacks_baseline(group: Group) -> bool:
 def _said(answered: Answered, fits: Sequence[Fitted]) -> list[_Said]:
     """Return what is said of the recipes of a group, best first, each once."""
     compared = answered.against_baseline
+    # A run of several tasks has one id in all of its groups.
+    fits = [each for each in fits if each.group is answered.group]
     rows = (row.stored.record.run_id for row in answered.group.rows)
     of_quality = [
         said

@@ -1,6 +1,7 @@
 """Suspect rows: records that break a rule, and records that nearly do."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from repository import ROOT
 
 from harness.claims import answer, comparable
 from harness.claims.at_once import at_once
-from harness.claims.suspects import marked, suspects
+from harness.claims.suspects import Suspect, marked, suspects
 from harness.report.contents import answered_of, collect
 from harness.report.intake import take_in
 from harness.results.record import Metric, RunRecord, SampleScore
@@ -322,3 +323,15 @@ def test_marks_change_nothing_but_names(file: File) -> None:
     file("none", 0.5, answers(RIGHT))
     answered = answer(comparable(file.stored))
     assert marked(answered, []) == answered
+
+
+def test_of_a_run_of_two_tasks_only_the_suspect_one_is_marked(file: File) -> None:
+    file("none", 0.5, answers(RIGHT))
+    (answered,) = answer(comparable(file.stored))
+    (row,) = answered.group.rows
+    parts = [
+        replace(row, stored=replace(row.stored, part=part)) for part in ("direct/", "generate/")
+    ]
+    both = [replace(answered, group=replace(answered.group, rows=(part,))) for part in parts]
+    found = marked(both, [Suspect(row=parts[1], reason="odd")])
+    assert [each.group.rows[0].label for each in found] == ["baseline", "baseline (suspect)"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filed import file_with_samples
+from studies import record_maker
 
 from harness.claims import Answered, answer
 from harness.claims.at_once import NO_BASELINE
@@ -156,3 +157,22 @@ def test_of_one_calibration_seed_nothing_is_said_of_the_recipe(folder: Folder) -
         "static": True,
         "int4": False,
     }
+
+
+def test_a_run_of_two_tasks_says_of_each_what_its_own_seeds_say(tmp_path: Path) -> None:
+    answered = []
+    for name, loss in (("little", 0.01), ("much", 0.5)):
+        folder = Folder(record_maker(), tmp_path / name)  # the same run ids in both
+        folder.text("none", 0.0)
+        for seed in range(3):
+            text = CalibrationInfo(text="a", sha256="a", num_sequences=4, length=8, seed=seed)
+            folder.text("w8a8_static", loss + seed / 1e4, text)
+        answered += folder.answered()
+    section = verdicts(answered)
+    assert section is not None
+    (little,), (much,) = (
+        [line for line in verdicts([each]).text.splitlines() if "over 3" in line]  # type: ignore[union-attr]
+        for each in answered
+    )
+    assert little != much
+    assert [line for line in section.text.splitlines() if "over 3" in line] == [little, much]
