@@ -30,10 +30,11 @@ def differences(path: Path) -> list[str]:
     with scratch.folder_in(Path(tempfile.gettempdir())) as folder:
         composed = compose(results, path, folder, margin_of(written))
     found = _differences(written, composed.text)
-    # Reports from before the claims were written beside them have no such files.
     for target, content in claims_files.contents(path, composed.claims).items():
         if target.exists():
             found += _differences(_read(target, "the claims of a report"), content)
+        else:
+            found.append(f"+{target.name}, which is not there; write the report anew")
     return found
 
 

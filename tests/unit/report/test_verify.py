@@ -61,6 +61,14 @@ def test_a_recipe_of_any_name_can_be_verified(
     assert differences(path) == []
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_claims_that_are_gone_are_a_difference(report: Path, suffix: str) -> None:
+    report.with_suffix(suffix).unlink()
+    assert differences(report) == [
+        f"+small{suffix}, which is not there; write the report anew",
+    ]
+
+
 def test_line_ends_of_windows_are_no_difference(report: Path) -> None:
     for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
