@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from harness.audit.audit import audit
 from harness.audit.study import study
-from harness.messages import plural, program
+from harness.messages import plural, program, visible
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 
@@ -37,7 +37,8 @@ def main() -> None:
         sys.exit(2)
     with printing():
         for each in findings:
-            sys.stdout.write(f"{arguments.file}:{each.line}: {each.fault}: {each.text}\n")
+            found = visible(f"{each.fault}: {each.text}")
+            sys.stdout.write(f"{arguments.file}:{each.line}: {found}\n")
         sys.stdout.write(
             f"{num or 'no'} {plural('finding', num)} in {num_tables} "
             f"{plural('table', num_tables)}\n"

@@ -8,6 +8,7 @@ import pandas as pd
 from harness.claims.claim import Claim, Comparison, NotCompared
 from harness.claims.sentences import reference_of, sentence, shown, size_in_words
 from harness.compare.gate import Decided, Decision, overall
+from harness.messages import visible
 from harness.report.markdown import escape
 from harness.results import formatting as figures
 
@@ -21,7 +22,7 @@ WORDS = {
 
 def as_text(decided: Sequence[Decided]) -> str:
     """Return a line for each comparison, and one for all."""
-    lines = [f"{WORDS[each.decision]}: {_said(each.comparison)}" for each in decided]
+    lines = [visible(f"{WORDS[each.decision]}: {_said(each.comparison)}") for each in decided]
     return "\n".join([*lines, f"all in all: {WORDS[overall(decided)]}"]) + "\n"
 
 

@@ -5,12 +5,11 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from harness.messages import visible
 from harness.report.sections.section import Section
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 """What Markdown would take for markup."""
-UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of the text after them."""
 
 
 def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
@@ -31,5 +30,4 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 def escape(text: str) -> str:
     """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
-    seen = UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
-    return SPECIAL.sub(r"\\\1", html.escape(seen, quote=False))
+    return SPECIAL.sub(r"\\\1", html.escape(visible(text), quote=False))

@@ -279,3 +279,26 @@ def test_summary_of_a_job_is_markdown_and_json_says_the_same(
     assert as_json["decision"] == found["decision"] == "worse"
     assert found["difference, 95 % interval"].startswith("-2.8 pp")
     assert "-2.8 pp" in shown
+
+
+@pytest.mark.parametrize("form", ["text", "github", "json"])
+def test_a_name_in_a_record_cannot_write_lines_or_move_the_cursor(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    form: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "summary.md"))
+    hostile = "a\n::error::b\x1b[2Jc\u202ed|e"
+    path = file(RIGHT, recipe="int8_row")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored["recipe"] = hostile
+    stored["quant"]["name"] = hostile
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    code, shown = compare(file(RIGHT), path, f"--format={form}")
+    assert code == 2, shown
+    assert not any(line.lstrip().startswith("::") for line in shown.splitlines())
+    assert not {"\x1b", "\u202e"} & set(shown) or form == "json"
+    if form == "json":
+        assert hostile.split("\n")[0] in json.loads(shown)["comparisons"][0]["candidate"]
