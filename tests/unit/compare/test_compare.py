@@ -109,7 +109,9 @@ def test_lost_samples_and_missing_files_are_refused(
     file: File, compare: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     path, other = file(RIGHT), file(flipped(9, 2), recipe="int8_row")
-    assert compare(path, tmp_path / "nothing.json")[0] == 3
+    code, shown = compare(path, tmp_path / "nothing.json")
+    assert code == 3
+    assert "nothing.json must be a record or a folder of records" in shown
     other.with_suffix(".samples.parquet").unlink()
     code, shown = compare(path, other)
     assert code == 3

@@ -91,6 +91,8 @@ def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
     code, out, err = verify(report, other)
     assert (code, out) == ("1", f"{report}: says what its records say\n")
     assert "must have a line that begins with 'Records: '" in err
+    gone = tmp_path / "gone.md"
+    assert verify(gone) == ("1", "", f"{gone} must be a report, got: No such file or directory\n")
     report.write_text(report.read_text(encoding="utf-8") + "\nBest: int8_row\n", encoding="utf-8")
     code, out, _ = verify(report)
     assert code == "1"
