@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from harness.claims.claim import Claim, Comparison, NotCompared, family
+from harness.claims.margins import SPELLINGS
 from harness.claims.measure import Measure
 from harness.compare.pairs import Pair
 from harness.errors import ResultError
@@ -50,10 +51,10 @@ def decide(pairs: Sequence[Pair], margins: Mapping[Measure, float]) -> list[Deci
         ResultError: No pair has the measure of a margin.
     """
     measures = dict.fromkeys(pair.measure for pair in pairs)
-    if unused := [measure.name for measure in margins if measure not in measures]:
+    if unused := [measure for measure in margins if measure not in measures]:
         raise ResultError(
             f"--margin must name measures of these runs ({_listed(measures)}), got also "
-            f"{', '.join(unused)}, which no run of the candidate has"
+            f"{_listed(unused)}, which no run of the candidate has"
         )
     compared = [
         (each, margins.get(measure))
@@ -70,7 +71,9 @@ def decide(pairs: Sequence[Pair], margins: Mapping[Measure, float]) -> list[Deci
 
 
 def _listed(measures: Iterable[Measure]) -> str:
-    return ", ".join(measure.name for measure in measures)
+    """Return the measures by the names that a margin has."""
+    wanted = set(measures)
+    return ", ".join(name for name, each in SPELLINGS.items() if each.measure in wanted)
 
 
 def _compared(pairs: Sequence[Pair], margin: float | None) -> Iterator[Comparison]:

@@ -74,6 +74,8 @@ def test_exit_code_is_the_decision(
     assert found == code, shown
     words = ("not worse", "worse", "cannot tell")[code]
     assert shown.splitlines()[-1] == f"all in all: {words}"
+    is_open = code == 2 and "--margin" in margin
+    assert ("may be smaller or larger than the margin, 2 pp" in shown) is is_open
     assert "exact McNemar" in shown
 
 
@@ -161,6 +163,7 @@ def test_a_margin_of_a_measure_that_no_run_has_does_not_pass(
     code, shown = compare(*pair, "--margin", "accuracy=1pp,kl=0.01")
     assert code == 3, shown
     assert "got also kl" in shown
+    assert "got also perplexity, log_loss" in compare(*pair, "--margin", "perplexity=1%")[1]
 
 
 @pytest.mark.parametrize("harm", ["damaged", "failed", "without a value"])
