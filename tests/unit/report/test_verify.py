@@ -119,7 +119,7 @@ def test_a_margin_of_no_measure_of_the_runs_is_refused(
     file_answers: Callable[..., Path], tmp_path: Path
 ) -> None:
     file_answers(np.arange(1000) % 4 == 0)
-    with pytest.raises(ConfigError, match="must name a measure of these runs"):
+    with pytest.raises(ConfigError, match=r"of these runs \(accuracy\), got kl=0\.01"):
         write(tmp_path / "results", tmp_path, "r", margin="kl=0.01")
 
 
