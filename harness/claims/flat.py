@@ -28,6 +28,8 @@ FIELDS = (
     *("verdict", "sentence", "tier", "tier_comparisons", "p_cochran", "suspect"),
 )
 """Fields of every row, in order."""
+DIGITS = 10
+"""Significant digits of what is computed: further ones depend on the processor."""
 
 
 def flat(answered: Sequence[Answered]) -> list[dict[str, Cell]]:
@@ -123,24 +125,24 @@ def _evidence(claim: Claim) -> dict[str, Cell]:
     (unit, difference, interval), evidence = in_unit(claim), claim.evidence
     return {
         "measure": evidence.measure.name,
-        "difference": _finite(difference),
-        "low": None if interval is None else _finite(interval.low),
-        "high": None if interval is None else _finite(interval.high),
+        "difference": _rounded(difference),
+        "low": None if interval is None else _rounded(interval.low),
+        "high": None if interval is None else _rounded(interval.high),
         "difference_unit": unit,
         "test": claim.difference.test,
-        "p_holm": evidence.p,
-        "q_benjamini_hochberg": claim.q,
+        "p_holm": _rounded(evidence.p),
+        "q_benjamini_hochberg": _rounded(claim.q),
         "comparisons": claim.num_tests,
-        "margin": evidence.margin,
-        "p_margin_holm": evidence.p_margin,
+        "margin": _rounded(evidence.margin),
+        "p_margin_holm": _rounded(evidence.p_margin),
         "noise_floor": evidence.floor,
         "verdict": str(claim.verdict),
     }
 
 
-def _finite(value: float) -> float | None:
-    """Return a number that JSON can hold."""
-    return value if math.isfinite(value) else None
+def _rounded(value: float | None) -> float | None:
+    """Return a number that JSON can hold, with `DIGITS` digits; None for others."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
 def _timed(found: Speed) -> dict[str, Cell]:
@@ -153,7 +155,7 @@ def _timed(found: Speed) -> dict[str, Cell]:
         "high": high,
         "difference_unit": "ratio",
         "test": found.untested or "Wilcoxon's signed ranks of the rounds",
-        "p_holm": found.p,
+        "p_holm": _rounded(found.p),
         "comparisons": found.num_tests,
         "verdict": str(found.verdict),
         "sentence": speed_words.sentence([found]),

@@ -56,7 +56,9 @@ def _read(path: Path, what: str) -> str:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as reason:
-        raise ResultError(f"{path} must be {what}, got {reason}") from reason
+        # The text of an OSError would repeat the path.
+        why = getattr(reason, "strerror", None) or str(reason)
+        raise ResultError(f"{path} must be {what}, got: {why}") from reason
 
 
 def verify(paths: Sequence[Path]) -> bool:

@@ -23,8 +23,8 @@ def better_than_unquantized(answered: Answered) -> Iterator[Suspect]:
                 row=claim.row,
                 reason=(
                     f"better than {reference_of(claim)} ({details(claim)}){floor}; rounding only "
-                    "loses information: look for calibration on the test's text, and repeat it on "
-                    "other samples"
+                    "loses information: look for calibration on the test's text, and repeat the "
+                    "run on other samples"
                 ),
             )
 

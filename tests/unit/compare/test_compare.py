@@ -74,6 +74,8 @@ def test_exit_code_is_the_decision(
     assert found == code, shown
     words = ("not worse", "worse", "cannot tell")[code]
     assert shown.splitlines()[-1] == f"all in all: {words}"
+    is_open = code == 2 and "--margin" in margin
+    assert ("may be smaller or larger than the margin, 2 pp" in shown) is is_open
     assert "exact McNemar" in shown
 
 
@@ -109,7 +111,9 @@ def test_lost_samples_and_missing_files_are_refused(
     file: File, compare: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     path, other = file(RIGHT), file(flipped(9, 2), recipe="int8_row")
-    assert compare(path, tmp_path / "nothing.json")[0] == 3
+    code, shown = compare(path, tmp_path / "nothing.json")
+    assert code == 3
+    assert "nothing.json must be a record or a folder of records" in shown
     other.with_suffix(".samples.parquet").unlink()
     code, shown = compare(path, other)
     assert code == 3
@@ -159,6 +163,7 @@ def test_a_margin_of_a_measure_that_no_run_has_does_not_pass(
     code, shown = compare(*pair, "--margin", "accuracy=1pp,kl=0.01")
     assert code == 3, shown
     assert "got also kl" in shown
+    assert "got also perplexity, log_loss" in compare(*pair, "--margin", "perplexity=1%")[1]
 
 
 @pytest.mark.parametrize("harm", ["damaged", "failed", "without a value"])

@@ -89,6 +89,14 @@ def test_the_published_claims_have_differences() -> None:
     assert {"accuracy", "log_loss"} <= set(measures)
 
 
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_computed_numbers_have_the_digits_that_all_processors_share(path: Path) -> None:
+    computed = ("p_holm", "q_benjamini_hochberg", "p_margin_holm", "margin")
+    values = [claim[field] for claim in claims_of(path) for field in computed]
+    numbers = [value for value in values if isinstance(value, float)]
+    assert numbers == [float(f"{number:.10g}") for number in numbers]
+
+
 def _is_number(cell: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+)?( %)?", cell) is not None
 

@@ -99,6 +99,8 @@ def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
     code, out, err = verify(report, other)
     assert (code, out) == ("1", f"{report}: says what its records say\n")
     assert "must have a line that begins with 'Records: '" in err
+    gone = tmp_path / "gone.md"
+    assert verify(gone) == ("1", "", f"{gone} must be a report, got: No such file or directory\n")
     report.write_text(report.read_text(encoding="utf-8") + "\nBest: int8_row\n", encoding="utf-8")
     code, out, _ = verify(report)
     assert code == "1"
@@ -125,7 +127,7 @@ def test_a_margin_of_no_measure_of_the_runs_is_refused(
     file_answers: Callable[..., Path], tmp_path: Path
 ) -> None:
     file_answers(np.arange(1000) % 4 == 0)
-    with pytest.raises(ConfigError, match="must name a measure of these runs"):
+    with pytest.raises(ConfigError, match=r"of these runs \(accuracy\), got kl=0\.01"):
         write(tmp_path / "results", tmp_path, "r", margin="kl=0.01")
 
 
