@@ -33,6 +33,14 @@ def did_you_mean(got: str, legal: Iterable[str], spelled: str = "{}") -> str:
     return f"; did you mean {spelled.format(close[0])}?" if close else ""
 
 
+def spoilt_by(reason: Exception) -> str:
+    """Return why records on file cannot be used, where one of them makes the harness fail."""
+    return (
+        f"a record on file lacks what is read of it ({type(reason).__name__}: {reason}); "
+        "`quant-harness report` lists the files that it cannot use"
+    )
+
+
 def program(module: str) -> str:
     """Return how a command was typed: `quant-harness report`, or `python -m harness.report`."""
     return sys.argv[0] if sys.argv[0].startswith(f"{SCRIPT} ") else f"python -m {module}"

@@ -200,14 +200,19 @@ def _tokens(row: Row, total: str, of_token: str, why_no_test: str | None) -> Tok
         why_no_test: Why there is no test without that column.
     """
     items = _items(row, total)
-    items = items[items[total].notna()]  # a divergence may have asked questions too
     tokens = _joined(items, of_token)
     documents = _joined(items, "token_document")
+    counts = items["num_tokens"].to_numpy(np.float64)
+    for column in {of_token, "token_document"} & set(items):
+        if (items[column].map(len) != counts).any():
+            raise _damaged(row, f"as many numbers in {column} as in num_tokens")
+    if tokens is not None and not np.isfinite(tokens).all():
+        raise _damaged(row, f"finite numbers in {of_token}")
     return Tokens(
         path=row.stored.path,
         ids=tuple(items.index),
         sums=items[total].to_numpy(np.float64),
-        counts=items["num_tokens"].to_numpy(np.float64),
+        counts=counts,
         # Older files hold float32: widen before a difference is taken, not after it.
         tokens=None if tokens is None else tokens.astype(np.float64),
         documents=None if documents is None else _numbers(documents),
@@ -231,4 +236,13 @@ def _items(row: Row, score: str) -> pd.DataFrame:
             f"{row.stored.path} must have samples with the columns id and {score}, "
             f"got none of {', '.join(sorted(missing))}; repeat the run"
         )
+    if score == "kl":
+        items = items[items["kl"].notna()]  # a divergence may have asked questions too
+    values = pd.to_numeric(items[score], errors="coerce").to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise _damaged(row, f"a finite number as {score} of each sample")
     return items.set_index("id").sort_index()
+
+
+def _damaged(row: Row, wanted: str) -> ResultError:
+    return ResultError(f"{row.stored.path} must have samples with {wanted}; repeat the run")

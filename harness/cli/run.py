@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from harness import config, signals
 from harness.cli.arguments import rewrite
+from harness.cli.compared_together import compared_together
 from harness.cli.explain import explain
 from harness.cli.keys import help_page
 from harness.cli.recipe_name import recipe_name
@@ -61,12 +62,13 @@ def run_job(cfg: DictConfig) -> JobResult:
     Hydra would print only the first error of a sweep, and take `sys.exit(0)` for success.
     """
     line = trace = ""
+    compared: tuple[str, ...] = ()
+    record = None
     try:
         outcome = _run(cfg)
-        summary = outcome.summary()
-        text = "\n".join((summary, *outcome.compared))
+        text, compared, record = outcome.summary(), outcome.compared, outcome.path.absolute()
         ending, warnings = Ending.OK, outcome.stored.record.warnings
-        first = f"{outcome.label}: {summary}: {outcome.path}"
+        first = f"{outcome.label}: {text}: {outcome.path}"
         line = "\n".join((first, *outcome.compared, *_published(outcome)))
     except (Exception, SystemExit) as reason:  # the next job of a sweep must run
         if (interrupt := signals.received()) is not None:
@@ -85,6 +87,8 @@ def run_job(cfg: DictConfig) -> JobResult:
         overrides=typed_overrides(),
         ending=ending,
         text=text,
+        compared=compared,
+        record=record,
         line=line,
         trace=trace,
         warnings=warnings,
@@ -135,7 +139,7 @@ def main() -> None:
             sys.exit(EXIT_FAILED)
         finally:
             if len(results) > 1:
-                print_summary(results)
+                print_summary(compared_together(results))
             print_warnings(results)
             for text in unprinted:
                 sys.stderr.write(f"{text}; what was measured is on file\n")

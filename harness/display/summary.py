@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +43,10 @@ class JobResult:
     ending: Ending
     text: str
     """The headline of the result, or the error."""
+    compared: tuple[str, ...] = ()
+    """What the result says beside the baseline on file, in sentences."""
+    record: Path | None = None
+    """The record on file; None without a result."""
     line: str = ""
     """The line for standard output; empty without a result."""
     trace: str = ""
@@ -63,8 +68,9 @@ def print_summary(results: Sequence[JobResult]) -> None:
     values = known_values()
     for result in results:
         name = " ".join(word for word in result.overrides if word not in shared)
+        said = "\n".join((result.text, *result.compared))
         # Mask first: the table may fold a secret over two lines.
-        cells = (Text(redacted(text, values)) for text in (name, result.text))
+        cells = (Text(redacted(text, values)) for text in (name, said))
         table.add_row(result.ending, *cells)
     Console(stderr=True).print(table)
 

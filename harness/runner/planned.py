@@ -8,6 +8,7 @@ from harness import signals
 from harness.claims.measure import Measure, measure_of
 from harness.errors import ConfigError, HarnessError
 from harness.machine import provenance
+from harness.messages import spoilt_by
 from harness.plan.delta import read_delta, read_flip_rate
 from harness.plan.expected import assumed_flips, observed
 from harness.plan.on_file import Pair, alike, latest_pair, limit_key, nearest_time, size_of
@@ -36,14 +37,6 @@ def announce(spec: RunSpec) -> None:
         line = f"no estimate: {spoilt_by(reason)}"
     if line is not None:
         log.info("%s", line)
-
-
-def spoilt_by(reason: Exception) -> str:
-    """Return why records on file cannot be used, where one of them makes the harness fail."""
-    return (
-        f"a record on file lacks what is read of it ({type(reason).__name__}: {reason}); "
-        "`quant-harness report` lists the files that it cannot use"
-    )
 
 
 def before(spec: RunSpec) -> str | None:

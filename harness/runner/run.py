@@ -24,6 +24,7 @@ from harness.errors import (
 )
 from harness.identity import config_hash
 from harness.machine import devices, memory, provenance
+from harness.messages import spoilt_by
 from harness.models.loaded import LoadedModel
 from harness.recipe import Quantized, quantize
 from harness.results import float_paths
@@ -34,7 +35,7 @@ from harness.runner import checks
 from harness.runner.foreign_code import foreign_code
 from harness.runner.loading import loaded_model
 from harness.runner.on_file import same_run
-from harness.runner.planned import announce, spoilt_by
+from harness.runner.planned import announce
 from harness.runner.spec import RunSpec
 from harness.tasks.base import ModelFreeTask, PairedTask, Task, TaskResult
 

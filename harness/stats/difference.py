@@ -55,7 +55,10 @@ class Difference:
             found.append(self.exact_interval)
         if not found:
             return None
-        return Interval(min(each.low for each in found), max(each.high for each in found))
+        low, high = min(each.low for each in found), max(each.high for each in found)
+        # A difference of two accuracies is in [-1, 1].
+        is_bounded = self.num_flips is not None
+        return Interval(max(low, -1.0), min(high, 1.0)) if is_bounded else Interval(low, high)
 
     @property
     def p(self) -> float | None:
