@@ -10,7 +10,10 @@ from markdown_it.token import Token
 Headings: TypeAlias = tuple[str, ...]
 """The headings around a block, the outermost first."""
 
-_SIGNS = str.maketrans("−–×（），；：", "--x(),;:")  # noqa: RUF001 - they are what is replaced
+_SIGNS = str.maketrans(
+    "−–‐‑‒×（），；：％＋－．０１２３４５６７８９",  # noqa: RUF001 - they are what is replaced
+    "-----x(),;:%+-.0123456789",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

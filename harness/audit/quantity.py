@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 
-_NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_GAP = "[, \u00a0\u2009\u202f]"
+"""What stands between thousands."""
+_NUMBER = rf"[-+]?(?:\d{{1,3}}(?:{_GAP}\d{{3}})+(?!\d)|\d+(?!,\d))(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _CELL = re.compile(
     rf"^[^\w+\-.(\[]*(?P<number>{_NUMBER})(?:\s*(?P<unit>%|pp\b|[x倍](?!\s*\d)))?(?P<rest>.*)$",
     re.DOTALL,
@@ -41,7 +43,7 @@ def quantity(cell: str) -> Quantity | None:
     found = _CELL.match(cell)
     if found is None or not _REST.match(found["rest"]) or _RANGE.match(found["rest"]):
         return None
-    number = found["number"].replace(",", "")
+    number = re.sub(_GAP, "", found["number"])
     if not _LEAST < abs(float(number)) < 1 / _LEAST and float(number) != 0:
         return None
     digits, _, exponent = number.lower().partition("e")

@@ -56,11 +56,11 @@ class Expected:
         Returns:
             The samples of each run; None if the error is unknown.
         """
-        found = self.difference.items_to_see(size, alpha)
-        if found is None:
-            return None
-        if self.flip_rate is not None:
-            return math.ceil(found * max(1.0, size / self.flip_rate))
+        # With a share `size` of flips in the place of the flip rate, the variance grows by so much.
+        more = 1.0 if self.flip_rate is None else max(1.0, size / self.flip_rate)
+        found = self.difference.items_to_see(size / math.sqrt(more), alpha)
+        if found is None or self.flip_rate is not None:
+            return found
         return max(found, math.ceil(self._least_items()))
 
     def _has_clusters(self, num_items: int) -> bool:

@@ -59,6 +59,9 @@ def _differences(plan: Plan, basis: Basis) -> Iterator[str]:
         yield f"This assumes that {basis.fact}; flip_rate=... assumes another share."
     else:
         yield f"This is by runs on file: {basis.fact}."
+    rate = basis.expected.flip_rate
+    if rate is not None and plan.delta > rate:
+        yield f"A difference of {size} takes that share of flips at least: its number assumes it."
 
 
 def _times(plan: Plan) -> str:

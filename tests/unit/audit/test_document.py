@@ -42,3 +42,8 @@ def test_prose_has_the_line_of_each_character() -> None:
 def test_a_heading_ends_the_headings_below_it() -> None:
     found = parse("# A\n\n### B\n\n## C\n\nwords\n").prose
     assert [each.headings for each in found] == [("A", "C")]
+
+
+def test_signs_and_digits_of_other_keyboards_are_english_ones() -> None:
+    [table] = parse("| a |\n|---|\n| \u22120.5 \u20110.7 \uff0b\uff16\uff0e\uff10\uff05 |\n").tables
+    assert table.rows[0].cells == ("-0.5 -0.7 +6.0%",)

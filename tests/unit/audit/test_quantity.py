@@ -14,6 +14,9 @@ from harness.audit.quantity import has_spread, quantity
         ("2.31x", 2.31, 0.005, "x"),
         ("2 倍", 2, 0.5, "x"),
         ("1,000 questions", 1000, 0.5, ""),
+        ("2 000", 2000, 0.5, ""),
+        ("12\u202f345.6 tok/s", 12345.6, 0.05, ""),
+        ("1,234,567", 1234567, 0.5, ""),
         ("1.2e-07", 1.2e-7, 0.05e-7, ""),
         ("25.7 (IQR 1.26, n = 10)", 25.7, 0.05, ""),
         ("🥇 1", 1, 0.5, ""),
@@ -29,7 +32,8 @@ def test_a_number_has_its_value_its_precision_and_its_unit(
 
 
 @pytest.mark.parametrize(
-    "cell", ["", "-", "INT8", "16x512", "5/6", "23.76 % .. 29.22 %", "8-bit", "3.1.2", "int4_g64"]
+    "cell",
+    ["", "-", "INT8", "16x512", "5/6", "23.76 % .. 29.22 %", "8-bit", "3.1.2", "int4_g64", "10,50"],
 )
 def test_names_shapes_and_ranges_are_no_numbers(cell: str) -> None:
     assert quantity(cell) is None

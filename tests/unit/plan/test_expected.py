@@ -107,3 +107,8 @@ def test_text_needs_documents_for_a_test() -> None:
     assert found.visible(4999) is None  # fewer than 5 of the 20 documents
     assert found.needed(10.0) == 5000
     assert observed(of_tokens(Clusters(np.ones(3), np.ones(3)))) is None
+
+
+@pytest.mark.parametrize("size", [0.05, 0.1, 0.5, 1.0])
+def test_more_than_the_flip_rate_is_planned_with_flips_of_its_size(size: float) -> None:
+    assert assumed_flips(0.01).needed(size) == assumed_flips(size).needed(size)

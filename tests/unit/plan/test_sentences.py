@@ -55,6 +55,12 @@ def test_the_issue_s_example_of_a_page() -> None:
     ]
 
 
+def test_a_difference_above_the_flip_rate_says_that_it_takes_more_flips() -> None:
+    said = "A difference of 10 pp takes that share of flips at least: its number assumes it.\n"
+    assert said in page(of_questions(1000, 0.1))
+    assert "takes that share of flips" not in page(of_questions(1000, 0.05))
+
+
 def test_a_run_of_all_is_not_compared_with_all() -> None:
     shown = page(of_questions(14_042, 0.01))
     assert "This run, 14,042 questions, can show a difference of 0.529 pp or more.\n" in shown

@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.weightstats import ttost_paired
 
-from harness.stats import Clusters, Estimate, clustered
+from harness.stats import Clusters, Estimate, clustered, summed
 from harness.stats.difference import Difference, of_answers, of_flips, of_tokens
 
 RANDOM = np.random.default_rng(7)
@@ -142,3 +142,12 @@ def test_a_size_that_no_number_of_items_shows_has_none() -> None:
     assert found.items_to_see(visible) == pytest.approx(1000, abs=1)
     for size in (1e-9, 1e-200, 5e-324):
         assert found.items_to_see(size) is None
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_difference_of_accuracies_is_at_most_one(sign: int) -> None:
+    answers = np.full(60, float(sign))
+    found = of_answers(answers, summed(answers, np.repeat(np.arange(20), 3)))
+    low, high = found.interval or (math.nan, math.nan)
+    assert found.value == sign
+    assert -1 <= low <= sign <= high <= 1
