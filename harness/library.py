@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import config
+from harness.anchors import check
 from harness.cli.arguments import MULTIRUN, is_sweep, rewrite
 from harness.cli.explain import explain
 from harness.cli.plain_logging import plain_logging
@@ -72,7 +73,7 @@ def run(*words: str, **keys: Any) -> RunRecord:
         for warning in outcome.stored.record.warnings:
             log.warning("%s", warning)
         log.info("%s: %s: %s", outcome.label, outcome.summary(), outcome.path)
-        for sentence in outcome.compared:
+        for sentence in (*outcome.compared, *check(outcome.stored.record)):
             log.info("%s", sentence)
     return outcome.stored.record
 

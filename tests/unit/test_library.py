@@ -195,6 +195,15 @@ def test_progress_is_shown_as_on_the_command_line_if_the_program_logs_nothing(
     assert compared.endswith(f"INFO {NO_BASELINE}")
 
 
+def test_published_figures_are_named_as_on_the_command_line(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr("harness.library.check", lambda record: [f"published {record.recipe}"])
+    run("quant=int8_row")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("INFO published int8_row")
+
+
 def test_a_program_that_logs_gets_the_lines_at_its_level(
     run: Run,
     caplog: pytest.LogCaptureFixture,

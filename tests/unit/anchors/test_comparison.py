@@ -139,3 +139,17 @@ def test_a_metric_of_lm_eval_belongs_to_its_task_alone() -> None:
         Agreement.REPRODUCES
     )
     assert findings(run(task="lm_eval", options=options, metrics=metrics[1:]), (known,)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "agreement"),
+    [
+        (6.22, Agreement.REPRODUCES),
+        (6.26, Agreement.REPRODUCES),
+        (6.219, Agreement.DIFFERS),
+        (6.261, Agreement.DIFFERS),
+    ],
+)
+def test_tolerance_itself_reproduces_on_both_sides(value: float, agreement: Agreement) -> None:
+    (found,) = findings(run(value), [anchor(6.24)])
+    assert found.agreement is agreement
