@@ -20,7 +20,7 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
         parts.append(f"## {escape(section.title)}")
         # Two spaces at the end of a line keep the break.
         parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
-        if section.picture is not None:
+        if isinstance(section.picture, str):
             # Quoted: a link ends at a space or a bracket, and a colon would begin an address.
             parts.append(f"![{escape(section.title)}]({quote(section.picture)})")
         if section.table is not None:
@@ -31,5 +31,9 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 def escape(text: str) -> str:
     """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
-    seen = UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
-    return SPECIAL.sub(r"\\\1", html.escape(seen, quote=False))
+    return SPECIAL.sub(r"\\\1", html.escape(visible(text), quote=False))
+
+
+def visible(text: str) -> str:
+    """Return a text on one line, its control characters spelled out, such as the code of Esc."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
