@@ -27,6 +27,8 @@ VERDICTS = {
     Verdict.CANNOT_TELL: "open",
 }
 """Beginning of a cell -> class that colors it."""
+LEAD = re.compile(r"((?:[^ .:;]+ ){0,2}[^ .:;]+:) (.+)", re.DOTALL)
+"""A line that begins with what it is about, in up to three words."""
 LONG = 60
 """Longer cells are broken into lines."""
 NO_LIBRARY = (
@@ -87,6 +89,12 @@ def anchor(section: Section, index: int) -> str:
     return f"{index + 1}-{words}"
 
 
+def parted(line: str) -> tuple[str, str]:
+    """Return what a line is about, such as `Protocol:` or the name of a recipe, and the rest."""
+    found = LEAD.match(line)
+    return (found[1], found[2]) if found else ("", line)
+
+
 def inert_json(data: object) -> str:
     """Return JSON that HTML cannot take for markup: it has no `<`, `>` and `&`."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -109,6 +117,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {"visible": visible, "rows": _rows, "class": _class, "anchor": anchor}
+    made.filters["parted"] = parted
     made.tests["drawn"] = lambda section: _spec(section) is not None
     return made
 

@@ -17,7 +17,8 @@ MOST_DRAWN = 12
 """So many recipes are drawn, those with the largest errors; the table has all."""
 OUTSIDE = "none"
 """Block of a layer that lies in no block, such as the LM head."""
-CELL = 8
+ORANGE = "#e6730a"
+CELL = 10
 """Width and height of a layer in the picture [pixel]."""
 
 
@@ -61,9 +62,14 @@ def _middle(row: Row) -> float:
     return median(layer.rel_error for layer in row.quant.layers)
 
 
+def _worst(row: Row) -> LayerReport:
+    """Return the layer with the largest error."""
+    return max(row.quant.layers, key=lambda layer: layer.rel_error)
+
+
 def _cells(row: Row) -> dict[str, str]:
     middle = _middle(row)
-    worst = max(row.quant.layers, key=lambda layer: layer.rel_error)
+    worst = _worst(row)
     times = f"{worst.rel_error / middle:.2f}" if middle else "-"
     return {
         "recipe": row.label,
@@ -71,7 +77,7 @@ def _cells(row: Row) -> dict[str, str]:
         "layers": str(len(row.quant.layers)),
         "median error": f"{middle:.3g}",
         "largest error": f"{worst.rel_error:.3g}",
-        "of the median": times,
+        "largest / median": times,
         "layer with the largest error": worst.name,
     }
 
@@ -79,30 +85,36 @@ def _cells(row: Row) -> dict[str, str]:
 def heat_map(rows: Sequence[Row]) -> Mapping[str, object]:
     """Return a panel for each recipe, as Vega-Lite: blocks from left to right, kinds below.
 
-    The color is the error over the median of the recipe: so recipes of 4 and of 8 bits can be
-    compared. Layers of one place, such as the experts of a block, share a cell with their maximum.
+    The shade is the error over the median of the recipe: so recipes of 4 and of 8 bits can be
+    compared, and a page may be dark or light. Layers of one place, such as the experts of a block,
+    share a cell with their maximum.
     """
-    color = {
+    shade = {
         "field": "ratio",
         "type": "quantitative",
         "title": "error / median of the recipe",
-        "scale": {
-            "type": "log",
-            "scheme": "purpleorange",
-            "domainMid": 1,
-            "domain": [0.5, 2],
-            "clamp": True,
-        },
-        "legend": {"orient": "bottom", "values": [0.5, 0.7, 1, 1.4, 2]},
+        "scale": {"domain": [1, _largest_ratio(rows)], "range": [0.08, 1], "clamp": True},
+        "legend": {"orient": "bottom"},
     }
     panel = {
         "width": {"step": CELL},
         "height": {"step": CELL},
-        "mark": {"type": "rect", "clip": True},
+        "view": {"stroke": "gray", "strokeOpacity": 0.4},
+        "mark": {"type": "rect", "color": ORANGE},
         "encoding": {
-            "x": {"field": "block", "type": "ordinal", "sort": None, "title": "block"},
-            "y": {"field": "kind", "type": "ordinal", "sort": None, "title": None},
-            "color": color,
+            "x": {
+                "field": "block",
+                "type": "ordinal",
+                "sort": None,
+                "axis": {"title": "block", "labelAngle": 0, "labelOverlap": True},
+            },
+            "y": {
+                "field": "kind",
+                "type": "ordinal",
+                "sort": None,
+                "axis": {"title": None, "labelOverlap": False, "labelFontSize": CELL},
+            },
+            "opacity": shade,
             "tooltip": [
                 {"field": "recipe"},
                 {"field": "block"},
@@ -121,11 +133,16 @@ def heat_map(rows: Sequence[Row]) -> Mapping[str, object]:
             },
             {"calculate": "datum.error / datum.middle", "as": "ratio"},
         ],
-        "facet": {"field": "recipe", "type": "nominal", "sort": None, "title": None},
+        "facet": {"field": "recipe", "sort": [row.label for row in rows], "title": None},
         "columns": 2,
         "spec": panel,
-        "config": {"axis": {"labelOverlap": True}},
     }
+
+
+def _largest_ratio(rows: Sequence[Row]) -> float:
+    """Return how far the worst layer of any recipe is above the median, from 1.1 to 4."""
+    ratios = [_worst(row).rel_error / _middle(row) for row in rows if _middle(row)]
+    return min(max([1.1, *ratios]), 4.0)
 
 
 def _values(row: Row) -> list[dict[str, object]]:
