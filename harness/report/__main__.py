@@ -146,24 +146,24 @@ def _write(
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
         text, claims, problems, content = compose(results, path, folder, margin)
-        pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
-        files = claims_files.contents(path, claims)
-        pages = {path.with_suffix(PAGE): render(content, vega())} if html else {}
-        for target in pictures:
-            place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
-        for target in files:
-            place.file_to_write(target, "--out", "folder", force=force, is_own=claims_files.is_own)
-        for target in pages:
-            place.file_to_write(target, "--out", "folder", force=force, is_own=is_own_page)
-        for target, drawn in pictures.items():
-            write_atomic(target, drawn, "--out", "folder", force=force, is_own=picture.is_own)
-        for target, found in files.items():
-            write_atomic(
-                target, found.encode(), "--out", "folder", force=force, is_own=claims_files.is_own
-            )
-        for target, page in pages.items():
-            write_atomic(target, page.encode(), "--out", "folder", force=force, is_own=is_own_page)
-        write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
+        files = [
+            *(
+                (out / drawn.name, drawn.read_bytes(), picture.is_own)
+                for drawn in sorted(folder.iterdir())
+            ),
+            *(
+                (target, found.encode(), claims_files.is_own)
+                for target, found in claims_files.contents(path, claims).items()
+            ),
+        ]
+        if html:
+            page = render(content, vega())
+            files.append((path.with_suffix(PAGE), page.encode(), is_own_page))
+        files.append((path, text.encode(), is_own))
+        for target, _, owned in files:
+            place.file_to_write(target, "--out", "folder", force=force, is_own=owned)
+        for target, data, owned in files:
+            write_atomic(target, data, "--out", "folder", force=force, is_own=owned)
     return path, problems
 
 

@@ -7,6 +7,7 @@ from harness.redaction import redacted
 from harness.report.markdown import visible
 from harness.results import formatting as figures
 from harness.results.outdated import without_narrow_intervals
+from harness.results.record import Status
 from harness.results.store import Stored
 
 
@@ -44,7 +45,7 @@ def _figure(item: Stored) -> str:
     """Return `task: metric value [low, high], n = 3 questions`, or how the run ended."""
     record = without_narrow_intervals(item.record)
     task = record.task.name if record.task is not None else item.path.parts[-3]
-    if not record.metrics:
+    if record.status is not Status.OK or not record.metrics:
         return visible(f"{task}: {record.status}, no result")
     first = record.metrics[0]
     interval = figures.show_interval(first)
