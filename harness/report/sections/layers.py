@@ -94,7 +94,7 @@ def heat_map(rows: Sequence[Row]) -> Mapping[str, object]:
         "type": "quantitative",
         "title": "error / median of the recipe",
         "scale": {"domain": [1, _largest_ratio(rows)], "range": [0.08, 1], "clamp": True},
-        "legend": {"orient": "bottom"},
+        "legend": {"orient": "bottom", "tickCount": 4},
     }
     panel = {
         "width": {"step": CELL},
