@@ -3,11 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from repository import ROOT
 
+from harness.report.compose import compose
 from harness.report.html.library import vega
 from harness.report.html.page import Content, render
 from harness.report.html.runs import Behind
@@ -89,7 +92,9 @@ def opened(browser: Browser, address: str) -> Iterator[Open]:
     said: list[str] = []
     pages: list[Page] = []
 
-    def open_page(width: int = 1400, scheme: str = "light", *, touch: bool = False) -> Page:
+    def open_page(
+        width: int = 1400, scheme: str = "light", *, touch: bool = False, address: str = address
+    ) -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": 844},
             color_scheme=scheme,  # type: ignore[arg-type]
@@ -102,7 +107,9 @@ def opened(browser: Browser, address: str) -> Iterator[Open]:
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on("request", lambda request: said.append(request.url))
         page.goto(address)
-        page.wait_for_function("document.querySelectorAll('figure svg').length === 2")
+        page.wait_for_function(
+            "[...document.querySelectorAll('figure')].every(e => e.querySelector('svg'))"
+        )
         assert said.pop(0) == address
         pages.append(page)
         return page
@@ -131,6 +138,8 @@ def test_a_click_sorts_by_value_with_missing_cells_last(opened: Open) -> None:
     assert column(page, 2) == ["1,100.0", "11.0", "10.25", "9.5", "-"]
     sort(page, "p")
     assert column(page, 4) == ["5e-10", "1.2e-05", "0.03", "-", "-"]
+    sort(page, "p")
+    assert column(page, 4) == ["0.03", "1.2e-05", "5e-10", "-", "-"]
     sort(page, "its 95 % interval")
     assert column(page, 3)[:3] == ["-2 % .. +1 %", "+0.1 % .. +0.3 %", "+10 % .. +12 %"]
     sort(page, "recipe")
@@ -241,3 +250,14 @@ def test_print_has_whole_tables_and_no_controls(opened: Open) -> None:
         assert page.locator(name).is_hidden()
     box = page.locator(".box:has(table) >> nth=1")
     assert box.evaluate("box => box.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_a_published_report_shows_the_error_of_every_layer(opened: Open, tmp_path: Path) -> None:
+    composed = compose(ROOT / "results/published/divergence-smollm2", tmp_path / "d.md", tmp_path)
+    path = tmp_path / "d.html"
+    path.write_text(render(composed.content, vega()), encoding="utf-8")
+    page = opened(address=path.as_uri())
+    section = page.locator("section", has=page.get_by_role("heading", name="By layer"))
+    layers = [int(cell) for cell in section.locator("tbody td:nth-child(3)").all_inner_texts()]
+    assert layers
+    assert section.locator("figure svg .mark-rect path").count() == sum(layers)
