@@ -26,7 +26,7 @@ VERDICTS = {
     Verdict.EQUIVALENT: "good",
     Verdict.CANNOT_TELL: "open",
 }
-"""Beginning of a cell -> class that colors it."""
+"""Verdict -> class that colors its cell."""
 LEAD = re.compile(r"((?:[^ .:;]+ ){0,2}[^ .:;]+:) (.+)", re.DOTALL)
 """A line that begins with what it is about, in up to three words."""
 LONG = 60
@@ -134,7 +134,10 @@ def _rows(section: Section) -> list[_Row]:
 
 def _class(cell: str) -> str:
     """Return the classes of a cell."""
-    verdict = next((name for word, name in VERDICTS.items() if cell.startswith(word)), "")
+    # What a verdict rests on follows in brackets: `equivalent (p of 1 pp or more = 0.01)`.
+    verdict = next(
+        (name for word, name in VERDICTS.items() if f"{cell} (".startswith(f"{word} (")), ""
+    )
     return " ".join(filter(None, (verdict, "long" if len(cell) > LONG else "")))
 
 

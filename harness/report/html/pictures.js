@@ -28,6 +28,8 @@
 
   async function draw() {
     for (const figure of document.querySelectorAll("figure[data-picture]")) {
+      // The page answers between two pictures.
+      await new Promise((next) => setTimeout(next));
       await vegaEmbed(figure, pictures[figure.dataset.picture], options);
     }
   }

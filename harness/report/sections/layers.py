@@ -127,6 +127,7 @@ def heat_map(rows: Sequence[Row]) -> Mapping[str, object]:
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "data": {"values": [value for row in rows for value in _values(row)]},
         "transform": [
+            {"flatten": ["block", "error"]},
             {
                 "joinaggregate": [{"op": "median", "field": "error", "as": "middle"}],
                 "groupby": ["recipe"],
@@ -146,14 +147,20 @@ def _largest_ratio(rows: Sequence[Row]) -> float:
 
 
 def _values(row: Row) -> list[dict[str, object]]:
-    """Return the largest error of each place of a model."""
-    largest: dict[tuple[str, str], float] = {}
+    """Return the largest error of each place of a model: for each kind, blocks and their errors."""
+    kinds: dict[str, dict[str, float]] = {}
     for layer in row.quant.layers:
-        where = _place(layer)
-        largest[where] = max(layer.rel_error, largest.get(where, 0))
+        block, kind = _place(layer)
+        of_kind = kinds.setdefault(kind, {})
+        of_kind[block] = max(layer.rel_error, of_kind.get(block, 0))
     return [
-        {"recipe": row.label, "block": block, "kind": kind, "error": float(f"{error:.3g}")}
-        for (block, kind), error in largest.items()
+        {
+            "recipe": row.label,
+            "kind": kind,
+            "block": [*errors],
+            "error": [float(f"{error:.3g}") for error in errors.values()],
+        }
+        for kind, errors in kinds.items()
     ]
 
 

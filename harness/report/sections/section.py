@@ -32,6 +32,18 @@ class Section:
     picture: Picture | str | None = None
     """A picture, or the file name of one that lies in the folder of the report."""
 
+    def __post_init__(self) -> None:
+        """Check that each row has its run: shifted by one, every row would name another's command.
+
+        Raises:
+            ValueError: There are more or fewer runs than rows.
+        """
+        num_rows = 0 if self.table is None else len(self.table)
+        if self.runs and len(self.runs) != num_rows:
+            raise ValueError(
+                f"runs must have one for each of {num_rows} rows, got {len(self.runs)}"
+            )
+
 
 def runs_of(rows: Iterable[Row]) -> list[str]:
     """Return the run id behind each row, for `Section.runs`."""

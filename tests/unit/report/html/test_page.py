@@ -210,10 +210,11 @@ def test_a_line_begins_with_what_it_is_about(line: str, lead: str) -> None:
 
 
 def test_verdicts_are_colored_and_long_cells_broken(section: Section) -> None:
-    table = pd.DataFrame({"a": ["worse (p)", "cannot tell"], "b": ["equivalent", "w" * 61]})
-    page = Page(render(content(replace(section, table=table)), None))
+    cells = ["worse (p)", "better than a text", "equivalent", "cannot tell", "w" * 61]
+    table = pd.DataFrame({"a": cells})
+    page = Page(render(content(replace(section, table=table, runs=())), None))
     classes = [facts.get("class") for tag, facts in page.tags if tag == "td"]
-    assert classes == ["bad", "good", "open", "long"]
+    assert classes == ["bad", None, "good", "open", "long"]
 
 
 def test_markdown_leaves_pictures_that_only_a_page_draws(section: Section) -> None:

@@ -75,7 +75,11 @@ def test_layers_of_one_place_share_a_cell_with_their_maximum(
 ) -> None:
     root = file_records(with_layers(make_record("int8_row"), ERRORS))
     (section,) = by_layer(comparable(ResultStore(root=root).load()[0]))
-    assert {(v["block"], v["kind"]): v["error"] for v in values(section.picture)} == {
+    assert {
+        (block, v["kind"]): error
+        for v in values(section.picture)
+        for block, error in zip(v["block"], v["error"], strict=True)
+    } == {
         ("0", "self_attn.q_proj"): 0.01,
         ("0", "mlp.experts.up_proj"): 0.08,
         ("1", "self_attn.q_proj"): 0.03,
