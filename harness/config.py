@@ -60,6 +60,9 @@ class RunConfig:
     device: str = "auto"
     force: bool = False
     results_dir: str = "results"
+    # Where the record goes beside its file: an option of `track`, and a model card.
+    track: Any = None
+    push: str | None = None
     allow_targets: list[str] = field(default_factory=list)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from harness.redaction import redacted_tree
 
 OWN_PACKAGE = "harness"
-VOLATILE = ("force", "results_dir", "device")
+VOLATILE = ("force", "results_dir", "device", "track", "push")
 """Keys of a configuration that do not change what is measured."""
 NO_CHAT = {"chat_template": False, "system": None, "fewshot_as_turns": False}
 ADDED_LATER: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -1,11 +1,15 @@
 """Parts of the messages that a user reads."""
 
+import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 SCRIPT = "quant-harness"
 """Name of the console script; `harness.script` puts it and its command into `sys.argv[0]`."""
+
+UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of the text after them."""
 
 BATCH_DEPENDENT = "results depend on how sequences are batched"
 """End of a warning about layers whose result for a token depends on the tokens beside it."""
@@ -42,3 +46,11 @@ def plural(noun: str, num: int) -> str:
 def in_one_line(text: object) -> str:
     """Return a text without line breaks and repeated spaces, cut after 500 characters."""
     return " ".join(str(text).split())[:500]
+
+
+def visible(text: str) -> str:
+    """Return a text of others on one line, with its control characters as escapes.
+
+    A name in a record could otherwise move the cursor, color the terminal, or begin a line.
+    """
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))

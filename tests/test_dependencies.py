@@ -29,7 +29,12 @@ NOT_IMPORTED = {"accelerate": "device_map of transformers", "tabulate": "to_mark
 """Required packages that another library imports for us -> what for."""
 BROUGHT = {"datasets": "lmeval", "tqdm": "lmeval", "nvidia-ml-py": "gpu"}
 """Distributions that an extra installs, and that may be absent here or unnamed in pyproject.toml."""
-NAMES = {"pynvml": "nvidia-ml-py"}
+NAMES = {
+    "pynvml": "nvidia-ml-py",
+    "mlflow": "mlflow-skinny",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
 """Distributions of modules that are not installed where tests run."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -105,7 +110,8 @@ def test_packages_of_extras_are_imported_by_their_homes_only_when_these_are_aske
 def test_all_has_every_extra_that_installs_without_a_compiler_or_a_gpu() -> None:
     [everything] = PROJECT["optional-dependencies"]["all"]
     named = set(re.findall(r"[a-z]+", everything.partition("[")[2]))
-    assert named == EXTRAS.keys() - {"gpu", "llamacpp"}
+    trackers = {"mlflow", "trackio", "wandb"}  # each user has one of them at most
+    assert named == EXTRAS.keys() - {"gpu", "llamacpp"} - trackers
     assert "llm-quant-harness[all]" in PROJECT["optional-dependencies"]["dev"]
 
 

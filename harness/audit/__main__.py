@@ -11,13 +11,13 @@ if __name__ == "__main__":
 
 from harness.audit.audit import audit
 from harness.audit.study import study
-from harness.messages import plural, program
+from harness.messages import plural, program, visible
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 
 
 def main() -> None:
-    """Audit the file of the command line; exit with 1 for findings and 2 for no readable file."""
+    """Audit the file of the command line; exit with 1 for findings and 2 for nothing to audit."""
     arguments = parser().parse_args()
     with signals.stoppable("the audit did not finish"):
         try:
@@ -29,9 +29,16 @@ def main() -> None:
         document = study(text, arguments.n)
         findings = audit(document)
     num_tables, num = len(document.document.tables), len(findings)
+    if not num_tables:
+        sys.stderr.write(
+            f"the file must have a table (a header, a line such as |---|---|, and rows), got none "
+            f"in {arguments.file}\n"
+        )
+        sys.exit(2)
     with printing():
         for each in findings:
-            sys.stdout.write(f"{arguments.file}:{each.line}: {each.fault}: {each.text}\n")
+            found = visible(f"{each.fault}: {each.text}")
+            sys.stdout.write(f"{arguments.file}:{each.line}: {found}\n")
         sys.stdout.write(
             f"{num or 'no'} {plural('finding', num)} in {num_tables} "
             f"{plural('table', num_tables)}\n"
@@ -48,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
         "wrong or cannot support: means, differences, units, ranks, baselines, bfloat16 codes, "
         "gaps that are too small for the number of samples, and sentences that the table beside "
         "them contradicts.",
-        epilog="The exit code is 0 without findings, 1 with findings, and 2 if the file cannot be "
-        "read. docs/audit.md describes the checks.",
+        epilog="The exit code is 0 without findings, 1 with findings, and 2 if the file has no "
+        "table or cannot be read. docs/audit.md describes the checks.",
     )
     found.add_argument("--version", action="version", version=f"quant-harness {__version__}")
     found.add_argument("file", type=Path, metavar="TABLE.md", help="Markdown file")

@@ -18,6 +18,7 @@ from harness.claims.seeds import ALONE, fitted, of_run
 from harness.claims.sentences import sentence
 from harness.claims.speed import speeds
 from harness.claims.suspects import suspects
+from harness.messages import visible
 from harness.results import names
 from harness.results.evidence import lost_evidence
 from harness.results.parts import in_parts
@@ -43,7 +44,8 @@ def at_once(run: Stored, beside: Sequence[Stored]) -> list[str]:
         return []
     counted = wanted | {names.NOISE_FLOOR}
     known = [part for part in in_parts(beside) if _is_of(part.record, counted)]
-    return list(_sentences(run, [part for part in known if not lost_evidence(part)]))
+    sentences = _sentences(run, [part for part in known if not lost_evidence(part)])
+    return [visible(each) for each in sentences]
 
 
 def _is_of(record: RunRecord, tasks: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Claims as flat rows, one a comparison: what JSON and CSV hold.
+"""Claims as flat rows, one a comparison and one a baseline: what JSON and CSV hold.
 
 A row has numbers as numbers and the sentence that the claim makes. `difference`, `low` and `high`
 are in `difference_unit`; `margin` and `noise_floor` are in the unit of one item, such as a share of
@@ -25,15 +25,18 @@ FIELDS = (
     *("metric", "value", "unit", "n", "n_of", "reference", "reference_record", "reference_value"),
     *("measure", "difference", "low", "high", "difference_unit", "test", "p_holm"),
     *("q_benjamini_hochberg", "comparisons", "margin", "p_margin_holm", "noise_floor"),
-    *("verdict", "sentence", "tier", "suspect"),
+    *("verdict", "sentence", "tier", "tier_comparisons", "p_cochran", "suspect"),
 )
 """Fields of every row, in order."""
+DIGITS = 10
+"""Significant digits of what is computed: further ones depend on the processor."""
 
 
 def flat(answered: Sequence[Answered]) -> list[dict[str, Cell]]:
-    """Return the claims about all recipes, in the order of the report.
+    """Return the claims about all recipes, in the order of the report, each group's baseline first.
 
-    `suspect` has the reasons why a row must be explained before it is used; see `suspects`.
+    `tier_comparisons` and `p_cochran` are of the whole group. `suspect` has the reasons why a row
+    must be explained before it is used; see `suspects`.
     """
     reasons: dict[str, list[str]] = defaultdict(list)
     for each in suspects(answered):
@@ -46,14 +49,28 @@ def flat(answered: Sequence[Answered]) -> list[dict[str, Cell]]:
 
 
 def _of_group(answered: Answered) -> Iterator[dict[str, Cell]]:
-    letters = {} if answered.tiers is None else answered.tiers.letters
-    for run_id, found in answered.against_baseline.items():
-        tier = {"tier": letters.get(run_id)}
+    base = answered.group.baseline
+    if base is not None and answered.against_baseline:
+        yield _row(_about(answered.group, base) | _tier(answered, base))
+    for found in answered.against_baseline.values():
+        tier = _tier(answered, found.row)
         yield _row(_about(answered.group, found.row) | _compared(found) | tier)
     for found in answered.leads.values():
         yield _row(_about(answered.group, found.row, names.LEAD) | _compared(found))
     for speed in speeds(answered.group):
         yield _row(_about(answered.group, speed.row) | _timed(speed))
+
+
+def _tier(answered: Answered, row: Row) -> dict[str, Cell]:
+    """Return the letters of a run, and the tests over all runs of its group."""
+    tiers = answered.tiers
+    if tiers is None:
+        return {}
+    return {
+        "tier": tiers.letters.get(row.stored.record.run_id),
+        "tier_comparisons": tiers.num_pairs,
+        "p_cochran": tiers.cochran_p,
+    }
 
 
 def _row(cells: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -108,24 +125,24 @@ def _evidence(claim: Claim) -> dict[str, Cell]:
     (unit, difference, interval), evidence = in_unit(claim), claim.evidence
     return {
         "measure": evidence.measure.name,
-        "difference": _finite(difference),
-        "low": None if interval is None else _finite(interval.low),
-        "high": None if interval is None else _finite(interval.high),
+        "difference": _rounded(difference),
+        "low": None if interval is None else _rounded(interval.low),
+        "high": None if interval is None else _rounded(interval.high),
         "difference_unit": unit,
         "test": claim.difference.test,
-        "p_holm": evidence.p,
-        "q_benjamini_hochberg": claim.q,
+        "p_holm": _rounded(evidence.p),
+        "q_benjamini_hochberg": _rounded(claim.q),
         "comparisons": claim.num_tests,
-        "margin": evidence.margin,
-        "p_margin_holm": evidence.p_margin,
+        "margin": _rounded(evidence.margin),
+        "p_margin_holm": _rounded(evidence.p_margin),
         "noise_floor": evidence.floor,
         "verdict": str(claim.verdict),
     }
 
 
-def _finite(value: float) -> float | None:
-    """Return a number that JSON can hold."""
-    return value if math.isfinite(value) else None
+def _rounded(value: float | None) -> float | None:
+    """Return a number that JSON can hold, with `DIGITS` digits; None for others."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
 def _timed(found: Speed) -> dict[str, Cell]:
@@ -138,7 +155,7 @@ def _timed(found: Speed) -> dict[str, Cell]:
         "high": high,
         "difference_unit": "ratio",
         "test": found.untested or "Wilcoxon's signed ranks of the rounds",
-        "p_holm": found.p,
+        "p_holm": _rounded(found.p),
         "comparisons": found.num_tests,
         "verdict": str(found.verdict),
         "sentence": speed_words.sentence([found]),

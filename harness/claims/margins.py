@@ -1,7 +1,7 @@
 """Margins: the largest losses that do not matter, such as `accuracy=1pp,perplexity=0.5%`."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -35,6 +35,12 @@ HELP = (
     + ", ".join(SPELLINGS)
 )
 """The option --margin in the help of a command."""
+
+
+def names_of(measures: Iterable[Measure | None]) -> str:
+    """Return the names that margins of measures have, such as `perplexity, log_loss`."""
+    wanted = set(measures)
+    return ", ".join(name for name, each in SPELLINGS.items() if each.measure in wanted) or "none"
 
 
 def in_one_line(text: str) -> str:

@@ -46,7 +46,10 @@ class Floor(NamedTuple):
 
     @property
     def flips(self) -> float | None:
-        """Largest share of answers that flip by the order of sums alone; None if none was asked."""
+        """Largest share of letters that flip by the order of sums alone; None if none was asked.
+
+        It limits generated and cloze answers too, which have no measurement of their own.
+        """
         return None if self.asked is None else _largest(self.asked, names.FLIPS)
 
     def of(self, measure: Measure | None) -> float | None:
@@ -70,8 +73,8 @@ class Floor(NamedTuple):
     def _line_of_answers(self, asked: Row) -> str:
         return (
             "Noise floor, the unquantized model against itself: up to "
-            f"{100 * _largest(asked, names.FLIPS):.2g} % of {_num_asked(asked):,} answers flip by "
-            "another order of sums."
+            f"{100 * _largest(asked, names.FLIPS):.2g} % of {_num_asked(asked):,} answers by "
+            "letter flip by another order of sums."
         )
 
     def line(self) -> str:
@@ -91,7 +94,8 @@ def floor_of(group: Group, groups: Sequence[Group]) -> Floor | None:
     """Return the noise floor of a group's model; None if it was not measured.
 
     Of several measurements the longest counts, and of those with answers the one on the most
-    questions. A run that could change the type alone says nothing about the order of sums.
+    questions. A run that could change the type alone says nothing about the order of sums. The
+    attention kernel of the group does not count: the noise floor was measured over both kernels.
     """
     rows = [
         row

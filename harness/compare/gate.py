@@ -12,11 +12,12 @@ enough for the whole to be worse, which needs one. A difference up to the noise 
 worse nor better.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from harness.claims.claim import Claim, Comparison, NotCompared, family
+from harness.claims.margins import names_of
 from harness.claims.measure import Measure
 from harness.compare.pairs import Pair
 from harness.errors import ResultError
@@ -50,10 +51,10 @@ def decide(pairs: Sequence[Pair], margins: Mapping[Measure, float]) -> list[Deci
         ResultError: No pair has the measure of a margin.
     """
     measures = dict.fromkeys(pair.measure for pair in pairs)
-    if unused := [measure.name for measure in margins if measure not in measures]:
+    if unused := [measure for measure in margins if measure not in measures]:
         raise ResultError(
-            f"--margin must name measures of these runs ({_listed(measures)}), got also "
-            f"{', '.join(unused)}, which no run of the candidate has"
+            f"--margin must name measures of these runs ({names_of(measures)}), got also "
+            f"{names_of(unused)}, which no run of the candidate has"
         )
     compared = [
         (each, margins.get(measure))
@@ -67,10 +68,6 @@ def decide(pairs: Sequence[Pair], margins: Mapping[Measure, float]) -> list[Deci
         Decided(comparison=each, decision=_decision(each, margin, p_worse), margin=margin)
         for each, margin in compared
     ]
-
-
-def _listed(measures: Iterable[Measure]) -> str:
-    return ", ".join(measure.name for measure in measures)
 
 
 def _compared(pairs: Sequence[Pair], margin: float | None) -> Iterator[Comparison]:

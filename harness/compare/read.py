@@ -4,6 +4,7 @@ A run that is silently left out could be the one that is worse. So nothing is: a
 that is not a whole record cannot be compared, nor a candidate with a run that has no result.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,11 @@ def floors_beside(path: Path) -> list[Group]:
 
 def _on_file(path: Path) -> list[Stored]:
     """Return the runs of a record or a folder, with one for each part of a run of several tasks."""
+    if not os.path.lexists(path):
+        raise ResultError(
+            f"{path} must be a record or a folder of records, got no file of this name; look for a "
+            "typing error"
+        )
     if not path.is_dir():
         return in_parts([Stored(path=path, record=read(path))])
     stored, problems = ResultStore(root=path).load()

@@ -8,6 +8,7 @@ import pandas as pd
 from harness.claims.claim import Claim, Comparison, NotCompared
 from harness.claims.sentences import reference_of, sentence, shown, size_in_words
 from harness.compare.gate import Decided, Decision, overall
+from harness.messages import visible
 from harness.report.markdown import escape
 from harness.results import formatting as figures
 
@@ -21,7 +22,10 @@ WORDS = {
 
 def as_text(decided: Sequence[Decided]) -> str:
     """Return a line for each comparison, and one for all."""
-    lines = [f"{WORDS[each.decision]}: {_said(each.comparison)}" for each in decided]
+    lines = [
+        visible(f"{WORDS[each.decision]}: {_said(each.comparison)}{_left_open(each)}")
+        for each in decided
+    ]
     return "\n".join([*lines, f"all in all: {WORDS[overall(decided)]}"]) + "\n"
 
 
@@ -36,7 +40,10 @@ def as_json(decided: Sequence[Decided]) -> str:
     """Return all comparisons as JSON."""
     found = {
         "decision": WORDS[overall(decided)],
-        "comparisons": [_cells(each) | {"sentence": _said(each.comparison)} for each in decided],
+        "comparisons": [
+            _cells(each) | {"sentence": _said(each.comparison) + _left_open(each)}
+            for each in decided
+        ],
     }
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
@@ -46,6 +53,16 @@ def _said(comparison: Comparison) -> str:
     if comparison.reference is None and isinstance(comparison, NotCompared):
         return f"{comparison.row.label}, {comparison.row.task.name}: {comparison.reason}"
     return sentence(comparison)
+
+
+def _left_open(each: Decided) -> str:
+    """Return what was not shown of a margin; the verdict beside it is about a margin of 0."""
+    found = each.comparison
+    if each.decision is not Decision.CANNOT_TELL or each.margin is None:
+        return ""
+    assert isinstance(found, Claim)  # noqa: S101 - others are invalid
+    margin = size_in_words(found.evidence.measure, each.margin)
+    return f"; the loss may be smaller or larger than the margin, {margin}"
 
 
 def _cells(each: Decided) -> dict[str, str]:

@@ -1,15 +1,12 @@
 """What an exported folder says of itself: a manifest for programs, a model card for people."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.models.loaded import LoadedModel
+from harness.output.export_folder import MANIFEST, README, write_json
 from harness.recipe import Quantized
-
-MANIFEST = "quant_harness.json"
-README = "README.md"
 
 CARD = """\
 ---
@@ -106,22 +103,6 @@ def write_card(folder: Path, manifest: Mapping[str, Any], config: Mapping[str, A
         manifest=MANIFEST,
     )
     (folder / README).write_text(text, encoding="utf-8")
-
-
-def is_export(folder: Path) -> bool:
-    """Return whether a folder holds an export and no other file, by its manifest."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = set(manifest["files"])
-    # No manifest, or an old one that lists no files.
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return {file.relative_to(folder).as_posix() for file in folder.rglob("*")} <= listed
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in the style of transformers."""
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _activation_formats(manifest: Mapping[str, Any]) -> str:

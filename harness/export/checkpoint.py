@@ -30,6 +30,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.targets.targets import find_others, find_targets
 from harness.output import place
 from harness.output.atomic import new_folder
+from harness.output.export_folder import is_export, write_json
 from harness.recipe import Quantized, QuantRecipe, quantize
 from harness.recipe.selection import select
 
@@ -96,7 +97,7 @@ def export(
     _check_no_nan(loaded)
     size = least_bytes(loaded, recipe)
     place.check_room(out, OUT_KEY, "folder", within=out.parent, size=size)
-    with new_folder(out, OUT_KEY, force=force, is_own=card.is_export) as folder:
+    with new_folder(out, OUT_KEY, force=force, is_own=is_export) as folder:
         # Beside the folder: it disappears together with the temporary folder around both.
         reference = folder.with_name("reference.safetensors")
         writer = ShardWriter(folder, shard_bytes)
@@ -172,7 +173,7 @@ def check_export(recipe: QuantRecipe, layout: Layout, out: Path, *, force: bool 
             f"recipe {recipe.name} must be one that layout={layout.name} can hold, but {reason}; "
             f"it holds {layout.holds}"
         )
-    place.folder_to_make(out, OUT_KEY, force=force, is_own=card.is_export)
+    place.folder_to_make(out, OUT_KEY, force=force, is_own=is_export)
     place.check_room(out, OUT_KEY, "folder", within=out.parent)
 
 
@@ -232,4 +233,4 @@ def _write_settings(
     }
     write_config(folder / "config.json", loaded.module.config, changes)
     for name, content in layout.files(config).items():
-        card.write_json(folder / name, content)
+        write_json(folder / name, content)

@@ -37,7 +37,7 @@ def read_delta(text: str, measure: Measure) -> float:
         wanted = " or ".join(f"delta=0.5{each}" for each in units)
         raise ConfigError(
             f"delta must be a difference above 0 with its unit, such as {wanted} for this task, "
-            f"got {text!r}; correct number and unit"
+            f"got {text!r}; write a number and its unit without a space"
         )
     return size
 

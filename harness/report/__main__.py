@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from harness.claims.margins import HELP
 from harness.errors import HarnessError
-from harness.messages import program
+from harness.messages import program, visible
 from harness.output import picture, place, scratch
 from harness.output.atomic import write_atomic
 from harness.output.names import file_stem, local_path
@@ -64,7 +64,7 @@ def main() -> None:
         if arguments.html:
             sys.stdout.write(f"page: {path.with_suffix(PAGE)}\n")
     for line in shortened(problems):
-        sys.stderr.write(f"left out: {line}\n")
+        sys.stderr.write(f"left out: {visible(line)}\n")
     if problems:
         sys.exit(1)
 

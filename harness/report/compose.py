@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 from harness.claims.flat import Cell, flat
 from harness.claims.grouping import finished
-from harness.claims.margins import in_one_line, read_margins
+from harness.claims.margins import in_one_line, names_of, read_margins
 from harness.claims.measure import measure_of
 from harness.errors import ConfigError, ResultError
 from harness.report.contents import answered_of, collect
@@ -56,8 +56,11 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
         lines = "".join(f"\n{line}" for line in shortened(problems))
         raise ResultError(f"{nothing_found(results)}{lines}")
     answered = answered_of(stored, margins)
-    if margins and not margins.keys() & {measure_of(each.group.task.name) for each in answered}:
-        raise ConfigError("--margin must name a measure of these runs")
+    measures = {measure_of(each.group.task.name) for each in answered}
+    if margins and not margins.keys() & measures:
+        raise ConfigError(
+            f"--margin must name a measure of these runs ({names_of(measures)}), got {margin}"
+        )
     found = collect(stored, answered, problems, pictures / path.name)
     asked = f"\n{MARGIN}{margin}" if margin else ""
     head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}"

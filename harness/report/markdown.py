@@ -5,12 +5,11 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from harness.messages import visible
 from harness.report.sections.section import Section
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 """What Markdown would take for markup."""
-UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of the text after them."""
 
 
 def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
@@ -32,8 +31,3 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 def escape(text: str) -> str:
     """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
     return SPECIAL.sub(r"\\\1", html.escape(visible(text), quote=False))
-
-
-def visible(text: str) -> str:
-    """Return a text on one line, its control characters spelled out, such as the code of Esc."""
-    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))

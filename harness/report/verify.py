@@ -35,10 +35,11 @@ def differences(path: Path) -> list[str]:
     with scratch.folder_in(Path(tempfile.gettempdir())) as folder:
         composed = compose(results, path, folder, margin_of(written))
     found = _differences(written, composed.text)
-    # Reports from before the claims were written beside them have no such files.
     for target, content in claims_files.contents(path, composed.claims).items():
         if target.exists():
             found += _differences(_read(target, "the claims of a report"), content)
+        else:
+            found.append(f"+{target.name}, which is not there; write the report anew")
     page = path.with_suffix(".html")
     if page.exists():
         shown = _read(page, "the page of a report").replace("\r\n", "\n")
@@ -64,7 +65,9 @@ def _read(path: Path, what: str) -> str:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as reason:
-        raise ResultError(f"{path} must be {what}, got {reason}") from reason
+        # The text of an OSError would repeat the path.
+        why = getattr(reason, "strerror", None) or str(reason)
+        raise ResultError(f"{path} must be {what}, got: {why}") from reason
 
 
 def verify(paths: Sequence[Path]) -> bool:

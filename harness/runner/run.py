@@ -82,11 +82,19 @@ class Outcome:
 
 
 def run(spec: RunSpec) -> Outcome:
-    """Make a run and file its record, unless an identical run is on file.
+    """Make a run and file its record, unless an identical run is on file; then send the record on.
 
     Raises:
-        HarnessError: A stage failed. The record says so too, unless it cannot be written.
+        HarnessError: A stage failed. The record says so too, unless it cannot be written. Or a sink
+            failed; then the record is on file.
     """
+    outcome = _filed(spec)
+    spec.sinks.send(outcome.stored, outcome.compared)
+    return outcome
+
+
+def _filed(spec: RunSpec) -> Outcome:
+    """Return the run that is on file, or make it and file its record."""
     identity = config_hash(spec.resolved, spec.device.type)
     label = f"{spec.recipe.name} {spec.task.name}"
     # Before the hold: a record on file can be read where nothing can be written.

@@ -14,6 +14,9 @@ from harness.output.names import local_path
 from harness.recipe import QuantRecipe
 from harness.results.store import ResultStore
 from harness.runner import checks
+from harness.sinks.card import CardTarget
+from harness.sinks.deliver import Sinks
+from harness.sinks.facts import Tracker
 from harness.tasks.base import ModelFreeTask, PairedTask, Task
 
 
@@ -34,6 +37,8 @@ class RunSpec:
     """The configuration; `model` and `data` are null where `model` is None."""
     command: str
     """The command line that repeats the run, secrets masked."""
+    sinks: Sinks
+    """Where the record goes beside its file."""
 
     @classmethod
     def build(
@@ -54,6 +59,7 @@ class RunSpec:
         recipe = config.component(resolved, "quant", QuantRecipe)
         recipe = replace(recipe, name=name or recipe.name)
         engine = config.component(resolved, "engine", EngineSource)
+        sinks = _sinks(resolved)
         match config.build(resolved["task"], "task", tuple(resolved["allow_targets"])):
             case ModelFreeTask() as task:
                 checks.check_no_recipe(task.name, recipe)
@@ -78,6 +84,7 @@ class RunSpec:
             force=resolved["force"],
             resolved=resolved,
             command=command or provenance.command_line(),
+            sinks=sinks,
         )
 
     @property
@@ -86,3 +93,16 @@ class RunSpec:
         own = self.engine.model_name or "no_model"
         model = self.model.name if self.model is not None else own
         return {"task": self.task.name, "model": model, "recipe": self.recipe.name}
+
+
+def _sinks(resolved: Mapping[str, Any]) -> Sinks:
+    """Return where the record goes beside its file, checked before anything is measured.
+
+    Raises:
+        ConfigError: The package of a tracker is missing, or `push` is of no exported folder.
+    """
+    tracker = config.component(resolved, "track", Tracker) if resolved.get("track") else None
+    if tracker is not None:
+        tracker.check()
+    push = resolved.get("push")
+    return Sinks(tracker=tracker, card=CardTarget.of(push, resolved) if push else None)

@@ -58,8 +58,10 @@ ELSEWHERE = (
     "\\",
     "model.path=DIR",
     "model.path=FOLDER",
+    "track=",
+    "push=",
 )
-"""Parts of commands that need what is not here: a GPU, a shell, an engine, the hub, a checkpoint, files of the reader."""
+"""Parts of commands that need what is not here: a GPU, a shell, an engine, the hub, a checkpoint, files of the reader, a tracker (tests/unit/sinks)."""
 
 
 def commands() -> list[str]:

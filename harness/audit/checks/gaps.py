@@ -56,14 +56,19 @@ def gap_words(first: Share, second: Share, total: int, num_tests: int = 1) -> st
     says += f" of {total:,}; "
     alone, corrected = (flips.most_flips(net, limit, num) for num in (1, num_tests))
     if alone is None:
-        p = figures.p_value(flips.best_case(net))
         least = flips.fewest_net()
-        return f"{says}p is {p} or more (exact McNemar); fewer than {least} never reach 0.05"
+        return f"{says}{least_p(net)} (exact McNemar); fewer than {least} never reach 0.05"
     says += f"p < 0.05 only with {alone:,} flips or fewer in all (exact McNemar)"
     if num_tests > 1:
         few = "never" if corrected is None else f"with {corrected:,} or fewer"
         says += f", over {num_tests} comparisons {few} (Bonferroni)"
     return f"{says}; the table does not say how many answers flipped"
+
+
+def least_p(net: int) -> str:
+    """Return the smallest possible p-value of a net number of flips, in words."""
+    p = flips.best_case(net)
+    return "p is 1" if p >= 1 else f"p is {figures.p_value(p)} or more"
 
 
 def _counted(fewest: int, most: int) -> str:

@@ -6,13 +6,12 @@ from itertools import pairwise
 from scipy import integrate, stats
 
 from harness.audit import flips
-from harness.audit.checks.gaps import share_of, sheets_with_claims
+from harness.audit.checks.gaps import least_p, share_of, sheets_with_claims
 from harness.audit.checks.order import ranking
 from harness.audit.finding import Fault, Finding
 from harness.audit.flips import Share
 from harness.audit.sheet import Column, Sheet
 from harness.audit.study import Study
-from harness.results import formatting as figures
 
 _FEWEST = 4
 """Fewer rows have no spread to speak of."""
@@ -81,14 +80,13 @@ def _neighbours(sheet: Sheet, total: int) -> Iterator[Finding]:
     few, lead = sum(gap < flips.fewest_net() for gap in gaps), gaps[0]
     if few == 0:
         return
-    p = figures.p_value(flips.best_case(lead)) if lead else "1"
     yield Finding(
         sheet.line,
         Fault.SPREAD,
         f"{column.header}: {few} of {len(gaps)} neighbours in the ranking are fewer than "
         f"{flips.fewest_net()} of {total:,} answers apart, so no test can order them; "
         f"{sheet.name(ranked[0].row)} leads {sheet.name(ranked[1].row)} by {lead} "
-        f"(p is {p} or more)",
+        f"({least_p(lead)})",
     )
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 
 from harness import extras
 from harness.claims.verdict import Verdict
+from harness.messages import visible
 from harness.report.html.runs import Behind
-from harness.report.markdown import visible
 from harness.report.sections.section import Picture, Section
 
 HERE = Path(__file__).parent

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import TypedDict
 
+from harness.messages import visible
 from harness.redaction import redacted
-from harness.report.markdown import visible
 from harness.results import formatting as figures
 from harness.results.outdated import without_narrow_intervals
 from harness.results.record import Status

@@ -52,6 +52,20 @@ def test_an_unreadable_file_is_exit_code_2(
     assert f"the file must be readable Markdown, got {path}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "# No table\n\nINT8: 50.3 %, better than BF16.\n"])
+def test_a_file_without_a_table_is_exit_code_2(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An exit code of 0 would say that a table was read, and is right.
+    path = tmp_path / "text.md"
+    path.write_text(text, encoding="utf-8")
+    assert run(monkeypatch, str(path)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "the file must have a table" in said.err
+    assert str(path) in said.err
+
+
 @pytest.mark.parametrize("number", ["0", "-5", "many", "1.5"])
 def test_the_number_of_samples_is_a_whole_number(
     number: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -65,4 +79,7 @@ def test_help_says_the_exit_codes(
 ) -> None:
     assert run(monkeypatch, "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "0 without findings, 1 with findings, and 2 if the file cannot be read" in said
+    assert (
+        "0 without findings, 1 with findings, and 2 if the file has no table or cannot be read"
+        in said
+    )

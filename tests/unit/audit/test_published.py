@@ -30,7 +30,7 @@ KNOWN = [
     (226, "no interval", "unpaired standard error 4.97 pp"),
     # Gaps: net flips, best case, most flips.
     (95, "gap", "net 3 flips of 1,000; p is 0.25 or more"),
-    (96, "gap", "net 1 flip of 1,000; p is 1 or more"),
+    (96, "gap", "net 1 flip of 1,000; p is 1 (exact McNemar)"),
     (98, "gap", "net 4 flips of 1,000; p is 0.12 or more"),
     (121, "gap", "net 9 flips of 1,000; p < 0.05 only with 17 flips or fewer"),
     (103, "gap", "net 15 flips of 1,000; p < 0.05 only with 51 flips or fewer"),

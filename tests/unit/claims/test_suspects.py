@@ -131,6 +131,42 @@ def test_finer_scales_with_a_larger_error_are_suspect(
         assert "in layer.1 0.03, 0.02 with the coarser" in found[fine]
 
 
+def error_of(weight: np.ndarray, num_in_group: int, codes: int = 127) -> float:
+    """Return the relative error of round-to-nearest with one scale for each group."""
+    groups = weight.reshape(-1, num_in_group)
+    scales = np.abs(groups).max(axis=1, keepdims=True) / codes
+    return float(
+        np.linalg.norm(np.round(groups / scales) * scales - groups) / np.linalg.norm(groups)
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_that_were_rounded_to_the_coarser_form_are_not(file: File, bits: int) -> None:
+    # As in a checkpoint that came quantized: its rows have no error, and every finer scale has one.
+    codes = 2 ** (bits - 1) - 1
+    weight = RNG.integers(-codes, codes + 1, (16, 256)).astype(np.float64)
+    weight[:, 0] = codes
+    before = weight + RNG.uniform(-0.02, 0.02, weight.shape)  # the scales were rounded to bfloat16
+    coarse, fine = error_of(before, 256, codes), error_of(before, 4, codes)
+    assert fine > 2 * coarse > 0
+    for recipe, error in ((f"int{bits}_row", coarse), (f"int{bits}_g4", fine)):
+        perplexity(file, recipe, NLL + 0.01, quant={"layers": layers(error)})
+    assert file.suspects() == {}
+
+
+@pytest.mark.parametrize("spread", ["uniform", "normal", "heavy"])
+def test_no_weights_off_the_grid_have_so_small_an_error(spread: str) -> None:
+    # The bound below which a coarse error says "rounded before" is never reached by other weights.
+    weight = {
+        "uniform": RNG.uniform(-1, 1, (64, 256)),
+        "normal": RNG.normal(size=(64, 256)),
+        "heavy": RNG.standard_t(3, (64, 256)),
+    }[spread]
+    for bits in (4, 6, 8):
+        bound = 2.0 ** (1 - bits) / np.sqrt(12)
+        assert error_of(weight, 16, 2 ** (bits - 1) - 1) > bound
+
+
 def test_another_backend_is_no_coarser_form(file: File) -> None:
     perplexity(file, "int8_row", NLL, quant={"layers": layers(0.01)}, backend="torchao")
     perplexity(file, "int8_g64", NLL, quant={"layers": layers(0.03)})

@@ -74,6 +74,8 @@ def test_exit_code_is_the_decision(
     assert found == code, shown
     words = ("not worse", "worse", "cannot tell")[code]
     assert shown.splitlines()[-1] == f"all in all: {words}"
+    is_open = code == 2 and "--margin" in margin
+    assert ("may be smaller or larger than the margin, 2 pp" in shown) is is_open
     assert "exact McNemar" in shown
 
 
@@ -109,7 +111,9 @@ def test_lost_samples_and_missing_files_are_refused(
     file: File, compare: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     path, other = file(RIGHT), file(flipped(9, 2), recipe="int8_row")
-    assert compare(path, tmp_path / "nothing.json")[0] == 3
+    code, shown = compare(path, tmp_path / "nothing.json")
+    assert code == 3
+    assert "nothing.json must be a record or a folder of records" in shown
     other.with_suffix(".samples.parquet").unlink()
     code, shown = compare(path, other)
     assert code == 3
@@ -159,6 +163,7 @@ def test_a_margin_of_a_measure_that_no_run_has_does_not_pass(
     code, shown = compare(*pair, "--margin", "accuracy=1pp,kl=0.01")
     assert code == 3, shown
     assert "got also kl" in shown
+    assert "got also perplexity, log_loss" in compare(*pair, "--margin", "perplexity=1%")[1]
 
 
 @pytest.mark.parametrize("harm", ["damaged", "failed", "without a value"])
@@ -279,3 +284,26 @@ def test_summary_of_a_job_is_markdown_and_json_says_the_same(
     assert as_json["decision"] == found["decision"] == "worse"
     assert found["difference, 95 % interval"].startswith("-2.8 pp")
     assert "-2.8 pp" in shown
+
+
+@pytest.mark.parametrize("form", ["text", "github", "json"])
+def test_a_name_in_a_record_cannot_write_lines_or_move_the_cursor(
+    file: File,
+    compare: Callable[..., tuple[int, str]],
+    form: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "summary.md"))
+    hostile = "a\n::error::b\x1b[2Jc\u202ed|e"
+    path = file(RIGHT, recipe="int8_row")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored["recipe"] = hostile
+    stored["quant"]["name"] = hostile
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    code, shown = compare(file(RIGHT), path, f"--format={form}")
+    assert code == 2, shown
+    assert not any(line.lstrip().startswith("::") for line in shown.splitlines())
+    assert not {"\x1b", "\u202e"} & set(shown) or form == "json"
+    if form == "json":
+        assert hostile.split("\n")[0] in json.loads(shown)["comparisons"][0]["candidate"]

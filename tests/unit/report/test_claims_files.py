@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from repository import ROOT
 
@@ -55,6 +57,44 @@ def test_markdown_has_the_numbers_of_json(path: Path) -> None:
         numbers = {float(cell.rstrip(" %")) for row in matching for cell in row if _is_number(cell)}
         shown = float(claim["value"] or 0) * (100 if claim["unit"] == "fraction" else 1)
         assert any(number == pytest.approx(shown, rel=1e-3) for number in numbers)
+
+
+def samples_of(path: Path, record: object) -> pd.DataFrame:
+    """Samples of a published record, read without the harness."""
+    folder = ROOT / "results" / "published" / path.stem
+    (file,) = folder.rglob(str(record))
+    name = json.loads(file.read_text())["samples_file"]
+    return pd.read_parquet(file.with_name(name)).set_index("id").sort_index()
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_differences_are_those_of_the_samples(path: Path) -> None:
+    """Recomputed from the parquet files with pandas alone: no digit can be changed unseen."""
+    for claim in claims_of(path):
+        if claim["reference_record"] is None or claim["measure"] not in ("accuracy", "log_loss"):
+            continue
+        own, base = (samples_of(path, claim[key]) for key in ("record", "reference_record"))
+        assert [*own.index] == [*base.index]
+        if claim["measure"] == "accuracy":
+            wanted = 100 * float((own["correct"] - base["correct"]).mean())
+        else:
+            sums = [np.concatenate([*each["token_nll"]]) for each in (own, base)]
+            wanted = 100 * float(np.expm1((sums[0] - sums[1]).mean()))
+        # The NLL of a token is stored in float32, that of a window in float64.
+        assert claim["difference"] == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+
+
+def test_the_published_claims_have_differences() -> None:
+    measures = [claim["measure"] for path in REPORTS for claim in claims_of(path)]
+    assert {"accuracy", "log_loss"} <= set(measures)
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_computed_numbers_have_the_digits_that_all_processors_share(path: Path) -> None:
+    computed = ("p_holm", "q_benjamini_hochberg", "p_margin_holm", "margin")
+    values = [claim[field] for claim in claims_of(path) for field in computed]
+    numbers = [value for value in values if isinstance(value, float)]
+    assert numbers == [float(f"{number:.10g}") for number in numbers]
 
 
 def _is_number(cell: str) -> bool:

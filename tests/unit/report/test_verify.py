@@ -63,6 +63,14 @@ def test_a_recipe_of_any_name_can_be_verified(
     assert differences(path) == []
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_claims_that_are_gone_are_a_difference(report: Path, suffix: str) -> None:
+    report.with_suffix(suffix).unlink()
+    assert differences(report) == [
+        f"+small{suffix}, which is not there; write the report anew",
+    ]
+
+
 def test_line_ends_of_windows_are_no_difference(report: Path) -> None:
     for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -93,6 +101,8 @@ def test_command_ends_with_1_if_a_report_differs_or_names_no_records(
     code, out, err = verify(report, other)
     assert (code, out) == ("1", f"{report}: says what its records say\n")
     assert "must have a line that begins with 'Records: '" in err
+    gone = tmp_path / "gone.md"
+    assert verify(gone) == ("1", "", f"{gone} must be a report, got: No such file or directory\n")
     report.write_text(report.read_text(encoding="utf-8") + "\nBest: int8_row\n", encoding="utf-8")
     code, out, _ = verify(report)
     assert code == "1"
@@ -119,7 +129,7 @@ def test_a_margin_of_no_measure_of_the_runs_is_refused(
     file_answers: Callable[..., Path], tmp_path: Path
 ) -> None:
     file_answers(np.arange(1000) % 4 == 0)
-    with pytest.raises(ConfigError, match="must name a measure of these runs"):
+    with pytest.raises(ConfigError, match=r"of these runs \(accuracy\), got kl=0\.01"):
         write(tmp_path / "results", tmp_path, "r", margin="kl=0.01")
 
 

@@ -14,13 +14,13 @@ from pages import Page
 from repository import ROOT
 
 from harness import extras
+from harness.messages import visible
 from harness.report import markdown
 from harness.report.__main__ import write
 from harness.report.compose import compose
 from harness.report.html.library import library_of, vega
 from harness.report.html.page import Content, anchor, inert_json, parted, render
 from harness.report.html.runs import Behind
-from harness.report.markdown import visible
 from harness.report.sections.section import Picture, Section
 from harness.results.record import RunRecord, Status
 

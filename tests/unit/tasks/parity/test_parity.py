@@ -37,6 +37,7 @@ from harness.recipe import QuantRecipe, quantize
 from harness.results.record import Metric, Status
 from harness.results.store import ResultStore, read, read_samples
 from harness.runner.run import RunSpec, run
+from harness.sinks.deliver import Sinks
 from harness.tasks.base import PairedTask, TaskResult
 from harness.tasks.divergence.divergence import Divergence
 from harness.tasks.parity import parity
@@ -442,6 +443,7 @@ def make_spec(tmp_path: Path, _no_model_held: None) -> Callable[..., RunSpec]:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             resolved = config.resolve(compose("config", overrides=[*overrides, "+quant=int4_row"]))
         return RunSpec(
+            sinks=Sinks(),
             model=TinyModel(),
             recipe=replace(config.build(resolved["quant"], "quant"), backend=backend),
             task=config.build(resolved["task"], "task"),
