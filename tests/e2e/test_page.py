@@ -107,9 +107,9 @@ def opened(browser: Browser, address: str) -> Iterator[Open]:
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on("request", lambda request: said.append(request.url))
         page.goto(address)
-        page.wait_for_function(
-            "[...document.querySelectorAll('figure')].every(e => e.querySelector('svg'))"
-        )
+        # Not `wait_for_function`, which the policy of the page forbids.
+        for figure in page.locator("figure").all():
+            figure.locator("svg").wait_for()
         assert said.pop(0) == address
         pages.append(page)
         return page
