@@ -76,7 +76,7 @@ class Page(HTMLParser):
             self.scripts[-1] = facts, text + data
         elif place == "h2":
             self._title += data
-        elif place == "td":
+        elif "td" in self._open:
             self._table.rows[-1][-1] += data
         elif place == "th":
             self._table.columns[-1] += data

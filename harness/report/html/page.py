@@ -31,6 +31,8 @@ LEAD = re.compile(r"((?:[^ .:;]+ ){0,2}[^ .:;]+:) (.+)", re.DOTALL)
 """A line that begins with what it is about, in up to three words."""
 LONG = 60
 """Longer cells are broken into lines."""
+ENDLESS = 400
+"""Longer cells scroll, such as the whole error of a run."""
 NO_LIBRARY = (
     "This page has no pictures, because vl-convert is not installed: "
     f"{extras.install('plots')}, and write the page again."
@@ -119,6 +121,7 @@ def _environment() -> jinja2.Environment:
     made.filters |= {"visible": visible, "rows": _rows, "class": _class, "anchor": anchor}
     made.filters["parted"] = parted
     made.tests["drawn"] = lambda section: _spec(section) is not None
+    made.tests["endless"] = lambda cell: len(cell) > ENDLESS
     return made
 
 
