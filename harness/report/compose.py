@@ -1,5 +1,6 @@
 """The text of a report, and the pictures that it shows."""
 
+import gc
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,8 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
     if not finished(stored):
         lines = "".join(f"\n{line}" for line in shortened(problems))
         raise ResultError(f"{nothing_found(results)}{lines}")
+    # Every picture ends with a collection of garbage: it need not visit all records.
+    gc.freeze()
     answered = answered_of(stored, margins)
     if margins and not margins.keys() & {measure_of(each.group.task.name) for each in answered}:
         raise ConfigError("--margin must name a measure of these runs")
