@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,9 +104,11 @@ def _without_copies(stored: Sequence[Stored]) -> Intake:
 def _read_ahead(item: Stored) -> None:
     """Read the samples of a run once: the parts below ask for what is kept of them."""
     if item.record.status is Status.OK and item.record.samples_file is not None:
-        lost_evidence(item)
-        grid_of(item)
-        read_ahead(item)
+        # A foreign record may make anything fail: that is said where its samples are needed.
+        with suppress(Exception):
+            lost_evidence(item)
+            grid_of(item)
+            read_ahead(item)
 
 
 def _presentable(stored: Sequence[Stored]) -> Intake:
