@@ -32,7 +32,7 @@ from harness.results.record import (
     Status,
     TaskInfo,
 )
-from harness.results.store import Stored, identity_of
+from harness.results.store import Stored
 
 NO_QUALITY = (names.THROUGHPUT, names.PARITY)
 """Tasks whose numbers do not say how good a model is."""
@@ -190,7 +190,7 @@ def asked_for(item: Stored) -> tuple[str, Hardware | None]:
     """Return what identifies a run, however it ended: its configuration; if timed, its machine."""
     record = item.record
     task = record.task.name if record.task is not None else item.path.parts[-3]
-    return identity_of(record), record.provenance.hardware if task in names.TIMED else None
+    return item.identity, record.provenance.hardware if task in names.TIMED else None
 
 
 def measured(item: Stored) -> tuple[Hashable, CalibrationInfo | None]:

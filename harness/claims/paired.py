@@ -5,7 +5,7 @@ Both runs score the same samples, so the difficulty of a sample cancels in the d
 
 from harness.claims.grouping import Row
 from harness.claims.measure import KL, Measure, measure_of
-from harness.claims.scores import Items, Scores, Tokens, scores_of
+from harness.claims.scores import Items, Scores, Tokens, scores_of, whole_tokens_of
 from harness.errors import ResultError
 from harness.stats.difference import Difference
 
@@ -30,7 +30,16 @@ def difference(row: Row, reference: Row, measure: Measure | None = None) -> Diff
 def items_of(row: Row, reference: Row, measure: Measure | None = None) -> Items | None:
     """Return the paired differences of the items; see `difference`."""
     own, other = scores_of(row, measure), scores_of(reference, measure)
-    return None if own is None or other is None else paired(own, other)
+    if own is None or other is None:
+        return None
+    # Older samples do not say which document a token is of; the other run's do.
+    if (
+        isinstance(own, Tokens)
+        and isinstance(other, Tokens)
+        and (own.tokens is None) is not (other.tokens is None)
+    ):
+        own, other = whole_tokens_of(row), whole_tokens_of(reference)
+    return paired(own, other)
 
 
 def distance(row: Row) -> Difference | None:

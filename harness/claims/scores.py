@@ -1,5 +1,6 @@
 """What a run scored on each sample: answers that are right, or log-losses of tokens."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -11,7 +12,8 @@ from harness.claims.grouping import Row
 from harness.claims.measure import ACCURACY, KL, LEAD, Measure, measure_of
 from harness.errors import ResultError
 from harness.results import names
-from harness.results.store import read_samples
+from harness.results.once import latest_samples, once_a_file, shared
+from harness.results.store import NLL_GRID, Stored
 from harness.stats import Clusters, summed
 from harness.stats.difference import Difference, of_answers, of_tokens, of_values
 
@@ -23,6 +25,9 @@ NO_TOKENS = (
     "no interval: the samples have sums of windows, not the divergence of each token; repeat the "
     "run"
 )
+
+MANTISSA = 52
+"""Sums below this power of two of a step are exact in float64."""
 
 Array = np.ndarray[Any, Any]
 
@@ -106,6 +111,14 @@ class Tokens:
     why_no_test: str | None
     """Why there is no test if tokens or documents are missing; None if samples are documents."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether sums of tokens are exact in any order: multiples of 2^-26 that are not huge."""
+        if self.tokens is None:
+            return False
+        steps = self.tokens / NLL_GRID
+        return bool((steps == np.rint(steps)).all() and np.abs(steps).sum() < 2.0**MANTISSA)
+
     def minus(self, other: Self) -> Items:
         """Return the paired differences, by document if documents are known."""
         # Documents belong to the text, which both runs share.
@@ -160,63 +173,111 @@ def scores_of(row: Row, measure: Measure | None = None) -> Scores | None:
     if measure is None or row.stored.record.samples_file is None:
         return None
     if measure is ACCURACY:
-        return _answers(row)
+        return _answers(row.stored)
     if measure is LEAD:
-        return _leads(row)
-    total, of_token, why = (
-        ("kl", "token_kl", NO_TOKENS) if measure is KL else ("nll", "token_nll", NO_DOCUMENTS)
-    )
+        return _leads(row.stored)
     is_by_document = row.task.name == names.PERPLEXITY_DOCUMENTS
-    return _tokens(row, total, of_token, None if is_by_document else why)
+    return _of_tokens(row.stored, is_kl=measure is KL, is_by_document=is_by_document)
 
 
-def _answers(row: Row) -> Answers:
-    items = _items(row, "correct")
+def whole_tokens_of(row: Row) -> Tokens:
+    """Return what a run scored on each token, also where sums of documents would do."""
+    is_by_document = row.task.name == names.PERPLEXITY_DOCUMENTS
+    is_kl = measure_of(row.task.name) is KL
+    return _tokens(row.stored, is_kl=is_kl, is_by_document=is_by_document)
+
+
+def read_ahead(stored: Stored) -> None:
+    """Read what comparisons of a record need of its samples; what is wrong is said there."""
+    task = stored.record.task
+    measure = None if task is None else measure_of(task.name)
+    if task is None or measure is None or stored.record.samples_file is None:
+        return
+    with suppress(ResultError):
+        if measure is ACCURACY:
+            _answers(stored)
+        else:
+            is_by_document = task.name == names.PERPLEXITY_DOCUMENTS
+            _of_tokens(stored, is_kl=measure is KL, is_by_document=is_by_document)
+        if task.name in LEAD.tasks:
+            _leads(stored)
+
+
+@once_a_file()
+def _answers(stored: Stored) -> Answers:
+    items = _items(stored, "correct")
     return Answers(
-        path=row.stored.path,
-        ids=tuple(items.index),
-        correct=items["correct"].to_numpy(np.float64),
+        path=stored.path,
+        ids=shared(tuple(items.index)),
+        correct=items["correct"].to_numpy(np.float64, copy=True),
         subjects=_numbers(items["cluster"]),
     )
 
 
-def _leads(row: Row) -> Leads:
-    items = _items(row, names.LEAD)
+@once_a_file()
+def _leads(stored: Stored) -> Leads:
+    items = _items(stored, names.LEAD)
     return Leads(
-        path=row.stored.path,
-        ids=tuple(items.index),
-        leads=items[names.LEAD].to_numpy(np.float64),
+        path=stored.path,
+        ids=shared(tuple(items.index)),
+        leads=items[names.LEAD].to_numpy(np.float64, copy=True),
         subjects=_numbers(items["cluster"]),
     )
 
 
-def _tokens(row: Row, total: str, of_token: str, why_no_test: str | None) -> Tokens:
+def _of_tokens(stored: Stored, *, is_kl: bool, is_by_document: bool) -> Tokens:
+    """Return the scores of tokens, or the sums of documents where they say the same.
+
+    Tokens are large: those of the last runs alone stay in memory.
+    """
+    found = _exact_sums(stored, is_kl=is_kl, is_by_document=is_by_document)
+    if found is not None:
+        return found
+    return _tokens(stored, is_kl=is_kl, is_by_document=is_by_document)
+
+
+@once_a_file()
+def _exact_sums(stored: Stored, *, is_kl: bool, is_by_document: bool) -> Tokens | None:
+    """Return the sums of documents if they are exact, or if the samples have no tokens; else None.
+
+    Then the difference of two sums is the sum of the differences, to the last digit.
+    """
+    whole = _tokens(stored, is_kl=is_kl, is_by_document=is_by_document)
+    if whole.tokens is None:
+        return whole
+    return whole.by_document() if whole.documents is not None and whole.is_exact else None
+
+
+@once_a_file(keep=4)
+def _tokens(stored: Stored, *, is_kl: bool, is_by_document: bool) -> Tokens:
     """Return the scores of tokens.
 
     Args:
-        row: A run.
-        total: Column with the sum of a sample.
-        of_token: Column with the value of each token.
-        why_no_test: Why there is no test without that column.
+        stored: A record.
+        is_kl: Whether they are divergences, not log-losses.
+        is_by_document: Whether the samples are documents.
     """
-    items = _items(row, total)
+    total, of_token, why = (
+        ("kl", "token_kl", NO_TOKENS) if is_kl else ("nll", "token_nll", NO_DOCUMENTS)
+    )
+    items = _items(stored, total)
     tokens = _joined(items, of_token)
     documents = _joined(items, "token_document")
-    counts = items["num_tokens"].to_numpy(np.float64)
+    counts = items["num_tokens"].to_numpy(np.float64, copy=True)
     for column in {of_token, "token_document"} & set(items):
         if (items[column].map(len) != counts).any():
-            raise _damaged(row, f"as many numbers in {column} as in num_tokens")
+            raise _damaged(stored, f"as many numbers in {column} as in num_tokens")
     if tokens is not None and not np.isfinite(tokens).all():
-        raise _damaged(row, f"finite numbers in {of_token}")
+        raise _damaged(stored, f"finite numbers in {of_token}")
     return Tokens(
-        path=row.stored.path,
-        ids=tuple(items.index),
-        sums=items[total].to_numpy(np.float64),
+        path=stored.path,
+        ids=shared(tuple(items.index)),
+        sums=items[total].to_numpy(np.float64, copy=True),
         counts=counts,
         # Older files hold float32: widen before a difference is taken, not after it.
         tokens=None if tokens is None else tokens.astype(np.float64),
         documents=None if documents is None else _numbers(documents),
-        why_no_test=why_no_test,
+        why_no_test=None if is_by_document else why,
     )
 
 
@@ -229,20 +290,20 @@ def _numbers(names: Any) -> Array:
     return np.unique(np.asarray(names), return_inverse=True)[1]
 
 
-def _items(row: Row, score: str) -> pd.DataFrame:
-    items = read_samples(row.stored)
+def _items(stored: Stored, score: str) -> pd.DataFrame:
+    items = latest_samples(stored)
     if missing := {"id", score} - set(items):
         raise ResultError(
-            f"{row.stored.path} must have samples with the columns id and {score}, "
+            f"{stored.path} must have samples with the columns id and {score}, "
             f"got none of {', '.join(sorted(missing))}; repeat the run"
         )
     if score == "kl":
         items = items[items["kl"].notna()]  # a divergence may have asked questions too
     values = pd.to_numeric(items[score], errors="coerce").to_numpy(np.float64)
     if not np.isfinite(values).all():
-        raise _damaged(row, f"a finite number as {score} of each sample")
+        raise _damaged(stored, f"a finite number as {score} of each sample")
     return items.set_index("id").sort_index()
 
 
-def _damaged(row: Row, wanted: str) -> ResultError:
-    return ResultError(f"{row.stored.path} must have samples with {wanted}; repeat the run")
+def _damaged(stored: Stored, wanted: str) -> ResultError:
+    return ResultError(f"{stored.path} must have samples with {wanted}; repeat the run")

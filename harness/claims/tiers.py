@@ -14,10 +14,10 @@ import numpy as np
 
 from harness.claims.grouping import Group, Row
 from harness.claims.measure import ACCURACY, LOG_LOSS, measure_of
-from harness.claims.paired import paired
 from harness.claims.scores import Answers, Scores, Tokens, scores_of
 from harness.errors import ResultError
 from harness.stats.families import cochran, holm, tiers
+from harness.stats.pairs import p_by_cluster, p_of_flips
 
 LEAST_RUNS = 3
 """Two runs are one comparison, which a table has already."""
@@ -48,17 +48,14 @@ def tiers_of(group: Group, floor: float | None = None) -> Tiers | None:
     scores = _with_same_samples(group.rows)
     if len(scores) < LEAST_RUNS:
         return None
-    found = {(a, b): paired(scores[a], scores[b]).difference for a, b in combinations(scores, 2)}
-    p_values = [
-        1.0 if floor is not None and abs(each.value) <= floor else each.p for each in found.values()
-    ]
-    known = [p for p in p_values if p is not None]
-    if len(known) < len(found):  # too few documents: nothing is tested
+    pairs = [*combinations(scores, 2)]
+    p_values = _p_values([*scores.values()], floor)
+    if p_values is None:  # too few documents: nothing is tested
         return None
-    corrected = dict(zip(found, holm(known), strict=True))
+    corrected = dict(zip(pairs, holm(p_values), strict=True))
     return Tiers(
         letters=tiers(corrected, [*scores]),
-        num_pairs=len(found),
+        num_pairs=len(pairs),
         cochran_p=_cochran([*scores.values()]),
     )
 
@@ -80,6 +77,34 @@ def _with_same_samples(rows: Sequence[Row]) -> dict[str, Scores]:
             read[row.stored.record.run_id] = small
     found = Counter(each.ids for each in read.values()).most_common(1)
     return {run: scores for run, scores in read.items() if scores.ids == found[0][0]}
+
+
+def _p_values(scores: Sequence[Scores], floor: float | None) -> list[float] | None:
+    """Return the p-value of each pair, in the order of `combinations`; None without a test."""
+    first, second = np.array([*combinations(range(len(scores)), 2)]).T
+    answers = [each for each in scores if isinstance(each, Answers)]
+    if answers:
+        correct, subjects = np.column_stack([each.correct for each in answers]), answers[0].subjects
+        sums = np.zeros((subjects.max() + 1, len(scores)))
+        np.add.at(sums, subjects, correct)
+        counts = np.bincount(subjects).astype(np.float64)
+        both = correct.T @ correct  # questions that both runs answer right
+        right = correct.sum(axis=0)
+        flips = right[first] - both[first, second], right[second] - both[first, second]
+        of_items = p_of_flips(*flips)
+        by_cluster = p_by_cluster(sums[:, first] - sums[:, second], counts)
+        p = of_items if by_cluster is None else np.maximum(of_items, by_cluster)
+    else:
+        tokens = [each for each in scores if isinstance(each, Tokens)]
+        if any(each.why_no_test is not None for each in tokens):
+            return None
+        sums, counts = np.column_stack([each.sums for each in tokens]), tokens[0].counts
+        by_cluster = p_by_cluster(sums[:, first] - sums[:, second], counts)
+        if by_cluster is None:
+            return None
+        p = by_cluster
+    means = (sums[:, first] - sums[:, second]).sum(axis=0) / counts.sum()
+    return [*np.where(np.abs(means) <= (-1.0 if floor is None else floor), 1.0, p)]
 
 
 def _cochran(scores: Sequence[Scores]) -> float | None:

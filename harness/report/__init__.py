@@ -2,7 +2,8 @@
 
 `intake` chooses the records that can be trusted, `harness.claims` compares them. `titles` names
 what is compared, and `accuracy` looks up what a recipe costs. `sections` has the tables, `plots`
-the pictures, `contents` their order. `markdown` writes them, and `__main__` is the command.
+the pictures, `contents` their order. `markdown` and `html` write them, and `__main__` is the
+command.
 """
 
 import logging

@@ -19,6 +19,8 @@ from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.report import claims_files
 from harness.report.compose import MARK, compose
+from harness.report.html.library import vega
+from harness.report.html.page import render
 from harness.report.sections.left_out import shortened
 from harness.report.verify import verify
 
@@ -26,6 +28,7 @@ VERIFY = "verify"
 """The word that asks to verify reports instead."""
 FIRST_WORDS = "\n\nEvery value stands with its n and 95 % interval"
 """What follows the title in reports from before there was a mark."""
+PAGE = ".html"
 HEAD = 2000
 """Title and mark lie within so many bytes of the beginning."""
 SPARE = len("-throughput-999.png")
@@ -47,6 +50,7 @@ def main() -> None:
                 arguments.name,
                 margin=arguments.margin,
                 force=arguments.force,
+                html=arguments.html,
             )
         except (HarnessError, OSError) as reason:
             if signals.received():
@@ -57,6 +61,8 @@ def main() -> None:
         sys.stdout.write(f"report: {path}\n")
         claims = claims_files.contents(path, [])
         sys.stdout.write(f"claims: {', '.join(map(str, claims))}\n")
+        if arguments.html:
+            sys.stdout.write(f"page: {path.with_suffix(PAGE)}\n")
     for line in shortened(problems):
         sys.stderr.write(f"left out: {visible(line)}\n")
     if problems:
@@ -78,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--name", help="name of the report; the folder's own if left out")
     found.add_argument("--margin", default="", help=HELP)
     found.add_argument(
+        "--html",
+        action="store_true",
+        help="also write NAME.html: the report as one page that loads nothing, with tables to "
+        "sort and filter, the command behind each row, and pictures",
+    )
+    found.add_argument(
         "--force",
         action="store_true",
         help="overwrite files of the report's names that the harness did not write",
@@ -97,9 +109,17 @@ def verify_parser() -> argparse.ArgumentParser:
 
 
 def write(
-    results: Path, out: Path, name: str | None, *, margin: str = "", force: bool = False
+    results: Path,
+    out: Path,
+    name: str | None,
+    *,
+    margin: str = "",
+    force: bool = False,
+    html: bool = False,
 ) -> Path:
     """Write the report of a folder of records, its claims and its pictures; return its path.
+
+    With `html` it is written as a page too.
 
     A report and pictures that the harness wrote are replaced; other files only with `force`.
 
@@ -107,11 +127,11 @@ def write(
         ResultError: There is no record with a result.
         OutputError: The report cannot be written, or would overwrite another file.
     """
-    return _write(results, out, name, margin=margin, force=force)[0]
+    return _write(results, out, name, margin=margin, force=force, html=html)[0]
 
 
 def _write(
-    results: Path, out: Path, name: str | None, *, margin: str, force: bool
+    results: Path, out: Path, name: str | None, *, margin: str, force: bool, html: bool
 ) -> tuple[Path, list[str]]:
     """Write the report; return its path and a line for each file that it lacks."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
@@ -125,20 +145,25 @@ def _write(
         scratch.folder_in(out) as folder,
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
-        text, claims, problems = compose(results, path, folder, margin)
-        pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
-        files = claims_files.contents(path, claims)
-        for target in pictures:
-            place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
-        for target in files:
-            place.file_to_write(target, "--out", "folder", force=force, is_own=claims_files.is_own)
-        for target, content in pictures.items():
-            write_atomic(target, content, "--out", "folder", force=force, is_own=picture.is_own)
-        for target, found in files.items():
-            write_atomic(
-                target, found.encode(), "--out", "folder", force=force, is_own=claims_files.is_own
-            )
-        write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
+        text, claims, problems, content = compose(results, path, folder, margin)
+        files = [
+            *(
+                (out / drawn.name, drawn.read_bytes(), picture.is_own)
+                for drawn in sorted(folder.iterdir())
+            ),
+            *(
+                (target, found.encode(), claims_files.is_own)
+                for target, found in claims_files.contents(path, claims).items()
+            ),
+        ]
+        if html:
+            page = render(content, vega())
+            files.append((path.with_suffix(PAGE), page.encode(), is_own_page))
+        files.append((path, text.encode(), is_own))
+        for target, _, owned in files:
+            place.file_to_write(target, "--out", "folder", force=force, is_own=owned)
+        for target, data, owned in files:
+            write_atomic(target, data, "--out", "folder", force=force, is_own=owned)
     return path, problems
 
 
@@ -147,6 +172,13 @@ def is_own(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(HEAD).decode(errors="replace")
     return head.startswith("# Report: ") and any(words in head for words in (MARK, FIRST_WORDS))
+
+
+def is_own_page(path: Path) -> bool:
+    """Say whether this command wrote a page."""
+    with path.open("rb") as stream:
+        head = stream.read(HEAD).decode(errors="replace")
+    return head.startswith("<!doctype html>") and MARK in head
 
 
 if __name__ == "__main__":

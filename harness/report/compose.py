@@ -11,6 +11,8 @@ from harness.claims.margins import in_one_line, names_of, read_margins
 from harness.claims.measure import measure_of
 from harness.errors import ConfigError, ResultError
 from harness.report.contents import answered_of, collect
+from harness.report.html.page import Content
+from harness.report.html.runs import behind
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
 from harness.report.sections.left_out import shortened
@@ -30,6 +32,8 @@ class Composed(NamedTuple):
     """The claims, one flat row each; see `harness.claims.flat`."""
     problems: list[str]
     """A line for each file that it lacks."""
+    content: Content
+    """What a page of the report shows."""
 
 
 def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Composed:
@@ -60,7 +64,10 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
     found = collect(stored, answered, problems, pictures / path.name)
     asked = f"\n{MARGIN}{margin}" if margin else ""
     head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}"
-    return Composed(render(f"Report: {path.stem}", head, found), flat(answered), problems)
+    title = f"Report: {path.stem}"
+    runs = behind(stored, {run for section in found for run in section.runs})
+    content = Content(title=title, head=head, sections=found, runs=runs)
+    return Composed(render(title, head, found), flat(answered), problems, content)
 
 
 def margin_of(text: str) -> str:

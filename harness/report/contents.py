@@ -21,6 +21,7 @@ from harness.report.sections.divergence import divergences
 from harness.report.sections.engines import engine_runs
 from harness.report.sections.granularity import formats_by_granularity
 from harness.report.sections.group_sizes import group_size_trend
+from harness.report.sections.layers import by_layer
 from harness.report.sections.leads import leads
 from harness.report.sections.left_out import known_to_be_wrong, unusable
 from harness.report.sections.matmul import matmul_errors
@@ -118,6 +119,7 @@ def builders(
     yield partial(published_figures, stored)
     yield partial(direct_against_generate, groups)
     yield partial(sizes, groups)
+    yield partial(by_layer, groups)
     yield partial(calibrations, groups)
     yield partial(calibration_seeds, answered)
     yield from (partial(subjects, group) for group in groups)

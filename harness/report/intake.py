@@ -13,15 +13,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.claims.grids import grid_of
 from harness.claims.grouping import Group, comparable, measured
+from harness.claims.scores import read_ahead
 from harness.errors import ResultError
 from harness.report.contents import answered_of, builders, made_by
 from harness.report.markdown import render
 from harness.results import names
-from harness.results.evidence import check_evidence
+from harness.results.evidence import check_evidence, lost_evidence
 from harness.results.outdated import outdated
 from harness.results.parts import in_parts
 from harness.results.record import Status
@@ -53,6 +56,8 @@ def take_in(root: Path) -> Intake:
     stored, problems = ResultStore(root=root).load()
     stored, copies = _without_copies(stored)
     stored, problems = in_parts(stored), [*problems, *copies]
+    for item in stored:
+        _read_ahead(item)
     for sieve in (_presentable, _with_evidence, _on_the_same_samples):
         stored, more = sieve(stored)
         problems += more
@@ -94,6 +99,16 @@ def _without_copies(stored: Sequence[Stored]) -> Intake:
                 f"{first.path}, which is shown; delete the copy"
             )
     return Intake([item for item in stored if kept[item.record.run_id] is item], problems)
+
+
+def _read_ahead(item: Stored) -> None:
+    """Read the samples of a run once: the parts below ask for what is kept of them."""
+    if item.record.status is Status.OK and item.record.samples_file is not None:
+        # A foreign record may make anything fail: that is said where its samples are needed.
+        with suppress(Exception):
+            lost_evidence(item)
+            grid_of(item)
+            read_ahead(item)
 
 
 def _presentable(stored: Sequence[Stored]) -> Intake:

@@ -19,7 +19,7 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
         parts.append(f"## {escape(section.title)}")
         # Two spaces at the end of a line keep the break.
         parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
-        if section.picture is not None:
+        if isinstance(section.picture, str):
             # Quoted: a link ends at a space or a bracket, and a colon would begin an address.
             parts.append(f"![{escape(section.title)}]({quote(section.picture)})")
         if section.table is not None:

@@ -11,16 +11,21 @@ from harness.output import scratch
 from harness.output.stdout import printing
 from harness.report import claims_files
 from harness.report.compose import compose, margin_of, records_of
+from harness.report.html.library import library_of
+from harness.report.html.page import render
 
 MOST_LINES = 20
 """So many lines of differences are shown."""
+MOST_LETTERS = 1000
+"""So much of such a line is shown: the data of a page are one line."""
 
 
 def differences(path: Path) -> list[str]:
-    """Return the lines in which a report, or its JSON or CSV, differs from its records.
+    """Return the lines in which a report, its JSON, CSV or page differs from its records.
 
     A line of the file begins with `-`, what the records say in its place with `+`. Pictures are
-    drawn from the same claims; they are not compared.
+    drawn from the same claims; they are not compared, nor are the scripts that draw them in a page,
+    which depend on the version of vl-convert.
 
     Raises:
         ResultError: The file is no report, or its records cannot be used.
@@ -35,6 +40,10 @@ def differences(path: Path) -> list[str]:
             found += _differences(_read(target, "the claims of a report"), content)
         else:
             found.append(f"+{target.name}, which is not there; write the report anew")
+    page = path.with_suffix(".html")
+    if page.exists():
+        shown = _read(page, "the page of a report").replace("\r\n", "\n")
+        found += _differences(shown, render(composed.content, library_of(shown)))
     return found
 
 
@@ -75,7 +84,7 @@ def verify(paths: Sequence[Path]) -> bool:
         with printing():
             verdict = "differs from its records" if found else "says what its records say"
             sys.stdout.write(f"{path}: {verdict}\n")
-            sys.stdout.writelines(f"  {line}\n" for line in found[:MOST_LINES])
+            sys.stdout.writelines(f"  {line[:MOST_LETTERS]}\n" for line in found[:MOST_LINES])
             if len(found) > MOST_LINES:
                 sys.stdout.write(f"  and {len(found) - MOST_LINES} further lines\n")
     return are_right

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
 
 from harness.stats import wilson
 
@@ -49,12 +50,13 @@ class Status(StrEnum):
     """The recipe cannot run on this device or model; nothing else was run in its place."""
 
 
+CLOSED: Final = ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
 class _Closed(BaseModel):
     """Base of the schema: unknown fields, NaN and infinity are errors, and nothing changes."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
-    )
+    model_config = CLOSED | ConfigDict(frozen=True)
 
 
 class Metric(_Closed):
@@ -160,7 +162,9 @@ class SkippedWeight(_Closed):
     reason: str
 
 
-class LayerReport(_Closed):
+# A record has hundreds of layers: a class with slots takes a fifth of a model's memory.
+@dataclass(config=CLOSED, frozen=True, kw_only=True, slots=True)
+class LayerReport:
     """One quantized weight."""
 
     name: str

@@ -16,11 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from harness.errors import ResultError
@@ -47,7 +49,7 @@ WRITTEN_TEXTS = ("command", "config", "error", "warnings")
 """Fields with text that people or libraries wrote, which may hold a secret anywhere."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """A record and the path of its file."""
 
@@ -55,6 +57,11 @@ class Stored:
     record: RunRecord
     part: str = ""
     """Beginning of the ids of its samples, for a part of a record; see `harness.results.parts`."""
+
+    @cached_property
+    def identity(self) -> str:
+        """The identity of the run; see `identity_of`."""
+        return identity_of(self.record)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +155,7 @@ class ResultStore:
         )
         # Compare both hashes. Old records have another `config_hash`. A secret that was masked by
         # its value is missing in `config`, so the hash computed from it differs.
-        same = [i for i in found if identity in (i.record.config_hash, identity_of(i.record))]
+        same = [i for i in found if identity in (i.record.config_hash, i.identity)]
         return same, problems
 
     def _read_all(self, *stems: str) -> tuple[list[Stored], list[str]]:
@@ -226,7 +233,10 @@ def read_samples(stored: Stored) -> pd.DataFrame:
             f"{file} must have the SHA-256 in its record, got another; repeat the run"
         )
     try:
-        frame = pd.read_parquet(io.BytesIO(content))
+        # `pd.read_parquet` looks for a data set of many files, which takes four times as long.
+        frame: pd.DataFrame = (
+            pq.ParquetFile(io.BytesIO(content)).read(use_threads=False).to_pandas()
+        )
     except (OSError, ValueError, LookupError, NotImplementedError) as reason:  # from pyarrow
         raise ResultError(
             f"{file} must be a parquet file, got: {reason}; repeat the run"

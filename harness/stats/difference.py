@@ -40,12 +40,23 @@ class Difference:
     num_items: int
     test: str
     """The tests behind `p` in words, such as `t by document, 62 of them`."""
-    exact_p: float | None = None
-    """p-value of an exact test, if there is one."""
-    exact_interval: Interval | None = None
-    """95 % interval that belongs to it."""
-    num_flips: int | None = None
-    """Answers that turned wrong or right; None if the items are not answers."""
+    flips: tuple[int, int] | None = None
+    """Answers that turned wrong, and that turned right; None if the items are not answers."""
+
+    @property
+    def num_flips(self) -> int | None:
+        """Answers that turned wrong or right; None if the items are not answers."""
+        return None if self.flips is None else sum(self.flips)
+
+    @property
+    def exact_p(self) -> float | None:
+        """p-value of McNemar's exact test of the flips; None if the items are not answers."""
+        return None if self.flips is None else mcnemar(*self.flips)
+
+    @property
+    def exact_interval(self) -> Interval | None:
+        """The 95 % interval that belongs to it."""
+        return None if self.flips is None else flips_interval(*self.flips, self.num_items)
 
     @property
     def interval(self) -> Interval | None:
@@ -133,9 +144,7 @@ def of_flips(to_wrong: int, to_right: int, total: int) -> Difference:
         estimates=(flips_estimate(to_wrong, to_right, total),),
         num_items=total,
         test=f"exact McNemar, {to_wrong} to wrong and {to_right} to right",
-        exact_p=mcnemar(to_wrong, to_right),
-        exact_interval=flips_interval(to_wrong, to_right, total),
-        num_flips=to_wrong + to_right,
+        flips=(to_wrong, to_right),
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from scipy import stats
+from scipy import special  # `stats.t` calls the same functions, and takes 50 times as long
 
 CONFIDENCE = 0.95
 
@@ -26,14 +26,14 @@ class Estimate(NamedTuple):
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return the two-sided interval."""
-        spread = float(stats.t.ppf(0.5 + confidence / 2, self.freedom)) * self.error
+        spread = float(special.stdtrit(self.freedom, 0.5 + confidence / 2)) * self.error
         return Interval(self.center - spread, self.center + spread)
 
     def p_above(self, bound: float) -> float:
         """Return the one-sided p-value against "the truth is `bound` or less"."""
         if self.error == 0:
             return 0.0 if self.center > bound else 1.0
-        return float(stats.t.sf((self.center - bound) / self.error, self.freedom))
+        return float(special.stdtr(self.freedom, (bound - self.center) / self.error))
 
     def p_below(self, bound: float) -> float:
         """Return the one-sided p-value against "the truth is `bound` or more"."""

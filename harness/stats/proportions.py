@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -20,6 +21,7 @@ def above(correct: int, total: int, share: float) -> float:
     return float(stats.binomtest(correct, total, share, alternative="greater").pvalue)
 
 
+@lru_cache(maxsize=10_000)
 def mcnemar(one_way: int, other_way: int) -> float:
     """Return the exact two-sided p-value of McNemar's test (1947), by `scipy.stats.binomtest`.
 
@@ -45,6 +47,7 @@ def flips_estimate(to_wrong: int, to_right: int, total: int) -> Estimate:
     return Estimate(center, math.sqrt(((flips + 2) / more - center**2) / more))
 
 
+@lru_cache(maxsize=10_000)
 def flips_interval(to_wrong: int, to_right: int, total: int) -> Interval:
     """Return the interval of a difference of paired proportions, `(to_right - to_wrong) / total`.
 

@@ -69,7 +69,7 @@ def commands() -> list[str]:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     demo = re.search(r"^DEMO := (.*)$", makefile, re.MULTILINE)
     assert demo
-    lines = re.findall(r"^\t\$\(RUN\) (-m harness --multirun .*)$", makefile, re.MULTILINE)
+    lines = re.findall(r"^\t\$\(RUN\) (-m harness .*\$\(DEMO\).*)$", makefile, re.MULTILINE)
     typed = [command.strip() for text in texts for command in COMMAND.findall(text)]
     lines_of = [_as_module(line) for line in typed]
     found = list(

@@ -4,29 +4,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness.claims.claim import Answered
+from harness.claims.grids import grid_of, parsed
 from harness.claims.grouping import Row
 from harness.claims.measure import KL, measure_of
-from harness.claims.paired import paired
-from harness.claims.scores import scores_of
+from harness.claims.paired import items_of
 from harness.claims.suspects.suspect import Suspect
 from harness.errors import ResultError
 from harness.results import formatting as figures
 from harness.results import names
-from harness.results.store import read_samples
-from harness.stats.bfloat16 import bf16
 from harness.stats.difference import ALPHA
 from harness.stats.families import holm
 from harness.stats.proportions import mcnemar
-
-FEWEST_SCORES = 8
-"""Fewer different scores do not show a grid."""
-OF_TOKENS = ("token_nll", "token_kl")
-"""Columns of samples with a list of scores, one for each token."""
-OF_WINDOWS = ("nll", "kl")
-"""Columns with a sum of such scores."""
 
 
 def identity_that_differs(answered: Answered) -> Iterator[Suspect]:
@@ -75,8 +65,7 @@ def _largest_change(row: Row, base: Row | None) -> float:
     if base is None:
         return 0.0
     try:
-        own, other = scores_of(row), scores_of(base)
-        items = None if own is None or other is None else paired(own, other)
+        items = items_of(row, base)
     except ResultError:
         return 0.0  # said where the row is compared
     if items is None:
@@ -88,33 +77,16 @@ def _largest_change(row: Row, base: Row | None) -> float:
 def on_bf16_grid(answered: Answered) -> Iterator[Suspect]:
     """Yield rows whose scores are all bfloat16 numbers, although they are made in float32."""
     for row in answered.group.rows:
-        for column, scores in _scores(row):
-            different = np.unique(scores[np.isfinite(scores) & (scores != 0)])
-            if len(different) >= FEWEST_SCORES and (bf16(different) == different).all():
-                yield Suspect(
-                    row=row,
-                    reason=(
-                        f"all {len(different):,} different values of {column} in its samples are "
-                        "bfloat16 numbers, which move in steps of 0.4 to 0.8 %; log-probabilities "
-                        "are made in float32: look for a loss that is computed in bfloat16"
-                    ),
-                )
-                break
-
-
-def _scores(row: Row) -> Iterator[tuple[str, Any]]:
-    """Yield the columns of a row's samples that hold losses or log-probabilities."""
-    if measure_of(row.task.name) is None:
-        return
-    samples = _samples(row)
-    for column in (name for name in OF_TOKENS if name in samples):
-        yield column, np.concatenate([*samples[column].dropna(), np.empty(0)])
-    for column in (name for name in OF_WINDOWS if name in samples):
-        # Text in their place is damage, which is said where the row is compared.
-        yield column, pd.to_numeric(samples[column], errors="coerce").to_numpy(np.float64)
-    letters = [column for column in samples if str(column).startswith("log_prob_")]
-    if letters:
-        yield "log_prob", samples[letters].to_numpy(np.float64).ravel()
+        found = grid_of(row.stored)
+        if found is not None:
+            yield Suspect(
+                row=row,
+                reason=(
+                    f"all {found.num_values:,} different values of {found.column} in its samples "
+                    "are bfloat16 numbers, which move in steps of 0.4 to 0.8 %; log-probabilities "
+                    "are made in float32: look for a loss that is computed in bfloat16"
+                ),
+            )
 
 
 def other_parse_rate(answered: Answered) -> Iterator[Suspect]:
@@ -122,8 +94,8 @@ def other_parse_rate(answered: Answered) -> Iterator[Suspect]:
     base = answered.group.baseline
     if answered.group.task.name != names.MMLU_GENERATE or base is None:
         return
-    reference = _parsed(base)
-    recipes = [(row, _parsed(row)) for row in answered.group.rows if row is not base]
+    reference = parsed(base.stored)
+    recipes = [(row, parsed(row.stored)) for row in answered.group.rows if row is not base]
     found = [(row, own) for row, own in recipes if len(own) and own.index.equals(reference.index)]
     flips = [(int((own < reference).sum()), int((own > reference).sum())) for _, own in found]
     p_values = holm([mcnemar(*each) for each in flips])
@@ -138,20 +110,3 @@ def other_parse_rate(answered: Answered) -> Iterator[Suspect]:
                     "compare task=mmlu, which needs no parsing"
                 ),
             )
-
-
-def _parsed(row: Row) -> "pd.Series[float]":
-    samples = _samples(row)
-    if not {"id", "parsed"} <= set(samples):
-        return pd.Series(dtype=float)
-    return samples.set_index("id")["parsed"].sort_index()
-
-
-def _samples(row: Row) -> pd.DataFrame:
-    """Return the samples of a row; empty where they cannot be read, which other parts say."""
-    if row.stored.record.samples_file is None:
-        return pd.DataFrame()
-    try:
-        return read_samples(row.stored)
-    except ResultError:
-        return pd.DataFrame()

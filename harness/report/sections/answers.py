@@ -9,7 +9,7 @@ from harness.claims.grouping import Row
 from harness.claims.measure import ACCURACY
 from harness.claims.verdict import Evidence
 from harness.errors import ResultError
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 from harness.stats.difference import Difference, of_flips
@@ -47,6 +47,7 @@ def answer_changes(answered: Answered) -> Section | None:
             "number of recipes (Holm)." + (f"\n{floor}" if floor else "")
         ),
         table=pd.DataFrame(rows),
+        runs=runs_of(asked),
     )
 
 

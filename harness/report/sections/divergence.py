@@ -8,7 +8,7 @@ from harness.claims.claim import Answered, Claim, Comparison, NotCompared
 from harness.claims.grouping import Row
 from harness.claims.noise_floor import Floor
 from harness.claims.sentences import NO_FLOOR, verdict_with_margin
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 
@@ -43,6 +43,7 @@ def divergences(answered: Answered) -> Section | None:
         table=pd.DataFrame(
             [_cells(row, each) for row, each in zip(candidates, found, strict=True)]
         ),
+        runs=runs_of(candidates),
     )
 
 

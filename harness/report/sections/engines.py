@@ -42,4 +42,5 @@ def _section(item: Stored, task: TaskInfo) -> Section:
         title=f"{task.name}: {task.data['engine']}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id] * len(rows),
     )

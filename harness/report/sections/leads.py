@@ -5,7 +5,7 @@ import pandas as pd
 from harness.claims.claim import Answered, Claim, Comparison, NotCompared
 from harness.claims.grouping import Row
 from harness.claims.sentences import in_unit
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.report.titles import task_title
 from harness.results import formatting as figures
 from harness.results import names
@@ -35,6 +35,7 @@ def leads(answered: Answered) -> Section | None:
             ]
         ),
         table=pd.DataFrame(rows),
+        runs=runs_of(answered.group.rows),
     )
 
 

@@ -17,11 +17,8 @@ MOST_PROBLEMS = 50
 
 def known_to_be_wrong(stored: Sequence[Stored]) -> Section | None:
     """Return the records that a fault, mended since, made wrong, with the reason; None if none."""
-    rows = [
-        cells_of(item, reason)
-        for item in finished(stored)
-        if (reason := outdated(item.record)) is not None
-    ]
+    wrong = [item for item in finished(stored) if outdated(item.record) is not None]
+    rows = [cells_of(item, outdated(item.record) or "") for item in wrong]
     if not rows:
         return None
     return Section(
@@ -29,6 +26,7 @@ def known_to_be_wrong(stored: Sequence[Stored]) -> Section | None:
         text="These runs ended well, but a fault that was mended since made their numbers wrong. "
         "No table has them.",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id for item in wrong],
     )
 
 

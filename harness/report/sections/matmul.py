@@ -52,6 +52,7 @@ def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
         title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
         text=f"{MEASURES[measure]}\n{protocol}",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id] * len(rows),
     )
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from harness.claims.grouping import Group
 from harness.claims.noise_floor import Floor, most_asked
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 from harness.results.record import Metric, Unit
@@ -37,6 +37,7 @@ def noise_floor(group: Group) -> Section | None:
             "tokens and answers."
         ),
         table=pd.DataFrame([_cells(floor, variant) for variant in floor.variants]),
+        runs=runs_of([floor.row] * len(floor.variants)),
     )
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from harness.claims.grouping import Group, Row
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 
@@ -28,6 +28,7 @@ def parities(group: Group) -> Section | None:
             f"{figures.MISSING}."
         ),
         table=pd.DataFrame([_cells(row) for row in group.rows]),
+        runs=runs_of(group.rows),
     )
 
 

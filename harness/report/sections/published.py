@@ -13,10 +13,10 @@ from harness.results.store import Stored
 
 def published_figures(stored: Sequence[Stored]) -> Section | None:
     """Return a row for each published figure of a run's model; None if there are none."""
+    found = [(item, said) for item in shown(stored) for said in check(item.record)]
     rows = [
         {"run": f"{task_of(item)} {name_of(item)}", "beside what is published": said}
-        for item in shown(stored)
-        for said in check(item.record)
+        for item, said in found
     ]
     if not rows:
         return None
@@ -26,4 +26,5 @@ def published_figures(stored: Sequence[Stored]) -> Section | None:
         "are about the same tokens or questions, so the tolerance is that of types, kernels and "
         "printed digits. `quant-harness anchors` lists the figures.",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id for item, _ in found],
     )

@@ -16,7 +16,7 @@ from harness.claims.sentences import sentence, verdict_with_margin
 from harness.errors import ResultError
 from harness.report import plots
 from harness.report.plots import Cost
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 from harness.stats.difference import ALPHA
@@ -56,6 +56,7 @@ def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
             + "".join(f"\n{line}" for line in left_out)
         ),
         table=pd.DataFrame([_cells(cost) for cost in costs]),
+        runs=runs_of([cost.row for cost in costs]),
         picture=picture.name if is_drawn else None,
     )
 

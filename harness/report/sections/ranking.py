@@ -10,7 +10,7 @@ from harness.claims.grouping import Group, Row
 from harness.claims.measure import measure_of
 from harness.claims.tiers import Tiers
 from harness.report.sections.differences import Cells, Columns, of_comparison, of_itself
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.report.titles import task_title
 from harness.results import formatting as figures
 from harness.results import names
@@ -38,6 +38,7 @@ def ranking(answered: Answered) -> Section:
         title=task_title(group),
         text="\n".join(lines),
         table=pd.DataFrame(rows),
+        runs=runs_of(group.rows),
     )
 
 

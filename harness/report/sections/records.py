@@ -14,6 +14,7 @@ from harness.results.store import Stored
 
 def records(stored: Sequence[Stored]) -> Section | None:
     """Return a row for each run that is shown: its record, its commit and how long it took."""
+    items = sorted(shown(stored), key=lambda item: item.path)
     rows = [
         {
             "task": task_of(item),
@@ -23,7 +24,7 @@ def records(stored: Sequence[Stored]) -> Section | None:
             "commit": _commit(item.record.provenance),
             "seconds": f"{item.record.duration_s or 0:.0f}",
         }
-        for item in sorted(shown(stored), key=lambda item: item.path)
+        for item in items
     ]
     if not rows:
         return None
@@ -33,6 +34,7 @@ def records(stored: Sequence[Stored]) -> Section | None:
         "results folder. Of repeated runs the latest counts. Commit is that of quant-harness; "
         "+changes says that files differed from it.",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id for item in items],
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.claims.suspects import MARK, Suspect
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 
 
 def suspect_rows(found: Sequence[Suspect]) -> Section | None:
@@ -28,4 +28,5 @@ def suspect_rows(found: Sequence[Suspect]) -> Section | None:
             f"them before you use them. Tables mark them {MARK}."
         ),
         table=pd.DataFrame(rows),
+        runs=runs_of([each.row for each in found]),
     )

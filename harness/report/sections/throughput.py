@@ -17,7 +17,7 @@ from harness.identity import canonical
 from harness.report import plots
 from harness.report.accuracy import accuracy_of
 from harness.report.plots import SpeedBar
-from harness.report.sections.section import Section
+from harness.report.sections.section import Section, runs_of
 from harness.report.sections.unfinished import reason_of, unsupported
 from harness.report.titles import machine_words
 from harness.results import float_paths, names
@@ -83,6 +83,7 @@ def throughput(
         title=f"Throughput: {_model(group)}, {_work(group)}{group.suffix}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
+        runs=[*runs_of(group.rows), *(item.record.run_id for item in impossible)],
         picture=picture.name if is_drawn else None,
     )
 

@@ -21,7 +21,8 @@ def unsupported(stored: Sequence[Stored]) -> list[Stored]:
 
 def not_supported(stored: Sequence[Stored]) -> Section | None:
     """Return the recipes that cannot run here, with the reason; None if all can."""
-    rows = [cells_of(item, reason_of(item)) for item in unsupported(stored)]
+    items = unsupported(stored)
+    rows = [cells_of(item, reason_of(item)) for item in items]
     if not rows:
         return None
     return Section(
@@ -29,22 +30,21 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
         text="What these recipes need is missing on this machine or in this model. Nothing else "
         "was run in their place.",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id for item in items],
     )
 
 
 def not_ok(stored: Sequence[Stored]) -> Section | None:
     """Return the runs that failed and were not repeated with success; None if none."""
-    rows = [
-        cells_of(item, reason_of(item), status=item.record.status.value)
-        for item in unfinished(stored)
-        if item.record.status is not Status.UNSUPPORTED
-    ]
+    items = [i for i in unfinished(stored) if i.record.status is not Status.UNSUPPORTED]
+    rows = [cells_of(item, reason_of(item), status=item.record.status.value) for item in items]
     if not rows:
         return None
     return Section(
         title="Runs without a result",
         text="Their commands stand in the files; the same command measures again.",
         table=pd.DataFrame(rows),
+        runs=[item.record.run_id for item in items],
     )
 
 

@@ -11,7 +11,9 @@ from studies import MakeRecord
 
 from harness.errors import ConfigError, ResultError
 from harness.report import __main__ as command
+from harness.report import compose as compose_module
 from harness.report.__main__ import write
+from harness.report.sections.section import Picture, Section
 from harness.report.verify import differences
 
 PUBLISHED = sorted((ROOT / "reports/published").glob("*-smollm2.md"))
@@ -138,3 +140,45 @@ def test_a_changed_digit_in_the_files_of_claims_is_found(suffix: str, report: Pa
     assert "0.48" in text
     file.write_text(text.replace("0.48", "0.49", 1), encoding="utf-8")
     assert differences(report)
+
+
+@pytest.fixture
+def with_page(make_record: MakeRecord, file_records: Callable[..., Path], tmp_path: Path) -> Path:
+    """A small report with its page."""
+    root = file_records(make_record(), make_record("int8_row", 0.48))
+    return write(root, tmp_path / "out", "small", html=True)
+
+
+def test_a_page_is_verified_with_its_report(with_page: Path) -> None:
+    assert differences(with_page) == []
+    page = with_page.with_suffix(".html")
+    text = page.read_text(encoding="utf-8")
+    page.write_bytes(text.replace("\n", "\r\n").encode())
+    assert differences(with_page) == []
+    page.write_text(text.replace('<td dir="auto">48.00 %', '<td dir="auto">48.01 %'))
+    assert text != page.read_text(encoding="utf-8")
+    changed, right = differences(with_page)
+    assert "48.01 %" in changed
+    assert "48.00 %" in right
+
+
+def test_a_page_with_another_version_of_the_library_is_verified(
+    with_page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A section has a picture, drawn by scripts that nobody here can make again."""
+    contents = compose_module.collect
+
+    def collect(*given: object) -> list[Section]:
+        picture = Picture(name="p", spec={"mark": "point"})
+        return [*contents(*given), Section(title="Drawn", text="", picture=picture)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compose_module, "collect", collect)
+    monkeypatch.setattr(command, "vega", lambda: "window.vegaEmbed = 1;")
+    root = with_page.parent.parent / "results"
+    path = write(root, with_page.parent, "small", html=True)
+    assert "window.vegaEmbed = 1;" in path.with_suffix(".html").read_text(encoding="utf-8")
+    assert differences(path) == []
+    monkeypatch.setattr(command, "vega", lambda: None)
+    path = write(root, with_page.parent, "small", html=True)
+    assert "window.vegaEmbed" not in path.with_suffix(".html").read_text(encoding="utf-8")
+    assert differences(path) == []

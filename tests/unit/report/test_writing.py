@@ -14,7 +14,7 @@ from harness.errors import OutputError
 from harness.output.picture import METADATA
 from harness.report import __main__ as command
 from harness.report import compose
-from harness.report.__main__ import is_own, write
+from harness.report.__main__ import is_own, is_own_page, write
 from harness.report.markdown import render
 from harness.report.sections.section import Section
 
@@ -133,3 +133,24 @@ def test_a_place_that_cannot_be_is_told_in_one_line(
     assert printed.out == ""
     assert said in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_page_is_written_when_it_is_asked_for_and_again(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports"
+    for _ in range(2):
+        write(results, out, "study", html=True)
+        assert sorted(path.name for path in out.iterdir()) == sorted([*STUDY, "study.html"])
+        page = out / "study.html"
+        assert is_own_page(page)
+        page.write_text(f"{page.read_text(encoding='utf-8')}changed by hand", encoding="utf-8")
+
+
+def test_a_page_of_others_is_overwritten_with_force_alone(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "study.html"
+    page.write_text("<!doctype html>\n<p>mine", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"study\.html, which exists"):
+        write(results, tmp_path, "study", html=True)
+    assert not (tmp_path / "study.md").exists(), "nothing is written if not all may be"
+    write(results, tmp_path, "study")  # without a page
+    write(results, tmp_path, "study", html=True, force=True)
+    assert is_own_page(page)
