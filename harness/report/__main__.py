@@ -18,7 +18,7 @@ from harness.output.names import file_stem, local_path
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.report import claims_files
-from harness.report.compose import MARK, compose
+from harness.report.compose import MARK, Composed, compose
 from harness.report.sections.left_out import shortened
 from harness.report.verify import verify
 
@@ -41,7 +41,7 @@ def main() -> None:
     with signals.stoppable("no report was written"):
         try:
             out = local_path(arguments.out, "--out")
-            path, problems = _write(
+            path, composed = _write(
                 Path(arguments.results),
                 out,
                 arguments.name,
@@ -54,12 +54,13 @@ def main() -> None:
             sys.stderr.write(f"{reason}\n")
             sys.exit(1)
     with printing():
+        sys.stdout.writelines(f"{line}\n" for line in composed.answer)
         sys.stdout.write(f"report: {path}\n")
         claims = claims_files.contents(path, [])
         sys.stdout.write(f"claims: {', '.join(map(str, claims))}\n")
-    for line in shortened(problems):
+    for line in shortened(composed.problems):
         sys.stderr.write(f"left out: {visible(line)}\n")
-    if problems:
+    if composed.problems:
         sys.exit(1)
 
 
@@ -112,8 +113,8 @@ def write(
 
 def _write(
     results: Path, out: Path, name: str | None, *, margin: str, force: bool
-) -> tuple[Path, list[str]]:
-    """Write the report; return its path and a line for each file that it lacks."""
+) -> tuple[Path, Composed]:
+    """Write the report; return its path and what was written."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
     path = out / f"{title}.md"
     place.folder_to_fill(out, "--out")
@@ -125,9 +126,9 @@ def _write(
         scratch.folder_in(out) as folder,
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
-        text, claims, problems = compose(results, path, folder, margin)
+        composed = compose(results, path, folder, margin)
         pictures = {out / drawn.name: drawn.read_bytes() for drawn in sorted(folder.iterdir())}
-        files = claims_files.contents(path, claims)
+        files = claims_files.contents(path, composed.claims)
         for target in pictures:
             place.file_to_write(target, "--out", "folder", force=force, is_own=picture.is_own)
         for target in files:
@@ -138,8 +139,8 @@ def _write(
             write_atomic(
                 target, found.encode(), "--out", "folder", force=force, is_own=claims_files.is_own
             )
-        write_atomic(path, text.encode(), "--out", "folder", force=force, is_own=is_own)
-    return path, problems
+        write_atomic(path, composed.text.encode(), "--out", "folder", force=force, is_own=is_own)
+    return path, composed
 
 
 def is_own(path: Path) -> bool:

@@ -13,6 +13,7 @@ from harness.errors import ConfigError, ResultError
 from harness.report.contents import answered_of, collect
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
+from harness.report.sections.answer import NAME
 from harness.report.sections.left_out import shortened
 
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
@@ -30,6 +31,8 @@ class Composed(NamedTuple):
     """The claims, one flat row each; see `harness.claims.flat`."""
     problems: list[str]
     """A line for each file that it lacks."""
+    answer: list[str]
+    """The lines of its first section, for a terminal."""
 
 
 def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Composed:
@@ -57,7 +60,9 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
     found = collect(stored, answered, problems, pictures / path.name)
     asked = f"\n{MARGIN}{margin}" if margin else ""
     head = f"{MARK}\n{RECORDS}{_link(results, path.parent)}{asked}"
-    return Composed(render(f"Report: {path.stem}", head, found), flat(answered), problems)
+    text = render(f"Report: {path.stem}", head, found)
+    answer = [line for each in found if each.name == NAME for line in each.text.splitlines()]
+    return Composed(text, flat(answered), problems, answer)
 
 
 def margin_of(text: str) -> str:

@@ -49,6 +49,7 @@ def formats_by_granularity(answered: Answered) -> Section | None:
         "the paired difference."
     )
     return Section(
+        name="int8-against-fp8",
         title=f"INT8 against FP8 by granularity: {task_title(group)}",
         text="\n".join([explained, *dict.fromkeys(filter(None, notes))]),
         table=pd.DataFrame(rows),

@@ -35,6 +35,7 @@ def group_size_trend(group: Group) -> Section | None:
     if len(rows) < 2 or not any(row.granularity in GROUP_SIZES for row in group.rows):
         return None
     return Section(
+        name="group-size-trend",
         title=f"Group-size trend: {task_title(group)}",
         text=f"{what_cells_are(group)} Coarsest first. bits/weight counts the scales.",
         table=pd.DataFrame(rows),

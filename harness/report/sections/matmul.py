@@ -49,6 +49,7 @@ def _section(item: Stored, task: TaskInfo, measure: str, run: str) -> Section:
     ]
     protocol = _protocol(item, task) if measure == FIRST else SAME_AS_BEFORE
     return Section(
+        name="matmul-error",
         title=f"Matrix multiply{run}, {measure.replace('_', ' ').replace('/', ', ')}",
         text=f"{MEASURES[measure]}\n{protocol}",
         table=pd.DataFrame(rows),

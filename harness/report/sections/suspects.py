@@ -22,6 +22,7 @@ def suspect_rows(found: Sequence[Suspect]) -> Section | None:
         for each in found
     ]
     return Section(
+        name="suspect-rows",
         title="Suspect rows",
         text=(
             "These rows break a rule that holds for every model. They may be right, but explain "

@@ -80,6 +80,7 @@ def throughput(
         *([plots.LEFT_OUT] if has_picture and not is_drawn else []),
     ]
     return Section(
+        name="throughput",
         title=f"Throughput: {_model(group)}, {_work(group)}{group.suffix}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
