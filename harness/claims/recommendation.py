@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.claims.chance import at_chance
 from harness.claims.claim import Answered, Claim, Comparison
 from harness.claims.grouping import Row
 from harness.claims.measure import KL, Measure, measure_of
@@ -39,6 +40,8 @@ def recommendations(
       without a margin;
     - no row of it is suspect.
 
+    Tasks where the baseline is not above guessing show no loss, and do not count.
+
     Args:
         answered: The groups of a report, with their claims.
         suspect: Rows that must be explained before anybody uses them.
@@ -46,7 +49,7 @@ def recommendations(
     models: dict[tuple[str, ...], list[Answered]] = defaultdict(list)
     for each in answered:
         model = each.group.model
-        if measure_of(each.group.task.name) is not None:
+        if measure_of(each.group.task.name) is not None and at_chance(each.group) is None:
             models[model.name, model.fingerprint, model.dtype, model.device].append(each)
     named = {row.label for row in suspect}
     return [found for of_model in models.values() for found in _of_model(of_model, named)]

@@ -59,11 +59,21 @@ def _p_of_margin(claim: Claim) -> str:
 
 def shown(claim: Claim) -> str:
     """Return a difference with its interval, such as `+0.24 % [+0.21, +0.27]`."""
-    unit, value, interval = in_unit(claim)
+    value, bounds = _numbers(claim)
+    return f"{value} {in_unit(claim)[0]} {bounds or NO_INTERVAL}"
+
+
+def without_unit(claim: Claim) -> str:
+    """Return a difference with its interval, such as `+0.24 [+0.21, +0.27]`."""
+    return " ".join(filter(None, _numbers(claim)))
+
+
+def _numbers(claim: Claim) -> tuple[str, str]:
+    """Return a difference and its interval, which is empty if there is none."""
+    _, value, interval = in_unit(claim)
     sign = "+" if claim.reference else ""  # a divergence is never below 0
-    if interval is None:
-        return f"{value:{sign}.3g} {unit} {NO_INTERVAL}"
-    return f"{value:{sign}.3g} {unit} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
+    bounds = "" if interval is None else f"[{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
+    return f"{value:{sign}.3g}", bounds
 
 
 def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:

@@ -21,6 +21,7 @@ from harness.report.sections.answers import answer_changes
 from harness.report.sections.calibration import calibration_seeds, calibrations
 from harness.report.sections.divergence import divergences
 from harness.report.sections.engines import engine_runs
+from harness.report.sections.fake_real import fake_against_real
 from harness.report.sections.granularity import formats_by_granularity
 from harness.report.sections.group_sizes import group_size_trend
 from harness.report.sections.leads import leads
@@ -34,14 +35,17 @@ from harness.report.sections.quality import quality_against_bits
 from harness.report.sections.ranking import ranking
 from harness.report.sections.reading import reading
 from harness.report.sections.records import records
+from harness.report.sections.scales import cost_of_scales
 from harness.report.sections.section import Section
 from harness.report.sections.sizes import sizes
+from harness.report.sections.smoothquant import smoothquant
 from harness.report.sections.subjects import subjects
 from harness.report.sections.suspects import suspect_rows
 from harness.report.sections.throughput import throughput
 from harness.report.sections.unfinished import not_ok, not_supported
 from harness.report.sections.verdicts import verdicts
 from harness.report.sections.warnings import warnings
+from harness.report.shape import shaped
 from harness.report.titles import told_apart
 from harness.results.store import Stored
 
@@ -73,7 +77,8 @@ def collect(
         found += _made(build, problems)
     # The answer says what the report lacks, so it is made last.
     first = _made(partial(answer, answered, suspect, problems), problems)
-    return _numbered([*first, *_made(partial(unusable, problems), problems), *found])
+    found = [*first, *_made(partial(unusable, problems), problems), *found]
+    return _numbered([shaped(section) for section in found])
 
 
 def _made(build: Builder, problems: list[str]) -> list[Section]:
@@ -130,9 +135,12 @@ def builders(
         picture = path.with_name(f"{path.stem}-quality-{number}.png")
         yield partial(quality_against_bits, each, picture)
     yield from (partial(formats_by_granularity, each) for each in answered)
-    yield from (partial(group_size_trend, group) for group in groups)
+    yield from (partial(group_size_trend, each) for each in answered)
     yield partial(direct_against_generate, groups)
+    yield from (partial(fake_against_real, each, groups) for each in answered)
+    yield partial(smoothquant, answered)
     yield partial(matmul_errors, stored)
+    yield partial(cost_of_scales, groups)
     yield partial(published_figures, stored)
     yield partial(engine_runs, stored)
 

@@ -16,7 +16,7 @@ from harness.claims.grouping import Row
 from harness.claims.measure import ACCURACY, LOG_LOSS, measure_of
 from harness.claims.recommendation import Recommendation, recommendations
 from harness.claims.seeds import Fitted, fitted, of_run
-from harness.claims.sentences import in_unit, size_in_words, what_it_takes
+from harness.claims.sentences import in_unit, size_in_words, what_it_takes, without_unit
 from harness.claims.suspects import Suspect
 from harness.claims.verdict import Verdict
 from harness.messages import plural, visible
@@ -36,6 +36,7 @@ MOST_OF_LINE = 8
 """So many items a line may hold."""
 LONGEST_ITEM = 120
 NOTHING = "Nothing here is compared with an unquantized model; the tables have the values."
+AT_CHANCE = ("Warning", ["the baseline is not above guessing: these scores show no loss"])
 NO_MARGIN = (
     "Recommended: nothing without a margin, the largest loss that does not matter to you "
     "(--margin)."
@@ -70,25 +71,31 @@ def answer_lines(
 
 
 def _fitting(blocks: Sequence[Block], room: int) -> list[str]:
-    """Return as much of the blocks as fits: whole lists, cut lists, then counts of the last."""
-    for most in range(MOST_OF_LIST, 0, -1):
-        lines = [line for block in blocks for line in _written(block, most)]
-        if len(lines) <= room:
-            return lines
+    """Return as much of the blocks as fits: lists in full or cut, or counts of the last."""
+    sizes = {(id(block), heading): 1 for block in blocks for heading, _ in block[1]}
+    if len(_written(blocks, sizes)) <= room:
+        for size in range(2, MOST_OF_LIST + 1):
+            for each in sizes:
+                if len(_written(blocks, sizes | {each: size})) <= room:
+                    sizes[each] = size
+        return _written(blocks, sizes)
     for whole in range(len(blocks) - 1, -1, -1):
-        lines = [line for block in blocks[:whole] for line in _written(block, 1)]
-        lines += [_counted(block) for block in blocks[whole:]]
+        lines = [*_written(blocks[:whole], sizes), *map(_counted, blocks[whole:])]
         if len(lines) <= room:
             return lines
     lines = [_counted(block) for block in blocks[: room - 1]]
     return [*lines, f"And {len(blocks) - len(lines)} further groups of runs in the tables."]
 
 
-def _written(block: Block, most: int) -> Iterator[str]:
-    head, lists = block
-    yield from wrap(visible(head), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    for heading, items in lists:
-        yield from listed(f"- {heading}", items, most)
+def _written(blocks: Sequence[Block], sizes: Mapping[tuple[int, str], int]) -> list[str]:
+    """Return the lines of blocks; `sizes` has the most lines of each list."""
+    lines = []
+    for block in blocks:
+        head, lists = block
+        lines += wrap(visible(head), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for heading, items in lists:
+            lines += listed(f"- {heading}", items, sizes[id(block), heading])
+    return lines
 
 
 def _counted(block: Block) -> str:
@@ -105,9 +112,10 @@ def listed(heading: str, items: Sequence[str], most: int) -> list[str]:
     """
     items = [shorten(visible(item), LONGEST_ITEM, placeholder="...") for item in items]
     lines: list[str] = []
-    for num in range(min(len(items), most * MOST_OF_LINE), 0, -1):
+    for num in range(min(len(items), most * MOST_OF_LINE), -1, -1):
         rest = len(items) - num - 1
-        last = [f"{rest} more, up to {items[-1]}"] if rest > 0 else items[num:]
+        more = f"{rest} more, up to" if num else f"{rest + 1}, up to"
+        last = [f"{more} {items[-1]}"] if rest > 0 else items[num:]
         text = f"{heading}: {'; '.join([*items[:num], *last])}."
         lines = wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         if len(lines) <= most:
@@ -131,8 +139,8 @@ def _block(answered: Answered, fits: Sequence[Fitted]) -> Block | None:
         return (f"{head}: {NO_BASELINE}.", []) if is_lacking else None
     num = len(compared)
     lists = [*_lists(compared)]
-    if at_chance(group) is not None:
-        lists.append(("Warning", ["the baseline is not above guessing: these scores show no loss"]))
+    # More questions do not help a model that guesses.
+    lists += [AT_CHANCE] if at_chance(group) is not None else [*_to_tell(compared)]
     return f"{head}; {num} {plural('recipe', num)} against the baseline:", lists
 
 
@@ -156,12 +164,16 @@ def _lists(compared: Sequence[Comparison]) -> Iterator[tuple[str, Sequence[str]]
         # The smallest loss first, so that the end of a list that is cut is the largest.
         sized = sorted(of_verdict, key=lambda each: abs(each.difference.value))
         yield heading, [_in_short(each) for each in sized]
-    needed = [(each.evidence.items_needed or 0, each) for each in claims if what_it_takes(each)]
-    if needed:
-        worst = max(needed, key=lambda pair: pair[0])[1]
-        yield "To tell", [f"{what_it_takes(worst)} ({worst.row.label})"]
     if not_compared := [each.row.label for each in compared if not isinstance(each, Claim)]:
         yield "Not compared, the tables say why", not_compared
+
+
+def _to_tell(compared: Sequence[Comparison]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what it would take to tell the recipe that takes most."""
+    claims = [each for each in compared if isinstance(each, Claim) and what_it_takes(each)]
+    if claims:
+        hardest = max(claims, key=lambda each: each.evidence.items_needed or 0)
+        yield "To tell", [f"{what_it_takes(hardest)} ({hardest.row.label})"]
 
 
 def _by_heading(claims: Iterable[Claim]) -> Mapping[str, list[Claim]]:
@@ -174,11 +186,11 @@ def _by_heading(claims: Iterable[Claim]) -> Mapping[str, list[Claim]]:
 
 def _heading(claim: Claim) -> str:
     """Return the verdict and the unit of the differences."""
-    evidence, unit = claim.evidence, in_unit(claim)[0]
+    evidence, unit = claim.evidence, in_unit(claim)[0].partition(" of ")[0]
     match claim.verdict:
         case Verdict.EQUIVALENT if evidence.margin is not None:
             verdict = f"Equivalent within {size_in_words(evidence.measure, evidence.margin)}"
-        case Verdict.CANNOT_TELL if claim.reference is None and evidence.floor is None:
+        case Verdict.CANNOT_TELL if evidence.p is None:
             verdict = "Not tested"
         case Verdict.CANNOT_TELL:
             verdict = "Not distinguishable"
@@ -191,12 +203,9 @@ def _heading(claim: Claim) -> str:
 
 def _in_short(claim: Claim) -> str:
     """Return a recipe and its difference, such as `int8_row +0.238 [+0.115, +0.361]`."""
-    _, value, interval = in_unit(claim)
-    sign = "+" if claim.reference else ""
-    bounds = "" if interval is None else f" [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
     # One fit may be luck of its draw: a recipe over its seeds has a name that says so.
     is_alone = claim.row.quant.calibration is not None and "over" not in claim.row.label
-    return f"{claim.row.label} {value:{sign}.3g}{bounds}{', one calibration' if is_alone else ''}"
+    return f"{claim.row.label} {without_unit(claim)}{', one calibration' if is_alone else ''}"
 
 
 def _speeds(answered: Answered) -> Iterator[tuple[str, Sequence[str]]]:

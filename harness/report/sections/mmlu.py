@@ -58,7 +58,7 @@ def _both_ways(direct: Group, generate: Group) -> Section:
     )
     return Section(
         name="direct-against-generate",
-        title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
+        title=f"Direct against generate: MMLU of {direct.model.name}{direct.suffix}",
         text="\n".join([explained, *dict.fromkeys(filter(None, notes))]),
         table=pd.DataFrame(rows),
     )
