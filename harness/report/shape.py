@@ -1,6 +1,5 @@
 """The shape of a table: what every row shares stands above it, and no cell is long."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -9,10 +8,12 @@ from harness.messages import visible
 from harness.report.sections.section import Section
 
 LONGEST_CELL = 110
+KEPT = 80
+"""So much of a longer cell stays in the table; the whole text is a note above it."""
+LONGEST_NOTE = 1000
 """The records have the whole text."""
 LEAST_ROWS = 2
 """One row shares its cells with no other."""
-SHARED = "In every row: "
 
 
 def shaped(section: Section) -> Section:
@@ -22,19 +23,30 @@ def shaped(section: Section) -> Section:
     """
     if section.table is None:
         return section
-    table = section.table.map(_short)
+    table = section.table.map(visible)
     shared = _shared(table)
     words = "; ".join(f"{title} {table[title].iloc[0]}" for title in shared)
-    lines = [section.text, f"{SHARED}{words}."] if shared else [section.text]
-    return replace(section, text="\n".join(lines), table=table.drop(columns=shared))
+    table = table.drop(columns=shared)
+    long = dict.fromkeys(cell for row in table.to_numpy() for cell in row if _is_long(cell))
+    notes = {text: number for number, text in enumerate(long, start=1)}
+    lines = [
+        section.text,
+        *([f"In every row: {words}."] if shared else []),
+        *(f"Note {number}: {text[:LONGEST_NOTE]}" for text, number in notes.items()),
+    ]
+    table = table.map(lambda cell: _short(cell, notes))
+    return replace(section, text="\n".join(lines), table=table)
 
 
-def _short(cell: str) -> str:
-    text = visible(cell)
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
+def _is_long(cell: str) -> bool:
+    return len(cell) > LONGEST_CELL
 
 
-def _shared(table: pd.DataFrame) -> Sequence[str]:
+def _short(cell: str, notes: dict[str, int]) -> str:
+    return f"{cell[:KEPT]}... (note {notes[cell]})" if cell in notes else cell
+
+
+def _shared(table: pd.DataFrame) -> list[str]:
     """Return the titles of the columns that hold one value, the first column aside."""
     if len(table) < LEAST_ROWS:
         return []
