@@ -11,7 +11,7 @@ from harness.report.sections.section import Section
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 """What Markdown would take for markup."""
 NAME = re.compile(
-    r"(?<![\w`\\])([A-Za-z0-9](?:[\w./=+-]*_)[\w./=+-]*[A-Za-z0-9])(?![\w`])", re.ASCII
+    r"(?<![\w`\\])([A-Za-z0-9/](?:[\w./=+-]*_)[\w./=+-]*[A-Za-z0-9])(?![\w`])", re.ASCII
 )
 """A name as recipes, formats and files have: letters, digits and few signs, an underscore among
 them. None of these characters ends a code span, a cell or a line."""

@@ -135,8 +135,8 @@ def _block(answered: Answered, fits: Sequence[Fitted]) -> Block | None:
     head = f"{task_title(group)}, {figures.count(group.headline)}"
     compared = _comparisons(answered, [each for each in fits if each.group is group])
     if not compared:
-        is_lacking = measure in (ACCURACY, LOG_LOSS) and group.baseline is None
-        return (f"{head}: {NO_BASELINE}.", []) if is_lacking else None
+        why = NO_BASELINE if group.baseline is None else "no recipe, only the baseline"
+        return (f"{head}: {why}.", []) if measure in (ACCURACY, LOG_LOSS) else None
     num = len(compared)
     lists = [*_lists(compared)]
     # More questions do not help a model that guesses.

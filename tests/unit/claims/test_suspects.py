@@ -342,7 +342,7 @@ def test_a_report_begins_with_suspect_rows_and_marks_them(file: File, tmp_path: 
     file("int8_row", float(better.mean()), answers(better))
     found = collect(file.stored, answered_of(file.stored), [], tmp_path / "r.md")
     first, reasons, ranking, *_ = found
-    assert "Suspect, see the section Suspect rows: int8_row (suspect)" in first.text
+    assert "Suspect, see the section Suspect rows: int8_row (mmlu)." in first.text
     assert reasons.title == "Suspect rows"
     assert "\nint8_row, mmlu of m: " in reasons.text
     assert ranking.table is not None

@@ -125,8 +125,8 @@ def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
     (root / "t/m/half.json").write_text('{"schema_version": 1', encoding="utf-8")
     text = text_of(root, tmp_path)
     assert [row[2:4] for row in cells(text, "Runs without a result")] == [["`int8_row`", "error"]]
-    ((line,),) = cells(text, "Left out: files that cannot be used")
-    assert "half.json must be a whole record" in line
+    left_out = text.split("## Left out: files that cannot be used")[1].split("\n## ")[0]
+    assert "half.json` must be a whole record" in left_out
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_path_and_stored_size_tell_real_from_fake(
         "fake-quant",
         "`real/scaled_mm`",
     ]
-    sizes = {row[0]: (row[1], row[6]) for row in cells(text, "Size and coverage")}
+    sizes = {row[0]: (row[1], row[5]) for row in cells(text, "Size and coverage")}
     assert sizes == {
         "baseline": ("none", "0.00 MB"),
         "`int8_row`": ("fake-quant", "-"),
@@ -234,6 +234,8 @@ def test_names_from_outside_stay_text(
 
 
 def test_escape_leaves_plain_words_alone() -> None:
+    assert escape("int8_row (suspect), /a/b_c.json.") == "`int8_row` (suspect), `/a/b_c.json`."
+    assert escape("a_b`c|d_e __x__") == r"a\_b\`c\|`d_e` \_\_x\_\_"
     assert escape("perplexity of m, 8.25 bits") == "perplexity of m, 8.25 bits"
     # What a terminal would obey, or what would turn the text around, is shown by its code.
     assert escape("a\0b\x1b[31mc\u202egnp") == r"a\\x00b\\x1b\[31mc\\u202egnp"
