@@ -21,7 +21,8 @@ def sentence(comparison: Comparison) -> str:
         label += ", lead of the right answer"
     if isinstance(comparison, NotCompared):
         return f"{label}: not compared with {reference_of(comparison)}: {comparison.reason}"
-    return f"{label}: {_verdict(comparison)} ({details(comparison)}){_needed(comparison)}"
+    needed = what_it_takes(comparison)
+    return f"{label}: {_verdict(comparison)} ({details(comparison)})" + (needed and f"; {needed}")
 
 
 def details(claim: Claim) -> str:
@@ -58,11 +59,21 @@ def _p_of_margin(claim: Claim) -> str:
 
 def shown(claim: Claim) -> str:
     """Return a difference with its interval, such as `+0.24 % [+0.21, +0.27]`."""
-    unit, value, interval = in_unit(claim)
+    value, bounds = _numbers(claim)
+    return f"{value} {in_unit(claim)[0]} {bounds or NO_INTERVAL}"
+
+
+def without_unit(claim: Claim) -> str:
+    """Return a difference with its interval, such as `+0.24 [+0.21, +0.27]`."""
+    return " ".join(filter(None, _numbers(claim)))
+
+
+def _numbers(claim: Claim) -> tuple[str, str]:
+    """Return a difference and its interval, which is empty if there is none."""
+    _, value, interval = in_unit(claim)
     sign = "+" if claim.reference else ""  # a divergence is never below 0
-    if interval is None:
-        return f"{value:{sign}.3g} {unit} {NO_INTERVAL}"
-    return f"{value:{sign}.3g} {unit} [{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
+    bounds = "" if interval is None else f"[{interval.low:{sign}.3g}, {interval.high:{sign}.3g}]"
+    return f"{value:{sign}.3g}", bounds
 
 
 def in_unit(claim: Claim) -> tuple[str, float, Interval | None]:
@@ -133,24 +144,24 @@ def reference_of(comparison: Comparison) -> str:
     return "the unquantized model" if reference is None else reference.label
 
 
-def _needed(claim: Claim) -> str:
-    """Return what it would take to tell, for a claim that cannot."""
+def what_it_takes(claim: Claim) -> str:
+    """Return what it would take to tell, for a claim that cannot; else an empty text."""
     evidence = claim.evidence
     if claim.verdict is not Verdict.CANNOT_TELL:
         return ""
     if claim.reference is None and evidence.floor is None:
-        return f"; {NO_FLOOR}"
+        return NO_FLOOR
     if evidence.p is None:
         return ""
     if evidence.is_below_floor:
-        return "; the difference is not larger than the noise floor"
+        return "the difference is not larger than the noise floor"
     needed, size = evidence.items_needed, size_in_words(evidence.measure, evidence.size_asked)
     if needed is None:
         return ""
     if needed <= claim.difference.num_items:
-        return f"; a difference of {size} would have been seen with a chance of 80 %"
+        return f"a difference of {size} would have been seen with a chance of 80 %"
     item = plural(evidence.measure.item, needed)
-    return f"; about {_rounded(needed):,} {item} would be needed to see {size}"
+    return f"about {_rounded(needed):,} {item} would be needed to see {size}"
 
 
 def _rounded(number: int) -> int:

@@ -18,7 +18,7 @@ from harness.output.names import file_stem, local_path
 from harness.output.redacted_streams import redacted_streams
 from harness.output.stdout import printing
 from harness.report import claims_files
-from harness.report.compose import MARK, compose
+from harness.report.compose import MARK, Composed, compose
 from harness.report.html.library import vega
 from harness.report.html.page import render
 from harness.report.sections.left_out import shortened
@@ -44,7 +44,7 @@ def main() -> None:
     with signals.stoppable("no report was written"):
         try:
             out = local_path(arguments.out, "--out")
-            path, problems = _write(
+            path, composed = _write(
                 Path(arguments.results),
                 out,
                 arguments.name,
@@ -58,14 +58,15 @@ def main() -> None:
             sys.stderr.write(f"{reason}\n")
             sys.exit(1)
     with printing():
+        sys.stdout.writelines(f"{visible(line)}\n" for line in composed.answer)
         sys.stdout.write(f"report: {path}\n")
         claims = claims_files.contents(path, [])
         sys.stdout.write(f"claims: {', '.join(map(str, claims))}\n")
         if arguments.html:
             sys.stdout.write(f"page: {path.with_suffix(PAGE)}\n")
-    for line in shortened(problems):
+    for line in shortened(composed.problems):
         sys.stderr.write(f"left out: {visible(line)}\n")
-    if problems:
+    if composed.problems:
         sys.exit(1)
 
 
@@ -132,8 +133,8 @@ def write(
 
 def _write(
     results: Path, out: Path, name: str | None, *, margin: str, force: bool, html: bool
-) -> tuple[Path, list[str]]:
-    """Write the report; return its path and a line for each file that it lacks."""
+) -> tuple[Path, Composed]:
+    """Write the report; return its path and what was written."""
     title = file_stem(results.resolve().name if name is None else name, "--name", spare=SPARE)
     path = out / f"{title}.md"
     place.folder_to_fill(out, "--out")
@@ -145,7 +146,7 @@ def _write(
         scratch.folder_in(out) as folder,
     ):
         # Sections draw their pictures. Check every target before any file is put in place.
-        text, claims, problems, content = compose(results, path, folder, margin)
+        composed = compose(results, path, folder, margin)
         files = [
             *(
                 (out / drawn.name, drawn.read_bytes(), picture.is_own)
@@ -153,18 +154,18 @@ def _write(
             ),
             *(
                 (target, found.encode(), claims_files.is_own)
-                for target, found in claims_files.contents(path, claims).items()
+                for target, found in claims_files.contents(path, composed.claims).items()
             ),
         ]
         if html:
-            page = render(content, vega())
+            page = render(composed.content, vega())
             files.append((path.with_suffix(PAGE), page.encode(), is_own_page))
-        files.append((path, text.encode(), is_own))
+        files.append((path, composed.text.encode(), is_own))
         for target, _, owned in files:
             place.file_to_write(target, "--out", "folder", force=force, is_own=owned)
         for target, data, owned in files:
             write_atomic(target, data, "--out", "folder", force=force, is_own=owned)
-    return path, problems
+    return path, composed
 
 
 def is_own(path: Path) -> bool:

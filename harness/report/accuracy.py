@@ -56,9 +56,10 @@ def _best(row: Row, answered: Sequence[Answered], tasks: Sequence[str]) -> _Foun
     candidates = [
         _Found(other, each, is_exact)
         for each in answered
-        if each.group.task.name in tasks and _same_model(row, each.group)
+        if each.group.task.name in tasks and is_of_model(row, each.group)
         for other in each.group.rows
-        if (is_exact := _recipe(other) == _recipe(row)) or (stands_in and _is_fake_of(other, row))
+        if (is_exact := recipe_parts(other) == recipe_parts(row))
+        or (stands_in and is_fake_of(other, row))
     ]
 
     def worth(found: _Found) -> tuple[object, ...]:
@@ -69,7 +70,8 @@ def _best(row: Row, answered: Sequence[Answered], tasks: Sequence[str]) -> _Foun
     return max(candidates, key=worth, default=None)
 
 
-def _same_model(row: Row, group: Group) -> bool:
+def is_of_model(row: Row, group: Group) -> bool:
+    """Say whether the runs of a group are of a row's model: the same weights in the same type."""
     own, other = row.model, group.model
     return (own.fingerprint, own.dtype, own.weights) == (
         other.fingerprint,
@@ -78,7 +80,7 @@ def _same_model(row: Row, group: Group) -> bool:
     )
 
 
-def _recipe(row: Row, *without: str) -> dict[str, Any] | str:
+def recipe_parts(row: Row, *without: str) -> dict[str, Any] | str:
     """Return what defines a recipe, except the parts `without`; all baselines are `float`."""
     if row.is_baseline:
         return "float"
@@ -94,18 +96,19 @@ def _is_like_fake(row: Row, groups: Sequence[Group]) -> bool:
     measured = [
         within
         for group in groups
-        if group.task.name == names.PARITY and _same_model(row, group)
+        if group.task.name == names.PARITY and is_of_model(row, group)
         for other in group.rows
-        if _recipe(other) == _recipe(row)
+        if recipe_parts(other) == recipe_parts(row)
         and (within := other.value_of(names.WITHIN_TOLERANCE)) is not None
     ]
     backend: dict[str, Any] = row.stored.record.config["quant"]["backend"]
     return all(measured) if measured else backend.keys() == {"_target_"}
 
 
-def _is_fake_of(other: Row, row: Row) -> bool:
+def is_fake_of(other: Row, row: Row) -> bool:
+    """Say whether a run is the fake-quantized form of another recipe."""
     is_fake = other.quant.kind == "fake-quant"
-    return is_fake and _recipe(other, "backend") == _recipe(row, "backend")
+    return is_fake and recipe_parts(other, "backend") == recipe_parts(row, "backend")
 
 
 def _cell(found: _Found | None, preferred: str) -> str:

@@ -15,6 +15,7 @@ from harness.report.html.page import Content
 from harness.report.html.runs import behind
 from harness.report.intake import nothing_found, take_in
 from harness.report.markdown import render
+from harness.report.sections.answer import NAME
 from harness.report.sections.left_out import shortened
 
 MARK = "Written by python -m harness.report, which overwrites changes that are made by hand."
@@ -34,6 +35,8 @@ class Composed(NamedTuple):
     """A line for each file that it lacks."""
     content: Content
     """What a page of the report shows."""
+    answer: list[str]
+    """The lines of its first section, for a terminal."""
 
 
 def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Composed:
@@ -67,7 +70,8 @@ def compose(results: Path, path: Path, pictures: Path, margin: str = "") -> Comp
     title = f"Report: {path.stem}"
     runs = behind(stored, {run for section in found for run in section.runs})
     content = Content(title=title, head=head, sections=found, runs=runs)
-    return Composed(render(title, head, found), flat(answered), problems, content)
+    answer = [line for each in found if each.name == NAME for line in each.text.splitlines()]
+    return Composed(render(title, head, found), flat(answered), problems, content, answer)
 
 
 def margin_of(text: str) -> str:

@@ -10,6 +10,11 @@ from harness.report.sections.section import Section
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 """What Markdown would take for markup."""
+NAME = re.compile(
+    r"(?<![\w`\\])([A-Za-z0-9/](?:[\w./=+-]*_)[\w./=+-]*[A-Za-z0-9])(?![\w`])", re.ASCII
+)
+"""A name as recipes, formats and files have: letters, digits and few signs, an underscore among
+them. None of these characters ends a code span, a cell or a line."""
 
 
 def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
@@ -29,5 +34,13 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text on one line that Markdown shows letter by letter, without markup and HTML."""
-    return SPECIAL.sub(r"\\\1", html.escape(visible(text), quote=False))
+    """Return a text on one line that Markdown shows letter by letter, without markup and HTML.
+
+    Names with an underscore become code spans: `int8_row`, which can be copied as it is.
+    """
+    parts = NAME.split(visible(text))
+    # The names stand between the other parts, at the odd places.
+    return "".join(
+        f"`{part}`" if index % 2 else SPECIAL.sub(r"\\\1", html.escape(part, quote=False))
+        for index, part in enumerate(parts)
+    )

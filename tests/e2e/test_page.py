@@ -52,6 +52,7 @@ def section(title: str) -> Section:
         }
     )
     return Section(
+        name="n",
         title=title,
         text="Protocol: p\nint8_row: worse than baseline.",
         table=table,

@@ -40,6 +40,7 @@ def answer_changes(answered: Answered) -> Section | None:
     ]
     flips = next(metric for row in asked if (metric := row.metric(names.FLIPS)) is not None)
     return Section(
+        name="answer-changes",
         title=f"Answers that changed: {group.model.name}{group.suffix}",
         text=(
             f"The same {figures.count(flips)} asked of both models. p is that of McNemar's exact "

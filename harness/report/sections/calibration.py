@@ -30,6 +30,7 @@ def calibrations(groups: Sequence[Group]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="calibration",
         title="Calibration",
         text=(
             "What these recipes were fitted to before they were measured. Another text, seed or "
@@ -63,6 +64,7 @@ def calibration_seeds(answered: Sequence[Answered]) -> Section | None:
         return None
     untested = [why for recipe in found if recipe.has_enough and (why := _untested(recipe))]
     return Section(
+        name="calibration-seeds",
         title="Calibration seeds",
         text="\n".join([READING, *dict.fromkeys(untested)]),
         table=pd.DataFrame([_seed_cells(recipe) for recipe in found]),

@@ -24,11 +24,13 @@ def divergences(answered: Answered) -> Section | None:
     candidates = [row for row in group.rows if not row.is_baseline]
     if not candidates:
         return Section(
+            name="divergence",
             title=title,
             text="No recipe was measured: the baseline alone differs from itself by nothing.",
         )
     found = [answered.against_baseline[row.stored.record.run_id] for row in candidates]
     return Section(
+        name="divergence",
         title=title,
         text=(
             f"Protocol: {group.task.protocol}\n"

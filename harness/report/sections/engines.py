@@ -39,6 +39,7 @@ def _section(item: Stored, task: TaskInfo) -> Section:
     if task.name in names.TIMED:
         lines.insert(0, machine_words(item.record.provenance))
     return Section(
+        name="engines",
         title=f"{task.name}: {task.data['engine']}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),

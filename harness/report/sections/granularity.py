@@ -5,6 +5,7 @@ import pandas as pd
 from harness.claims.claim import Answered, family
 from harness.claims.grouping import Group, Row
 from harness.report.sections.differences import Columns, of_comparison, of_itself
+from harness.report.sections.granularity_mean import mean_over
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
 from harness.results import formatting as figures
@@ -41,18 +42,28 @@ def formats_by_granularity(answered: Answered) -> Section | None:
             else of_comparison(found, COLUMNS)
         )
         notes.append(difference.note)
-        values = zip(ELEMENTS.values(), both, strict=True)
-        cells = {"granularity": granularity} | {name: headline(row) for name, row in values}
-        rows.append(cells | difference.cells)
+        rows.append(_cells(granularity, both) | difference.cells)
+    mean = mean_over([*pairs.values()], answered.floor_size)
+    if mean is not None:
+        found = mean.comparison
+        cells = _cells(f"mean of {len(pairs)}", (found.row, found.reference))
+        rows.append(cells | of_comparison(found, COLUMNS).cells)
+        notes.append(mean.words)
     explained = (
         f"{what_cells_are(group)} Same model, data and protocol in every cell; the interval is of "
         "the paired difference."
     )
     return Section(
+        name="int8-against-fp8",
         title=f"INT8 against FP8 by granularity: {task_title(group)}",
         text="\n".join([explained, *dict.fromkeys(filter(None, notes))]),
         table=pd.DataFrame(rows),
     )
+
+
+def _cells(granularity: str, both: tuple[Row | None, Row | None]) -> dict[str, str]:
+    values = zip(ELEMENTS.values(), both, strict=True)
+    return {"granularity": granularity} | {name: headline(row) for name, row in values}
 
 
 def _both(group: Group, granularity: str) -> tuple[Row | None, Row | None]:

@@ -43,6 +43,7 @@ def _section(model: str, rows: Sequence[Row], number: int) -> Section:
     drawn = rows[-MOST_DRAWN:]
     some = f" The {MOST_DRAWN} recipes with the largest errors are drawn."
     return Section(
+        name="by-layer",
         title=f"By layer: {model}",
         text=(
             "How far rounding moves each weight: norm of the error over norm of the weight "

@@ -23,6 +23,7 @@ def leads(answered: Answered) -> Section | None:
     ]
     untested = (_why_no_test(found) for found in answered.leads.values())
     return Section(
+        name="leads",
         title=f"Lead of the right answer: {task_title(answered.group)}",
         text="\n".join(
             [

@@ -22,6 +22,7 @@ def known_to_be_wrong(stored: Sequence[Stored]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="known-to-be-wrong",
         title="Left out: records that are known to be wrong",
         text="These runs ended well, but a fault that was mended since made their numbers wrong. "
         "No table has them.",
@@ -35,6 +36,7 @@ def unusable(problems: Sequence[str]) -> Section | None:
     if not problems:
         return None
     return Section(
+        name="left-out",
         title="Left out: files that cannot be used",
         text="The report is written from the other files. Until these are mended it may lack "
         "results.",

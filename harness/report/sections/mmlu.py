@@ -57,7 +57,8 @@ def _both_ways(direct: Group, generate: Group) -> Section:
         "character. p is of McNemar's exact test."
     )
     return Section(
-        title=f"MMLU, direct against generate: {direct.model.name}{direct.suffix}",
+        name="direct-against-generate",
+        title=f"Direct against generate: MMLU of {direct.model.name}{direct.suffix}",
         text="\n".join([explained, *dict.fromkeys(filter(None, notes))]),
         table=pd.DataFrame(rows),
     )

@@ -27,6 +27,7 @@ def noise_floor(group: Group) -> Section | None:
         return None
     floor = Floor(group.rows[0], most_asked(group.rows[:1]))
     return Section(
+        name="noise-floor",
         title=f"Noise floor: {group.compared_with.name}, {group.compared_with.dtype}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\n"

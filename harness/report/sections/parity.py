@@ -7,6 +7,9 @@ from harness.report.sections.section import Section, runs_of
 from harness.results import formatting as figures
 from harness.results import names
 
+PARITY_WORDS = {True: "real = fake", False: "real is not fake", None: "differs, no tolerance"}
+"""Verdict of `parity_of` in words."""
+
 
 def parities(group: Group) -> Section | None:
     """Return how far each real recipe is from its fake-quantized form and from the baseline."""
@@ -14,6 +17,7 @@ def parities(group: Group) -> Section | None:
         return None
     model = group.model
     return Section(
+        name="parity",
         title=f"Real against fake: {model.name}, {model.dtype} on {model.device}{group.suffix}",
         text=(
             f"Protocol: {group.task.protocol}\n"
@@ -49,6 +53,12 @@ def _cells(row: Row) -> dict[str, str]:
         "KL(float to fake)": figures.show(row.metric(names.FLOAT_KL_FAKE), "3 digits"),
         "KL(float to real)": figures.show(row.metric(names.FLOAT_KL_REAL), "3 digits"),
     }
+
+
+def parity_of(row: Row) -> bool | None:
+    """Say whether the real backend is within its tolerance of the fake form; None if not known."""
+    within = row.metric(names.WITHIN_TOLERANCE)
+    return None if within is None or within.value is None else bool(within.value)
 
 
 def verdict(row: Row) -> str:

@@ -21,6 +21,7 @@ def published_figures(stored: Sequence[Stored]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="published-figures",
         title="Published figures",
         text="Runs beside figures that others have published of the same model and recipe. Both "
         "are about the same tokens or questions, so the tolerance is that of types, kernels and "

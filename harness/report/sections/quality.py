@@ -43,6 +43,7 @@ def quality_against_bits(answered: Answered, picture: Path) -> Section | None:
     is_drawn = plots.scatter_of_costs(costs, title, picture)
     how = costs[0].claim.difference.test  # all recipes scored the same documents
     return Section(
+        name="quality-against-bits",
         title=f"Quality against bits: {group.task.name} of {group.model.name}{group.suffix}",
         text=(
             "Difference of the mean log-loss from the baseline's, paired token by token; "

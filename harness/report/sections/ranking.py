@@ -35,7 +35,8 @@ def ranking(answered: Answered) -> Section:
     tiers = _tiers_in_words(answered.tiers)
     lines = _lines(group, [warning, _why_no_interval(group.headline), *notes, floor, tiers])
     return Section(
-        title=task_title(group),
+        name="ranking",
+        title=f"Ranking against the baseline: {task_title(group)}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
         runs=runs_of(group.rows),

@@ -21,4 +21,4 @@ intervals are made: docs/evaluation.md."""
 
 def reading() -> Section:
     """Return the section, which is the same in every report."""
-    return Section(title=TITLE, text=TEXT)
+    return Section(name="reading", title=TITLE, text=TEXT)

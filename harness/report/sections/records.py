@@ -29,6 +29,7 @@ def records(stored: Sequence[Stored]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="records",
         title="Records",
         text="Every number above comes from one of these files, <task>/<model>/<record> in the "
         "results folder. Of repeated runs the latest counts. Commit is that of quant-harness; "

@@ -22,6 +22,9 @@ class Picture:
 class Section:
     """A heading, an explanation of the table, the table, and a picture."""
 
+    name: str
+    """The table by a short word that never changes, such as `ranking`; ids of a page begin with it.
+    Sections of several groups share it."""
     title: str
     text: str
     """Explains the table. Each line of the text is a line of the report."""

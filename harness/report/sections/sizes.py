@@ -31,6 +31,7 @@ def sizes(groups: Sequence[Group]) -> list[Section]:
 def _section(groups: Sequence[Group], title: str) -> Section:
     model = groups[0].model
     return Section(
+        name="sizes",
         title=f"Size and coverage: {title}",
         text=(
             f"{model.num_parameters:,} parameters, {figures.megabytes(model.float_bytes)} in "

@@ -27,6 +27,7 @@ def subjects(group: Group) -> Section | None:
     counts = [metric.n for metric in found]
     spreads = dict.fromkeys(_spread(n) for n in (min(counts), max(counts)))  # equal ones once
     return Section(
+        name="subjects",
         title=f"By subject: {task_title(group)}",
         text=f"{' '.join(spreads)} Differences within such intervals say nothing of the recipes; "
         "the records have the interval of each figure.",

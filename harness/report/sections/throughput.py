@@ -32,10 +32,11 @@ OPTIONAL = (BESIDE, TO_FASTER)
 NOT_IN_TITLES = ("seed", "rounds")
 """Options of the task that do not describe the work."""
 READING = (
-    "Speeds are medians over n rounds with their interquartile range. A ratio is to the "
-    "unquantized model timed in turns with the recipe, in one process, with its 95 % interval; it "
-    "is not the quotient of two rows. The title of its column says how the unquantized model "
-    "multiplied: with native products, as the library makes them in the model's type, or with the "
+    "Speeds are medians over n rounds with their interquartile range. A sample is a prompt. "
+    "A ratio is to the unquantized model timed in turns with the recipe, in one process, with its "
+    "95 % interval; it is not the quotient of two rows. The title of its column says how the "
+    "unquantized model multiplied: with native products, as the library makes them in the "
+    "model's type, or with the "
     "faster of native and float32 products, which the cell names. Where there is one column, the "
     "unquantized model was timed in one way. Faster or slower is said of the named way alone, and "
     "only where the interval excludes 1 and p is below 0.05: p is that of Wilcoxon's signed ranks "
@@ -80,6 +81,7 @@ def throughput(
         *([plots.LEFT_OUT] if has_picture and not is_drawn else []),
     ]
     return Section(
+        name="throughput",
         title=f"Throughput: {_model(group)}, {_work(group)}{group.suffix}",
         text="\n".join(lines),
         table=pd.DataFrame(rows),
@@ -109,6 +111,7 @@ def _cells(row: Row, claims: Sequence[Speed], answered: Sequence[Answered]) -> d
         {"recipe": row.label, "path": figures.path(row.quant)}
         | _phase_cells(row, names.DECODE, own)
         | _phase_cells(row, names.PREFILL, own)
+        | {"prefill [samples/s]": _samples_per_second(row)}
         | accuracy_of(row, answered)
         | {
             "TTFT [ms]": figures.show(row.metric(names.TTFT), "ms"),
@@ -143,6 +146,12 @@ def _speed(row: Row, phase: str) -> str:
     return f"{figures.show(metric, 'rate')} (IQR {spread}, n = {metric.n})"
 
 
+def _samples_per_second(row: Row) -> str:
+    """Return the prompts that prefill takes in a second: tokens of all over tokens of one."""
+    speed, tokens = row.value_of(names.PREFILL), options(row.stored.record).get("prompt_tokens")
+    return f"{speed / tokens:.3g}" if speed is not None and tokens else figures.MISSING
+
+
 def _without_empty_columns(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return the rows without the `OPTIONAL` columns that no row has a cell for."""
     optional = [title for title in rows[0] if title.endswith(OPTIONAL)]
@@ -156,7 +165,8 @@ def _without_speed(item: Stored, titles: Sequence[str]) -> dict[str, str]:
     of_speed = (
         title
         for title in titles
-        if title.startswith(names.PHASES) and ("token/s" in title or "/ float" in title)
+        if title.startswith(names.PHASES)
+        and ("s/s]" in title or "token/s" in title or "/ float" in title)
     )
     return cells | dict.fromkeys(of_speed, "n/a") | {"recipe": recipe_of(item.record)}
 

@@ -26,6 +26,7 @@ def not_supported(stored: Sequence[Stored]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="not-supported",
         title="Not supported here",
         text="What these recipes need is missing on this machine or in this model. Nothing else "
         "was run in their place.",
@@ -41,6 +42,7 @@ def not_ok(stored: Sequence[Stored]) -> Section | None:
     if not rows:
         return None
     return Section(
+        name="no-result",
         title="Runs without a result",
         text="Their commands stand in the files; the same command measures again.",
         table=pd.DataFrame(rows),

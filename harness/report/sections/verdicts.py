@@ -1,4 +1,4 @@
-"""What was found: the first section of a report, a sentence for each recipe.
+"""A sentence for each recipe: the verdict, the difference and the test behind it.
 
 The sentences are those of the claims that the tables below are written from. One group of runs is
 written out; of groups that do not fit beside it only the verdicts are counted.
@@ -19,7 +19,7 @@ from harness.messages import plural
 from harness.report.sections.section import Section
 from harness.report.titles import task_title
 
-TITLE = "What was found"
+TITLE = "Claims in sentences"
 MOST_SENTENCES = 12
 """So many recipes have a sentence of their own; the tables have all of them."""
 READING = (
@@ -52,7 +52,7 @@ def verdicts(answered: Sequence[Answered]) -> Section | None:
         lines += [f"{each.sentence}." for each in said[:num]]
         if 0 < num < len(said):
             lines.append(f"And {_counted(said[num:])}.")
-    return Section(title=TITLE, text="\n".join(lines)) if len(lines) > 1 else None
+    return Section(name="claims", title=TITLE, text="\n".join(lines)) if len(lines) > 1 else None
 
 
 def _lacks_baseline(group: Group) -> bool:

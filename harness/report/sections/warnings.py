@@ -25,6 +25,7 @@ def warnings(stored: Sequence[Stored]) -> Section | None:
         return None
     rows = [{"runs": _first(runs), "warning": _start(text)} for text, runs in given.items()]
     return Section(
+        name="warnings",
         title="Warnings",
         text="The results stand, but read these. The whole text is in the records.",
         table=pd.DataFrame(rows),

@@ -340,10 +340,11 @@ def test_a_report_begins_with_suspect_rows_and_marks_them(file: File, tmp_path: 
     better[np.flatnonzero(~RIGHT)[:30]] = True
     file("none", 0.5, answers(RIGHT))
     file("int8_row", float(better.mean()), answers(better))
-    first, _, _, ranking, *_ = collect(file.stored, answered_of(file.stored), [], tmp_path / "r.md")
-    assert first.title == "Suspect rows"
-    assert first.table is not None
-    assert [*first.table["recipe"]] == ["int8_row"]
+    found = collect(file.stored, answered_of(file.stored), [], tmp_path / "r.md")
+    first, reasons, ranking, *_ = found
+    assert "Suspect, see the section Suspect rows: int8_row (mmlu)." in first.text
+    assert reasons.title == "Suspect rows"
+    assert "\nint8_row, mmlu of m: " in reasons.text
     assert ranking.table is not None
     assert [*ranking.table["recipe"]] == ["int8_row (suspect)", "baseline"]
 

@@ -35,23 +35,22 @@ def test_differences_of_accuracy_are_points_and_of_perplexity_plain_and_percent(
         make_record("int8_row", 10.1, task="perplexity"),
     )
     text = text_of(root, tmp_path)
-    accuracy = cells(text, "mmlu of m")
-    assert accuracy[1][:5] == [
-        r"int8\_row",
+    accuracy = cells(text, "Ranking against the baseline: mmlu of m")
+    assert accuracy[1][:4] == [
+        "`int8_row`",
         "49.00 %",
         "44.10 % .. 53.90 %",
-        "1,000 questions",
         "-1.00 pp",
     ]
-    perplexity = cells(text, "perplexity of m")
-    assert perplexity[1][4:6] == ["+0.1000", "+1.000 %"]
+    perplexity = cells(text, "Ranking against the baseline: perplexity of m")
+    assert perplexity[1][3:5] == ["+0.1000", "+1.000 %"]
 
 
 def test_without_a_baseline_no_difference_is_shown(
     make_record: Callable[..., RunRecord], file_records: Callable[..., Path], tmp_path: Path
 ) -> None:
     text = text_of(file_records(make_record("int8_row", 0.49)), tmp_path)
-    assert cells(text, "mmlu of m")[0][4] == "no baseline"
+    assert cells(text, "Ranking against the baseline: mmlu of m")[0][4] == "no baseline"
 
 
 def test_formats_are_compared_on_the_same_parameters_only(
@@ -105,13 +104,13 @@ def test_direct_and_generate_are_joined_only_on_the_same_questions(
         make_record("none", 0.5),
         make_record("none", 0.45, task="mmlu_generate", extra=(parse_rate,)),
     )
-    row = cells(text_of(same, tmp_path), "MMLU, direct against generate")[0]
+    row = cells(text_of(same, tmp_path), "Direct against generate: MMLU")[0]
     assert [*row[1:4], *row[6:8]] == ["50.00 %", "45.00 %", "-5.00 pp", "worse", "90.00 %"]
     other = file_records(make_record("none", 0.5, task="mmlu_generate", data="data-2"))
     for file in other.rglob("*.json"):
         if "run-2" in file.name:
             file.unlink()
-    assert "direct against generate" not in text_of(other, tmp_path)
+    assert "Direct against generate" not in text_of(other, tmp_path)
 
 
 def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
@@ -125,9 +124,9 @@ def test_failed_runs_and_damaged_files_are_listed_and_repeated_ones_are_not(
     )
     (root / "t/m/half.json").write_text('{"schema_version": 1', encoding="utf-8")
     text = text_of(root, tmp_path)
-    assert [row[2:4] for row in cells(text, "Runs without a result")] == [["int8\\_row", "error"]]
-    ((line,),) = cells(text, "Left out: files that cannot be used")
-    assert "half.json must be a whole record" in line
+    assert [row[2:4] for row in cells(text, "Runs without a result")] == [["`int8_row`", "error"]]
+    left_out = text.split("## Left out: files that cannot be used")[1].split("\n## ")[0]
+    assert "half.json` must be a whole record" in left_out
 
 
 @pytest.mark.parametrize(
@@ -166,16 +165,16 @@ def test_path_and_stored_size_tell_real_from_fake(
         make_record("int8_row_real", 0.48, backend="scaled_mm", stored_bytes=1_650_000),
     )
     text = text_of(root, tmp_path)
-    assert [row[-1] for row in cells(text, "mmlu of m")] == [
+    assert [row[-1] for row in cells(text, "Ranking against the baseline: mmlu of m")] == [
         "none",
         "fake-quant",
-        "real/scaled\\_mm",
+        "`real/scaled_mm`",
     ]
-    sizes = {row[0]: (row[1], row[6]) for row in cells(text, "Size and coverage")}
+    sizes = {row[0]: (row[1], row[5]) for row in cells(text, "Size and coverage")}
     assert sizes == {
         "baseline": ("none", "0.00 MB"),
-        "int8\\_row": ("fake-quant", "-"),
-        "int8\\_row\\_real": ("real/scaled\\_mm", "1.65 MB"),
+        "`int8_row`": ("fake-quant", "-"),
+        "`int8_row_real`": ("`real/scaled_mm`", "1.65 MB"),
     }
 
 
@@ -235,6 +234,8 @@ def test_names_from_outside_stay_text(
 
 
 def test_escape_leaves_plain_words_alone() -> None:
+    assert escape("int8_row (suspect), /a/b_c.json.") == "`int8_row` (suspect), `/a/b_c.json`."
+    assert escape("a_b`c|d_e __x__") == r"a\_b\`c\|`d_e` \_\_x\_\_"
     assert escape("perplexity of m, 8.25 bits") == "perplexity of m, 8.25 bits"
     # What a terminal would obey, or what would turn the text around, is shown by its code.
     assert escape("a\0b\x1b[31mc\u202egnp") == r"a\\x00b\\x1b\[31mc\\u202egnp"
@@ -258,6 +259,7 @@ def test_command_names_the_report_and_needs_no_torch(
         monkeypatch.setitem(sys.modules, name, None)  # an import of it is an error
     monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path)])
     command.main()
-    report, claims = capsys.readouterr().out.splitlines()
+    *answer, report, claims = capsys.readouterr().out.splitlines()
+    assert answer[0].startswith("mmlu of m (questions), 1,000 questions")
     assert report == f"report: {tmp_path / 'results.md'}"
     assert claims == f"claims: {tmp_path / 'results.json'}, {tmp_path / 'results.csv'}"

@@ -170,7 +170,7 @@ def test_a_page_with_another_version_of_the_library_is_verified(
 
     def collect(*given: object) -> list[Section]:
         picture = Picture(name="p", spec={"mark": "point"})
-        return [*contents(*given), Section(title="Drawn", text="", picture=picture)]  # type: ignore[arg-type]
+        return [*contents(*given), Section(name="n", title="Drawn", text="", picture=picture)]  # type: ignore[arg-type]
 
     monkeypatch.setattr(compose_module, "collect", collect)
     monkeypatch.setattr(command, "vega", lambda: "window.vegaEmbed = 1;")

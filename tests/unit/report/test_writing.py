@@ -51,7 +51,7 @@ def test_a_report_and_its_pictures_are_written_again(results: Path, tmp_path: Pa
 
 def test_the_link_to_a_picture_is_one_whatever_its_name() -> None:
     name = "ünï日本 (1)=x [a]#?:-quality-1.png"
-    section = Section(title="Quality", text="", picture=name)
+    section = Section(name="n", title="Quality", text="", picture=name)
     [line] = [line for line in render("r", "", [section]).splitlines() if line.startswith("!")]
     # CommonMark: a destination without brackets ends at a space or an unbalanced parenthesis.
     found = re.fullmatch(r"!\[Quality\]\(([A-Za-z0-9%._-]+)\)", line)

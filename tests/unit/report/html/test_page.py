@@ -42,6 +42,7 @@ EVIL = [
 @pytest.fixture
 def section() -> Section:
     return Section(
+        name="n",
         title="Ranking of m",
         text="Protocol: p\nSorted by value.",
         table=pd.DataFrame({"recipe": ["int8", "none"], "p": ["0.1", "-"]}),
@@ -122,7 +123,9 @@ def test_text_from_outside_stays_text(text: str, section: Section) -> None:
     run: Behind = {"figures": [text], "record": text, "command": text}
     table = pd.DataFrame({text: [text, "x"], "p": ["0.1", text]})
     picture = Picture(name="r-1", spec={"title": text})
-    hostile = Section(title=text, text=f"{text}\nx", table=table, runs=[text, ""], picture=picture)
+    hostile = Section(
+        name="n", title=text, text=f"{text}\nx", table=table, runs=[text, ""], picture=picture
+    )
     found = Content(title=text, head=text, sections=[hostile], runs={text: run})
     page, plain = Page(render(found, LIBRARY)), Page(render(content(section), LIBRARY))
     tags = [tag for tag, _ in page.tags]
@@ -188,7 +191,8 @@ def test_the_library_can_be_taken_out_of_a_page(section: Section) -> None:
 
 def test_names_of_sections_are_unique_and_safe() -> None:
     sections = [
-        Section(title=title, text="") for title in ("By layer: m", "By layer; m", "\u05d0 <")
+        Section(name="n", title=title, text="")
+        for title in ("By layer: m", "By layer; m", "\u05d0 <")
     ]
     names = [anchor(section, index) for index, section in enumerate(sections)]
     assert names == ["1-by-layer-m", "2-by-layer-m", "3-"]

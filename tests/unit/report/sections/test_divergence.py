@@ -159,7 +159,7 @@ def test_report_prints_the_floor_beside_differences(
     )
     text = write(root, tmp_path, "r").read_text()
     line = "Noise floor, the unquantized model against itself on 900 tokens: batch: KL 1.0e-11"
-    _, _, ranking = text.partition("## perplexity of")
+    _, _, ranking = text.partition("## Ranking against the baseline: perplexity of")
     assert line in ranking.partition("##")[0]
     _, _, table = text.partition("## Noise floor")
     assert "6.00e-03" in table.partition("##")[0]

@@ -105,9 +105,9 @@ def test_report_of_such_runs_alone_is_written(
     record: RunRecord, file_records: Callable[..., Path], tmp_path: Path
 ) -> None:
     text = write(file_records(record), tmp_path / "reports", "study").read_text(encoding="utf-8")
-    assert text.count("## Matrix multiply") == len(MEASURES)
+    assert text.count("## Matmul error") == len(MEASURES)
     assert text.count("Protocol: ") == 1, "one run has one protocol, however many tables"
-    assert text.split("## Records")[1].count("matmul") == 1
+    assert text.split("## Records")[1].split("\n## ")[0].count("| matmul") == 1
 
 
 def test_such_runs_stand_beside_those_of_models_and_never_in_their_tables(
@@ -118,8 +118,8 @@ def test_such_runs_stand_beside_those_of_models_and_never_in_their_tables(
 ) -> None:
     root = file_records(record, make_record("none", 0.5))
     text = write(root, tmp_path / "reports", "study").read_text(encoding="utf-8")
-    assert text.count("## Matrix multiply") == len(MEASURES)
-    assert text.count("## mmlu of m") == 1
+    assert text.count("## Matmul error") == len(MEASURES)
+    assert text.count("## Ranking against the baseline: mmlu of m") == 1
     assert "## matmul of" not in text
 
 
