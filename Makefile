@@ -25,7 +25,7 @@ demo: setup
 	$(RUN) -m harness --multirun $(DEMO) task=perplexity task.limit_windows=6 +quant=none,int8_row,fp8_row,nf4_b64,int4_g64
 	$(RUN) -m harness $(DEMO) task=noise_floor task.limit_windows=1
 	$(RUN) -m harness --multirun $(DEMO) task=divergence task.limit_windows=2 +quant=int8_row,fp8_row,nf4_b64,int4_g64
-	$(RUN) -m harness.report results/demo
+	$(RUN) -m harness.report results/demo --html
 
 # dist/llm_quant_harness-VERSION-py3-none-any.whl, built by hatchling in an environment of its own.
 wheel: setup

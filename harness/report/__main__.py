@@ -58,7 +58,7 @@ def main() -> None:
             sys.stderr.write(f"{reason}\n")
             sys.exit(1)
     with printing():
-        sys.stdout.writelines(f"{visible(line)}\n" for line in composed.answer)
+        sys.stdout.writelines(f"{line}\n" for line in composed.answer)
         sys.stdout.write(f"report: {path}\n")
         claims = claims_files.contents(path, [])
         sys.stdout.write(f"claims: {', '.join(map(str, claims))}\n")

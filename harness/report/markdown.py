@@ -23,7 +23,7 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
     for section in sections:
         parts.append(f"## {escape(section.title)}")
         # Two spaces at the end of a line keep the break.
-        parts.append("  \n".join(escape(line) for line in section.text.splitlines()))
+        parts.append("  \n".join(_line(line) for line in section.text.splitlines()))
         if isinstance(section.picture, str):
             # Quoted: a link ends at a space or a bracket, and a colon would begin an address.
             parts.append(f"![{escape(section.title)}]({quote(section.picture)})")
@@ -31,6 +31,11 @@ def render(title: str, introduction: str, sections: Sequence[Section]) -> str:
             cells = section.table.map(escape).rename(columns=escape)
             parts.append(cells.to_markdown(index=False, disable_numparse=True))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _line(text: str) -> str:
+    """Return a line of text; a dash at its beginning would begin a list that takes in the rest."""
+    return re.sub(r"^-(?= )", r"\\-", escape(text))
 
 
 def escape(text: str) -> str:
