@@ -21,7 +21,7 @@ from harness.claims.grids import grid_of
 from harness.claims.grouping import Group, comparable, measured
 from harness.claims.scores import read_ahead
 from harness.errors import ResultError
-from harness.report.contents import answered_of, builders, made_by
+from harness.report.contents import answered_of, appendices, builders, made_by
 from harness.report.markdown import render
 from harness.results import names
 from harness.results.evidence import check_evidence, lost_evidence
@@ -119,7 +119,8 @@ def _presentable(stored: Sequence[Stored]) -> Intake:
     kept, problems = [], []
     for item in stored:
         try:
-            found = builders([item], answered_of([item]), item.path)
+            answered = answered_of([item])
+            found = (*builders([item], answered, item.path), *appendices([item], answered))
             sections = [section for build in found for section in made_by(build)]
             render("", "", sections)
         except Exception as reason:  # a foreign record may make anything fail

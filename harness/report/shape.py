@@ -1,5 +1,6 @@
 """The shape of a table: what every row shares stands above it, and no cell is long."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -14,6 +15,10 @@ LONGEST_NOTE = 1000
 """The records have the whole text."""
 LEAST_ROWS = 2
 """One row shares its cells with no other."""
+
+
+VERDICT = re.compile(r"p|differs .*|.* is")
+"""Titles of the columns with verdicts and their p, which stay beside each other."""
 
 
 def shaped(section: Section) -> Section:
@@ -47,7 +52,11 @@ def _short(cell: str, notes: dict[str, int]) -> str:
 
 
 def _shared(table: pd.DataFrame) -> list[str]:
-    """Return the titles of the columns that hold one value, the first column aside."""
+    """Return the titles of the columns that hold one value, first column and verdicts aside."""
     if len(table) < LEAST_ROWS:
         return []
-    return [title for title in table.columns[1:] if table[title].nunique() == 1]
+    return [
+        title
+        for title in table.columns[1:]
+        if table[title].nunique() == 1 and not VERDICT.fullmatch(str(title))
+    ]

@@ -12,6 +12,7 @@ class TrackioTracker:
     """One run of a project for each record, under the record's run id."""
 
     project: str = "quant-harness"
+    """Name of the project."""
     label: ClassVar[str] = "trackio"
 
     def check(self) -> None:

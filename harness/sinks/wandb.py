@@ -12,6 +12,7 @@ class WandbTracker:
     """One run of a project for each record, under the record's run id."""
 
     project: str = "quant-harness"
+    """Name of the project."""
     label: ClassVar[str] = "wandb"
 
     def check(self) -> None:

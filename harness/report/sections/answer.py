@@ -219,7 +219,7 @@ def _speeds(answered: Answered) -> Iterator[tuple[str, Sequence[str]]]:
                 for each in sized
             ]
             if ratios:
-                yield f"{phase.capitalize()}, {verdict} (ratio)", ratios
+                yield f"{str(verdict).capitalize()} in {phase} (ratio)", ratios
 
 
 def _parities(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[str]]]:

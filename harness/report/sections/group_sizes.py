@@ -4,7 +4,7 @@ import pandas as pd
 
 from harness.claims.claim import Answered, Claim, reference_value
 from harness.claims.grouping import Row
-from harness.claims.sentences import in_unit, verdict_with_margin, without_unit
+from harness.claims.sentences import in_unit, without_unit
 from harness.report.sections.granularity import (
     ELEMENTS,
     GRANULARITIES,
@@ -44,7 +44,7 @@ def group_size_trend(answered: Answered) -> Section | None:
         text=(
             f"{what_cells_are(group)} Coarsest first. bits/weight counts the scales. The "
             f"difference from the baseline{_unit(answered)} is paired and has its 95 % interval; "
-            "the verdicts are those of the ranking."
+            "the ranking has its p and the verdict."
         ),
         table=pd.DataFrame(rows),
     )
@@ -57,16 +57,16 @@ def _unit(answered: Answered) -> str:
 
 
 def _against_baseline(name: str, row: Row | None, answered: Answered) -> dict[str, str]:
-    """Return the difference from the baseline with its interval, and the verdict."""
+    """Return the difference from the baseline with its interval."""
     found = None
     if row is not None:
         found = answered.against_baseline.get(row.stored.record.run_id)
-    difference = verdict = figures.MISSING
+    difference = figures.MISSING
     if isinstance(found, Claim):
-        difference, verdict = without_unit(found), verdict_with_margin(found)
+        difference = without_unit(found)
     elif found is not None and row is not None:
         difference = figures.difference(row.value, reference_value(found), row.headline.unit)
-    return {f"{name} - baseline": difference, f"{name} is": verdict}
+    return {f"{name} - baseline": difference}
 
 
 def _in_words(granularity: str) -> str:

@@ -164,7 +164,7 @@ def test_damaged_file_of_a_folder_of_ones_own(tmp_path: Path, content: str, said
         (["task={a:1}"], "task.a must be a key of task (Perplexity)"),
         (
             ["layout=gptq"],
-            "layout must be a group of this command (task, engine, data, model, quant)",
+            "layout must be a group of this command (task, track, engine, data, model, quant)",
         ),
         (["format=int8_row"], "a part is chosen as GROUP@PLACE=OPTION"),
         (

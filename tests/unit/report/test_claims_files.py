@@ -42,7 +42,7 @@ def test_csv_has_the_numbers_of_json(path: Path) -> None:
 def test_markdown_has_the_numbers_of_json(path: Path) -> None:
     """Each comparison is a table row with its recipe, value, p and verdict."""
     rows = [
-        [cell.strip().replace("\\", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        [cell.strip().replace("\\", "").strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in path.read_text().splitlines()
         if line.startswith("|")
     ]

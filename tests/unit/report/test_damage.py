@@ -298,7 +298,7 @@ def test_whole_records_make_a_report_without_complaints(copied: Path, tmp_path: 
     code, text, errors = reported(copied, tmp_path / "out")
     assert (code, errors) == (0, "")
     assert FIRST not in text
-    assert r"| int8\_row " in text
+    assert "| `int8_row` " in text
 
 
 def test_file_without_permission_is_named(
@@ -325,7 +325,7 @@ def test_copy_of_a_record_is_named_and_the_run_is_shown_once(
     code, text, errors = reported(copied, tmp_path / "out")
     assert code == 1
     assert "a copy.json must be the only file of run" in errors
-    assert text.split("## Size")[0].count(r"| int8\_row ") == 1
+    assert text.split("## Size")[0].count("| `int8_row` ") == 1
 
 
 def test_name_that_is_no_utf8_is_listed(victim: Victim, copied: Path, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_two_runs_of_one_configuration_are_no_damage_and_the_latest_counts(
     assert code == 1
     assert "must have the SHA-256" in errors
     assert "1234.5" not in text
-    assert r"| int8\_row " in text
+    assert "| `int8_row` " in text
 
 
 def fitted_to(record: RunRecord, text: str) -> RunRecord:
@@ -399,7 +399,7 @@ def test_task_that_is_not_known_is_shown_as_a_ranking(
     victim.edit(lambda record: record["task"].update(name="arithmetic", protocol="of tomorrow"))
     code, text, _ = reported(copied, tmp_path / "out")
     assert code == 0
-    assert "## arithmetic of tiny" in text
+    assert "## Ranking against the baseline: arithmetic of tiny" in text
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_every_row_of_a_ranking_has_its_own_command(
     failed = make_record("fp8_row", status=Status.ERROR, command="quant-harness run +quant=fp8_row")
     path = write(file_records(*records, failed), tmp_path / "out", "r", html=True)
     page = Page(path.with_suffix(".html").read_text(encoding="utf-8"))
-    ranked = page.tables["mmlu of m (questions)"]
+    ranked = page.tables["Ranking against the baseline: mmlu of m (questions)"]
     said = {
         row[0]: page.data["runs"][run]["command"]
         for row, run in zip(ranked.rows, ranked.runs, strict=True)
