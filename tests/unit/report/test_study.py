@@ -163,7 +163,6 @@ def test_trend_has_a_difference_from_the_baseline(tables: dict[str, list[Section
     row = table(tables["group-size-trend"]).loc["64 weights"]
     change = 100 * math.expm1((texts("fp8_g64") - texts("none")).mean())
     assert row["FP8 E4M3 - baseline"].startswith(f"{change:+.3g} [")
-    (section,) = (each for each in tables["group-size-trend"] if "perplexity" in each.title)
 
 
 def test_fake_and_real_stand_side_by_side(tables: dict[str, list[Section]]) -> None:
